@@ -1,0 +1,1 @@
+"""Ratios against peers and bare loops: `python -m benchmarks [names…] [--json PATH]`."""

@@ -1,0 +1,9 @@
+"""What watches a run."""
+
+from callbacks.dssim import DSSIMReport
+from callbacks.pictures import Pictures
+from callbacks.progress import ProgressBar
+from callbacks.results import Results
+from callbacks.verification import LFWVerification
+
+__all__ = ["DSSIMReport", "LFWVerification", "Pictures", "ProgressBar", "Results"]

@@ -1,0 +1,82 @@
+"""How far desensitized faces are from the raw ones, as a picture metric sees it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_app.metrics import dssim, psnr
+
+log = logging.getLogger("faceveil")
+
+
+class DSSIMReport(L.Callback):
+    """Measure dSSIM and PSNR between raw and desensitized faces and log them.
+
+    dSSIM = 1 − SSIM, in 0 … 2, higher hides more (paper, 4.1); PSNR in dB, lower hides more. Both on [0,1]
+    pixels and averaged over the same few validation images every time. Keys: `privacy/dssim`, `privacy/psnr`,
+    and `privacy/mask_ratio` (hidden pixels / all pixels, 0 … 1) where there is a mask. Where the desensitized
+    pixels are those of the last time, so are the figures: with a fixed mask they are computed once per run.
+
+    Under DDP every rank measures the same images: no rank waits for another.
+
+    Args:
+        images: how many validation images to measure on; fewer where there are fewer.
+
+    Raises:
+        ValueError: `images` is below 1.
+    """
+
+    def __init__(self, images: int = 64) -> None:
+        if images < 1:
+            raise ValueError(f"DSSIMReport: images={images}: give at least 1")
+        self.images = images
+        self._raw: Tensor | None = None  # uint8 [n,3,H,W], on the CPU
+        self._seen: Tensor | None = None  # uint8 [n,3,H,W], what the figures were computed from
+        self._figures: dict[str, float] = {}
+        self._told = False
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log."""
+        if not trainer.sanity_checking:
+            self._report(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log."""
+        self._report(trainer, pl_module)
+
+    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is None:
+            raise TypeError("DSSIMReport needs a FaceDataModule: it owns the raw images and the desensitizer")
+        if not data.desensitizer.is_image:
+            if not self._told:
+                self._told = True
+                method = data.desensitizer.describe().get("method", type(data.desensitizer).__name__)
+                log.info("DSSIMReport: what %s returns is no picture: nothing to compare, skipped.", method)
+            return
+        self._measure(data, pl_module.device)
+        pl_module.log_dict(self._figures, batch_size=1)
+
+    @torch.no_grad()
+    def _measure(self, data: Any, device: torch.device) -> None:
+        if self._raw is None:
+            self._raw = data.raw_samples(self.images).cpu()
+        raw = self._raw.to(device)
+        veiled = data.desensitized(raw)
+        seen = (veiled["image"] * 255).round().byte().cpu()
+        if self._seen is not None and torch.equal(seen, self._seen):
+            return
+        self._seen = seen
+        clean = raw.float() / 255
+        self._figures = {
+            "privacy/dssim": dssim(clean, veiled["image"]).mean().item(),
+            "privacy/psnr": psnr(clean, veiled["image"]).mean().item(),
+        }
+        if veiled["mask"] is not None:
+            hidden = 1 - veiled["mask"].flatten(1).mean(1)  # [M]
+            self._figures["privacy/mask_ratio"] = hidden[veiled["mask_index"]].mean().item()

@@ -1,0 +1,131 @@
+"""The picture of a run: faces, what is left of them, and what the gate makes of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.media import log_media
+from lightning_app.report import face_grid, gate_heatmap, png_bytes, write_atomically
+
+log = logging.getLogger("faceveil")
+
+
+class Pictures(L.Callback):
+    """Draw `faces.png` into the run folder and log it: a column per face, a row per way of looking at it.
+
+    Rows: the raw face, the desensitized face, the gate at each insertion point (mean over its channels). A
+    raw face is shown where all faces are drawn ones. Raw faces of real data are shown with `show_faces`
+    alone, and then in the local file alone: loggers get a picture without them, and none where the data is
+    not desensitized (design, 'Pictures').
+
+    Args:
+        images: how many faces; fewer where there are fewer.
+        every_n_epochs: how often within `fit`; the last epoch always has one.
+        show_faces: show raw faces of real data in the local file.
+
+    Raises:
+        ValueError: `images` or `every_n_epochs` is below 1.
+    """
+
+    def __init__(self, images: int = 6, every_n_epochs: int = 1, show_faces: bool = False) -> None:
+        for name, value in (("images", images), ("every_n_epochs", every_n_epochs)):
+            if value < 1:
+                raise ValueError(f"Pictures: {name}={value}: give at least 1")
+        self.images, self.every_n_epochs, self.show_faces = images, every_n_epochs, show_faces
+        self._raw: Tensor | None = None  # uint8 [n,3,H,W], on the CPU
+        self._told = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, when it is due."""
+        if trainer.sanity_checking:
+            return
+        epoch = trainer.current_epoch + 1
+        due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+        if trainer.state.fn != "fit" or due:
+            self._draw(trainer, pl_module)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw."""
+        self._draw(trainer, pl_module)
+
+    @torch.no_grad()
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is None:
+            raise TypeError("Pictures needs a FaceDataModule: it owns the raw images and the desensitizer")
+        if not trainer.is_global_zero:
+            return
+        if self._raw is None:
+            self._raw = data.raw_samples(self.images).cpu()
+        raw = self._raw.to(pl_module.device)
+        veiled = data.desensitized(raw)
+        clean = raw.float() / 255
+
+        rows: dict[str, Tensor] = {}
+        # An image that went through unchanged is a raw face, whatever the desensitizer calls itself.
+        same = veiled["image"].shape == clean.shape and (veiled["image"] == clean).flatten(1).all(1).any()
+        bare = not data.desensitizer.hides or bool(same)
+        if data.desensitizer.is_image and (data.drawn or not bare):
+            rows["desensitized" + _share(veiled)] = veiled["image"]
+        gates = _gates(trainer, pl_module, veiled, (raw.shape[2], raw.shape[3]))
+        rows |= gates
+        title = f"{type(pl_module).__name__} · step {trainer.global_step}"
+        if trainer.state.fn == "fit":
+            title += f", epoch {trainer.current_epoch + 1}"
+        local = {("drawn face" if data.drawn else "raw face"): clean, **rows}
+        public = local if data.drawn else rows
+        if public:
+            picture = face_grid(public, title=title, heat=gates)
+            log_media(trainer, "pictures/faces", picture=picture, save_as="faces.png")
+        if data.drawn:
+            return
+        if self.show_faces:
+            picture = face_grid(local, title=title, heat=gates)
+            write_atomically(Path(trainer.default_root_dir) / "faces.png", png_bytes(picture))
+            self._tell("Pictures: faces.png shows raw faces: it stays here, loggers get one without them.")
+        elif bare:
+            self._tell(
+                "Pictures: these faces are real and not desensitized: not drawn (show_faces: true draws them "
+                "into the local faces.png)."
+            )
+
+    def _tell(self, line: str) -> None:
+        if not self._told:
+            self._told = True
+            log.warning(line)
+
+
+def _share(batch: Any) -> str:
+    """Name the mean mask ratio of a batch, where it has masks."""
+    if batch["mask"] is None:
+        return ""
+    hidden = (1 - batch["mask"].flatten(1).mean(1))[batch["mask_index"]].mean()
+    return f"\n{hidden:.0%} hidden"
+
+
+def _gates(
+    trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Colour the gates of a batch's masks: row name → `[B,3,H,W]`; empty for a model or a batch without."""
+    gate = getattr(pl_module, "gate", None)
+    if gate is None or batch["mask"] is None:
+        return {}
+    was_training = pl_module.training
+    pl_module.eval()  # batch norm's running averages are the model's, not the picture's
+    with trainer.precision_plugin.val_step_context():
+        gates = gate(trainer.precision_plugin.convert_input(batch["mask"]))
+    pl_module.train(was_training)
+    rows = {}
+    for point, values in gates.items():  # [M,C,h,w]
+        _, channels, height, width = values.shape
+        maps = torch.stack([gate_heatmap(one, size) for one in values])
+        rows[f"gate at {point}\n{channels} × {height} × {width},\nmean of channels"] = maps[
+            batch["mask_index"].cpu()
+        ]
+    return rows

@@ -1,0 +1,194 @@
+"""What a run found: a table on the console, `metrics.json` in the run folder, both for the loggers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from callbacks.media import log_media
+from callbacks.progress import Clocked, hms
+from lightning_app.report import print_table, write_metrics
+
+log = logging.getLogger("faceveil")
+
+# What the table calls the log keys, in its order; {} stands for the verification set. Other keys follow
+# under their own names.
+_NAMES = {
+    "privacy/mask_ratio": "mask ratio",
+    "{}/accuracy": "verification accuracy ({})",
+    "{}/accuracy_s2": "verification accuracy ({}), clean against desensitized",
+    "{}/accuracy_s3": "verification accuracy ({}), both clean",
+    "{}/auc": "AUC ({})",
+    "{}/eer": "EER ({})",
+    "{}/tar_at_far": "TAR@FAR={} ({})",
+    "privacy/dssim": "dSSIM",
+    "privacy/psnr": "PSNR, dB",
+    "train/loss": "training loss",
+    "train/accuracy": "training accuracy",
+    "val/loss": "validation loss",
+    "val/accuracy": "validation accuracy",
+    "test/loss": "test loss",
+    "test/accuracy": "test accuracy",
+    "run/epochs": "epochs",
+    "run/steps": "steps",
+    "time/fit_s": "time",
+    "time/validate_s": "time",
+    "time/test_s": "time",
+    "time/images_per_s": "training images/s",
+    "memory/peak_mb": "peak memory, MB",
+    "memory/gpu_peak_mb": "peak GPU memory, MB",
+}
+_ORDER = {key: number for number, key in enumerate(_NAMES)}
+# As VerificationResult.as_dict writes its keys: set, figure, situation.
+_VERIFICATION = re.compile(
+    r"(?P<set>[^/]+)/(?P<figure>accuracy|auc|eer|tar_at_far_(?P<far>\S+?))(?P<situation>_s[123])?"
+)
+_COMPANION = re.compile(r"[^/]+/(std|\S+_low|\S+_high)(_s[123])?")
+
+
+class Results(Clocked):
+    """Print the final figures, write `metrics.json` and log the table, when `fit`, `validate` or `test` ends.
+
+    `metrics.json` is flat, its names are the log keys. `fit` writes it anew. `validate` and `test` bring
+    their figures into what is there: a key in both takes the newest value, the others stay, so that the
+    figures of a fit outlive a validation. A command that fails or is killed writes nothing.
+
+    Beside what was logged: `time/fit_s` (`time/validate_s`, `time/test_s`), seconds of this command without
+    its set-up; `time/images_per_s`, in training, validation left out; `memory/peak_mb`, the highest resident
+    memory of the main process since it began; `memory/gpu_peak_mb`, the highest allocated on the GPU;
+    `run/epochs`, `run/steps`, trained from the beginning, over resumptions; `run/model`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = time.perf_counter()
+        self._device = torch.device("cpu")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._start(pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of `validate`."""
+        super().on_validation_start(trainer, pl_module)
+        if trainer.state.fn == "validate":
+            self._start(pl_module)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._start(pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Report after every other callback had its say; Lightning tears down only what ended well."""
+        if stage == "fit":
+            figures: dict[str, float] = {
+                "run/epochs": trainer.current_epoch,
+                "run/steps": trainer.global_step,
+            }
+            if (speed := self.clock.images_per_s) is not None:
+                figures["time/images_per_s"] = speed
+            self._report(trainer, pl_module, figures)
+        elif stage in ("validate", "test"):
+            self._report(trainer, pl_module, {})
+
+    def _start(self, pl_module: L.LightningModule) -> None:
+        self._begun = time.perf_counter()
+        self._device = pl_module.device  # at the end of a fit the model is back on the CPU
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, own: Mapping[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        stage = str(trainer.state.fn.value) if trainer.state.fn is not None else "run"
+        own = {**own, f"time/{stage}_s": time.perf_counter() - self._begun, **_peak_memory(self._device)}
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
+        figures = {**_without_twins(logged), **own}
+        columns, rows = ["figure", "value"], [["model", type(pl_module).__name__], *rows_of(figures)]
+        run_dir = Path(trainer.default_root_dir)
+        print_table(f"{stage}: {run_dir.name}", rows, columns)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        written: dict[str, float | str] = {"run/model": type(pl_module).__name__, **figures}
+        write_metrics(run_dir / "metrics.json", written, merge=stage != "fit")
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(own), step=trainer.global_step)
+        log_media(trainer, f"results/{stage}", table=(columns, rows))
+
+
+def rows_of(figures: Mapping[str, float]) -> list[list[str]]:
+    """Make the table's rows of flat figures: a figure, its spread and its interval share a row.
+
+    Of the verification's situations 2 and 3 the table shows the accuracy; `metrics.json` has the rest.
+
+    Args:
+        figures: log key → value, the verification's as `VerificationResult.as_dict` names them.
+
+    Returns:
+        Rows of (name, value as text).
+    """
+    rows = []
+    for key, value in figures.items():
+        if key in _NAMES:
+            rows.append((_ORDER[key], _NAMES[key], _text(key, value)))
+        elif found := _VERIFICATION.fullmatch(key):
+            name, figure, far, situation = (
+                found["set"],
+                found["figure"],
+                found["far"],
+                found["situation"] or "",
+            )
+            kind = "{}/tar_at_far" if far else f"{{}}/{figure}{situation}"
+            twin = situation == "_s1" and f"{name}/{figure}" in figures
+            if twin or (situation and kind not in _NAMES) or (far and situation):
+                continue
+            text = _text(key, value)
+            if figure == "accuracy" and f"{name}/std{situation}" in figures:
+                text += f" ± {figures[f'{name}/std{situation}']:.4f}"
+            low, high = (figures.get(f"{name}/{figure}_{end}{situation}") for end in ("low", "high"))
+            if low is not None and high is not None:
+                text += f"  [{low:.4f}, {high:.4f}]"
+            rows.append((_ORDER[kind], _NAMES[kind].format(*([far, name] if far else [name])), text))
+        elif not _COMPANION.fullmatch(key):
+            rows.append((len(_ORDER), key, _text(key, value)))
+    return [[name, text] for _, name, text in sorted(rows)]
+
+
+def _text(key: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "n/a"
+    if key.startswith("time/") and key.endswith("_s") and not key.endswith("per_s"):
+        return f"{hms(value)} ({value:.1f} s)"
+    if key.startswith(("memory/", "run/")) or key.endswith("per_s"):
+        return f"{value:.0f}"
+    return f"{value:.4f}"
+
+
+def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:
+    """Drop Lightning's second names: `KEY_step` and `KEY_epoch` beside KEY."""
+    return {
+        key: value
+        for key, value in logged.items()
+        if not any(key.endswith(end) and key[: -len(end)] in logged for end in ("_step", "_epoch"))
+    }
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    """Measure peak memory in MB (10⁶ bytes), as far as the system tells."""
+    figures = {}
+    if sys.platform != "win32":
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        figures["memory/peak_mb"] = peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    if device.type == "cuda":
+        figures["memory/gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return figures

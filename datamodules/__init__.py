@@ -1,0 +1,11 @@
+"""Where pixels and identities come from."""
+
+from datamodules.augment import Augment
+from datamodules.drawn import DrawnFaces
+from datamodules.drawn_pairs import DrawnPairs
+from datamodules.face import FaceDataModule
+from datamodules.folder import FolderFaces
+from datamodules.pairs import BinFaces, PairFaces
+from datamodules.recordio import RecordIOFaces
+
+__all__ = ["Augment", "BinFaces", "DrawnFaces", "DrawnPairs", "FaceDataModule", "FolderFaces", "PairFaces", "RecordIOFaces"]

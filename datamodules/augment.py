@@ -1,0 +1,104 @@
+"""Geometric augmentation of a whole batch, masks included, as a function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_app.batch import Batch, Moment
+from lightning_app.draws import uniform
+
+_FLIP, _ANGLE, _SCALE, _SHIFT_X, _SHIFT_Y, _LIGHT = range(101, 107)  # salts: one number per kind of draw
+
+
+class Augment(nn.Module):
+    """Flip, and where asked turn, scale, shift and relight images; the mask moves with its image.
+
+    Pixels that move in from outside are hidden (black, mask 0). Images are interpolated bilinearly, masks by
+    the nearest pixel, and the image is hidden again under the moved mask.
+
+    Args:
+        flip: share of images mirrored left to right, 0 … 1.
+        rotate: largest turn in degrees, either way.
+        scale: largest relative change of size, for example 0.1 for 0.9 … 1.1.
+        shift: largest shift as a share of the width, either way.
+        light: largest relative change of brightness, for example 0.2.
+    """
+
+    def __init__(
+        self,
+        flip: float = 0.5,
+        rotate: float = 0.0,
+        scale: float = 0.0,
+        shift: float = 0.0,
+        light: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, value, most in (
+            ("flip", flip, 1), ("rotate", rotate, 180), ("scale", scale, 0.9), ("shift", shift, 1), ("light", light, 1)
+        ):  # fmt: skip
+            if not 0 <= value <= most:
+                raise ValueError(f"augment.{name}={value}: give a number from 0 to {most}")
+        self.flip, self.rotate, self.scale, self.shift, self.light = flip, rotate, scale, shift, light
+
+    def forward(self, batch: Batch, moment: Moment) -> Batch:
+        """Augment a desensitized batch.
+
+        Args:
+            batch: `image [B,C,H,W]` float in [0,1], `mask [M,1,H,W]` or None, `mask_index [B]`, `index [B]`.
+            moment: seed and epoch the draws are a function of.
+
+        Returns:
+            A new dict. One shared mask becomes two (as it is, mirrored) where images are flipped, and one per
+            image where they are turned, scaled or shifted.
+        """
+        out, key = batch.copy(), (moment.seed, moment.epoch)
+        index = batch["index"]
+        if self.light > 0:
+            gain = 1 + self.light * (2 * uniform(index, _LIGHT, *key) - 1)
+            out["image"] = (out["image"] * gain.view(-1, 1, 1, 1)).clamp(0, 1)
+        if self.flip > 0:
+            out = _flipped(out, uniform(index, _FLIP, *key) < self.flip)
+        if self.rotate or self.scale or self.shift:
+            signed = lambda salt: 2 * uniform(index, salt, *key) - 1  # noqa: E731
+            angle = signed(_ANGLE) * math.radians(self.rotate)
+            size = 1 + signed(_SCALE) * self.scale
+            # grid coordinates run from -1 to 1: a share of the width is twice that
+            moved = torch.stack([signed(_SHIFT_X), signed(_SHIFT_Y)], 1) * (2 * self.shift)
+            out = _moved(out, angle, size, moved)
+        return out
+
+
+def _flipped(batch: Batch, flip: Tensor) -> Batch:
+    batch["image"] = torch.where(flip.view(-1, 1, 1, 1), batch["image"].flip(-1), batch["image"])
+    mask = batch["mask"]
+    if mask is not None:
+        count = len(mask)
+        if count == len(flip) and count > 2:  # a mask per image: no need for both orientations of each
+            mine = mask.index_select(0, batch["mask_index"])
+            batch["mask"] = torch.where(flip.view(-1, 1, 1, 1), mine.flip(-1), mine)
+            batch["mask_index"] = torch.arange(count, device=flip.device)
+        else:
+            batch["mask"] = torch.cat([mask, mask.flip(-1)])
+            batch["mask_index"] = batch["mask_index"] + flip * count
+    return batch
+
+
+def _moved(batch: Batch, angle: Tensor, size: Tensor, shift: Tensor) -> Batch:
+    image, mask = batch["image"], batch["mask"]
+    cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+    theta = torch.stack(
+        [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
+    )  # [B,2,3]
+    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    batch["image"] = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if mask is not None:
+        mine = mask.index_select(0, batch["mask_index"])
+        moved = F.grid_sample(mine, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        batch["mask"] = moved
+        batch["mask_index"] = torch.arange(len(image), device=image.device)
+        batch["image"] = batch["image"] * moved
+    return batch

@@ -1,0 +1,314 @@
+"""From a reader's uint8 pixels to batches a recogniser takes: split, order, veil, augment, normalise."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.augment import Augment
+from datamodules.drawn import DrawnFaces
+from datamodules.reader import BadImages, CachedReader, FaceReader, Subset
+from datamodules.sampler import EpochBatchSampler
+from lightning_app.batch import Batch, Moment
+from lightning_app.desensitize import Desensitizer, Identity
+from lightning_app.draws import hashed
+
+log = logging.getLogger("faceveil")
+_HOLD_OUT = 110  # salt of the draw that splits validation images off
+
+
+class FaceDataModule(L.LightningDataModule):
+    """Faces for training and validation, desensitized on the fly, whole batches at a time.
+
+    The reader yields uint8; everything after it happens on the device in `on_after_batch_transfer`: to float
+    in [0,1] → desensitize, rounded to the uint8 grid → augment (training only) → normalise (design, 'Pixels').
+
+    Args:
+        reader: where pixels and identities come from; drawn faces by default.
+        desensitizer: how the images are veiled; by default not at all.
+        augment: what training images undergo after veiling; a flip by default.
+        batch_size: images per step and process.
+        num_workers: processes that read images.
+        val_share: share of each identity's images held out for validation, 0 … 1; at least one stays.
+        cache: keep the decoded images in memory.
+        seed: of the order, the split, the masks and the augmentation.
+        mean: subtracted from every channel, on [0,1] pixels.
+        std: what every channel is divided by then.
+    """
+
+    def __init__(
+        self,
+        reader: FaceReader | None = None,
+        desensitizer: Desensitizer | None = None,
+        augment: Augment | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        val_share: float = 0.0,
+        cache: bool = False,
+        seed: int = 0,
+        mean: float = 0.5,
+        std: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if not 0 <= val_share < 1:
+            raise ValueError(f"data.val_share={val_share}: give a share from 0 up to, not including, 1")
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size={batch_size}: give at least 1")
+        if std <= 0:
+            raise ValueError(f"data.std={std}: give a positive number")
+        self.reader = reader if reader is not None else DrawnFaces()
+        self.desensitizer: Desensitizer = desensitizer if desensitizer is not None else Identity()
+        self.augment = augment if augment is not None else Augment()
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.val_share, self.cache, self.seed = val_share, cache, seed
+        self.mean, self.std = mean, std
+        self.verification: list[FaceReader] = []  # sets that callbacks verify on; they enter here in setup
+        self._train: FaceReader | None = None
+        self._val: FaceReader | None = None
+        self._sampler: EpochBatchSampler | None = None
+        self._bad: BadImages | None = None
+        self._warned = 0
+        self._epoch = -1
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return self.reader.size
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images a model is given."""
+        return self.desensitizer.out_channels
+
+    @property
+    def num_classes(self) -> int | None:
+        """Identities of the training set; None where it is not there, which only `fit` minds."""
+        try:
+            return len(self.reader.identities)
+        except (OSError, ValueError):
+            return None  # setup("fit") reads the same attribute and lets the reason through
+
+    @property
+    def drawn(self) -> bool:
+        """Whether all faces are drawn ones, which belong to nobody."""
+        return all(isinstance(r, DrawnFaces) for r in [self.reader, *self.verification])
+
+    @property
+    def identities(self) -> list[str] | None:
+        """Names of the training identities; None where the training set is not there."""
+        return None if self.num_classes is None else self.reader.identities
+
+    def setup(self, stage: str) -> None:
+        """Split the reader into training and validation images, disjoint.
+
+        Raises:
+            FileNotFoundError, ValueError: the training set cannot be used; the message says why.
+        """
+        self.desensitizer.eval()
+        if stage == "predict" or (stage == "fit" and self._train is None):
+            count = len(self.reader.identities)
+            if count < 2:
+                raise ValueError(f"{count} identity in the training set: a recogniser needs at least two")
+        if self._train is not None or (stage != "fit" and self.num_classes is None):
+            return
+        whole = CachedReader(self.reader) if self.cache else self.reader
+        self._bad = BadImages(len(whole))
+        held = held_out(whole.labels, self.val_share, self.seed)
+        if held.any():
+            self._val = Subset(whole, torch.nonzero(held).flatten())
+            self._train = Subset(whole, torch.nonzero(~held).flatten())
+        else:
+            self._train = whole
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Serve training batches in the order of (seed, epoch), from where a resumed run left off."""
+        assert self._train is not None
+        trainer = self.trainer
+        assert trainer is not None
+        if self._sampler is None:
+            self._sampler = EpochBatchSampler(
+                len(self._train), self.batch_size, self.seed, rank=trainer.global_rank, world=trainer.world_size
+            )
+        self._sampler.set_epoch(trainer.current_epoch)
+        if trainer.fit_loop.restarting:
+            self._sampler.start = trainer.fit_loop.epoch_loop.batch_progress.current.ready % len(self._sampler)
+        return self._loader(self._train, batch_sampler=self._sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Serve held-out images; without any, one empty batch, since callbacks run after a batch only."""
+        if self._val is None:
+            return DataLoader(_Nothing(self.size), batch_size=1, collate_fn=_first)
+        return self._evaluation_loader(self._val)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Serve what `val_dataloader` serves."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Serve every image of the reader in its order, veiled, not augmented."""
+        return self._evaluation_loader(self.reader)
+
+    def _evaluation_loader(self, reader: FaceReader) -> DataLoader[Batch]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        mine = torch.arange(rank, len(reader), world).split(self.batch_size)
+        return self._loader(reader, batch_sampler=[ids.tolist() for ids in mine])
+
+    def _loader(self, reader: FaceReader, batch_sampler: Any) -> DataLoader[Batch]:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            reader,
+            batch_sampler=batch_sampler,
+            collate_fn=_as_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=on_cuda,
+        )
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count images that could not be decoded; more than 1 % of the set is an error.
+
+        Raises:
+            ValueError: the set has too many bad images; names the first few.
+        """
+        bad = batch.pop("bad", None)
+        if bad is not None and len(bad) and self._bad is not None:
+            self._bad.add(bad)
+            self._bad.check(self.reader.name)
+        return batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Veil, augment (in training) and normalise a batch on its device."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training:
+            return self._normalised(self.veiled(batch))
+        moment = Moment(self.seed, trainer.current_epoch, trainer.global_step)
+        if moment.epoch != self._epoch:
+            self._epoch = moment.epoch
+            self._warn_of_bad_images()
+        return self._normalised(self.augment(self.veiled(batch, moment), moment))
+
+    @torch.no_grad()
+    def veiled(self, batch: Batch, moment: Moment | None = None, desensitize: bool = True) -> Batch:
+        """Bring a reader's batch to [0,1] and veil it, rounded to the uint8 grid.
+
+        Args:
+            batch: `image` uint8 `[B,3,H,W]` and `index [B]`.
+            moment: what the masks' draws are a function of; None outside training.
+            desensitize: False gives the clean images, with no mask.
+
+        Returns:
+            `image` float in [0,1], a multiple of 1/255 where it is a picture; `mask`, `mask_index`.
+        """
+        out = batch.copy()
+        out["image"] = batch["image"].float() / 255
+        if not desensitize:
+            out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
+            return out
+        self.desensitizer.to(out["image"].device)
+        out = self.desensitizer(out, moment)
+        if self.desensitizer.is_image:
+            out["image"] = (out["image"] * 255).round() / 255
+        return out
+
+    def desensitized(self, images: Tensor, index: Tensor | None = None) -> Batch:
+        """Veil raw pixels as validation does; `image` stays in [0,1].
+
+        Args:
+            images: uint8 `[B,3,H,W]`.
+            index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
+        """
+        index = torch.arange(len(images), device=images.device) if index is None else index
+        return self.veiled({"image": images, "index": index})
+
+    def prepare(
+        self, images: Tensor, index: Tensor | None = None, *, desensitize: bool = True, moment: Moment | None = None
+    ) -> Batch:
+        """Make of raw pixels what a model takes: veiled (or clean, with no mask) and normalised.
+
+        Args:
+            images: uint8 `[B,3,H,W]`.
+            index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
+            desensitize: False gives clean images.
+            moment: what the masks' draws are a function of.
+        """
+        index = torch.arange(len(images), device=images.device) if index is None else index
+        return self._normalised(self.veiled({"image": images, "index": index}, moment, desensitize))
+
+    def raw_samples(self, count: int) -> Tensor:
+        """Give the raw pixels of a few validation images, for figures of privacy and for nothing else.
+
+        They come from the held-out images, else from the first verification set, else from the training set;
+        the same every time, spread over the set.
+
+        Returns:
+            uint8 `[n,3,H,W]`, n ≤ `count`.
+        """
+        source = self._val or next(iter(self.verification), None) or self.reader
+        at = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
+        return source.__getitems__(at.tolist())["image"]
+
+    def teardown(self, stage: str) -> None:
+        """Warn of bad images met since the last warning."""
+        self._warn_of_bad_images()
+
+    def _normalised(self, batch: Batch) -> Batch:
+        batch["image"] = (batch["image"] - self.mean) / self.std
+        return batch
+
+    def _warn_of_bad_images(self) -> None:
+        if self._bad is not None and len(self._bad.numbers) > self._warned:
+            self._warned = len(self._bad.numbers)
+            log.warning(self._bad.warning(self.reader.name))
+
+
+def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Choose the validation images: of each identity's n images floor(n · share), never all.
+
+    Args:
+        labels: `[N]` int64.
+        share: 0 … 1.
+        seed: of the choice, which is a function of (seed, image number).
+
+    Returns:
+        `[N]` bool, True for validation.
+    """
+    if share <= 0:
+        return torch.zeros(len(labels), dtype=torch.bool)
+    draw = hashed(torch.arange(len(labels)), _HOLD_OUT, seed)
+    order = torch.argsort(draw, stable=True)
+    order = order[torch.argsort(labels[order], stable=True)]  # by identity, drawn order within
+    counts = torch.bincount(labels)
+    starts = torch.cumsum(counts, 0) - counts
+    place = torch.arange(len(labels)) - starts[labels[order]]
+    chosen = torch.minimum((counts * share).floor().long(), counts - 1)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[order] = place < chosen[labels[order]]
+    return held
+
+
+class _Nothing(Dataset[Batch]):
+    """One empty batch."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Batch:
+        none = torch.empty(0, dtype=torch.int64)
+        pixels = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        return {"image": pixels, "identity": none, "index": none}
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _first(batches: list[Batch]) -> Batch:
+    return batches[0]

@@ -1,0 +1,194 @@
+"""Verification lists: which two images show the same person."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LFW_PATTERN = "{name}/{name}_{number:04d}"
+FOLDS = 10  # of a list that does not state its own
+
+
+@dataclass(frozen=True)
+class PairList:
+    """Pairs over a list of distinct images.
+
+    Attributes:
+        names: M images, each once, in the order of first mention: paths relative to the root.
+        a: `[P]` int64, position of each pair's first image in `names`.
+        b: `[P]` int64, of its second.
+        same: `[P]` bool, whether they show the same person.
+        folds: `[P]` int64, fold of each pair, from 0.
+        identities: names of the people, sorted; empty where the list does not tell.
+        labels: `[M]` int64, position of each image's person in `identities`; −1 where not known.
+    """
+
+    names: list[str]
+    a: Tensor
+    b: Tensor
+    same: Tensor
+    folds: Tensor
+    identities: list[str]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return int(self.same.shape[0])
+
+    def without(self, images: Tensor) -> PairList:
+        """Drop every pair that has one of these images, and the images no pair is left with.
+
+        Args:
+            images: int64, positions in `names`.
+        """
+        kept = ~(torch.isin(self.a, images) | torch.isin(self.b, images))
+        used, back = torch.unique(torch.stack([self.a[kept], self.b[kept]]), return_inverse=True)
+        labels = self.labels[used]
+        people, again = torch.unique(labels[labels >= 0], return_inverse=True)
+        labels = labels.masked_scatter(labels >= 0, again)
+        return PairList(
+            names=[self.names[i] for i in used.tolist()],
+            a=back[0],
+            b=back[1],
+            same=self.same[kept],
+            folds=self.folds[kept],
+            identities=[self.identities[i] for i in people.tolist()],
+            labels=labels,
+        )
+
+
+def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> PairList:
+    """Read a list of pairs.
+
+    Two forms, told apart by the second column; columns are separated by tabs, commas or spaces, empty lines
+    are passed over:
+
+    - LFW's: `name i j` (the same person's images i and j) and `name1 i name2 j`. It may start with a header:
+      `folds n` (each fold n same pairs, then n different), or `n` (View 1, which has no folds).
+    - paths: `path1 path2 same` or `path1 path2 same fold`, same 0 or 1; the first line may name the columns.
+
+    A list that does not state its folds is dealt into ten, consecutive among the same and among the different
+    pairs (fewer where there are fewer than ten of either).
+
+    Args:
+        path: the file.
+        pattern: where an image of LFW's form lies under the root, without suffix; `{name}` and `{number}`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that cannot be read (file, number and text are named), a header that does not fit,
+            pairs of one kind only.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"pairs={path}: no such file (looked for a list of pairs such as LFW's pairs.txt)"
+        )
+    text = Path(path).read_text(encoding="utf-8-sig")
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    header = _header(lines[0][1]) if lines else None
+    if header is not None:
+        lines = lines[1:]
+    rows = [_row(line, pattern, f"{path}, line {number}") for number, line in lines]
+    if header:
+        folds, each = header if len(header) == 2 else (1, header[0])
+        if len(rows) != folds * 2 * each:
+            raise ValueError(
+                f"{path}: its first line promises {folds} × 2 × {each} = {folds * 2 * each} pairs, "
+                f"it has {len(rows)}"
+            )
+    same = np.array([row.same for row in rows], bool)
+    if not same.any() or same.all():
+        raise ValueError(
+            f"{path}: {int(same.sum())} same and {int((~same).sum())} different pairs; both are needed"
+        )
+    fold: NDArray[np.int64]
+    if header and len(header) == 2:
+        fold = np.arange(len(rows)) // (2 * header[1])
+    else:
+        stated = np.array([-1 if row.fold is None else row.fold for row in rows])
+        fold = _deal(same) if (stated < 0).any() else np.unique(stated, return_inverse=True)[1]
+    return _pair_list(rows, same, fold)
+
+
+@dataclass(frozen=True)
+class _Row:
+    images: tuple[str, str]
+    people: tuple[str, str] | None
+    same: bool
+    fold: int | None = None
+
+
+def _columns(line: str) -> list[str]:
+    if "\t" in line.strip():
+        return [column.strip() for column in line.strip().split("\t")]
+    if line.count(",") >= 2:
+        return [column.strip() for column in line.split(",")]
+    return line.split()
+
+
+def _header(line: str) -> tuple[int, ...] | None:
+    """Read a first line that is no pair: one or two counts, or () for names of columns."""
+    columns = _columns(line)
+    if len(columns) in (1, 2) and all(column.isdigit() for column in columns):
+        return tuple(int(column) for column in columns)
+    return () if len(columns) in (3, 4) and columns[2].lower() in ("same", "issame", "label") else None
+
+
+def _row(line: str, pattern: str, where: str) -> _Row:
+    columns = _columns(line)
+    match columns:
+        case [name, i, j] if i.isdigit() and j.isdigit():
+            return _Row((_place(pattern, name, i), _place(pattern, name, j)), (name, name), True)
+        case [name, i, other, j] if i.isdigit() and j.isdigit():
+            images = (_place(pattern, name, i), _place(pattern, other, j))
+            return _Row(images, (name, other), name == other)
+        case [first, second, ("0" | "1") as same, *rest] if not rest or (
+            len(rest) == 1 and rest[0].isdigit()
+        ):
+            return _Row((first, second), None, same == "1", int(rest[0]) if rest else None)
+    raise ValueError(
+        f"{where}: {line.strip()!r} is no pair; 'name i j', 'name1 i name2 j' or 'path1 path2 0|1 [fold]' is "
+        "needed"
+    )
+
+
+def _place(pattern: str, name: str, number: str) -> str:
+    return pattern.format(name=name, number=int(number))
+
+
+def _deal(same: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Deal pairs into folds, consecutively within each kind."""
+    folds = min(FOLDS, int(same.sum()), int((~same).sum()))
+    fold = np.empty(len(same), np.int64)
+    for kind in (True, False):
+        at = np.flatnonzero(same == kind)
+        fold[at] = np.arange(len(at)) * folds // len(at)
+    return fold
+
+
+def _pair_list(rows: list[_Row], same: NDArray[np.bool_], fold: NDArray[np.int64]) -> PairList:
+    position: dict[str, int] = {}
+    person: dict[str, str] = {}
+    for row in rows:
+        for side, image in enumerate(row.images):
+            position.setdefault(image, len(position))
+            if row.people is not None:
+                person.setdefault(image, row.people[side])
+    identities = sorted(set(person.values()))
+    classes = {name: i for i, name in enumerate(identities)}
+    labels = [classes[person[image]] if image in person else -1 for image in position]
+    ends = torch.tensor([[position[image] for image in row.images] for row in rows], dtype=torch.int64)
+    return PairList(
+        names=list(position),
+        a=ends[:, 0].clone(),
+        b=ends[:, 1].clone(),
+        same=torch.from_numpy(same),
+        folds=torch.from_numpy(fold.astype(np.int64)),
+        identities=identities,
+        labels=torch.tensor(labels, dtype=torch.int64),
+    )

@@ -1,0 +1,360 @@
+"""What every source of faces has in common: compact, map-style, whole batches of uint8 pixels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_app.batch import Batch
+
+Pixels = NDArray[np.uint8]
+OnBadImage = Literal["replace", "error"]
+
+BAD_SHARE = 0.01  # more bad images than this are no accident: the set itself is broken
+
+
+class BadImage(ValueError):
+    """An image that cannot be decoded; its message is one line naming the file."""
+
+
+class FaceReader(Dataset[Batch], ABC):
+    """Map-style source of faces; a subclass sets the attributes and decodes one image.
+
+    `DataLoader(reader, batch_size=B, collate_fn=lambda batch: batch)` yields whole batches: torch's fetcher
+    calls `__getitems__`, which fills one array for all B images.
+
+    Attributes:
+        size: height and width of the images it yields, in pixels.
+        identities: names of the classes, sorted; the position is the class index.
+        labels: `[N]` int64, class index of each image.
+        on_bad_image: 'replace' puts the next good image of the same identity in the place of one that cannot
+            be decoded; 'error' raises `BadImage`.
+    """
+
+    size: int
+    identities: list[str]
+    labels: Tensor
+    on_bad_image: OnBadImage = "replace"
+
+    @abstractmethod
+    def read(self, index: int) -> Pixels:
+        """Decode, crop and resize one image.
+
+        Returns:
+            uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
+
+        Raises:
+            BadImage: the image cannot be decoded.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Name an image as messages show it: its path, or the file and the record in it."""
+
+    def number(self, index: int) -> int:
+        """Tell the image's number in the whole reader (a `Subset` keeps it, so draws do not change)."""
+        return index
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Read a batch.
+
+        Args:
+            indices: B positions in this reader.
+
+        Returns:
+            `image` uint8 `[B,3,size,size]` (grey becomes three equal channels), `identity` `[B]` int64,
+            `index` `[B]` int64 (the number of the image asked for, also where it was replaced) and `bad`
+            `[K]` int64 (numbers of those that could not be decoded).
+
+        Raises:
+            BadImage: an image cannot be decoded and `on_bad_image` is 'error', or a whole identity cannot.
+        """
+        image = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
+        pixels = image.numpy()
+        taken, bad = [], []
+        for row, index in enumerate(indices):
+            read = self.read(index) if self.on_bad_image == "error" else self._try(index)
+            if read is None:
+                bad.append(self.number(index))
+                index, read = self.replacement(index)
+            pixels[row] = read  # one grey channel broadcasts to three
+            taken.append(index)
+        return {
+            "image": image,
+            "identity": self.labels[torch.tensor(taken, dtype=torch.int64)],
+            "index": torch.tensor([self.number(index) for index in indices], dtype=torch.int64),
+            "bad": torch.tensor(bad, dtype=torch.int64),
+        }
+
+    def replacement(self, index: int) -> tuple[int, Pixels]:
+        """Find the next good image of the same identity, in index order, wrapping at the end.
+
+        Returns:
+            Its position and its pixels.
+
+        Raises:
+            BadImage: no image of the identity can be decoded.
+        """
+        label = int(self.labels[index])
+        found = self._next_good(index, torch.nonzero(self.labels == label).flatten())
+        if found is None:
+            raise BadImage(
+                f"no image of identity {self.identities[label]!r} can be decoded, remove it or fetch its "
+                f"images again: {self._reason(index)}"
+            )
+        return found
+
+    def _next_good(self, index: int, positions: Tensor) -> tuple[int, Pixels] | None:
+        """Decode `positions` (sorted) from the one after `index` on, around, until one is good."""
+        start = int(torch.searchsorted(positions, index, right=True))
+        for position in torch.roll(positions, -start).tolist():
+            if position != index and (pixels := self._try(position)) is not None:
+                return position, pixels
+        return None
+
+    def _reason(self, index: int) -> str:
+        try:
+            self.read(index)
+        except BadImage as error:
+            return str(error)
+        return self.name(index)
+
+    def _try(self, index: int) -> Pixels | None:
+        try:
+            return self.read(index)
+        except BadImage:
+            return None
+
+
+class Subset(FaceReader):
+    """Part of a reader, with the classes and image numbers of the whole.
+
+    A bad image is replaced from within the part, so that parts stay disjoint. Where its identity has no other
+    good image in the part but has one in the whole, the next good image of the part stands in, with its own
+    identity.
+
+    Args:
+        reader: the whole.
+        indices: `[n]` int64, positions in it, in the order the part shall have.
+    """
+
+    def __init__(self, reader: FaceReader, indices: Tensor) -> None:
+        self.reader = reader
+        self.indices = indices.to(torch.int64)
+        self.size = reader.size
+        self.identities = reader.identities
+        self.labels = reader.labels[self.indices]
+        self.on_bad_image = reader.on_bad_image
+
+    def read(self, index: int) -> Pixels:
+        """Decode one image of the part, see `FaceReader.read`."""
+        return self.reader.read(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        """Name an image of the part."""
+        return self.reader.name(int(self.indices[index]))
+
+    def number(self, index: int) -> int:
+        """Tell the image's number in the whole."""
+        return self.reader.number(int(self.indices[index]))
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Read a batch of the part, see `FaceReader.__getitems__`."""
+        at = self.indices[torch.tensor(indices, dtype=torch.int64)]
+        batch = self.reader.__getitems__(at.tolist())
+        # the whole's replacements may lie outside the part
+        for row in torch.isin(batch["index"], batch["bad"]).nonzero().flatten().tolist():
+            other, pixels = self.replacement(indices[row])
+            batch["image"][row] = torch.from_numpy(np.ascontiguousarray(pixels))
+            batch["identity"][row] = self.labels[other]
+        return batch
+
+    def replacement(self, index: int) -> tuple[int, Pixels]:
+        """Find the next good image within the part, of the same identity where there is one."""
+        try:
+            return super().replacement(index)
+        except BadImage:
+            self.reader.replacement(int(self.indices[index]))  # raises where the whole identity is bad
+            found = self._next_good(index, torch.arange(len(self)))
+            if found is None:
+                raise
+            return found
+
+
+class CachedReader(FaceReader):
+    """Keep the decoded images of a reader in memory, one uint8 tensor shared by all workers.
+
+    Filled when made, with threads. A set that is grey throughout takes one channel, any other three.
+
+    Args:
+        reader: what to keep.
+        threads: how many decode at a time; by default one per CPU.
+
+    Raises:
+        ValueError: the images do not fit into the memory available; names the size needed.
+    """
+
+    def __init__(self, reader: FaceReader, threads: int | None = None) -> None:
+        self.reader = reader
+        self.size = reader.size
+        self.identities = reader.identities
+        self.labels = reader.labels
+        self.on_bad_image = reader.on_bad_image
+        self.pixels, self.bad, self._given = _fill(reader, threads or os.cpu_count() or 1)
+        self._known = frozenset(self.bad.tolist())
+
+    def read(self, index: int) -> Pixels:
+        """Give one image of the cache.
+
+        Raises:
+            BadImage: it could not be decoded; in batches the place holds its replacement.
+        """
+        if self.number(index) in self._known:
+            raise BadImage(f"{self.name(index)}: cannot be decoded")
+        kept: Pixels = self.pixels[index].numpy()
+        return kept
+
+    def name(self, index: int) -> str:
+        """Name an image, see `FaceReader.name`."""
+        return self.reader.name(index)
+
+    def number(self, index: int) -> int:
+        """Tell the image's number in the whole reader."""
+        return self.reader.number(index)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Gather a batch from memory, equal to what the reader gives."""
+        at = torch.tensor(indices, dtype=torch.int64)
+        numbers = torch.tensor([self.number(index) for index in indices], dtype=torch.int64)
+        return {
+            "image": self.pixels[at].expand(-1, 3, -1, -1).contiguous(),
+            "identity": self._given[at],
+            "index": numbers,
+            "bad": numbers[torch.isin(numbers, self.bad)],
+        }
+
+
+def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class given with each."""
+    count = len(reader)
+    pixels = _allocate(count, 1, reader.size)
+    given = torch.empty(count, dtype=torch.int64)
+    bad: list[Tensor] = []
+    chunks = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    with ThreadPoolExecutor(threads) as pool:
+        for rows, batch in zip(chunks, _ahead(pool, reader.__getitems__, chunks, 2 * threads), strict=True):
+            image = batch["image"]
+            if pixels.shape[1] == 1 and not bool((image == image[:, :1]).all()):
+                kept = pixels
+                pixels = _allocate(count, 3, reader.size)
+                pixels[: rows.start] = kept[: rows.start]
+                del kept
+            pixels[rows.start : rows.stop] = image[:, : pixels.shape[1]]
+            given[rows.start : rows.stop] = batch["identity"]
+            bad.append(batch["bad"])
+    return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Sequence[int]], Batch], items: Sequence[range], depth: int
+) -> Iterator[Batch]:
+    """Map in order with at most `depth` results waiting: `pool.map` would hold the whole set twice."""
+    waiting = [pool.submit(work, item) for item in items[:depth]]
+    for following in range(depth, len(items) + depth):
+        if not waiting:
+            return
+        yield waiting.pop(0).result()
+        if following < len(items):
+            waiting.append(pool.submit(work, items[following]))
+
+
+def available_memory() -> int:
+    """Tell how many bytes can be allocated without swapping, as the system or the container's limit says."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{what}") for what in ("max", "current"))
+    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
+        free = min(free, int(most) - int(used.read_text()))
+    return free
+
+
+def _allocate(count: int, channels: int, size: int) -> Tensor:
+    needed = count * channels * size * size
+    available = available_memory()
+    if needed > available:
+        raise ValueError(
+            f"cache: {count} images of {channels}×{size}×{size} take {needed / 2**30:.1f} GiB, "
+            f"{available / 2**30:.1f} GiB are available: switch the cache off or take a smaller size"
+        )
+    shared = Path("/dev/shm")
+    # where /dev/shm is too small (containers give 64 MB), writing to it would kill the process;
+    # private memory filled before the workers fork is shared with them just as well
+    fits = not shared.exists() or shutil.disk_usage(shared).free > needed
+    pixels = torch.empty(count, channels, size, size, dtype=torch.uint8)
+    if fits:
+        pixels.untyped_storage().share_memory_()
+    return pixels
+
+
+class BadImages:
+    """Count the images that could not be decoded, over epochs and workers.
+
+    Args:
+        total: how many images the set has.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.numbers: set[int] = set()
+
+    def add(self, numbers: Tensor | Iterable[int]) -> None:
+        """Note a batch's `bad`; an image counts once, however often it is met."""
+        self.numbers.update(numbers.tolist() if isinstance(numbers, Tensor) else numbers)
+
+    def check(self, name: Callable[[int], str] | None = None) -> None:
+        """Refuse a set of which more than 1 % cannot be decoded.
+
+        Args:
+            name: names an image by its number, to show the first of them.
+
+        Raises:
+            ValueError: naming the count, the share and the first few.
+        """
+        if len(self.numbers) > BAD_SHARE * self.total:
+            raise ValueError(
+                f"{len(self.numbers)} of {self.total} images cannot be decoded, more than "
+                f"{BAD_SHARE:.0%}{self._first(name)}: fetch them again or remove them"
+            )
+
+    def warning(self, name: Callable[[int], str]) -> str | None:
+        """Word the one warning about replaced images; None where there are none."""
+        if not self.numbers:
+            return None
+        count = f"{len(self.numbers)} of {self.total} images"
+        return f"{count} cannot be decoded and were replaced{self._first(name)}"
+
+    def _first(self, name: Callable[[int], str] | None, shown: int = 3) -> str:
+        if name is None:
+            return ""
+        names = [name(number) for number in sorted(self.numbers)[:shown]]
+        return f" ({', '.join(names)}{', …' if len(self.numbers) > shown else ''})"

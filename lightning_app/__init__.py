@@ -1,0 +1,1 @@
+"""FaceVeil: recognisers trained on faces nobody can see."""

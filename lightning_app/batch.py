@@ -1,0 +1,48 @@
+"""The batch every part of FaceVeil speaks of, and the moment its random draws belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from torch import Tensor
+
+
+class Batch(TypedDict, total=False):
+    """One batch of faces (design, section 3).
+
+    Shapes: B images, M distinct masks, H×W pixels.
+
+    Attributes:
+        image: `[B,3,H,W]`; uint8 as the reader yields it, float in [0,1] for a desensitizer, normalised
+            for a model.
+        identity: `[B]` int64 class index; `[B, num_classes]` float where a desensitizer mixes labels.
+        mask: `[M,1,H,W]` float, 1 = visible, 0 = hidden; None where nothing is hidden.
+        mask_index: `[B]` int64, which of the M masks lies on each image.
+        index: `[B]` int64, the image's number in its reader.
+        bad: `[K]` int64, numbers of images that could not be decoded and were replaced.
+    """
+
+    image: Tensor
+    identity: Tensor
+    mask: Tensor | None
+    mask_index: Tensor
+    index: Tensor
+    bad: Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a batch is drawn: what all its random draws are a function of, never a stream.
+
+    Per-image draws come from (seed, epoch, index), per-batch draws from (seed, step).
+
+    Attributes:
+        seed: the run's data seed.
+        epoch: number of the epoch, from 0.
+        step: number of the optimiser step, from 0; 0 outside training.
+    """
+
+    seed: int = 0
+    epoch: int = 0
+    step: int = 0

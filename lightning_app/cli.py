@@ -1,0 +1,155 @@
+"""The command line: Lightning's own CLI with run folders and bare config names, and the other commands."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger
+from rich.logging import RichHandler
+
+from callbacks import ProgressBar, Results
+from lightning_app.commands import draw_mask
+from lightning_app.configs import FindConfig
+from lightning_app.runs import open_run, resolve_checkpoint, unsupported_gpu
+
+log = logging.getLogger("faceveil")
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"draw-mask": draw_mask.run}
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the whole config of a `fit` into its run folder."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write `config.yaml`; on rank zero only."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if stage == "fit":
+            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+
+
+class FaceVeilCLI(LightningCLI):
+    """LightningCLI with bare config names, one folder per run and checkpoints that are checked first."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser whose `--config` finds bare names."""
+        parser = LightningArgumentParser(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action=FindConfig, help="Config file, or the bare name of one in configs/; repeatable."
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's name and folder, and tell the model what the data knows."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the config's.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs/<name> lies.")
+        parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
+                            help="Replace the run that is in the folder.")  # fmt: skip
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.size", "model.init_args.input_size", apply_on="instantiate")
+        parser.link_arguments("data.in_channels", "model.init_args.in_channels", apply_on="instantiate")
+        parser.set_defaults(
+            {
+                "model": {"class_path": "lightning_app.models.ResNet"},
+                "data": {"class_path": "datamodules.FaceDataModule"},
+                # the DataModule deals images to ranks itself, without padding
+                "trainer.use_distributed_sampler": False,
+                "trainer.num_sanity_val_steps": 0,
+            }
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's hyperparameters silently override --model.*; ours are compared
+        # in Recogniser.on_load_checkpoint instead. No public hook comes before it.
+        return
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run's folder and its checkpoint before anything expensive is made."""
+        config = self.config[self.subcommand]
+        files = [str(p) for p in config.get("config") or [] if p is not None]
+        name = config.name or (Path(files[0]).stem if files else "run")
+        self.run_dir = Path(config.runs) / name
+        if config.get("ckpt_path"):
+            config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.run_dir))
+        elif self.subcommand in ("validate", "test", "predict"):
+            raise ValueError(f"{self.subcommand} needs a trained model: give --ckpt_path last, or a path")
+        if self.subcommand == "fit":
+            open_run(self.run_dir, going_on=bool(config.ckpt_path), overwrite=config.overwrite)
+        unsupported = unsupported_gpu()
+        if unsupported:
+            log.warning(unsupported)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Make the trainer with the run's folder, loggers and callbacks."""
+        trainer = self.config_init[self.subcommand].trainer
+        given = trainer.get("logger")
+        loggers: list[Logger] = given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+        if given is not False and not any(isinstance(x, CSVLogger) for x in loggers):
+            version = "" if self.subcommand == "fit" else str(self.subcommand)
+            loggers = [*loggers, CSVLogger(str(self.run_dir), name="", version=version)]
+        callbacks = list(trainer.get("callbacks") or [])
+        if self.subcommand == "fit" and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks.append(last_checkpoint(self.run_dir))
+        for kind in (ProgressBar, Results):
+            if not any(isinstance(c, kind) for c in callbacks):
+                callbacks.append(kind())
+        if loggers and self.subcommand == "fit":
+            callbacks.append(LearningRateMonitor("step"))
+        return super().instantiate_trainer(
+            default_root_dir=str(self.run_dir), logger=loggers or False, callbacks=callbacks, **kwargs
+        )
+
+
+def last_checkpoint(run_dir: Path) -> ModelCheckpoint:
+    """Keep one checkpoint, `checkpoints/last.ckpt`, written after every epoch."""
+    return ModelCheckpoint(
+        dirpath=run_dir / "checkpoints", save_last=True, save_top_k=0, enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )  # fmt: skip
+
+
+def run(args: list[str]) -> None:
+    """Run one command of the command line.
+
+    Args:
+        args: the command and its options.
+
+    Raises:
+        ValueError, OSError: something the user can mend, in one line.
+    """
+    set_up_logging()
+    torch.set_float32_matmul_precision("high")
+    if args and args[0] in COMMANDS:
+        COMMANDS[args[0]](args[1:])
+        return
+    previous, sys.argv = sys.argv, [sys.argv[0]]  # Lightning warns of args beside argv
+    try:
+        FaceVeilCLI(
+            L.LightningModule,
+            L.LightningDataModule,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            args=args,
+        )
+    finally:
+        sys.argv = previous
+
+
+def set_up_logging() -> None:
+    """Send FaceVeil's own messages to the terminal, one line each, once."""
+    if not log.handlers:
+        handler = RichHandler(show_time=False, show_path=False, markup=False)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = True

@@ -1,0 +1,110 @@
+"""`python main.py draw-mask`: draw one free-form mask and write it with its facts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from lightning_app.masks import Brush, freeform_masks, load_mask, mask_hash, mask_ratio, save_mask
+
+
+def draw_mask(
+    ratio: tuple[float, float] = (0.74, 0.78),
+    size: int = 224,
+    seed: int = 0,
+    output: str = "masks/free76.png",
+    strokes: Literal["hide", "reveal"] = "hide",
+    min_vertex: int = 4,
+    max_vertex: int = 11,
+    max_length: float = 90.0,
+    max_brush_width: float = 40.0,
+    max_angle: float = 360.0,
+    overwrite: bool = False,
+) -> None:
+    """Draw a free-form mask with a mask ratio (hidden share) in a range: a PNG, and its facts as JSON.
+
+    Args:
+        ratio: lowest and highest mask ratio, in [0,1].
+        size: side of the mask in pixels, that of the images.
+        seed: the mask is a function of it and of the other arguments.
+        output: the PNG file to write; its facts go to the same name with .json.
+        strokes: whether strokes hide what they cover, or reveal it and all else is hidden.
+        min_vertex: fewest segments of a stroke.
+        max_vertex: most segments of a stroke.
+        max_length: longest segment, in pixels of a 256 px image.
+        max_brush_width: widest brush, in pixels of a 256 px image.
+        max_angle: largest angle of a segment, in degrees.
+        overwrite: replace the output file where there is one.
+
+    Raises:
+        FileExistsError: if the output or its JSON is there already, and overwrite is off.
+        ValueError: if an argument is out of range, or no mask in the range of ratios was found.
+    """
+    path = Path(output)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"output: {path} does not end in .png, and masks are saved as PNG")
+    for file in (path, path.with_suffix(".json")):
+        if file.exists() and not overwrite:
+            raise FileExistsError(f"output: {file} is there already; give --overwrite, or another --output")
+    brush = Brush(min_vertex, max_vertex, max_length, max_brush_width, max_angle, strokes)
+    generator = torch.Generator().manual_seed(seed)
+    mask = freeform_masks(1, size, ratio, **asdict(brush), generator=generator)[0]
+    save_mask(
+        mask, path, method="freeform", seed=seed, ratio=list(ratio), **asdict(brush), version=_version()
+    )
+    back = load_mask(path, size)
+    Console().print(
+        f"mask ratio {mask_ratio(back):.4f}, {size}×{size}, seed {seed}, hash {mask_hash(back)[:12]}: {path}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of `draw-mask`; its help comes from `draw_mask`'s docstring."""
+    summary = (draw_mask.__doc__ or "").splitlines()[0]
+    parser = ArgumentParser(prog="main.py draw-mask", description=summary)
+    # by hand what jsonargparse would want written as [0.74,0.78] and as `--overwrite true`
+    parser.add_argument(
+        "--ratio",
+        type=float,
+        nargs=2,
+        default=[0.74, 0.78],
+        metavar=("LOW", "HIGH"),
+        help="lowest and highest mask ratio, in [0,1].",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the output file where there is one."
+    )
+    parser.add_function_arguments(draw_mask, skip={"ratio", "overwrite"})
+    return parser
+
+
+def run(args: list[str]) -> None:
+    """Run `draw-mask` with the command line's arguments after the subcommand's name.
+
+    Args:
+        args: such as `["--ratio", "0.74", "0.78", "--size", "224"]`.
+
+    Raises:
+        FileExistsError: see `draw_mask`.
+        ValueError: see `draw_mask`.
+    """
+    parser = build_parser()
+    values = parser.parse_args(args).as_dict()
+    low, high = values.pop("ratio")
+    draw_mask(ratio=(low, high), **values)
+
+
+def _version() -> str:
+    try:
+        return version("faceveil")
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,137 @@
+"""Gaussian blur, of the whole image or of its centre."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_app.desensitize.base import Desensitizer
+from lightning_app.desensitize.centre import centre_box, check_fraction
+
+
+def gaussian_taps(kernel: int, sigma: float | None = None) -> list[float]:
+    """Return the weights of a Gaussian window, which sum to 1.
+
+    Args:
+        kernel: its width in pixels, at least 2; an even one gets kernel + 1 weights, see `GaussianBlur`.
+        sigma: standard deviation in pixels; None takes OpenCV's rule, 0.3·((kernel − 1)/2 − 1) + 0.8.
+
+    Raises:
+        ValueError: on a kernel or sigma out of range.
+    """
+    if kernel < 2:
+        raise ValueError(f"kernel: {kernel} blurs nothing; take 2 or more pixels (the paper takes 9 and 18)")
+    sigma = default_sigma(kernel) if sigma is None else sigma
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"sigma: {sigma} is not a positive number of pixels")
+    reach = kernel // 2
+    weights = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-reach, reach + 1)]
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]
+
+
+def default_sigma(kernel: int) -> float:
+    """Return OpenCV's standard deviation for a Gaussian window of this width, both in pixels."""
+    return 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
+
+
+def blur(image: Tensor, taps: list[float]) -> Tensor:
+    """Blur images along both axes; beyond the edge lies the mirror image (without the edge pixel again).
+
+    Sums of shifted images, no convolution: exact fp32 on every device (a convolution may be done in TF32 or,
+    under autocast, in bf16), and on a CPU several times as fast as a depthwise one.
+
+    Args:
+        image: `[...,H,W]` float, four dimensions.
+        taps: an odd number of weights, symmetric.
+
+    Returns:
+        The same shape, float32.
+
+    Raises:
+        ValueError: if the image is not larger than half the window.
+    """
+    reach = len(taps) // 2
+    if min(image.shape[-2:]) <= reach:
+        raise ValueError(
+            f"kernel: {len(taps)} taps are too wide for images of {image.shape[-2]}×{image.shape[-1]}; "
+            f"they need {reach + 1} pixels a side"
+        )
+    out = image.to(torch.float32)
+    for axis, pad in ((-1, (reach, reach, 0, 0)), (-2, (0, 0, reach, reach))):
+        length = out.shape[axis]
+        padded = F.pad(out, pad, mode="reflect")
+        out = padded.narrow(axis, reach, length) * taps[reach]
+        for left in range(reach):
+            pair = padded.narrow(axis, left, length) + padded.narrow(axis, 2 * reach - left, length)
+            out.add_(pair.mul_(taps[left]))
+    return out
+
+
+class GaussianBlur(Desensitizer):
+    """Blur the whole image with a Gaussian window (the paper's kernel sizes: 9 and 18).
+
+    An even kernel has no middle pixel: its k weights would move the image by half a pixel, which puts
+    blurred and clean faces out of line, spoils dSSIM, and is why OpenCV refuses it. It keeps the sigma of
+    its own k and is cut off at k + 1 weights, which are centred; at 18 the two
+    outermost weights come to 0.3 %.
+
+    Args:
+        kernel: width of the window in pixels, at least 2.
+        sigma: standard deviation in pixels; None takes OpenCV's rule, 0.3·((kernel − 1)/2 − 1) + 0.8, which
+            gives 1.7 for 9 and 3.05 for 18.
+
+    Raises:
+        ValueError: on a kernel or sigma out of range, and for images not larger than half the window.
+
+    Source: On Mask-based Image Set Desensitization with Recognition Support, figure 7; OpenCV's
+    `getGaussianKernel` for sigma. Edges as OpenCV's BORDER_REFLECT_101.
+    """
+
+    def __init__(self, kernel: int = 9, sigma: float | None = None) -> None:
+        super().__init__()
+        self.taps = gaussian_taps(kernel, sigma)
+        self.kernel, self.sigma = kernel, default_sigma(kernel) if sigma is None else sigma
+
+    def veil(self, image: Tensor) -> Tensor:
+        """Blur images `[B,3,H,W]` float in [0,1]; the same shape and range, float32."""
+        return blur(image, self.taps).clamp_(0, 1)
+
+    def describe(self) -> dict[str, object]:
+        """Return method, kernel as asked, number of weights, and sigma in pixels."""
+        return super().describe() | {"kernel": self.kernel, "taps": len(self.taps), "sigma": self.sigma}
+
+
+class CentreBlur(Desensitizer):
+    """Blur a centred rectangle and leave the rest; no pixel is hidden, so there is no mask.
+
+    Pixels near the rectangle's edge are blurred with their true neighbours on both sides.
+
+    Args:
+        fraction: share of each side that the rectangle takes, in (0, 1); 0.5 is a quarter of the pixels.
+        kernel: as for `GaussianBlur`.
+        sigma: as for `GaussianBlur`.
+
+    Raises:
+        ValueError: on a fraction, kernel or sigma out of range, and for images not larger than half the
+            window.
+    """
+
+    def __init__(self, fraction: float = 0.5, kernel: int = 18, sigma: float | None = None) -> None:
+        super().__init__()
+        check_fraction(fraction)
+        self.fraction, self.blur = fraction, GaussianBlur(kernel, sigma)
+
+    def veil(self, image: Tensor) -> Tensor:
+        """Blur the centre of images `[B,3,H,W]` float in [0,1]; the same shape and range, float32."""
+        rows, columns = centre_box((image.shape[-2], image.shape[-1]), self.fraction)
+        veiled = image.to(torch.float32, copy=True)
+        veiled[..., rows, columns] = self.blur.veil(image)[..., rows, columns]
+        return veiled
+
+    def describe(self) -> dict[str, object]:
+        """Return method, fraction, and the blur's kernel, weights and sigma."""
+        return self.blur.describe() | super().describe() | {"fraction": self.fraction}

@@ -1,0 +1,96 @@
+"""Hiding a centred rectangle."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_app.batch import Batch, Moment
+from lightning_app.desensitize.base import Desensitizer
+from lightning_app.masks.io import mask_hash, mask_ratio
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise ValueError unless the fraction lies in (0, 1)."""
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"fraction: {fraction} is not in (0, 1), the share of each side that the centre takes"
+        )
+
+
+def centre_box(size: tuple[int, int], fraction: float) -> tuple[slice, slice]:
+    """Return rows and columns of the centred rectangle.
+
+    Each side is `round(fraction · side)`, at least 1 pixel and at least 1 less than the image; where it
+    cannot be centred, it lies half a pixel up and to the left.
+
+    Args:
+        size: (height, width) in pixels.
+        fraction: share of each side, in (0, 1).
+    """
+    slices = []
+    for side in size:
+        taken = max(1, min(side - 1, round(fraction * side)))
+        first = (side - taken) // 2
+        slices.append(slice(first, first + taken))
+    return slices[0], slices[1]
+
+
+class CentreBlock(Desensitizer):
+    """Hide a centred rectangle: its pixels are exactly 0, and the batch gets the mask `[1,1,H,W]`.
+
+    Args:
+        fraction: share of each side that the rectangle takes, in (0, 1); 0.5 hides a quarter of the pixels.
+
+    Raises:
+        ValueError: on a fraction out of range.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, fraction: float = 0.5) -> None:
+        super().__init__()
+        check_fraction(fraction)
+        self.fraction = fraction
+        self.register_buffer("mask", None, persistent=False)
+
+    def prepare(self, size: tuple[int, int]) -> Tensor:
+        """Return the mask `[1,1,H,W]` for images of (height, width), made anew when the size changes."""
+        if self.mask is None or tuple(self.mask.shape[-2:]) != size:
+            rows, columns = centre_box(size, self.fraction)
+            mask = torch.ones(1, 1, *size)
+            mask[..., rows, columns] = 0
+            self.mask = mask
+        return self.mask
+
+    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+        """Hide the centre of a batch.
+
+        Args:
+            batch: `image [B,3,H,W]` float in [0,1]; other entries are passed on.
+            moment: not used, nothing is drawn.
+
+        Returns:
+            A new dict: `image` with hidden pixels 0, `mask [1,1,H,W]`, `mask_index [B]` zeros.
+        """
+        image = batch["image"]
+        with torch.inference_mode(
+            False
+        ):  # the first batch may be a validation's, the mask serves training too
+            if self.prepare((image.shape[-2], image.shape[-1])).device != image.device:
+                self.to(image.device)
+        veiled = super().forward(batch, moment)
+        veiled["mask"] = self.mask
+        return veiled
+
+    def veil(self, image: Tensor) -> Tensor:
+        """Hide the centre of images `[B,3,H,W]` float in [0,1]; the same shape and range."""
+        return image * self.prepare((image.shape[-2], image.shape[-1])).to(image.device)
+
+    def describe(self) -> dict[str, object]:
+        """Return method and fraction, and, once images were seen, the mask's size, hash and mask ratio."""
+        about = super().describe() | {"fraction": self.fraction}
+        if self.mask is not None:
+            size = list(self.mask.shape[-2:])
+            about |= {"size": size, "mask_hash": mask_hash(self.mask), "mask_ratio": mask_ratio(self.mask[0])}
+        return about

@@ -1,0 +1,221 @@
+"""Hiding pixels under masks: one for the whole set, one per batch, or one per image."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_app import draws
+from lightning_app.batch import Batch, Moment
+from lightning_app.desensitize.base import Desensitizer
+from lightning_app.masks.bits import Size, as_size, pack_masks, size_text, unpack_masks
+from lightning_app.masks.freeform import Brush, check_ratio, freeform_masks
+from lightning_app.masks.io import bits_hash, bits_ratio, draw_hint, load_mask
+from lightning_app.masks.levels import Hidden, Level, MaskLevels, find_masks
+
+_SALT = 0x6D61736B  # "mask": names the draw, so that others with the same seed differ
+_SOURCES = ("mask", "folder", "freeform")
+_CHUNK = 256  # free-form masks drawn and packed at a time
+
+
+class MaskOut(Desensitizer):
+    """Multiply images by masks: hidden pixels are exactly 0, visible ones stay as they are (x̃ = x ⊙ m).
+
+    The masks come from one file, a folder of foreign masks, or the free-form generator; give exactly one of
+    `mask`, `folder`, `freeform`. A single mask is shared by all images. Of several, one is drawn per batch
+    or per image: per batch as a function of (seed, step), per image of (seed, epoch, index).
+
+    Outside training every image has its own mask whatever `draw` says, as a function of (seed, epoch,
+    index), so that a validation does not depend on the batch size or on the order of images. Outside
+    training means: the module is in `eval()`, or `forward` is given no moment.
+
+    Args:
+        mask: a mask file, a PNG of 0 (hidden) and 255 (visible).
+        folder: a folder of PNG masks of any size, see `MaskLevels`.
+        freeform: the range (low, high) of mask ratios of free-form masks, such as [0.74, 0.78].
+        draw: one mask per `batch` or per `image` while training.
+        levels: of a folder, use only masks with low < mask ratio <= high for one of these (low, high).
+        hidden: of a folder, the colour that hides: `white` in NVIDIA's test masks.
+        count: how many free-form masks to draw; 1 is one mask for the whole set.
+        seed: free-form masks are a function of it.
+        brush: the five hyper-parameters of free-form masks, and which way strokes count.
+        size: side or (height, width) of the images in pixels. Left out: a file's own size; for a folder or
+            free-form masks, the size of the first batch.
+
+    Raises:
+        FileNotFoundError: if the file or folder is not there.
+        ValueError: if not exactly one source is given, an argument is out of range, or the masks do not fit
+            the images; see also `load_mask`, `MaskLevels`, `freeform_masks`.
+
+    Source: On Mask-based Image Set Desensitization with Recognition Support, section 3.1; levels: section
+    4.2.
+    """
+
+    mask: Tensor | None  # [1,1,H,W] float32, where there is one mask
+    bits: Tensor | None  # [N, ceil(H·W/8)] uint8, where there are several
+
+    def __init__(
+        self,
+        mask: str | Path | None = None,
+        folder: str | Path | None = None,
+        freeform: tuple[float, float] | None = None,
+        draw: Literal["batch", "image"] = "batch",
+        levels: list[Level] | None = None,
+        hidden: Hidden = "white",
+        count: int = 1,
+        seed: int = 0,
+        brush: Brush | None = None,
+        size: Size | None = None,
+    ) -> None:
+        super().__init__()
+        given = [
+            name for name, value in zip(_SOURCES, (mask, folder, freeform), strict=True) if value is not None
+        ]
+        if len(given) != 1:
+            raise ValueError(
+                f"MaskOut: give exactly one of mask, folder and freeform, not {', '.join(given) or 'none'}"
+            )
+        if draw not in ("batch", "image"):
+            raise ValueError(f"draw: {draw!r} is neither 'batch' nor 'image'")
+        if folder is None and levels is not None:
+            raise ValueError(f"levels: choose among the masks of a folder, but {given[0]} was given")
+        if folder is not None:
+            find_masks(Path(folder))  # without a size they are read with the first batch: too late for a typo
+        if count < 1:
+            raise ValueError(f"count: {count} is not a positive number of masks")
+        self.source, self.draw = given[0], draw
+        self.path = Path(mask or folder or "")
+        self.freeform = None if freeform is None else check_ratio(freeform, "freeform")
+        self.levels, self.hidden = levels, hidden
+        self.count, self.seed, self.brush = count, seed, brush or Brush()
+        self.size: tuple[int, int] | None = None
+        self.register_buffer("mask", None, persistent=False)
+        self.register_buffer("bits", None, persistent=False)
+        self._hash, self._ratios = "", torch.empty(0)
+        if mask is not None or size is not None:
+            self.prepare(None if size is None else as_size(size))
+
+    def prepare(self, size: tuple[int, int] | None) -> None:
+        """Read or draw the masks for images of this size, or, where that is done, check that they fit.
+
+        `forward` calls it with every batch; call it earlier to have errors early.
+
+        Args:
+            size: (height, width) of the images; None, for a mask file alone, is the file's own.
+
+        Raises:
+            ValueError: if the masks have another size; see also the class.
+        """
+        if self.size is not None:
+            if size is not None and size != self.size:
+                raise ValueError(self._misfit(size))
+            return
+        if self.source == "mask":
+            one = load_mask(self.path, size)
+            self._keep(pack_masks(one), (one.shape[-2], one.shape[-1]))
+        elif size is None:
+            raise ValueError(
+                f"size: say for images of which size the masks of {self.source} are, such as 112"
+            )
+        elif self.source == "folder":
+            self._keep(MaskLevels(self.path, size, self.levels, self.hidden).bits, size)
+        else:
+            generator = torch.Generator().manual_seed(self.seed)
+            chunks = [min(_CHUNK, self.count - done) for done in range(0, self.count, _CHUNK)]
+            drawn = [
+                freeform_masks(n, size, self.freeform, **asdict(self.brush), generator=generator)
+                for n in chunks
+            ]
+            self._keep(torch.cat([pack_masks(masks) for masks in drawn]), size)
+
+    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+        """Hide pixels of a batch.
+
+        Args:
+            batch: `image [B,3,H,W]` float in [0,1], `index [B]`; other entries are passed on.
+            moment: what the draws are a function of; None, as in `eval()`, draws per image.
+
+        Returns:
+            A new dict: `image` with hidden pixels 0, `mask` `[1,1,H,W]` with `mask_index` of zeros, or, where
+            every image has its own, `[B,1,H,W]` with `mask_index` 0 … B−1.
+
+        Raises:
+            ValueError: if masks and images differ in size; see also the class.
+        """
+        image = batch["image"]
+        with torch.inference_mode(
+            False
+        ):  # the first batch may be a validation's, the masks serve training too
+            self.prepare((image.shape[-2], image.shape[-1]))
+            kept = self.mask if self.bits is None else self.bits
+            if kept is not None and kept.device != image.device:
+                self.to(image.device)
+        mask = self._draw(batch["index"], moment, image.device)
+        veiled = batch.copy()
+        veiled["image"] = image * mask
+        veiled["mask"] = mask
+        veiled["mask_index"] = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+        if len(mask) > 1:
+            veiled["mask_index"] = torch.arange(len(image), device=image.device)
+        return veiled
+
+    def describe(self) -> dict[str, object]:
+        """Return the method, where its masks come from and, once they are read or drawn, hash and mask ratio.
+
+        Of several masks, `mask_ratio` is the mean and `mask_ratio_range` the lowest and highest. File and
+        folder are given by name only, without the path to them.
+        """
+        about: dict[str, object] = {"method": type(self).__name__}
+        if self.freeform is None:
+            about[self.source] = self.path.name
+        else:
+            about |= {"freeform": list(self.freeform), "count": self.count, "seed": self.seed}
+            about |= {"brush": asdict(self.brush)}
+        if self.source == "folder":
+            about |= {"levels": None if self.levels is None else [list(level) for level in self.levels]}
+            about |= {"hidden": self.hidden}
+        if self.source != "mask":
+            about["draw"] = self.draw
+        if self.size is not None:
+            about |= {"size": list(self.size), "masks": len(self._ratios), "mask_hash": self._hash}
+            about["mask_ratio"] = float(self._ratios.mean())
+            if len(self._ratios) > 1:
+                about["mask_ratio_range"] = [float(self._ratios.min()), float(self._ratios.max())]
+        return about
+
+    def _keep(self, bits: Tensor, size: tuple[int, int]) -> None:
+        self.size, self._hash, self._ratios = size, bits_hash(bits, size), bits_ratio(bits, size)
+        if len(bits) == 1:
+            self.mask = unpack_masks(bits, size)
+        else:
+            self.bits = bits
+
+    def _draw(self, index: Tensor, moment: Moment | None, device: torch.device) -> Tensor:
+        """Return the batch's masks, `[1,1,H,W]` or `[B,1,H,W]`, without waiting for the device."""
+        if self.bits is None:
+            assert self.mask is not None, "prepare came before"
+            return self.mask
+        now = moment or Moment()
+        if self.draw == "batch" and self.training and moment is not None:
+            counter = torch.zeros(1, dtype=torch.int64, device=device)
+            choice = draws.integers(counter, len(self.bits), _SALT, now.seed, now.step)
+        else:
+            choice = draws.integers(index, len(self.bits), _SALT, now.seed, now.epoch)
+        assert self.size is not None
+        return unpack_masks(self.bits.index_select(0, choice), self.size)
+
+    def _misfit(self, size: tuple[int, int]) -> str:
+        assert self.size is not None
+        have, need = size_text(self.size), size_text(size)
+        if self.source == "mask":
+            return (
+                f"mask {self.path} is {have}, the images are {need} (height×width): "
+                f"{draw_hint(self.path, size)}, or set the images' size to the mask's"
+            )
+        return (
+            f"size: the masks of {self.source} were made at {have}, the images are {need}; set size to theirs"
+        )

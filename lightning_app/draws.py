@@ -1,0 +1,76 @@
+"""Random draws as a pure function of counters, whole batches at once, the same on every device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    # torch's >> on int64 is arithmetic; the mask makes it the logical shift the hash needs
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _splitmix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX1
+    x = (x ^ _shift_right(x, 27)) * _MIX2
+    return x ^ _shift_right(x, 31)
+
+
+def hashed(counter: Tensor, *keys: int) -> Tensor:
+    """Hash counters and keys to 64 uniform bits (splitmix64's finaliser, applied once per key).
+
+    Args:
+        counter: int64, any shape: what differs within a batch, such as the image's index.
+        keys: integers that are the same for the whole batch: a salt naming the draw, seed, epoch, step.
+
+    Returns:
+        int64 of the counter's shape.
+
+    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    state = torch.zeros_like(counter)
+    for key in keys:
+        wrapped = ((key + 2**63) % 2**64) - 2**63  # any Python integer folded into int64
+        state = _splitmix((state ^ wrapped) + _GOLDEN)
+    return _splitmix((state ^ counter) + _GOLDEN)
+
+
+def uniform(counter: Tensor, *keys: int) -> Tensor:
+    """Draw float32 uniforms in [0, 1) as a function of (counter, keys) alone.
+
+    Args:
+        counter: int64, any shape.
+        keys: integers that are the same for the whole batch.
+
+    Returns:
+        float32 of the counter's shape, multiples of 2⁻²⁴.
+    """
+    return _shift_right(hashed(counter, *keys), 40).to(torch.float32) * 2.0**-24
+
+
+def integers(counter: Tensor, high: int, *keys: int) -> Tensor:
+    """Draw int64 in [0, high) as a function of (counter, keys) alone.
+
+    Args:
+        counter: int64, any shape.
+        high: exclusive upper bound, at least 1 and far below 2⁶³ (the modulo's bias is then nil).
+        keys: integers that are the same for the whole batch.
+
+    Returns:
+        int64 of the counter's shape.
+    """
+    return _shift_right(hashed(counter, *keys), 1) % high
+
+
+def seed_from(*keys: int) -> int:
+    """Fold keys into one seed in [0, 2⁶³) for a `torch.Generator`.
+
+    Args:
+        keys: integers, for example (salt, seed, step).
+    """
+    return int(_shift_right(hashed(torch.zeros(1, dtype=torch.int64), *keys), 1).item())

@@ -1,0 +1,203 @@
+"""Masks on disk: a one-channel PNG of 0 (hidden) and 255 (visible) with its facts in a JSON beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_app.masks.bits import Array, Size, as_array, as_size, pack_masks, size_text
+
+# What Pillow raises for files that are no image, broken, cut short or absurdly large.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(
+    axis=1, dtype=np.uint8
+)  # [256] bits set
+
+
+def draw_hint(path: str | Path, size: Size | None = None) -> str:
+    """Return the command that draws a mask of this size to this path, for error messages."""
+    height, width = as_size(size if size is not None else 224)
+    if height != width:
+        return f"draw one with lightning_app.masks.freeform_masks(1, ({height}, {width})) and save_mask"
+    return f"draw one with `python main.py draw-mask --ratio 0.74 0.78 --size {height} --output {path}`"
+
+
+def load_mask(path: str | Path, size: Size | None = None) -> Tensor:
+    """Read a mask file.
+
+    Args:
+        path: a one-channel PNG of 0 (hidden) and 255 (visible).
+        size: side or (height, width) it must have; None takes it as it is.
+
+    Returns:
+        `[1,H,W]` float32, 1 = visible, 0 = hidden.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be decoded, has another size, several channels or grey values, hides every
+            pixel or none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"mask {path} is a folder: name one PNG file, or give the folder as `folder`")
+    if not path.exists():
+        raise FileNotFoundError(f"mask {path}: no such file; {draw_hint(path, size)}")
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except DECODE_ERRORS as error:
+        raise ValueError(f"mask {path} cannot be decoded ({error}); {draw_hint(path, size)}") from error
+    if picture.mode not in ("1", "L"):
+        channels = len(picture.getbands())
+        found = f"{channels} channels (mode {picture.mode})" if channels > 1 else f"mode {picture.mode}"
+        raise ValueError(
+            f"mask {path} has {found}: a mask is an 8-bit one-channel PNG of 0 and 255; "
+            f"save it as grey, or {draw_hint(path, size)}"
+        )
+    pixels: Array = np.asarray(picture.convert("L"), dtype=np.uint8)
+    if size is not None and pixels.shape != as_size(size):
+        raise ValueError(
+            f"mask {path} is {size_text(pixels.shape)}, {size_text(size)} is needed (height×width): "
+            f"{draw_hint(path, size)}, or set the images' size to the mask's"
+        )
+    grey = ~np.isin(pixels, (0, 255))
+    if grey.any():
+        seen = ", ".join(str(value) for value in np.unique(pixels[grey])[:3])
+        raise ValueError(
+            f"mask {path} has {int(grey.sum())} of {pixels.size} pixels that are neither 0 nor 255 "
+            f"(such as {seen}): threshold it, or {draw_hint(path, size)}"
+        )
+    _refuse_empty(pixels, f"mask {path}", draw_hint(path, size))
+    return torch.from_numpy(pixels // 255).to(torch.float32).unsqueeze(0)
+
+
+def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
+    """Write a mask as PNG and, beside it, what is known of it as `NAME.json`; each file atomically.
+
+    The JSON holds `mask_ratio`, `size` (height, width), `mask_hash` (SHA-256 of the pixels, the
+    same on every machine), `file_hash` (SHA-256 of the PNG's bytes) and the facts given.
+
+    Args:
+        mask: `[H,W]`, `[1,H,W]` or `[1,1,H,W]`, 1 = visible, 0 = hidden.
+        path: where to, ending in `.png`; its folder is made where it is missing; a file there is replaced.
+        facts: anything JSON can hold: how it was made, seed, objective.
+
+    Raises:
+        ValueError: on values other than 0 and 1, several masks, a mask that hides all or nothing, a path that
+            does not end in `.png`, or facts that JSON cannot hold or that bear one of the names above.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path: {path} does not end in .png, and masks are saved as PNG")
+    array = as_array(mask)
+    if len(array) != 1:
+        raise ValueError(f"mask: {len(array)} masks do not fit one file; save them one by one")
+    _refuse_empty(array[0] * np.uint8(255), "mask", "it would protect or teach nothing")
+    buffer = io.BytesIO()
+    Image.fromarray(array[0] * np.uint8(255)).save(buffer, format="PNG")
+    own: dict[str, object] = {
+        "mask_ratio": mask_ratio(mask.reshape(mask.shape[-2:])),
+        "size": list(array.shape[1:]),
+        "mask_hash": mask_hash(mask),
+        "file_hash": hashlib.sha256(buffer.getvalue()).hexdigest(),
+    }
+    if taken := sorted(own.keys() & facts.keys()):
+        raise ValueError(f"facts: {', '.join(taken)} is measured from the mask; leave it out")
+    try:
+        sidecar = json.dumps(own | facts, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"facts: JSON cannot hold them ({error})") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, buffer.getvalue())
+    _write(path.with_suffix(".json"), sidecar.encode() + b"\n")
+
+
+def mask_ratio(mask: Tensor) -> float | Tensor:
+    """Return hidden pixels / all pixels (the paper's P, formula 2, as the hidden share).
+
+    Args:
+        mask: one mask `[H,W]` or `[1,H,W]`, or a batch `[N,1,H,W]`; 1 = visible, 0 = hidden.
+
+    Returns:
+        A float in [0,1] for one mask; for a batch, whatever its N, `[N]` float32 on the mask's device.
+
+    Raises:
+        ValueError: on another shape, or values other than 0 and 1.
+    """
+    ratios = bits_ratio(pack_masks(mask), _size_of(mask))
+    return float(ratios[0]) if mask.ndim < 4 else ratios.to(mask.device, torch.float32)
+
+
+def mask_hash(mask: Tensor) -> str:
+    """Return the SHA-256 of masks: of `N×H×W` in ASCII, then of their packed bits (`pack_masks`).
+
+    It depends on the pixels alone, not on dtype, device or how a PNG was compressed; `[H,W]`, `[1,H,W]` and
+    `[1,1,H,W]` of the same pixels hash alike.
+
+    Args:
+        mask: `[H,W]`, `[1,H,W]` or `[N,1,H,W]`, 1 = visible, 0 = hidden.
+
+    Raises:
+        ValueError: on another shape, or values other than 0 and 1.
+    """
+    return bits_hash(pack_masks(mask), _size_of(mask))
+
+
+def bits_hash(bits: Tensor, size: Size) -> str:
+    """Return what `mask_hash` returns for the masks that were packed to these bits.
+
+    Args:
+        bits: `[N, ceil(H·W/8)]` uint8.
+        size: side or (height, width) of the masks.
+    """
+    height, width = as_size(size)
+    return hashlib.sha256(f"{len(bits)}x{height}x{width}".encode() + bits.cpu().numpy().tobytes()).hexdigest()
+
+
+def bits_ratio(bits: Tensor, size: Size) -> Tensor:
+    """Return the mask ratios of the masks that were packed to these bits.
+
+    Args:
+        bits: `[N, ceil(H·W/8)]` uint8; bits beyond the last pixel are 0.
+        size: side or (height, width) of the masks.
+
+    Returns:
+        `[N]` float64 on the CPU.
+    """
+    height, width = as_size(size)
+    visible = _ONES[bits.cpu().numpy()].sum(axis=1, dtype=np.int64)
+    return torch.from_numpy((height * width - visible) / (height * width))
+
+
+def _refuse_empty(pixels: Array, name: str, advice: str) -> None:
+    if not pixels.any():
+        raise ValueError(f"{name} hides every pixel (all 0): nothing is left to recognise; {advice}")
+    if pixels.all():
+        raise ValueError(f"{name} hides no pixel (all 255): the images would stay as they are; {advice}")
+
+
+def _size_of(mask: Tensor) -> tuple[int, int]:
+    return int(mask.shape[-2]), int(mask.shape[-1])
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private to the user
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,6 @@
+"""LightningModules, one per system of the paper."""
+
+from lightning_app.models.resnet import ResNet, ResNetMask
+from lightning_app.models.resnet_fsm import ResNetFSM
+
+__all__ = ["ResNet", "ResNetFSM", "ResNetMask"]

@@ -1,0 +1,186 @@
+"""What the three recognisers share: loss, optimiser, schedule, head, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_app.batch import Batch
+from lightning_app.models.schedule import Schedule, lr_factor
+from lightning_app.networks import Backbone
+from lightning_app.networks.backbone import BackboneName
+
+log = logging.getLogger("faceveil")
+
+
+class Recogniser(L.LightningModule):
+    """A backbone and a classification head, trained with cross-entropy; base of the public models.
+
+    Args:
+        backbone: torchvision's network.
+        num_classes: identities of the training set; comes from the data in `fit` and from the checkpoint
+            otherwise, so it is never written in a config.
+        input_size: height and width of the images; comes from the data.
+        in_channels: channels of the images; comes from the desensitizer.
+        lr: learning rate at its highest (paper, 4.1: 0.01).
+        momentum: of SGD (paper, 4.1: 0.9).
+        nesterov: whether SGD looks ahead.
+        weight_decay: on convolution and linear weights; biases and batch norms are spared.
+        label_smoothing: share of the target spread over all identities, 0 … 1.
+        schedule: `step` (÷10 at 50, 70 and 90 % of all steps; paper, 4.1), `one_cycle`, `cosine`, `constant`.
+        warmup: share of the run, 0 … 1, over which the rate rises.
+        dropout: on the embedding before the head, 0 … 1.
+        channels_last: keep images and weights in NHWC, which is faster on most devices.
+        compile: run the backbone through `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneName = "resnet34",
+        num_classes: int | None = None,
+        input_size: int = 224,
+        in_channels: int = 3,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        schedule: Schedule = "step",
+        warmup: float = 0.0,
+        dropout: float = 0.0,
+        channels_last: bool = True,
+        compile: bool = False,  # the name users know from torch
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
+        self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
+        self.schedule, self.warmup = schedule, warmup
+        self.channels_last = channels_last
+        self.backbone = self.configure_backbone(backbone, input_size, in_channels)
+        self.dropout = nn.Dropout(dropout)
+        # A head of no classes is a placeholder: on_load_checkpoint builds the checkpoint's.
+        self.head = nn.Linear(self.backbone.dim, num_classes or 0) if num_classes else nn.Identity()
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
+        if compile:
+            self.backbone.compile()
+
+    def configure_backbone(self, backbone: BackboneName, input_size: int, in_channels: int) -> Backbone:
+        """Build the network; models that gate override this."""
+        return Backbone(backbone, input_size=input_size, in_channels=in_channels)
+
+    def embed(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
+        """Embed normalised images: the avgpool output, the head dropped (paper, 4.1).
+
+        Args:
+            image: `[B,C,H,W]`, normalised.
+            mask: `[M,1,H,W]`, 1 = visible; None means all visible.
+            mask_index: `[B]` int64 into the masks.
+
+        Returns:
+            `[B,D]` embeddings, not normalised.
+        """
+        if self.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        embedding: Tensor = self.backbone(image, mask, mask_index)
+        return embedding
+
+    def forward(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
+        """Return the logits `[B, num_classes]` of normalised images; arguments as in `embed`."""
+        logits: Tensor = self.head(self.dropout(self.embed(image, mask, mask_index)))
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch and log it with its accuracy."""
+        logits = self(batch["image"], batch["mask"], batch["mask_index"])
+        loss = F.cross_entropy(logits.float(), batch["identity"], label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        self.log("train/accuracy", _accuracy(logits, batch["identity"]), on_epoch=True, on_step=False,
+                 batch_size=len(logits), sync_dist=True)  # fmt: skip
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy of held-out images of training identities; an empty batch logs nothing."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and accuracy of held-out images of training identities; an empty batch logs nothing."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the embeddings `[B,D]` of a batch with their image numbers."""
+        embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
+        return {"embedding": embedding.float().cpu(), "index": batch["index"].cpu()}
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        if len(batch["image"]) == 0:  # a data set without held-out images, see FaceDataModule
+            return
+        logits = self(batch["image"], batch["mask"], batch["mask_index"])
+        size = len(logits)
+        loss = F.cross_entropy(logits.float(), batch["identity"])
+        self.log(f"{stage}/loss", loss, batch_size=size, sync_dist=True)
+        self.log(f"{stage}/accuracy", _accuracy(logits, batch["identity"]), batch_size=size, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
+        """Return SGD and the schedule over all steps of the run (paper, 4.1)."""
+        decayed = [p for p in self.parameters() if p.ndim > 1]
+        spared = [p for p in self.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}],
+            lr=self.lr, momentum=self.momentum, nesterov=self.nesterov,
+        )  # fmt: skip
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(step, total, self.schedule, self.warmup)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the head's size from the checkpoint and refuse another network's weights in one line.
+
+        Raises:
+            ValueError: the checkpoint holds another network, or (in `fit`) another number of identities.
+        """
+        state: dict[str, Tensor] = checkpoint["state_dict"]
+        mine = {k: tuple(v.shape) for k, v in self.backbone.state_dict().items()}
+        theirs = {
+            k.removeprefix("backbone."): tuple(v.shape) for k, v in state.items() if k.startswith("backbone.")
+        }
+        if mine != theirs:
+            wrong = sorted(set(mine.items()) ^ set(theirs.items()))
+            saved = checkpoint.get("hyper_parameters", {})
+            raise ValueError(
+                f"this checkpoint is of another network ({_described(saved)}; yours: {_described(self.hparams)}; "
+                f"{len({k for k, _ in wrong})} weights differ, the first is {wrong[0][0]}): use the config it was "
+                "trained with"
+            )
+        head = state.get("head.weight")
+        if head is None:
+            return
+        fitting = self._trainer is not None and self.trainer.training
+        if isinstance(self.head, nn.Linear) and len(head) != self.head.out_features:
+            if fitting:
+                raise ValueError(
+                    f"this checkpoint knows {len(head)} identities, the training set has "
+                    f"{self.head.out_features}: go on with the set it was trained on, or start anew with "
+                    "--overwrite"
+                )
+            log.info("The head has the checkpoint's %d identities.", len(head))
+        if not isinstance(self.head, nn.Linear) or len(head) != self.head.out_features:
+            self.head = nn.Linear(self.backbone.dim, len(head)).to(self.device)
+
+
+def _accuracy(logits: Tensor, identity: Tensor) -> Tensor:
+    target = identity if identity.ndim == 1 else identity.argmax(1)
+    return (logits.argmax(1) == target).float().mean()
+
+
+def _described(hparams: Any) -> str:
+    points = ", ".join(hparams.get("insertion_points") or ()) or "no FSM"
+    return f"{hparams.get('backbone', 'unknown')}, {points}, {hparams.get('input_size', '?')} px"

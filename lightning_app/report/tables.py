@@ -1,0 +1,106 @@
+"""Tables on the console and flat JSON on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import SupportsFloat, TypeAlias
+
+from rich import get_console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_app.report.files import write_atomically
+
+Scalar: TypeAlias = float | int | bool | str | None
+
+
+def print_table(
+    title: str,
+    rows: Sequence[Sequence[object]],
+    columns: Sequence[str],
+    *,
+    console: Console | None = None,
+) -> None:
+    """Print a table; the first column is aligned to the left, the others to the right.
+
+    Args:
+        title: the line above it.
+        rows: one sequence of cells per row; a cell is printed with `str`, floats with four digits.
+        columns: the head, one name per cell of a row.
+        console: where to; None is rich's global console.
+
+    Raises:
+        ValueError: a row has another number of cells than there are columns.
+    """
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD)
+    for number, name in enumerate(columns):
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(
+                f"rows: {list(row)} has {len(row)} cells for {len(columns)} columns {list(columns)}"
+            )
+        # Text, so that a square bracket in a cell is not read as rich's mark-up
+        table.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
+    (console or get_console()).print(table)
+
+
+def write_metrics(
+    path: str | Path, metrics: Mapping[str, SupportsFloat | str | None], *, merge: bool = False
+) -> dict[str, Scalar]:
+    """Write figures as one flat, sorted, strict JSON object, atomically.
+
+    A figure that is NaN or infinite becomes null: strict JSON has neither.
+
+    Args:
+        path: the file, usually `runs/<name>/metrics.json`.
+        metrics: log keys and their values: numbers, 0-dimensional tensors or arrays, strings or None.
+        merge: keep the keys that the file has and `metrics` lacks; a key in both takes the new value.
+
+    Returns:
+        What the file now holds.
+
+    Raises:
+        ValueError: a value is not a single figure, or the file to merge with is not a flat JSON object.
+    """
+    path = Path(path)
+    written = read_metrics(path) if merge and path.exists() else {}
+    written.update({key: _scalar(key, value) for key, value in metrics.items()})
+    write_atomically(path, json.dumps(written, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return written
+
+
+def read_metrics(path: str | Path) -> dict[str, Scalar]:
+    """Read what `write_metrics` wrote.
+
+    Args:
+        path: the JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a flat JSON object.
+    """
+    try:
+        metrics = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); move it away and measure again") from error
+    if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
+        raise ValueError(f"{path} is not a flat JSON object of figures; move it away and measure again")
+    return metrics
+
+
+def _scalar(key: str, value: SupportsFloat | str | None) -> Scalar:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"metrics[{key!r}] is {type(value).__name__}, not a single figure: {error}"
+        ) from error
+    return number if math.isfinite(number) else None

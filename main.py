@@ -1,0 +1,34 @@
+"""FaceVeil's command line: `python main.py fit --config demo.yaml`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a FaceVeil command.
+
+    Args:
+        args: the command line without the program's name; `sys.argv[1:]` by default.
+
+    Raises:
+        SystemExit: with a one-line message on stderr and a code other than 0 where the user can mend it;
+            FACEVEIL_TRACEBACK=1 shows where it arose instead.
+    """
+    from lightning_app.cli import run  # torch takes seconds to import: not before it is needed
+
+    try:
+        run(sys.argv[1:] if args is None else args)
+    except (ValueError, OSError) as error:
+        if os.environ.get("FACEVEIL_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

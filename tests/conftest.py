@@ -1,0 +1,35 @@
+"""What several folders of tests share: a drawn set on disk and the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from datamodules import DrawnFaces
+
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def drawn_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder tree of 6 drawn people with 8 images of 48 px each, and its pairs.txt (4 folds)."""
+    root = tmp_path_factory.mktemp("faces") / "drawn"
+    DrawnFaces(identities=6, images_per_identity=8, size=48, seed=1).write(root, count_per_class=6, folds=4)
+    return root
+
+
+@pytest.fixture
+def veil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command line, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*args: object) -> None:
+        from main import main
+
+        main([str(arg) for arg in args])
+
+    return run

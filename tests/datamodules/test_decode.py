@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from face_files import encoded, picture
+from PIL import Image
+
+from datamodules.decode import Crop, check_geometry, decode
+from datamodules.reader import BadImage
+
+
+def test_grey_keeps_one_channel() -> None:
+    assert decode(encoded(picture(0, "L")), None, 32, "x").shape == (1, 32, 32)
+    assert decode(encoded(picture(0, "RGB")), None, 32, "x").shape == (3, 32, 32)
+
+
+def test_sixteen_bit_grey_takes_the_upper_byte() -> None:
+    values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    pixels = decode(encoded(Image.fromarray(values), "PNG"), None, 64, "x")
+    np.testing.assert_array_equal(pixels[0], values // 256)
+
+
+def test_exif_orientation_is_not_applied() -> None:
+    image = picture(3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turned by a quarter
+    turned = decode(encoded(image, exif=exif), None, 32, "x")
+    np.testing.assert_array_equal(turned, decode(encoded(image), None, 32, "x"))
+
+
+def test_no_resize_where_the_crop_has_the_size() -> None:
+    image = picture(4, "L")
+    pixels = decode(encoded(image, "PNG"), (10, 5, 42, 37), 32, "x")
+    np.testing.assert_array_equal(pixels[0], np.asarray(image)[5:37, 10:42])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_truncated(kind: str) -> None:
+    data = encoded(picture(1), kind)
+    with pytest.raises(BadImage, match=r"^faces/a\.jpg: cannot be decoded \(.+\)$"):
+        decode(data[: len(data) // 2], None, 32, "faces/a.jpg")
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", encoded(picture(1), "GIF")])
+def test_no_image(data: bytes) -> None:
+    with pytest.raises(BadImage, match="x: cannot be decoded"):
+        decode(data, None, 32, "x")
+
+
+@pytest.mark.parametrize("crop", [51, (0, 0, 61, 50)])
+def test_crop_outside(crop: Crop) -> None:
+    with pytest.raises(BadImage, match=r"x: crop=.* does not lie within its 60×50 pixels"):
+        decode(encoded(picture(1)), crop, 32, "x")
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "message"),
+    [
+        (None, 0, "size=0"),
+        (0, 32, "crop=0"),
+        ((5, 0, 5, 9), 32, r"crop=\[5, 0, 5, 9\]"),
+        ((-1, 0, 5, 9), 32, r"crop=\[-1, 0, 5, 9\]"),
+    ],
+)
+def test_geometry(crop: Crop, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_geometry(crop, size)

@@ -1,0 +1,196 @@
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules import Augment, DrawnFaces, FaceDataModule, FolderFaces
+from datamodules.face import held_out
+from datamodules.reader import CachedReader
+from lightning_app.batch import Batch, Moment
+from lightning_app.desensitize import (
+    CentreBlock,
+    CentreBlur,
+    Desensitizer,
+    GaussianBlur,
+    Identity,
+    MaskOut,
+    Mosaic,
+)
+
+SIZE = 32
+DESENSITIZERS = [
+    Identity(),
+    MaskOut(freeform=(0.5, 0.8)),
+    MaskOut(freeform=(0.3, 0.8), count=8, draw="image"),
+    GaussianBlur(9),
+    GaussianBlur(18),
+    Mosaic(8),
+    Mosaic(5),
+    CentreBlock(),
+    CentreBlur(),
+]
+
+
+def faces(**more: int) -> DrawnFaces:
+    return DrawnFaces(identities=4, images_per_identity=6, size=SIZE, **more)
+
+
+def pixels(reader: DrawnFaces) -> Batch:
+    return reader.__getitems__(list(range(len(reader))))
+
+
+@pytest.mark.parametrize("desensitizer", DESENSITIZERS, ids=lambda d: str(d.describe()["method"]))
+def test_a_batch_made_on_the_fly_equals_the_one_read_back_from_saved_pngs(
+    desensitizer: Desensitizer, tmp_path: Path
+) -> None:
+    data = FaceDataModule(faces(), desensitizer)
+    desensitizer.eval()
+    batch = pixels(faces())
+    veiled = data.veiled(batch)
+    for i, image in enumerate(veiled["image"]):
+        folder = tmp_path / f"p{int(batch['identity'][i])}"
+        folder.mkdir(exist_ok=True)
+        array = (image * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(array).save(folder / f"{i:03d}.png")
+    released = FolderFaces(tmp_path, size=SIZE, cache_index=False)
+    back = released.__getitems__(list(range(len(released))))
+    # a released set hides nothing more; hiding again what is hidden changes nothing either
+    again = FaceDataModule(faces(), Identity()).veiled(back)
+    assert torch.equal(again["image"], veiled["image"])
+    augment, moment = Augment(rotate=5), Moment(1, 2)
+    both = [augment(data.veiled(batch), moment), augment(again | {"mask": veiled["mask"], "mask_index": veiled["mask_index"]}, moment)]  # type: ignore[typeddict-item]
+    assert torch.equal(both[0]["image"], both[1]["image"])
+    if veiled["mask"] is not None:
+        assert torch.equal(mask_of_each(both[0]), mask_of_each(both[1]))
+
+
+def mask_of_each(batch: Batch) -> Tensor:
+    assert batch["mask"] is not None
+    return batch["mask"][batch["mask_index"]]
+
+
+@pytest.mark.parametrize("desensitizer", [d for d in DESENSITIZERS if isinstance(d, (MaskOut, CentreBlock))], ids=str)
+def test_pixels_under_the_mask_change_nothing_downstream(desensitizer: Desensitizer) -> None:
+    desensitizer.eval()
+    data = FaceDataModule(faces(), desensitizer, augment=Augment(rotate=10, shift=0.1, light=0.2))
+    batch = pixels(faces())
+    hidden = mask_of_each(data.veiled(batch)) == 0
+    noise = torch.randint(0, 256, batch["image"].shape, dtype=torch.uint8)
+    other = batch.copy()
+    other["image"] = torch.where(hidden, noise, batch["image"])
+    assert not torch.equal(other["image"], batch["image"])
+    moment = Moment(0, 1)
+    ready = [data._normalised(data.augment(data.veiled(b), moment)) for b in (batch, other)]
+    assert torch.equal(ready[0]["image"], ready[1]["image"])
+
+
+def test_visible_pixels_pass_unchanged_and_on_the_uint8_grid() -> None:
+    data = FaceDataModule(faces(), MaskOut(freeform=(0.5, 0.8)))
+    batch = pixels(faces())
+    veiled = data.veiled(batch)
+    assert torch.equal((veiled["image"] * 255).to(torch.uint8), batch["image"] * mask_of_each(veiled).to(torch.uint8))
+    blurred = FaceDataModule(faces(), GaussianBlur(9)).veiled(batch)["image"]
+    assert torch.equal(blurred, (blurred * 255).round() / 255)
+
+
+def test_held_out_images_are_a_share_of_each_identity_and_never_all() -> None:
+    labels = torch.repeat_interleave(torch.arange(4), torch.tensor([1, 2, 10, 25]))
+    held = held_out(labels, 0.2, seed=3)
+    assert torch.bincount(labels[held], minlength=4).tolist() == [0, 0, 2, 5]
+    assert torch.equal(held, held_out(labels, 0.2, seed=3))
+    assert not torch.equal(held, held_out(labels, 0.2, seed=4))
+    most = held_out(labels, 0.99, seed=3)
+    assert (torch.bincount(labels[~most], minlength=4) >= 1).all()
+    assert not held_out(labels, 0.0, 3).any()
+
+
+def test_training_and_validation_images_are_disjoint_and_complete() -> None:
+    data = FaceDataModule(faces(), val_share=0.34)
+    data.setup("fit")
+    assert data._train is not None
+    assert data._val is not None
+    train = {data._train.number(i) for i in range(len(data._train))}
+    val = {data._val.number(i) for i in range(len(data._val))}
+    assert len(val) == 8
+    assert train | val == set(range(24))
+    assert not train & val
+    assert data._train.identities == data._val.identities
+
+
+def test_cached_images_are_the_readers() -> None:
+    reader = faces()
+    cached, plain = CachedReader(reader).__getitems__([3, 0, 17]), reader.__getitems__([3, 0, 17])
+    for key in ("image", "identity", "index"):
+        assert torch.equal(cached[key], plain[key])  # type: ignore[literal-required]
+
+
+def test_raw_samples_are_validation_images_and_the_same_every_time() -> None:
+    data = FaceDataModule(faces(), val_share=0.34)
+    data.setup("fit")
+    first = data.raw_samples(5)
+    assert first.shape == (5, 3, SIZE, SIZE)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, data.raw_samples(5))
+    assert data._val is not None
+    held = data._val.__getitems__(list(range(len(data._val))))["image"]
+    assert all((image == held).flatten(1).all(1).any() for image in first)
+    assert len(data.raw_samples(1000)) == 8
+
+
+def test_prepare_gives_clean_and_veiled_normalised_images() -> None:
+    data = FaceDataModule(faces(), MaskOut(freeform=(0.5, 0.8)), mean=0.5, std=0.25)
+    images = pixels(faces())["image"][:3]
+    clean, veiled = data.prepare(images, desensitize=False), data.prepare(images)
+    assert clean["mask"] is None
+    torch.testing.assert_close(clean["image"], (images / 255 - 0.5) / 0.25)
+    torch.testing.assert_close(veiled["image"], (images / 255 * mask_of_each(veiled) - 0.5) / 0.25)
+
+
+def test_a_missing_training_set_has_no_classes_and_only_fit_minds(tmp_path: Path) -> None:
+    data = FaceDataModule(FolderFaces(tmp_path / "nowhere", size=SIZE))
+    assert data.num_classes is None
+    assert data.size == SIZE
+    data.setup("validate")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        data.setup("fit")
+
+
+def test_bad_images_are_counted_named_once_and_refused_above_1_percent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for who in "ab":
+        (tmp_path / who).mkdir()
+        for i in range(100):
+            Image.new("L", (16, 16), color=i).save(tmp_path / who / f"{i}.png")
+    for i in range(3):
+        (tmp_path / "a" / f"{i}.png").write_bytes(b"no image")
+    data = FaceDataModule(FolderFaces(tmp_path, size=16, cache_index=False))
+    data.setup("fit")
+    assert data._train is not None
+    reader = data._train
+    data.on_before_batch_transfer(reader.__getitems__([0, 50]), 0)
+    data.on_before_batch_transfer(reader.__getitems__([0, 1]), 0)
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        data._warn_of_bad_images()
+        data._warn_of_bad_images()
+    assert len(caplog.records) == 1
+    assert "2 of 200 images cannot be decoded and were replaced" in caplog.text
+    assert "0.png" in caplog.text
+    with pytest.raises(ValueError, match=r"3 of 200 images cannot be decoded, more than 1%"):
+        data.on_before_batch_transfer(reader.__getitems__([2, 3]), 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"val_share": 1.0}, r"data\.val_share=1\.0"),
+        ({"batch_size": 0}, r"data\.batch_size=0"),
+        ({"std": 0.0}, r"data\.std=0\.0"),
+    ],
+)
+def test_out_of_range_is_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FaceDataModule(**arguments)  # type: ignore[arg-type]
