@@ -55,7 +55,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def _wait() -> None:
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
@@ -80,7 +80,8 @@ def interleaved(
     for _ in range(warmup):
         ours()
         peer()
-    mine, theirs = [], []
+    mine: list[float] = []
+    theirs: list[float] = []
     for repeat in range(repeats):
         turns = [(mine, ours), (theirs, peer)]
         for times, run in turns if repeat % 2 == 0 else reversed(turns):

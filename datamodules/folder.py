@@ -60,12 +60,17 @@ class FolderFaces(FaceReader):
         check_geometry(crop, size)
         check_counts(min_images, max_images)
         self.root, self.crop, self.size, self.on_bad_image = Path(root), crop, size, on_bad_image
+        self.people, self.min_images, self.max_images = people, min_images, max_images
+        self.cache_index = cache_index
+
+    def scan(self) -> None:
+        """List the tree, from the cache where it has not changed."""
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f"root={self.root}: no such folder (looked for one folder of images per identity); unpack "
                 "the set there or point to it with --data.reader.init_args.root"
             )
-        scan = TreeScan(self.root).get(cache_index)
+        scan = TreeScan(self.root).get(self.cache_index)
         folders = Names(scan["folders"], scan["folder_ends"])
         self._files = Names(scan["files"], scan["file_ends"])
         names = [folders[i] for i in range(len(folders))]
@@ -73,12 +78,11 @@ class FolderFaces(FaceReader):
         if not len(self._files):
             raise ValueError(_empty(self.root, names))
         among = counts > 0
-        if people is not None:
-            among &= np.isin(
-                names, read_people(people, {n for n, c in zip(names, counts, strict=True) if c}, self.root)
-            )
+        if self.people is not None:
+            filled = {n for n, c in zip(names, counts, strict=True) if c}
+            among &= np.isin(names, read_people(self.people, filled, self.root))
         self.identities, self.labels, self._at = select(
-            names, counts, among, min_images, max_images, str(self.root)
+            names, counts, among, self.min_images, self.max_images, str(self.root)
         )
 
     def read(self, index: int) -> Pixels:

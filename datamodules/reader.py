@@ -8,13 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import Self
 
 from lightning_app.batch import Batch
 
@@ -46,6 +47,29 @@ class FaceReader(Dataset[Batch], ABC):
     identities: list[str]
     labels: Tensor
     on_bad_image: OnBadImage = "replace"
+
+    def scan(self) -> None:
+        """Look through the set: set `identities`, `labels` and what else `read` needs.
+
+        A reader whose set is costly to look through, or may be absent, does it here and not when it is made:
+        `validate` makes the training set's reader for its size alone.
+
+        Raises:
+            FileNotFoundError, ValueError: the set cannot be used; the message says why.
+        """
+        raise AttributeError(f"{type(self).__name__} sets neither identities and labels nor overrides scan")
+
+    def open(self) -> Self:
+        """Look through the set now, rather than at the first need; see `scan` for what it raises."""
+        _ = self.labels
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # called only for what is not there yet; others (dunders while unpickling) are plainly absent
+        if name in ("identities", "labels"):
+            self.scan()
+            return self.__dict__[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @abstractmethod
     def read(self, index: int) -> Pixels:

@@ -64,23 +64,29 @@ class RecordIOFaces(FaceReader):
     ) -> None:
         check_geometry(crop, size)
         check_counts(min_images, max_images)
-        self.path, self.crop, self.size, self.on_bad_image = find_record(path), crop, size, on_bad_image
-        scan = RecordScan(self.path).get(cache_index)
+        self.path, self.crop, self.size, self.on_bad_image = Path(path), crop, size, on_bad_image
+        self.people, self.min_images, self.max_images = people, min_images, max_images
+        self.cache_index = cache_index
+        self._file: RecordFile | None = None
+
+    def scan(self) -> None:
+        """Read the labels, from the cache where the file has not changed."""
+        self.path = find_record(self.path)
+        scan = RecordScan(self.path).get(self.cache_index)
         names = [str(label) for label in scan["classes"].tolist()]
         among = np.ones(len(names), bool)
-        if people is not None:
-            among = np.isin(names, read_people(people, set(names), self.path))
+        if self.people is not None:
+            among = np.isin(names, read_people(self.people, set(names), self.path))
         self.identities, self.labels, at = select(
-            names, scan["counts"], among, min_images, max_images, str(self.path)
+            names, scan["counts"], among, self.min_images, self.max_images, str(self.path)
         )
         self._offsets: NDArray[np.int64] = scan["offsets"][at]
-        self._file: RecordFile | None = None
 
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
+        name = self.name(index)
         if self._file is None:
             self._file = RecordFile(self.path)
-        name = self.name(index)
         try:
             _, data = unpack(self._file.record(int(self._offsets[index])))
         except RecordError as error:

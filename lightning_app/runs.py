@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -23,7 +24,7 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
 
     Raises:
         FileNotFoundError: there is no such checkpoint; names the folder.
-        ValueError: the file is truncated or no checkpoint.
+        ValueError: the file is truncated, no checkpoint, or carries more than weights.
     """
     path = run_dir / LAST if ckpt_path == "last" else Path(ckpt_path)
     if not path.is_file():
@@ -37,12 +38,16 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"--ckpt_path {path}: the file is truncated or no checkpoint; take an earlier one")
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"--ckpt_path {path}: the file is damaged ({error}); take an earlier one") from error
-    if broken is not None:
-        raise ValueError(f"--ckpt_path {path}: the file is damaged ({broken}); take an earlier one")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"--ckpt_path {path}: holds more than weights and plain values (code, perhaps): refused"
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--ckpt_path {path}: the file is damaged ({reason}); take an earlier one") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"--ckpt_path {path}: not a Lightning checkpoint (no state_dict); take a run's last.ckpt")
     return path
 
 

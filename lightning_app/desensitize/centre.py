@@ -74,9 +74,8 @@ class CentreBlock(Desensitizer):
             A new dict: `image` with hidden pixels 0, `mask [1,1,H,W]`, `mask_index [B]` zeros.
         """
         image = batch["image"]
-        with torch.inference_mode(
-            False
-        ):  # the first batch may be a validation's, the mask serves training too
+        # the first batch may be a validation's, but the mask serves training too
+        with torch.no_grad():
             if self.prepare((image.shape[-2], image.shape[-1])).device != image.device:
                 self.to(image.device)
         veiled = super().forward(batch, moment)

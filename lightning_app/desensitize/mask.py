@@ -147,9 +147,8 @@ class MaskOut(Desensitizer):
             ValueError: if masks and images differ in size; see also the class.
         """
         image = batch["image"]
-        with torch.inference_mode(
-            False
-        ):  # the first batch may be a validation's, the masks serve training too
+        # the first batch may be a validation's, but the masks serve training too
+        with torch.inference_mode(False):
             self.prepare((image.shape[-2], image.shape[-1]))
             kept = self.mask if self.bits is None else self.bits
             if kept is not None and kept.device != image.device:

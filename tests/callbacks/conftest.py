@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
-from lightning.pytorch.loggers import Logger
 from tiny_run import MakeTrainer
+
+from callbacks import ProgressBar
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
         return L.Trainer(
             default_root_dir=tmp_path / "run", callbacks=list(callbacks), max_epochs=epochs, logger=logger,
             accelerator="cpu", enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0,
-            enable_progress_bar=any(hasattr(c, "clock") and hasattr(c, "refresh") for c in callbacks),
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             log_every_n_steps=1, **more,
         )  # fmt: skip
 
@@ -26,10 +26,9 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
 
 
 @pytest.fixture
-def no_wandb_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def no_wandb_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No key, no mode, no host: neither in the environment nor in a home folder."""
     for name in ("MODE", "API_KEY", "BASE_URL", "PROJECT", "IDENTITY_TOKEN_FILE", "NAME", "DIR", "SILENT"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
-    yield

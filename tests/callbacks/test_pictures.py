@@ -67,9 +67,7 @@ def test_drawn_faces_are_shown_and_logged(make_trainer: MakeTrainer) -> None:
     assert has_hidden_colour(recorder.images[0][1])
 
 
-@pytest.mark.parametrize(
-    "desensitizer", [Open(), LowerHalf(spared=True)], ids=["identity", "one face spared"]
-)
+@pytest.mark.parametrize("desensitizer", [Open(), LowerHalf(spared=True)], ids=["identity", "one spared"])
 @pytest.mark.parametrize("show_faces", [False, True])
 def test_unveiled_real_faces_are_never_logged(
     make_trainer: MakeTrainer, desensitizer: Open, show_faces: bool, caplog: pytest.LogCaptureFixture

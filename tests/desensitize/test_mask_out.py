@@ -175,10 +175,8 @@ def test_masks_first_used_in_a_validation_serve_training(batch: Batch) -> None:
         mask = veil(batch, Moment())["mask"]
         assert mask is not None
         weight = torch.ones(1, 1, 3, 3, requires_grad=True)
-        torch.nn.functional.conv2d(
-            mask, weight
-        ).sum().backward()  # raises on a tensor made for inference alone
-        assert weight.grad is not None
+        out = torch.nn.functional.conv2d(mask, weight)  # raises on a tensor made for inference alone
+        assert out.requires_grad
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

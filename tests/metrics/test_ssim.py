@@ -26,7 +26,7 @@ def test_ssim_agrees_with_torchmetrics(images: Images) -> None:
     assert (dssim(*images) - (1 - reference(*images))).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (1, 1, 6, 31), (3, 2, 224, 17), (2, 4, 400, 400)])
+@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (1, 1, 6, 31), (3, 2, 224, 17), (1, 2, 400, 400)])
 def test_ssim_agrees_with_torchmetrics_at_any_size(shape: tuple[int, ...]) -> None:
     # 400 px: one plane is more than a chunk; 6 px: the smallest that can be reflected
     a, b = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,75 @@
+"""Peak memory of `fit` against the number of images in the set, cache off: bound 200 bytes per image."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.timing import Row
+
+SMALL, LARGE = 2_000, 202_000
+_FIT = """
+import resource, sys
+from main import main
+main(["fit", "--config", sys.argv[1], "--runs", sys.argv[2]])
+print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+_CONFIG = """
+trainer: {{accelerator: cpu, max_steps: 4, logger: false, enable_model_summary: false}}
+model: {{class_path: lightning_app.models.ResNet, init_args: {{backbone: resnet18}}}}
+data:
+  class_path: datamodules.FaceDataModule
+  init_args:
+    batch_size: 8
+    reader: {{class_path: datamodules.FolderFaces, init_args: {{root: {root}, size: 32}}}}
+"""
+
+
+def _peak(images: int, folder: Path) -> int:
+    """Run `fit` for four steps on a tree of hard links to one image, in a process of its own: bytes."""
+    root = folder / f"tree{images}"
+    source = folder / "one.png"
+    if not source.exists():
+        Image.new("L", (32, 32), 128).save(source)
+    for who in range(100):
+        home = root / f"person_{who:04d}"
+        home.mkdir(parents=True)
+        for i in range(images // 100):
+            os.link(source, home / f"{i:06d}_01.png")
+    config = folder / f"c{images}.yaml"
+    config.write_text(_CONFIG.format(root=root))
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    peaks = []
+    for _ in range(2):  # the second finds the scan cached, as all but a first run do; the higher counts
+        done = subprocess.run(
+            [sys.executable, "-c", _FIT, str(config), str(folder / f"runs{len(peaks)}_{images}")],
+            capture_output=True, text=True, check=True, env=environment,
+        )  # fmt: skip
+        peaks.append(
+            int(next(line for line in done.stdout.splitlines() if line.startswith("PEAK")).split()[1])
+        )
+    return max(peaks)
+
+
+def measure(repeats: int = 1) -> list[Row]:
+    """Return one row whose figures are bytes per image, not seconds.
+
+    Args:
+        repeats: measured pairs of runs; the largest growth counts.
+    """
+    grown = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            small, large = _peak(SMALL, Path(folder)), _peak(LARGE, Path(folder))
+        grown.append((large - small) / (LARGE - SMALL))
+    note = f"bytes per image in peak memory, {SMALL} → {LARGE} images (the columns are GB of each peak)"
+    return [
+        Row(
+            "memory of fit per image", large / 1e9, small / 1e9, max(grown), min(grown), max(grown), 200, note
+        )
+    ]

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from face_files import MAGIC, encoded, framed, insightface_records, picture, record, write_records
+from torch.utils.data import DataLoader
+
+from datamodules.decode import decode
+from datamodules.recordio import RecordFile, RecordIOFaces, RecordScan
+from lightning_app.batch import Batch
+
+IMAGES = [(label, encoded(picture(i), "PNG")) for i, label in enumerate([0, 0, 0, 1, 2, 2, 7, 7, 7, 7])]
+
+
+def _expected(i: int, size: int = 20) -> torch.Tensor:
+    return torch.from_numpy(decode(IMAGES[i][1], None, size, "x").copy())
+
+
+def test_insightface(tmp_path: Path) -> None:
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+    reader = RecordIOFaces(tmp_path, size=20)
+    assert len(reader) == 10  # neither the header nor the four identities' records
+    assert reader.identities == ["0", "1", "2", "7"]
+    assert reader.labels.tolist() == [0, 0, 0, 1, 2, 2, 3, 3, 3, 3]
+    batch = reader.__getitems__([9, 0, 4])
+    for row, i in enumerate([9, 0, 4]):
+        assert torch.equal(batch["image"][row], _expected(i))
+    assert batch["identity"].tolist() == [3, 0, 2]
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("extended", [True, False])
+def test_plain_records_in_any_order(tmp_path: Path, index: bool, extended: bool) -> None:
+    order = [9, 0, 4, 1, 3, 2, 8, 7, 6, 5]
+    write_records(
+        tmp_path / "faces.rec", [record([IMAGES[i][0]], IMAGES[i][1], extended=extended) for i in order], index
+    )
+    reader = RecordIOFaces(tmp_path / "faces.rec", size=20)
+    assert reader.labels.tolist() == [0, 0, 0, 1, 2, 2, 3, 3, 3, 3]
+    found = reader.__getitems__(range(10))["image"]
+    for row, i in enumerate([0, 1, 2, 3, 4, 5, 9, 8, 7, 6]):  # the file's order within a label
+        assert torch.equal(found[row], _expected(i))
+
+
+def test_insightface_without_index(tmp_path: Path) -> None:
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES), index=False)
+    assert RecordIOFaces(tmp_path).labels.tolist() == [0, 0, 0, 1, 2, 2, 3, 3, 3, 3]
+
+
+def test_records_in_parts(tmp_path: Path) -> None:
+    """A payload that holds the magic number is cut there; one at an odd place is not."""
+    payloads = [
+        b"abcd" + MAGIC + b"efgh" + MAGIC + MAGIC + b"xy",
+        MAGIC,
+        b"a" + MAGIC + b"bcd",
+        b"",
+        b"plain" * 7,
+    ]
+    path = tmp_path / "parts.rec"
+    path.write_bytes(b"".join(map(framed, payloads)))
+    file = RecordFile(path)
+    offsets = file.walk()
+    assert [file.record(at) for at in offsets.tolist()] == payloads
+    assert file.record(0, most=9) == payloads[0][:9]
+    assert file.record(0, most=3) == payloads[0][:3]
+    file.close()
+
+
+def test_image_in_parts(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20), dtype=np.uint8)
+    from PIL import Image
+
+    image = Image.fromarray(noise)
+    # BMP-like raw bytes are no format of ours: a PNG comment carries the magic instead
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add(b"teSt", MAGIC * 4 + b"\0" + MAGIC * 4)
+    data = encoded(image, "PNG", pnginfo=info)
+    assert len(framed(record([0], data))) != len(record([0], data)) + 8 + -len(data) % 4
+    write_records(tmp_path / "train.rec", [record([0], data), record([1], data, key=0xCED7230A)])
+    batch = RecordIOFaces(tmp_path, size=20).__getitems__([0, 1])
+    assert torch.equal(batch["image"][1, 0], torch.from_numpy(noise))
+    assert torch.equal(batch["image"][0], batch["image"][1])
+
+
+def test_selection(tmp_path: Path) -> None:
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+    reader = RecordIOFaces(tmp_path, min_images=2, max_images=2, size=20)
+    assert reader.identities == ["0", "2", "7"]
+    assert reader.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(reader[5]["image"][0], _expected(7))
+    (tmp_path / "people.txt").write_text("7\n1\n")
+    assert RecordIOFaces(tmp_path, people=tmp_path / "people.txt").identities == ["1", "7"]
+    (tmp_path / "people.txt").write_text("7\n5\n")
+    with pytest.raises(ValueError, match="1 of 2 people have no images in .*: 5"):
+        RecordIOFaces(tmp_path, people=tmp_path / "people.txt").open()
+
+
+def test_labels_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "train.rec"
+    write_records(path, insightface_records(IMAGES))
+    scans: list[int] = []
+    plain = RecordScan._label
+    monkeypatch.setattr(RecordScan, "_label", lambda s, file, at: scans.append(at) or plain(s, file, at))
+    RecordIOFaces(tmp_path).open()
+    RecordIOFaces(tmp_path).open()
+    assert len(scans) == 10
+    write_records(path, insightface_records(IMAGES[:-1]))
+    assert len(RecordIOFaces(tmp_path)) == 9
+    os.utime(path, ns=(10**18, 10**18))
+    scans.clear()
+    RecordIOFaces(tmp_path).open()
+    assert len(scans) == 9
+
+
+def test_pickled_and_in_workers(tmp_path: Path) -> None:
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+    reader = RecordIOFaces(tmp_path, size=20)
+    expected = reader.__getitems__(range(10))["image"]  # the file is open when it is forked and pickled
+    assert torch.equal(pickle.loads(pickle.dumps(reader)).__getitems__(range(10))["image"], expected)
+    loader: DataLoader[Batch] = DataLoader(
+        reader, batch_size=3, num_workers=2, collate_fn=_as_is, multiprocessing_context="fork"
+    )
+    assert torch.equal(torch.cat([batch["image"] for batch in loader]), expected)
+
+
+def test_bad_image_is_replaced(tmp_path: Path) -> None:
+    images = [*IMAGES[:4], (2, b"\x89PNG broken"), *IMAGES[5:]]
+    write_records(tmp_path / "train.rec", insightface_records(images))
+    reader = RecordIOFaces(tmp_path, size=20)
+    batch = reader.__getitems__([4])
+    assert batch["bad"].tolist() == [4]
+    assert torch.equal(batch["image"][0], _expected(5))
+    with pytest.raises(ValueError, match=r"train\.rec\[identity 2, byte \d+\]: cannot be decoded"):
+        RecordIOFaces(tmp_path, on_bad_image="error").__getitems__([4]).open()
+
+
+class TestBadInput:
+    def test_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"path=.*: no such \.rec file .*init_args\.path"):
+            RecordIOFaces(tmp_path).open()
+        with pytest.raises(FileNotFoundError, match=r"no such \.rec file"):
+            RecordIOFaces(tmp_path / "none.rec").open()
+
+    def test_several_files(self, tmp_path: Path) -> None:
+        for name in ("a.rec", "b.rec"):
+            write_records(tmp_path / name, insightface_records(IMAGES))
+        with pytest.raises(FileNotFoundError, match=r"2 \.rec files, none of them train\.rec"):
+            RecordIOFaces(tmp_path).open()
+        write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+        assert len(RecordIOFaces(tmp_path)) == 10
+
+    @pytest.mark.parametrize("index", [True, False])
+    def test_truncated(self, tmp_path: Path, index: bool) -> None:
+        path = tmp_path / "train.rec"
+        write_records(path, [record([label], image) for label, image in IMAGES], index)
+        path.write_bytes(path.read_bytes()[:-500])
+        with pytest.raises(ValueError, match=r"^path=.*train\.rec: truncated: \d+ bytes, .*: fetch the file again$"):
+            RecordIOFaces(tmp_path).open()
+
+    def test_truncated_later(self, tmp_path: Path) -> None:
+        path = tmp_path / "train.rec"
+        write_records(path, [record([label], image) for label, image in IMAGES])
+        reader = RecordIOFaces(tmp_path, size=20)
+        path.write_bytes(path.read_bytes()[:-500])
+        batch = reader.__getitems__([9])
+        assert batch["bad"].tolist() == [9]
+        assert torch.equal(batch["image"][0], _expected(6))
+
+    @pytest.mark.parametrize("index", [True, False])
+    def test_no_recordio(self, tmp_path: Path, index: bool) -> None:
+        (tmp_path / "train.rec").write_bytes(b"something else altogether")
+        if index:
+            (tmp_path / "train.idx").write_text("0\t0\n")
+        with pytest.raises(ValueError, match="no RecordIO record at byte 0"):
+            RecordIOFaces(tmp_path).open()
+
+    def test_empty(self, tmp_path: Path) -> None:
+        (tmp_path / "train.rec").touch()
+        with pytest.raises(ValueError, match="has no records"):
+            RecordIOFaces(tmp_path).open()
+
+    @pytest.mark.parametrize("text", ["0\tzero\n", "0\n1\n", "0 0 0\n"])
+    def test_broken_index(self, tmp_path: Path, text: str) -> None:
+        write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+        (tmp_path / "train.idx").write_text(text)
+        with pytest.raises(ValueError, match=r"its index .*train\.idx is broken"):
+            RecordIOFaces(tmp_path).open()
+
+    def test_broken_chain(self, tmp_path: Path) -> None:
+        first = MAGIC + struct.pack("<I", 1 << 29 | 4) + b"abcd"
+        (tmp_path / "train.rec").write_bytes(first + framed(record([0], b"")))
+        with pytest.raises(ValueError, match="the record before byte 12 has no end"):
+            RecordIOFaces(tmp_path).open()
+
+    @pytest.mark.parametrize("label", [0.5, float("nan"), float("inf")])
+    def test_label(self, tmp_path: Path, label: float) -> None:
+        write_records(tmp_path / "train.rec", [record([label], IMAGES[0][1])])
+        with pytest.raises(ValueError, match="which is no class"):
+            RecordIOFaces(tmp_path).open()
+
+    def test_one_identity(self, tmp_path: Path) -> None:
+        write_records(tmp_path / "train.rec", insightface_records(IMAGES[:3]))
+        with pytest.raises(ValueError, match="1 of 1 identities left"):
+            RecordIOFaces(tmp_path).open()
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
