@@ -16,14 +16,14 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: with a one-line message on stderr and a code other than 0 where the user can mend it;
             FACEVEIL_TRACEBACK=1 shows where it arose instead.
     """
-    from lightning_app.cli import run  # torch takes seconds to import: not before it is needed
+    from lightning_app.cli import reason, run  # torch takes seconds to import: not before it is needed
 
     try:
         run(sys.argv[1:] if args is None else args)
     except (ValueError, OSError) as error:
         if os.environ.get("FACEVEIL_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {reason(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from datamodules.augment import Augment
 from datamodules.drawn import DrawnFaces
@@ -155,10 +153,10 @@ class FaceDataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, reader: FaceReader) -> DataLoader[Batch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        mine = torch.arange(rank, len(reader), world).split(self.batch_size)
-        return self._loader(reader, batch_sampler=[ids.tolist() for ids in mine])
+        mine = range(rank, len(reader), world)  # dealt without padding
+        return self._loader(reader, BatchSampler(mine, self.batch_size, drop_last=False))
 
-    def _loader(self, reader: FaceReader, batch_sampler: Any) -> DataLoader[Batch]:
+    def _loader(self, reader: FaceReader, batch_sampler: Sampler[list[int]]) -> DataLoader[Batch]:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             reader,
@@ -184,6 +182,8 @@ class FaceDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Veil, augment (in training) and normalise a batch on its device."""
         trainer = self.trainer
+        if len(batch["image"]) == 0:
+            return {**batch, "mask": None, "mask_index": batch["index"]}
         if trainer is None or not trainer.training:
             return self._normalised(self.veiled(batch))
         moment = Moment(self.seed, trainer.current_epoch, trainer.global_step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def run(args: list[str]) -> None:
         ValueError, OSError: something the user can mend, in one line.
     """
     set_up_logging()
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # Lightning's own
     torch.set_float32_matmul_precision("high")
     if args and args[0] in COMMANDS:
         COMMANDS[args[0]](args[1:])
@@ -144,6 +146,13 @@ def run(args: list[str]) -> None:
         )
     finally:
         sys.argv = previous
+
+
+def reason(error: BaseException) -> str:
+    """Dig out what went wrong: jsonargparse wraps an error of a class in one about the type it was tried as."""
+    while str(error).startswith("Does not validate against any of the Union") and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
 
 
 def set_up_logging() -> None:

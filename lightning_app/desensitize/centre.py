@@ -75,7 +75,7 @@ class CentreBlock(Desensitizer):
         """
         image = batch["image"]
         # the first batch may be a validation's, but the mask serves training too
-        with torch.no_grad():
+        with torch.inference_mode(False):
             if self.prepare((image.shape[-2], image.shape[-1])).device != image.device:
                 self.to(image.device)
         veiled = super().forward(batch, moment)

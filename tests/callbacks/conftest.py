@@ -12,9 +12,7 @@ from callbacks import ProgressBar
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> MakeTrainer:
-    def make(
-        *callbacks: L.Callback, epochs: int = 2, logger: Logger | bool = False, **more: Any
-    ) -> L.Trainer:
+    def make(*callbacks: L.Callback, epochs: int = 2, logger: Any = False, **more: Any) -> L.Trainer:
         return L.Trainer(
             default_root_dir=tmp_path / "run", callbacks=list(callbacks), max_epochs=epochs, logger=logger,
             accelerator="cpu", enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0,
