@@ -1,4 +1,4 @@
-"""What `fit` costs beyond a bare loop, what masks and gates cost beyond none; ResNet-34, 112 px, bf16 on the CPU."""
+"""What `fit` costs beyond a bare loop, and masks and gates beyond none: ResNet-34, 112 px, bf16 on the CPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from benchmarks.timing import Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule
+from lightning_app.batch import Moment
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
@@ -58,7 +60,7 @@ def _fit_step(model: Recogniser, data: FaceDataModule) -> float:
 
 
 def _bare_step(model: Recogniser, pixels: Tensor, identity: Tensor) -> float:
-    """The same network, batch, precision, order drawn per epoch, flip and normalisation, without any framework."""
+    """The same network, batch, precision, drawn order, flip and normalisation, with no framework."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     order, ends = torch.randperm(len(pixels)), []
@@ -81,10 +83,12 @@ def _paired(
     name: str, ours: Callable[[], float], peer: Callable[[], float], repeats: int, bound: float, note: str
 ) -> Row:
     """Interleave two callables that time themselves and return seconds."""
-    ours(), peer()  # noqa: B018  warm-up
-    pairs = []
+    ours(), peer()
+    pairs: list[tuple[float, float]] = []
     for repeat in range(repeats):
-        pairs.append((ours(), peer()) if repeat % 2 == 0 else tuple(reversed((peer(), ours()))))
+        first, second = (ours, peer) if repeat % 2 == 0 else (peer, ours)
+        a, b = first(), second()
+        pairs.append((a, b) if repeat % 2 == 0 else (b, a))
     ratios = [a / b for a, b in pairs]
     return Row(
         name, statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs),
@@ -118,8 +122,6 @@ def measure(repeats: int = 7) -> list[Row]:
 
 
 def _gates(data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int, note: str) -> list[Row]:
-    from lightning_app.batch import Moment
-
     plain = ResNet(num_classes=16, input_size=SIZE)
     batch = data._normalised(
         data.augment(data.veiled({"image": images, "index": torch.arange(BATCH)}), Moment())
@@ -141,20 +143,20 @@ def _gates(data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int,
 
     for point in ("layer1", "layer3"):
         gated = ResNetFSM([point], num_classes=16, input_size=SIZE)  # type: ignore[list-item]  # a literal
-        timing = interleaved(lambda gated=gated: train(gated), lambda: train(plain), 2 * repeats, warmup=2)  # type: ignore[misc]
+        timing = interleaved(partial(train, gated), lambda: train(plain), 2 * repeats, warmup=2)
         rows.append(Row(f"ResNet-FSM ({point}) ÷ ResNet, training step", *timing, 1.03, note))
     ready = data.prepare(images)
     mask = ready["mask"]
     assert mask is not None
     for point in ("layer1", "layer3"):
         gated = ResNetFSM([point], num_classes=16, input_size=SIZE)  # type: ignore[list-item]
-        gated.eval(), plain.eval()  # noqa: B018
+        gated.eval(), plain.eval()
         gated.freeze_gate(mask)
         timing = interleaved(
-            lambda gated=gated: infer(gated, ready),
+            partial(infer, gated, ready),
             lambda: infer(plain, ready),
             4 * repeats,
-            warmup=3,  # type: ignore[misc]
+            warmup=3,
         )
         rows.append(Row(f"ResNet-FSM ({point}), gate frozen ÷ ResNet, inference", *timing, 1.01, note))
     return rows

@@ -44,7 +44,7 @@ def _peak(images: int, folder: Path) -> int:
     config = folder / f"c{images}.yaml"
     config.write_text(_CONFIG.format(root=root))
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    peaks = []
+    peaks: list[int] = []
     for _ in range(2):  # the second finds the scan cached, as all but a first run do; the higher counts
         done = subprocess.run(
             [sys.executable, "-c", _FIT, str(config), str(folder / f"runs{len(peaks)}_{images}")],

@@ -49,7 +49,7 @@ _NAMES = {
 _ORDER = {key: number for number, key in enumerate(_NAMES)}
 # As VerificationResult.as_dict writes its keys: set, figure, situation.
 _VERIFICATION = re.compile(
-    r"(?P<set>[^/]+)/(?P<figure>accuracy|auc|eer|tar_at_far_(?P<far>\S+?))(?P<situation>_s[123])?"
+    r"(?P<set>[^/]+)/(?P<figure>accuracy|auc|eer|tar_at_far_(?P<far>[^_/]+))(?P<situation>_s[123])?"
 )
 _COMPANION = re.compile(r"[^/]+/(std|\S+_low|\S+_high)(_s[123])?")
 

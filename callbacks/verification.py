@@ -70,7 +70,9 @@ class LFWVerification(L.Callback):
                 "which images to verify on"
             )
         if reader is not None and not isinstance(getattr(reader, "pairs", None), PairList):
-            raise ValueError(f"reader={type(reader).__name__}: it has no list of pairs; use PairFaces or DrawnPairs")
+            raise ValueError(
+                f"reader={type(reader).__name__}: it has no list of pairs; use PairFaces or DrawnPairs"
+            )
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs={every_n_epochs}: give at least 1")
         self.root, self.pairs, self.bin, self.reader = root, pairs, bin, reader
@@ -130,11 +132,14 @@ class LFWVerification(L.Callback):
         assert self.reader is not None
         data = _datamodule(trainer)
         hides = data.desensitizer.hides
-        states = {"veiled": hides and set(self.situations) != {3}, "clean": not hides or bool({2, 3} & {*self.situations})}
+        states = {
+            "veiled": hides and set(self.situations) != {3},
+            "clean": not hides or bool({2, 3} & {*self.situations}),
+        }
         embeddings = self._embed(trainer, pl_module, data, [s for s, wanted in states.items() if wanted])
         if not hides:
             embeddings["veiled"] = embeddings["clean"]
-        pairs: PairList = self.reader.pairs  # type: ignore[attr-defined]  # checked in __init__
+        pairs: PairList = self.reader.pairs  # checked in __init__
         figures: dict[str, float] = {}
         for situation in self.situations if hides else self.situations[:1]:
             first = embeddings["veiled" if situation == 1 else "clean"][pairs.a]
@@ -185,8 +190,9 @@ class LFWVerification(L.Callback):
 
 
 def _embedded(pl_module: L.LightningModule, batch: Batch) -> Tensor:
-    embed: Callable[..., Tensor] = pl_module.embed
-    return embed(batch["image"], batch["mask"], batch["mask_index"])
+    embed: Any = pl_module.embed  # what recognisers offer beside forward
+    embedding: Tensor = embed(batch["image"], batch["mask"], batch["mask_index"])
+    return embedding
 
 
 def _mirrored(batch: Batch) -> Batch:
@@ -230,9 +236,11 @@ def _ticking(trainer: L.Trainer, title: str, total: int) -> Iterator[Callable[[i
 def _datamodule(trainer: L.Trainer) -> FaceDataModule:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, FaceDataModule):
-        raise TypeError("LFWVerification needs a FaceDataModule: it owns the desensitizer and the images' size")
+        raise TypeError(
+            "LFWVerification needs a FaceDataModule: it owns the desensitizer and the images' size"
+        )
     return data
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:  # collate_fn is typed for lists; __getitems__ gives the batch itself
     return batch

@@ -8,4 +8,13 @@ from datamodules.folder import FolderFaces
 from datamodules.pairs import BinFaces, PairFaces
 from datamodules.recordio import RecordIOFaces
 
-__all__ = ["Augment", "BinFaces", "DrawnFaces", "DrawnPairs", "FaceDataModule", "FolderFaces", "PairFaces", "RecordIOFaces"]
+__all__ = [
+    "Augment",
+    "BinFaces",
+    "DrawnFaces",
+    "DrawnPairs",
+    "FaceDataModule",
+    "FolderFaces",
+    "PairFaces",
+    "RecordIOFaces",
+]

@@ -63,7 +63,10 @@ class Augment(nn.Module):
         if self.flip > 0:
             out = _flipped(out, uniform(index, _FLIP, *key) < self.flip)
         if self.rotate or self.scale or self.shift:
-            signed = lambda salt: 2 * uniform(index, salt, *key) - 1  # noqa: E731
+
+            def signed(salt: int) -> Tensor:
+                return 2 * uniform(index, salt, *key) - 1
+
             angle = signed(_ANGLE) * math.radians(self.rotate)
             size = 1 + signed(_SCALE) * self.scale
             # grid coordinates run from -1 to 1: a share of the width is twice that

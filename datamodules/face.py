@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -107,7 +109,7 @@ class FaceDataModule(L.LightningDataModule):
         Raises:
             FileNotFoundError, ValueError: the training set cannot be used; the message says why.
         """
-        self.desensitizer.eval()
+        self.desensitizer.prepare((self.size, self.size))
         if stage == "predict" or (stage == "fit" and self._train is None):
             count = len(self.reader.identities)
             if count < 2:
@@ -130,11 +132,17 @@ class FaceDataModule(L.LightningDataModule):
         assert trainer is not None
         if self._sampler is None:
             self._sampler = EpochBatchSampler(
-                len(self._train), self.batch_size, self.seed, rank=trainer.global_rank, world=trainer.world_size
+                len(self._train),
+                self.batch_size,
+                self.seed,
+                rank=trainer.global_rank,
+                world=trainer.world_size,
             )
         self._sampler.set_epoch(trainer.current_epoch)
         if trainer.fit_loop.restarting:
-            self._sampler.start = trainer.fit_loop.epoch_loop.batch_progress.current.ready % len(self._sampler)
+            self._sampler.start = trainer.fit_loop.epoch_loop.batch_progress.current.ready % len(
+                self._sampler
+            )
         return self._loader(self._train, batch_sampler=self._sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -210,7 +218,7 @@ class FaceDataModule(L.LightningDataModule):
             out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
             return out
         self.desensitizer.to(out["image"].device)
-        out = self.desensitizer(out, moment)
+        out = self.desensitizer.forward(out, moment)
         if self.desensitizer.is_image:
             out["image"] = (out["image"] * 255).round() / 255
         return out
@@ -226,7 +234,12 @@ class FaceDataModule(L.LightningDataModule):
         return self.veiled({"image": images, "index": index})
 
     def prepare(
-        self, images: Tensor, index: Tensor | None = None, *, desensitize: bool = True, moment: Moment | None = None
+        self,
+        images: Tensor,
+        index: Tensor | None = None,
+        *,
+        desensitize: bool = True,
+        moment: Moment | None = None,
     ) -> Batch:
         """Make of raw pixels what a model takes: veiled (or clean, with no mask) and normalised.
 
@@ -306,7 +319,7 @@ class _Nothing(Dataset[Batch]):
         return {"image": pixels, "identity": none, "index": none}
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:  # collate_fn is typed for lists; __getitems__ gives the batch itself
     return batch
 
 

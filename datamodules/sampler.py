@@ -69,4 +69,6 @@ class EpochBatchSampler(Sampler[list[int]]):
         first, self.start = self.start, 0  # a resumed epoch starts late, once
         for b in range(first, len(self)):
             mine = order[b * group + self.rank * self.batch_size :][: self.batch_size]
-            yield mine[: max(0, min(self.batch_size, self.count - b * group - self.rank * self.batch_size))].tolist()
+            yield mine[
+                : max(0, min(self.batch_size, self.count - b * group - self.rank * self.batch_size))
+            ].tolist()

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.logging import RichHandler
@@ -33,7 +33,9 @@ class RunConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if stage == "fit":
-            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(
+                self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False
+            )
 
 
 class FaceVeilCLI(LightningCLI):
@@ -43,13 +45,18 @@ class FaceVeilCLI(LightningCLI):
         """Make a parser whose `--config` finds bare names."""
         parser = LightningArgumentParser(**kwargs)
         parser.add_argument(
-            "-c", "--config", action=FindConfig, help="Config file, or the bare name of one in configs/; repeatable."
+            "-c",
+            "--config",
+            action=FindConfig,
+            help="Config file, or the bare name of one in configs/; repeatable.",
         )
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name and folder, and tell the model what the data knows."""
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the config's.")
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run; by default the config's."
+        )
         parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs/<name> lies.")
         parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
                             help="Replace the run that is in the folder.")  # fmt: skip
@@ -83,6 +90,8 @@ class FaceVeilCLI(LightningCLI):
             raise ValueError(f"{self.subcommand} needs a trained model: give --ckpt_path last, or a path")
         if self.subcommand == "fit":
             open_run(self.run_dir, going_on=bool(config.ckpt_path), overwrite=config.overwrite)
+        if "verbose" in config:  # Lightning's table of every key; Results prints ours
+            config.verbose = False
         unsupported = unsupported_gpu()
         if unsupported:
             log.warning(unsupported)
@@ -91,7 +100,9 @@ class FaceVeilCLI(LightningCLI):
         """Make the trainer with the run's folder, loggers and callbacks."""
         trainer = self.config_init[self.subcommand].trainer
         given = trainer.get("logger")
-        loggers: list[Logger] = given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+        loggers: list[Logger] = (
+            given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+        )
         if given is not False and not any(isinstance(x, CSVLogger) for x in loggers):
             version = "" if self.subcommand == "fit" else str(self.subcommand)
             loggers = [*loggers, CSVLogger(str(self.run_dir), name="", version=version)]
@@ -101,8 +112,6 @@ class FaceVeilCLI(LightningCLI):
         for kind in (ProgressBar, Results):
             if not any(isinstance(c, kind) for c in callbacks):
                 callbacks.append(kind())
-        if loggers and self.subcommand == "fit":
-            callbacks.append(LearningRateMonitor("step"))
         return super().instantiate_trainer(
             default_root_dir=str(self.run_dir), logger=loggers or False, callbacks=callbacks, **kwargs
         )
@@ -131,7 +140,10 @@ def run(args: list[str]) -> None:
     if args and args[0] in COMMANDS:
         COMMANDS[args[0]](args[1:])
         return
-    previous, sys.argv = sys.argv, [sys.argv[0]]  # Lightning warns of args beside argv
+    # Lightning's launcher starts the other ranks with sys.argv, and warns of args given beside it
+    previous, own = sys.argv, args == sys.argv[1:]
+    if not own:
+        sys.argv = sys.argv[:1]
     try:
         FaceVeilCLI(
             L.LightningModule,
@@ -142,7 +154,7 @@ def run(args: list[str]) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            args=args,
+            args=None if own else args,
         )
     finally:
         sys.argv = previous
@@ -157,8 +169,8 @@ def reason(error: BaseException) -> str:
 
 def set_up_logging() -> None:
     """Send FaceVeil's own messages to the terminal, one line each, once."""
-    if not log.handlers:
-        handler = RichHandler(show_time=False, show_path=False, markup=False)
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = True
+    for name in ("faceveil", "lightning_app", "datamodules", "callbacks"):
+        ours = logging.getLogger(name)
+        if not ours.handlers:
+            ours.addHandler(RichHandler(show_time=False, show_path=False, markup=False))
+            ours.setLevel(logging.INFO)

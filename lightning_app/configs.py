@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # exported without __all__
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -37,4 +37,4 @@ class FindConfig(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Apply one config file."""
-        super().__call__(parser, cfg, str(find_config(values)), option_string)
+        self.apply_config(parser, cfg, self.dest, str(find_config(values)))

@@ -45,9 +45,13 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--ckpt_path {path}: the file is damaged ({reason}); take an earlier one") from error
+        raise ValueError(
+            f"--ckpt_path {path}: the file is damaged ({reason}); take an earlier one"
+        ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"--ckpt_path {path}: not a Lightning checkpoint (no state_dict); take a run's last.ckpt")
+        raise ValueError(
+            f"--ckpt_path {path}: not a Lightning checkpoint (no state_dict); take a run's last.ckpt"
+        )
     return path
 
 
@@ -82,7 +86,9 @@ def unsupported_gpu() -> str | None:
     built = torch.cuda.get_arch_list()
     major, minor = torch.cuda.get_device_capability()
     arch = f"sm_{major}{minor}"
-    same_major = any(a.startswith(f"sm_{major}") and int(a[len(f"sm_{major}") :] or 0) <= minor for a in built)
+    same_major = any(
+        a.startswith(f"sm_{major}") and int(a[len(f"sm_{major}") :] or 0) <= minor for a in built
+    )
     if not built or same_major or f"compute_{major}{minor}" in built:
         return None
     return (

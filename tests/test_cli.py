@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,18 @@ def write_config(path: Path, root: Path, model: str = "ResNet", **more: object) 
             "max_epochs": 2,
             "log_every_n_steps": 1,
             "callbacks": [
-                {"class_path": "callbacks.LFWVerification", "init_args": {"root": str(root), "bootstrap": 20}},
+                {
+                    "class_path": "callbacks.LFWVerification",
+                    "init_args": {"root": str(root), "bootstrap": 20},
+                },
                 {"class_path": "callbacks.DSSIMReport", "init_args": {"images": 4}},
                 {"class_path": "callbacks.Pictures", "init_args": {"images": 2}},
             ],
         },
         "model": {
             "class_path": f"lightning_app.models.{model}",
-            "init_args": {"backbone": "resnet18"} | ({"insertion_points": ["layer2"]} if "FSM" in model else {}),
+            "init_args": {"backbone": "resnet18"}
+            | ({"insertion_points": ["layer2"]} if "FSM" in model else {}),
         },
         "data": {
             "class_path": "datamodules.FaceDataModule",
@@ -83,7 +88,9 @@ def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
     assert saved["data"]["init_args"]["batch_size"] == 16
 
 
-def test_validate_gives_the_figures_of_fit_again(fitted: Path, capsys: pytest.CaptureFixture[str], veil: Veil) -> None:
+def test_validate_gives_the_figures_of_fit_again(
+    fitted: Path, capsys: pytest.CaptureFixture[str], veil: Veil
+) -> None:
     before = json.loads((fitted / "runs/tiny/metrics.json").read_text())
     veil("validate", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs", "--ckpt_path", "last")
     after = json.loads((fitted / "runs/tiny/metrics.json").read_text())
@@ -119,17 +126,24 @@ def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path,
     assert state["global_step"] == 3 * 2
 
 
-def test_a_folder_with_a_run_is_not_overwritten_unasked(fitted: Path, capsys: pytest.CaptureFixture[str], veil: Veil) -> None:
+def test_a_folder_with_a_run_is_not_overwritten_unasked(
+    fitted: Path, capsys: pytest.CaptureFixture[str], veil: Veil
+) -> None:
     with pytest.raises(SystemExit) as stop:
         veil("fit", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs")
     assert stop.value.code == 1
-    assert "holds a run already: go on with it (--ckpt_path last), replace it (--overwrite)" in capsys.readouterr().err
+    assert (
+        "holds a run already: go on with it (--ckpt_path last), replace it (--overwrite)"
+        in capsys.readouterr().err
+    )
 
 
 def test_models_can_be_pickled_from_a_run_in_python(fitted: Path) -> None:
     from lightning_app.models import ResNetFSM
 
-    model = ResNetFSM.load_from_checkpoint(fitted / "runs/tiny/checkpoints/last.ckpt", map_location="cpu").eval()
+    model = ResNetFSM.load_from_checkpoint(
+        fitted / "runs/tiny/checkpoints/last.ckpt", map_location="cpu"
+    ).eval()
     mask = torch.ones(1, 1, 32, 32)
     assert model.embed(torch.zeros(2, 3, 32, 32), mask).shape == (2, 512)
     assert model(torch.zeros(2, 3, 32, 32), mask).shape == (2, 6)
@@ -218,7 +232,9 @@ def test_bad_data_roots(
 
 
 @pytest.mark.parametrize("case", ["size", "grey", "black", "missing"])
-def test_bad_masks(case: str, tmp_path: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_masks(
+    case: str, tmp_path: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
     import numpy as np
     from PIL import Image
 
@@ -282,17 +298,20 @@ def test_a_checkpoint_of_another_network(
     config = write_config(tmp_path / "other.yaml", drawn_root)
     last = fitted / "runs/tiny/checkpoints/last.ckpt"
     for args in (["--model.init_args.backbone", "resnet34"], []):
-        message = refused(capsys, lambda args=args: veil("validate", "--config", config, "--ckpt_path", last, *args))  # type: ignore[misc]
+        message = refused(capsys, partial(veil, "validate", "--config", config, "--ckpt_path", last, *args))
         assert "another network" in message
         assert "resnet18, layer2" in message
 
 
-def test_a_truncated_checkpoint(fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_checkpoint(
+    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = (fitted / "runs/tiny/checkpoints/last.ckpt").read_bytes()
     for kept in (len(whole) // 2, 10, 0):
         (tmp_path / "cut.ckpt").write_bytes(whole[:kept])
         message = refused(
-            capsys, lambda: veil("validate", "--config", fitted / "tiny.yaml", "--ckpt_path", tmp_path / "cut.ckpt")
+            capsys,
+            lambda: veil("validate", "--config", fitted / "tiny.yaml", "--ckpt_path", tmp_path / "cut.ckpt"),
         )
         assert "truncated" in message
         assert "cut.ckpt" in message
@@ -307,7 +326,8 @@ def test_a_checkpoint_that_carries_code_runs_none(
 
     torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
     message = refused(
-        capsys, lambda: veil("validate", "--config", fitted / "tiny.yaml", "--ckpt_path", tmp_path / "evil.ckpt")
+        capsys,
+        lambda: veil("validate", "--config", fitted / "tiny.yaml", "--ckpt_path", tmp_path / "evil.ckpt"),
     )
     assert "evil.ckpt" in message
     assert not (tmp_path / "ran").exists()

@@ -26,6 +26,16 @@ class Desensitizer(nn.Module):
         """Whether this desensitizer changes images at all; False for `Identity` alone."""
         return True
 
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Check early, before anything is trained, that images of this size can be veiled; draw what is needed.
+
+        Args:
+            size: (height, width) of the images.
+
+        Raises:
+            ValueError: they cannot; the message says why.
+        """
+
     def veil(self, image: Tensor) -> Tensor:
         """Veil images.
 

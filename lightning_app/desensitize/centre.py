@@ -54,8 +54,12 @@ class CentreBlock(Desensitizer):
         self.fraction = fraction
         self.register_buffer("mask", None, persistent=False)
 
-    def prepare(self, size: tuple[int, int]) -> Tensor:
-        """Return the mask `[1,1,H,W]` for images of (height, width), made anew when the size changes."""
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Make the mask for images of (height, width)."""
+        self._made(size)
+
+    def _made(self, size: tuple[int, int]) -> Tensor:
+        """The mask `[1,1,H,W]` for images of this size, made anew when it changes."""
         if self.mask is None or tuple(self.mask.shape[-2:]) != size:
             rows, columns = centre_box(size, self.fraction)
             mask = torch.ones(1, 1, *size)
@@ -76,7 +80,7 @@ class CentreBlock(Desensitizer):
         image = batch["image"]
         # the first batch may be a validation's, but the mask serves training too
         with torch.inference_mode(False):
-            if self.prepare((image.shape[-2], image.shape[-1])).device != image.device:
+            if self._made((image.shape[-2], image.shape[-1])).device != image.device:
                 self.to(image.device)
         veiled = super().forward(batch, moment)
         veiled["mask"] = self.mask
@@ -84,7 +88,7 @@ class CentreBlock(Desensitizer):
 
     def veil(self, image: Tensor) -> Tensor:
         """Hide the centre of images `[B,3,H,W]` float in [0,1]; the same shape and range."""
-        return image * self.prepare((image.shape[-2], image.shape[-1])).to(image.device)
+        return image * self._made((image.shape[-2], image.shape[-1])).to(image.device)
 
     def describe(self) -> dict[str, object]:
         """Return method and fraction, and, once images were seen, the mask's size, hash and mask ratio."""

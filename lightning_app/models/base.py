@@ -101,6 +101,7 @@ class Recogniser(L.LightningModule):
         logits = self(batch["image"], batch["mask"], batch["mask_index"])
         loss = F.cross_entropy(logits.float(), batch["identity"], label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         self.log("train/accuracy", _accuracy(logits, batch["identity"]), on_epoch=True, on_step=False,
                  batch_size=len(logits), sync_dist=True)  # fmt: skip
         return loss

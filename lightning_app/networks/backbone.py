@@ -14,6 +14,7 @@ from lightning_app.networks.fsm import FSM, Normaliser
 BackboneName = Literal["resnet18", "resnet34", "resnet50"]
 InsertionPoint = Literal["layer1", "layer2", "layer3", "layer4"]
 INSERTION_POINTS: tuple[InsertionPoint, ...] = ("layer1", "layer2", "layer3", "layer4")
+STEM = ("conv1", "bn1", "relu", "maxpool")
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": torchvision.models.resnet18,
     "resnet34": torchvision.models.resnet34,
@@ -23,10 +24,8 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 
 def feature_sizes(input_size: int) -> dict[InsertionPoint, int]:
     """Height (= width) of the feature map after each stage; 56, 28, 14 and 7 at 224 px."""
-    halve = lambda n: (n + 1) // 2  # noqa: E731  3×3 (or 7×7) convolutions of stride 2, padded
-    first = halve(halve(input_size))
-    sizes = [first, halve(first), halve(halve(first)), halve(halve(halve(first)))]
-    return dict(zip(INSERTION_POINTS, sizes, strict=True))
+    # every stride-2 layer is padded, so it halves and rounds up, which divides by a power of 2 and rounds up
+    return {point: -(-input_size // (4 << stage)) for stage, point in enumerate(INSERTION_POINTS)}
 
 
 class Backbone(nn.Module):
@@ -57,9 +56,12 @@ class Backbone(nn.Module):
         if name not in _BUILDERS:
             raise ValueError(f"backbone={name!r}: choose one of {', '.join(_BUILDERS)}")
         net = _BUILDERS[name](weights=None)
-        self.dim: int = net.fc.in_features
-        for part in ("conv1", "bn1", "relu", "maxpool", *INSERTION_POINTS, "avgpool"):
+        head = net.fc
+        assert isinstance(head, nn.Linear)
+        self.dim = head.in_features
+        for part in (*STEM, *INSERTION_POINTS):
             self.add_module(part, getattr(net, part))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         if in_channels != 3:
             self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -132,7 +134,9 @@ class Backbone(nn.Module):
             `[B,D]`, the avgpool output.
         """
         gates = self._gates_of(mask) if mask is not None and len(self.gates) else {}
-        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        x = image
+        for stem in STEM:
+            x = getattr(self, stem)(x)
         for point in INSERTION_POINTS:
             x = getattr(self, point)(x)
             if point in gates:
@@ -162,5 +166,7 @@ def apply_gate(x: Tensor, gate: Tensor, mask_index: Tensor | None) -> Tensor:
     if len(gate) == 1 or (mask_index is None and len(gate) == len(x)):
         return x * gate
     if mask_index is None:
-        raise ValueError(f"{len(gate)} masks for {len(x)} images: mask_index says which lies on which; pass it")
+        raise ValueError(
+            f"{len(gate)} masks for {len(x)} images: mask_index says which lies on which; pass it"
+        )
     return x * gate.index_select(0, mask_index)

@@ -5,9 +5,9 @@ from typing import Any
 
 import lightning as L
 import pytest
-from tiny_run import MakeTrainer
 
 from callbacks import ProgressBar
+from tests.callbacks.tiny_run import MakeTrainer
 
 
 @pytest.fixture

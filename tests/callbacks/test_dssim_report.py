@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from tiny_run import LowerHalf, MakeTrainer, NoPicture, Open, TinyData, TinyModel
 
 import callbacks.dssim
 from callbacks import DSSIMReport
 from lightning_app.metrics import dssim, psnr
+from tests.callbacks.tiny_run import LowerHalf, MakeTrainer, NoPicture, Open, TinyData, TinyModel
 
 
 def test_figures_are_those_of_the_metrics(make_trainer: MakeTrainer) -> None:

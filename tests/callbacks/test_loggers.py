@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import wandb
 from lightning.pytorch.utilities import rank_zero_only
-from tiny_run import MakeTrainer, TinyData, TinyModel
 
 from lightning_app import loggers
 from lightning_app.loggers import WandbLogger, place_loggers, reachable
+from tests.callbacks.tiny_run import MakeTrainer, TinyData, TinyModel
 
 KEY = "a" * 40
 pytestmark = pytest.mark.usefixtures("no_wandb_settings")
@@ -29,6 +29,9 @@ def refusing_server() -> Iterator[str]:
         def do_POST(self) -> None:
             self.send_response(401)
             self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_GET = do_POST
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -36,6 +39,7 @@ def refusing_server() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
+        wandb.teardown()  # the key this server was offered would outlive the test
         server.shutdown()
 
 

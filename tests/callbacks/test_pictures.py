@@ -10,7 +10,11 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from PIL import Image
-from tiny_run import (
+
+from callbacks import Pictures
+from callbacks.media import log_media
+from lightning_app.report import face_grid, gate_heatmap
+from tests.callbacks.tiny_run import (
     HIDDEN,
     GatedModel,
     LowerHalf,
@@ -21,10 +25,6 @@ from tiny_run import (
     TinyData,
     TinyModel,
 )
-
-from callbacks import Pictures
-from callbacks.media import log_media
-from lightning_app.report import face_grid, gate_heatmap
 
 Pixels = NDArray[np.uint8]
 

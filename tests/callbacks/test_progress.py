@@ -4,10 +4,10 @@ import math
 import re
 
 import pytest
-from tiny_run import MakeTrainer, TinyData, TinyModel
 
 from callbacks import ProgressBar
 from callbacks.progress import FitClock, hms
+from tests.callbacks.tiny_run import MakeTrainer, TinyData, TinyModel
 
 
 def test_clock_leaves_out_warming_up_and_validating() -> None:

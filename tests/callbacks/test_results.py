@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from tiny_run import MakeTrainer, Recorder, TinyData, TinyModel
 
 from callbacks import DSSIMReport, Results
 from callbacks.results import rows_of
 from lightning_app.metrics import verification
 from lightning_app.report import print_table, read_metrics, write_atomically, write_metrics
+from tests.callbacks.tiny_run import MakeTrainer, Recorder, TinyData, TinyModel
 
 
 def strict(path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from face_files import make_tree
+
+from tests.datamodules.face_files import make_tree
 
 
 @pytest.fixture(autouse=True)

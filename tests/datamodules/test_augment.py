@@ -12,9 +12,9 @@ def a_batch(count: int = 16, masks: int | None = 1) -> Batch:
     batch: Batch = {"image": image, "index": torch.arange(100, 100 + count), "mask": None,
                     "mask_index": torch.zeros(count, dtype=torch.int64)}  # fmt: skip
     if masks is not None:
-        batch["mask"] = (torch.rand(masks, 1, 16, 16, generator=generator) < 0.4).float()
-        batch["mask_index"] = torch.arange(count) % masks
-        batch["image"] = image * batch["mask"][batch["mask_index"]]
+        mask = (torch.rand(masks, 1, 16, 16, generator=generator) < 0.4).float()
+        batch["mask"], batch["mask_index"] = mask, torch.arange(count) % masks
+        batch["image"] = image * mask[batch["mask_index"]]
     return batch
 
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from face_files import encoded, picture
 from PIL import Image
 
 from datamodules.decode import Crop, check_geometry, decode
 from datamodules.reader import BadImage
+from tests.datamodules.face_files import encoded, picture
 
 
 def test_grey_keeps_one_channel() -> None:

@@ -47,7 +47,6 @@ def test_a_batch_made_on_the_fly_equals_the_one_read_back_from_saved_pngs(
     desensitizer: Desensitizer, tmp_path: Path
 ) -> None:
     data = FaceDataModule(faces(), desensitizer)
-    desensitizer.eval()
     batch = pixels(faces())
     veiled = data.veiled(batch)
     for i, image in enumerate(veiled["image"]):
@@ -61,7 +60,10 @@ def test_a_batch_made_on_the_fly_equals_the_one_read_back_from_saved_pngs(
     again = FaceDataModule(faces(), Identity()).veiled(back)
     assert torch.equal(again["image"], veiled["image"])
     augment, moment = Augment(rotate=5), Moment(1, 2)
-    both = [augment(data.veiled(batch), moment), augment(again | {"mask": veiled["mask"], "mask_index": veiled["mask_index"]}, moment)]  # type: ignore[typeddict-item]
+    both = [
+        augment(data.veiled(batch), moment),
+        augment({**again, "mask": veiled["mask"], "mask_index": veiled["mask_index"]}, moment),
+    ]
     assert torch.equal(both[0]["image"], both[1]["image"])
     if veiled["mask"] is not None:
         assert torch.equal(mask_of_each(both[0]), mask_of_each(both[1]))
@@ -72,9 +74,10 @@ def mask_of_each(batch: Batch) -> Tensor:
     return batch["mask"][batch["mask_index"]]
 
 
-@pytest.mark.parametrize("desensitizer", [d for d in DESENSITIZERS if isinstance(d, (MaskOut, CentreBlock))], ids=str)
+@pytest.mark.parametrize(
+    "desensitizer", [d for d in DESENSITIZERS if isinstance(d, (MaskOut, CentreBlock))], ids=str
+)
 def test_pixels_under_the_mask_change_nothing_downstream(desensitizer: Desensitizer) -> None:
-    desensitizer.eval()
     data = FaceDataModule(faces(), desensitizer, augment=Augment(rotate=10, shift=0.1, light=0.2))
     batch = pixels(faces())
     hidden = mask_of_each(data.veiled(batch)) == 0
@@ -91,7 +94,9 @@ def test_visible_pixels_pass_unchanged_and_on_the_uint8_grid() -> None:
     data = FaceDataModule(faces(), MaskOut(freeform=(0.5, 0.8)))
     batch = pixels(faces())
     veiled = data.veiled(batch)
-    assert torch.equal((veiled["image"] * 255).to(torch.uint8), batch["image"] * mask_of_each(veiled).to(torch.uint8))
+    assert torch.equal(
+        (veiled["image"] * 255).to(torch.uint8), batch["image"] * mask_of_each(veiled).to(torch.uint8)
+    )
     blurred = FaceDataModule(faces(), GaussianBlur(9)).veiled(batch)["image"]
     assert torch.equal(blurred, (blurred * 255).round() / 255)
 
@@ -124,7 +129,7 @@ def test_cached_images_are_the_readers() -> None:
     reader = faces()
     cached, plain = CachedReader(reader).__getitems__([3, 0, 17]), reader.__getitems__([3, 0, 17])
     for key in ("image", "identity", "index"):
-        assert torch.equal(cached[key], plain[key])  # type: ignore[literal-required]
+        assert torch.equal(cached[key], plain[key])
 
 
 def test_raw_samples_are_validation_images_and_the_same_every_time() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_files import encoded, make_tree, picture
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -22,6 +21,7 @@ from datamodules.decode import Crop
 from datamodules.folder import FolderFaces, TreeScan
 from datamodules.index import Names
 from lightning_app.batch import Batch
+from tests.datamodules.face_files import encoded, make_tree, picture
 
 
 def _files(reader: FolderFaces) -> list[str]:
@@ -80,7 +80,7 @@ class TestPixels:
             (tmp_path / "faces" / person).mkdir(parents=True)
             for name, data in files.items():
                 (tmp_path / "faces" / person / name).write_bytes(data)
-        mine = FolderFaces(tmp_path / "faces", crop=crop[0], size=size)
+        mine = FolderFaces(tmp_path / "faces", crop=crop[0], size=size).open()
         steps = [v2.Resize((size, size), antialias=True), v2.PILToTensor()]
         theirs = ImageFolder(
             str(tmp_path / "faces"), transform=v2.Compose(steps if crop[1] is None else [crop[1], *steps])
@@ -96,10 +96,10 @@ class TestPixels:
         root = Path(os.environ.get("FACEVEIL_DATA", Path(__file__).parents[2] / "data")) / "lfw"
         if not root.is_dir():
             pytest.skip(f"{root} is absent")
-        mine = FolderFaces(root, size=112)
+        mine = FolderFaces(root, size=112).open()
         theirs = ImageFolder(str(root), v2.Compose([v2.Resize((112, 112)), v2.PILToTensor()]))
         assert [mine.name(i) for i in range(len(mine))] == [path for path, _ in theirs.samples]
-        rows = list(range(0, len(mine), 200))
+        rows = list(range(0, len(mine), 300))
         assert torch.equal(mine.__getitems__(rows)["image"], torch.stack([theirs[i][0] for i in rows]))
 
 
@@ -107,29 +107,30 @@ class TestSelection:
     def test_natural_order_and_what_is_passed_over(self, tmp_path: Path) -> None:
         root = tmp_path / "faces"
         data = encoded(picture(0))
-        for name in ("b10.jpg", "b2.JPG", "b02.png", "a.webp", ".hidden.jpg", "notes.txt"):
+        for name in ("b10.jpg", "b2.jpg", "b02.jpg", "a.WEBP", ".hidden.jpg", "notes.txt"):
             (root / "zoe").mkdir(parents=True, exist_ok=True)
             (root / "zoe" / name).write_bytes(data)
         (root / "zoe" / "deeper.jpg").mkdir()
         make_tree(root, {"Ann Lee": 1, ".trash": 1, "émile": 1})
         (root / "empty").mkdir()
         (root / "readme.txt").write_text("x")
-        reader = FolderFaces(root)
+        reader = FolderFaces(root).open()
         assert reader.identities == ["Ann Lee", "zoe", "émile"]
         assert _files(reader) == [
-            "Ann Lee/Ann Lee_0001.jpg", "zoe/a.webp", "zoe/b02.png", "zoe/b2.JPG", "zoe/b10.jpg",
+            "Ann Lee/Ann Lee_0001.jpg", "zoe/a.WEBP", "zoe/b02.jpg", "zoe/b2.jpg", "zoe/b10.jpg",
             "émile/émile_0001.jpg",
         ]  # fmt: skip
         assert reader.labels.tolist() == [0, 1, 1, 1, 1, 2]
 
     def test_max_images_takes_the_first(self, tree: Path) -> None:
-        reader = FolderFaces(tree, max_images=2)
+        reader = FolderFaces(tree, max_images=2).open()
         assert _files(reader) == [
-            "ann/ann_0001.jpg", "ann/ann_0002.jpg", "bob/bob_0001.jpg", "cyd/cyd_0001.jpg", "cyd/cyd_0002.jpg",
+            "ann/ann_0001.jpg", "ann/ann_0002.jpg", "bob/bob_0001.jpg", "cyd/cyd_0001.jpg",
+            "cyd/cyd_0002.jpg",
         ]  # fmt: skip
 
     def test_min_images_leaves_out(self, tree: Path) -> None:
-        reader = FolderFaces(tree, min_images=2, max_images=1)
+        reader = FolderFaces(tree, min_images=2, max_images=1).open()
         assert reader.identities == ["ann", "cyd"]
         assert _files(reader) == ["ann/ann_0001.jpg", "cyd/cyd_0001.jpg"]
         assert reader.labels.tolist() == [0, 1]
@@ -137,7 +138,7 @@ class TestSelection:
     @pytest.mark.parametrize("text", ["cyd\nbob\n", "2\ncyd\t4\nbob\t1\n", "\n cyd \n\nbob"])
     def test_people(self, tree: Path, tmp_path: Path, text: str) -> None:
         (tmp_path / "people.txt").write_text(text)
-        reader = FolderFaces(tree, people=tmp_path / "people.txt")
+        reader = FolderFaces(tree, people=tmp_path / "people.txt").open()
         assert reader.identities == ["bob", "cyd"]
         assert _files(reader)[:2] == ["bob/bob_0001.jpg", "cyd/cyd_0001.jpg"]
         assert len(reader) == 5
@@ -145,12 +146,15 @@ class TestSelection:
 
 class TestBadInput:
     def test_no_root(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"root=.*none: no such folder \(looked for one folder.*init_args"):
+        with pytest.raises(
+            FileNotFoundError, match=r"root=.*none: no such folder \(looked for one folder.*init_args"
+        ):
             FolderFaces(tmp_path / "none").open()
 
     def test_empty_root(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
         with pytest.raises(ValueError, match=r"has no images \(looked for one folder per identity"):
-            FolderFaces(tmp_path).open()
+            FolderFaces(tmp_path / "empty").open()
 
     def test_folders_without_images(self, tmp_path: Path) -> None:
         (tmp_path / "faces" / "ann").mkdir(parents=True)
@@ -167,7 +171,9 @@ class TestBadInput:
             FolderFaces(tmp_path / "faces").open()
 
     def test_min_images_filters_all(self, tree: Path) -> None:
-        with pytest.raises(ValueError, match=r"0 of 3 identities left .*min_images=9 or more, the largest has 4\)"):
+        with pytest.raises(
+            ValueError, match=r"0 of 3 identities left .*min_images=9 or more, the largest has 4\)"
+        ):
             FolderFaces(tree, min_images=9).open()
 
     def test_people_file_missing(self, tree: Path) -> None:
@@ -176,7 +182,9 @@ class TestBadInput:
 
     def test_people_not_there(self, tree: Path, tmp_path: Path) -> None:
         (tmp_path / "people.txt").write_text("ann\ndan\neve\nfay\ngus\n")
-        with pytest.raises(ValueError, match=r"4 of 5 people have no images in .*, the first: dan, eve, fay$"):
+        with pytest.raises(
+            ValueError, match=r"4 of 5 people have no images in .*, the first: dan, eve, fay$"
+        ):
             FolderFaces(tree, people=tmp_path / "people.txt").open()
 
     def test_people_empty(self, tree: Path, tmp_path: Path) -> None:
@@ -191,14 +199,14 @@ class TestBadInput:
             FolderFaces(tree, max_images=0).open()
 
     def test_broken_and_vanished_files(self, tree: Path) -> None:
-        reader = FolderFaces(tree, size=20)
+        reader = FolderFaces(tree, size=20).open()
         (tree / "ann" / "ann_0001.jpg").write_bytes(b"broken")
         (tree / "cyd" / "cyd_0004.jpg").unlink()
         batch = reader.__getitems__(range(8))
         assert batch["bad"].tolist() == [0, 7]
         assert torch.equal(batch["image"][0], batch["image"][1])
         assert torch.equal(batch["image"][7], batch["image"][4])  # around to the first of cyd's
-        strict = FolderFaces(tree, size=20, on_bad_image="error", cache_index=False)
+        strict = FolderFaces(tree, size=20, on_bad_image="error", cache_index=False).open()
         with pytest.raises(ValueError, match=r"ann_0001\.jpg: cannot be decoded"):
             strict.__getitems__([0])
 
@@ -206,11 +214,11 @@ class TestBadInput:
 class TestCache:
     def test_second_scan_lists_nothing(self, tree: Path, cache: Path, listed: list[str]) -> None:
         _age(tree)
-        first = FolderFaces(tree)
+        first = FolderFaces(tree).open()
         assert sorted(listed) == ["ann", "bob", "cyd"]
         assert [path.suffix for path in cache.glob("*.npz")] == [".npz"]
         listed.clear()
-        assert _files(FolderFaces(tree)) == _files(first)
+        assert _files(FolderFaces(tree).open()) == _files(first)
         assert listed == []
 
     def test_off(self, tree: Path, cache: Path) -> None:
@@ -222,7 +230,7 @@ class TestCache:
         FolderFaces(tree).open()
         listed.clear()
         (tree / "bob" / "bob_0002.jpg").write_bytes(encoded(picture(50)))
-        assert "bob/bob_0002.jpg" in _files(FolderFaces(tree))
+        assert "bob/bob_0002.jpg" in _files(FolderFaces(tree).open())
         assert listed == ["bob"]
 
     def test_removed_and_added(self, tree: Path, listed: list[str]) -> None:
@@ -233,7 +241,7 @@ class TestCache:
         (tree / "bob").rmdir()
         make_tree(tree, {"aaron": 1})
         (tree / "cyd" / "cyd_0002.jpg").unlink()
-        reader = FolderFaces(tree)
+        reader = FolderFaces(tree).open()
         assert reader.identities == ["aaron", "ann", "cyd"]
         assert _files(reader)[-3:] == ["cyd/cyd_0001.jpg", "cyd/cyd_0003.jpg", "cyd/cyd_0004.jpg"]
         assert sorted(listed) == ["aaron", "cyd"]
@@ -251,21 +259,23 @@ class TestCache:
         now = os.stat(tree / "ann").st_mtime_ns
         (tree / "ann" / "ann_0009.jpg").write_bytes(encoded(picture(51)))
         os.utime(tree / "ann", ns=(now, now))  # a change within one tick of the file system's clock
-        assert "ann/ann_0009.jpg" in _files(FolderFaces(tree))
+        assert "ann/ann_0009.jpg" in _files(FolderFaces(tree).open())
 
     def test_same_name_elsewhere(self, tree: Path, tmp_path: Path) -> None:
         FolderFaces(tree).open()
         other = make_tree(tmp_path / "other" / "faces", {"dan": 1, "eve": 1})
-        assert FolderFaces(other).identities == ["dan", "eve"]
+        assert FolderFaces(other).open().identities == ["dan", "eve"]
 
     @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no zip", None])
-    def test_corrupt(self, tree: Path, cache: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    def test_corrupt(
+        self, tree: Path, cache: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
         _age(tree)
-        expected = _files(FolderFaces(tree))
+        expected = _files(FolderFaces(tree).open())
         (path,) = cache.glob("*.npz")
         path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
         with caplog.at_level(logging.WARNING):
-            assert _files(FolderFaces(tree)) == expected
+            assert _files(FolderFaces(tree).open()) == expected
         assert "is corrupt" in caplog.text
         caplog.clear()
         FolderFaces(tree).open()
@@ -273,10 +283,10 @@ class TestCache:
 
     def test_objects_are_not_unpickled(self, tree: Path, cache: Path) -> None:
         _age(tree)
-        expected = _files(FolderFaces(tree))
+        expected = _files(FolderFaces(tree).open())
         (path,) = cache.glob("*.npz")
         np.savez(path, version=np.array(1), folders=np.array([{"a": 1}], dtype=object))
-        assert _files(FolderFaces(tree)) == expected
+        assert _files(FolderFaces(tree).open()) == expected
 
     def test_unwritable(
         self, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -284,11 +294,11 @@ class TestCache:
         (tmp_path / "file").write_text("no folder")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         with caplog.at_level(logging.INFO):
-            assert len(FolderFaces(tree)) == 8
+            assert len(FolderFaces(tree).open()) == 8
         assert caplog.text.count("is not cached") >= 1
 
     def test_ranks_that_start_together(self, tmp_path: Path, cache: Path) -> None:
-        root = make_tree(tmp_path / "many", {f"p{i:03d}": 2 for i in range(60)})
+        root = make_tree(tmp_path / "many", {f"p{i:03d}": 1 for i in range(30)})
         _age(root)
         context = multiprocessing.get_context("fork")
         results = context.SimpleQueue()
@@ -298,8 +308,8 @@ class TestCache:
         found = [results.get() for _ in ranks]
         for rank in ranks:
             rank.join()
-        assert {names for names, _ in found} == {tuple(_files(FolderFaces(root, cache_index=False)))}
-        assert sorted(scanned for _, scanned in found) == [0, 0, 0, 60]  # one rank scans, the others read
+        assert {names for names, _ in found} == {tuple(_files(FolderFaces(root, cache_index=False).open()))}
+        assert sorted(scanned for _, scanned in found) == [0, 0, 0, 30]  # one rank scans, the others read
         assert len(list(cache.glob("*.npz"))) == 1
         assert not [path for path in cache.iterdir() if path.suffix not in (".npz", ".lock")]
 
@@ -314,13 +324,13 @@ def _rank(root: Path, results: Any) -> None:
         return plain(self, folder)
 
     TreeScan._list = noted  # type: ignore[method-assign]  # this process ends here
-    results.put((tuple(_files(FolderFaces(root))), count))
+    results.put((tuple(_files(FolderFaces(root).open())), count))
 
 
 def test_index_is_compact(tmp_path: Path) -> None:
     """Peak and lasting memory per image, from two sets of different size."""
     peaks, kept = [], []
-    counts = (1000, 6000)
+    counts = (400, 2400)
     for count in counts:
         root = tmp_path / f"set{count}"
         for person in range(20):
@@ -328,7 +338,7 @@ def test_index_is_compact(tmp_path: Path) -> None:
             for number in range(count // 20):
                 (root / f"n{person:06d}" / f"{number:04d}_01.jpg").touch()
         tracemalloc.start()
-        reader = FolderFaces(root)
+        reader = FolderFaces(root).open()
         kept.append(tracemalloc.get_traced_memory()[0] + reader.labels.nbytes)
         peaks.append(tracemalloc.get_traced_memory()[1] + reader.labels.nbytes)
         tracemalloc.stop()
@@ -340,7 +350,7 @@ def test_index_is_compact(tmp_path: Path) -> None:
 
 def test_workers_give_the_same_batches(tree: Path) -> None:
     (tree / "ann" / "ann_0002.jpg").write_bytes(b"broken")
-    reader = FolderFaces(tree, size=20)
+    reader = FolderFaces(tree, size=20).open()
     batches = [[5, 1], [0, 7, 3], [4]]
     loader: DataLoader[Batch] = DataLoader(
         reader, batch_sampler=batches, num_workers=2, collate_fn=_as_is, multiprocessing_context="fork"

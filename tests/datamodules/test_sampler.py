@@ -31,7 +31,9 @@ def test_ranks_share_the_global_batch_in_the_order_of_one_process(world: int) ->
 
 
 def test_uneven_rest_is_dealt_without_padding() -> None:
-    ranks = [list(EpochBatchSampler(13, 4, shuffle=False, drop_last=False, rank=r, world=2)) for r in range(2)]
+    ranks = [
+        list(EpochBatchSampler(13, 4, shuffle=False, drop_last=False, rank=r, world=2)) for r in range(2)
+    ]
     assert ranks == [[[0, 1, 2, 3], [8, 9, 10, 11]], [[4, 5, 6, 7], [12]]]
 
 
@@ -44,5 +46,7 @@ def test_a_resumed_epoch_starts_late_once() -> None:
 
 
 def test_a_batch_larger_than_the_set_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"batch_size=64 on 2 rank\(s\) is more than the 100 training images"):
+    with pytest.raises(
+        ValueError, match=r"batch_size=64 on 2 rank\(s\) is more than the 100 training images"
+    ):
         EpochBatchSampler(100, 64, world=2)

@@ -23,7 +23,9 @@ def test_gate_is_formula_6_and_exactly_1_where_the_resized_mask_shows(normalise:
     shown = resized_mask(masks, 7)
     assert gate.shape == (3, 32, 7, 7)
     assert 0 < shown.mean() < 1
-    assert torch.equal(gate[(shown == 1).expand_as(gate)], torch.ones_like(gate[(shown == 1).expand_as(gate)]))
+    assert torch.equal(
+        gate[(shown == 1).expand_as(gate)], torch.ones_like(gate[(shown == 1).expand_as(gate)])
+    )
     hidden = (shown == 0).expand_as(gate)
     assert torch.equal(gate[hidden], fsm.eval().blocks(masks)[hidden]) or training
     assert gate.min() >= 0
@@ -50,8 +52,8 @@ def test_feature_sizes_and_channels_are_those_of_the_network(size: int, name: st
             lambda module, inputs, output, point=point: seen.__setitem__(point, output.shape)
         )
     net.eval()(torch.randn(1, 3, size, size))
-    for point, gate in gated.gate(torch.ones(1, 1, size, size)).items():
-        assert gate.shape == seen[point]
+    for name_of_gate, gate in gated.gate(torch.ones(1, 1, size, size)).items():
+        assert gate.shape == seen[name_of_gate]
 
 
 def test_feature_sizes_at_224_are_the_papers() -> None:

@@ -1,0 +1,210 @@
+"""LFWVerification against a written-out embedding of every pair, in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from torch import Tensor
+from torch.nn import functional as F
+
+from callbacks import LFWVerification
+from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
+from lightning_app.desensitize import Desensitizer, Identity, MaskOut
+from lightning_app.metrics import verification
+from lightning_app.models import ResNet, ResNetFSM
+
+SIZE = 32
+
+
+class CountingPairs(DrawnPairs):
+    """Counts how often each image is read."""
+
+    def __init__(self) -> None:
+        super().__init__(identities=8, images_per_identity=5, size=SIZE, folds=4, pairs_per_fold=8)
+        self.reads: list[int] = []
+
+    def read(self, index: int):  # type: ignore[no-untyped-def]  # as the base has it
+        self.reads.append(index)
+        return super().read(index)
+
+
+def trained_a_little() -> ResNetFSM:
+    torch.manual_seed(0)
+    return ResNetFSM(["layer2"], backbone="resnet18", num_classes=4, input_size=SIZE)
+
+
+def run(
+    callback: LFWVerification, desensitizer: Desensitizer, model: L.LightningModule, tmp_path: Path
+) -> dict[str, float]:
+    data = FaceDataModule(
+        DrawnFaces(identities=4, images_per_identity=4, size=SIZE), desensitizer, batch_size=7
+    )
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False,
+        enable_checkpointing=False, default_root_dir=tmp_path, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.validate(model, datamodule=data, verbose=False)
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+@torch.no_grad()
+def written_out(
+    reader: DrawnPairs, desensitizer: Desensitizer, model: ResNetFSM, situation: int, flip: bool
+) -> float:
+    """Embed both images of every pair, one at a time, and count."""
+    data = FaceDataModule(DrawnFaces(identities=4, size=SIZE), desensitizer)
+    model.eval()
+
+    def embed(index: int, veiled: bool) -> Tensor:
+        image = torch.from_numpy(DrawnPairs.read(reader, index).copy())[None]
+        ready = data.prepare(image, torch.tensor([index]), desensitize=veiled)
+        embedding = model.embed(ready["image"], ready["mask"], ready["mask_index"])
+        if flip:
+            mask = None if ready["mask"] is None else ready["mask"].flip(-1)
+            embedding = embedding + model.embed(ready["image"].flip(-1), mask, ready["mask_index"])
+        return F.normalize(embedding)[0]
+
+    first, second = situation == 1, situation != 3
+    scores = [
+        float(embed(a, first) @ embed(b, second))
+        for a, b in zip(reader.pairs.a.tolist(), reader.pairs.b.tolist(), strict=True)
+    ]
+    return verification(scores, reader.pairs.same.tolist(), reader.pairs.folds.tolist(), bootstrap=0).accuracy
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("count", [1, 5])
+def test_three_situations_equal_the_written_out_way_and_read_every_image_once(
+    flip: bool, count: int, tmp_path: Path
+) -> None:
+    reader, model = CountingPairs(), trained_a_little()
+    veil = MaskOut(freeform=(0.5, 0.7), count=count, draw="image", size=SIZE)
+    found = run(LFWVerification(reader=reader, flip=flip, bootstrap=20), veil, model, tmp_path)
+    assert sorted(reader.reads) == list(range(40))
+    for situation in (1, 2, 3):
+        expected = written_out(reader, veil, model, situation, flip)
+        assert found[f"lfw/accuracy_s{situation}"] == pytest.approx(expected, abs=1e-6)
+    assert found["lfw/accuracy"] == found["lfw/accuracy_s1"]
+    assert found["lfw/accuracy_low"] <= found["lfw/accuracy"] <= found["lfw/accuracy_high"]
+    assert len({found[f"lfw/auc_s{s}"] for s in (1, 2, 3)}) == 3
+
+
+def test_without_a_desensitizer_there_is_one_situation(tmp_path: Path) -> None:
+    reader, model = CountingPairs(), trained_a_little()
+    found = run(LFWVerification(reader=reader, bootstrap=20), Identity(), model, tmp_path)
+    assert found["lfw/accuracy"] == pytest.approx(written_out(reader, Identity(), model, 3, False), abs=1e-6)
+    assert "lfw/accuracy_s2" not in found
+
+
+def test_chosen_situations_embed_no_more_than_they_need(tmp_path: Path) -> None:
+    model, calls = trained_a_little(), []
+    model.backbone.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    run(
+        LFWVerification(reader=CountingPairs(), situations=[1], bootstrap=0),
+        MaskOut(freeform=(0.5, 0.7)),
+        model,
+        tmp_path,
+    )
+    assert sum(calls) == 40
+    calls.clear()
+    run(
+        LFWVerification(reader=CountingPairs(), situations=[3], bootstrap=0),
+        MaskOut(freeform=(0.5, 0.7)),
+        model,
+        tmp_path,
+    )
+    assert sum(calls) == 40
+
+
+def test_figures_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    found = [
+        run(LFWVerification(reader=CountingPairs(), batch_size=size, bootstrap=20),
+            MaskOut(freeform=(0.5, 0.7), count=9, size=SIZE), trained_a_little(), tmp_path)
+        for size in (3, 40)
+    ]  # fmt: skip
+    for key, value in found[0].items():
+        assert found[1][key] == pytest.approx(value, abs=1e-5), key
+
+
+def test_shared_identities_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = FaceDataModule(
+        DrawnFaces(identities=6, images_per_identity=4, size=SIZE, first_identity=4998), batch_size=8
+    )
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, callbacks=[LFWVerification(reader=CountingPairs(), bootstrap=0)],
+        enable_progress_bar=False, enable_checkpointing=False, default_root_dir=tmp_path, max_steps=1,
+        enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        trainer.fit(ResNet(backbone="resnet18", num_classes=6, input_size=SIZE), datamodule=data)
+    assert (
+        "4 of 8 identities are in the training set too (Drawn_05000, Drawn_05001, Drawn_05002, …)"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of them"),
+        ({"root": Path("a"), "bin": Path("b")}, "exactly one of them"),
+        ({"reader": DrawnFaces(identities=2, size=SIZE)}, "has no list of pairs"),
+        ({"root": Path("a"), "every_n_epochs": 0}, "every_n_epochs=0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LFWVerification(**arguments)  # type: ignore[arg-type]  # the mistakes under test
+
+
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    reader = DrawnPairs(identities=8, images_per_identity=5, size=48, folds=4, pairs_per_fold=8)
+    with pytest.raises(ValueError, match="48 px, the training images 32 px"):
+        run(LFWVerification(reader=reader), Identity(), trained_a_little(), tmp_path)
+
+
+def test_two_ranks_give_the_figures_of_one_process(drawn_root: Path, tmp_path: Path) -> None:
+    """48 images of which the pairs use some odd number, on gloo."""
+    root = Path(__file__).resolve().parents[2]
+
+    config = {
+        "trainer": {"accelerator": "cpu", "max_epochs": 1, "enable_model_summary": False, "callbacks": [
+            {"class_path": "callbacks.LFWVerification", "init_args": {"root": str(drawn_root), "bootstrap": 20}},
+            {"class_path": "callbacks.DSSIMReport", "init_args": {"images": 5}}]},
+        "model": {"class_path": "lightning_app.models.ResNetFSM",
+                  "init_args": {"backbone": "resnet18", "insertion_points": ["layer2"]}},
+        "data": {"class_path": "datamodules.FaceDataModule", "init_args": {
+            "batch_size": 12,
+            "reader": {"class_path": "datamodules.FolderFaces", "init_args": {"root": str(drawn_root), "size": SIZE}},
+            "desensitizer": {"class_path": "lightning_app.desensitize.MaskOut",
+                             "init_args": {"freeform": [0.5, 0.8], "count": 7}}}},
+    }  # fmt: skip
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    environment = os.environ | {
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+
+    def veil(*args: str) -> None:
+        subprocess.run([sys.executable, str(root / "main.py"), *args], cwd=tmp_path, check=True, env=environment,
+                       capture_output=True, timeout=280)  # fmt: skip
+
+    veil("fit", "--config", "c.yaml", "--name", "one")
+    last = "runs/one/checkpoints/last.ckpt"
+    veil("validate", "--config", "c.yaml", "--name", "two", "--ckpt_path", last, "--trainer.devices", "2",
+         "--trainer.strategy", "ddp")  # fmt: skip
+    one, two = (
+        json.loads((tmp_path / "runs" / name / "metrics.json").read_text()) for name in ("one", "two")
+    )
+    for key in ("lfw/accuracy", "lfw/accuracy_s2", "lfw/accuracy_s3", "lfw/auc", "lfw/eer", "privacy/dssim"):
+        assert two[key] == pytest.approx(one[key], abs=1e-6), key
