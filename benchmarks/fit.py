@@ -149,7 +149,7 @@ def _gates(data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int,
     mask = ready["mask"]
     assert mask is not None
     for point in ("layer1", "layer3"):
-        gated = ResNetFSM([point], num_classes=16, input_size=SIZE)  # type: ignore[list-item]
+        gated = ResNetFSM([point], num_classes=16, input_size=SIZE)
         gated.eval(), plain.eval()
         gated.freeze_gate(mask)
         timing = interleaved(

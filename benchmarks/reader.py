@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 from benchmarks.timing import Row, interleaved
 from datamodules.folder import FolderFaces
+from datamodules.reader import whole
 
 BATCH, SIZE = 64, 112
 
@@ -41,10 +42,6 @@ def _faces() -> Iterator[tuple[Path, str]]:
             folder.mkdir(exist_ok=True)
             coarse.resize((250, 250), Image.Resampling.BICUBIC).save(folder / f"{i:04d}.jpg", quality=75)
         yield Path(temporary), "made-up JPEGs"
-
-
-def _whole(batch: Any) -> Any:
-    return batch  # `__getitems__` has made it
 
 
 def _runner(loader: Iterable[object]) -> Callable[[], object]:
@@ -70,13 +67,18 @@ def measure(repeats: int = 5, images: int = 2048) -> list[Row]:
         for workers in (0, 2):
             # persistent: starting processes is not what is measured
             shared: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
-            mine: DataLoader[Any] = DataLoader(ours, batch_sampler=batches, collate_fn=_whole, **shared)
+            mine: DataLoader[Any] = DataLoader(ours, batch_sampler=batches, collate_fn=whole, **shared)
             plain: DataLoader[Any] = DataLoader(peer, batch_sampler=theirs, **shared)
             differing = sum(
                 not torch.equal(a["image"], b[0]) or not torch.equal(a["identity"], b[1])
                 for a, b in zip(mine, plain, strict=True)
             )
-            timing = interleaved(_runner(mine), _runner(plain), repeats)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # as in a worker; more only makes torchvision's small copies wait
+            try:
+                timing = interleaved(_runner(mine), _runner(plain), repeats)
+            finally:
+                torch.set_num_threads(threads)
             rows.append(
                 Row(
                     f"folder reader ÷ ImageFolder with PIL, {len(order)} images, {workers} workers",

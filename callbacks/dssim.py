@@ -22,7 +22,7 @@ class DSSIMReport(L.Callback):
     and `privacy/mask_ratio` (hidden pixels / all pixels, 0 … 1) where there is a mask. Where the desensitized
     pixels are those of the last time, so are the figures: with a fixed mask they are computed once per run.
 
-    Under DDP every rank measures the same images: no rank waits for another.
+    Under DDP every rank measures the same images: nobody waits for rank zero.
 
     Args:
         images: how many validation images to measure on; fewer where there are fewer.
@@ -60,7 +60,7 @@ class DSSIMReport(L.Callback):
                 log.info("DSSIMReport: what %s returns is no picture: nothing to compare, skipped.", method)
             return
         self._measure(data, pl_module.device)
-        pl_module.log_dict(self._figures, batch_size=1)
+        pl_module.log_dict(self._figures, batch_size=1, sync_dist=True)  # the ranks' figures are equal
 
     @torch.no_grad()
     def _measure(self, data: Any, device: torch.device) -> None:

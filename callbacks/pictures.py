@@ -75,9 +75,9 @@ class Pictures(L.Callback):
             rows["desensitized" + _share(veiled)] = veiled["image"]
         gates = _gates(trainer, pl_module, veiled, (raw.shape[2], raw.shape[3]))
         rows |= gates
-        title = f"{type(pl_module).__name__} · step {trainer.global_step}"
-        if trainer.state.fn == "fit":
-            title += f", epoch {trainer.current_epoch + 1}"
+        title = type(pl_module).__name__
+        if trainer.state.fn == "fit":  # `validate` does not know how long the model was trained
+            title += f" · epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
         local = {("drawn face" if data.drawn else "raw face"): clean, **rows}
         public = local if data.drawn else rows
         if public:

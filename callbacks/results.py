@@ -23,16 +23,17 @@ log = logging.getLogger("faceveil")
 # under their own names.
 _NAMES = {
     "privacy/mask_ratio": "mask ratio",
-    "{}/accuracy": "verification accuracy ({})",
-    "{}/accuracy_s2": "verification accuracy ({}), clean against desensitized",
-    "{}/accuracy_s3": "verification accuracy ({}), both clean",
-    "{}/auc": "AUC ({})",
-    "{}/eer": "EER ({})",
-    "{}/tar_at_far": "TAR@FAR={} ({})",
+    "{}/accuracy": "{} verification accuracy",
+    "{}/accuracy_s2": "{} accuracy, clean vs desensitized",
+    "{}/accuracy_s3": "{} accuracy, both clean",
+    "{}/auc": "{} AUC",
+    "{}/eer": "{} EER",
+    "{}/tar_at_far": "{} TAR@FAR={}",
     "privacy/dssim": "dSSIM",
     "privacy/psnr": "PSNR, dB",
     "train/loss": "training loss",
     "train/accuracy": "training accuracy",
+    "train/lr": "last learning rate",
     "val/loss": "validation loss",
     "val/accuracy": "validation accuracy",
     "test/loss": "test loss",
@@ -45,6 +46,10 @@ _NAMES = {
     "time/images_per_s": "training images/s",
     "memory/peak_mb": "peak memory, MB",
     "memory/gpu_peak_mb": "peak GPU memory, MB",
+    "memory/validate_peak_mb": "peak memory, MB",
+    "memory/validate_gpu_peak_mb": "peak GPU memory, MB",
+    "memory/test_peak_mb": "peak memory, MB",
+    "memory/test_gpu_peak_mb": "peak GPU memory, MB",
 }
 _ORDER = {key: number for number, key in enumerate(_NAMES)}
 # As VerificationResult.as_dict writes its keys: set, figure, situation.
@@ -61,10 +66,11 @@ class Results(Clocked):
     their figures into what is there: a key in both takes the newest value, the others stay, so that the
     figures of a fit outlive a validation. A command that fails or is killed writes nothing.
 
-    Beside what was logged: `time/fit_s` (`time/validate_s`, `time/test_s`), seconds of this command without
-    its set-up; `time/images_per_s`, in training, validation left out; `memory/peak_mb`, the highest resident
-    memory of the main process since it began; `memory/gpu_peak_mb`, the highest allocated on the GPU;
-    `run/epochs`, `run/steps`, trained from the beginning, over resumptions; `run/model`.
+    Beside what was logged: `time/fit_s`, seconds of this command without its set-up; `time/images_per_s`, in
+    training, validation left out; `memory/peak_mb`, the highest resident memory of the main process since it
+    began; `memory/gpu_peak_mb`, the highest allocated on the GPU; `run/epochs`, `run/steps`, trained from the
+    beginning, over resumptions; `run/model`. `validate` and `test` have times and memory of their own:
+    `time/validate_s`, `memory/validate_peak_mb`.
     """
 
     def __init__(self) -> None:
@@ -109,7 +115,11 @@ class Results(Clocked):
         if not trainer.is_global_zero:
             return
         stage = str(trainer.state.fn.value) if trainer.state.fn is not None else "run"
-        own = {**own, f"time/{stage}_s": time.perf_counter() - self._begun, **_peak_memory(self._device)}
+        own = {
+            **own,
+            f"time/{stage}_s": time.perf_counter() - self._begun,
+            **_peak_memory(self._device, "" if stage == "fit" else f"{stage}_"),
+        }
         logged = {key: float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
         figures = {**_without_twins(logged), **own}
         columns, rows = ["figure", "value"], [["model", type(pl_module).__name__], *rows_of(figures)]
@@ -156,7 +166,7 @@ def rows_of(figures: Mapping[str, float]) -> list[list[str]]:
             low, high = (figures.get(f"{name}/{figure}_{end}{situation}") for end in ("low", "high"))
             if low is not None and high is not None:
                 text += f"  [{low:.4f}, {high:.4f}]"
-            rows.append((_ORDER[kind], _NAMES[kind].format(*([far, name] if far else [name])), text))
+            rows.append((_ORDER[kind], _NAMES[kind].format(*([name, far] if far else [name])), text))
         elif not _COMPANION.fullmatch(key):
             rows.append((len(_ORDER), key, _text(key, value)))
     return [[name, text] for _, name, text in sorted(rows)]
@@ -169,7 +179,7 @@ def _text(key: str, value: float) -> str:
         return f"{hms(value)} ({value:.1f} s)"
     if key.startswith(("memory/", "run/")) or key.endswith("per_s"):
         return f"{value:.0f}"
-    return f"{value:.4f}"
+    return f"{value:.4g}" if key == "train/lr" else f"{value:.4f}"
 
 
 def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:
@@ -181,14 +191,14 @@ def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _peak_memory(device: torch.device) -> dict[str, float]:
+def _peak_memory(device: torch.device, stage: str) -> dict[str, float]:
     """Measure peak memory in MB (10⁶ bytes), as far as the system tells."""
     figures = {}
     if sys.platform != "win32":
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        figures["memory/peak_mb"] = peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+        figures[f"memory/{stage}peak_mb"] = peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
     if device.type == "cuda":
-        figures["memory/gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+        figures[f"memory/{stage}gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
     return figures

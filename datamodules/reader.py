@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -14,26 +14,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from typing_extensions import Self
 
+from datamodules.bad_images import BadImage, BadImages
 from lightning_app.batch import Batch
+
+__all__ = [
+    "BadImage",
+    "BadImages",
+    "CachedReader",
+    "FaceReader",
+    "OnBadImage",
+    "Pixels",
+    "Subset",
+    "available_memory",
+    "whole",
+]
 
 Pixels = NDArray[np.uint8]
 OnBadImage = Literal["replace", "error"]
-
-BAD_SHARE = 0.01  # more bad images than this are no accident: the set itself is broken
-
-
-class BadImage(ValueError):
-    """An image that cannot be decoded; its message is one line naming the file."""
 
 
 class FaceReader(Dataset[Batch], ABC):
     """Map-style source of faces; a subclass sets the attributes and decodes one image.
 
-    `DataLoader(reader, batch_size=B, collate_fn=lambda batch: batch)` yields whole batches: torch's fetcher
-    calls `__getitems__`, which fills one array for all B images.
+    `DataLoader(reader, batch_size=B, collate_fn=whole)` yields whole batches: torch's fetcher calls
+    `__getitems__`, which fills one array for all B images.
 
     Attributes:
         size: height and width of the images it yields, in pixels.
@@ -111,6 +118,8 @@ class FaceReader(Dataset[Batch], ABC):
             BadImage: an image cannot be decoded and `on_bad_image` is 'error', or a whole identity cannot.
         """
         image = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
+        if get_worker_info() is not None:
+            image.untyped_storage().share_memory_()  # filled where it is sent from
         pixels = image.numpy()
         taken, bad = [], []
         for row, index in enumerate(indices):
@@ -165,6 +174,32 @@ class FaceReader(Dataset[Batch], ABC):
             return self.read(index)
         except BadImage:
             return None
+
+
+def whole(batch: Any) -> Any:
+    """Hand a reader's batch on as it is: the `collate_fn` of its DataLoader.
+
+    From a worker only the image goes through shared memory; each tensor that does costs a file descriptor and
+    some 0.3 ms, so the small ones travel inside the message.
+    """
+    return batch if get_worker_info() is None else _Sent(batch)
+
+
+class _Sent(dict[str, Tensor]):
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[object, ...]]:
+        small = (self[key].numpy() for key in ("identity", "index", "bad"))
+        return _received, (self["image"], *small)
+
+
+def _received(
+    image: Tensor, identity: NDArray[np.int64], index: NDArray[np.int64], bad: NDArray[np.int64]
+) -> Batch:
+    return {
+        "image": image,
+        "identity": torch.from_numpy(identity),
+        "index": torch.from_numpy(index),
+        "bad": torch.from_numpy(bad),
+    }
 
 
 class Subset(FaceReader):
@@ -338,47 +373,3 @@ def _allocate(count: int, channels: int, size: int) -> Tensor:
     if fits:
         pixels.untyped_storage().share_memory_()
     return pixels
-
-
-class BadImages:
-    """Count the images that could not be decoded, over epochs and workers.
-
-    Args:
-        total: how many images the set has.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.numbers: set[int] = set()
-
-    def add(self, numbers: Tensor | Iterable[int]) -> None:
-        """Note a batch's `bad`; an image counts once, however often it is met."""
-        self.numbers.update(numbers.tolist() if isinstance(numbers, Tensor) else numbers)
-
-    def check(self, name: Callable[[int], str] | None = None) -> None:
-        """Refuse a set of which more than 1 % cannot be decoded.
-
-        Args:
-            name: names an image by its number, to show the first of them.
-
-        Raises:
-            ValueError: naming the count, the share and the first few.
-        """
-        if len(self.numbers) > BAD_SHARE * self.total:
-            raise ValueError(
-                f"{len(self.numbers)} of {self.total} images cannot be decoded, more than "
-                f"{BAD_SHARE:.0%}{self._first(name)}: fetch them again or remove them"
-            )
-
-    def warning(self, name: Callable[[int], str]) -> str | None:
-        """Word the one warning about replaced images; None where there are none."""
-        if not self.numbers:
-            return None
-        count = f"{len(self.numbers)} of {self.total} images"
-        return f"{count} cannot be decoded and were replaced{self._first(name)}"
-
-    def _first(self, name: Callable[[int], str] | None, shown: int = 3) -> str:
-        if name is None:
-            return ""
-        names = [name(number) for number in sorted(self.numbers)[:shown]]
-        return f" ({', '.join(names)}{', …' if len(self.numbers) > shown else ''})"

@@ -132,11 +132,10 @@ class WandbLogger(LightningWandbLogger):
     def _begin_as(self, mode: str) -> None:
         import wandb
 
-        settings: dict[str, Any] = {
-            "init_timeout": _INIT_S,
-            "finish_timeout": _FINISH_S,
-            "silent": mode != "online",
-        }
+        # offline there is no network to wait for, and a slow machine must not lose its figures to a timeout
+        settings: dict[str, Any] = (
+            {"init_timeout": _INIT_S, "finish_timeout": _FINISH_S} if mode == "online" else {"silent": True}
+        )
         # finish_timeout is younger than the oldest W&B we run with
         known = {key: value for key, value in settings.items() if key in _setting_names(wandb.Settings)}
         self._wandb_init["mode"] = mode

@@ -12,6 +12,7 @@ _RADIUS = 5  # an 11×11 window
 _SIGMA = 1.5
 _C1 = 0.01**2  # (K1 · data range)²
 _C2 = 0.03**2  # (K2 · data range)²
+_GREY = 0.5
 _SLACK = 1e-3  # how far outside [0,1] a value may lie: rounding of half precision, not another scale
 # Pixels worked on at once. On a CPU a few planes stay in cache, which is most of the speed; a GPU wants
 # the whole batch and only a bound on its memory (about 1 GiB of temporaries).
@@ -61,13 +62,14 @@ def _check_pair(name: str, a: Tensor, b: Tensor, smallest: int) -> None:
 
 def _blur(planes: Tensor, dim: int) -> Tensor:
     # Shifted adds, not a convolution: several times faster on a CPU, and never in TF32, bf16 or fp16,
-    # whatever the matmul precision or autocast say.
+    # whatever the matmul precision or autocast say. The small outer taps come first: they lose fewer digits.
     size = planes.shape[dim] - 2 * _RADIUS
-    blurred = planes.narrow(dim, _RADIUS, size) * _TAPS[0]
-    for k in range(1, _RADIUS + 1):
+    blurred = planes.narrow(dim, 0, size) * _TAPS[_RADIUS]
+    blurred.add_(planes.narrow(dim, 2 * _RADIUS, size), alpha=_TAPS[_RADIUS])
+    for k in range(_RADIUS - 1, 0, -1):
         blurred.add_(planes.narrow(dim, _RADIUS - k, size), alpha=_TAPS[k])
         blurred.add_(planes.narrow(dim, _RADIUS + k, size), alpha=_TAPS[k])
-    return blurred
+    return blurred.add_(planes.narrow(dim, _RADIUS, size), alpha=_TAPS[0])
 
 
 def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:
@@ -75,20 +77,20 @@ def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:
 
     With d = a − b both factors of SSIM are one minus a non-negative quotient,
     luminance 1 − μ_d² / (μ_a² + μ_b² + C1) and structure 1 − σ_d² / (σ_a² + σ_b² + C2).
-    Written so, rounding in E[x²] − E[x]² is relative to the difference and not to the image: equal images
-    give exactly 0, and there are four planes to blur, not five.
+    Written so, equal images give exactly 0, and there are four planes to blur, not five. Moments are taken
+    about mid-grey: E[x²] − E[x]² in fp32 would cost a bright flat patch the digits that C2 = 9e-4 needs.
     """
     border = (_RADIUS,) * 4
-    a = F.pad(a.float(), border, mode="reflect")
-    b = F.pad(b.float(), border, mode="reflect")
+    a = F.pad(a.float() - _GREY, border, mode="reflect")
+    b = F.pad(b.float() - _GREY, border, mode="reflect")
     d = a - b
     planes = torch.stack((a, d, torch.addcmul(a * a, b, b), d * d))  # [4,N,H+10,W+10]
     mean_a, mean_d, square, square_d = _blur(_blur(planes, -2), -1).unbind(0)
     mean_b = mean_a - mean_d
-    means = torch.addcmul(mean_a * mean_a, mean_b, mean_b)
-    mean_d = mean_d * mean_d
-    luminance = mean_d / (means + _C1)
-    structure = (square_d - mean_d).clamp(min=0) / ((square - means).clamp(min=0) + _C2)
+    variances = (square - torch.addcmul(mean_a * mean_a, mean_b, mean_b)).clamp(min=0)
+    mean_a, mean_b, mean_d = mean_a + _GREY, mean_b + _GREY, mean_d * mean_d
+    luminance = mean_d / (torch.addcmul(mean_a * mean_a, mean_b, mean_b) + _C1)
+    structure = (square_d - mean_d).clamp(min=0) / (variances + _C2)
     return luminance + structure - luminance * structure
 
 
@@ -103,7 +105,8 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
 
     SSIM = (2 μ_a μ_b + C1)(2 σ_ab + C2) / ((μ_a² + μ_b² + C1)(σ_a² + σ_b² + C2)) with C1 = 0.01², C2 = 0.03²,
     and means, variances and covariance under an 11×11 Gaussian window of σ = 1.5, per channel; the border is
-    reflected. Computed in fp32 whatever the precision of the input, also under autocast.
+    reflected. Computed in fp32 whatever the precision of the input, also under autocast; against fp64 a pixel
+    of a photograph is off by at most some 2e-5 (bright flat patches), a mean by 1e-7.
 
     Args:
         a: `[B,C,H,W]` float in [0,1], at least 6 px each way.

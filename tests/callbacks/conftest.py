@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+import wandb
 
 from callbacks import ProgressBar
 from tests.callbacks.tiny_run import MakeTrainer
@@ -25,7 +26,8 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
 
 @pytest.fixture
 def no_wandb_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key, no mode, no host: neither in the environment nor in a home folder."""
+    """No key, no mode, no host: neither in the environment, nor in a home folder, nor in W&B's memory."""
+    wandb.teardown()  # W&B reads its settings once per process
     for name in ("MODE", "API_KEY", "BASE_URL", "PROJECT", "IDENTITY_TOKEN_FILE", "NAME", "DIR", "SILENT"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))

@@ -50,7 +50,7 @@ def test_fit_prints_writes_and_logs(make_trainer: MakeTrainer, capsys: pytest.Ca
     assert list(metrics) == sorted(metrics)
 
     table = capsys.readouterr().out
-    for text in (f"{lfw['lfw/accuracy']:.4f} ± {lfw['lfw/std']:.4f}", "0.5000", "TinyModel", "EER (lfw)"):
+    for text in (f"{lfw['lfw/accuracy']:.4f} ± {lfw['lfw/std']:.4f}", "0.5000", "TinyModel", "lfw EER"):
         assert text in table
     ((key, columns, rows),) = recorder.tables
     assert (key, columns) == ("results/fit", ["figure", "value"])
@@ -67,7 +67,7 @@ def test_validate_brings_its_figures_into_a_fits(make_trainer: MakeTrainer) -> N
     after = strict(path)
     assert (before["lfw/accuracy"], after["lfw/accuracy"]) == (0.5, 0.75)
     assert "time/validate_s" in after
-    for key in ("train/loss", "time/fit_s", "run/steps"):
+    for key in ("train/loss", "time/fit_s", "run/steps", "memory/peak_mb"):
         assert after[key] == before[key]
     trainer = make_trainer(Results(), epochs=1)
     trainer.fit(TinyModel(), datamodule=TinyData())  # a new fit starts anew
@@ -114,9 +114,9 @@ def test_rows_join_spread_and_interval_and_leave_twins_out() -> None:
         }
     )  # fmt: skip
     assert rows == [
-        ["verification accuracy (lfw)", "0.8000 ± 0.0100  [0.7500, 0.8500]"],
-        ["verification accuracy (lfw), both clean", "0.6000 ± 0.0200"],
-        ["TAR@FAR=1e-2 (lfw)", "0.4000"],
+        ["lfw verification accuracy", "0.8000 ± 0.0100  [0.7500, 0.8500]"],
+        ["lfw accuracy, both clean", "0.6000 ± 0.0200"],
+        ["lfw TAR@FAR=1e-2", "0.4000"],
         ["PSNR, dB", "∞"],
         ["validation loss", "n/a"],
         ["time", "1:02:03 (3723.4 s)"],
@@ -127,8 +127,8 @@ def test_rows_join_spread_and_interval_and_leave_twins_out() -> None:
 def test_rows_of_real_verification_figures() -> None:
     rows = dict(rows_of(figures()))
     assert list(rows)[:2] == [
-        "verification accuracy (lfw)",
-        "verification accuracy (lfw), clean against desensitized",
+        "lfw verification accuracy",
+        "lfw accuracy, clean vs desensitized",
     ]
     assert all("[" in text for text in rows.values())  # every figure has its interval beside it
     assert not any("/" in name for name in rows)  # nothing is left under its bare key

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from datamodules.decode import Crop
 from datamodules.folder import FolderFaces, TreeScan
 from datamodules.index import Names
+from datamodules.reader import whole
 from lightning_app.batch import Batch
 from tests.datamodules.face_files import encoded, make_tree, picture
 
@@ -353,14 +354,10 @@ def test_workers_give_the_same_batches(tree: Path) -> None:
     reader = FolderFaces(tree, size=20).open()
     batches = [[5, 1], [0, 7, 3], [4]]
     loader: DataLoader[Batch] = DataLoader(
-        reader, batch_sampler=batches, num_workers=2, collate_fn=_as_is, multiprocessing_context="fork"
+        reader, batch_sampler=batches, num_workers=2, collate_fn=whole, multiprocessing_context="fork"
     )
     for indices, batch in zip(batches, loader, strict=True):
         expected = reader.__getitems__(indices)
         assert torch.equal(batch["image"], expected["image"])
         assert torch.equal(batch["bad"], expected["bad"])
         assert batch["index"].tolist() == indices
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 import datamodules.reader as module
-from datamodules.reader import BadImage, BadImages, CachedReader, FaceReader, OnBadImage, Pixels, Subset
+from datamodules.reader import (
+    BadImage,
+    BadImages,
+    CachedReader,
+    FaceReader,
+    OnBadImage,
+    Pixels,
+    Subset,
+    whole,
+)
 from lightning_app.batch import Batch
 
 
@@ -166,7 +173,7 @@ def test_workers_give_the_same_batches(cached: bool) -> None:
     reader: FaceReader = Counted()
     source = CachedReader(reader, threads=2) if cached else reader
     loader: DataLoader[Batch] = DataLoader(
-        source, batch_size=6, num_workers=2, collate_fn=_as_is, multiprocessing_context="fork"
+        source, batch_size=6, num_workers=2, collate_fn=whole, multiprocessing_context="fork"
     )
     found = list(loader)
     assert len(found) == 4
@@ -174,10 +181,6 @@ def test_workers_give_the_same_batches(cached: bool) -> None:
         expected = reader.__getitems__(range(start, min(start + 6, 20)))
         for key in ("image", "identity", "index", "bad"):
             assert torch.equal(batch[key], expected[key])
-
-
-def _as_is(batch: Any) -> Any:  # what `__getitems__` gives is the batch
-    return batch
 
 
 def test_bad_images_are_counted_once() -> None:

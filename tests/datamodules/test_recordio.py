@@ -4,7 +4,6 @@ import os
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch.utils.data import DataLoader
 
 from datamodules.decode import decode
+from datamodules.reader import whole
 from datamodules.recordio import RecordFile, RecordIOFaces, RecordScan
 from lightning_app.batch import Batch
 from tests.datamodules.face_files import (
@@ -138,7 +138,7 @@ def test_pickled_and_in_workers(tmp_path: Path) -> None:
     expected = reader.__getitems__(range(10))["image"]  # the file is open when it is forked and pickled
     assert torch.equal(pickle.loads(pickle.dumps(reader)).__getitems__(range(10))["image"], expected)
     loader: DataLoader[Batch] = DataLoader(
-        reader, batch_size=3, num_workers=2, collate_fn=_as_is, multiprocessing_context="fork"
+        reader, batch_size=3, num_workers=2, collate_fn=whole, multiprocessing_context="fork"
     )
     assert torch.equal(torch.cat([batch["image"] for batch in loader]), expected)
 
@@ -151,7 +151,7 @@ def test_bad_image_is_replaced(tmp_path: Path) -> None:
     assert batch["bad"].tolist() == [4]
     assert torch.equal(batch["image"][0], _expected(5))
     with pytest.raises(ValueError, match=r"train\.rec\[identity 2, byte \d+\]: cannot be decoded"):
-        RecordIOFaces(tmp_path, on_bad_image="error").open().__getitems__([4]).open()
+        RecordIOFaces(tmp_path, on_bad_image="error").open().__getitems__([4])
 
 
 class TestBadInput:
@@ -224,7 +224,3 @@ class TestBadInput:
         write_records(tmp_path / "train.rec", insightface_records(IMAGES[:3]))
         with pytest.raises(ValueError, match="1 of 1 identities left"):
             RecordIOFaces(tmp_path).open()
-
-
-def _as_is(batch: Any) -> Any:  # what `__getitems__` gives is the batch
-    return batch

@@ -40,6 +40,12 @@ def test_ssim_keeps_its_digits_on_bright_flat_images() -> None:
     for strength in (1e-3, 1e-4):
         a, b = 0.9 + strength * noise
         assert (ssim(a, b) - reference(a.double(), b.double())).abs().max() <= 1e-6
+        hidden = b.clone()
+        hidden[..., 20:40, 20:40] = 0
+        _, wanted = structural_similarity_index_measure(
+            a.double(), hidden.double(), data_range=1.0, reduction="none", return_full_image=True
+        )
+        assert (ssim_map(a, hidden) - wanted).abs().max() <= 5e-5
 
 
 def test_ssim_map_agrees_with_skimage_inside(images: Images) -> None:
