@@ -14,11 +14,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.logging import RichHandler
 
 from callbacks import ProgressBar, Results
 from lightning_app.commands import draw_mask
 from lightning_app.configs import FindConfig
+from lightning_app.loggers import place_loggers
 from lightning_app.runs import open_run, resolve_checkpoint, unsupported_gpu
 
 log = logging.getLogger("faceveil")
@@ -88,7 +90,8 @@ class FaceVeilCLI(LightningCLI):
             config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.run_dir))
         elif self.subcommand in ("validate", "test", "predict"):
             raise ValueError(f"{self.subcommand} needs a trained model: give --ckpt_path last, or a path")
-        if self.subcommand == "fit":
+        # the launcher starts the other ranks with the same command line when rank zero has begun already
+        if self.subcommand == "fit" and rank_zero_only.rank == 0:
             open_run(self.run_dir, going_on=bool(config.ckpt_path), overwrite=config.overwrite)
         if "verbose" in config:  # Lightning's table of every key; Results prints ours
             config.verbose = False
@@ -106,15 +109,21 @@ class FaceVeilCLI(LightningCLI):
         if given is not False and not any(isinstance(x, CSVLogger) for x in loggers):
             version = "" if self.subcommand == "fit" else str(self.subcommand)
             loggers = [*loggers, CSVLogger(str(self.run_dir), name="", version=version)]
-        callbacks = list(trainer.get("callbacks") or [])
-        if self.subcommand == "fit" and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+        wanted = trainer.get("callbacks") or []
+        callbacks = list(wanted) if isinstance(wanted, list) else [wanted]
+        if self.subcommand != "fit":
+            callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
+            kwargs["enable_checkpointing"] = False
+        elif not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(last_checkpoint(self.run_dir))
         for kind in (ProgressBar, Results):
             if not any(isinstance(c, kind) for c in callbacks):
                 callbacks.append(kind())
-        return super().instantiate_trainer(
+        made = super().instantiate_trainer(
             default_root_dir=str(self.run_dir), logger=loggers or False, callbacks=callbacks, **kwargs
         )
+        place_loggers(made)
+        return made
 
 
 def last_checkpoint(run_dir: Path) -> ModelCheckpoint:

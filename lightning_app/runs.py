@@ -60,12 +60,16 @@ def open_run(run_dir: Path, going_on: bool, overwrite: bool) -> None:
 
     Args:
         run_dir: `runs/<name>`.
-        going_on: whether a checkpoint of it is gone on with.
+        going_on: whether a checkpoint is gone on with; the CSV log there is then kept as `metrics.N.csv`.
         overwrite: remove what an earlier run left.
 
     Raises:
         FileExistsError: the folder has a run and neither is asked for.
     """
+    log_file = run_dir / "metrics.csv"
+    if going_on and log_file.exists():  # CSVLogger deletes the file it finds
+        earlier = len(list(run_dir.glob("metrics.*.csv"))) + 1
+        log_file.rename(run_dir / f"metrics.{earlier}.csv")
     there = [mark for mark in _MARKS if (run_dir / mark).exists()]
     if not there or going_on:
         return

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from datamodules import DrawnFaces
 
 os.environ.setdefault("WANDB_MODE", "disabled")
+# tiny networks gain nothing from threads, and two of them on busy cores wait for each other at every layer
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

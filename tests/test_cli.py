@@ -75,7 +75,15 @@ def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
     run = fitted / "runs" / "tiny"
     metrics = json.loads((run / "metrics.json").read_text())
     accuracies = [f"lfw/accuracy{s}" for s in ("", "_s1", "_s2", "_s3", "_low", "_high")]
-    for key in (*accuracies, "lfw/auc", "lfw/eer", "privacy/dssim", "train/loss", "val/accuracy", "time/fit_s"):
+    for key in (
+        *accuracies,
+        "lfw/auc",
+        "lfw/eer",
+        "privacy/dssim",
+        "train/loss",
+        "val/accuracy",
+        "time/fit_s",
+    ):
         assert isinstance(metrics[key], float), key
     assert 0.7 <= metrics["privacy/mask_ratio"] <= 0.8
     assert metrics["lfw/accuracy"] == metrics["lfw/accuracy_s1"]

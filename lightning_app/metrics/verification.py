@@ -31,7 +31,7 @@ class VerificationResult:
         auc: area under the ROC curve.
         eer: equal error rate, lower is better.
         tar_at_far: true accept rate for each false accept rate that has ten negatives behind it.
-        thresholds: by fold label, the threshold chosen on the other folds; −inf accepts, inf rejects all.
+        thresholds: by fold label, the threshold chosen on the other folds.
         accuracy_ci: (low, high); (nan, nan) where no bootstrap was asked for, as below.
         auc_ci: (low, high).
         eer_ci: (low, high).
@@ -148,7 +148,9 @@ def _best_threshold(values: _Floats, positives: _Ints, negatives: _Ints) -> floa
     below, above = values[:-1], values[1:]
     middle = below + (above - below) / 2
     middle = np.where(middle < above, middle, below)  # neighbouring floats have none between them
-    return float(np.concatenate(([-np.inf], middle, [np.inf]))[right.argmax()])
+    if len(middle) == 0:  # one score for all: nothing lies between, so accept all or none
+        return float(-np.inf if right[0] >= right[-1] else np.inf)
+    return float(middle[right[1:-1].argmax()])
 
 
 def _curve_figures(positives: _Ints, negatives: _Ints, limits: Sequence[int]) -> _Floats:
@@ -205,7 +207,7 @@ def verification(
     """Score pairs of faces by LFW's protocol (image-restricted, folds as the file gives them).
 
     *Accuracy.* Each fold's threshold is chosen on the other folds: among the midpoints of the distinct scores
-    seen there, −inf and inf, the one that decides most pairs rightly, the lowest of ties. Two faces are the
+    seen there, the one that decides most pairs rightly, the lowest of ties. Two faces are the
     same person if their score is strictly above it. Accuracy is the mean over folds, std its deviation
     (ddof 0).
 

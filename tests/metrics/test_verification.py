@@ -23,7 +23,7 @@ def slow_accuracy(
     accuracies, thresholds = [], {}
     for fold in sorted(set(folds.tolist())):
         seen = sorted(set(scores[folds != fold].tolist()))
-        candidates = [-np.inf, *((low + high) / 2 for low, high in pairwise(seen)), np.inf]
+        candidates = [(low + high) / 2 for low, high in pairwise(seen)]
         best, best_right = np.nan, -1
         for threshold in candidates:
             right = sum(
@@ -102,18 +102,22 @@ def test_by_hand() -> None:
     assert result.tar_at_far == {}  # 0.1 of four negatives are not ten
 
 
-def test_all_and_none_can_be_accepted() -> None:
-    # fold 0 is best served by accepting all, fold 1 by rejecting all: 2 of 3 right either way
+def test_thresholds_lie_between_scores_even_where_accepting_all_or_none_would_do_better() -> None:
+    # fold 0 would be best served by accepting all, fold 1 by rejecting all
     result = verification(
         [0.1, 0.2, 0.3, 0.1, 0.2, 0.3],
         [True, True, False, False, False, True],
         [0, 0, 0, 1, 1, 1],
         bootstrap=0,
     )
-    assert result.thresholds == {0: pytest.approx(0.25), 1: -np.inf}
-    result = verification([0.1, 0.2, 0.3] * 2, [True, False, False] * 2, [0, 0, 0, 1, 1, 1], bootstrap=0)
-    assert result.thresholds == {0: np.inf, 1: np.inf}
-    assert result.accuracy == pytest.approx(2 / 3)
+    # of fold 0: 1 of 3 right at 0.15, 0 at 0.25; of fold 1: 2 at 0.15, 3 at 0.25
+    assert result.thresholds == pytest.approx({0: 0.25, 1: 0.15})
+
+
+def test_one_score_for_all_accepts_all_or_none() -> None:
+    result = verification([0.5] * 6, [True, True, False, False, False, True], [0, 0, 0, 1, 1, 1], bootstrap=0)
+    assert result.thresholds == {0: np.inf, 1: -np.inf}
+    assert result.accuracy == pytest.approx((1 / 3 + 1 / 3) / 2)
 
 
 def test_neighbouring_floats_are_told_apart() -> None:
