@@ -22,8 +22,10 @@ from lightning_app.batch import Moment
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
+from lightning_app.networks.backbone import InsertionPoint
 
 SIZE, BATCH, STEPS = 112, 32, 6
+GATED: tuple[InsertionPoint, ...] = ("layer1", "layer3")
 
 
 class _StepTimes(L.Callback):
@@ -141,14 +143,14 @@ def _gates(data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int,
         with torch.autocast("cpu", torch.bfloat16):
             model.embed(ready["image"], ready["mask"], ready["mask_index"])
 
-    for point in ("layer1", "layer3"):
-        gated = ResNetFSM([point], num_classes=16, input_size=SIZE)  # type: ignore[list-item]  # a literal
+    for point in GATED:
+        gated = ResNetFSM([point], num_classes=16, input_size=SIZE)
         timing = interleaved(partial(train, gated), lambda: train(plain), 2 * repeats, warmup=2)
         rows.append(Row(f"ResNet-FSM ({point}) ÷ ResNet, training step", *timing, 1.03, note))
     ready = data.prepare(images)
     mask = ready["mask"]
     assert mask is not None
-    for point in ("layer1", "layer3"):
+    for point in GATED:
         gated = ResNetFSM([point], num_classes=16, input_size=SIZE)
         gated.eval(), plain.eval()
         gated.freeze_gate(mask)

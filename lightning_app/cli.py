@@ -91,7 +91,7 @@ class FaceVeilCLI(LightningCLI):
         elif self.subcommand in ("validate", "test", "predict"):
             raise ValueError(f"{self.subcommand} needs a trained model: give --ckpt_path last, or a path")
         # the launcher starts the other ranks with the same command line when rank zero has begun already
-        if self.subcommand == "fit" and rank_zero_only.rank == 0:
+        if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
             open_run(self.run_dir, going_on=bool(config.ckpt_path), overwrite=config.overwrite)
         if "verbose" in config:  # Lightning's table of every key; Results prints ours
             config.verbose = False
