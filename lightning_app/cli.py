@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.logging import RichHandler
 
-from callbacks import ProgressBar, Results
+from callbacks import Embeddings, ProgressBar, Results
 from lightning_app.commands import draw_mask
 from lightning_app.configs import FindConfig
 from lightning_app.loggers import place_loggers
@@ -116,7 +116,7 @@ class FaceVeilCLI(LightningCLI):
             kwargs["enable_checkpointing"] = False
         elif not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(last_checkpoint(self.run_dir))
-        for kind in (ProgressBar, Results):
+        for kind in (ProgressBar, Embeddings if self.subcommand == "predict" else Results):
             if not any(isinstance(c, kind) for c in callbacks):
                 callbacks.append(kind())
         made = super().instantiate_trainer(
@@ -144,7 +144,9 @@ def run(args: list[str]) -> None:
         ValueError, OSError: something the user can mend, in one line.
     """
     set_up_logging()
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")  # Lightning's own
+    for noise in (r".*isinstance\(treespec, LeafSpec\).*", r"Be aware that when using `ckpt_path`.*"):
+        warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
     torch.set_float32_matmul_precision("high")
     if args and args[0] in COMMANDS:
         COMMANDS[args[0]](args[1:])
@@ -174,6 +176,10 @@ def reason(error: BaseException) -> str:
     while str(error).startswith("Does not validate against any of the Union") and error.__cause__ is not None:
         error = error.__cause__
     return str(error)
+
+
+def _not_an_advertisement(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("💡")
 
 
 def set_up_logging() -> None:

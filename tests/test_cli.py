@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from lightning_app.configs import CONFIGS, find_config, shipped
 
@@ -122,7 +123,11 @@ def test_test_and_predict_run(fitted: Path, veil: Veil) -> None:
     last = fitted / "runs/tiny/checkpoints/last.ckpt"
     veil("test", "--config", fitted / "tiny.yaml", "--ckpt_path", last)
     assert "lfw/accuracy" in json.loads(Path("runs/tiny/metrics.json").read_text())
-    veil("predict", "--config", fitted / "tiny.yaml", "--ckpt_path", last, "--return_predictions", "false")
+    veil("predict", "--config", fitted / "tiny.yaml", "--ckpt_path", last)
+    found = load_file("runs/tiny/embeddings.safetensors")
+    assert found["embedding"].shape == (48, 512)
+    assert found["index"].tolist() == list(range(48))
+    assert found["identity"].tolist() == [i // 8 for i in range(48)]
 
 
 def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:

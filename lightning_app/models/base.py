@@ -115,9 +115,10 @@ class Recogniser(L.LightningModule):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the embeddings `[B,D]` of a batch with their image numbers."""
+        """Return the embeddings `[B,D]` of a batch with identities and image numbers."""
         embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
-        return {"embedding": embedding.float().cpu(), "index": batch["index"].cpu()}
+        kept = {"embedding": embedding.float(), "identity": batch["identity"], "index": batch["index"]}
+        return {key: value.cpu() for key, value in kept.items()}
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         if len(batch["image"]) == 0:  # a data set without held-out images, see FaceDataModule
