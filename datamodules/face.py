@@ -265,6 +265,20 @@ class FaceDataModule(L.LightningDataModule):
         at = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
         return source.__getitems__(at.tolist())["image"]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint keeps: how the faces were veiled; no face, no path."""
+        return {"desensitizer": self.desensitizer.describe()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Say so where a checkpoint's faces were veiled in another way than these."""
+        theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
+        if theirs is None:
+            return
+        hashes = [about.get("mask_hash") for about in (theirs, ours)]
+        if hashes[0] != hashes[1] if all(hashes) else theirs != ours:
+            log.warning("The checkpoint was trained on faces veiled by %s; these are veiled by %s.",
+                        _brief(theirs), _brief(ours))  # fmt: skip
+
     def teardown(self, stage: str) -> None:
         """Warn of bad images met since the last warning."""
         self._warn_of_bad_images()
@@ -302,6 +316,11 @@ def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[order] = place < chosen[labels[order]]
     return held
+
+
+def _brief(about: dict[str, Any]) -> str:
+    ratio, digest = about.get("mask_ratio"), str(about.get("mask_hash", ""))[:12]
+    return str(about["method"]) + (f" (mask ratio {ratio:.4f}, hash {digest})" if ratio is not None else "")
 
 
 class _Nothing(Dataset[Batch]):

@@ -199,3 +199,15 @@ def test_bad_images_are_counted_named_once_and_refused_above_1_percent(
 def test_out_of_range_is_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FaceDataModule(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_faces_veiled_otherwise_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    one, other = (
+        FaceDataModule(faces(), MaskOut(freeform=(0.5, 0.8), seed=seed, size=SIZE)) for seed in (0, 1)
+    )
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        one.load_state_dict(one.state_dict())
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        other.load_state_dict(one.state_dict())
+    assert "trained on faces veiled by MaskOut (mask ratio 0." in caplog.text
