@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.face import FaceDataModule
 from datamodules.pairs import BinFaces, PairFaces, PairList
-from datamodules.reader import FaceReader
+from datamodules.reader import FaceReader, whole
 from lightning_app.batch import Batch
 from lightning_app.metrics import VerificationResult, verification
 
@@ -33,7 +33,7 @@ class LFWVerification(L.Callback):
 
     Args:
         root: folder of images, one folder per identity, as LFW has it.
-        pairs: list of pairs, in LFW's form or as `path path same` lines; `root/pairs.txt` by default.
+        pairs: list of pairs, in LFW's form or as `path path same` lines; `pairs.txt` in or beside the root by default.
         bin: an InsightFace `.bin` set instead of a folder.
         reader: any other verification set, by `class_path`: a reader with an attribute `pairs`.
         situations: which of the three to measure; only the first where nothing is desensitized.
@@ -96,8 +96,9 @@ class LFWVerification(L.Callback):
                 self.reader = BinFaces(self.bin, size=data.size, crop=self.crop)
             else:
                 assert self.root is not None
-                pairs = self.pairs or self.root / "pairs.txt"
-                self.reader = PairFaces(self.root, pairs, size=data.size, crop=crop, missing=self.missing)
+                self.reader = PairFaces(
+                    self.root, self.pairs, size=data.size, crop=crop, missing=self.missing
+                )
         if self.reader.size != data.size:
             raise ValueError(
                 f"{self.name}: its images are {self.reader.size} px, the training images {data.size} px: give both "
@@ -162,7 +163,7 @@ class LFWVerification(L.Callback):
         mine = torch.arange(rank, count, world)
         size = self.batch_size or data.batch_size
         loader: DataLoader[Batch] = DataLoader(
-            self.reader, batch_sampler=[ids.tolist() for ids in mine.split(size)], collate_fn=_as_is,
+            self.reader, batch_sampler=[ids.tolist() for ids in mine.split(size)], collate_fn=whole,
             num_workers=data.num_workers,
         )  # fmt: skip
         device = trainer.strategy.root_device
@@ -240,7 +241,3 @@ def _datamodule(trainer: L.Trainer) -> FaceDataModule:
             "LFWVerification needs a FaceDataModule: it owns the desensitizer and the images' size"
         )
     return data
-
-
-def _as_is(batch: Any) -> Any:  # collate_fn is typed for lists; __getitems__ gives the batch itself
-    return batch

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from datamodules.augment import Augment
 from datamodules.drawn import DrawnFaces
-from datamodules.reader import BadImages, CachedReader, FaceReader, Subset
+from datamodules.reader import BadImages, CachedReader, FaceReader, Subset, whole
 from datamodules.sampler import EpochBatchSampler
 from lightning_app.batch import Batch, Moment
 from lightning_app.desensitize import Desensitizer, Identity
@@ -138,7 +138,8 @@ class FaceDataModule(L.LightningDataModule):
                 rank=trainer.global_rank,
                 world=trainer.world_size,
             )
-        self._sampler.set_epoch(trainer.current_epoch)
+        # not current_epoch: on resume it is one behind while the workers already fetch
+        self._sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
         if trainer.fit_loop.restarting:
             self._sampler.start = trainer.fit_loop.epoch_loop.batch_progress.current.ready % len(
                 self._sampler
@@ -169,7 +170,7 @@ class FaceDataModule(L.LightningDataModule):
         return DataLoader(
             reader,
             batch_sampler=batch_sampler,
-            collate_fn=_as_is,
+            collate_fn=whole,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_cuda,
@@ -336,10 +337,6 @@ class _Nothing(Dataset[Batch]):
         none = torch.empty(0, dtype=torch.int64)
         pixels = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
         return {"image": pixels, "identity": none, "index": none}
-
-
-def _as_is(batch: Any) -> Any:  # collate_fn is typed for lists; __getitems__ gives the batch itself
-    return batch
 
 
 def _first(batches: list[Batch]) -> Batch:

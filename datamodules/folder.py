@@ -68,7 +68,7 @@ class FolderFaces(FaceReader):
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f"root={self.root}: no such folder (looked for one folder of images per identity); unpack "
-                "the set there or point to it with --data.reader.init_args.root"
+                "the set there or point to it with --data.init_args.reader.init_args.root"
             )
         scan = TreeScan(self.root).get(self.cache_index)
         folders = Names(scan["folders"], scan["folder_ends"])

@@ -213,7 +213,7 @@ def find_record(path: str | os.PathLike[str]) -> Path:
         what = f"{len(found)} .rec files, none of them train.rec" if found else "no such .rec file"
         raise FileNotFoundError(
             f"path={path}: {what} (looked for InsightFace's train.rec and train.idx); point to it with "
-            "--data.reader.init_args.path"
+            "--data.init_args.reader.init_args.path"
         )
     return found[0]
 

@@ -51,8 +51,13 @@ class EpochBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self.start = 0
 
+    @property
+    def sampler(self) -> EpochBatchSampler:
+        """Itself: Lightning calls `set_epoch` on a batch sampler's `sampler` at the start of every epoch."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives; Lightning calls it too."""
+        """Choose the epoch whose order the next iteration gives."""
         self.epoch = epoch
 
     def __len__(self) -> int:

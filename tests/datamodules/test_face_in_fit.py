@@ -37,7 +37,9 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-def fit(tmp_path: Path, desensitizer: MaskOut, epochs: int = 2, **more: Any) -> Recorder:
+def fit(
+    tmp_path: Path, desensitizer: MaskOut, epochs: int = 2, ckpt_path: Path | None = None, **more: Any
+) -> Recorder:
     model = Recorder()
     reader = DrawnFaces(identities=4, images_per_identity=6, size=SIZE)
     data = FaceDataModule(reader, desensitizer, batch_size=5, val_share=0.34, **more)
@@ -46,7 +48,9 @@ def fit(tmp_path: Path, desensitizer: MaskOut, epochs: int = 2, **more: Any) -> 
         enable_model_summary=False, default_root_dir=tmp_path, use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(model, datamodule=data)
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    if ckpt_path is None:
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
     return model
 
 
@@ -102,3 +106,25 @@ def test_hidden_pixels_are_black_before_normalisation(tmp_path: Path) -> None:
         mask = masks([batch])[0][batch["mask_index"]]
         assert (batch["image"][(mask == 0).expand_as(batch["image"])] == -1).all()
         assert ((mask == 0).float().mean() - 0.6).abs() < 0.21
+
+
+def orders(model: Recorder) -> list[list[int]]:
+    """The images of each epoch of 3 steps, in order."""
+    steps = [batch["index"].tolist() for batch in model.seen]
+    return [sum(steps[i : i + 3], []) for i in range(0, len(steps), 3)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_epoch_has_its_own_order_and_a_resumed_one_that_of_the_whole_run(
+    tmp_path: Path, workers: int
+) -> None:
+    whole = fit(tmp_path, MaskOut(freeform=(0.4, 0.8)), epochs=4, num_workers=workers)
+    found = orders(whole)
+    assert len(found) == len({tuple(order) for order in found}) == 4
+    fit(tmp_path, MaskOut(freeform=(0.4, 0.8)), epochs=2, num_workers=workers)
+    resumed = fit(
+        tmp_path, MaskOut(freeform=(0.4, 0.8)), epochs=4, ckpt_path=tmp_path / "end.ckpt", num_workers=workers
+    )
+    assert orders(resumed) == found[2:]
+    for a, b in zip(resumed.seen, whole.seen[6:], strict=True):
+        assert torch.equal(a["image"], b["image"])
