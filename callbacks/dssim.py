@@ -52,7 +52,9 @@ class DSSIMReport(L.Callback):
     def _report(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
         if data is None:
-            raise TypeError("DSSIMReport needs a FaceDataModule: it owns the raw images and the desensitizer")
+            raise ValueError(
+                "DSSIMReport needs a FaceDataModule: it owns the raw images and the desensitizer"
+            )
         if not data.desensitizer.is_image:
             if not self._told:
                 self._told = True

@@ -58,7 +58,7 @@ class Pictures(L.Callback):
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
         if data is None:
-            raise TypeError("Pictures needs a FaceDataModule: it owns the raw images and the desensitizer")
+            raise ValueError("Pictures needs a FaceDataModule: it owns the raw images and the desensitizer")
         if not trainer.is_global_zero:
             return
         if self._raw is None:

@@ -106,9 +106,9 @@ class LFWVerification(L.Callback):
             )
         if self.reader not in data.verification:
             data.verification.append(self.reader)
-        if stage == "fit" and not self._told and data.identities is not None and self.reader.identities:
+        if stage == "fit" and not self._told and self.reader.identities:
             self._told = True
-            shared = sorted(set(data.identities) & set(self.reader.identities))
+            shared = sorted(set(data.reader.identities) & set(self.reader.identities))
             if shared:
                 log.warning(
                     "%s: %d of %d identities are in the training set too (%s, …): its figures are contaminated.",
@@ -119,7 +119,8 @@ class LFWVerification(L.Callback):
         """Verify, when it is due."""
         if trainer.sanity_checking:
             return
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        epochs = trainer.max_epochs
+        last = epochs is not None and epochs > 0 and trainer.current_epoch + 1 >= epochs
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or last
         if trainer.state.fn != "fit" or due:
             self.verify(trainer, pl_module)

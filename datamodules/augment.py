@@ -80,10 +80,10 @@ def _flipped(batch: Batch, flip: Tensor) -> Batch:
     mask = batch["mask"]
     if mask is not None:
         count = len(mask)
-        if count == len(flip) and count > 2:  # a mask per image: no need for both orientations of each
+        if count > 1 and 2 * count > len(flip):  # a mask per image is fewer than both orientations of each
             mine = mask.index_select(0, batch["mask_index"])
             batch["mask"] = torch.where(flip.view(-1, 1, 1, 1), mine.flip(-1), mine)
-            batch["mask_index"] = torch.arange(count, device=flip.device)
+            batch["mask_index"] = torch.arange(len(flip), device=flip.device)
         else:
             batch["mask"] = torch.cat([mask, mask.flip(-1)])
             batch["mask_index"] = batch["mask_index"] + flip * count

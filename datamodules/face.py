@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import lightning as L
@@ -36,7 +37,7 @@ class FaceDataModule(L.LightningDataModule):
         num_workers: processes that read images.
         val_share: share of each identity's images held out for validation, 0 … 1; at least one stays.
         cache: keep the decoded images in memory.
-        seed: of the order, the split, the masks and the augmentation.
+        seed: of the order, the split, the masks and the augmentation; `seed_everything` by default.
         mean: subtracted from every channel, on [0,1] pixels.
         std: what every channel is divided by then.
     """
@@ -50,7 +51,7 @@ class FaceDataModule(L.LightningDataModule):
         num_workers: int = 0,
         val_share: float = 0.0,
         cache: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         mean: float = 0.5,
         std: float = 0.5,
     ) -> None:
@@ -65,7 +66,8 @@ class FaceDataModule(L.LightningDataModule):
         self.desensitizer: Desensitizer = desensitizer if desensitizer is not None else Identity()
         self.augment = augment if augment is not None else Augment()
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.val_share, self.cache, self.seed = val_share, cache, seed
+        self.val_share, self.cache = val_share, cache
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.mean, self.std = mean, std
         self.verification: list[FaceReader] = []  # sets that callbacks verify on; they enter here in setup
         self._train: FaceReader | None = None
@@ -86,22 +88,14 @@ class FaceDataModule(L.LightningDataModule):
         return self.desensitizer.out_channels
 
     @property
-    def num_classes(self) -> int | None:
-        """Identities of the training set; None where it is not there, which only `fit` minds."""
-        try:
-            return len(self.reader.identities)
-        except (OSError, ValueError):
-            return None  # setup("fit") reads the same attribute and lets the reason through
+    def num_classes(self) -> int:
+        """Identities of the training set, which is looked through for it."""
+        return len(self.reader.identities)
 
     @property
     def drawn(self) -> bool:
         """Whether all faces are drawn ones, which belong to nobody."""
         return all(isinstance(r, DrawnFaces) for r in [self.reader, *self.verification])
-
-    @property
-    def identities(self) -> list[str] | None:
-        """Names of the training identities; None where the training set is not there."""
-        return None if self.num_classes is None else self.reader.identities
 
     def setup(self, stage: str) -> None:
         """Split the reader into training and validation images, disjoint.
@@ -110,20 +104,28 @@ class FaceDataModule(L.LightningDataModule):
             FileNotFoundError, ValueError: the training set cannot be used; the message says why.
         """
         self.desensitizer.prepare((self.size, self.size))
-        if stage == "predict" or (stage == "fit" and self._train is None):
-            count = len(self.reader.identities)
-            if count < 2:
-                raise ValueError(f"{count} identity in the training set: a recogniser needs at least two")
-        if self._train is not None or (stage != "fit" and self.num_classes is None):
-            return
-        whole = CachedReader(self.reader) if self.cache else self.reader
+        if stage == "fit":
+            if self.num_classes < 2:
+                raise ValueError(
+                    f"{self.num_classes} identity in the training set: a recogniser needs two or more"
+                )
+            if self._train is None:
+                self._split(CachedReader(self.reader) if self.cache else self.reader)
+        elif stage in ("validate", "test") and self.val_share > 0 and self._val is None:
+            try:
+                self.reader.open()
+            except FileNotFoundError as error:
+                log.warning("No held-out images to validate on: %s", error)
+                return
+            self._split(self.reader)
+
+    def _split(self, whole: FaceReader) -> None:
         self._bad = BadImages(len(whole))
         held = held_out(whole.labels, self.val_share, self.seed)
+        self._train = whole
         if held.any():
             self._val = Subset(whole, torch.nonzero(held).flatten())
             self._train = Subset(whole, torch.nonzero(~held).flatten())
-        else:
-            self._train = whole
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Serve training batches in the order of (seed, epoch), from where a resumed run left off."""
@@ -139,7 +141,8 @@ class FaceDataModule(L.LightningDataModule):
                 world=trainer.world_size,
             )
         # not current_epoch: on resume it is one behind while the workers already fetch
-        self._sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        self._sampler.set_epoch(progress.processed)
         if trainer.fit_loop.restarting:
             self._sampler.start = trainer.fit_loop.epoch_loop.batch_progress.current.ready % len(
                 self._sampler
@@ -147,8 +150,11 @@ class FaceDataModule(L.LightningDataModule):
         return self._loader(self._train, batch_sampler=self._sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Serve held-out images; without any, one empty batch, since callbacks run after a batch only."""
-        if self._val is None:
+        """Serve held-out images; without any, or one per rank, an empty batch, since callbacks need a batch."""
+        ranks = self.trainer.world_size if self.trainer else 1
+        if (
+            self._val is None or len(self._val) < ranks
+        ):  # a rank without a batch would keep the others waiting
             return DataLoader(_Nothing(self.size), batch_size=1, collate_fn=_first)
         return self._evaluation_loader(self._val)
 
@@ -268,10 +274,16 @@ class FaceDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a checkpoint keeps: how the faces were veiled; no face, no path."""
-        return {"desensitizer": self.desensitizer.describe()}
+        return {"desensitizer": self.desensitizer.describe(), "num_classes": self.num_classes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Say so where a checkpoint's faces were veiled in another way than these."""
+        if self._val is not None and state_dict.get("num_classes") not in (None, self.num_classes):
+            self._val = None
+            log.warning(
+                "The checkpoint knows %d identities, this set has %d: no loss and accuracy of held-out images.",
+                state_dict["num_classes"], self.num_classes,
+            )  # fmt: skip
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
         if theirs is None:
             return
@@ -286,7 +298,10 @@ class FaceDataModule(L.LightningDataModule):
 
     def _normalised(self, batch: Batch) -> Batch:
         batch["image"] = (batch["image"] - self.mean) / self.std
-        return batch
+        if self.trainer is None:
+            return batch
+        ready: Batch = self.trainer.precision_plugin.convert_input(batch)  # for bf16-true and 16-true
+        return ready
 
     def _warn_of_bad_images(self) -> None:
         if self._bad is not None and len(self._bad.numbers) > self._warned:

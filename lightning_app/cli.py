@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -21,7 +22,7 @@ from callbacks import Embeddings, ProgressBar, Results
 from lightning_app.commands import draw_mask
 from lightning_app.configs import FindConfig
 from lightning_app.loggers import place_loggers
-from lightning_app.runs import open_run, resolve_checkpoint, unsupported_gpu
+from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoint, unsupported_gpu
 
 log = logging.getLogger("faceveil")
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"draw-mask": draw_mask.run}
@@ -32,12 +33,16 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write `config.yaml`; on rank zero only."""
+        if stage != "fit":
+            return
+        # by now data, mask and verification set have been found good: the earlier run can go
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if stage == "fit":
-            self.parser.save(
-                self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False
-            )
+        if not self.config.get("ckpt_path"):
+            clear_run(folder)
+        config = self.config.clone()  # a saved config must neither replace a run nor go on with one unasked
+        config.name, config.overwrite, config.ckpt_path = folder.name, False, None
+        self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
 
 
 class FaceVeilCLI(LightningCLI):
@@ -62,7 +67,6 @@ class FaceVeilCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs/<name> lies.")
         parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
                             help="Replace the run that is in the folder.")  # fmt: skip
-        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.size", "model.init_args.input_size", apply_on="instantiate")
         parser.link_arguments("data.in_channels", "model.init_args.in_channels", apply_on="instantiate")
         parser.set_defaults(
@@ -85,19 +89,26 @@ class FaceVeilCLI(LightningCLI):
         config = self.config[self.subcommand]
         files = [str(p) for p in config.get("config") or [] if p is not None]
         name = config.name or (Path(files[0]).stem if files else "run")
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise ValueError(f"--name {name!r}: give a plain name, the folder is {config.runs}/<name>")
         self.run_dir = Path(config.runs) / name
-        if config.get("ckpt_path"):
-            config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, self.run_dir))
-        elif self.subcommand in ("validate", "test", "predict"):
+        checkpoint = resolve_checkpoint(config.ckpt_path, self.run_dir) if config.get("ckpt_path") else None
+        if checkpoint is None and self.subcommand in ("validate", "test", "predict"):
             raise ValueError(f"{self.subcommand} needs a trained model: give --ckpt_path last, or a path")
+        config.ckpt_path = None if checkpoint is None else str(checkpoint)
         # the launcher starts the other ranks with the same command line when rank zero has begun already
-        if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
-            open_run(self.run_dir, going_on=bool(config.ckpt_path), overwrite=config.overwrite)
+        if self.subcommand == "fit" and _is_rank_zero():
+            check_run(self.run_dir, checkpoint, config.overwrite)
         if "verbose" in config:  # Lightning's table of every key; Results prints ours
             config.verbose = False
         unsupported = unsupported_gpu()
         if unsupported:
             log.warning(unsupported)
+
+    def before_fit(self) -> None:
+        """Put the CSV log of an earlier run aside."""
+        if _is_rank_zero():
+            keep_log(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the trainer with the run's folder, loggers and callbacks."""
@@ -124,6 +135,10 @@ class FaceVeilCLI(LightningCLI):
         )
         place_loggers(made)
         return made
+
+
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def last_checkpoint(run_dir: Path) -> ModelCheckpoint:
@@ -167,6 +182,8 @@ def run(args: list[str]) -> None:
             seed_everything_default=0,
             args=None if own else args,
         )
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
     finally:
         sys.argv = previous
 

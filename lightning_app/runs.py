@@ -13,6 +13,9 @@ import torch
 log = logging.getLogger("faceveil")
 LAST = Path("checkpoints") / "last.ckpt"
 _MARKS = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")  # what only a run leaves behind
+# all that a run leaves and a new one does not write over; W&B's folders stay, they may not be synced yet
+_REMAINS = ("checkpoints", "metrics.json", "metrics.*.csv", "faces.png", "embeddings*.safetensors", "hparams.yaml",
+            "validate", "test", "predict")  # fmt: skip
 
 
 def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
@@ -55,32 +58,47 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
     return path
 
 
-def open_run(run_dir: Path, going_on: bool, overwrite: bool) -> None:
-    """Claim the folder for `fit`.
+def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:
+    """Refuse to `fit` into a folder that has a run, unless it is gone on with or may be replaced.
 
     Args:
         run_dir: `runs/<name>`.
-        going_on: whether a checkpoint is gone on with; the CSV log there is then kept as `metrics.N.csv`.
-        overwrite: remove what an earlier run left.
+        checkpoint: what is gone on with, if anything.
+        overwrite: whether an earlier run may be replaced.
 
     Raises:
-        FileExistsError: the folder has a run and neither is asked for.
+        FileExistsError: the folder has a run.
+        ValueError: `overwrite` would remove the checkpoint that is gone on with.
     """
-    log_file = run_dir / "metrics.csv"
-    if going_on and log_file.exists():  # CSVLogger deletes the file it finds
-        earlier = len(list(run_dir.glob("metrics.*.csv"))) + 1
-        log_file.rename(run_dir / f"metrics.{earlier}.csv")
-    there = [mark for mark in _MARKS if (run_dir / mark).exists()]
-    if not there or going_on:
-        return
-    if not overwrite:
+    own = checkpoint is not None and run_dir.resolve() in checkpoint.resolve().parents
+    if own and overwrite:
+        raise ValueError(
+            f"--overwrite would remove {checkpoint}, which --ckpt_path goes on with: leave one out"
+        )
+    going_on = checkpoint is not None and checkpoint.resolve() == (run_dir / LAST).resolve()
+    if not going_on and not overwrite and any((run_dir / mark).exists() for mark in _MARKS):
         raise FileExistsError(
             f"{run_dir} holds a run already: go on with it (--ckpt_path last), replace it (--overwrite) or choose "
             "another --name"
         )
-    log.info("Removing the earlier run in %s", run_dir)
-    for child in run_dir.iterdir():
-        shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def keep_log(run_dir: Path) -> None:
+    """Rename `metrics.csv` to `metrics.N.csv`: CSVLogger deletes the one it finds."""
+    if (run_dir / "metrics.csv").exists():
+        (run_dir / "metrics.csv").rename(
+            run_dir / f"metrics.{len(list(run_dir.glob('metrics.*.csv'))) + 1}.csv"
+        )
+
+
+def clear_run(run_dir: Path) -> None:
+    """Remove what an earlier run left in its folder, and nothing else."""
+    for pattern in _REMAINS:
+        for path in run_dir.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def unsupported_gpu() -> str | None:

@@ -140,8 +140,8 @@ class MaskOut(Desensitizer):
             moment: what the draws are a function of; None, as in `eval()`, draws per image.
 
         Returns:
-            A new dict: `image` with hidden pixels 0, `mask` `[1,1,H,W]` with `mask_index` of zeros, or, where
-            every image has its own, `[B,1,H,W]` with `mask_index` 0 … B−1.
+            A new dict: `image` with hidden pixels 0, `mask` `[1,1,H,W]` with `mask_index` of zeros; where every
+            image draws its own, `[M,1,H,W]` with `mask_index`: all M masks there are, or B of them.
 
         Raises:
             ValueError: if masks and images differ in size; see also the class.
@@ -153,13 +153,10 @@ class MaskOut(Desensitizer):
             kept = self.mask if self.bits is None else self.bits
             if kept is not None and kept.device != image.device:
                 self.to(image.device)
-        mask = self._draw(batch["index"], moment, image.device)
+        mask, which = self._draw(batch["index"], moment, image.device)
         veiled = batch.copy()
-        veiled["image"] = image * mask
-        veiled["mask"] = mask
-        veiled["mask_index"] = torch.zeros(len(image), dtype=torch.int64, device=image.device)
-        if len(mask) > 1:
-            veiled["mask_index"] = torch.arange(len(image), device=image.device)
+        veiled["image"] = image * (mask if len(mask) == 1 else mask.index_select(0, which))
+        veiled["mask"], veiled["mask_index"] = mask, which
         return veiled
 
     def describe(self) -> dict[str, object]:
@@ -193,19 +190,24 @@ class MaskOut(Desensitizer):
         else:
             self.bits = bits
 
-    def _draw(self, index: Tensor, moment: Moment | None, device: torch.device) -> Tensor:
-        """Return the batch's masks, `[1,1,H,W]` or `[B,1,H,W]`, without waiting for the device."""
+    def _draw(self, index: Tensor, moment: Moment | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the batch's masks `[M,1,H,W]` and which lies on each image `[B]`, not waiting for the device."""
+        shared = torch.zeros(len(index), dtype=torch.int64, device=device)
         if self.bits is None:
             assert self.mask is not None, "prepare came before"
-            return self.mask
+            return self.mask, shared
+        assert self.size is not None
         now = moment or Moment()
         if self.draw == "batch" and self.training and moment is not None:
             counter = torch.zeros(1, dtype=torch.int64, device=device)
             choice = draws.integers(counter, len(self.bits), _SALT, now.seed, now.step)
-        else:
-            choice = draws.integers(index, len(self.bits), _SALT, now.seed, now.epoch)
-        assert self.size is not None
-        return unpack_masks(self.bits.index_select(0, choice), self.size)
+            return unpack_masks(self.bits.index_select(0, choice), self.size), shared
+        choice = draws.integers(index, len(self.bits), _SALT, now.seed, now.epoch)
+        if len(self.bits) < len(index):  # fewer masks than images: each once, however many images it lies on
+            return unpack_masks(self.bits, self.size), choice
+        return unpack_masks(self.bits.index_select(0, choice), self.size), torch.arange(
+            len(index), device=device
+        )
 
     def _misfit(self, size: tuple[int, int]) -> str:
         assert self.size is not None

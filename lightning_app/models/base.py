@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_app.batch import Batch
+from lightning_app.draws import seed_from
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbone import BackboneName
 
 log = logging.getLogger("faceveil")
+_DROPOUT = 120  # salt of this draw
+_NETWORK = ("backbone", "insertion_points", "normalise", "in_channels")  # what makes another network
+_KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
 class Recogniser(L.LightningModule):
@@ -64,12 +68,31 @@ class Recogniser(L.LightningModule):
         self.channels_last = channels_last
         self.backbone = self.configure_backbone(backbone, input_size, in_channels)
         self.dropout = nn.Dropout(dropout)
-        # A head of no classes is a placeholder: on_load_checkpoint builds the checkpoint's.
-        self.head = nn.Linear(self.backbone.dim, num_classes or 0) if num_classes else nn.Identity()
+        # without classes a placeholder: setup builds the data's in fit, on_load_checkpoint the checkpoint's
+        self.head: nn.Module = nn.Linear(self.backbone.dim, num_classes) if num_classes else nn.Identity()
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
             self.backbone.compile()
+
+    def setup(self, stage: str) -> None:
+        """Build the head for the training set's identities, in `fit`.
+
+        Raises:
+            ValueError: neither `num_classes` nor a DataModule that knows it is given.
+        """
+        if stage != "fit" or isinstance(self.head, nn.Linear):
+            return
+        count = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        if count is None:
+            raise ValueError("num_classes: give it, or train on a DataModule that has it")
+        self.head = nn.Linear(self.backbone.dim, count)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make dropout a function of (seed, step, rank), so that a resumed run draws what the whole one did."""
+        if self.dropout.p > 0:
+            seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
+            torch.manual_seed(seed_from(_DROPOUT, seed, self.global_step, self.global_rank))
 
     def configure_backbone(self, backbone: BackboneName, input_size: int, in_channels: int) -> Backbone:
         """Build the network; models that gate override this."""
@@ -154,18 +177,24 @@ class Recogniser(L.LightningModule):
         theirs = {
             k.removeprefix("backbone."): tuple(v.shape) for k, v in state.items() if k.startswith("backbone.")
         }
-        if mine != theirs:
-            wrong = sorted(set(mine.items()) ^ set(theirs.items()))
-            saved = checkpoint.get("hyper_parameters", {})
+        saved, own = checkpoint.get("hyper_parameters", {}), self.hparams
+        other = [k for k in _NETWORK if k in saved and k in own and _plain(saved[k]) != _plain(own[k])]
+        if mine != theirs or other:
+            wrong = [*sorted(set(mine.items()) ^ set(theirs.items())), *((k, ()) for k in other)]
             raise ValueError(
                 f"this checkpoint is of another network ({_described(saved)}; yours: {_described(self.hparams)}; "
-                f"{len({k for k, _ in wrong})} weights differ, the first is {wrong[0][0]}): use the config it was "
-                "trained with"
+                f"{len({k for k, _ in wrong})} weights or settings differ, the first is {wrong[0][0]}): use the "
+                "config it was trained with"
             )
         head = state.get("head.weight")
         if head is None:
             return
-        fitting = self._trainer is not None and self.trainer.training
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
+        for key in _KEPT if fitting else ():
+            if key in saved and key in own and saved[key] != own[key]:
+                log.warning(
+                    "model.%s=%s is not used: the checkpoint goes on with %s", key, own[key], saved[key]
+                )
         if isinstance(self.head, nn.Linear) and len(head) != self.head.out_features:
             if fitting:
                 raise ValueError(
@@ -181,6 +210,10 @@ class Recogniser(L.LightningModule):
 def _accuracy(logits: Tensor, identity: Tensor) -> Tensor:
     target = identity if identity.ndim == 1 else identity.argmax(1)
     return (logits.argmax(1) == target).float().mean()
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _described(hparams: Any) -> str:

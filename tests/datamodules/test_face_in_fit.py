@@ -111,7 +111,7 @@ def test_hidden_pixels_are_black_before_normalisation(tmp_path: Path) -> None:
 def orders(model: Recorder) -> list[list[int]]:
     """The images of each epoch of 3 steps, in order."""
     steps = [batch["index"].tolist() for batch in model.seen]
-    return [sum(steps[i : i + 3], []) for i in range(0, len(steps), 3)]
+    return [[*steps[i], *steps[i + 1], *steps[i + 2]] for i in range(0, len(steps), 3)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
