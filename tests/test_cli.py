@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -151,7 +152,72 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(
     )
 
 
-def test_models_can_be_pickled_from_a_run_in_python(fitted: Path) -> None:
+def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(fitted: Path, veil: Veil) -> None:
+    saved = yaml.safe_load((fitted / "runs/tiny/config.yaml").read_text())
+    assert (saved["name"], saved["overwrite"], saved["ckpt_path"]) == ("tiny", False, None)
+    # the name stands in it, so that `last` is found
+    veil(
+        "validate",
+        "--config",
+        fitted / "runs/tiny/config.yaml",
+        "--runs",
+        fitted / "runs",
+        "--ckpt_path",
+        "last",
+    )
+
+
+def test_overwrite_replaces_the_run_and_nothing_else(fitted: Path, tmp_path: Path, veil: Veil) -> None:
+    run = tmp_path / "runs" / "tiny"
+    copytree(fitted / "runs" / "tiny", run)
+    (run / "notes.txt").write_text("mine")
+    (run / "src").mkdir()
+    (run / "src" / "precious.py").write_text("mine")
+    (run / "embeddings.safetensors").write_text("of the earlier run")
+    veil("fit", "--config", fitted / "tiny.yaml", "--overwrite", "--trainer.max_epochs", 1)
+    assert (run / "notes.txt").read_text() == (run / "src" / "precious.py").read_text() == "mine"
+    assert not (run / "embeddings.safetensors").exists()
+    assert json.loads((run / "metrics.json").read_text())["run/epochs"] == 1
+
+
+def test_a_fit_that_cannot_begin_leaves_the_earlier_run_whole(
+    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "tiny"
+    copytree(fitted / "runs" / "tiny", run)
+    where = "--data.init_args.reader.init_args.root"
+    refused(capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--overwrite", where, "nowhere"))
+    for name in ("checkpoints/last.ckpt", "metrics.json", "config.yaml", "faces.png"):
+        assert (run / name).read_bytes() == (fitted / "runs/tiny" / name).read_bytes(), name
+    assert (run / "metrics.1.csv").read_bytes() == (fitted / "runs/tiny/metrics.csv").read_bytes()
+
+
+def test_going_on_from_another_run_does_not_take_over_a_folder(
+    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copytree(fitted / "runs" / "tiny", tmp_path / "runs" / "tiny")
+    other = fitted / "runs/tiny/checkpoints/last.ckpt"
+    message = refused(capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", other))
+    assert "holds a run already" in message
+    message = refused(
+        capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", "last", "--overwrite")
+    )
+    assert "--overwrite would remove" in message
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "."])
+def test_a_name_is_a_plain_name(name: str, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "plain name" in refused(capsys, lambda: veil("fit", "--config", "demo.yaml", "--name", name))
+
+
+def test_a_gpu_that_is_not_there(veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    message = refused(capsys, lambda: veil("fit", "--config", "demo.yaml", "--trainer.accelerator", "gpu"))
+    assert "gpu" in message
+
+
+def test_a_model_is_loaded_from_a_run_in_python(fitted: Path) -> None:
     from lightning_app.models import ResNetFSM
 
     model = ResNetFSM.load_from_checkpoint(
