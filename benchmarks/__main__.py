@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from rich.table import Table
 
 import benchmarks
 from benchmarks.timing import Row
+from lightning_app.files import write_atomically
 
 
 def _found() -> dict[str, Callable[..., list[Row]]]:
@@ -44,12 +44,6 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _write(rows: Sequence[Row], path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False) + "\n")
-    os.replace(part, path)
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -74,7 +68,8 @@ def main(args: Sequence[str] | None = None) -> None:
             rows += found[name](**given)
     console.print(_table(rows))
     if options.json:
-        _write(rows, options.json)
+        content = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False)
+        write_atomically(options.json, content + "\n")
 
 
 if __name__ == "__main__":

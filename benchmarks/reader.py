@@ -49,42 +49,43 @@ def _runner(loader: Iterable[object]) -> Callable[[], object]:
 
 
 def measure(repeats: int = 5, images: int = 2048) -> list[Row]:
-    """Return one row for no workers and one for two.
+    """Return a row each for no workers and two, for the whole picture and for its central 150 px.
 
     Args:
         repeats: timed runs of each.
         images: how many are read in a run, in shuffled order.
     """
-    rows = []
     with _faces() as (root, what):
-        ours = FolderFaces(root, size=SIZE, cache_index=False)
-        resize = v2.Resize((SIZE, SIZE), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-        peer = ImageFolder(str(root), transform=v2.Compose([resize, v2.PILToTensor()]))
-        position = {path: i for i, (path, _) in enumerate(peer.samples)}
-        order = torch.randperm(len(ours), generator=torch.Generator().manual_seed(0))[:images].tolist()
-        batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-        theirs = [[position[ours.name(i)] for i in batch] for batch in batches]
-        for workers in (0, 2):
-            # persistent: starting processes is not what is measured
-            shared: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
-            mine: DataLoader[Any] = DataLoader(ours, batch_sampler=batches, collate_fn=whole, **shared)
-            plain: DataLoader[Any] = DataLoader(peer, batch_sampler=theirs, **shared)
-            differing = sum(
-                not torch.equal(a["image"], b[0]) or not torch.equal(a["identity"], b[1])
-                for a, b in zip(mine, plain, strict=True)
-            )
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # as in a worker; more only makes torchvision's small copies wait
-            try:
-                timing = interleaved(_runner(mine), _runner(plain), repeats)
-            finally:
-                torch.set_num_threads(threads)
-            rows.append(
-                Row(
-                    f"folder reader ÷ ImageFolder with PIL, {len(order)} images, {workers} workers",
-                    *timing,
-                    bound=0.6,
-                    note=f"{what}, 250 → {SIZE} px; {differing} of {len(batches)} batches differ (bound 0)",
-                )
-            )
-    return rows
+        return [
+            _row(root, what, crop, workers, repeats, images) for crop in (None, 150) for workers in (0, 2)
+        ]
+
+
+def _row(root: Path, what: str, crop: int | None, workers: int, repeats: int, images: int) -> Row:
+    ours = FolderFaces(root, crop=crop, size=SIZE, cache_index=False)
+    resize = v2.Resize((SIZE, SIZE), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
+    steps = [resize, v2.PILToTensor()] if crop is None else [v2.CenterCrop(crop), resize, v2.PILToTensor()]
+    peer = ImageFolder(str(root), transform=v2.Compose(steps))
+    position = {path: i for i, (path, _) in enumerate(peer.samples)}
+    order = torch.randperm(len(ours), generator=torch.Generator().manual_seed(0))[:images].tolist()
+    batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+    theirs = [[position[ours.name(i)] for i in batch] for batch in batches]
+    # persistent: starting processes is not what is measured
+    shared: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    mine: DataLoader[Any] = DataLoader(ours, batch_sampler=batches, collate_fn=whole, **shared)
+    plain: DataLoader[Any] = DataLoader(peer, batch_sampler=theirs, **shared)
+    differing = sum(
+        not torch.equal(a["image"], b[0]) or not torch.equal(a["identity"], b[1])
+        for a, b in zip(mine, plain, strict=True)
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker; more only makes torchvision's small copies wait
+    try:
+        timing = interleaved(_runner(mine), _runner(plain), repeats)
+    finally:
+        torch.set_num_threads(threads)
+    part = "whole picture" if crop is None else f"central {crop} px"
+    return Row(
+        f"folder reader ÷ ImageFolder with PIL, {part}, {workers} workers", *timing, bound=0.6,
+        note=f"{what}, {len(order)} images, 250 → {SIZE} px; {differing} of {len(batches)} batches differ (bound 0)",
+    )  # fmt: skip

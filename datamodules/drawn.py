@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from PIL import Image
 from datamodules.face_drawing import draw_face
 from datamodules.face_parameters import Pixels, person, shot
 from datamodules.reader import FaceReader
+from lightning_app.files import write_atomically
 
 Pair = tuple[int, int, bool, int]
 Numbers = NDArray[np.int64]
@@ -183,7 +182,9 @@ class DrawnFaces(FaceReader):
             (root / who).mkdir(parents=True, exist_ok=True)
         for index in range(len(self)):
             picture = Image.fromarray(self.read(index).transpose(1, 2, 0))
-            _write(root / self.name(index), partial(picture.save, format="PNG"))
+            encoded = BytesIO()
+            picture.save(encoded, format="PNG")
+            write_atomically(root / self.name(index), encoded.getvalue())
         lines = [f"{folds}\t{count}"]
         for a, b, same, _ in pairs:
             (label_a, image_a), (label_b, image_b) = (
@@ -193,15 +194,5 @@ class DrawnFaces(FaceReader):
             fields += [str(image_b + 1)] if same else [self.identities[label_b], str(image_b + 1)]
             lines.append("\t".join(fields))
         table = "\n".join(lines) + "\n"
-        _write(root / "pairs.txt", lambda path: path.write_text(table, encoding="utf-8"))
+        write_atomically(root / "pairs.txt", table)
         return pairs
-
-
-def _write(path: Path, save: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_app.files import write_atomically
 from lightning_app.masks.bits import Array, Size, as_array, as_size, pack_masks, size_text
 
 # What Pillow raises for files that are no image, broken, cut short or absurdly large.
@@ -117,8 +116,8 @@ def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"facts: JSON cannot hold them ({error})") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, buffer.getvalue())
-    _write(path.with_suffix(".json"), sidecar.encode() + b"\n")
+    write_atomically(path, buffer.getvalue())
+    write_atomically(path.with_suffix(".json"), sidecar.encode() + b"\n")
 
 
 def mask_ratio(mask: Tensor) -> float | Tensor:
@@ -187,17 +186,3 @@ def _refuse_empty(pixels: Array, name: str, advice: str) -> None:
 
 def _size_of(mask: Tensor) -> tuple[int, int]:
     return int(mask.shape[-2]), int(mask.shape[-1])
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private to the user
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_app.report.files import write_atomically
+from lightning_app.files import write_atomically
 
 Scalar: TypeAlias = float | int | bool | str | None
 

@@ -75,5 +75,5 @@ def test_nothing_hidden_gives_zero_infinity_and_no_mask_ratio(make_trainer: Make
 def test_bad_arguments(make_trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match="DSSIMReport: images=0: give at least 1"):
         DSSIMReport(images=0)
-    with pytest.raises(TypeError, match="DSSIMReport needs a FaceDataModule"):
+    with pytest.raises(ValueError, match="DSSIMReport needs a FaceDataModule"):
         make_trainer(DSSIMReport()).validate(TinyModel(), TinyData().val_dataloader(), verbose=False)
