@@ -120,7 +120,9 @@ class Results(Clocked):
             f"time/{stage}_s": time.perf_counter() - self._begun,
             **_peak_memory(self._device, "" if stage == "fit" else f"{stage}_"),
         }
-        logged = {key: float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
+        logged = {
+            key: _seven_digits(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1
+        }
         figures = {**_without_twins(logged), **own}
         columns, rows = ["figure", "value"], [["model", type(pl_module).__name__], *rows_of(figures)]
         run_dir = Path(trainer.default_root_dir)
@@ -180,6 +182,10 @@ def _text(key: str, value: float) -> str:
     if key.startswith(("memory/", "run/")) or key.endswith("per_s"):
         return f"{value:.0f}"
     return f"{value:.4g}" if key == "train/lr" else f"{value:.4f}"
+
+
+def _seven_digits(value: torch.Tensor) -> float:
+    return float(f"{float(value):.7g}")  # Lightning keeps float32: 0.8505, not 0.8504999876022339
 
 
 def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:
