@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from datamodules import DrawnFaces
+from tests.command_line import write_config
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 # tiny networks gain nothing from threads, and two of them on busy cores wait for each other at every layer
@@ -37,3 +38,16 @@ def veil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
         main([str(arg) for arg in args])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
+    """A folder in which `fit --config tiny.yaml` has run once: ResNet-FSM."""
+    from main import main
+
+    home = tmp_path_factory.mktemp("fitted")
+    config = write_config(home / "tiny.yaml", drawn_root, "ResNetFSM")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        main(["fit", "--config", str(config), "--runs", str(home / "runs")])
+    return home
