@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from typing import Any
@@ -74,6 +75,7 @@ class FaceDataModule(L.LightningDataModule):
         self._val: FaceReader | None = None
         self._sampler: EpochBatchSampler | None = None
         self._bad: BadImages | None = None
+        self._split_facts: dict[str, int | str] | None = None
         self._warned = 0
         self._epoch = -1
 
@@ -122,10 +124,17 @@ class FaceDataModule(L.LightningDataModule):
     def _split(self, whole: FaceReader) -> None:
         self._bad = BadImages(len(whole))
         held = held_out(whole.labels, self.val_share, self.seed)
+        digest = hashlib.sha256(whole.labels.numpy().tobytes() + held.numpy().tobytes()).hexdigest()
+        self._split_facts = {"images": len(held), "held_out": int(held.sum()), "hash": digest}
         self._train = whole
         if held.any():
             self._val = Subset(whole, torch.nonzero(held).flatten())
             self._train = Subset(whole, torch.nonzero(~held).flatten())
+
+    @property
+    def held_out(self) -> FaceReader | None:
+        """The held-out images of the training identities, once set up; None where there are none."""
+        return self._val
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Serve training batches in the order of (seed, epoch), from where a resumed run left off."""
@@ -273,8 +282,16 @@ class FaceDataModule(L.LightningDataModule):
         return source.__getitems__(at.tolist())["image"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps: how the faces were veiled; no face, no path."""
-        return {"desensitizer": self.desensitizer.describe(), "num_classes": self.num_classes}
+        """Give what a checkpoint keeps: how the faces were veiled, which were held out; no face, no path, no name.
+
+        `split` holds the number of images, how many of them were held out and a hash of labels and choice, so
+        that a later search can tell whether its images were trained on.
+        """
+        return {
+            "desensitizer": self.desensitizer.describe(),
+            "num_classes": self.num_classes,
+            "split": self._split_facts,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Say so where a checkpoint's faces were veiled in another way than these."""

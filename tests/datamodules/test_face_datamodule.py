@@ -216,3 +216,17 @@ def test_a_checkpoint_of_faces_veiled_otherwise_is_told(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "faceveil"):
         other.load_state_dict(one.state_dict())
     assert "trained on faces veiled by MaskOut (mask ratio 0." in caplog.text
+
+
+def test_a_checkpoint_tells_which_images_were_held_out() -> None:
+    def split(share: float, seed: int) -> dict[str, int | str]:
+        data = FaceDataModule(faces(), val_share=share, seed=seed)
+        data.setup("fit")
+        facts: dict[str, int | str] = data.state_dict()["split"]
+        assert facts["held_out"] == (0 if data.held_out is None else len(data.held_out))
+        return facts
+
+    assert split(0.3, 0) == split(0.3, 0)
+    assert split(0.3, 0)["hash"] != split(0.3, 1)["hash"]
+    assert split(0.0, 0)["held_out"] == 0
+    assert FaceDataModule(faces(), val_share=0.3).state_dict()["split"] is None
