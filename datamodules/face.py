@@ -132,6 +132,11 @@ class FaceDataModule(L.LightningDataModule):
             self._train = Subset(whole, torch.nonzero(~held).flatten())
 
     @property
+    def training(self) -> FaceReader | None:
+        """The training images, once set up for `fit`."""
+        return self._train
+
+    @property
     def held_out(self) -> FaceReader | None:
         """The held-out images of the training identities, once set up; None where there are none."""
         return self._val

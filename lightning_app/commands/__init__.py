@@ -1,1 +1,1 @@
-"""Subcommands that need no model: each module has `run(args)`, called by the command line."""
+"""Subcommands beside Lightning's: each module has `run(args)`, called by the command line."""

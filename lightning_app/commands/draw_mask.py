@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
+from torch import Tensor
 
 from lightning_app.masks import Brush, freeform_masks, load_mask, mask_hash, mask_ratio, save_mask
+from lightning_app.version import version
 
 
 def draw_mask(
@@ -25,9 +26,12 @@ def draw_mask(
     max_length: float = 90.0,
     max_brush_width: float = 40.0,
     max_angle: float = 360.0,
+    rectangle: tuple[int, int, int, int] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Draw a free-form mask with a mask ratio (hidden share) in a range: a PNG, and its facts as JSON.
+
+    With `rectangle` the mask is no free-form one but hides all outside a box, whose size sets the mask ratio.
 
     Args:
         ratio: lowest and highest mask ratio, in [0,1].
@@ -40,6 +44,8 @@ def draw_mask(
         max_length: longest segment, in pixels of a 256 px image.
         max_brush_width: widest brush, in pixels of a 256 px image.
         max_angle: largest angle of a segment, in degrees.
+        rectangle: left, top, right and bottom of the box that alone stays visible, in pixels, right and
+            bottom exclusive.
         overwrite: replace the output file where there is one.
 
     Raises:
@@ -52,15 +58,20 @@ def draw_mask(
     for file in (path, path.with_suffix(".json")):
         if file.exists() and not overwrite:
             raise FileExistsError(f"output: {file} is there already; give --overwrite, or another --output")
-    brush = Brush(min_vertex, max_vertex, max_length, max_brush_width, max_angle, strokes)
-    generator = torch.Generator().manual_seed(seed)
-    mask = freeform_masks(1, size, ratio, **asdict(brush), generator=generator)[0]
-    save_mask(
-        mask, path, method="freeform", seed=seed, ratio=list(ratio), **asdict(brush), version=_version()
-    )
+    if rectangle is not None:
+        mask = _box(rectangle, size)
+        save_mask(mask, path, method="rectangle", rectangle=list(rectangle), version=version())
+        made = f"rectangle {', '.join(map(str, rectangle))}"
+    else:
+        brush = Brush(min_vertex, max_vertex, max_length, max_brush_width, max_angle, strokes)
+        generator = torch.Generator().manual_seed(seed)
+        mask = freeform_masks(1, size, ratio, **asdict(brush), generator=generator)[0]
+        facts = asdict(brush)
+        save_mask(mask, path, method="freeform", seed=seed, ratio=list(ratio), **facts, version=version())
+        made = f"seed {seed}"
     back = load_mask(path, size)
     Console().print(
-        f"mask ratio {mask_ratio(back):.4f}, {size}×{size}, seed {seed}, hash {mask_hash(back)[:12]}: {path}",
+        f"mask ratio {mask_ratio(back):.4f}, {size}×{size}, {made}, hash {mask_hash(back)[:12]}: {path}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -83,7 +94,11 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the output file where there is one."
     )
-    parser.add_function_arguments(draw_mask, skip={"ratio", "overwrite"})
+    parser.add_argument(
+        "--rectangle", type=int, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="hide all outside this box of pixels, instead of strokes.",
+    )  # fmt: skip
+    parser.add_function_arguments(draw_mask, skip={"ratio", "overwrite", "rectangle"})
     return parser
 
 
@@ -100,11 +115,17 @@ def run(args: list[str]) -> None:
     parser = build_parser()
     values = parser.parse_args(args).as_dict()
     low, high = values.pop("ratio")
-    draw_mask(ratio=(low, high), **values)
+    box = values.pop("rectangle")
+    draw_mask(ratio=(low, high), rectangle=None if box is None else tuple(box), **values)
 
 
-def _version() -> str:
-    try:
-        return version("faceveil")
-    except PackageNotFoundError:
-        return "not installed"
+def _box(rectangle: tuple[int, int, int, int], size: int) -> Tensor:
+    left, top, right, bottom = rectangle
+    if not (0 <= left < right <= size and 0 <= top < bottom <= size):
+        raise ValueError(
+            f"rectangle {' '.join(map(str, rectangle))}: need 0 <= left < right <= {size} and 0 <= top < bottom "
+            f"<= {size}, the size"
+        )
+    mask = torch.zeros(1, size, size)
+    mask[:, top:bottom, left:right] = 1
+    return mask

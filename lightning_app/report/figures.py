@@ -97,7 +97,7 @@ def face_grid(
             axes = figure.add_axes((x / full_w, 1 - (top + 6 + bar_h) / full_h, 12 / full_w, bar_h / full_h))
             bar = figure.colorbar(ScalarMappable(Normalize(0, 1), "viridis"), cax=axes, ticks=[0, 0.5, 1])
             bar.ax.tick_params(labelsize=8)
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def gate_heatmap(gate: Tensor, size: tuple[int, int]) -> Tensor:
@@ -121,7 +121,12 @@ def gate_heatmap(gate: Tensor, size: tuple[int, int]) -> Tensor:
     return picture[0]
 
 
-def _rendered(figure: Figure) -> Image.Image:
+def rendered(figure: Figure) -> Image.Image:
+    """Render a matplotlib figure to an RGB picture, off screen.
+
+    Args:
+        figure: one that belongs to no window.
+    """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]

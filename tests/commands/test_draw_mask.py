@@ -87,3 +87,15 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     for words in ("--ratio LOW HIGH", "lowest and highest mask ratio", "side of the mask", "widest brush"):
         assert words in out
+
+
+def test_a_rectangle_hides_all_outside_it(tmp_path: Path) -> None:
+    path = tmp_path / "box.png"
+    run(["--rectangle", "10", "20", "50", "44", "--size", "64", "--output", str(path)])
+    expected = torch.zeros(1, 64, 64)
+    expected[:, 20:44, 10:50] = 1
+    assert torch.equal(load_mask(path, 64), expected)
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert (facts["method"], facts["rectangle"]) == ("rectangle", [10, 20, 50, 44])
+    with pytest.raises(ValueError, match=r"rectangle 10 20 90 44: need 0 <= left < right <= 64"):
+        run(["--rectangle", "10", "20", "90", "44", "--size", "64", "--output", str(tmp_path / "b.png")])
