@@ -19,13 +19,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.logging import RichHandler
 
 from callbacks import Embeddings, ProgressBar, Results
-from lightning_app.commands import draw_mask
+from lightning_app.commands import ablate, draw_mask, draw_mask_set, search_mask, sweep_levels
 from lightning_app.configs import FindConfig
 from lightning_app.loggers import place_loggers
 from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoint, unsupported_gpu
 
 log = logging.getLogger("faceveil")
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"draw-mask": draw_mask.run}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "ablate": ablate.run,
+    "draw-mask": draw_mask.run,
+    "draw-mask-set": draw_mask_set.run,
+    "search-mask": search_mask.run,
+    "sweep-levels": sweep_levels.run,
+}
 
 
 class RunConfig(SaveConfigCallback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from shutil import copytree
 
@@ -171,7 +172,15 @@ def test_a_model_is_loaded_from_a_run_in_python(fitted: Path) -> None:
     assert set(model.gate(mask)) == {"layer2"}
 
 
-@pytest.mark.parametrize("name", shipped())
+# configs of other commands than Lightning's own: the module in lightning_app.commands that reads them
+OF_COMMANDS = {
+    "search_mask.yaml": "search_mask",
+    "sweep_levels.yaml": "sweep_levels",
+    **{f"table{number}.yaml": "ablate" for number in (3, 6, 8)},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name not in OF_COMMANDS])
 def test_every_shipped_config_parses(name: str, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["--config", "demo.yaml"] if name.startswith("overlays/") else []
     with pytest.raises(SystemExit) as stop:
@@ -179,6 +188,16 @@ def test_every_shipped_config_parses(name: str, veil: Veil, capsys: pytest.Captu
     assert stop.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["class_path"].startswith("lightning_app.models.")
+
+
+@pytest.mark.parametrize(("name", "command"), OF_COMMANDS.items())
+def test_every_config_of_a_command_parses(name: str, command: str) -> None:
+    module = import_module(f"lightning_app.commands.{command}")
+    parsed = module.build_parser().parse_args(["--config", name]).as_dict()
+    written = yaml.safe_load((CONFIGS / name).read_text())
+    plain = {key: value for key, value in written.items() if isinstance(value, str | int | float)}
+    assert plain
+    assert {key: parsed[key] for key in plain} == plain
 
 
 def test_shipped_configs_are_those_the_readme_promises() -> None:

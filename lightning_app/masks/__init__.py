@@ -1,19 +1,45 @@
-"""How a mask comes to be: drawn, read from a file, taken from a folder. 1 = visible, 0 = hidden."""
+"""How a mask comes to be: drawn, searched for, read from a file, taken from a folder. 1 = visible, 0 = hidden."""
 
+from lightning_app.masks.candidates import BrushRange, Candidate
+from lightning_app.masks.ebp import ExcitationBackprop
 from lightning_app.masks.freeform import Brush, Stroke, draw_strokes, freeform_masks, freeform_strokes
 from lightning_app.masks.io import load_mask, mask_hash, mask_ratio, save_mask
 from lightning_app.masks.levels import NVIDIA_LEVELS, MaskLevels
+from lightning_app.masks.objective import MaskScorer, objective
+from lightning_app.masks.search import SearchResult, search, write_candidates
+from lightning_app.masks.strategies import SearchRow
+from lightning_app.masks.template import (
+    MeanSaliency,
+    critical_template,
+    enlarge,
+    mean_saliency,
+    saliency_maps,
+)
 
 __all__ = [
     "NVIDIA_LEVELS",
     "Brush",
+    "BrushRange",
+    "Candidate",
+    "ExcitationBackprop",
     "MaskLevels",
+    "MaskScorer",
+    "MeanSaliency",
+    "SearchResult",
+    "SearchRow",
     "Stroke",
+    "critical_template",
     "draw_strokes",
+    "enlarge",
     "freeform_masks",
     "freeform_strokes",
     "load_mask",
     "mask_hash",
     "mask_ratio",
+    "mean_saliency",
+    "objective",
+    "saliency_maps",
     "save_mask",
+    "search",
+    "write_candidates",
 ]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_app.masks.bits import Array, Size, as_size
+from lightning_app.masks.bits import Array, Size, as_array, as_size, size_text
 
 REFERENCE = 256  # side of the image that lengths, widths and positions are given for
 _NARROWEST = 0.3  # of max_brush_width: DeepFill v2 draws widths from 12 to 40
@@ -117,7 +117,7 @@ def draw_strokes(strokes: Sequence[Stroke], size: Size, side: Side = "hide") -> 
     """
     canvas: Array = np.zeros(as_size(size), dtype=np.uint8)
     for stroke in strokes:
-        _paint(canvas, stroke)
+        paint(canvas, stroke)
     return _to_mask(canvas, side)
 
 
@@ -165,7 +165,9 @@ def freeform_masks(
     """
     brush = Brush(min_vertex, max_vertex, max_length, max_brush_width, max_angle, strokes)
     _check_count(count)
-    masks = [_to_mask(_sample(as_size(size), ratio, brush, generator)[1], strokes) for _ in range(count)]
+    masks = [
+        _to_mask(_sample(as_size(size), ratio, brush, generator, None)[1], strokes) for _ in range(count)
+    ]
     return torch.stack(masks)
 
 
@@ -175,8 +177,12 @@ def freeform_strokes(
     ratio: tuple[float, float] | None = (0.74, 0.78),
     brush: Brush | None = None,
     generator: torch.Generator | None = None,
+    keep: Tensor | None = None,
 ) -> list[list[Stroke]]:
     """Draw the strokes of free-form masks: `draw_strokes` of each gives what `freeform_masks` would have.
+
+    With pixels to keep (a critical template) it is the union max(mask, keep) whose ratio lies in the range,
+    and that hides something but not everything; the strokes alone may hide more.
 
     Args:
         count: how many masks.
@@ -184,15 +190,57 @@ def freeform_strokes(
         ratio: as for `freeform_masks`.
         brush: the five hyper-parameters and the side; None takes the defaults.
         generator: as for `freeform_masks`.
+        keep: `[1,H,W]` or `[H,W]` of 0 and 1: the pixels, those of 1, that are visible whatever is drawn.
 
     Returns:
         One list of strokes per mask.
 
     Raises:
-        ValueError: as `freeform_masks`.
+        ValueError: as `freeform_masks`, and where `keep` has another size or leaves too little to hide.
+
+    Source: formula 5, read as a union (design, section 4).
     """
     _check_count(count)
-    return [_sample(as_size(size), ratio, brush or Brush(), generator)[0] for _ in range(count)]
+    free = free_pixels(as_size(size), ratio, keep)
+    return [_sample(as_size(size), ratio, brush or Brush(), generator, free)[0] for _ in range(count)]
+
+
+def free_pixels(
+    size: tuple[int, int], ratio: tuple[float, float] | None, keep: Tensor | None
+) -> Array | None:
+    """Return which pixels may be hidden, having checked that they are enough for a mask ratio.
+
+    Args:
+        size: (height, width) of the masks.
+        ratio: (low, high) that is asked; None asks nothing.
+        keep: `[1,H,W]` or `[H,W]` of 0 and 1, 1 = always visible; None keeps nothing.
+
+    Returns:
+        `[H,W]` uint8, 1 = may be hidden; None where `keep` is None.
+
+    Raises:
+        ValueError: `keep` has another size or other values, or leaves less to hide than `low`.
+    """
+    if keep is None:
+        return None
+    if keep.ndim not in (2, 3) or tuple(keep.shape[-2:]) != size:
+        raise ValueError(
+            f"template: shape {list(keep.shape)} does not fit masks of {size_text(size)} (height×width); "
+            "make it at the images' size"
+        )
+    free: Array = 1 - as_array(keep)[0]
+    largest = cv2.countNonZero(free) / free.size
+    if largest == 0:
+        raise ValueError(
+            "template: keeps every pixel visible, so nothing can be hidden; raise its threshold T"
+        )
+    if ratio is not None and check_ratio(ratio)[0] > largest:
+        raise ValueError(
+            f"ratio: [{ratio[0]:g}, {ratio[1]:g}] is out of reach, the template keeps {1 - largest:.4f} of the "
+            f"pixels visible and the largest mask ratio possible is {largest:.4f}; ask for less, or raise the "
+            "template's threshold T"
+        )
+    return free
 
 
 def _check_count(count: int) -> None:
@@ -205,7 +253,8 @@ def _to_mask(canvas: Array, side: Side) -> Tensor:
     return 1 - painted if side == "hide" else painted
 
 
-def _paint(canvas: Array, stroke: Stroke) -> None:
+def paint(canvas: Array, stroke: Stroke) -> None:
+    """Paint a stroke onto a canvas `[H,W]` uint8, in place: 1 where the brush came."""
     height, width = canvas.shape
     scale = math.hypot(height, width) / math.hypot(REFERENCE, REFERENCE)
     x, y = stroke.start[0] * width / REFERENCE, stroke.start[1] * height / REFERENCE
@@ -220,7 +269,8 @@ def _paint(canvas: Array, stroke: Stroke) -> None:
         here = there
 
 
-def _random_stroke(brush: Brush, generator: torch.Generator | None) -> Stroke:
+def random_stroke(brush: Brush, generator: torch.Generator | None) -> Stroke:
+    """Draw one stroke, as `freeform_masks` says."""
     # float64 uniforms only: torch's normals differ between CPUs with and without AVX2
     u = torch.rand(6 + 2 * brush.max_vertex, generator=generator, dtype=torch.float64).tolist()
     segments = brush.min_vertex + int(u[0] * (brush.max_vertex - brush.min_vertex + 1))
@@ -239,8 +289,17 @@ def _random_stroke(brush: Brush, generator: torch.Generator | None) -> Stroke:
     )
 
 
+def painted_pixels(canvas: Array, free: Array | None) -> int:
+    """Count the painted pixels among those that may be hidden (all, where `free` is None)."""
+    return cv2.countNonZero(canvas if free is None else canvas & free)
+
+
 def _sample(
-    size: tuple[int, int], ratio: tuple[float, float] | None, brush: Brush, generator: torch.Generator | None
+    size: tuple[int, int],
+    ratio: tuple[float, float] | None,
+    brush: Brush,
+    generator: torch.Generator | None,
+    free: Array | None,
 ) -> tuple[list[Stroke], Array]:
     """Return strokes and the canvas they paint 1 on 0."""
     if generator is not None and generator.device.type != "cpu":
@@ -248,20 +307,22 @@ def _sample(
             f"generator: is on {generator.device}; masks are drawn on the CPU, give a CPU generator"
         )
     if ratio is None:
-        return _sample_any(size, brush, generator)
+        return _sample_any(size, brush, generator, free)
     low, high = check_ratio(ratio)
     area = size[0] * size[1]
+    total = area if free is None else cv2.countNonZero(free)  # what strokes can hide, or all but reveal
     canvas: Array = np.zeros(size, dtype=np.uint8)
     strokes: list[Stroke] = []
     covered, overshot, closest = 0, 0, math.inf
     for _ in range(_BUDGET):
-        stroke = _random_stroke(brush, generator)
+        stroke = random_stroke(brush, generator)
         trial = canvas.copy()
-        _paint(trial, stroke)
-        painted = cv2.countNonZero(trial)
-        found = (painted if brush.strokes == "hide" else area - painted) / area
+        paint(trial, stroke)
+        painted = painted_pixels(trial, free)
+        hidden = painted if brush.strokes == "hide" else total - painted
+        found = hidden / area
         inside = low <= found <= high
-        if inside and 0 < painted < area:
+        if inside and 0 < hidden < area:
             return [*strokes, stroke], trial
         if _distance(found, low, high) < _distance(closest, low, high):
             closest = found
@@ -285,15 +346,17 @@ def _distance(found: float, low: float, high: float) -> float:
 
 
 def _sample_any(
-    size: tuple[int, int], brush: Brush, generator: torch.Generator | None
+    size: tuple[int, int], brush: Brush, generator: torch.Generator | None, free: Array | None
 ) -> tuple[list[Stroke], Array]:
+    total = size[0] * size[1] if free is None else cv2.countNonZero(free)
     for _ in range(_BUDGET):
         many = 1 + int(torch.rand(1, generator=generator, dtype=torch.float64).item() * _MOST_STROKES)
-        strokes = [_random_stroke(brush, generator) for _ in range(many)]
+        strokes = [random_stroke(brush, generator) for _ in range(many)]
         canvas: Array = np.zeros(size, dtype=np.uint8)
         for stroke in strokes:
-            _paint(canvas, stroke)
-        if 0 < cv2.countNonZero(canvas) < canvas.size:
+            paint(canvas, stroke)
+        painted = painted_pixels(canvas, free)
+        if 0 < (painted if brush.strokes == "hide" else total - painted) < canvas.size:
             return strokes, canvas
     raise ValueError(
         f"max_brush_width: {brush.max_brush_width:g} covered every pixel of {size[0]}×{size[1]} in each of "

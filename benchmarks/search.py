@@ -1,0 +1,185 @@
+"""Searching a mask: one candidate's score against the naive way (bound 0.5), halving against all (bound 0.2)."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.reader import _faces
+from benchmarks.timing import Row, interleaved
+from datamodules import DrawnFaces, FaceDataModule, FolderFaces
+from lightning_app.desensitize import MaskOut
+from lightning_app.masks import freeform_masks, mask_hash, save_mask
+from lightning_app.masks.objective import MaskScorer
+from lightning_app.masks.search import SearchResult, search
+from lightning_app.models import ResNet
+
+SIZE, IMAGES, BATCH = 112, 512, 64
+RATIO = (0.74, 0.78)
+CANDIDATES, FULL, FEW = 512, 256, 16  # of the second row: masks, images, images that all masks are scored on
+ORDERS = 20
+_HERE = Path(__file__).resolve().parents[1]
+_CHECKPOINT = _HERE / "runs" / "lfwa_resnet" / "checkpoints" / "last.ckpt"
+_PEOPLE = _HERE / "data" / "study_train_people.txt"
+
+
+def measure(repeats: int = 5) -> list[Row]:
+    """Return a row for the time of one score and one for the forward passes of halving.
+
+    Args:
+        repeats: timed runs of each score; halving and the exhaustive search run once, three to five minutes.
+    """
+    return [_one_candidate(repeats), _halving()]
+
+
+def _one_candidate(repeats: int) -> Row:
+    with _faces() as (root, what), tempfile.TemporaryDirectory() as folder:
+        reader = FolderFaces(root, crop=150, size=SIZE, cache_index=False)
+        order = torch.randperm(len(reader), generator=torch.Generator().manual_seed(0))[:IMAGES].tolist()
+        trained = _CHECKPOINT.is_file()
+        model = _loaded() if trained else ResNet(num_classes=693, input_size=SIZE).eval()
+        classes = int(model.head.out_features)  # type: ignore[arg-type]
+        mask = freeform_masks(1, SIZE, RATIO, generator=torch.Generator().manual_seed(0))[0]
+        save_mask(mask, Path(folder, "mask.png"))
+        data = FaceDataModule(reader, MaskOut(Path(folder, "mask.png")))
+
+        @torch.inference_mode()
+        def naive() -> float:
+            total = 0.0
+            for start in range(0, len(order), BATCH):
+                raw = reader.__getitems__(order[start : start + BATCH])
+                ready = data.prepare(raw["image"])
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = model(ready["image"], ready["mask"], ready["mask_index"])
+                total += float(F.cross_entropy(logits.float(), raw["identity"] % classes, reduction="sum"))
+            return total / len(order)
+
+        raw = reader.__getitems__(order)
+        start = time.perf_counter()
+        scorer = MaskScorer(model, raw["image"], raw["identity"] % classes, bf16=True)
+        prepared = time.perf_counter() - start
+        exact = MaskScorer(model, raw["image"], raw["identity"] % classes).score(mask)
+        mine, theirs = scorer.score(mask), naive()
+        timing = interleaved(lambda: scorer.score(mask), naive, repeats)
+    weights = "the clean checkpoint" if trained else "random weights"
+    return Row(
+        "scoring one candidate ÷ reading, masking, inferring anew", *timing, bound=0.5,
+        note=f"ResNet-34 ({weights}), {SIZE} px, {len(order)} images ({what}), bf16 both, {torch.get_num_threads()} "
+        f"threads; F {mine:.4f} against {theirs:.4f}, in fp32 {exact:.4f}; {prepared:.1f} s once to prepare",
+    )  # fmt: skip
+
+
+class _Recorded(MaskScorer):
+    """A scorer that keeps the loss of every image under every mask."""
+
+    kept: dict[str, Tensor]
+
+    def losses(self, mask: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        found = super().losses(mask, start, stop)
+        if len(found) == len(self):
+            self.kept[mask_hash(mask)] = found
+        return found
+
+
+class _Replayed(MaskScorer):
+    """The same losses again with the images in another order, without a model."""
+
+    def __init__(self, recorded: _Recorded, order: Tensor) -> None:
+        self.kept, self.size, self.passes = recorded.kept, recorded.size, 0
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def losses(self, mask: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        return self.kept[mask_hash(mask)][self._order[start:stop]]
+
+    def fingerprint(self) -> dict[str, object]:
+        return {}
+
+
+def _halving() -> Row:
+    model, images, labels, what = _recogniser()
+    scorer = _Recorded(model, images, labels, bf16=True)
+    scorer.kept = {}
+    size = scorer.size
+    start = time.perf_counter()
+    everything = search(scorer, size, RATIO, candidates=CANDIDATES)
+    middle = time.perf_counter()
+    halved = search(scorer, size, RATIO, candidates=CANDIDATES, strategy="halving", min_images=FEW)
+    end = time.perf_counter()
+    orders = [
+        torch.randperm(len(scorer), generator=torch.Generator().manual_seed(seed)) for seed in range(ORDERS)
+    ]
+    again = [
+        search(
+            _Replayed(scorer, order), size, RATIO, candidates=CANDIDATES, strategy="halving", min_images=FEW
+        )
+        for order in orders
+    ]
+    gaps = [_gap(one, everything) for one in again]
+    values = [row.value for row in everything.rows]
+    share = halved.passes / everything.passes
+    return Row(
+        f"forward passes of halving ÷ all, {CANDIDATES} candidates", end - middle, middle - start,
+        share, share, share, bound=0.2,
+        note=f"{what}, {len(scorer)} images, from {FEW}: objective {_gap(halved, everything):.2f} % above the best "
+        f"of all (bound 1 %); over {ORDERS} other orders of the images median {statistics.median(gaps):.2f} %, "
+        f"largest {max(gaps):.2f} %, {sum(gap <= 1 for gap in gaps)} within 1 %; the candidates' objectives: "
+        f"{min(values):.3f}, median {statistics.median(values):.3f}, {max(values):.3f}",
+    )  # fmt: skip
+
+
+def _gap(found: SearchResult, everything: SearchResult) -> float:
+    """Return how far the full-data objective of what was found lies above the best one, in % of that."""
+    best = everything.best.value
+    value = next(row.value for row in everything.rows if row.number == found.best.number)
+    return 100 * (value - best) / abs(best)
+
+
+def _recogniser() -> tuple[ResNet, Tensor, Tensor, str]:
+    """Return the clean checkpoint with LFW-a where both are at hand, else a small network trained on drawn faces."""
+    root = _HERE / "data" / "lfw"
+    if _CHECKPOINT.is_file() and root.is_dir() and _PEOPLE.is_file():
+        reader = FolderFaces(
+            root, people=_PEOPLE, min_images=3, max_images=60, crop=150, size=SIZE, cache_index=False
+        )
+        some = torch.randperm(len(reader), generator=torch.Generator().manual_seed(0))[:FULL].tolist()
+        raw = reader.__getitems__(some)
+        return (
+            _loaded(),
+            raw["image"],
+            raw["identity"],
+            "clean ResNet-34 at 112 px, LFW-a images it was trained on",
+        )
+    faces = DrawnFaces(identities=32, images_per_identity=24, size=56)
+    raw = faces.__getitems__(range(len(faces)))
+    held = torch.arange(len(faces)) % 24 < FULL // 32
+    torch.manual_seed(0)
+    model = ResNet("resnet18", num_classes=32, input_size=56)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    pixels, labels = (raw["image"][~held].float() / 255 - 0.5) / 0.5, raw["identity"][~held]
+    for _ in range(6):
+        for at in torch.randperm(len(pixels)).split(BATCH):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(pixels[at])
+            optimizer.zero_grad()
+            F.cross_entropy(logits.float(), labels[at]).backward()
+            optimizer.step()
+    return (
+        model,
+        raw["image"][held],
+        raw["identity"][held],
+        "ResNet-18 at 56 px trained briefly on drawn faces",
+    )
+
+
+def _loaded() -> ResNet:
+    model = ResNet.load_from_checkpoint(_CHECKPOINT, map_location="cpu", weights_only=True)
+    return model.eval()

@@ -1,0 +1,143 @@
+"""A trained recogniser out of its checkpoint, without the config it was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_app.models import ResNet, ResNetFSM, ResNetMask
+from lightning_app.models.base import Recogniser
+from lightning_app.runs import resolve_checkpoint
+
+_DATA = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
+_BLOCK = 2**20  # bytes hashed at a time
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What a checkpoint says of itself beside its weights.
+
+    Attributes:
+        path: the file.
+        sha256: of the file's bytes, in hexadecimal.
+        model: name of the recogniser's class.
+        input_size: height and width of the images it was trained on, in pixels.
+        in_channels: channels of those images.
+        step: optimiser steps done.
+        data: the DataModule's state, see `FaceDataModule.state_dict`; empty where there was another or none.
+    """
+
+    path: Path
+    sha256: str
+    model: str
+    input_size: int
+    in_channels: int
+    step: int
+    data: dict[str, Any]
+
+    @property
+    def desensitizer(self) -> dict[str, Any] | None:
+        """How the training faces were veiled, as `Desensitizer.describe` tells; None where it is not known."""
+        about = self.data.get("desensitizer")
+        return dict(about) if isinstance(about, dict) else None
+
+    @property
+    def clean(self) -> bool | None:
+        """Whether it was trained on clean faces; None where it is not known."""
+        about = self.desensitizer
+        return None if about is None else about.get("method") == "Identity"
+
+
+def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
+    """Build the recogniser a checkpoint holds, with its weights, for inference.
+
+    The class follows from the weights: gates make a `ResNetFSM`, all else is a `ResNet` (`ResNetMask` by name,
+    the same network). Nothing in the file is run: it may hold weights and plain values alone.
+
+    Args:
+        path: a `.ckpt`, or the folder of a run, of which `checkpoints/last.ckpt` is taken.
+
+    Returns:
+        The model in `eval()`, in fp32 on the CPU, its weights without gradients; and what else the file says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds more than weights, or is no recogniser's.
+    """
+    file = _file(Path(path))
+    checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    state, saved = checkpoint["state_dict"], checkpoint.get("hyper_parameters")
+    if not isinstance(saved, dict) or not any(key.startswith("backbone.") for key in state):
+        raise ValueError(
+            f"checkpoint {file}: not of a recogniser (it has no backbone with its settings); give one that "
+            "`python main.py fit` wrote for ResNet, ResNetMask or ResNetFSM"
+        )
+    kind = _class_of(state, saved)
+    known = signature(Recogniser).parameters.keys() | signature(kind).parameters.keys()
+    # a compiled network would be compiled again for every shape of batch, and keys of Lightning's begin with _
+    settings = {key: value for key, value in saved.items() if key in known} | {"compile": False}
+    try:
+        model = kind(**settings)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(state)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"checkpoint {file}: its weights do not fit a {kind.__name__} ({reason[:300]})"
+        ) from error
+    model.eval().requires_grad_(False)
+    data = checkpoint.get(_DATA)
+    return model, CheckpointFacts(
+        path=file,
+        sha256=_sha256(file),
+        model=kind.__name__,
+        input_size=int(model.hparams["input_size"]),
+        in_channels=int(model.hparams["in_channels"]),
+        step=int(checkpoint.get("global_step", 0)),
+        data=data if isinstance(data, dict) else {},
+    )
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        try:
+            return resolve_checkpoint("last", path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"checkpoint {path}: the folder has no checkpoints/last.ckpt; give a .ckpt or the folder of a run"
+            ) from error
+        except ValueError as error:
+            raise _reworded(error) from error
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"checkpoint {path}: no such file; give a .ckpt of a run, or the run's folder"
+        )
+    try:
+        resolve_checkpoint(str(path.absolute()), path.parent)  # absolute: a file may be called `last`
+    except ValueError as error:
+        raise _reworded(error) from error
+    return path
+
+
+def _reworded(error: ValueError) -> ValueError:
+    # the user of this function gave no --ckpt_path
+    return ValueError(str(error).replace("--ckpt_path ", "checkpoint ", 1))
+
+
+def _class_of(state: dict[str, Any], saved: dict[str, Any]) -> type[Recogniser]:
+    if any(key.startswith("backbone.gates.") for key in state):
+        return ResNetFSM
+    return ResNetMask if str(saved.get("_class_path", "")).endswith(".ResNetMask") else ResNet
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""Faces as the commands take them: chosen by a seed, read once, held as uint8."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from datamodules.reader import FaceReader
+from lightning_app.draws import hashed
+
+_CHUNK = 64
+
+
+def drawn_numbers(total: int, count: int, salt: int, seed: int, what: str) -> Tensor:
+    """Draw `count` of `total` images without repetition, as a function of (salt, seed) alone.
+
+    Args:
+        total: images there are.
+        count: images wanted.
+        salt: names the draw.
+        seed: of the draw.
+        what: the argument that asked for them, for the message.
+
+    Returns:
+        `[count]` int64, in the order drawn.
+
+    Raises:
+        ValueError: more are wanted than there are, or none.
+    """
+    if not 1 <= count <= total:
+        raise ValueError(f"{what}={count}: the set has {total} images; give a number from 1 to {total}")
+    return torch.argsort(hashed(torch.arange(total), salt, seed), stable=True)[:count]
+
+
+def load_faces(reader: FaceReader, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Read images into memory.
+
+    Args:
+        reader: where from.
+        numbers: `[N]` int64 positions in it.
+
+    Returns:
+        uint8 `[N,3,H,W]` and their classes `[N]` int64.
+    """
+    batches = [reader.__getitems__(part.tolist()) for part in numbers.split(_CHUNK)]
+    return torch.cat([b["image"] for b in batches]), torch.cat([b["identity"] for b in batches])
+
+
+def mates_of(labels: Tensor, numbers: Tensor, salt: int, seed: int) -> Tensor:
+    """Choose for each image another one of its identity.
+
+    Args:
+        labels: `[N]` int64, class of every image.
+        numbers: `[K]` int64, the images that need a mate.
+        salt: names the draw.
+        seed: of the draw.
+
+    Returns:
+        `[K]` int64 positions.
+
+    Raises:
+        ValueError: an image is the only one of its identity.
+    """
+    order = torch.argsort(hashed(torch.arange(len(labels)), salt, seed), stable=True)
+    order = order[torch.argsort(labels[order], stable=True)]  # by identity, drawn order within
+    counts = torch.bincount(labels)
+    starts = torch.cumsum(counts, 0) - counts
+    if (counts[labels[numbers]] < 2).any():
+        raise ValueError(
+            "target=mate: some identities have a single image and so no mate; use min_images: 2 in the reader, "
+            "or target=identity"
+        )
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order)) - starts[labels[order]]
+    mine = labels[numbers]
+    following = (place[numbers] + 1) % counts[mine]
+    return order[starts[mine] + following]

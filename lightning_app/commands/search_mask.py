@@ -1,0 +1,380 @@
+"""`python main.py search-mask`: find one mask for the whole aligned set (Algorithm 1) and write it with its facts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+from datamodules.drawn import DrawnFaces
+from datamodules.face import FaceDataModule
+from lightning_app.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of
+from lightning_app.configs import FindConfig
+from lightning_app.files import write_atomically
+from lightning_app.masks import (
+    BrushRange,
+    MaskLevels,
+    MaskScorer,
+    SearchResult,
+    SearchRow,
+    mask_ratio,
+    save_mask,
+    search,
+    write_candidates,
+)
+from lightning_app.masks.explain import Explainer, Template, find_template
+from lightning_app.masks.levels import Hidden
+from lightning_app.masks.search import Strategy
+from lightning_app.report import png_bytes, print_table, write_metrics
+from lightning_app.report.search import search_figure
+from lightning_app.version import version
+
+log = logging.getLogger("faceveil")
+# salts of the draws of images: those explained, their mates, those scored on; of the masks of a given set
+_EXPLAINED, _MATES, _SCORED, _GIVEN = 310, 311, 312, 313
+_JOURNAL = "search.jsonl"
+_RESULT = (
+    "mask.png",
+    "mask.json",
+    "candidates.csv",
+    "metrics.json",
+    "search.png",
+    "saliency.png",
+    "template.png",
+)
+_SHOWN = 12  # candidates in the figure
+
+
+@dataclass(frozen=True)
+class GivenMasks:
+    """A folder of masks to search in, in place of drawn candidates (paper, 4.2, Table 2).
+
+    Attributes:
+        folder: PNG masks of any size, at any depth, see `MaskLevels`.
+        level: search only masks with low < mask ratio <= high; None takes them all.
+        hidden: the colour that hides, `white` in NVIDIA's test masks.
+        count: how many, drawn from the level by the seed; None takes all.
+    """
+
+    folder: str
+    level: tuple[float, float] | None = None
+    hidden: Hidden = "white"
+    count: int | None = 2000
+
+
+def search_mask(
+    checkpoint: str,
+    data: FaceDataModule,
+    name: str = "searched",
+    output: str = "masks",
+    scorer: str | None = None,
+    ratio: tuple[float, float] = (0.76, 0.80),
+    gamma: float = 1.0,
+    ebp: bool = True,
+    threshold: float = 0.5,
+    faces: int = 256,
+    sigma: float = 3.0,
+    explainer: str = "lightning_app.masks.ExcitationBackprop",
+    explainer_args: dict[str, Any] | None = None,
+    attribute_args: dict[str, Any] | None = None,
+    target: Literal["identity", "mate"] = "identity",
+    strategy: Strategy = "halving",
+    candidates: int = 512,
+    images: int | None = 1024,
+    min_images: int = 16,
+    brushes: BrushRange | None = None,
+    given: GivenMasks | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    bf16: bool = True,
+    overwrite: bool = False,
+) -> None:
+    """Find the mask that hides most at the least cost in recognition, and write it to `<output>/<name>/`.
+
+    The mean saliency map of K faces gives the critical template S (formula 4); free-form candidates ∪ S
+    (formula 5) with a mask ratio in the asked range are scored by F − γ·P (formula 3) with a trained model.
+    A search that was killed goes on where it was when the command is given again.
+
+    Args:
+        checkpoint: of the clean model (`fit --config …`, on faces that were not desensitized).
+        data: the image set, as in the config that the checkpoint was trained with: same val_share and seed.
+        name: of the folder that the mask gets.
+        output: the folder of masks.
+        scorer: another checkpoint to score candidates with, one trained under random masks; saliency always
+            comes from `checkpoint`.
+        ratio: lowest and highest mask ratio, in [0,1], of a drawn candidate with its template.
+        gamma: γ, in nats of cross-entropy per unit of mask ratio.
+        ebp: off leaves the template away, for the ablation (Table 6).
+        threshold: T of formula 4, in [0,1): what is above it in the mean saliency map stays visible.
+        faces: K of formula 4, training images that the mean saliency map is made of.
+        sigma: of the Gaussian that smooths saliency maps after enlarging, in pixels; 0 does not smooth.
+        explainer: class path of what makes the saliency maps: ours, or any captum `Attribution` such as
+            `captum.attr.IntegratedGradients`, `captum.attr.LayerGradCam` or `captum.attr.Occlusion`.
+        explainer_args: its arguments beyond the model, such as `{layer: layer1}`; a captum layer is given by
+            name, such as `{layer: backbone.layer4}`.
+        attribute_args: further arguments of its `attribute`; lists become tuples, such as
+            `{sliding_window_shapes: [3, 15, 15]}`.
+        target: whose excitation: the face's own `identity`, or the embedding of a `mate`, another image of
+            the same identity.
+        strategy: `random` scores each candidate on all images (the paper's); `halving` all on few images and
+            the better half on twice as many, again and again; `evolve` mutates and crosses the best.
+        candidates: n of Algorithm 1.
+        images: how many held-out images candidates are scored on, drawn by the seed; null takes all.
+        min_images: what `halving` starts with.
+        brushes: ranges of the five hyper-parameters that each candidate draws its own from.
+        given: search among the masks of a folder, with no template unless `ebp` is asked for too.
+        seed: of faces, images and candidates.
+        batch_size: images per step.
+        bf16: score in bfloat16, twice as fast where the processor has it; reported figures are in float32.
+        overwrite: replace a mask that is there.
+
+    Raises:
+        FileExistsError: the folder has a mask already and overwrite is off.
+        FileNotFoundError: checkpoint, faces or masks are not there.
+        ValueError: an argument is out of range, or no mask of the asked ratio can be; the message says why.
+    """
+    started = time.monotonic()
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise ValueError(f"name {name!r}: give a plain name, the folder is {output}/<name>")
+    folder = Path(output) / name
+    if (folder / "mask.png").exists() and not overwrite:
+        raise FileExistsError(f"{folder} holds a mask already: give --overwrite, or another --name")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, facts = load_recogniser(checkpoint)
+    model.eval().to(device)
+    judge, judge_facts = (model, facts) if scorer is None else load_recogniser(scorer)
+    data.setup("fit")
+    for path, known in {checkpoint: facts, scorer or checkpoint: judge_facts}.items():
+        check_checkpoint(path, known, data, clean=path == checkpoint)
+    assert data.training is not None
+    held = data.held_out or data.training
+
+    with _Watch() as watch:
+        template = None
+        if ebp:
+            method = Explainer(explainer, explainer_args or {}, attribute_args or {})
+            chosen = drawn_numbers(len(data.training), faces, _EXPLAINED, seed, "faces: K")
+            pixels, labels = load_faces(data.training, chosen)
+            mates = mates_of(data.training.labels, chosen, _MATES, seed) if target == "mate" else None
+            template = find_template(
+                model, pixels, labels, method, threshold=threshold, sigma=sigma,
+                mates=None if mates is None else load_faces(data.training, mates)[0], mean=data.mean,
+                std=data.std, batch_size=min(batch_size, 32), device=device, progress=watch.faces,
+            )  # fmt: skip
+        count = len(held) if images is None else min(images, len(held))
+        pixels, labels = load_faces(held, drawn_numbers(len(held), count, _SCORED, seed, "images"))
+        settings: dict[str, Any] = {
+            "mean": data.mean, "std": data.std, "batch_size": batch_size, "device": device,
+        }  # fmt: skip
+        fast = MaskScorer(judge, pixels, labels, bf16=bf16, **settings)
+        pool = None if given is None else _pool(given, data.size, seed)
+        if overwrite:
+            for old in (*_RESULT, _JOURNAL):
+                (folder / old).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if template is not None:
+            _save_template(folder, template, T=threshold, K=faces, sigma=sigma, target=target)
+        found = search(
+            fast, data.size, ratio if given is None else None,
+            template=None if template is None else template.mask, gamma=gamma, strategy=strategy,
+            candidates=candidates, brushes=brushes, seed=seed, min_images=min(min_images, len(labels)),
+            journal=folder / _JOURNAL, progress=watch, given=pool,
+        )  # fmt: skip
+    exact = MaskScorer(judge, pixels, labels, bf16=False, **settings)
+    loss, share = exact.score(found.mask), mask_ratio(found.mask)
+    assert isinstance(share, float)
+    report: dict[str, Any] = {
+        "F": loss, "P": share, "objective": loss - gamma * share, "gamma": gamma,
+        "F_clean": exact.score(torch.ones_like(found.mask)), "strategy": strategy, "seed": seed,
+        "candidates": len({row.number for row in found.rows}), "number": found.best.number,
+        "images": len(labels), "held_out": data.held_out is not None, "passes": found.passes, "bf16": bf16,
+        "checkpoint": facts.sha256, "scorer": judge_facts.sha256, "ebp": ebp,
+    }  # fmt: skip
+    if template is not None:
+        report |= {
+            "T": threshold, "K": faces, "sigma": sigma, "target": target, "explainer": template.explainer,
+            "template_ratio": float(1 - template.mask.mean()), "template_hash": template.hash,
+        }  # fmt: skip
+    made: dict[str, Any] = {
+        "method": "search", "version": version(), "time_s": round(time.monotonic() - started, 1),
+        "ratio": list(ratio), "template_from_private_faces": 0 if template is None else faces,
+    }  # fmt: skip
+    if found.candidate is not None:
+        made["candidate"] = found.candidate.to_dict()
+    if given is not None:
+        made["given"] = {"folder": given.folder, "level": given.level and list(given.level)}
+    write_candidates(found.rows, folder / "candidates.csv")
+    _pictures(folder, found, template, report)
+    write_metrics(folder / "metrics.json", {f"search/{key}": value for key, value in report.items()})
+    # last: its presence means a finished search
+    save_mask(found.mask, folder / "mask.png", **report, **made)
+    print_table(
+        f"search-mask: {folder}", [[key, value] for key, value in report.items()], ["figure", "value"]
+    )
+
+
+def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, clean: bool) -> None:
+    """Refuse a checkpoint of other images or identities; warn where its figures would say little.
+
+    Args:
+        path: as the user gave it.
+        facts: what the checkpoint says of itself.
+        data: the image set, set up for `fit`.
+        clean: whether it should have been trained on clean faces.
+
+    Raises:
+        ValueError: its images have another size, or its identities another number.
+    """
+    if facts.input_size != data.size:
+        raise ValueError(
+            f"checkpoint {path}: trained on {facts.input_size} px images, these have {data.size} px: give the data "
+            "config it was trained with"
+        )
+    known = facts.data.get("num_classes")
+    if known is not None and known != data.num_classes:
+        raise ValueError(
+            f"checkpoint {path}: knows {known} identities, this set has {data.num_classes}: give the data config it "
+            "was trained with"
+        )
+    if clean and facts.clean is False:
+        log.warning("%s was trained on desensitized faces: its saliency shows what their veil left.", path)
+    split, own = facts.data.get("split"), data.state_dict()["split"]
+    if data.held_out is None:
+        log.warning("data.val_share is 0: candidates are scored on images that the model was trained on.")
+    elif split is None:
+        log.warning(
+            "%s does not tell which images it held out: some of these may be its training images.", path
+        )
+    elif split["hash"] != own["hash"]:
+        log.warning(
+            "%s held out other images (%d of %d) than this config does (%d of %d; val_share, seed, reader): some of "
+            "these are its training images.",
+            path, split["held_out"], split["images"], own["held_out"], own["images"],
+        )  # fmt: skip
+
+
+def _pool(given: GivenMasks, size: int, seed: int) -> Tensor:
+    levels = None if given.level is None else [given.level]
+    found = MaskLevels(given.folder, size, levels=levels, hidden=given.hidden)
+    count = len(found) if given.count is None else min(given.count, len(found))
+    return found.masks(drawn_numbers(len(found), count, _GIVEN, seed, "given.count").sort().values)
+
+
+def _save_template(folder: Path, template: Template, **facts: object) -> None:
+    """Write saliency.png and template.png, before the search: it may find the template too large."""
+    grey = (template.saliency[0] * 255).round().to(torch.uint8).numpy()
+    write_atomically(folder / "saliency.png", png_bytes(Image.fromarray(grey)))
+    save_mask(
+        template.mask,
+        folder / "template.png",
+        method="critical template",
+        explainer=template.explainer,
+        **facts,
+    )
+
+
+def _pictures(folder: Path, found: SearchResult, template: Template | None, report: dict[str, Any]) -> None:
+    """Write search.png; the face in it is drawn and nobody's."""
+    saliency: list[tuple[str, Tensor]] = []
+    shown: tuple[str, Tensor] | None = None
+    if template is not None:
+        saliency = [("mean saliency", template.raw), (f"smoothed, σ {report['sigma']:g}", template.saliency)]
+        shown = (f"template, T {report['T']:g}", template.mask)
+    rows = [row for row in found.ranked() if row.objective is not None][:_SHOWN]
+    masks = [
+        (
+            f"{row.objective:.3f} = {row.F:.3f} − {report['gamma']:g}·{row.P:.3f}",
+            found.mask_of(row.number),
+        )
+        for row in rows
+    ]
+    size = found.mask.shape[-1]
+    face = torch.from_numpy(DrawnFaces(2, 1, size=size, seed=0, nuisance=0.3).read(0)).float() / 255
+    picture = search_figure(
+        masks, face.expand(3, -1, -1), found.mask, saliency, shown,
+        f"{folder.name}: F − γ·P = {report['objective']:.3f}, mask ratio {report['P']:.3f}",
+    )  # fmt: skip
+    write_atomically(folder / "search.png", png_bytes(picture))
+
+
+class _Watch:
+    """A progress bar with the best candidate so far."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Watch:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.bar.stop()
+
+    def faces(self, done: int, total: int) -> None:
+        """Show how many saliency maps are made."""
+        self._show("saliency", "saliency maps", done, total)
+
+    def __call__(self, done: int, total: int, best: SearchRow) -> None:
+        """Show how many forward passes are done."""
+        words = (
+            "scoring" if best is None else f"best {best.value:.3f}, F {best.F:.3f}, mask ratio {best.P:.3f}"
+        )
+        self._show("search", words, done, total)
+
+    def _show(self, task: str, words: str, done: int, total: int) -> None:
+        if task not in self.tasks:
+            self.tasks[task] = self.bar.add_task(words, total=total)
+        self.bar.update(self.tasks[task], description=words, completed=done, total=total)
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of `search-mask`; its help comes from `search_mask`'s docstring."""
+    parser = ArgumentParser(
+        prog="main.py search-mask", description=(search_mask.__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "-c", "--config", action=FindConfig, help="Config file, or the bare name of one in configs/."
+    )
+    parser.add_argument("--ratio", type=float, nargs=2, default=[0.76, 0.80], metavar=("LOW", "HIGH"),
+                        help="lowest and highest mask ratio, in [0,1].")  # fmt: skip
+    parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
+                        help="replace a mask that is there.")  # fmt: skip
+    parser.add_function_arguments(search_mask, skip={"ratio", "overwrite"})
+    return parser
+
+
+def run(args: list[str]) -> None:
+    """Run `search-mask` with the command line's arguments after the subcommand's name.
+
+    Args:
+        args: such as `["--config", "search_mask.yaml", "--seed", "1"]`.
+
+    Raises:
+        ValueError, OSError: see `search_mask`.
+    """
+    parser = build_parser()
+    values = vars(parser.instantiate(parser.parse_args(args)))
+    values.pop("config", None)
+    low, high = values.pop("ratio")
+    search_mask(ratio=(low, high), **values)

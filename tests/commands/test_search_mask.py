@@ -1,0 +1,199 @@
+"""`search-mask` end to end, on a recogniser of six drawn people."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.nn import functional as F
+
+from datamodules import FaceDataModule, FolderFaces
+from lightning_app.checkpoints import load_recogniser
+from lightning_app.commands.faces import drawn_numbers, load_faces
+from lightning_app.commands.search_mask import _SCORED, run
+from lightning_app.masks import freeform_masks, load_mask, save_mask
+from main import main
+from tests.command_line import write_config
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
+    """A folder with `search.yaml` and the checkpoint of a clean model it names."""
+    home = tmp_path_factory.mktemp("clean")
+    fit = write_config(home / "clean.yaml", drawn_root, "ResNet")
+    text = yaml.safe_load(fit.read_text())
+    text["trainer"]["callbacks"] = []
+    del text["data"]["init_args"]["desensitizer"]
+    fit.write_text(yaml.safe_dump(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        main(["fit", "--config", str(fit), "--runs", str(home / "runs")])
+    search = {
+        "checkpoint": str(home / "runs/clean/checkpoints/last.ckpt"),
+        "data": text["data"] | {"init_args": text["data"]["init_args"] | {"seed": 0}},
+        "faces": 12, "candidates": 8, "images": 6, "min_images": 2, "ratio": [0.6, 0.8], "threshold": 0.7,
+        "output": str(home / "masks"), "bf16": False,
+    }  # fmt: skip
+    (home / "search.yaml").write_text(yaml.safe_dump(search))
+    return home
+
+
+def _searched(home: Path, tmp_path: Path, *args: str) -> Path:
+    run(["--config", str(home / "search.yaml"), "--output", str(tmp_path), *args])
+    return tmp_path / "searched"
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "candidates.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_mask_contains_the_template_and_its_figures_recompute(clean: Path, tmp_path: Path) -> None:
+    folder = _searched(clean, tmp_path)
+    facts = json.loads((folder / "mask.json").read_text())
+    mask, template = load_mask(folder / "mask.png", 32), load_mask(folder / "template.png", 32)
+    assert (mask >= template).all()
+    assert 0.6 <= facts["mask_ratio"] <= 0.8
+    assert facts["P"] == facts["mask_ratio"] == pytest.approx(1 - float(mask.mean()))
+    assert (facts["T"], facts["K"], facts["template_from_private_faces"]) == (0.7, 12, 12)
+    assert facts["held_out"] is True
+
+    # F by hand: the checkpoint on the masked images, hidden pixels black before normalising
+    text = yaml.safe_load((clean / "search.yaml").read_text())
+    reader = FolderFaces(**text["data"]["init_args"]["reader"]["init_args"])
+    data = FaceDataModule(reader, val_share=0.2, seed=0)
+    data.setup("fit")
+    assert data.held_out is not None
+    pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, _SCORED, 0, "images"))
+    model, about = load_recogniser(text["checkpoint"])
+    model.eval()
+    with torch.no_grad():
+        loss = F.cross_entropy(model((pixels.float() / 255 * mask - 0.5) / 0.5), labels)
+    assert facts["F"] == pytest.approx(float(loss), abs=1e-4)
+    assert facts["objective"] == pytest.approx(facts["F"] - facts["P"], abs=1e-9)
+    assert facts["checkpoint"] == about.sha256
+
+    scored = [row for row in _rows(folder) if row["objective"]]
+    best = min(scored, key=lambda row: float(row["objective"]))
+    assert int(best["number"]) == facts["number"]
+    assert float(best["objective"]) == pytest.approx(facts["objective"], abs=1e-4)
+    assert all(0.6 <= float(row["P"]) <= 0.8 for row in _rows(folder))
+    for name in ("search.png", "saliency.png"):
+        Image.open(folder / name).verify()
+    assert json.loads((folder / "metrics.json").read_text())["search/F"] == pytest.approx(facts["F"])
+
+
+def test_the_same_seed_gives_the_same_mask_and_a_killed_search_goes_on(clean: Path, tmp_path: Path) -> None:
+    first = _searched(clean, tmp_path / "a")
+    again = _searched(clean, tmp_path / "b", "--seed", "0")
+    other = _searched(clean, tmp_path / "c", "--seed", "1")
+    digest = [json.loads((f / "mask.json").read_text())["mask_hash"] for f in (first, again, other)]
+    assert digest[0] == digest[1] != digest[2]
+
+    half = tmp_path / "d" / "searched"  # killed: half of the journal, no mask
+    half.mkdir(parents=True)
+    lines = (first / "search.jsonl").read_text().splitlines(keepends=True)
+    (half / "search.jsonl").write_text("".join(lines[: len(lines) // 2]) + lines[-1][:9])
+    resumed = json.loads((_searched(clean, tmp_path / "d") / "mask.json").read_text())
+    assert resumed["mask_hash"] == digest[0]
+    assert 0 < resumed["passes"] < json.loads((first / "mask.json").read_text())["passes"]
+
+
+def test_gamma_moves_the_choice(clean: Path, tmp_path: Path) -> None:
+    args = ["--strategy", "random", "--gamma"]
+    none, huge = (_searched(clean, tmp_path / g, *args, g) for g in ("0", "1e6"))
+    rows = _rows(none)
+    facts = [json.loads((f / "mask.json").read_text()) for f in (none, huge)]
+    assert facts[0]["number"] == int(min(rows, key=lambda row: float(row["F"]))["number"])
+    assert facts[1]["P"] == pytest.approx(max(float(row["P"]) for row in rows))
+
+
+def test_without_ebp_there_is_no_template(clean: Path, tmp_path: Path) -> None:
+    folder = _searched(clean, tmp_path, "--ebp", "false")
+    assert not (folder / "template.png").exists()
+    facts = json.loads((folder / "mask.json").read_text())
+    assert facts["template_from_private_faces"] == 0
+    assert "T" not in facts
+
+
+def test_a_captum_method_and_a_mate_as_target(clean: Path, tmp_path: Path) -> None:
+    gradients = ["--explainer", "captum.attr.IntegratedGradients", "--attribute_args", '{"n_steps": 4}']
+    cam = ["--explainer", "captum.attr.LayerGradCam", "--explainer_args", '{"layer": "backbone.layer3"}']
+    asked = {"ig": gradients, "cam": cam, "mate": ["--target", "mate"], "igmate": [*gradients, "--target", "mate"],
+             "early": ["--explainer_args", '{"layer": "relu"}']}  # fmt: skip
+    maps = [(_searched(clean, tmp_path / k, *v) / "saliency.png").read_bytes() for k, v in asked.items()]
+    assert len(set(maps)) == len(asked)
+
+
+def test_search_in_a_given_set(clean: Path, tmp_path: Path) -> None:
+    for number, mask in enumerate(freeform_masks(6, 32, (0.41, 0.49))):
+        save_mask(mask, tmp_path / "set" / f"{number}.png")
+    given = {"folder": str(tmp_path / "set"), "level": [0.4, 0.5], "hidden": "black"}
+    folder = _searched(
+        clean, tmp_path, "--ebp", "false", "--given", json.dumps(given), "--strategy", "random"
+    )
+    found = load_mask(folder / "mask.png", 32)
+    assert any(torch.equal(found, load_mask(p, 32)) for p in (tmp_path / "set").glob("*.png"))
+    assert len(_rows(folder)) == 6
+    with pytest.raises(ValueError, match=r"no mask in .*set has a mask ratio in 0\.1–0\.2"):
+        _searched(clean, tmp_path / "x", "--given", json.dumps(given | {"level": [0.1, 0.2]}))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--faces", "4000"], r"faces: K=4000: the set has \d+ images; give a number from 1 to"),
+        (["--threshold", "1"], r"threshold: 1\.0 is not in \[0, 1\)"),
+        (["--threshold", "0.01", "--ratio", "0.9", "0.99"], "ratio"),
+        (["--checkpoint", "gone.ckpt"], r"gone\.ckpt: no such file"),
+        (
+            ["--explainer", "captum.attr.Nothing"],
+            r"explainer=captum\.attr\.Nothing: no such class",
+        ),
+        (["--explainer", "torch.nn.Linear"], "not a captum Attribution"),
+        (["--explainer_args", '{"layer": "x"}'], "layer: 'x' is not one a map is read from"),
+        (["--name", "a/b"], "name 'a/b': give a plain name"),
+        (["--data.reader.size", "48"], "trained on 32 px images, these have 48 px"),
+        (["--data.reader.min_images", "100"], "min_images"),
+    ],
+)
+def test_bad_input_is_told(clean: Path, tmp_path: Path, args: list[str], message: str) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        _searched(clean, tmp_path, *args)
+    assert not list(tmp_path.rglob("mask.png"))
+
+
+def test_a_mask_is_not_replaced_unasked(clean: Path, tmp_path: Path) -> None:
+    folder = _searched(clean, tmp_path)
+    with pytest.raises(FileExistsError, match="holds a mask already: give --overwrite"):
+        _searched(clean, tmp_path)
+    before = (folder / "mask.json").read_text()
+    _searched(clean, tmp_path, "--overwrite", "--seed", "5")
+    assert (folder / "mask.json").read_text() != before
+
+
+def test_what_says_little_is_warned_of(
+    clean: Path, fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        _searched(clean, tmp_path / "a")
+    assert not caplog.records
+    copytree(fitted / "runs", tmp_path / "runs")
+    veiled = tmp_path / "runs/tiny/checkpoints/last.ckpt"
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        _searched(clean, tmp_path / "b", "--data.seed", "3")
+        _searched(clean, tmp_path / "c", "--data.val_share", "0")
+        _searched(clean, tmp_path / "e", "--scorer", str(veiled))
+    said = [record.message for record in caplog.records]
+    assert any("held out other images" in line for line in said)
+    assert any("val_share is 0" in line for line in said)
+    assert not any("trained on desensitized" in line for line in said)  # a scorer may be
+    facts = json.loads((tmp_path / "e/searched/mask.json").read_text())
+    assert facts["scorer"] != facts["checkpoint"]
