@@ -194,8 +194,8 @@ def search_mask(
         found = search(
             fast, data.size, ratio if given is None else None,
             template=None if template is None else template.mask, gamma=gamma, strategy=strategy,
-            candidates=candidates, brushes=brushes, seed=seed, min_images=min(min_images, len(labels)),
-            journal=folder / _JOURNAL, progress=watch, given=pool,
+            candidates=candidates if given is None else None, brushes=brushes, seed=seed,
+            min_images=min(min_images, len(labels)), journal=folder / _JOURNAL, progress=watch, given=pool,
         )  # fmt: skip
     exact = MaskScorer(judge, pixels, labels, bf16=False, **settings)
     loss, share = exact.score(found.mask), mask_ratio(found.mask)
