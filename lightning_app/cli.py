@@ -16,7 +16,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
+from rich import get_console
 from rich.logging import RichHandler
+from rich.table import Table
 
 from callbacks import Embeddings, ProgressBar, Results
 from lightning_app.commands import ablate, draw_mask, draw_mask_set, search_mask, sweep_levels
@@ -31,6 +33,19 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "draw-mask-set": draw_mask_set.run,
     "search-mask": search_mask.run,
     "sweep-levels": sweep_levels.run,
+}
+_LIGHTNING = {
+    "fit": "train a recogniser, verify it, and leave a run folder",
+    "validate": "verify a checkpoint",
+    "test": "the same on test data",
+    "predict": "write the embedding of every image",
+}
+_SUMMARIES = {
+    "ablate": "search masks, train recognisers under each, one table",
+    "draw-mask": "draw one free-form mask, or a rectangle",
+    "draw-mask-set": "draw a folder of masks in levels by mask ratio",
+    "search-mask": "find the mask that hides most at the least cost in recognition",
+    "sweep-levels": "accuracy under random masks of each level",
 }
 
 
@@ -165,13 +180,22 @@ def run(args: list[str]) -> None:
         ValueError, OSError: something the user can mend, in one line.
     """
     set_up_logging()
-    for noise in (r".*isinstance\(treespec, LeafSpec\).*", r"Be aware that when using `ckpt_path`.*"):
+    for noise in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r"Be aware that when using `ckpt_path`.*",
+        r"Experiment logs directory .* exists and is not empty.*",  # keep_log has put the earlier log aside
+    ):
         warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
     torch.set_float32_matmul_precision("high")
-    if args and args[0] in COMMANDS:
+    if not args or args[0] in ("-h", "--help"):
+        _show_commands()
+        return
+    if args[0] in COMMANDS:
         COMMANDS[args[0]](args[1:])
         return
+    if args[0] not in _LIGHTNING and not args[0].startswith("-"):
+        raise ValueError(f"no command {args[0]!r}; there are: {', '.join([*_LIGHTNING, *COMMANDS])}")
     # Lightning's launcher starts the other ranks with sys.argv, and warns of args given beside it
     previous, own = sys.argv, args == sys.argv[1:]
     if not own:
@@ -192,6 +216,17 @@ def run(args: list[str]) -> None:
         raise ValueError(str(error)) from error
     finally:
         sys.argv = previous
+
+
+def _show_commands() -> None:
+    """Print every command with a line on what it does."""
+    rows = [[name, words] for name, words in (_LIGHTNING | _SUMMARIES).items()]
+    table = Table(
+        "command", "what it does", box=None, title="python main.py COMMAND --help", title_justify="left"
+    )
+    for row in rows:
+        table.add_row(*row)
+    get_console().print(table)
 
 
 def reason(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from lightning_app.cli import COMMANDS
 from lightning_app.configs import CONFIGS, find_config, shipped
 from tests.command_line import Veil, refused, write_config
 
@@ -211,3 +212,13 @@ def test_bare_names_are_found_here_then_in_configs(tmp_path: Path, monkeypatch: 
     assert find_config("demo.yaml") == find_config("demo") == CONFIGS / "demo.yaml"
     (tmp_path / "demo.yaml").write_text("{}")
     assert find_config("demo.yaml") == Path("demo.yaml")
+
+
+def test_every_command_is_shown_and_an_unknown_one_named(
+    veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    veil("--help")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("fit", "predict", *COMMANDS))
+    line = refused(capsys, lambda: veil("search_mask"))
+    assert "no command 'search_mask'; there are: fit, validate, test, predict, ablate" in line

@@ -145,7 +145,11 @@ def ablate(
                 bar.advance(task, len(jobs))
             _report(name, folder, variants, systems, seeds or [0])
     rows = _report(name, folder, variants, systems, seeds or [0])
-    print_table(f"ablate: {name}", rows, ["variant", "mask ratio", "dSSIM", *systems])
+    print_table(
+        f"ablate {name}: verification accuracy in %, mean ± std over seeds; see {folder}",
+        rows,
+        ["variant", "mask ratio", "dSSIM", *systems],
+    )
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {total} steps failed ({', '.join(failed[:3])}{', …' if len(failed) > 3 else ''}): "
@@ -289,9 +293,7 @@ def _report(
                     points[column][label] = (mean, spread)
                     flat[f"ablation/{label}/{column}/seeds"] = len(values)
             point = points[column].get(label)
-            cells.append(
-                "–" if point is None else f"{100 * point[0]:.1f} ± {100 * point[1]:.1f} ({len(found)})"
-            )
+            cells.append("–" if point is None else _cell(point, len(found)))
         shown = [f"{about[key]:.4f}" if key in about else "–" for key in ("mask_ratio", "dssim")]
         rows.append([label, *shown, *cells])
     write_metrics(folder / "metrics.json", flat)
@@ -300,6 +302,10 @@ def _report(
             folder / "ablation.png", png_bytes(ablation_figure(points, list(variants), title=name))
         )
     return rows
+
+
+def _cell(point: tuple[float, float], seeds: int) -> str:
+    return f"{100 * point[0]:.1f}" + (f" ± {100 * point[1]:.1f} ({seeds} seeds)" if seeds > 1 else "")
 
 
 def build_parser() -> ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,13 @@ _RESULT = (
     "template.png",
 )
 _SHOWN = 12  # candidates in the figure
+_HASHES = ("checkpoint", "scorer", "template_hash")
+_WORDS = {
+    "F": "F, cross-entropy in nats (fp32)", "P": "P, mask ratio", "objective": "F − γ·P", "gamma": "γ",
+    "F_clean": "F without a mask", "number": "number of the best", "images": "images scored on",
+    "passes": "forward passes", "T": "T, threshold", "K": "K, faces", "sigma": "σ, pixels",
+    "template_ratio": "mask ratio of the template alone", "bf16": "searched in bf16",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -225,9 +233,24 @@ def search_mask(
     write_metrics(folder / "metrics.json", {f"search/{key}": value for key, value in report.items()})
     # last: its presence means a finished search
     save_mask(found.mask, folder / "mask.png", **report, **made)
+    _tell(folder, report, data.num_classes)
+
+
+def _tell(folder: Path, report: dict[str, Any], identities: int) -> None:
+    """Print the table, say where things are, and warn of a scorer that knows nothing under such masks."""
+    short = {key: str(value)[:12] if key in _HASHES else value for key, value in report.items()}
     print_table(
-        f"search-mask: {folder}", [[key, value] for key, value in report.items()], ["figure", "value"]
+        f"search-mask: {folder}/mask.png, lower objective is better; the picture is search.png",
+        [[_WORDS.get(key, key), value] for key, value in short.items()],
+        ["figure", "value"],
     )
+    chance = math.log(identities)
+    if report["F"] > chance:
+        log.warning(
+            "F is %.2f nats, above chance (log %d = %.2f): the scorer is confidently wrong under such masks and its "
+            "choice says little; train one under random masks (lfwa_quick_levels.yaml) and give it as --scorer.",
+            report["F"], identities, chance,
+        )  # fmt: skip
 
 
 def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, clean: bool) -> None:

@@ -24,10 +24,15 @@ _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(
 
 def draw_hint(path: str | Path, size: Size | None = None) -> str:
     """Return the command that draws a mask of this size to this path, for error messages."""
-    height, width = as_size(size if size is not None else 224)
+    height, width = (None, None) if size is None else as_size(size)
     if height != width:
         return f"draw one with lightning_app.masks.freeform_masks(1, ({height}, {width})) and save_mask"
-    return f"draw one with `python main.py draw-mask --ratio 0.74 0.78 --size {height} --output {path}`"
+    side = "SIDE" if height is None else height
+    again = " --overwrite" if Path(path).exists() else ""
+    return (
+        f"draw one with `python main.py draw-mask --ratio 0.74 0.78 --size {side} --output {path}{again}`"
+        + ("" if size is not None else " (SIDE: that of the images)")
+    )
 
 
 def load_mask(path: str | Path, size: Size | None = None) -> Tensor:

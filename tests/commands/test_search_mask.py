@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 from pathlib import Path
 from shutil import copytree
 
@@ -184,7 +185,10 @@ def test_what_says_little_is_warned_of(
 ) -> None:
     with caplog.at_level(logging.WARNING, "faceveil"):
         _searched(clean, tmp_path / "a")
-    assert not caplog.records
+    assert not any("held out" in r.message or "val_share" in r.message for r in caplog.records)
+    facts = json.loads((tmp_path / "a/searched/mask.json").read_text())
+    told = any("above chance (log 6 = 1.79)" in record.message for record in caplog.records)
+    assert told == (facts["F"] > math.log(6))
     copytree(fitted / "runs", tmp_path / "runs")
     veiled = tmp_path / "runs/tiny/checkpoints/last.ckpt"
     with caplog.at_level(logging.WARNING, "faceveil"):
