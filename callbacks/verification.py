@@ -22,7 +22,6 @@ from lightning_app.metrics import VerificationResult, verification
 
 log = logging.getLogger("faceveil")
 Situation = Literal[1, 2, 3]
-_WORTH_A_WORKER = 16  # batches
 
 
 class LFWVerification(L.Callback):
@@ -164,12 +163,10 @@ class LFWVerification(L.Callback):
         count, rank, world = len(self.reader), trainer.global_rank, trainer.world_size
         mine = torch.arange(rank, count, world)
         size = self.batch_size or data.batch_size
-        dealt = [ids.tolist() for ids in mine.split(size)]
-        # decoding a batch takes one core: one worker reads on while the network runs, where starting it pays
-        workers = data.num_workers or int(len(dealt) >= _WORTH_A_WORKER)
         loader: DataLoader[Batch] = DataLoader(
-            self.reader, batch_sampler=dealt, collate_fn=whole, num_workers=workers
-        )
+            self.reader, batch_sampler=[ids.tolist() for ids in mine.split(size)], collate_fn=whole,
+            num_workers=data.num_workers,
+        )  # fmt: skip
         device = trainer.strategy.root_device
         found: dict[str, list[Tensor]] = {state: [] for state in states}
         was_training = pl_module.training
