@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,40 +10,26 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser
-from PIL import Image
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
-from datamodules.drawn import DrawnFaces
 from datamodules.face import FaceDataModule
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of
+from lightning_app.commands.search_report import Watch, save_picture, save_template, tell_search
 from lightning_app.configs import FindConfig
-from lightning_app.files import write_atomically
 from lightning_app.masks import (
     BrushRange,
     MaskLevels,
     MaskScorer,
-    SearchResult,
-    SearchRow,
     mask_ratio,
     save_mask,
     search,
     write_candidates,
 )
-from lightning_app.masks.explain import Explainer, Template, find_template
+from lightning_app.masks.explain import Explainer, find_template
 from lightning_app.masks.levels import Hidden
 from lightning_app.masks.search import Strategy
-from lightning_app.report import png_bytes, print_table, write_metrics
-from lightning_app.report.search import search_figure
+from lightning_app.report import write_metrics
 from lightning_app.version import version
 
 log = logging.getLogger("faceveil")
@@ -60,14 +45,6 @@ _RESULT = (
     "saliency.png",
     "template.png",
 )
-_SHOWN = 12  # candidates in the figure
-_HASHES = ("checkpoint", "scorer", "template_hash")
-_WORDS = {
-    "F": "F, cross-entropy in nats (fp32)", "P": "P, mask ratio", "objective": "F − γ·P", "gamma": "γ",
-    "F_clean": "F without a mask", "number": "number of the best", "images": "images scored on",
-    "passes": "forward passes", "T": "T, threshold", "K": "K, faces", "sigma": "σ, pixels",
-    "template_ratio": "mask ratio of the template alone", "bf16": "searched in bf16",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,7 +151,7 @@ def search_mask(
     assert data.training is not None
     held = data.held_out or data.training
 
-    with _Watch() as watch:
+    with Watch() as watch:
         template = None
         if ebp:
             method = Explainer(explainer, explainer_args or {}, attribute_args or {})
@@ -198,7 +175,7 @@ def search_mask(
                 (folder / old).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         if template is not None:
-            _save_template(folder, template, T=threshold, K=faces, sigma=sigma, target=target)
+            save_template(folder, template, T=threshold, K=faces, sigma=sigma, target=target)
         found = search(
             fast, data.size, ratio if given is None else None,
             template=None if template is None else template.mask, gamma=gamma, strategy=strategy,
@@ -229,28 +206,11 @@ def search_mask(
     if given is not None:
         made["given"] = {"folder": given.folder, "level": given.level and list(given.level)}
     write_candidates(found.rows, folder / "candidates.csv")
-    _pictures(folder, found, template, report)
+    save_picture(folder, found, template, report)
     write_metrics(folder / "metrics.json", {f"search/{key}": value for key, value in report.items()})
     # last: its presence means a finished search
     save_mask(found.mask, folder / "mask.png", **report, **made)
-    _tell(folder, report, data.num_classes)
-
-
-def _tell(folder: Path, report: dict[str, Any], identities: int) -> None:
-    """Print the table, say where things are, and warn of a scorer that knows nothing under such masks."""
-    short = {key: str(value)[:12] if key in _HASHES else value for key, value in report.items()}
-    print_table(
-        f"search-mask: {folder}/mask.png, lower objective is better; the picture is search.png",
-        [[_WORDS.get(key, key), value] for key, value in short.items()],
-        ["figure", "value"],
-    )
-    chance = math.log(identities)
-    if report["F"] > chance:
-        log.warning(
-            "F is %.2f nats, above chance (log %d = %.2f): the scorer is confidently wrong under such masks and its "
-            "choice says little; train one under random masks (lfwa_quick_levels.yaml) and give it as --scorer.",
-            report["F"], identities, chance,
-        )  # fmt: skip
+    tell_search(folder, report, data.num_classes)
 
 
 def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, clean: bool) -> None:
@@ -298,77 +258,6 @@ def _pool(given: GivenMasks, size: int, seed: int) -> Tensor:
     found = MaskLevels(given.folder, size, levels=levels, hidden=given.hidden)
     count = len(found) if given.count is None else min(given.count, len(found))
     return found.masks(drawn_numbers(len(found), count, _GIVEN, seed, "given.count").sort().values)
-
-
-def _save_template(folder: Path, template: Template, **facts: object) -> None:
-    """Write saliency.png and template.png, before the search: it may find the template too large."""
-    grey = (template.saliency[0] * 255).round().to(torch.uint8).numpy()
-    write_atomically(folder / "saliency.png", png_bytes(Image.fromarray(grey)))
-    save_mask(
-        template.mask,
-        folder / "template.png",
-        method="critical template",
-        explainer=template.explainer,
-        **facts,
-    )
-
-
-def _pictures(folder: Path, found: SearchResult, template: Template | None, report: dict[str, Any]) -> None:
-    """Write search.png; the face in it is drawn and nobody's."""
-    saliency: list[tuple[str, Tensor]] = []
-    shown: tuple[str, Tensor] | None = None
-    if template is not None:
-        saliency = [("mean saliency", template.raw), (f"smoothed, σ {report['sigma']:g}", template.saliency)]
-        shown = (f"template, T {report['T']:g}", template.mask)
-    rows = [row for row in found.ranked() if row.objective is not None][:_SHOWN]
-    masks = [
-        (
-            f"{row.objective:.3f} = {row.F:.3f} − {report['gamma']:g}·{row.P:.3f}",
-            found.mask_of(row.number),
-        )
-        for row in rows
-    ]
-    size = found.mask.shape[-1]
-    face = torch.from_numpy(DrawnFaces(2, 1, size=size, seed=0, nuisance=0.3).read(0)).float() / 255
-    picture = search_figure(
-        masks, face.expand(3, -1, -1), found.mask, saliency, shown,
-        f"{folder.name}: F − γ·P = {report['objective']:.3f}, mask ratio {report['P']:.3f}",
-    )  # fmt: skip
-    write_atomically(folder / "search.png", png_bytes(picture))
-
-
-class _Watch:
-    """A progress bar with the best candidate so far."""
-
-    def __init__(self) -> None:
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )  # fmt: skip
-        self.tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Watch:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.bar.stop()
-
-    def faces(self, done: int, total: int) -> None:
-        """Show how many saliency maps are made."""
-        self._show("saliency", "saliency maps", done, total)
-
-    def __call__(self, done: int, total: int, best: SearchRow) -> None:
-        """Show how many forward passes are done."""
-        words = (
-            "scoring" if best is None else f"best {best.value:.3f}, F {best.F:.3f}, mask ratio {best.P:.3f}"
-        )
-        self._show("search", words, done, total)
-
-    def _show(self, task: str, words: str, done: int, total: int) -> None:
-        if task not in self.tasks:
-            self.tasks[task] = self.bar.add_task(words, total=total)
-        self.bar.update(self.tasks[task], description=words, completed=done, total=total)
 
 
 def build_parser() -> ArgumentParser:
