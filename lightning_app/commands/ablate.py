@@ -73,15 +73,11 @@ class Job:
     """One run: a cell of the table for one seed.
 
     Attributes:
-        variant: name of the row.
-        system: name of the column.
         seed: of the run; None for one that is only verified.
         run: name of the run's folder.
         args: the command line after `main.py`.
     """
 
-    variant: str
-    system: str
     seed: int | None
     run: str
     args: tuple[str, ...]
@@ -118,6 +114,9 @@ def ablate(
     if not variants or not systems:
         raise ValueError("ablate: give at least one of variants and of systems")
     folder = Path(runs) / name
+    for kind, labels in (("variants", list(variants)), ("systems", list(systems))):
+        if len({_slug(label) for label in labels}) < len(labels):
+            raise ValueError(f"{kind}: two of {', '.join(labels)} have the same folder name; rename one")
     for system in systems.values():
         find_config(system.config)
         if system.checkpoint is not None and not Path(system.checkpoint).is_file():
@@ -143,8 +142,7 @@ def ablate(
             if variant.search is not None and mask is None:
                 failed.append(f"{label}: search-mask")
                 bar.advance(task, len(jobs))
-            _report(name, folder, variants, systems, seeds or [0])
-    rows = _report(name, folder, variants, systems, seeds or [0])
+            rows = _report(name, folder, variants, systems, seeds or [0])
     print_table(
         f"ablate {name}: verification accuracy in %, mean ± std over seeds; see {folder}",
         rows,
@@ -175,6 +173,7 @@ def _mask_of(label: str, variant: Variant, name: str, search: str, masks: Path, 
     args = ["search-mask", "--config", search]
     for key, value in variant.search.items():
         args += [f"--{key}", *(_word(v) for v in (value if isinstance(value, list) else [value]))]
+    _keep_record(folder / "jobs" / f"search_{_slug(label)}.json", found.parent, args, None)
     if not found.is_file():
         _call(
             [*args, "--name", own, "--output", str(masks)],
@@ -202,26 +201,20 @@ def _jobs(
         if system.checkpoint is not None:
             run = f"{_slug(label)}_{_slug(column)}"
             args = ["validate", *common, "--name", run, "--ckpt_path", system.checkpoint]
-            yield Job(label, column, None, run, tuple(args))
+            yield Job(None, run, tuple(args))
             continue
         for seed in seeds:
             run = f"{_slug(label)}_{_slug(column)}_s{seed}"
             args = ["fit", *common, "--name", run, "--seed_everything", str(seed)]
-            yield Job(label, column, seed, run, tuple(args))
+            yield Job(seed, run, tuple(args))
 
 
 def _run(job: Job, mask: Path | None, folder: Path) -> bool:
     """Do a run unless it is done, going on where it was killed; tell whether it is done."""
-    about = {"args": list(job.args), "mask_hash": None if mask is None else mask_hash(load_mask(mask))}
-    record, run = folder / "jobs" / f"{job.run}.json", folder / job.run
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != about:
-        raise ValueError(
-            f"{run} was made with other settings or another mask than now asked for ({record}): remove both, or give "
-            "another --name"
-        )
+    run = folder / job.run
+    _keep_record(folder / "jobs" / f"{job.run}.json", run, list(job.args), mask)
     if _finished(run):
         return True
-    write_atomically(record, json.dumps(about, indent=2) + "\n")
     again = (run / LAST).is_file()
     going_on = [] if job.seed is None else ["--ckpt_path", "last"] if again else ["--overwrite"]
     output = folder / "logs" / f"{job.run}.log"
@@ -231,6 +224,21 @@ def _run(job: Job, mask: Path | None, folder: Path) -> bool:
     ):  # killed between its last epoch and its figures: nothing was left to train
         done = _call(["validate", *job.args[1:], "--ckpt_path", "last"], output, folder.name)
     return done and _finished(run)
+
+
+def _keep_record(record: Path, made: Path, args: list[str], mask: Path | None) -> None:
+    """Write down how something is made, and refuse what was made otherwise under the same name.
+
+    Raises:
+        ValueError: there is a record, and it says something else.
+    """
+    about = {"args": args, "mask_hash": None if mask is None else mask_hash(load_mask(mask))}
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != about:
+        raise ValueError(
+            f"{made} was made with other settings or another mask than now asked for ({record}): remove both, or give "
+            "another --name"
+        )
+    write_atomically(record, json.dumps(about, indent=2) + "\n")
 
 
 def _finished(run: Path) -> bool:

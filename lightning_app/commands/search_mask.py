@@ -44,6 +44,7 @@ _RESULT = (
     "search.png",
     "saliency.png",
     "template.png",
+    "template.json",
 )
 
 
@@ -171,11 +172,12 @@ def search_mask(
         fast = MaskScorer(judge, pixels, labels, bf16=bf16, **settings)
         pool = None if given is None else _pool(given, data.size, seed)
         if overwrite:
-            for old in (*_RESULT, _JOURNAL):
-                (folder / old).unlink(missing_ok=True)
+            (folder / _JOURNAL).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        if template is not None:
-            save_template(folder, template, T=threshold, K=faces, sigma=sigma, target=target)
+        about = {"T": threshold, "K": faces, "sigma": sigma, "target": target}
+        # shown at once where there is no earlier result: the search may find the template too large
+        if template is not None and not (folder / "mask.png").exists():
+            save_template(folder, template, **about)
         found = search(
             fast, data.size, ratio if given is None else None,
             template=None if template is None else template.mask, gamma=gamma, strategy=strategy,
@@ -205,6 +207,10 @@ def search_mask(
         made["candidate"] = found.candidate.to_dict()
     if given is not None:
         made["given"] = {"folder": given.folder, "level": given.level and list(given.level)}
+    for old in _RESULT:  # an earlier result goes only now that there is a new one
+        (folder / old).unlink(missing_ok=True)
+    if template is not None:
+        save_template(folder, template, **about)
     write_candidates(found.rows, folder / "candidates.csv")
     save_picture(folder, found, template, report)
     write_metrics(folder / "metrics.json", {f"search/{key}": value for key, value in report.items()})

@@ -72,6 +72,21 @@ def test_another_mask_under_the_same_name_is_refused(table: Path, monkeypatch: p
         run(["--config", str(table)])
 
 
+def test_a_search_with_other_settings_under_the_same_name_is_refused(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_call", lambda *rest: False)
+    about = yaml.safe_load(table.read_text())
+    for threshold in (0.5, 0.6):
+        about["variants"] = {"T": {"search": {"threshold": threshold}}}
+        table.write_text(yaml.safe_dump(about))
+        error, words = (
+            (ChildProcessError, "T: search-mask") if threshold == 0.5 else (ValueError, "made with other")
+        )
+        with pytest.raises(error, match=words):
+            run(["--config", str(table)])
+
+
 def test_a_run_that_fails_does_not_lose_the_others(table: Path, caplog: pytest.LogCaptureFixture) -> None:
     about = yaml.safe_load(table.read_text())
     about["variants"]["first one"]["args"] = ["--model.lr", "fast"]
@@ -92,6 +107,7 @@ def test_a_run_that_fails_does_not_lose_the_others(table: Path, caplog: pytest.L
         ({"variants": {"a": {"mask": "m0.png", "search": {}}}}, "variants.a: has both search and mask"),
         ({"variants": {"a": {"mask": "gone.png"}}}, "gone.png: no such file"),
         ({"variants": {}}, "give at least one of variants"),
+        ({"variants": {"a b": {"mask": "m0.png"}, "a_b": {"mask": "m1.png"}}}, "have the same folder name"),
     ],
 )
 def test_bad_input_is_told(table: Path, change: dict[str, object], message: str) -> None:

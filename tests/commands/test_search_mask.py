@@ -176,8 +176,13 @@ def test_a_mask_is_not_replaced_unasked(clean: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="holds a mask already: give --overwrite"):
         _searched(clean, tmp_path)
     before = (folder / "mask.json").read_text()
+    with pytest.raises(ValueError, match="out of reach"):  # what was there stays
+        _searched(clean, tmp_path, "--overwrite", "--threshold", "0.01", "--ratio", "0.9", "0.99")
+    assert (folder / "mask.json").read_text() == before
     _searched(clean, tmp_path, "--overwrite", "--seed", "5")
     assert (folder / "mask.json").read_text() != before
+    _searched(clean, tmp_path, "--overwrite", "--ebp", "false")
+    assert not list(folder.glob("template.*")) + list(folder.glob("saliency.png"))
 
 
 def test_what_says_little_is_warned_of(

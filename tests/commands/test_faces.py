@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from datamodules import DrawnFaces
+from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of
+
+
+def test_numbers_are_drawn_once_each_and_by_the_seed() -> None:
+    first, again, other = (drawn_numbers(50, 20, 7, seed, "images") for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first.unique()) == 20
+    assert set(drawn_numbers(50, 50, 7, 0, "images").tolist()) == set(range(50))
+    with pytest.raises(ValueError, match="images=51: the set has 50 images; give a number from 1 to 50"):
+        drawn_numbers(50, 51, 7, 0, "images")
+
+
+def test_a_mate_is_another_image_of_the_same_identity() -> None:
+    labels = torch.tensor([0, 2, 1, 0, 2, 2, 1, 0, 2])
+    numbers = torch.arange(9).flip(0)
+    mates = mates_of(labels, numbers, 3, 0)
+    assert torch.equal(labels[mates], labels[numbers])
+    assert (mates != numbers).all()
+    assert len({tuple(mates_of(labels, numbers, 3, seed).tolist()) for seed in range(8)}) > 1
+    with pytest.raises(ValueError, match="target=mate: some identities have a single image"):
+        mates_of(torch.tensor([0, 0, 1]), torch.tensor([0, 2]), 3, 0)
+
+
+def test_faces_come_in_the_order_asked() -> None:
+    faces = DrawnFaces(identities=3, images_per_identity=2, size=16)
+    pixels, labels = load_faces(faces, torch.tensor([5, 0]))
+    assert labels.tolist() == [2, 0]
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(pixels[1], torch.from_numpy(faces.read(0)).expand(3, -1, -1))
