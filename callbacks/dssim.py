@@ -56,18 +56,21 @@ class DSSIMReport(L.Callback):
                 "DSSIMReport needs a FaceDataModule: it owns the raw images and the desensitizer"
             )
         if not data.desensitizer.is_image:
-            if not self._told:
-                self._told = True
-                method = data.desensitizer.describe().get("method", type(data.desensitizer).__name__)
-                log.info("DSSIMReport: what %s returns is no picture: nothing to compare, skipped.", method)
+            method = data.desensitizer.describe().get("method", type(data.desensitizer).__name__)
+            self._tell(f"DSSIMReport: what {method} returns is no picture: nothing to compare, skipped.")
             return
         self._measure(data, pl_module.device)
+        if not self._figures:
+            return
         pl_module.log_dict(self._figures, batch_size=1, sync_dist=True)  # the ranks' figures are equal
 
     @torch.no_grad()
     def _measure(self, data: Any, device: torch.device) -> None:
         if self._raw is None:
             self._raw = data.raw_samples(self.images).cpu()
+        if not len(self._raw):
+            self._tell("DSSIMReport: a released set has no raw images to compare with: skipped.")
+            return
         raw = self._raw.to(device)
         veiled = data.desensitized(raw)
         seen = (veiled["image"] * 255).round().byte().cpu()
@@ -82,3 +85,8 @@ class DSSIMReport(L.Callback):
         if veiled["mask"] is not None:
             hidden = 1 - veiled["mask"].flatten(1).mean(1)  # [M]
             self._figures["privacy/mask_ratio"] = hidden[veiled["mask_index"]].mean().item()
+
+    def _tell(self, line: str) -> None:
+        if not self._told:
+            self._told = True
+            log.info(line)

@@ -63,6 +63,11 @@ class Pictures(L.Callback):
             return
         if self._raw is None:
             self._raw = data.raw_samples(self.images).cpu()
+        if not len(self._raw):
+            self._tell(
+                "Pictures: a released set has no raw faces to draw beside what is left of them: skipped."
+            )
+            return
         raw = self._raw.to(pl_module.device)
         veiled = data.desensitized(raw)
         clean = raw.float() / 255

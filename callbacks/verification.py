@@ -90,6 +90,31 @@ class LFWVerification(L.Callback):
             FileNotFoundError, ValueError: the list or its images cannot be used; the message says why.
         """
         data = _datamodule(trainer)
+        self.reader = self.open(data)
+        if self.reader not in data.verification:
+            data.verification.append(self.reader)
+        if stage == "fit" and not self._told and self.reader.identities:
+            self._told = True
+            if data.released:
+                log.info(
+                    "%s: a released set has pseudonyms: identities that both have are not found.", self.name
+                )
+            shared = sorted(set(data.reader.identities) & set(self.reader.identities))
+            if shared:
+                log.warning(
+                    "%s: %d of %d identities are in the training set too (%s, …): its figures are contaminated.",
+                    self.name, len(shared), len(self.reader.identities), ", ".join(shared[:3]),
+                )  # fmt: skip
+
+    def open(self, data: FaceDataModule) -> FaceReader:
+        """Give the reader of the verification images, made when first asked for.
+
+        Args:
+            data: whose size, and whose crop where none was given, the images take.
+
+        Raises:
+            FileNotFoundError, ValueError: the list or its images cannot be used; the message says why.
+        """
         if self.reader is None:
             crop = self.crop if self.crop is not None else getattr(data.reader, "crop", None)
             if self.bin is not None:
@@ -104,16 +129,7 @@ class LFWVerification(L.Callback):
                 f"{self.name}: its images are {self.reader.size} px, the training images {data.size} px: give both "
                 "the same size"
             )
-        if self.reader not in data.verification:
-            data.verification.append(self.reader)
-        if stage == "fit" and not self._told and self.reader.identities:
-            self._told = True
-            shared = sorted(set(data.reader.identities) & set(self.reader.identities))
-            if shared:
-                log.warning(
-                    "%s: %d of %d identities are in the training set too (%s, …): its figures are contaminated.",
-                    self.name, len(shared), len(self.reader.identities), ", ".join(shared[:3]),
-                )  # fmt: skip
+        return self.reader
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Verify, when it is due."""

@@ -7,6 +7,7 @@ from datamodules.face import FaceDataModule
 from datamodules.folder import FolderFaces
 from datamodules.pairs import BinFaces, PairFaces
 from datamodules.recordio import RecordIOFaces
+from datamodules.released import ReleasedFaces
 
 __all__ = [
     "Augment",
@@ -17,4 +18,5 @@ __all__ = [
     "FolderFaces",
     "PairFaces",
     "RecordIOFaces",
+    "ReleasedFaces",
 ]

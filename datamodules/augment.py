@@ -60,6 +60,8 @@ class Augment(nn.Module):
         if self.light > 0:
             gain = 1 + self.light * (2 * uniform(index, _LIGHT, *key) - 1)
             out["image"] = (out["image"] * gain.view(-1, 1, 1, 1)).clamp(0, 1)
+            if "clean" in out:
+                out["clean"] = (out["clean"] * gain.view(-1, 1, 1, 1)).clamp(0, 1)
         if self.flip > 0:
             out = _flipped(out, uniform(index, _FLIP, *key) < self.flip)
         if self.rotate or self.scale or self.shift:
@@ -77,6 +79,8 @@ class Augment(nn.Module):
 
 def _flipped(batch: Batch, flip: Tensor) -> Batch:
     batch["image"] = torch.where(flip.view(-1, 1, 1, 1), batch["image"].flip(-1), batch["image"])
+    if "clean" in batch:
+        batch["clean"] = torch.where(flip.view(-1, 1, 1, 1), batch["clean"].flip(-1), batch["clean"])
     mask = batch["mask"]
     if mask is not None:
         count = len(mask)
@@ -98,6 +102,8 @@ def _moved(batch: Batch, angle: Tensor, size: Tensor, shift: Tensor) -> Batch:
     )  # [B,2,3]
     grid = F.affine_grid(theta, list(image.shape), align_corners=False)
     batch["image"] = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if "clean" in batch:
+        batch["clean"] = F.grid_sample(batch["clean"], grid, padding_mode="zeros", align_corners=False)
     if mask is not None:
         mine = mask.index_select(0, batch["mask_index"])
         moved = F.grid_sample(mine, grid, mode="nearest", padding_mode="zeros", align_corners=False)

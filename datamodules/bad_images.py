@@ -10,7 +10,16 @@ BAD_SHARE = 0.01  # more bad images than this are no accident: the set itself is
 
 
 class BadImage(ValueError):
-    """An image that cannot be decoded; its message is one line naming the file."""
+    """An image that cannot be decoded or must not be taken; its message is one line naming the file.
+
+    Args:
+        message: the line.
+        reason: why, in words that name nothing, for counts.
+    """
+
+    def __init__(self, message: str, reason: str = "cannot be decoded") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class BadImages:

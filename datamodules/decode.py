@@ -3,7 +3,8 @@
 The pixels equal those of torchvision's ImageFolder with PIL and
 `Compose([CenterCrop(crop), Resize((size, size)), PILToTensor()])`, bit for bit. What makes it quicker: a grey
 image stays one channel until the batch is filled, and no tensor is made per image. EXIF orientation is not
-applied, as ImageFolder does not: aligned sets carry none.
+applied, as ImageFolder does not: aligned sets carry none. A release refuses an image that carries one: lying
+on its side, its face does not lie under the mask.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from datamodules.reader import BadImage, Pixels
 
@@ -20,6 +21,7 @@ Crop = tuple[int, int, int, int] | int | None
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_UPRIGHT = (0, 1)  # 0 is no orientation, but cameras write it
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -52,10 +54,10 @@ def read_bytes(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
+        raise BadImage(f"{path}: cannot be read ({error.strerror})", "cannot be read") from error
 
 
-def decode(data: bytes, crop: Crop, size: int, name: str) -> Pixels:
+def decode(data: bytes, crop: Crop, size: int, name: str, upright: bool = False) -> Pixels:
     """Decode a JPEG, PNG or WebP image, crop it and resize it to a square.
 
     Args:
@@ -65,29 +67,45 @@ def decode(data: bytes, crop: Crop, size: int, name: str) -> Pixels:
             is the side of the central square; None takes the whole image, whatever its proportions.
         size: side of the result; PIL's bilinear filter with antialiasing.
         name: of the image, for messages.
+        upright: refuse an image whose EXIF or XMP says that it must be turned to be upright.
 
     Returns:
         uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
 
     Raises:
-        BadImage: truncated, not an image of these formats, or smaller than the crop.
+        BadImage: truncated, not an image of these formats, smaller than the crop, or not upright.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             image = _plain(opened)
+            turned = upright and opened.getexif().get(ExifTags.Base.Orientation, 1) not in _UPRIGHT
     except _BROKEN as error:
-        raise BadImage(
-            f"{name}: cannot be decoded ({str(error).splitlines()[0] if str(error) else error!r})"
-        ) from error
+        words = str(error).splitlines()[0] if str(error) else repr(error)
+        if isinstance(error, UnidentifiedImageError):  # PIL would name the buffer and its address
+            words = "no JPEG, PNG or WebP" if data else "an empty file"
+        raise BadImage(f"{name}: cannot be decoded ({words})", _reason(data, error)) from error
+    if turned:
+        raise BadImage(f"{name}: is to be turned, says its EXIF: align it first", "not upright (EXIF)")
     if crop is not None:
         box = _central(crop, image.size) if isinstance(crop, int) else crop
         if min(box) < 0 or box[2] > image.width or box[3] > image.height:
-            raise BadImage(f"{name}: crop={crop} does not lie within its {image.width}×{image.height} pixels")
+            raise BadImage(
+                f"{name}: crop={crop} does not lie within its {image.width}×{image.height} pixels",
+                "smaller than the crop",
+            )
         image = image.crop(box)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if not data:
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format"
+    return "truncated" if "truncat" in str(error).lower() else "cannot be decoded"
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ from datamodules.augment import Augment
 from datamodules.drawn import DrawnFaces
 from datamodules.reader import BadImages, CachedReader, FaceReader, Subset, whole
 from datamodules.sampler import EpochBatchSampler
+from datamodules.veils import brief, check_same, same_veil
 from lightning_app.batch import Batch, Moment
 from lightning_app.desensitize import Desensitizer, Identity
 from lightning_app.draws import hashed
@@ -32,7 +33,8 @@ class FaceDataModule(L.LightningDataModule):
 
     Args:
         reader: where pixels and identities come from; drawn faces by default.
-        desensitizer: how the images are veiled; by default not at all.
+        desensitizer: how the images are veiled; by default not at all. A released set brings its own, for the
+            verification images: leave it out then.
         augment: what training images undergo after veiling; a flip by default.
         batch_size: images per step and process.
         num_workers: processes that read images.
@@ -41,6 +43,8 @@ class FaceDataModule(L.LightningDataModule):
         seed: of the order, the split, the masks and the augmentation; `seed_everything` by default.
         mean: subtracted from every channel, on [0,1] pixels.
         std: what every channel is divided by then.
+        keep_clean: give batches the clean faces too, as `clean [B,3,H,W]` float in [0,1], moved as `image` is.
+            For training attackers (`Inpainter`) on faces they may see, and for nothing else.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class FaceDataModule(L.LightningDataModule):
         seed: int | None = None,
         mean: float = 0.5,
         std: float = 0.5,
+        keep_clean: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= val_share < 1:
@@ -64,12 +69,21 @@ class FaceDataModule(L.LightningDataModule):
         if std <= 0:
             raise ValueError(f"data.std={std}: give a positive number")
         self.reader = reader if reader is not None else DrawnFaces()
-        self.desensitizer: Desensitizer = desensitizer if desensitizer is not None else Identity()
+        already = self.reader.desensitizer()
+        self.released = already is not None
+        if already is not None:
+            check_same(already, desensitizer, self.size)
+        made = already if already is not None else desensitizer
+        self.desensitizer: Desensitizer = made if made is not None else Identity()
         self.augment = augment if augment is not None else Augment()
         self.batch_size, self.num_workers = batch_size, num_workers
         self.val_share, self.cache = val_share, cache
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.mean, self.std = mean, std
+        self.mean, self.std, self.keep_clean = mean, std, keep_clean
+        if keep_clean and self.released:
+            raise ValueError(
+                "data.keep_clean: true, but a released set has no clean faces; give the raw images"
+            )
         self.verification: list[FaceReader] = []  # sets that callbacks verify on; they enter here in setup
         self._train: FaceReader | None = None
         self._val: FaceReader | None = None
@@ -214,12 +228,17 @@ class FaceDataModule(L.LightningDataModule):
         if len(batch["image"]) == 0:
             return {**batch, "mask": None, "mask_index": batch["index"]}
         if trainer is None or not trainer.training:
-            return self._normalised(self.veiled(batch))
+            return self._normalised(self._veiled_once(batch))
         moment = Moment(self.seed, trainer.current_epoch, trainer.global_step)
         if moment.epoch != self._epoch:
             self._epoch = moment.epoch
             self._warn_of_bad_images()
-        return self._normalised(self.augment(self.veiled(batch, moment), moment))
+        return self._normalised(self.augment(self._veiled_once(batch, moment), moment))
+
+    def _veiled_once(self, batch: Batch, moment: Moment | None = None) -> Batch:
+        """Veil a batch of the reader: released pixels stay as they are and only get their mask, if there is one."""
+        masked = not self.released or "mask_hash" in self.desensitizer.describe()  # black again is black
+        return self.veiled(batch, moment, desensitize=masked)
 
     @torch.no_grad()
     def veiled(self, batch: Batch, moment: Moment | None = None, desensitize: bool = True) -> Batch:
@@ -235,6 +254,8 @@ class FaceDataModule(L.LightningDataModule):
         """
         out = batch.copy()
         out["image"] = batch["image"].float() / 255
+        if self.keep_clean:
+            out["clean"] = out["image"]
         if not desensitize:
             out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
             return out
@@ -277,12 +298,15 @@ class FaceDataModule(L.LightningDataModule):
         """Give the raw pixels of a few validation images, for figures of privacy and for nothing else.
 
         They come from the held-out images, else from the first verification set, else from the training set;
-        the same every time, spread over the set.
+        the same every time, spread over the set. Of a released set nothing is raw but verification images.
 
         Returns:
-            uint8 `[n,3,H,W]`, n ≤ `count`.
+            uint8 `[n,3,H,W]`, n ≤ `count`; n = 0 where there are none.
         """
-        source = self._val or next(iter(self.verification), None) or self.reader
+        verified = next(iter(self.verification), None)
+        source = verified if self.released else self._val or verified or self.reader
+        if source is None:
+            return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
         at = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
         return source.__getitems__(at.tolist())["image"]
 
@@ -307,12 +331,9 @@ class FaceDataModule(L.LightningDataModule):
                 state_dict["num_classes"], self.num_classes,
             )  # fmt: skip
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
-        if theirs is None:
-            return
-        hashes = [about.get("mask_hash") for about in (theirs, ours)]
-        if hashes[0] != hashes[1] if all(hashes) else theirs != ours:
+        if theirs is not None and not same_veil(theirs, ours):
             log.warning("The checkpoint was trained on faces veiled by %s; these are veiled by %s.",
-                        _brief(theirs), _brief(ours))  # fmt: skip
+                        brief(theirs), brief(ours))  # fmt: skip
 
     def teardown(self, stage: str) -> None:
         """Warn of bad images met since the last warning."""
@@ -354,11 +375,6 @@ def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[order] = place < chosen[labels[order]]
     return held
-
-
-def _brief(about: dict[str, Any]) -> str:
-    ratio, digest = about.get("mask_ratio"), str(about.get("mask_hash", ""))[:12]
-    return str(about["method"]) + (f" (mask ratio {ratio:.4f}, hash {digest})" if ratio is not None else "")
 
 
 class _Nothing(Dataset[Batch]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from datamodules.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
 from datamodules.index import Arrays, Names, Scan
-from datamodules.reader import FaceReader, OnBadImage, Pixels
+from datamodules.reader import BadImage, FaceReader, OnBadImage, Pixels
 
 _THREADS = 16  # listing waits for the file system, on a network most of all
 _SETTLED = 2 * 10**9  # nanoseconds; clocks of file systems tick as coarsely as this
@@ -88,13 +88,64 @@ class FolderFaces(FaceReader):
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
         path = self.name(index)
-        return decode(read_bytes(path), self.crop, self.size, path)
+        data = read_within(path, self.root) if self.strict else read_bytes(path)
+        return decode(data, self.crop, self.size, path, upright=self.strict)
 
     def name(self, index: int) -> str:
         """Tell an image's path."""
         return os.path.join(
             self.root, self.identities[int(self.labels[index])], self._files[int(self._at[index])]
         )
+
+    def stable_name(self, index: int) -> str:
+        """Tell an image's folder and file."""
+        return f"{self.identities[int(self.labels[index])]}/{self._files[int(self._at[index])]}"
+
+    def passed_over(self) -> Iterator[tuple[str, str]]:
+        """List what the scan passed over: at the top, and in the folders of those who are taken.
+
+        Where no `people` are chosen, in every folder.
+        """
+        taken = None if self.people is None else set(self.identities)
+        with os.scandir(self.root) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if entry.name.startswith("."):
+                    yield entry.path, "hidden name"
+                elif not entry.is_dir():
+                    yield entry.path, "outside the identities' folders"
+                elif taken is None or entry.name in taken:
+                    yield from _passed_over(entry.path)
+
+
+def _passed_over(folder: str) -> Iterator[tuple[str, str]]:
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.name.startswith("."):
+                yield entry.path, "hidden name"
+            elif entry.is_dir():
+                yield entry.path, "folder within an identity's"
+            elif not entry.is_file():
+                yield entry.path, "broken link" if entry.is_symlink() else "special file"
+            elif not entry.name.lower().endswith(SUFFIXES):
+                yield entry.path, "unknown format"
+
+
+def read_within(path: str, root: str | os.PathLike[str]) -> bytes:
+    """Read a file of a tree: links are followed within it and not out of it.
+
+    Args:
+        path: of the file.
+        root: of the tree.
+
+    Raises:
+        BadImage: it lies outside the tree, is no file, or cannot be read.
+    """
+    real, top = os.path.realpath(path), os.path.realpath(root)
+    if os.path.commonpath([real, top]) != top:
+        raise BadImage(f"{path}: lies outside the tree, in {real}", "outside the tree")
+    if os.path.exists(real) and not os.path.isfile(real):  # a pipe would keep us waiting
+        raise BadImage(f"{path}: is no file", "special file")
+    return read_bytes(real)
 
 
 class TreeScan(Scan):

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from datamodules.bad_images import BadImage, BadImages
 from lightning_app.batch import Batch
+from lightning_app.desensitize import Desensitizer
 
 __all__ = [
     "BadImage",
@@ -48,12 +49,15 @@ class FaceReader(Dataset[Batch], ABC):
         labels: `[N]` int64, class index of each image.
         on_bad_image: 'replace' puts the next good image of the same identity in the place of one that cannot
             be decoded; 'error' raises `BadImage`.
+        strict: refuse (`BadImage`) what a release must not make do with: files that lie outside the tree,
+            images that are not upright.
     """
 
     size: int
     identities: list[str]
     labels: Tensor
     on_bad_image: OnBadImage = "replace"
+    strict: bool = False
 
     def scan(self) -> None:
         """Look through the set: set `identities`, `labels` and what else `read` needs.
@@ -93,9 +97,21 @@ class FaceReader(Dataset[Batch], ABC):
     def name(self, index: int) -> str:
         """Name an image as messages show it: its path, or the file and the record in it."""
 
+    def stable_name(self, index: int) -> str:
+        """Name an image within its set, wherever the set lies: what its pseudonym is made of."""
+        return self.name(index)
+
+    def passed_over(self) -> Iterator[tuple[str, str]]:
+        """List what lies in the set and is not among its images: where it lies, and why, naming nothing."""
+        return iter(())
+
     def number(self, index: int) -> int:
         """Tell the image's number in the whole reader (a `Subset` keeps it, so draws do not change)."""
         return index
+
+    def desensitizer(self) -> Desensitizer | None:
+        """Make what its images went through already; None where they are raw."""
+        return None
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
@@ -230,6 +246,10 @@ class Subset(FaceReader):
         """Name an image of the part."""
         return self.reader.name(int(self.indices[index]))
 
+    def stable_name(self, index: int) -> str:
+        """Name an image within the whole set."""
+        return self.reader.stable_name(int(self.indices[index]))
+
     def number(self, index: int) -> int:
         """Tell the image's number in the whole."""
         return self.reader.number(int(self.indices[index]))
@@ -293,6 +313,10 @@ class CachedReader(FaceReader):
     def name(self, index: int) -> str:
         """Name an image, see `FaceReader.name`."""
         return self.reader.name(index)
+
+    def stable_name(self, index: int) -> str:
+        """Name an image within its set, see `FaceReader.stable_name`."""
+        return self.reader.stable_name(index)
 
     def number(self, index: int) -> int:
         """Tell the image's number in the whole reader."""

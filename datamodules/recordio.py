@@ -91,12 +91,16 @@ class RecordIOFaces(FaceReader):
             _, data = unpack(self._file.record(int(self._offsets[index])))
         except RecordError as error:
             raise BadImage(f"{name}: {error}") from error
-        return decode(data, self.crop, self.size, name)
+        return decode(data, self.crop, self.size, name, upright=self.strict)
 
     def name(self, index: int) -> str:
         """Tell the file, the record's place in it and its identity."""
         label = self.identities[int(self.labels[index])]
         return f"{self.path}[identity {label}, byte {int(self._offsets[index])}]"
+
+    def stable_name(self, index: int) -> str:
+        """Tell the image's identity and its place in the file."""
+        return f"{self.identities[int(self.labels[index])]}/{int(self._offsets[index])}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}  # a spawned worker opens the file itself

@@ -20,6 +20,7 @@ class Batch(TypedDict, total=False):
         mask: `[M,1,H,W]` float, 1 = visible, 0 = hidden; None where nothing is hidden.
         mask_index: `[B]` int64, which of the M masks lies on each image.
         index: `[B]` int64, the image's number in its reader.
+        clean: `[B,3,H,W]` float in [0,1], the raw faces; only for attackers, see `FaceDataModule`'s `keep_clean`.
         bad: `[K]` int64, numbers of images that could not be decoded and were replaced.
     """
 
@@ -28,6 +29,7 @@ class Batch(TypedDict, total=False):
     mask: Tensor | None
     mask_index: Tensor
     index: Tensor
+    clean: Tensor
     bad: Tensor
 
 

@@ -21,7 +21,18 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from callbacks import Embeddings, ProgressBar, Results
-from lightning_app.commands import ablate, draw_mask, draw_mask_set, search_mask, sweep_levels
+from lightning_app.commands import (
+    ablate,
+    align,
+    audit,
+    compare,
+    desensitize,
+    draw_mask,
+    draw_mask_set,
+    rank_scorers,
+    search_mask,
+    sweep_levels,
+)
 from lightning_app.configs import FindConfig
 from lightning_app.loggers import place_loggers
 from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoint, unsupported_gpu
@@ -29,8 +40,13 @@ from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoin
 log = logging.getLogger("faceveil")
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "ablate": ablate.run,
+    "align": align.run,
+    "audit": audit.run,
+    "compare": compare.run,
+    "desensitize": desensitize.run,
     "draw-mask": draw_mask.run,
     "draw-mask-set": draw_mask_set.run,
+    "rank-scorers": rank_scorers.run,
     "search-mask": search_mask.run,
     "sweep-levels": sweep_levels.run,
 }
@@ -42,11 +58,23 @@ _LIGHTNING = {
 }
 _SUMMARIES = {
     "ablate": "search masks, train recognisers under each, one table",
+    "align": "bring faces to their fixed place, with a review list of what is doubtful",
+    "audit": "prove that a released set gives away nothing but what its manifest says",
+    "compare": "every method to desensitize: utility against privacy, in a table and a page",
+    "desensitize": "write the set that may leave the house, with its manifest",
     "draw-mask": "draw one free-form mask, or a rectangle",
     "draw-mask-set": "draw a folder of masks in levels by mask ratio",
+    "rank-scorers": "does a scorer's F rank masks as the accuracy after training does",
     "search-mask": "find the mask that hides most at the least cost in recognition",
     "sweep-levels": "accuracy under random masks of each level",
 }
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose errors are the line that says what is wrong, without three screens of usage above it."""
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print nothing; `--help` shows every option."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -71,7 +99,7 @@ class FaceVeilCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser whose `--config` finds bare names."""
-        parser = LightningArgumentParser(**kwargs)
+        parser = _Parser(**kwargs)
         parser.add_argument(
             "-c",
             "--config",

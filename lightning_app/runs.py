@@ -14,8 +14,8 @@ log = logging.getLogger("faceveil")
 LAST = Path("checkpoints") / "last.ckpt"
 _MARKS = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")  # what only a run leaves behind
 # all that a run leaves and a new one does not write over; W&B's folders stay, they may not be synced yet
-_REMAINS = ("checkpoints", "metrics.json", "metrics.*.csv", "faces.png", "embeddings*.safetensors", "hparams.yaml",
-            "validate", "test", "predict")  # fmt: skip
+_REMAINS = ("checkpoints", "metrics.json", "metrics.*.csv", "faces.png", "restored.png",
+            "embeddings*.safetensors", "hparams.yaml", "validate", "test", "predict")  # fmt: skip
 
 
 def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:

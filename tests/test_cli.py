@@ -175,6 +175,11 @@ def test_a_model_is_loaded_from_a_run_in_python(fitted: Path) -> None:
 
 # configs of other commands than Lightning's own: the module in lightning_app.commands that reads them
 OF_COMMANDS = {
+    **{f"compare{which}.yaml": "compare" for which in ("", "_demo")},
+    "align.yaml": "align",
+    "desensitize.yaml": "desensitize",
+    "rank_masks.yaml": "ablate",
+    "rank_scorers.yaml": "rank_scorers",
     "search_mask.yaml": "search_mask",
     "sweep_levels.yaml": "sweep_levels",
     **{f"table{number}.yaml": "ablate" for number in (3, 6, 8)},

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +19,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lightning_app.configs import CONFIGS, FindConfig, find_config
+from lightning_app import jobs
+from lightning_app.configs import FindConfig, find_config
 from lightning_app.files import write_atomically
+from lightning_app.jobs import slug
 from lightning_app.masks import load_mask, mask_hash
 from lightning_app.report import png_bytes, print_table, read_metrics, write_metrics
 from lightning_app.report.ablation import ablation_figure
-from lightning_app.runs import LAST
 
-log = logging.getLogger("faceveil")
-_MAIN = CONFIGS.parent / "main.py"
 _FIGURES = {
     "accuracy": "lfw/accuracy",
     "auc": "lfw/auc",
@@ -115,8 +110,7 @@ def ablate(
         raise ValueError("ablate: give at least one of variants and of systems")
     folder = Path(runs) / name
     for kind, labels in (("variants", list(variants)), ("systems", list(systems))):
-        if len({_slug(label) for label in labels}) < len(labels):
-            raise ValueError(f"{kind}: two of {', '.join(labels)} have the same folder name; rename one")
+        jobs.check_labels(kind, labels)
     for system in systems.values():
         find_config(system.config)
         if system.checkpoint is not None and not Path(system.checkpoint).is_file():
@@ -133,15 +127,15 @@ def ablate(
             bar.update(task, description=f"{label}: mask")
             mask = _mask_of(label, variant, name, search, Path(masks), folder)
             bar.advance(task)
-            jobs = list(_jobs(label, variant, systems, seeds or [0], mask, folder))
-            for job in jobs if isinstance(mask, Path) or variant.search is None else ():
+            own = list(_jobs(label, variant, systems, seeds or [0], mask, folder))
+            for job in own if isinstance(mask, Path) or variant.search is None else ():
                 bar.update(task, description=job.run)
                 if not _run(job, mask, folder):
                     failed.append(job.run)
                 bar.advance(task)
             if variant.search is not None and mask is None:
                 failed.append(f"{label}: search-mask")
-                bar.advance(task, len(jobs))
+                bar.advance(task, len(own))
             rows = _report(name, folder, variants, systems, seeds or [0])
     print_table(
         f"ablate {name}: verification accuracy in %, mean ± std over seeds; see {folder}",
@@ -155,10 +149,6 @@ def ablate(
         )
 
 
-def _slug(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in label)
-
-
 def _mask_of(label: str, variant: Variant, name: str, search: str, masks: Path, folder: Path) -> Path | None:
     """Return the variant's mask, searched for where it is not there yet; None for no mask or a failed search."""
     if variant.search is not None and variant.mask is not None:
@@ -168,19 +158,30 @@ def _mask_of(label: str, variant: Variant, name: str, search: str, masks: Path, 
         return Path(variant.mask)
     if variant.search is None:
         return None
-    own = f"{name}-{_slug(label)}"
-    found = masks / own / "mask.png"
+    found = searched_mask(name, label, masks)
+    own = found.parent.name
     args = ["search-mask", "--config", search]
     for key, value in variant.search.items():
         args += [f"--{key}", *(_word(v) for v in (value if isinstance(value, list) else [value]))]
-    _keep_record(folder / "jobs" / f"search_{_slug(label)}.json", found.parent, args, None)
+    _keep_record(folder / "jobs" / f"search_{slug(label)}.json", found.parent, args, None)
     if not found.is_file():
-        _call(
+        jobs.call(
             [*args, "--name", own, "--output", str(masks)],
-            folder / "logs" / f"search_{_slug(label)}.log",
+            folder / "logs" / f"search_{slug(label)}.log",
             name,
         )
     return found if found.is_file() else None
+
+
+def searched_mask(name: str, label: str, masks: Path) -> Path:
+    """Tell where the mask lies that an ablation searches for one of its variants.
+
+    Args:
+        name: of the ablation.
+        label: of the variant.
+        masks: folder of masks.
+    """
+    return masks / f"{name}-{slug(label)}" / "mask.png"
 
 
 def _word(value: object) -> str:
@@ -199,12 +200,12 @@ def _jobs(
     for column, system in systems.items():
         common = ["--config", system.config, *veil, *variant.args, "--runs", str(folder)]
         if system.checkpoint is not None:
-            run = f"{_slug(label)}_{_slug(column)}"
+            run = f"{slug(label)}_{slug(column)}"
             args = ["validate", *common, "--name", run, "--ckpt_path", system.checkpoint]
             yield Job(None, run, tuple(args))
             continue
         for seed in seeds:
-            run = f"{_slug(label)}_{_slug(column)}_s{seed}"
+            run = f"{slug(label)}_{slug(column)}_s{seed}"
             args = ["fit", *common, "--name", run, "--seed_everything", str(seed)]
             yield Job(seed, run, tuple(args))
 
@@ -213,57 +214,12 @@ def _run(job: Job, mask: Path | None, folder: Path) -> bool:
     """Do a run unless it is done, going on where it was killed; tell whether it is done."""
     run = folder / job.run
     _keep_record(folder / "jobs" / f"{job.run}.json", run, list(job.args), mask)
-    if _finished(run):
-        return True
-    again = (run / LAST).is_file()
-    going_on = [] if job.seed is None else ["--ckpt_path", "last"] if again else ["--overwrite"]
-    output = folder / "logs" / f"{job.run}.log"
-    done = _call([*job.args, *going_on], output, folder.name)
-    if done and not _finished(
-        run
-    ):  # killed between its last epoch and its figures: nothing was left to train
-        done = _call(["validate", *job.args[1:], "--ckpt_path", "last"], output, folder.name)
-    return done and _finished(run)
+    return jobs.do(job.args, run, folder / "logs" / f"{job.run}.log", folder.name)
 
 
 def _keep_record(record: Path, made: Path, args: list[str], mask: Path | None) -> None:
-    """Write down how something is made, and refuse what was made otherwise under the same name.
-
-    Raises:
-        ValueError: there is a record, and it says something else.
-    """
     about = {"args": args, "mask_hash": None if mask is None else mask_hash(load_mask(mask))}
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != about:
-        raise ValueError(
-            f"{made} was made with other settings or another mask than now asked for ({record}): remove both, or give "
-            "another --name"
-        )
-    write_atomically(record, json.dumps(about, indent=2) + "\n")
-
-
-def _finished(run: Path) -> bool:
-    # Lightning's teardown, which writes the file, comes only to runs that ended well
-    return (run / "metrics.json").is_file() and "lfw/accuracy" in read_metrics(run / "metrics.json")
-
-
-def _call(args: Sequence[str], output: Path, group: str) -> bool:
-    """Run the command line in a process of its own, its output kept in a file."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("a", encoding="utf-8") as kept:
-        kept.write(f"$ python main.py {' '.join(args)}\n")
-        kept.flush()
-        done = subprocess.run(
-            [sys.executable, str(_MAIN), *args], stdout=kept, stderr=subprocess.STDOUT, check=False,
-            env=os.environ | {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group)},
-        )  # fmt: skip
-    if done.returncode:
-        last = [
-            line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
-        ]
-        log.error(
-            "%s failed (exit code %d): %s", " ".join(args[:3]), done.returncode, last[-1] if last else ""
-        )
-    return done.returncode == 0
+    jobs.keep_record(record, made, about)
 
 
 def _report(
@@ -284,7 +240,7 @@ def _report(
             found = [
                 read_metrics(folder / job.run / "metrics.json")
                 for job in _jobs(label, variant, {column: system}, seeds, None, folder)
-                if _finished(folder / job.run)
+                if jobs.finished(folder / job.run)
             ]
             for short, key in _FIGURES.items():
                 values = [float(f[key]) for f in found if isinstance(f.get(key), int | float)]  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from datamodules.pairs import PairFaces
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.draw_mask_set import level_name
 from lightning_app.configs import FindConfig
+from lightning_app.device import choose_device
 from lightning_app.draws import hashed, integers
 from lightning_app.files import write_atomically
 from lightning_app.masks import NVIDIA_LEVELS, MaskLevels
@@ -36,7 +37,6 @@ from lightning_app.models.base import Recogniser
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.levels import levels_figure
 from lightning_app.report.tables import Scalar
-from lightning_app.runs import unsupported_gpu
 from lightning_app.sweep import Cell, Cells, Faces, Precision, single_masks, summarise
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def sweep_levels(
     if name is None or Path(name).name != name or name in ("", ".", ".."):
         raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
     chosen: list[Level] = [(float(low), float(high)) for low, high in levels or NVIDIA_LEVELS]
-    run_dir, where = Path(runs) / name, _device(device)
+    run_dir, where = Path(runs) / name, choose_device(device)
     models = {key: _loaded(key, path, size) for key, path in checkpoints.items()}
     bank = MaskLevels(masks, size, chosen, hidden, edges=chosen)
     faces = Faces(PairFaces(root, pairs, crop=crop, size=size), bank, mean, std, batch_size, precision,
@@ -314,20 +314,6 @@ def _text(mean: Scalar, spread: Scalar, sign: str) -> str:
 def _interval(summary: dict[str, Scalar], key: str) -> str:
     value, low, high = (_number(summary[key + end]) for end in ("", "_low", "_high"))
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _device(device: str) -> torch.device:
-    wanted = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(wanted)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu"
-        ) from error
-    if found.type == "cuda" and (warning := unsupported_gpu()):
-        log.warning(warning)
-    return found
 
 
 def _loaded(key: str, path: str, size: int) -> tuple[Recogniser, CheckpointFacts]:

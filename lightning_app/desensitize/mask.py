@@ -14,6 +14,7 @@ from lightning_app.batch import Batch, Moment
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.masks.bits import Size, as_size, pack_masks, size_text, unpack_masks
 from lightning_app.masks.freeform import Brush, check_ratio, freeform_masks
+from lightning_app.masks.guard import guarded
 from lightning_app.masks.io import bits_hash, bits_ratio, draw_hint, load_mask
 from lightning_app.masks.levels import Hidden, Level, MaskLevels, find_masks
 
@@ -43,6 +44,9 @@ class MaskOut(Desensitizer):
         count: how many free-form masks to draw; 1 is one mask for the whole set.
         seed: free-form masks are a function of it.
         brush: the five hyper-parameters of free-form masks, and which way strokes count.
+        guard: hide so many more pixels on the visible side of the mask's edge, where compressed sources let
+            hidden pixels ring; see `lightning_app.masks.guarded`. The guarded mask is then the mask, with its
+            own hash and mask ratio; `levels` and `freeform` speak of masks before it.
         size: side or (height, width) of the images in pixels. Left out: a file's own size; for a folder or
             free-form masks, the size of the first batch.
 
@@ -70,6 +74,7 @@ class MaskOut(Desensitizer):
         seed: int = 0,
         brush: Brush | None = None,
         size: Size | None = None,
+        guard: int = 0,
     ) -> None:
         super().__init__()
         given = [
@@ -87,7 +92,9 @@ class MaskOut(Desensitizer):
             find_masks(Path(folder))  # without a size they are read with the first batch: too late for a typo
         if count < 1:
             raise ValueError(f"count: {count} is not a positive number of masks")
-        self.source, self.draw = given[0], draw
+        if guard < 0:
+            raise ValueError(f"guard: {guard} is below 0; give a number of pixels")
+        self.source, self.draw, self.guard = given[0], draw, guard
         self.path = Path(mask or folder or "")
         self.freeform = None if freeform is None else check_ratio(freeform, "freeform")
         self.levels, self.hidden = levels, hidden
@@ -176,6 +183,8 @@ class MaskOut(Desensitizer):
             about |= {"hidden": self.hidden}
         if self.source != "mask":
             about["draw"] = self.draw
+        if self.guard:  # left out otherwise, as in checkpoints from before there was one
+            about["guard"] = self.guard
         if self.size is not None:
             about |= {"size": list(self.size), "masks": len(self._ratios), "mask_hash": self._hash}
             about["mask_ratio"] = float(self._ratios.mean())
@@ -184,11 +193,28 @@ class MaskOut(Desensitizer):
         return about
 
     def _keep(self, bits: Tensor, size: tuple[int, int]) -> None:
+        bits = self._guarded(bits, size)
         self.size, self._hash, self._ratios = size, bits_hash(bits, size), bits_ratio(bits, size)
         if len(bits) == 1:
             self.mask = unpack_masks(bits, size)
         else:
             self.bits = bits
+
+    def _guarded(self, bits: Tensor, size: tuple[int, int]) -> Tensor:
+        if not self.guard:
+            return bits
+        opened = (unpack_masks(part, size) for part in bits.split(_CHUNK))
+        narrowed = torch.cat([pack_masks(guarded(masks, self.guard)) for masks in opened])
+        gone = int((bits_ratio(narrowed, size) == 1).sum())
+        if gone:
+            which = (
+                str(self.path) if self.source == "mask" else f"{gone} of {len(bits)} masks of {self.source}"
+            )
+            raise ValueError(
+                f"guard: with {self.guard} more pixels hidden, {which} leaves no pixel visible; take a smaller guard, "
+                "or a mask whose visible parts are wider"
+            )
+        return narrowed
 
     def _draw(self, index: Tensor, moment: Moment | None, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the batch's masks `[M,1,H,W]` and which lies on each image `[B]`, not waiting for the device."""

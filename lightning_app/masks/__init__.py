@@ -3,6 +3,7 @@
 from lightning_app.masks.candidates import BrushRange, Candidate
 from lightning_app.masks.ebp import ExcitationBackprop
 from lightning_app.masks.freeform import Brush, Stroke, draw_strokes, freeform_masks, freeform_strokes
+from lightning_app.masks.guard import guarded
 from lightning_app.masks.io import load_mask, mask_hash, mask_ratio, save_mask
 from lightning_app.masks.levels import NVIDIA_LEVELS, MaskLevels
 from lightning_app.masks.objective import MaskScorer, objective
@@ -33,6 +34,7 @@ __all__ = [
     "enlarge",
     "freeform_masks",
     "freeform_strokes",
+    "guarded",
     "load_mask",
     "mask_hash",
     "mask_ratio",

@@ -1,6 +1,7 @@
 """LightningModules, one per system of the paper."""
 
+from lightning_app.models.inpainter import Inpainter
 from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
 
-__all__ = ["ResNet", "ResNetFSM", "ResNetMask"]
+__all__ = ["Inpainter", "ResNet", "ResNetFSM", "ResNetMask"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_app.commands import ablate as module
+from lightning_app import jobs
 from lightning_app.commands.ablate import run
 from lightning_app.masks import freeform_masks, save_mask
 from tests.command_line import write_config
@@ -48,13 +48,13 @@ def test_every_cell_is_run_once_and_only_what_is_missing_again(
     assert "first one" in capsys.readouterr().out
 
     calls: list[str] = []
-    real = module._call
+    real = jobs.call
 
     def counted(args: Sequence[str], output: Path, group: str) -> bool:
         calls.append(args[0])
         return real(args, output, group)
 
-    monkeypatch.setattr(module, "_call", counted)
+    monkeypatch.setattr(jobs, "call", counted)
     run(["--config", str(table)])
     assert calls == []
     Path("runs/pair/second_resnet-mask_s1/metrics.json").unlink()  # killed before its end: it goes on
@@ -64,7 +64,7 @@ def test_every_cell_is_run_once_and_only_what_is_missing_again(
 
 
 def test_another_mask_under_the_same_name_is_refused(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_call", lambda *rest: False)
+    monkeypatch.setattr(jobs, "call", lambda *rest: False)
     with pytest.raises(ChildProcessError, match=r"2 of 4 steps failed \(first_one_resnet-mask_s1"):
         run(["--config", str(table)])
     save_mask(freeform_masks(1, 32, (0.5, 0.6))[0], "m0.png")
@@ -75,7 +75,7 @@ def test_another_mask_under_the_same_name_is_refused(table: Path, monkeypatch: p
 def test_a_search_with_other_settings_under_the_same_name_is_refused(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_call", lambda *rest: False)
+    monkeypatch.setattr(jobs, "call", lambda *rest: False)
     about = yaml.safe_load(table.read_text())
     for threshold in (0.5, 0.6):
         about["variants"] = {"T": {"search": {"threshold": threshold}}}

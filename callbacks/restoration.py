@@ -1,0 +1,86 @@
+"""The picture of an attack in training: what it was given, what it makes of it, what was there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.media import log_media
+from lightning_app.report import face_grid, png_bytes, write_atomically
+
+log = logging.getLogger("faceveil")
+
+
+class RestorationPictures(L.Callback):
+    """Draw `restored.png` into the run folder: a column per held-out face; desensitized, restored, clean.
+
+    A restored face may be as good as the raw one, so all of it is drawn for drawn faces alone. Of real people it
+    is drawn with `show_faces` alone, and then into the local file alone, never for a logger (design,
+    'Pictures').
+
+    Args:
+        images: how many faces; fewer where there are fewer.
+        show_faces: draw the faces of real people, into the local file.
+
+    Raises:
+        ValueError: `images` is below 1.
+    """
+
+    def __init__(self, images: int = 6, show_faces: bool = False) -> None:
+        if images < 1:
+            raise ValueError(f"RestorationPictures: images={images}: give at least 1")
+        self.images, self.show_faces = images, show_faces
+        self._raw: Tensor | None = None  # uint8 [n,3,H,W], on the CPU
+        self._told = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw."""
+        if not trainer.sanity_checking:
+            self._draw(trainer, pl_module)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw."""
+        self._draw(trainer, pl_module)
+
+    @torch.no_grad()
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        restored: Any = getattr(pl_module, "restored", None)
+        if data is None or restored is None:
+            raise ValueError("RestorationPictures needs a FaceDataModule and an Inpainter")
+        if not trainer.is_global_zero:
+            return
+        if not data.drawn and not self.show_faces:
+            if not self._told:
+                self._told = True
+                log.warning(
+                    "RestorationPictures: these faces are real: not drawn (show_faces: true draws them into the "
+                    "local restored.png)."
+                )
+            return
+        if self._raw is None:
+            self._raw = data.raw_samples(self.images).cpu()
+        raw = self._raw.to(pl_module.device)
+        was_training = pl_module.training
+        pl_module.eval()
+        with trainer.precision_plugin.val_step_context():
+            guess = restored(data.prepare(raw))
+        pl_module.train(was_training)
+        rows = {
+            "desensitized": data.desensitized(raw)["image"],
+            "restored": guess,
+            "clean": raw.float() / 255,
+        }
+        title = type(pl_module).__name__
+        if trainer.state.fn == "fit":
+            title += f" · epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+        picture = face_grid(rows, title=title)
+        if data.drawn:
+            log_media(trainer, "pictures/restored", picture=picture, save_as="restored.png")
+        else:
+            write_atomically(Path(trainer.default_root_dir) / "restored.png", png_bytes(picture))

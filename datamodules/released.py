@@ -1,0 +1,150 @@
+"""A released set: faces that were desensitized where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from datamodules.decode import Crop, decode, read_bytes
+from datamodules.folder import check_counts, select
+from datamodules.index import Names
+from datamodules.reader import FaceReader, OnBadImage, Pixels
+from datamodules.veils import check_same
+from lightning_app.desensitize import Desensitizer
+from lightning_app.release.manifest import MANIFEST, SIGNATURE, Manifest, is_image_file
+from lightning_app.release.method import desensitizer_of
+from lightning_app.release.signing import fingerprint, load_public_key, signature_holds
+from lightning_app.release.tree import walk_release
+
+log = logging.getLogger(__name__)
+_THREADS = 16  # hashing waits for the file system
+_CHUNK = 4096  # files hashed between two looks at the progress bar
+
+
+class ReleasedFaces(FaceReader):
+    """Read what `desensitize` released, with the mask it brings, once it is found to be what its manifest says.
+
+    Classes are the identities' pseudonyms, sorted, and so are images within each. A `FaceDataModule` neither
+    veils these images again nor needs a desensitizer: training batches get the release's mask, and clean
+    images to verify on are veiled as the release was.
+
+    Args:
+        root: the released folder, the one with `manifest.json`.
+        verify: before the first use compare `all` files with the manifest, byte for byte by their hash, or
+            only the `list` of files. Either is done anew in every run.
+        public_key: PEM file of the owner's public key; the manifest's signature must hold then.
+        min_images: leave out identities with fewer images.
+        max_images: take only the first so many images of each identity.
+        veil: what the images went through, where that was a desensitizer of one's own without a mask.
+        on_bad_image: 'error' for an image that cannot be decoded, or 'replace' it by one of its identity.
+
+    Raises:
+        FileNotFoundError: no such folder, or no manifest in it.
+        ValueError: the release is not what its manifest says, or its signature does not hold.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        verify: Literal["all", "list"] = "all",
+        public_key: str | os.PathLike[str] | None = None,
+        min_images: int = 1,
+        max_images: int | None = None,
+        veil: Desensitizer | None = None,
+        on_bad_image: OnBadImage = "error",
+    ) -> None:
+        check_counts(min_images, max_images)
+        self.root, self.verify, self.on_bad_image = Path(root), verify, on_bad_image
+        self.min_images, self.max_images, self.veil = min_images, max_images, veil
+        self.manifest = Manifest.read(self.root)
+        if public_key is not None:
+            self._check_signature(Path(public_key))
+        self.size = self.manifest.size
+        crop = self.manifest.crop
+        # what was cut out of the raw images: verification images are cut likewise
+        self.crop: Crop = (crop[0], crop[1], crop[2], crop[3]) if isinstance(crop, list) else crop
+
+    def desensitizer(self) -> Desensitizer:
+        """Make what the images went through: of the release's own mask, or as its manifest describes it."""
+        if self.veil is not None and self.manifest.mask is None:
+            self.veil.prepare((self.size, self.size))
+            if self.veil.describe().get("method") != self.manifest.method["method"]:
+                raise ValueError(
+                    f"data.reader.init_args.veil={type(self.veil).__name__}: {self.root} was released by "
+                    f"{self.manifest.method['method']}"
+                )
+            return self.veil
+        made = desensitizer_of(self.root, self.manifest)
+        check_same(made, self.veil, self.size)
+        return made
+
+    def scan(self) -> None:
+        """Compare the folder with its manifest and list its images."""
+        tree = walk_release(self.root, self.manifest)
+        self._refuse([f"{finding.file} {finding.what}" for finding in tree.findings])
+        if self.verify == "all":
+            self._refuse([f"{name}: its SHA-256 is not the manifest's" for name in self._changed()])
+        files = sorted(name for name in self.manifest.files if is_image_file(name))
+        people, names = zip(*(name.split("/")[1:] for name in files), strict=True)
+        identities, counts = np.unique(np.array(people), return_counts=True)
+        self._files = Names.of(names)
+        self.identities, self.labels, self._at = select(
+            identities.tolist(), counts, counts > 0, self.min_images, self.max_images, str(self.root)
+        )
+
+    def read(self, index: int) -> Pixels:
+        """Decode one image, see `FaceReader.read`."""
+        path = self.name(index)
+        return decode(read_bytes(path), None, self.size, path)
+
+    def name(self, index: int) -> str:
+        """Tell an image's path."""
+        identity = self.identities[int(self.labels[index])]
+        return os.path.join(self.root, "images", identity, self._files[int(self._at[index])])
+
+    def _check_signature(self, public_key: Path) -> None:
+        key = load_public_key(public_key)
+        signature = self.root / SIGNATURE
+        if self.manifest.signer != fingerprint(key) or not signature.is_file():
+            raise ValueError(f"{self.root} is not signed by the owner of {public_key}: refused")
+        if not signature_holds(
+            (self.root / MANIFEST).read_bytes(), signature.read_text("ascii", "replace"), key
+        ):
+            raise ValueError(
+                f"{signature} does not hold: {MANIFEST} was changed after it was signed; refused"
+            )
+
+    def _refuse(self, faults: list[str]) -> None:
+        if faults:
+            more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+            raise ValueError(
+                f"{self.root} is not what its manifest says: {'; '.join(faults[:3])}{more}; see "
+                f"`python main.py audit {self.root}`"
+            )
+
+    def _changed(self) -> list[str]:
+        """Hash every file: the names of those that differ."""
+        names = sorted(self.manifest.files)
+        changed: list[str] = []
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(_THREADS) as pool:
+            task = progress.add_task(f"Comparing {self.root} with its manifest", total=len(names))
+            for start in range(0, len(names), _CHUNK):
+                part = names[start : start + _CHUNK]
+                hashes = pool.map(self._hash, part)
+                changed += [
+                    n for n, digest in zip(part, hashes, strict=True) if digest != self.manifest.files[n]
+                ]
+                progress.advance(task, len(part))
+        log.info("%s: %d files compared with the manifest, %d differ.", self.root, len(names), len(changed))
+        return changed
+
+    def _hash(self, name: str) -> str:
+        return hashlib.sha256((self.root / name).read_bytes()).hexdigest()

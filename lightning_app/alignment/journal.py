@@ -1,0 +1,110 @@
+"""What has become of each image, on disk line by line, so that a killed alignment goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from lightning_app.alignment.place import Outcome
+from lightning_app.files import write_atomically
+
+
+class AlignJournal:
+    """Outcomes by image, in memory and in a JSON-lines file; of several lines on an image the last one counts.
+
+    The first line says how the set is aligned. A last line that a kill cut short is cut off.
+
+    Args:
+        path: the file; made where it is missing.
+        about: how the set is aligned; JSON-able.
+
+    Attributes:
+        outcomes: by path in the set.
+
+    Raises:
+        FileExistsError: the file is of a set that is aligned otherwise.
+        ValueError: the file is no journal of an alignment, or is damaged before its last line.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, object]) -> None:
+        self.path = path
+        self.outcomes: dict[str, Outcome] = {}
+        header = json.dumps(about, sort_keys=True)
+        content = path.read_bytes() if path.exists() else b""
+        if f"{header}\n".encode().startswith(content):  # new, or killed while its first line was written
+            write_atomically(path, f"{header}\n")
+            content = path.read_bytes()
+        *lines, rest = content.split(b"\n")
+        _check(path, lines[0] if lines else rest, about)
+        for number, line in enumerate(lines[1:], start=2):
+            outcome = _read(path, line, number)
+            self.outcomes[outcome.file] = outcome
+        if rest:
+            with path.open("rb+") as file:
+                file.truncate(len(content) - len(rest))
+        self._file: IO[str] = path.open("a", encoding="utf-8", newline="\n")
+
+    def __enter__(self) -> AlignJournal:
+        """Return the journal."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Keep outcomes; they are in the file when this returns."""
+        for outcome in outcomes:
+            self.outcomes[outcome.file] = outcome
+            said = {key: value for key, value in asdict(outcome).items() if value not in (None, (), [])}
+            self._file.write(json.dumps(said) + "\n")
+        self._file.flush()
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Read how the set of a journal is aligned; empty where there is no such file, or no whole first line.
+
+    Args:
+        path: of the journal.
+
+    Raises:
+        ValueError: it is no journal of an alignment.
+    """
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        line = file.readline()
+    return _header(path, line) if line.endswith(b"\n") else {}
+
+
+def _check(path: Path, line: bytes, ours: Mapping[str, object]) -> None:
+    theirs = _header(path, line)
+    other = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    if other:
+        raise FileExistsError(
+            f"{path.parent} holds an alignment with {other[0]} {theirs.get(other[0])}, not {ours.get(other[0])}: "
+            "give --overwrite, or another --name and --output"
+        )
+
+
+def _header(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        about = json.loads(line)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or "centre_margin" not in about:
+        raise ValueError(f"{path} is no journal of an alignment; give another --name")
+    return about
+
+
+def _read(path: Path, line: bytes, number: int) -> Outcome:
+    try:
+        return Outcome(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"line {number} of {path} is damaged; give --overwrite to align anew") from error

@@ -1,0 +1,132 @@
+"""A whole set: which images there are, where each goes and which landmarks it has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from datamodules.decode import SUFFIXES
+from datamodules.folder import TreeScan, natural
+from datamodules.index import Names
+from lightning_app.alignment.landmarks import LandmarkFile
+from lightning_app.alignment.place import Job, Reason
+from lightning_app.alignment.similarity import Points
+
+
+def list_images(root: Path) -> list[str]:
+    """List a set: images in the folder itself, and in the folders of its identities.
+
+    Args:
+        root: the set's folder.
+
+    Returns:
+        Paths relative to it, with `/`; names that start with a dot, other files and folders further down are
+        passed over, as `FolderFaces` does.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no images.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"root: {root} is no folder; give one with images, or with a folder of images per identity"
+        )
+    with os.scandir(root) as entries:
+        flat = [
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and entry.is_file()
+        ]
+    scan = TreeScan(root).get(cache=False)
+    folders = Names(scan["folders"], scan["folder_ends"])
+    files = Names(scan["files"], scan["file_ends"])
+    found, start = sorted(flat, key=natural), 0
+    for number, count in enumerate(scan["counts"].tolist()):
+        found += [f"{folders[number]}/{files[at]}" for at in range(start, start + count)]
+        start += count
+    if not found:
+        raise ValueError(
+            f"root: {root} has no {', '.join(SUFFIXES)} in it or in the folders right below; give the set's folder"
+        )
+    return found
+
+
+def make_jobs(
+    root: Path,
+    files: Sequence[str],
+    suffix: str,
+    landmarks: LandmarkFile | None,
+    corrections: LandmarkFile | None,
+) -> list[Job]:
+    """Say for every image where it goes and which landmarks it has.
+
+    Args:
+        root: the set's folder.
+        files: of the set, see `list_images`.
+        suffix: of the aligned files.
+        landmarks: of the set; None looks for faces.
+        corrections: landmarks that take precedence.
+
+    Returns:
+        One job for each file, in their order.
+
+    Raises:
+        ValueError: no image is in `landmarks`, or `corrections` name one that is not in the set.
+    """
+    targets = [str(Path(file).with_suffix(suffix)) for file in files]
+    taken = Counter(targets)
+    jobs, corrected, listed = [], set(), 0
+    for file, target in zip(files, targets, strict=True):
+        refused: Reason | None = "same name" if taken[target] > 1 else None
+        source = corrections
+        found = None if corrections is None else corrections.find(file)
+        if found is not None:
+            corrected.add(found[0])
+        elif landmarks is not None:
+            source, found = landmarks, landmarks.find(file)
+            listed += found is not None
+            refused = refused or ("no landmarks" if found is None else None)
+        points = None if found is None else found[1]
+        if found is not None and source is not None and source.is_ambiguous(found[0]):
+            refused = refused or "two sets of landmarks"
+        jobs.append(Job(file, target, _stamp(root / file, points, refused), points, refused))
+    if landmarks is not None and not listed:
+        raise ValueError(
+            f"landmarks: {landmarks.path} has none of the {len(files)} images of {root}: it starts with "
+            f"{landmarks.names[0]!r}, the set with {files[0]!r}; give a list with paths relative to the set's folder"
+        )
+    unknown = [] if corrections is None else [name for name in corrections.names if name not in corrected]
+    if corrections is not None and unknown:
+        raise ValueError(f"corrections: {corrections.path} names {unknown[0]!r}, which is not in {root}")
+    return jobs
+
+
+def foreign_files(output: Path, ours: Iterable[str]) -> list[str]:
+    """List files of a folder that are not ours; what a kill has left half-written is removed.
+
+    Args:
+        output: the folder; it need not be there.
+        ours: paths relative to it.
+    """
+    known, foreign = set(ours), []
+    for folder, _, names in os.walk(output):
+        for name in names:
+            path = Path(folder) / name
+            relative = path.relative_to(output).as_posix()
+            if name.startswith(".") and name.endswith(".tmp"):
+                path.unlink()
+            elif relative not in known:
+                foreign.append(relative)
+    return sorted(foreign)
+
+
+def _stamp(path: Path, points: Points | None, refused: Reason | None) -> str:
+    try:
+        facts = os.stat(path)
+    except OSError:  # gone since it was listed; the worker finds out and says so
+        return "gone"
+    how = "search" if points is None else hashlib.blake2b(points.tobytes(), digest_size=8).hexdigest()
+    return f"{facts.st_size}:{facts.st_mtime_ns}:{refused or how}"

@@ -1,0 +1,8 @@
+"""How somebody would try to see through a veil: one small class each, all of one interface."""
+
+from lightning_app.attacks.base import Attack
+from lightning_app.attacks.mean_face import MeanFace
+from lightning_app.attacks.opencv import NavierStokes, Telea
+from lightning_app.attacks.trained import TrainedRestorer
+
+__all__ = ["Attack", "MeanFace", "NavierStokes", "Telea", "TrainedRestorer"]

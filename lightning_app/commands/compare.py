@@ -1,0 +1,319 @@
+"""`python main.py compare`: every method to desensitize, utility against privacy, in one table, picture and page."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.loggers import Logger
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from lightning_app import jobs
+from lightning_app.attacks import Attack, TrainedRestorer
+from lightning_app.commands.compare_report import Outcome, write_report
+from lightning_app.comparison import Candidate, Method, Restorer, check_same_people
+from lightning_app.configs import FindConfig, find_config
+from lightning_app.device import choose_device
+from lightning_app.dlib_judge import DlibJudge
+from lightning_app.privacy import (
+    Judge,
+    Subjects,
+    applies,
+    figures,
+    keep,
+    measure,
+    measured,
+    part_key,
+    recogniser_judge,
+)
+from lightning_app.report.compare import RELEASED, parse_axis
+
+log = logging.getLogger("faceveil")
+OWN, DLIB = "own", "dlib"
+
+
+def compare(
+    name: str,
+    methods: dict[str, Method],
+    judges: dict[str, str] | None = None,
+    recognisers: dict[str, str] | None = None,
+    attacks: dict[str, Attack] | None = None,
+    restorer: Restorer | None = None,
+    privacy_axis: str = "rank1",
+    seed: int = 0,
+    examples: int = 4,
+    show_faces: bool = False,
+    mean: float = 0.5,
+    std: float = 0.5,
+    batch_size: int = 64,
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    bootstrap: int = 1000,
+    device: str = "auto",
+    logger: Logger | list[Logger] | None = None,
+    runs: str = "runs",
+    command: str | None = None,
+) -> dict[str, dict[str, float]]:
+    """Desensitize by every method, train on each, attack each, and say what it keeps and what it gives away.
+
+    The recogniser of each method is an ordinary, resumable `fit`, and so is its trained attacker. Then, on the
+    images of the verification set: likeness of the released and of the restored images with the clean ones, and
+    who is found again in a gallery of one clean image per person. A run or an attack that fails does not stop
+    the others; given again, the command does only what is missing. In `<runs>/<name>/`: `metrics.json`,
+    `compare.csv`, `compare.png`, `report.html`, `parts/` (figures per image and pair; no face).
+
+    Args:
+        name: of the comparison.
+        methods: label -> method, the rows.
+        judges: label -> who tries to recognise people: a checkpoint, the label of a method (its recogniser), or
+            `dlib`.
+        recognisers: label -> who compares two faces as seen (Table 2): a checkpoint, the label of a method, or
+            `own`, the method's; by default `own`.
+        attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none.
+        restorer: an attacker to train for each method that hides anything.
+        privacy_axis: what stands for privacy in the picture: rank1, rank5, verification, similarity (each also
+            as MEASURE/JUDGE), dssim, psnr or psnr_hidden, after the strongest attack.
+        seed: of the runs.
+        examples: faces shown in the report; drawn ones.
+        show_faces: show faces of the verification set as well, clean ones among them: the report must not leave.
+        mean: subtracted from every channel, on [0,1] pixels, for judges given by checkpoint.
+        std: what every channel is divided by then.
+        batch_size: images at a time.
+        precision: of judges and recognisers; `bf16-mixed` and `16-mixed` embed under autocast.
+        bootstrap: resamples behind the 95 % intervals; 0 for none.
+        device: `cpu`, `cuda`, `cuda:1`; auto takes the GPU where there is one.
+        logger: by `class_path`; W&B gets the table and the picture, others the figures. No face is logged.
+        runs: folder in which `<name>/` lies.
+        command: the command line, for the report.
+
+    Returns:
+        Method -> figures; those of an attack under `ATTACK/`.
+
+    Raises:
+        FileNotFoundError: a config, mask or checkpoint is not there.
+        ChildProcessError: something failed; names it, after all else was done.
+        ValueError: an argument cannot be used.
+
+    Source: On Mask-based Image Set Desensitization with Recognition Support, section 4.3, Tables 2, 4 and 5.
+    """
+    who, compared = judges or {}, recognisers or {OWN: OWN}
+    mounted: dict[str, Attack] = dict(attacks or {})
+    _check(name, methods, who, compared, mounted, restorer, examples, bootstrap)
+    axis = parse_axis(privacy_axis, list(who))
+    where = choose_device(device)
+    candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
+    check_same_people(candidates)
+    dlib = _dlib(where) if DLIB in {*who.values(), *compared.values()} - {*methods} else None
+    trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
+    out = Outcome(
+        name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
+        attacks=[*mounted, *([trained.label] if trained else [])], judges=dict(who), recognisers=dict(compared),
+        loggers=logger if isinstance(logger, list) else [] if logger is None else [logger],
+        command=command or f"python main.py compare ({name})",
+    )  # fmt: skip
+    with _bar() as bar:
+        ready, restorers = _train(candidates, restorer, seed, out, bar)
+        first = next(iter(candidates.values())).setting
+        assert first.verification is not None
+        subjects = Subjects(first.verification.open(first.data), batch_size, where)
+        out.count(subjects)
+
+        def judge(text: str, of: Candidate | None = None) -> Judge:
+            target = of if text == OWN else candidates.get(text)
+            if target is None and text == DLIB and dlib is not None:
+                return dlib
+            if target is None:
+                return recogniser_judge(
+                    text, subjects.reader.size, mean=mean, std=std, precision=precision, device=where
+                )
+            target.facts()
+            data = target.setting.data
+            return recogniser_judge(target.checkpoint, subjects.reader.size, mean=data.mean, std=data.std,
+                                    precision=precision, device=where)  # fmt: skip
+
+        def judges_of(kind: str, texts: Mapping[str, str], of: Candidate | None = None) -> dict[str, Judge]:
+            found = {}
+            for label, text in texts.items():
+                if text in candidates and text not in ready:
+                    out.failed.append(f"{kind} {label}: {text} is not trained")
+                elif (one := out.tried(f"{kind} {label}", partial(judge, text, of))) is not None:
+                    found[label] = one
+            return found
+
+        known = judges_of("judge", who)
+        shared = judges_of("recogniser", {k: v for k, v in compared.items() if v != OWN})
+        done = 0
+        task = bar.add_task("", total=len(subjects) * len(candidates) * (1 + len(out.attacks)))
+        for label, candidate in candidates.items():
+            own = {k: v for k, v in compared.items() if v == OWN} if label in ready else {}
+            eyes = shared | judges_of("recogniser", own, candidate)
+            against: dict[str, Attack | None] = {RELEASED: None, **mounted}
+            path = restorers.get(label)
+            if trained and path:
+                against[trained.label] = out.tried(f"{label}: {path}", partial(TrainedRestorer, path))
+            out.results[label] = candidate.utility()
+            for attack_label, attack in against.items():
+                bar.update(task, description=f"{label}: {attack_label}")
+                if attack is None and attack_label != RELEASED:
+                    continue  # its checkpoint could not be read, which is told already
+                tick = partial(bar.advance, task)
+                work = partial(
+                    _figures,
+                    candidate,
+                    attack,
+                    attack_label,
+                    subjects,
+                    known,
+                    eyes,
+                    bootstrap,
+                    out.folder,
+                    tick,
+                )
+                found = out.tried(f"{label}, {attack_label}", work) or {}
+                head = "" if attack is None else f"{attack_label}/"
+                out.results[label] |= {f"{head}{key}": value for key, value in found.items()}
+                done += len(subjects)
+                bar.update(task, completed=done)
+            out.tried(
+                f"{label}: examples", partial(out.show, candidate, against, subjects, examples, show_faces)
+            )
+            write_report(out)
+    write_report(out, final=True)
+    if out.failed:
+        raise ChildProcessError(
+            f"{len(out.failed)} steps failed ({'; '.join(out.failed[:3])}{'; …' if len(out.failed) > 3 else ''}): logs "
+            f"of runs are in {out.folder / 'logs'}; given again, the command does only what is missing"
+        )
+    return out.results
+
+
+def _bar() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+                    TimeRemainingColumn())  # fmt: skip
+
+
+def _check(
+    name: str, methods: Mapping[str, Method], judges: Mapping[str, str], recognisers: Mapping[str, str],
+    attacks: Mapping[str, Attack], restorer: Restorer | None, examples: int, bootstrap: int,
+) -> None:  # fmt: skip
+    """Refuse what cannot be meant, before anything is read or trained."""
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"name: {name!r}; give a plain name, the folder is runs/<name>")
+    if not methods:
+        raise ValueError("methods: none given; give at least one, label: {config: NAME.yaml}")
+    if examples < 1:
+        raise ValueError(f"examples: {examples}; give at least 1")
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap: {bootstrap}; give the number of resamples, 0 for none")
+    named = {"methods": [*methods], "judges": [*judges], "recognisers": [*recognisers],
+             "attacks": [RELEASED, *attacks, *([restorer.label] if restorer else [])]}  # fmt: skip
+    for kind, labels in named.items():
+        jobs.check_labels(kind, labels)
+        wrong = [label for label in labels if not label.strip() or "/" in label]
+        if wrong:
+            raise ValueError(f"{kind}: {wrong[0]!r} is no label; give one without a slash")
+    for config in [m.config for m in methods.values()] + ([restorer.config] if restorer else []):
+        find_config(config)
+    for kind, texts in (("judges", judges), ("recognisers", recognisers)):
+        for label, text in texts.items():
+            special = text in methods or text == DLIB or (text == OWN and kind == "recognisers")
+            if not special and not Path(text).exists():
+                raise FileNotFoundError(
+                    f"{kind}.{label} {text}: no such checkpoint, nor a method of that label; methods are "
+                    f"{', '.join(methods)}"
+                )
+
+
+def _train(
+    candidates: Mapping[str, Candidate], restorer: Restorer | None, seed: int, out: Outcome, bar: Progress
+) -> tuple[set[str], dict[str, str]]:
+    """Do the runs; tell which recognisers are there, and by method the checkpoint of its trained attacker."""
+    hiding = [c for c in candidates.values() if restorer and c.setting.desensitizer and not c.method.restorer]
+    task = bar.add_task("training", total=len(candidates) + len(hiding))
+    ready: set[str] = set()
+    for label, candidate in candidates.items():
+        bar.update(task, description=f"{label}: recogniser")
+        done = candidate.train()
+        if done and out.tried(f"{label}: its checkpoint", candidate.facts) is not None:
+            ready.add(label)
+        elif not done:
+            out.failed.append(f"{label}: its run ({candidate.run})")
+        bar.advance(task)
+    restorers = {label: c.method.restorer for label, c in candidates.items() if c.method.restorer}
+    for candidate in hiding:
+        assert restorer is not None
+        bar.update(task, description=f"{candidate.label}: {restorer.label}")
+        made = candidate.train_restorer(restorer, seed)
+        if made is None:
+            out.failed.append(f"{candidate.label}: training of {restorer.label}")
+        else:
+            restorers[candidate.label] = str(made)
+        bar.advance(task)
+    bar.update(task, visible=False)
+    return ready, restorers
+
+
+def _figures(
+    candidate: Candidate, attack: Attack | None, label: str, subjects: Subjects, judges: Mapping[str, Judge],
+    recognisers: Mapping[str, Judge], bootstrap: int, folder: Path, tick: Callable[[int], None],
+) -> dict[str, float]:  # fmt: skip
+    """Measure one attack on one method, or read what was measured before; empty where it cannot be mounted."""
+    data = candidate.setting.data
+    if not applies(attack, data):
+        return {}
+    key = part_key(subjects, data, attack)
+    path, had = measured(folder / "parts", jobs.slug(f"{candidate.label}_{label}"), key)
+    part = measure(subjects, data, attack, [*judges.values()], [*recognisers.values()], had, tick)
+    if part.keys() != had.keys():
+        keep(path, part)
+        log.info("%s, %s: measured on %d images", candidate.label, label, len(subjects))
+    return figures(part, subjects, judges, recognisers, bootstrap)
+
+
+def _dlib(device: torch.device) -> Judge:
+    """Make a judge of dlib's recogniser, an optional extra; it works on the CPU."""
+    judge = DlibJudge()
+    about = f"dlib face_recognition_resnet_model_v1, box {judge.box}"
+    return Judge(about, lambda image, mask, which: judge.embed(image).to(device))
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of `compare`; its help comes from `compare`'s docstring."""
+    parser = ArgumentParser(prog="main.py compare", description=(compare.__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "-c", "--config", action=FindConfig, help="Config file, or the bare name of one in configs/."
+    )
+    parser.add_argument("--show-faces", "--show_faces", type=bool, nargs="?", const=True, default=False,
+                        help="Show faces of the verification set in the report, a file to keep.")  # fmt: skip
+    parser.add_function_arguments(compare, skip={"show_faces", "command"})
+    return parser
+
+
+def run(args: list[str]) -> None:
+    """Run `compare` with the command line's arguments after the subcommand's name.
+
+    Args:
+        args: such as `["--config", "compare.yaml"]`.
+
+    Raises:
+        ValueError, OSError: see `compare`.
+    """
+    parser = build_parser()
+    values = parser.instantiate(parser.parse_args(args)).as_dict()
+    values.pop("config", None)
+    values["methods"] = {k: m if isinstance(m, Method) else Method(**m) for k, m in values["methods"].items()}
+    if isinstance(values["restorer"], dict):
+        values["restorer"] = Restorer(**values["restorer"])
+    compare(**values, command=f"python main.py compare {shlex.join(args)}")

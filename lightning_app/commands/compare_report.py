@@ -1,0 +1,260 @@
+"""What `compare` shows and leaves: the table, metrics.json, CSV, the picture, the page, and loggers' copies."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import logging
+import math
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from lightning.pytorch.loggers import Logger, WandbLogger
+from rich import get_console
+from rich.console import Console
+
+from datamodules.drawn import DrawnFaces
+from lightning_app.attacks import Attack
+from lightning_app.comparison import Candidate, describe
+from lightning_app.files import write_atomically
+from lightning_app.loggers import WandbLogger as OurWandbLogger
+from lightning_app.metrics.reidentification import one_of_each
+from lightning_app.privacy import Subjects, applies
+from lightning_app.report import png_bytes, print_table, write_metrics
+from lightning_app.report.compare import RELEASED, Axis, compare_figure, strongest
+from lightning_app.report.html import Comparison, Example, render, state_table
+from lightning_app.version import version
+
+log = logging.getLogger("faceveil")
+T = TypeVar("T")
+_DRAWN_FIRST = 9000  # number of the first drawn person shown: trained on by no shipped config
+_PACKAGES = ("torch", "torchvision", "lightning", "opencv-python-headless", "numpy")
+
+
+@dataclass
+class Outcome:
+    """What a comparison has found so far.
+
+    Attributes:
+        name: of the comparison.
+        folder: where everything goes.
+        candidates: label -> method.
+        axis: what stands for privacy.
+        attacks: labels.
+        judges: label -> checkpoint, method or `dlib`.
+        recognisers: label -> the same, or `own`.
+        loggers: where copies go.
+        command: the command line.
+        results: method -> figures.
+        failed: what did not work, in a line each.
+        examples: method -> faces in each state.
+        facts: name -> value, for the page's head.
+        private: whether real faces are shown.
+    """
+
+    name: str
+    folder: Path
+    candidates: Mapping[str, Candidate]
+    axis: Axis
+    attacks: list[str]
+    judges: dict[str, str]
+    recognisers: dict[str, str]
+    loggers: list[Logger]
+    command: str
+    results: dict[str, dict[str, float]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    private: bool = False
+
+    def tried(self, what: str, work: Callable[[], T]) -> T | None:
+        """Do a step; one that fails is told and kept for the end, and the others go on.
+
+        Args:
+            what: the step, for people.
+            work: what to do.
+        """
+        try:
+            return work()
+        except (ValueError, OSError, RuntimeError) as error:
+            line = f"{what}: {' '.join(str(error).split())[:300]}"
+            log.error(line)
+            self.failed.append(line)
+            return None
+
+    def count(self, subjects: Subjects) -> None:
+        """Note on whom everything is measured."""
+        gallery, probes = len(subjects.gallery), len(subjects.probes)
+        self.facts = {"images": str(len(subjects)), "pairs": str(len(subjects.pairs)),
+                      "people in the gallery": str(gallery), "faces looked for": str(probes)}  # fmt: skip
+        self.figures = {
+            "compare/gallery": gallery,
+            "compare/probes": probes,
+            "compare/pairs": len(subjects.pairs),
+        }
+        if gallery:
+            self.facts["rank-1 by guessing"] = f"{100 / gallery:.2g} %"
+
+    @torch.inference_mode()
+    def show(
+        self, candidate: Candidate, attacks: Mapping[str, Attack | None], subjects: Subjects, count: int, real: bool
+    ) -> None:  # fmt: skip
+        """Keep example faces of a method: drawn ones, and where asked for those of the verification set.
+
+        Args:
+            candidate: the method.
+            attacks: label -> attack; None for looking at what is released.
+            subjects: of whom real faces are taken.
+            count: how many faces.
+            real: show the verification set's.
+        """
+        drawn = DrawnFaces(max(2, count), 1, max(16, subjects.reader.size), first_identity=_DRAWN_FIRST)
+        sources = {"": (drawn.__getitems__(range(count))["image"], torch.arange(count))}
+        if real:
+            people = one_of_each(subjects.labels)
+            of = people if len(people) else torch.arange(len(subjects))
+            rows = of[torch.linspace(0, len(of) - 1, min(count, len(of))).round().long()]
+            sources["verification set: "] = subjects.raw(rows), rows
+            self.private = self.private or not isinstance(subjects.reader, DrawnFaces)
+        data = candidate.setting.data
+        for head, (raw, index) in sources.items():
+            self.examples.setdefault(
+                f"{head}clean faces", [Example("not desensitized", raw.float().cpu() / 255)]
+            )
+            veiled = data.desensitized(raw.to(subjects.device), index.to(subjects.device))
+            shown = []
+            for label, attack in attacks.items():
+                if (attack is None and label != RELEASED) or not applies(attack, data):
+                    continue
+                image = veiled["image"]
+                if attack is not None:
+                    image = attack.restore(image, veiled["mask"], veiled["mask_index"])
+                shown.append(Example(label, image.cpu()))
+            self.examples[f"{head}{candidate.label}"] = shown
+
+
+def write_report(out: Outcome, final: bool = False) -> None:
+    """Write all files from what is known so far.
+
+    Args:
+        out: what was found.
+        final: draw the picture, print the table and send copies to the loggers as well.
+    """
+    flat = {
+        f"compare/{label}/{key}": value
+        for label, found in out.results.items()
+        for key, value in found.items()
+    }
+    text: dict[str, float | str] = {**flat, **out.figures}
+    for label, found in out.results.items():
+        seen = strongest(found, out.attacks, list(out.judges), out.axis)
+        if seen is not None:
+            name = f"compare/{label}/strongest/{out.axis.measure}"
+            text |= {name: seen[0], f"{name}_low": seen[1], f"{name}_high": seen[2]}
+            text[f"compare/{label}/strongest/attack"] = seen[3]
+    write_metrics(out.folder / "metrics.json", text)
+    heads, rows = table(out)
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(csv_rows(out))
+    write_atomically(out.folder / "compare.csv", lines.getvalue())
+    write_atomically(out.folder / "report.html", render(_page(out)))
+    if not final:
+        return
+    picture = compare_figure(out.results, out.attacks, list(out.judges), out.axis, out.name)
+    write_atomically(out.folder / "compare.png", png_bytes(picture))
+    # a narrow terminal, or a log file's 80 columns, would break the cells themselves
+    wide = sum(max(len(cell) for cell in column) + 3 for column in zip(heads, *rows, strict=True)) + 2
+    console = get_console() if get_console().width >= wide else Console(width=wide)
+    title = f"compare {out.name}: shares in %, PSNR in dB, hidden: PSNR under the mask alone"
+    print_table(title, rows, heads, console=console)
+    log.info("Intervals, everything measured and the picture: %s", out.folder / "report.html")
+    numbers = {key: value for key, value in flat.items() if math.isfinite(value)}
+    for logger in out.loggers:
+        if isinstance(logger, OurWandbLogger):
+            logger.use_run_dir(str(out.folder))
+        if isinstance(logger, WandbLogger):
+            logger.log_table("compare/table", heads, rows)
+            logger.log_image("compare/picture", [picture])
+        logger.log_metrics(numbers)
+        logger.finalize("success")
+
+
+def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
+    """Make the terminal's table: a row for each method, and one for each attack on it.
+
+    Args:
+        out: what was found.
+    """
+    single = len(out.judges) == 1
+    heads, kept = ["method, attack", "s1 s2 s3", "dSSIM", "PSNR", "hidden"], ["dSSIM", "PSNR", "PSNR hidden"]
+    for judge in out.judges:
+        kept += [f"rank-1 ({judge})", f"verification ({judge})"]
+        heads += ["rank-1", "verif."] if single else [f"rank-1 {judge}", f"verif. {judge}"]
+    kept += [f"accuracy ({recogniser})" for recogniser in out.recognisers]
+    heads += [f"acc. {recogniser}" for recogniser in out.recognisers]
+    names, states = state_table(_page(out))
+    rows = []
+    for state in states:
+        cells = dict(zip(names, (cell.text for cell in state), strict=True))
+        found, fresh = out.results[cells["method"]], cells["seen"] == RELEASED
+        three = [found.get(f"accuracy{s}") for s in ("", "_s2", "_s3")]
+        accuracies = " ".join("–" if a is None else f"{100 * a:.1f}" for a in three) if fresh else ""
+        rows.append([cells["method"] if fresh else f"  {cells['seen']}", accuracies,
+                     *(cells[name] for name in kept)])  # fmt: skip
+    return heads, rows
+
+
+def csv_rows(out: Outcome) -> list[list[object]]:
+    """Make the lines of compare.csv: one for each method and attack, a column for every figure.
+
+    Args:
+        out: what was found.
+    """
+    lines: list[dict[str, object]] = []
+    for label, found in out.results.items():
+        heads = {attack: f"{attack}/" for attack in out.attacks}
+        own: dict[str, dict[str, object]] = {RELEASED: {}}
+        for key, value in found.items():
+            attack = next((a for a, head in heads.items() if key.startswith(head)), RELEASED)
+            own.setdefault(attack, {})[key.removeprefix(heads.get(attack, ""))] = value
+        lines += [{"method": label, "seen": attack, **figures} for attack, figures in own.items()]
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    return [list(columns), *([line.get(key, "") for key in columns] for line in lines)]
+
+
+def versions() -> dict[str, str]:
+    """Name what made a report: FaceVeil, Python, and the packages that compute."""
+    found = {"FaceVeil": version(), "Python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):  # it may be installed under another name
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _page(out: Outcome) -> Comparison:
+    own = "the one trained on this method's images"
+    real = " Then faces of the verification set, real ones." if out.private else ""
+    return Comparison(
+        title=f"FaceVeil comparison: {out.name}",
+        results=out.results,
+        about={label: describe(out.candidates[label]) for label in out.results},
+        attacks=out.attacks,
+        judges=out.judges | {k: f"trained for method {v}" for k, v in out.judges.items() if v in out.candidates},
+        recognisers={k: own if v == "own" else f"trained for method {v}" if v in out.candidates else v
+                     for k, v in out.recognisers.items()},
+        axis=out.axis,
+        examples=out.examples,
+        faces=f"Drawn faces, which belong to nobody, as released and as each attack restores them.{real}",
+        private=out.private,
+        commands=[out.command, *dict.fromkeys(line for c in out.candidates.values() for line in c.commands)],
+        versions=versions(),
+        failed=out.failed,
+        facts=out.facts,
+    )  # fmt: skip

@@ -1,0 +1,252 @@
+"""`python main.py desensitize`: a whole aligned image set to the released set that may leave the house."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from datamodules.reader import FaceReader
+from lightning_app.configs import FindConfig
+from lightning_app.desensitize import Desensitizer
+from lightning_app.files import write_atomically
+from lightning_app.release.manifest import MANIFEST
+from lightning_app.release.pseudonyms import load_key, make_key, refuse_inside
+from lightning_app.release.signing import load_signing_key, make_signing_key
+from lightning_app.release.writer import Progress as Report
+from lightning_app.release.writer import Release, write_release
+from lightning_app.report import print_table, write_metrics
+
+log = logging.getLogger("faceveil")
+_SHARE = 0.1  # of the images, between two lines in a log that shows no bar
+
+
+def desensitize(
+    reader: FaceReader,
+    desensitizer: Desensitizer,
+    output: str,
+    key: str | None = None,
+    sign_key: str | None = None,
+    compression: int = 1,
+    batch_size: int = 8,
+    workers: int | None = None,
+    pseudonym_table: bool = False,
+    name: str = "desensitize",
+    runs: str = "runs",
+    overwrite: bool = False,
+) -> Release:
+    """Write the released set of an aligned image set: veiled, pseudonymous PNG files with a manifest.
+
+    Pixels equal those that `fit` makes on the fly with the same reader and desensitizer. A bad image is refused,
+    never replaced. A release that was stopped is gone on with when the command is given again. What stays
+    with the owner is in `runs/<name>/`: the key, `refused.csv` (file, reason, message), the journal,
+    `metrics.json`. Next: `python main.py audit OUTPUT`.
+
+    Args:
+        reader: the raw set, such as datamodules.FolderFaces.
+        desensitizer: how it is veiled, such as lightning_app.desensitize.MaskOut; one mask for all images.
+        output: the folder that may leave the house.
+        key: file of the key that pseudonyms are made with, made on first use; `runs/<name>/pseudonyms.key` by
+            default. Keep it: with it, names can be matched with pseudonyms, and without it never again.
+        sign_key: PEM file of an Ed25519 private key that signs the manifest; see --make-sign-key.
+        compression: zlib's level, 0 … 9; 1 is fast, and for veiled faces about as small as 6.
+        batch_size: images veiled at a time.
+        workers: processes; one per CPU by default, 0 works in this one.
+        pseudonym_table: also write `runs/<name>/pseudonyms.csv`: file, pseudonym. It undoes the pseudonyms.
+        name: of the owner's folder; by default the config's.
+        runs: folder in which runs/<name> lies.
+        overwrite: replace a release that is there, or was begun with other settings.
+
+    Raises:
+        FileExistsError: the output holds something else.
+        FileNotFoundError: the set, the mask or the key to sign with are not there.
+        OSError: the disk is full, or cannot be written.
+        ValueError: an argument is out of range, the release was begun with other settings, or no image is good.
+    """
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
+    owner = Path(runs) / name
+    key_path = Path(key) if key is not None else owner / "pseudonyms.key"
+    for argument, path in (("the owner's folder", owner), ("--key", key_path), ("--sign-key", sign_key)):
+        if path is not None:
+            refuse_inside(path, output, argument)
+    signer = None if sign_key is None else load_signing_key(sign_key)
+    reader.open()
+    started = time.monotonic()
+    with _bar() as report:
+        release = write_release(
+            reader, desensitizer, output, owner, _key(key_path), signer=signer, compression=compression,
+            batch_size=batch_size, workers=workers, overwrite=overwrite, progress=report,
+        )  # fmt: skip
+    seconds = time.monotonic() - started
+    _write_csv(owner / "refused.csv", ("file", "reason", "message"), release.refused)
+    if pseudonym_table:
+        plan = release.plan
+        places = (place for place in range(len(plan)) if plan.file(place) in release.manifest.files)
+        rows = ((reader.stable_name(plan.index(place)), plan.file(place)) for place in places)
+        _write_csv(owner / "pseudonyms.csv", ("file", "pseudonym"), rows)
+    figures = _figures(release, seconds)
+    write_metrics(owner / "metrics.json", figures)
+    _tell(release, Path(output), owner, figures)
+    return release
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of `desensitize`; its help comes from `desensitize`'s docstring."""
+    summary = (desensitize.__doc__ or "").splitlines()[0]
+    parser = ArgumentParser(prog="main.py desensitize", description=summary)
+    parser.add_argument(
+        "-c",
+        "--config",
+        action=FindConfig,
+        help="Config file, or the bare name of one in configs/; repeatable.",
+    )
+    for flag, words in (
+        ("--overwrite", "replace a release that is there, or was begun with other settings."),
+        ("--pseudonym_table", "also write runs/<name>/pseudonyms.csv: file, pseudonym."),
+    ):
+        parser.add_argument(flag, type=bool, nargs="?", const=True, default=False, help=words)
+    parser.add_argument("--sign-key", "--sign_key", type=str | None, default=None, metavar="PEM",
+                        help="private Ed25519 key that signs the manifest.")  # fmt: skip
+    parser.add_argument(
+        "--make-sign-key", metavar="PATH", help="make a key pair, PATH and PATH.pub, and end."
+    )
+    parser.add_argument("--name", type=str | None, default=None,
+                        help="of the owner's folder; by default the config's.")  # fmt: skip
+    parser.add_function_arguments(desensitize, skip={"overwrite", "pseudonym_table", "name", "sign_key"})
+    return parser
+
+
+def run(args: list[str]) -> None:
+    """Run `desensitize` with the command line's arguments after the subcommand's name.
+
+    Args:
+        args: such as `["--config", "desensitize.yaml", "--output", "released/faces"]`.
+
+    Raises:
+        ValueError, OSError: see `desensitize`.
+    """
+    if any(arg.split("=")[0] in ("--make-sign-key", "--make_sign_key") for arg in args):
+        alone = ArgumentParser(prog="main.py desensitize")
+        alone.add_argument("--make-sign-key", type=str, required=True, metavar="PATH")
+        path = alone.parse_args(args).make_sign_key
+        log.info("Signs releases: %s, keep it secret. Verifies them: %s.pub, fingerprint %s", path, path,
+                 make_signing_key(path))  # fmt: skip
+        return
+    parser = build_parser()
+    config = parser.parse_args(args)
+    files = [str(file) for file in config.pop("config") or []]
+    config.pop("make_sign_key")
+    config.name = config.name or (Path(files[0]).stem if files else "desensitize")
+    desensitize(**vars(parser.instantiate(config)))
+    config.overwrite = False  # a saved config must not replace a release unasked
+    write_atomically(Path(config.runs) / config.name / "config.yaml", parser.dump(config))
+
+
+def _key(path: Path) -> bytes:
+    if path.exists():
+        return load_key(path)
+    made = make_key(path)
+    log.info("A new key for pseudonyms: %s. Keep it, and keep it secret.", path)
+    return made
+
+
+@contextmanager
+def _bar() -> Iterator[Report]:
+    """Show a bar with the time left, or a line for every tenth where no terminal looks on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns) as bar:
+        line = bar.add_task("reading the set", total=None)
+        begun, told = "", 0.0  # what is reported on, and the share that the last line told of
+
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal begun, told
+            if what != begun:
+                bar.reset(line, description=what, total=total, completed=done)  # its own time left
+                begun, told = what, done / total
+            bar.update(line, completed=done)
+            if not bar.console.is_terminal and (done / total >= told + _SHARE or done == total):
+                told = done / total
+                log.info("%s: %d of %d images", what, done, total)
+
+        yield report
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([head, *rows])
+    # names that are no UTF-8 are written as the file system has them
+    write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _figures(release: Release, seconds: float) -> dict[str, float | str | None]:
+    manifest = release.manifest
+    figures: dict[str, float | str | None] = {
+        "release/images": manifest.images,
+        "release/identities": manifest.identities,
+        "release/refused": len(release.refused),
+        "release/made": release.made,
+        "release/kept": release.kept,
+        "release/seconds": seconds,
+        "release/images_per_s": release.made / seconds,
+        "release/peak_memory_mb": _peak(resource.RUSAGE_SELF),
+        "release/peak_memory_worker_mb": _peak(resource.RUSAGE_CHILDREN),
+        "release/method": str(manifest.method["method"]),
+        "release/signer": manifest.signer,
+    }
+    if manifest.mask is not None:
+        figures |= {
+            "release/mask_ratio": manifest.mask.mask_ratio,
+            "release/mask_hash": manifest.mask.mask_hash,
+        }
+    return figures | {f"release/refused/{reason}": count for reason, count in manifest.refused.items()}
+
+
+def _peak(who: int) -> float:
+    """Most memory of this process, or of the largest one it has waited for, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(who).ru_maxrss * unit / 1e6
+
+
+def _tell(release: Release, output: Path, owner: Path, figures: dict[str, float | str | None]) -> None:
+    manifest = release.manifest
+    rows: list[list[object]] = [
+        ["images", f"{manifest.images:,} of {manifest.identities:,} identities"],
+        ["method", manifest.method["method"]],
+    ]
+    if manifest.mask is not None:
+        guard = f", guard {manifest.mask.guard} px" if manifest.mask.guard else ""
+        rows.append(
+            ["mask ratio", f"{manifest.mask.mask_ratio:.4f}, hash {manifest.mask.mask_hash[:12]}{guard}"]
+        )
+    if release.kept:
+        rows.append(["made earlier", f"{release.kept:,}"])
+    rows += [
+        ["made now", f"{release.made:,} in {figures['release/seconds']:.1f} s, {figures['release/images_per_s']:.0f} a "
+                     "second"],
+        ["most memory", f"{figures['release/peak_memory_mb']:.0f} MB"],
+        ["signed by", "nobody" if manifest.signer is None else manifest.signer[:16]],
+        ["stays here", f"{owner} (key, refused.csv, journal)"],
+    ]  # fmt: skip
+    print_table(f"released: {output / MANIFEST}", rows, ["what", "figure"])
+    if manifest.refused:
+        reasons = [[reason, count] for reason, count in sorted(manifest.refused.items())]
+        print_table(f"refused, see {owner / 'refused.csv'}", reasons, ["reason", "files"])
+    log.info("Next: python main.py audit %s", output)

@@ -1,0 +1,115 @@
+"""Runs of other commands as processes of their own: done once, gone on with after a kill, each with its log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lightning_app.configs import CONFIGS
+from lightning_app.files import write_atomically
+from lightning_app.report.tables import read_metrics
+from lightning_app.runs import LAST
+
+log = logging.getLogger("faceveil")
+_MAIN = CONFIGS.parent / "main.py"
+
+
+def slug(label: str) -> str:
+    """Make a folder's name of a label: letters, digits, dot, dash and underscore stay."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in label)
+
+
+def check_labels(kind: str, labels: Sequence[str]) -> None:
+    """Refuse labels that would share a folder.
+
+    Args:
+        kind: what they are, for the message.
+        labels: all of them.
+
+    Raises:
+        ValueError: two have the same `slug`.
+    """
+    if len({slug(label) for label in labels}) < len(labels):
+        raise ValueError(f"{kind}: two of {', '.join(labels)} have the same folder name; rename one")
+
+
+def do(
+    args: Sequence[str], run: Path, output: Path, group: str, *, figure: str = "lfw/accuracy"
+) -> bool:  # fmt: skip
+    """Do a `fit` or `validate` unless it is done, going on where it was killed; tell whether it is done.
+
+    Args:
+        args: the command line after `main.py`, with `--name` and `--runs` of the run's folder.
+        run: that folder.
+        output: file that keeps what the command prints.
+        group: W&B group of the run.
+        figure: a key that only a finished run's `metrics.json` has.
+    """
+    if finished(run, figure):
+        return True
+    again = (run / LAST).is_file()
+    going_on = [] if args[0] != "fit" else ["--ckpt_path", "last"] if again else ["--overwrite"]
+    done = call([*args, *going_on], output, group)
+    if done and args[0] == "fit" and not finished(run, figure):
+        # killed between its last epoch and its figures: nothing was left to train
+        done = call(["validate", *args[1:], "--ckpt_path", "last"], output, group)
+    return done and finished(run, figure)
+
+
+def finished(run: Path, figure: str = "lfw/accuracy") -> bool:
+    """Tell whether a run ended well and left this figure."""
+    # Lightning's teardown, which writes the file, comes only to runs that ended well
+    return (run / "metrics.json").is_file() and figure in read_metrics(run / "metrics.json")
+
+
+def keep_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
+    """Write down how something is made, and refuse what was made otherwise under the same name.
+
+    Args:
+        record: the JSON file.
+        made: what is made, for the message.
+        about: how; JSON-able.
+
+    Raises:
+        ValueError: there is a record, and it says something else.
+    """
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != about:
+        raise ValueError(
+            f"{made} was made with other settings or another mask than now asked for ({record}): remove both, or give "
+            "another --name"
+        )
+    write_atomically(record, json.dumps(about, indent=2) + "\n")
+
+
+def call(args: Sequence[str], output: Path, group: str) -> bool:
+    """Run a command line of FaceVeil's in a process of its own, its output kept in a file.
+
+    Args:
+        args: the command line after `main.py`.
+        output: the file; lines are added to it.
+        group: W&B group, where the environment names none.
+
+    Returns:
+        Whether it ended with 0; otherwise its last line is logged.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("a", encoding="utf-8") as kept:
+        kept.write(f"$ python main.py {' '.join(args)}\n")
+        kept.flush()
+        done = subprocess.run(
+            [sys.executable, str(_MAIN), *args], stdout=kept, stderr=subprocess.STDOUT, check=False,
+            env=os.environ | {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group)},
+        )  # fmt: skip
+    if done.returncode:
+        last = [
+            line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+        ]
+        log.error(
+            "%s failed (exit code %d): %s", " ".join(args[:3]), done.returncode, last[-1] if last else ""
+        )
+    return done.returncode == 0

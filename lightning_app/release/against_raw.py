@@ -1,0 +1,190 @@
+"""The part of an audit that the owner alone can do: a release compared with the raw set it was made of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_app.draws import hashed
+from lightning_app.release.audit import Audit, strings
+from lightning_app.release.encode import encode_png
+from lightning_app.release.images import read_at_most
+from lightning_app.release.manifest import (
+    IMAGES,
+    MANIFEST,
+    MASK,
+    MASK_FACTS,
+    REASONS,
+    SIGNATURE,
+    is_image_file,
+    made_with,
+)
+from lightning_app.release.png import read_png
+from lightning_app.release.pseudonyms import DIGITS
+from lightning_app.release.tree import entries
+
+_SAMPLE = 410  # salt of the draw of the images that are released again
+_SHORTEST = 4  # a name of fewer characters is found in any text by chance
+_OWN = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, IMAGES)
+_LEVELS = (1, *range(2, 10), 0)  # of zlib; the first is what `desensitize` takes unless told otherwise
+_PSEUDONYM = re.compile(rf"[0-9a-f]{{{DIGITS}}}(\.png)?")
+_PARTS = re.compile(r"[\W_]+")
+
+
+def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
+    """Look for names of the raw set in every path of a release, its manifest and its mask's facts.
+
+    The images hold no text: `audit` lets no chunk pass that could. Names are compared without regard to case
+    and to what stands between their words. In text those count that have four characters or more, with a
+    letter among them; in paths every folder and file name is compared as a whole, with and without its suffix.
+
+    Args:
+        root: the released folder.
+        audit: of it, gets the findings. They do not repeat the name.
+        names: of identities and of files, with and without suffix.
+    """
+    manifest = audit.manifest
+    assert manifest is not None
+    exact = {name.casefold() for name in names if name}
+    words = {_plain(name) for name in exact}
+    words = {word for word in words if len(word) >= _SHORTEST + 2 and re.search(r"[^\W\d]", word)}
+    for path, _ in entries(root):
+        if path in _OWN:
+            continue
+        parts = [part.casefold() for part in path.split("/") if part != IMAGES]
+        stems = [part.rpartition(".")[0] for part in parts]
+        foreign = " ".join(part for part in parts if not _PSEUDONYM.fullmatch(part))
+        if not exact.isdisjoint([*parts, *stems]) or (foreign and _mentions(foreign, words)):
+            audit.add(path, "bears the name of an identity or a file of the raw set")
+    texts = {MANIFEST: [*strings(manifest.method), *(manifest.refused.keys() - REASONS), *manifest.versions.values()]}
+    if (root / MASK_FACTS).is_file():
+        try:
+            texts[MASK_FACTS] = list(strings(json.loads((root / MASK_FACTS).read_bytes())))
+        except ValueError:
+            texts[MASK_FACTS] = []  # no JSON, which has been said
+    for file, found in texts.items():
+        if any(_mentions(text, words) for text in found):
+            audit.add(file, "holds the name of an identity or a file of the raw set")
+
+
+def _plain(text: str) -> str:
+    """Its words in lower case, one space between, before and after."""
+    return f" {_PARTS.sub(' ', text.casefold()).strip()} "
+
+
+def _mentions(text: str, words: Iterable[str]) -> bool:
+    plain = _plain(text)
+    return any(word in plain for word in words)
+
+
+def compare_images(
+    root: Path,
+    audit: Audit,
+    origin: Mapping[str, int],
+    read: Callable[[int], Tensor],
+    release: Callable[[Tensor], Tensor],
+    visible: Tensor | None,
+    sample: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Release a sample of the raw images again, their hidden pixels replaced by noise: the same bytes must come.
+
+    Args:
+        root: the released folder.
+        audit: of it, gets the findings.
+        origin: path in the release -> number of its raw image, for every raw image, by the owner's key.
+        read: the raw image of a number, uint8 `[3,H,W]`; a ValueError where it cannot be decoded.
+        release: desensitizes uint8 `[B,3,H,W]` as `fit` does on the fly.
+        visible: the mask `[1,H,W]`, 1 = visible; None where nothing is hidden.
+        sample: how many images; all where there are fewer.
+        seed: of the draw of images and of the noise.
+        advance: told how many more are done.
+
+    Returns:
+        How many images were compared.
+    """
+    assert audit.manifest is not None
+    released = sorted(name for name in audit.manifest.files if is_image_file(name))
+    known = [name for name in released if name in origin]
+    if not known:
+        audit.add("images", "no image bears the pseudonym of a raw one: other raw images, or another --key")
+        return 0
+    for name in released:
+        if name not in origin:
+            audit.add(name, "bears the pseudonym of no raw image")
+    order = torch.argsort(hashed(torch.arange(len(known)), _SAMPLE, seed), stable=True)[:sample]
+    generator = torch.Generator().manual_seed(seed)
+    other = made_with() != audit.manifest.versions
+    others = 0
+    for name in (known[i] for i in sorted(order.tolist())):
+        path = root / name
+        if path.is_file() and not path.is_symlink():  # what is missing has been said
+            fault = _fault(
+                read_at_most(path, audit.manifest.size),
+                origin[name],
+                read,
+                release,
+                visible,
+                generator,
+            )
+            if fault == _BYTES and other:
+                others += 1
+            elif fault:
+                audit.add(name, fault)
+        advance(1)
+    if others:
+        audit.notes.append(
+            f"{others} images have the same pixels when released again, but other bytes: the release was made with "
+            "other versions of Pillow, zlib or others than these"
+        )
+    return len(order)
+
+
+_BYTES = "has the pixels that releasing its raw image again gives, but other bytes"
+
+
+def _fault(
+    data: bytes,
+    number: int,
+    read: Callable[[int], Tensor],
+    release: Callable[[Tensor], Tensor],
+    visible: Tensor | None,
+    generator: torch.Generator,
+) -> str | None:
+    """Word what is wrong with one released image, beside its raw one."""
+    pixels = read_png(data).pixels
+    if pixels is None:
+        return None  # has been said
+    try:
+        raw = read(number)
+    except ValueError:
+        return "was released, but its raw image cannot be decoded"
+    found = torch.from_numpy(pixels.copy()).permute(2, 0, 1).expand(3, -1, -1)
+    if found.shape != raw.shape:
+        return None  # has been said
+    honest = release(raw[None])[0]
+    if torch.equal(found, raw) and not torch.equal(honest, raw):
+        return "is clean: its pixels are those of the raw image"
+    noise = torch.randint(0, 256, raw.shape, generator=generator, dtype=torch.uint8)
+    changed = raw if visible is None else torch.where(visible.bool(), raw, noise)
+    again = release(changed[None])[0]
+    if not torch.equal(again, honest):
+        return "depends on hidden pixels: releasing it with others under the mask gives another image"
+    if not torch.equal(found, again):
+        differing = int((found != again).any(0).sum())
+        return f"differs in {differing} pixels from its raw image released again"
+    return None if _is_encoded(again, data) else _BYTES
+
+
+def _is_encoded(image: Tensor, data: bytes) -> bool:
+    """Tell whether these bytes are what `desensitize` writes of an image `[3,H,W]`, at any level of compression."""
+    grey = bool((image == image[:1]).all())
+    pixels = np.ascontiguousarray(image[0] if grey else image.permute(1, 2, 0))
+    return any(encode_png(pixels, level) == data for level in _LEVELS)

@@ -1,0 +1,251 @@
+"""The audit of a release: proof that nothing under the mask left, nor a name, nor anything else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
+
+from lightning_app.masks import mask_hash, mask_ratio
+from lightning_app.release.images import Checked, Checks, check_images, read_at_most, useful_workers
+from lightning_app.release.manifest import MANIFEST, MASK, MASK_FACTS, SIGNATURE, Manifest, is_image_file
+from lightning_app.release.png import read_png
+from lightning_app.release.signing import fingerprint, signature_holds
+from lightning_app.release.tree import Finding, Tree, walk_release
+
+_SIGNED = re.compile(rb"[0-9a-f]{128}\n")
+_PLACE = re.compile(r"^(/|~|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")  # text that names a place on a disk
+_HIDES_NOTHING = "Identity"
+_MASKED = ("MaskOut", "CentreBlock")
+
+
+@dataclass
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        findings: what a release must not have; it is good where there are none.
+        notes: what was not checked, and why.
+        files: images that were decoded.
+        bytes: their length together.
+        manifest: of the release; None where it cannot be read.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+    manifest: Manifest | None = None
+
+    def add(self, file: str, what: str) -> None:
+        """Note a finding."""
+        self.findings.append(Finding(file, what))
+
+
+def audit(
+    root: str | Path,
+    public_key: Ed25519PublicKey | None = None,
+    *,
+    times: bool = True,
+    workers: int | None = None,
+    begin: Callable[[int], None] = lambda total: None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Audit:
+    """Check a release by itself; see `lightning_app.release.against_raw` for what needs the raw set.
+
+    Every file is read once: hash, chunks and pixels are of the same bytes.
+
+    Args:
+        root: the released folder.
+        public_key: of the owner. Without it a signature is not checked, and a note says so.
+        times: also check that every time stamp is the one all releases bear (a copy may have lost it).
+        workers: processes; by default one per CPU where there are files enough.
+        begin: told the number of images, before the first is read.
+        advance: told how many more are done.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; give the one that `desensitize` wrote")
+    found = Audit()
+    manifest = _manifest(root, found)
+    if manifest is None:
+        return found
+    found.manifest = manifest
+    tree = walk_release(root, manifest, times)
+    found.findings += tree.findings
+    if not times:
+        found.notes.append("time stamps and extended attributes were not checked")
+    _signature(root, manifest, public_key, tree, found)
+    hidden = _mask(root, manifest, tree, found)
+    _method(manifest, found)
+    names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
+    begin(len(names))
+    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden)
+    listed = ((name, manifest.files[name]) for name in names)
+    checked = check_images(checks, listed, workers or useful_workers(len(names)), advance)
+    _images(root, checked, tree, found)
+    found.findings.sort()
+    return found
+
+
+def _manifest(root: Path, found: Audit) -> Manifest | None:
+    path = root / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        found.add(MANIFEST, "is missing: this is no finished release; nothing else was checked")
+        return None
+    content = path.read_bytes()
+    try:
+        manifest = Manifest.parse(content, MANIFEST)
+    except ValueError as error:
+        found.add(MANIFEST, f"{str(error).removeprefix(f'{MANIFEST}: ')}; nothing else was checked")
+        return None
+    if manifest.to_bytes() != content:
+        found.add(MANIFEST, "is not written as `desensitize` writes it: something was changed or added")
+    texts = [*strings(manifest.method), *manifest.refused, *manifest.versions.values()]
+    if any(_PLACE.search(text) for text in texts):
+        found.add(MANIFEST, "names a place on a disk")
+    return manifest
+
+
+def _signature(
+    root: Path, manifest: Manifest, public_key: Ed25519PublicKey | None, tree: Tree, found: Audit
+) -> None:
+    if manifest.signer is None:
+        if public_key is not None:
+            found.add(MANIFEST, "is not signed, but --public-key was given")
+        else:
+            found.notes.append("the release is not signed")
+        return
+    if SIGNATURE not in tree.files:
+        return  # said already: it is missing
+    signature = (root / SIGNATURE).read_bytes()
+    if not _SIGNED.fullmatch(signature):
+        found.add(SIGNATURE, "is not 128 hexadecimal digits and a newline")
+    elif public_key is None:
+        found.notes.append("signature not checked: give the owner's --public-key")
+    elif fingerprint(public_key) != manifest.signer:
+        found.add(MANIFEST, "names another signer than --public-key")
+    elif not signature_holds((root / MANIFEST).read_bytes(), signature.decode("ascii"), public_key):
+        found.add(
+            SIGNATURE, f"does not hold: {MANIFEST} was changed after it was signed, or another key signed"
+        )
+
+
+def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> NDArray[np.uint8] | None:
+    """Check mask and sidecar; `[size,size,1]` uint8, 255 where images must be black, if that can be known."""
+    entry = manifest.mask
+    if entry is None:
+        found.notes.append("the release has no mask: no pixel is hidden, and none is checked to be black")
+        return None
+    if MASK_FACTS in tree.files:
+        _mask_facts((root / MASK_FACTS).read_bytes(), manifest, found)
+    if MASK not in tree.files:
+        found.notes.append(f"hidden pixels were not checked: {MASK} is missing")
+        return None
+    data = read_at_most(root / MASK, manifest.size)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        found.add(MASK, "its SHA-256 is not the manifest's")
+    png = read_png(data)
+    for fault in png.faults:
+        found.add(MASK, fault)
+    visible = None if png.pixels is None else _binary(png.pixels, manifest.size, found)
+    if visible is None or mask_hash(visible) != entry.mask_hash:
+        if visible is not None:
+            found.add(MASK, "its pixels are not those whose hash the manifest gives")
+        found.notes.append(f"hidden pixels were not checked: {MASK} is not the manifest's")
+        return None
+    if abs(float(mask_ratio(visible)) - entry.mask_ratio) > 1e-6:
+        found.add(MANIFEST, f"gives mask ratio {entry.mask_ratio:.6f}, {MASK} has {mask_ratio(visible):.6f}")
+    return ((1 - visible) * 255).to(torch.uint8).numpy()[..., None]
+
+
+def _binary(pixels: NDArray[np.uint8], size: int, found: Audit) -> torch.Tensor | None:
+    height, width, channels = pixels.shape
+    if (height, width, channels) != (size, size, 1):
+        found.add(MASK, f"has {width}×{height} pixels of {channels} channels, not {size}×{size} of one")
+        return None
+    if not np.isin(pixels, (0, 255)).all() or not pixels.any() or pixels.all():
+        found.add(MASK, "is not a mask of 0 (hidden) and 255 (visible), some of each")
+        return None
+    return torch.from_numpy((pixels[..., 0] // 255).astype(np.float32))
+
+
+def _mask_facts(data: bytes, manifest: Manifest, found: Audit) -> None:
+    assert manifest.mask is not None
+    if hashlib.sha256(data).hexdigest() != manifest.files[MASK_FACTS]:
+        found.add(MASK_FACTS, "its SHA-256 is not the manifest's")
+    try:
+        facts = json.loads(data)
+    except ValueError as error:
+        found.add(MASK_FACTS, f"is not JSON ({error})")
+        return
+    if not isinstance(facts, dict):
+        found.add(MASK_FACTS, "is not a JSON object")
+        return
+    said = {
+        "mask_hash": manifest.mask.mask_hash,
+        "mask_ratio": manifest.mask.mask_ratio,
+        "size": [manifest.size] * 2,
+        "file_hash": manifest.mask.sha256,
+    }
+    for key, value in said.items():
+        if facts.get(key) != value:
+            found.add(MASK_FACTS, f"its {key} is not that of the mask in the manifest")
+    if any(_PLACE.search(text) for text in strings(facts)):
+        found.add(MASK_FACTS, "names a place on a disk")
+
+
+def _method(manifest: Manifest, found: Audit) -> None:
+    name = manifest.method["method"]
+    if name == _HIDES_NOTHING:
+        found.add(MANIFEST, f"its method is {name}: every released image is a clean one")
+    if name in _MASKED and manifest.mask is None:
+        found.add(MANIFEST, f"its method is {name}, but it has no mask")
+    said = manifest.method.get("mask_hash")
+    if said is not None and manifest.mask is not None and said != manifest.mask.mask_hash:
+        found.add(MANIFEST, "method.mask_hash is not mask.mask_hash")
+
+
+def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
+    """Take over what was found in the images; say of a file with another's content whose it is."""
+    assert found.manifest is not None
+    files = found.manifest.files
+    found.files, found.bytes = checked.files, checked.bytes
+    for faulty in checked.faulty:
+        for fault in faulty.faults:
+            found.add(faulty.name, fault)
+    odd = {faulty.name: faulty.sha256 for faulty in checked.faulty if faulty.sha256 is not None}
+    missing = [name for name in files if name not in tree.files]
+    owners = {files[name]: name for name in [*odd, *missing]}
+    if missing:
+        stray = sorted(name for name in tree.files if name.endswith(".png") and name not in files)
+        odd |= {
+            name: hashlib.sha256(read_at_most(root / name, found.manifest.size)).hexdigest() for name in stray
+        }
+    for name, digest in odd.items():
+        if digest in owners:
+            found.add(name, f"holds what {owners[digest]} should hold")
+
+
+def strings(value: object) -> Iterator[str]:
+    """Yield every text in a JSON value, without the names of its entries."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)

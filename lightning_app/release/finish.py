@@ -1,0 +1,148 @@
+"""The end of a release: its mask, nothing that does not belong there, its manifest, constant time stamps."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import Tensor
+
+from lightning_app.files import write_atomically
+from lightning_app.masks import mask_hash, mask_ratio, save_mask
+from lightning_app.release.manifest import (
+    IMAGES,
+    MANIFEST,
+    MASK,
+    MASK_FACTS,
+    SIGNATURE,
+    TIMESTAMP,
+    Manifest,
+    MaskEntry,
+    is_image_file,
+)
+from lightning_app.release.signing import sign
+from lightning_app.release.tree import walk_release
+from lightning_app.version import version
+
+PARTS = ".part"  # of the released folder: where files are written before they take their names
+_TOP = (MANIFEST, SIGNATURE, MASK, MASK_FACTS)
+_LEFT = re.compile(rf"\.({'|'.join(re.escape(name) for name in _TOP)})\..*\.tmp")  # write_atomically's
+
+
+def stamp(path: str | Path) -> None:
+    """Give a file or folder the time stamp that all of a release bear."""
+    os.utime(path, (TIMESTAMP, TIMESTAMP))
+
+
+def make_room(output: Path, overwrite: bool) -> None:
+    """See to it that a new release finds an empty folder, or none.
+
+    Args:
+        output: the folder.
+        overwrite: remove the release that is there: files of its names, and nothing else.
+
+    Raises:
+        FileExistsError: something is there, and overwrite is off or it is no release's.
+    """
+    if not overwrite:
+        if output.exists() and any(output.iterdir()):
+            raise FileExistsError(
+                f"output {output}: is not empty; name another --output, or replace the release in it (--overwrite)"
+            )
+        return
+    open_release(output)
+    for name in (MASK, MASK_FACTS):
+        (output / name).unlink(missing_ok=True)
+    for folder in _folders(output):
+        for file in folder.iterdir():
+            if is_image_file(f"{IMAGES}/{folder.name}/{file.name}"):
+                file.unlink()
+        _remove_if_empty(folder)
+    _remove_if_empty(output / IMAGES)
+    if output.exists() and (foreign := next(output.iterdir(), None)):
+        raise FileExistsError(f"output {output}: holds {foreign.name}, which is of no release; move it away")
+
+
+def open_release(output: Path) -> None:
+    """Turn a release into an unfinished one: without manifest, and without what a kill left half written."""
+    for name in (MANIFEST, SIGNATURE):
+        (output / name).unlink(missing_ok=True)
+    if output.exists():
+        _remove_parts(output)
+
+
+def write_mask(output: Path, mask: Tensor, guard: int, method: str) -> tuple[MaskEntry, dict[str, str]]:
+    """Write the release's mask with its facts.
+
+    Args:
+        output: the released folder.
+        mask: `[1,1,H,W]`.
+        guard: that it was widened by, in pixels.
+        method: class of the desensitizer.
+
+    Returns:
+        Its entry in the manifest, and the hashes of both files by name.
+    """
+    save_mask(mask, output / MASK, made_by="desensitize", method=method, guard=guard, version=version())
+    hashes = {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in (MASK, MASK_FACTS)}
+    ratio = mask_ratio(mask[0])
+    assert isinstance(ratio, float)
+    return MaskEntry(MASK, hashes[MASK], mask_hash(mask), ratio, guard), hashes
+
+
+def finish(
+    output: Path, manifest: Manifest, signer: Ed25519PrivateKey | None, refused: Iterable[str] = ()
+) -> None:
+    """Close a release: refuse what does not belong there, write signature and manifest, set all time stamps.
+
+    Args:
+        output: the released folder, with all its images and its mask.
+        manifest: of what is in it.
+        signer: signs it.
+        refused: paths that images which were refused would have: removed where an earlier run wrote them.
+
+    Raises:
+        ValueError: something is in the folder that is not of this release, or a file of it is missing.
+    """
+    for name in refused:
+        (output / name).unlink(missing_ok=True)
+        _remove_if_empty((output / name).parent)
+    _remove_parts(output)
+    findings = [f for f in walk_release(output, manifest).findings if f.file not in (MANIFEST, SIGNATURE)]
+    if findings:
+        raise ValueError(
+            f"output {output}: {findings[0].file} {findings[0].what}; put it right and give the same command again"
+        )
+    content = manifest.to_bytes()
+    if signer is not None:
+        write_atomically(output / SIGNATURE, sign(content, signer))
+    write_atomically(output / MANIFEST, content)  # last: without it, it is no release
+    for folder in _folders(output):
+        stamp(folder)
+    for name in (IMAGES, *_TOP):
+        if (output / name).exists():
+            stamp(output / name)
+    stamp(output)
+
+
+def _folders(output: Path) -> Iterator[Path]:
+    """Yield the folders of identities, none that is a link."""
+    if (output / IMAGES).is_dir() and not (output / IMAGES).is_symlink():
+        yield from (f for f in (output / IMAGES).iterdir() if f.is_dir() and not f.is_symlink())
+
+
+def _remove_parts(output: Path) -> None:
+    shutil.rmtree(output / PARTS, ignore_errors=True)
+    for path in output.iterdir():
+        if _LEFT.fullmatch(path.name):
+            path.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

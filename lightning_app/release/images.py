@@ -1,0 +1,179 @@
+"""The part of an audit that runs in many processes: each released image is read once, and all is seen of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_app.release.png import read_png
+
+_CHUNK = 64  # files per message between processes
+_EACH = 2048  # files that are worth another process
+Listed = tuple[str, str]  # path in the release, SHA-256 that the manifest gives
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What the images of one release must be.
+
+    Attributes:
+        root: folder of the release.
+        size: side of the images in pixels.
+        channels: 1 where none may have more, else 3.
+        hidden: `[size,size,1]` uint8, 255 where every image must be black, 0 elsewhere; None hides nothing.
+    """
+
+    root: str
+    size: int
+    channels: int
+    hidden: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """An image with faults.
+
+    Attributes:
+        name: its path in the release.
+        faults: in words.
+        sha256: of its bytes, where it is not the manifest's; else None.
+    """
+
+    name: str
+    faults: list[str]
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found in some files.
+
+    Attributes:
+        files: how many were read.
+        bytes: their length together.
+        faulty: those that have faults.
+    """
+
+    files: int
+    bytes: int
+    faulty: list[Faulty]
+
+
+def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
+    """Read, hash, take apart and decode some images, each once.
+
+    Args:
+        checks: what they must be.
+        listed: path and expected hash of each.
+    """
+    length, faulty = 0, []
+    # by channels: bytes are compared many times as fast where none has to be repeated
+    hidden = {} if checks.hidden is None else {n: np.repeat(checks.hidden, n, axis=2) for n in (1, 3)}
+    for name, expected in listed:
+        try:
+            data = read_at_most(Path(checks.root, name), checks.size)
+        except OSError as error:
+            faulty.append(Faulty(name, [f"cannot be read ({error.strerror})"], None))
+            continue
+        length += len(data)
+        digest = hashlib.sha256(data).hexdigest()
+        faults = [] if digest == expected else ["its SHA-256 is not the manifest's"]
+        faults += _faults(checks, hidden, data)
+        if faults:
+            faulty.append(Faulty(name, faults, None if digest == expected else digest))
+    return Checked(len(listed), length, faulty)
+
+
+def read_at_most(path: Path, size: int) -> bytes:
+    """Read an image file, but no more of it than an image of this size can honestly take.
+
+    Args:
+        path: the file.
+        size: side of the image in pixels.
+    """
+    with open(path, "rb") as file:
+        return file.read(6 * size * size + (1 << 16))  # twice the pixels; what is cut off, its hash tells
+
+
+def _faults(checks: Checks, hidden: dict[int, NDArray[np.uint8]], data: bytes) -> list[str]:
+    png = read_png(data)
+    pixels, faults = png.pixels, png.faults
+    if pixels is None:
+        return faults
+    height, width, channels = pixels.shape
+    if (height, width) != (checks.size, checks.size):
+        return [*faults, f"has {width}×{height} pixels, the manifest says {checks.size}×{checks.size}"]
+    if channels > checks.channels:
+        faults.append(f"has {channels} channels, the manifest says {checks.channels}")
+    if hidden:
+        seen = pixels & hidden[channels]
+        if seen.any():
+            where = np.argwhere(seen.any(axis=2))
+            row, column = where[0].tolist()
+            faults.append(f"{len(where)} hidden pixels are not 0, the first at row {row}, column {column}")
+    return faults
+
+
+def check_images(
+    checks: Checks, listed: Iterable[Listed], workers: int, advance: Callable[[int], None]
+) -> Checked:
+    """Check all images of a release.
+
+    Memory does not grow with their number: as many messages are under way as keep the processes busy.
+
+    Args:
+        checks: what they must be.
+        listed: path and expected hash of each.
+        workers: processes; 1 works in this one.
+        advance: told the number of files done, again and again.
+    """
+    rest = iter(listed)
+    chunks = iter(lambda: list(islice(rest, _CHUNK)), [])
+    files, length, faulty = 0, 0, []
+    for part in _results(checks, chunks, workers):
+        files, length = files + part.files, length + part.bytes
+        faulty += part.faulty
+        advance(part.files)
+    return Checked(files, length, faulty)
+
+
+def _results(checks: Checks, chunks: Iterator[list[Listed]], workers: int) -> Iterator[Checked]:
+    if workers == 1:
+        yield from (check_files(checks, chunk) for chunk in chunks)
+        return
+    # spawned, not forked: the caller may have threads (torch has); this module needs no torch and starts fast
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start, initargs=(checks,)
+    ) as pool:
+        waiting: list[Future[Checked]] = [pool.submit(_work, chunk) for chunk in islice(chunks, 4 * workers)]
+        while waiting:
+            yield waiting.pop(0).result()
+            waiting += [pool.submit(_work, chunk) for chunk in islice(chunks, 1)]
+
+
+_checks: Checks | None = None  # of this worker process
+
+
+def _start(checks: Checks) -> None:
+    global _checks
+    _checks = checks
+
+
+def _work(listed: list[Listed]) -> Checked:
+    assert _checks is not None, "_start came before"
+    return check_files(_checks, listed)
+
+
+def useful_workers(files: int) -> int:
+    """Tell how many processes are worth starting for so many files: at most one per CPU."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cpus, files // _EACH))

@@ -1,0 +1,250 @@
+"""A whole image set to a released one: veiled, renamed, encoded, hashed; gone on with after a kill."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from filelock import FileLock, Timeout
+
+from datamodules.reader import FaceReader
+from lightning_app.desensitize import Desensitizer
+from lightning_app.release.finish import PARTS, finish, make_room, open_release, write_mask
+from lightning_app.release.journal import Done, Journal
+from lightning_app.release.manifest import OTHER, REASONS, Manifest, made_with, public_method
+from lightning_app.release.plan import Plan
+from lightning_app.release.preflight import be_strict, check_arguments, check_signature
+from lightning_app.release.pseudonyms import Pseudonyms
+from lightning_app.release.signing import fingerprint
+from lightning_app.release.veil import Veil
+from lightning_app.release.work import Work, work_through
+
+JOURNAL = "journal.jsonl"
+_PATIENCE = (
+    10.0  # seconds: where the system does not end them with it, processes outlive a killed one for five
+)
+_CHECKED = 4096  # batches compared between two reports of progress
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Release:
+    """What `write_release` did.
+
+    Attributes:
+        manifest: of the release.
+        plan: which image became which file.
+        refused: (file, reason, message) of every file that was refused; for the owner alone.
+        made: images veiled and written by this call.
+        kept: images that an earlier call had written.
+    """
+
+    manifest: Manifest
+    plan: Plan
+    refused: list[tuple[str, str, str]]
+    made: int
+    kept: int
+
+
+def write_release(
+    reader: FaceReader,
+    desensitizer: Desensitizer,
+    output: str | Path,
+    owner: str | Path,
+    key: bytes,
+    *,
+    signer: Ed25519PrivateKey | None = None,
+    compression: int = 1,
+    batch_size: int = 8,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Release:
+    """Write a released set; one that was stopped is gone on with.
+
+    Pixels are those that `FaceDataModule` makes on the fly in a validation: the reader's, to [0,1],
+    desensitized, rounded to the uint8 grid. At most 2 · `workers` batches are under way, so memory holds some 60
+    bytes an image beside them, and the manifest at the end.
+
+    Args:
+        reader: the raw set; its `strict` is switched on.
+        desensitizer: how images are veiled; put into `eval()`.
+        output: the folder that may leave the house.
+        owner: the folder that stays: journal of what is done.
+        key: 32 bytes that pseudonyms are made with.
+        signer: signs the manifest.
+        compression: zlib's level, see `encode_png`.
+        batch_size: images veiled at a time; small ones stay in the processor's cache.
+        workers: processes; by default one per CPU that this one may use, 0 works in this one.
+        overwrite: replace a release that is there, or was begun otherwise.
+        progress: called with what is done (`checking`, `writing`), how many images of it, of how many.
+
+    Raises:
+        FileExistsError: the output holds something that is not this release's beginning.
+        OSError: the disk is full, or cannot be written.
+        ValueError: of these a release cannot be made, it was begun with other settings, or no image is good.
+    """
+    output, owner = Path(output), Path(owner)
+    check_arguments(reader, output, owner, compression, batch_size, workers)
+    veil = Veil(desensitizer, reader.size)
+    be_strict(reader)
+    plan = Plan(reader.open(), Pseudonyms(key))
+    crop = getattr(reader, "crop", None)
+    facts: dict[str, Any] = {
+        "method": public_method(desensitizer.describe()), "size": reader.size,
+        "crop": list(crop) if isinstance(crop, tuple | list) else crop, "versions": made_with(),
+    }  # fmt: skip
+    header = facts | {
+        "output": str(output.resolve()), "key": Pseudonyms(key).fingerprint, "images": plan.hash,
+        "compression": compression, "batch_size": batch_size,
+    }  # fmt: skip
+    check_signature(output, signer, overwrite)
+    guard = int(getattr(desensitizer, "guard", 0))
+    with _alone(owner), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
+        writer = _Writer(Work(reader, veil, plan, output, compression, batch_size), journal, progress)
+        try:
+            if journal.is_new:
+                make_room(output, overwrite)
+            journal.open()
+            kept = writer.take_up()
+            made = writer.write(cpus() if workers is None else workers)
+            refused = writer.refused()
+            manifest = writer.manifest(facts, _counts(refused), guard, signer)
+            finish(output, manifest, signer, (plan.file(place) for place in writer.bad))
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise OSError(
+                f"no space left on the disk ({error.strerror}): {writer.count} of {len(plan)} images are done in "
+                f"{output}; make room and give the same command again, it goes on from there"
+            ) from error
+    return Release(manifest, plan, refused, made, kept)
+
+
+def _counts(refused: list[tuple[str, str, str]]) -> dict[str, int]:
+    return dict(Counter(reason if reason in REASONS else OTHER for _, reason, _ in refused))
+
+
+@contextmanager
+def _alone(owner: Path) -> Iterator[None]:
+    """Keep a second `desensitize` out of the owner's folder."""
+    owner.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(owner / "desensitize.lock")
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout as error:
+        raise ValueError(
+            f"{owner}: another desensitize is at work there; wait for it, or give another --name"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Writer:
+    """The images of a release, batch after batch in the plan's order."""
+
+    def __init__(self, work: Work, journal: Journal, progress: Progress | None) -> None:
+        count = len(work.plan)
+        self.work, self.journal, self.total = work, journal, count
+        self.progress: Progress = progress or (lambda what, done, total: None)
+        self.digests = np.zeros((count, 32), np.uint8)  # SHA-256 of each file
+        self.channels = np.zeros(count, np.uint8)  # of each file; 0 where there is none
+        self.whole = np.zeros(len(work), np.bool_)  # which batches are done
+        self.bad: dict[int, Done] = {}  # by place in the plan
+        self.count = 0  # images done
+
+    def take_up(self) -> int:
+        """Take over what the journal says and the disk confirms; tell how many images that is."""
+        for batch, images in self.journal.batches():
+            if batch < len(self.whole) and len(images) == len(self.work.places(batch)):
+                self._note(batch, images)
+        begun, self.count = np.flatnonzero(self.whole), 0
+        with ThreadPoolExecutor(cpus()) as pool:  # hashing and reading let the interpreter's lock go
+            for part in np.array_split(begun, -(-len(begun) // _CHECKED) or 1):
+                self.whole[part] = list(pool.map(self._is_there, part.tolist()))
+                self.count += sum(len(self.work.places(batch)) for batch in part[self.whole[part]].tolist())
+                self.progress("checking", self.count, self.total)
+        return self.count
+
+    def write(self, workers: int) -> int:
+        """Make what is left; tell how many images that was."""
+        open_release(self.work.output)
+        left = np.flatnonzero(~self.whole).tolist()
+        if not left:
+            return 0
+        kept = self.count
+        (self.work.output / PARTS).mkdir(parents=True)
+        try:
+            for batch, images in work_through(self.work, left, workers):
+                self.journal.add(batch, images)
+                self._note(batch, images)
+                self.count += len(images)
+                self.progress("writing", self.count, self.total)
+        finally:
+            open_release(self.work.output)
+        return self.count - kept
+
+    def refused(self) -> list[tuple[str, str, str]]:
+        """List the files refused: those that could not be taken, and those that are no images of the set."""
+        reader, plan = self.work.reader, self.work.plan
+        found = [(reader.name(plan.index(at)), done.reason, done.message) for at, done in self.bad.items()]
+        return sorted(found + [(path, reason, "") for path, reason in reader.passed_over()])
+
+    def manifest(
+        self, facts: dict[str, Any], refused: dict[str, int], guard: int, signer: Ed25519PrivateKey | None
+    ) -> Manifest:
+        """Write the mask and word the manifest."""
+        good = np.flatnonzero(self.channels).tolist()
+        if not good:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(refused.items()))
+            raise ValueError(f"no image of the set can be released ({reasons})")
+        names = [self.work.plan.file(place) for place in good]
+        files = {name: self.digests[at].tobytes().hex() for name, at in zip(names, good, strict=True)}
+        mask, lies_on = None, self.work.veil.mask
+        if lies_on is not None:
+            mask, hashes = write_mask(self.work.output, lies_on, guard, facts["method"]["method"])
+            files |= hashes
+        return Manifest(
+            **facts, channels=3 if (self.channels == 3).any() else 1, mask=mask, images=len(good),
+            identities=len({name.split("/")[1] for name in names}), refused=refused, files=files,
+            signer=None if signer is None else fingerprint(signer.public_key()),
+        )  # fmt: skip
+
+    def _note(self, batch: int, images: list[Done]) -> None:
+        for place, done in zip(self.work.places(batch), images, strict=True):
+            self.channels[place] = done.channels
+            self.bad.pop(place, None)
+            if done.channels:
+                self.digests[place] = np.frombuffer(bytes.fromhex(done.sha256), np.uint8)
+            else:
+                self.bad[place] = done
+        self.whole[batch] = True
+
+    def _is_there(self, batch: int) -> bool:
+        """Compare a batch's files with the journal's hashes."""
+        for place in self.work.places(batch):
+            path = self.work.output / self.work.plan.file(place)
+            if self.channels[place]:
+                if not path.is_file() or path.is_symlink():
+                    return False
+                if hashlib.sha256(path.read_bytes()).digest() != self.digests[place].tobytes():
+                    return False
+        return True
+
+
+def cpus() -> int:
+    """Count the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

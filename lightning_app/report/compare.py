@@ -1,0 +1,388 @@
+"""Methods side by side: utility against privacy, the Pareto front, and the picture of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from lightning_app.report.figures import rendered
+
+Figures = Mapping[str, float]
+RELEASED = "as released"  # what is seen without any attack
+# measure -> what it is called, whether a higher value is the more private one, whether judges measure it
+MEASURES: dict[str, tuple[str, bool, bool]] = {
+    "rank1": ("rank-1 re-identification", False, True),
+    "rank5": ("rank-5 re-identification", False, True),
+    "verification": ("verification against clean images", False, True),
+    "similarity": ("similarity with the own clean image", False, True),
+    "dssim": ("dSSIM", True, False),
+    "psnr": ("PSNR, dB", False, False),
+    "psnr_hidden": ("PSNR under the mask, dB", False, False),
+}
+_SHARES = ("rank1", "rank5", "verification")  # shown in %
+# Okabe and Ito's colours: told apart by colour-blind people too
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+_MARKERS = "os^DvPX*"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What stands for privacy in the picture.
+
+    Attributes:
+        measure: a key of `MEASURES`.
+        judge: by whom it is measured; None takes whoever sees most.
+    """
+
+    measure: str
+    judge: str | None = None
+
+    @property
+    def higher_is_private(self) -> bool:
+        """Whether more of it is more private."""
+        return MEASURES[self.measure][1]
+
+    @property
+    def scale(self) -> float:
+        """What figures are multiplied by to be shown: 100 for shares."""
+        return 100.0 if self.measure in _SHARES else 1.0
+
+    @property
+    def title(self) -> str:
+        """Its words on the axis."""
+        by = f" by {self.judge}" if self.judge else ""
+        unit = ", %" if self.scale == 100 else ""
+        return f"{MEASURES[self.measure][0]}{by} after the strongest attack{unit}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method in the picture: privacy after the strongest attack, and utility; in the units they are shown in.
+
+    Attributes:
+        label: the method.
+        x: privacy measure, with its 95 % interval.
+        y: accuracy of situation 1 in %, with its 95 % interval.
+        attack: which attack it is that sees most, `RELEASED` where none does.
+        judge: by whom; empty for measures without judges.
+        front: whether no other method is at least as good in both and better in one.
+    """
+
+    label: str
+    x: float
+    x_low: float
+    x_high: float
+    y: float
+    y_low: float
+    y_high: float
+    attack: str
+    judge: str
+    front: bool = False
+
+
+def parse_axis(text: str, judges: Sequence[str]) -> Axis:
+    """Read a privacy axis: a measure, or `measure/judge`.
+
+    Args:
+        text: such as `rank1`, `dssim` or `verification/dlib`.
+        judges: labels there are.
+
+    Raises:
+        ValueError: no such measure or judge, or a judge for a measure that has none, or the other way round.
+    """
+    measure, _, judge = text.partition("/")
+    if measure not in MEASURES:
+        raise ValueError(f"privacy_axis: {text!r}; give one of {', '.join(MEASURES)}")
+    judged = MEASURES[measure][2]
+    if judge and (not judged or judge not in judges):
+        raise ValueError(
+            f"privacy_axis: {text!r}: {f'judges are {list(judges)}' if judged else f'{measure} has no judges'}"
+        )
+    if judged and not judges:
+        raise ValueError(
+            f"privacy_axis: {text!r} is measured by judges, and there are none: give judges, or dssim"
+        )
+    return Axis(measure, judge or None)
+
+
+def strongest(
+    figures: Figures, attacks: Sequence[str], judges: Sequence[str], axis: Axis
+) -> tuple[float, float, float, str, str] | None:
+    """Find the attack that sees most of a method.
+
+    Args:
+        figures: of the method; those of an attack under `ATTACK/`.
+        attacks: labels.
+        judges: labels.
+        axis: what is looked at.
+
+    Returns:
+        Value, low and high as measured, the attack (`RELEASED` for none) and the judge; None where nothing was
+        measured.
+    """
+    found = []
+    judged = MEASURES[axis.measure][2]
+    whom = ([axis.judge] if axis.judge else list(judges)) if judged else [""]
+    for attack in (RELEASED, *attacks):
+        head = "" if attack == RELEASED else f"{attack}/"
+        for judge in whom:
+            tail = f"/{judge}" if judge else ""
+            value = figures.get(f"{head}{axis.measure}{tail}")
+            if value is not None:
+                low, high = (
+                    figures.get(f"{head}{axis.measure}{end}{tail}", value) for end in ("_low", "_high")
+                )
+                found.append((value, low, high, attack, judge or ""))
+    if not found:
+        return None
+    return (min if axis.higher_is_private else max)(found, key=lambda one: one[0])
+
+
+def points_of(
+    results: Mapping[str, Figures], attacks: Sequence[str], judges: Sequence[str], axis: Axis
+) -> list[Point]:
+    """Make the points of the picture; methods without accuracy or without a finite measure have none.
+
+    Args:
+        results: method -> its figures.
+        attacks: labels.
+        judges: labels.
+        axis: what stands for privacy.
+    """
+    made = []
+    for label, figures in results.items():
+        seen = strongest(figures, attacks, judges, axis)
+        y = figures.get("accuracy")
+        if seen is None or y is None or not math.isfinite(seen[0]):
+            continue
+        x, x_low, x_high = (axis.scale * value for value in seen[:3])
+        y_low, y_high = (100 * figures.get(f"accuracy_{end}", y) for end in ("low", "high"))
+        made.append(Point(label, x, x_low, x_high, 100 * y, y_low, y_high, seen[3], seen[4]))
+    sign = -1 if axis.higher_is_private else 1
+    best = pareto([(sign * p.x, -p.y) for p in made])
+    return [Point(**{**vars(p), "front": front}) for p, front in zip(made, best, strict=True)]
+
+
+def pareto(costs: Sequence[tuple[float, float]]) -> list[bool]:
+    """Tell which of several choices no other one beats: at most the same cost in both, less in one.
+
+    Args:
+        costs: lower is better in both.
+
+    Example:
+        >>> pareto([(1.0, 3.0), (2.0, 2.0), (2.0, 3.0), (3.0, 1.0)])
+        [True, True, False, True]
+    """
+    return [not any(a <= x and b <= y and (a < x or b < y) for a, b in costs) for x, y in costs]
+
+
+def staircase(points: Sequence[Point], axis: Axis) -> list[tuple[float, float]]:
+    """Give the corners of the line along the Pareto front, from the most private method to the most useful.
+
+    Args:
+        points: all of them.
+        axis: what stands for privacy.
+    """
+    sign = -1 if axis.higher_is_private else 1
+    front = sorted({(sign * p.x, p.y) for p in points if p.front})
+    corners: list[tuple[float, float]] = []
+    for x, y in front:
+        if corners:
+            corners.append((sign * x, corners[-1][1]))
+        corners.append((sign * x, y))
+    return corners
+
+
+def bounds(low: float, high: float, least: float = 1.0) -> tuple[float, float, list[float]]:
+    """Choose the range of an axis and its ticks: a little beyond the data, ticks at round numbers.
+
+    Args:
+        low: of the data.
+        high: of the data.
+        least: the smallest range.
+
+    Returns:
+        Low and high of the axis, and its ticks.
+
+    Example:
+        >>> bounds(52.0, 88.0)
+        (48.4, 91.6, [50.0, 60.0, 70.0, 80.0, 90.0])
+    """
+    middle, half = (low + high) / 2, max(high - low, least) / 2
+    low, high = middle - 1.2 * half, middle + 1.2 * half
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * next(m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    ticks = [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    return round(low, 6), round(high, 6), ticks
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+def place_labels(
+    anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], inside: Box,
+    avoid: Sequence[Box] = (),
+) -> list[tuple[float, float]]:  # fmt: skip
+    """Put a label beside each point so that labels cover neither each other nor points nor error bars.
+
+    Args:
+        anchors: points in pixels, y downwards.
+        sizes: (width, height) of each label.
+        inside: where labels must lie.
+        avoid: boxes that labels should leave free.
+
+    Returns:
+        Left and top of each label. Greedy, point by point: of many places near the point the one that covers
+        least, the nearest of those.
+    """
+    # a label may cross a thin error bar rather than stray from its point
+    taken = [(box, 0.2) for box in avoid] + [((x - 6, y - 6, x + 6, y + 6), 1.0) for x, y in anchors]
+    placed = []
+    for (x, y), (w, h) in zip(anchors, sizes, strict=True):
+
+        def cost(at: tuple[float, float], x: float = x, y: float = y, w: float = w, h: float = h) -> float:
+            box = (at[0], at[1], at[0] + w, at[1] + h)
+            out = max(0, inside[0] - box[0]) + max(0, inside[1] - box[1])
+            out += max(0, box[2] - inside[2]) + max(0, box[3] - inside[3])
+            near = math.hypot((box[0] + box[2]) / 2 - x, 1.5 * ((box[1] + box[3]) / 2 - y))
+            covered = sum(weight * _shared(box, other) for other, weight in taken)
+            return 200 * out + covered + 0.4 * near
+
+        spots = [
+            (left, top)
+            for gap in (8, 18, 30, 44)
+            for left in (x + gap, x - gap - w, x - w / 2)
+            for top in (y - h - gap, y - h / 2, y + gap, y - h - gap / 3, y + gap / 3)
+            if not (left == x - w / 2 and top == y - h / 2)
+        ]
+        best = min(spots, key=cost)
+        placed.append(best)
+        taken.append(((best[0], best[1], best[0] + w, best[1] + h), 1.0))
+    return placed
+
+
+def _shared(a: Box, b: Box) -> float:
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return wide * high if wide > 0 and high > 0 else 0.0
+
+
+def compare_figure(
+    results: Mapping[str, Figures], attacks: Sequence[str], judges: Sequence[str], axis: Axis, title: str = ""
+) -> Image.Image:
+    """Draw utility against privacy, and what each attack adds to what the released images give away.
+
+    Args:
+        results: method -> its figures.
+        attacks: labels.
+        judges: labels.
+        axis: what stands for privacy.
+        title: a line above everything.
+
+    Returns:
+        An RGB picture without any face.
+    """
+    points = points_of(results, attacks, judges, axis)
+    figure = Figure(figsize=(12.5, 5.0), dpi=110, layout="constrained", facecolor="white")
+    if title:
+        figure.suptitle(title, fontsize=12, weight="bold")
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    _scatter(left, figure, points, axis)
+    _before_and_after(right, results, attacks, judges, axis)
+    return rendered(figure)
+
+
+def _scatter(axes: Axes, figure: Figure, points: Sequence[Point], axis: Axis) -> None:
+    axes.set_xlabel(f"{axis.title}\n{'more private →' if axis.higher_is_private else '← more private'}")
+    axes.set_ylabel("verification accuracy on desensitized faces, %\nmore useful →")
+    axes.grid(alpha=0.25)
+    if not points:
+        axes.text(0.5, 0.5, "nothing measured yet", ha="center", transform=axes.transAxes)
+        return
+    axes.set_xlim(*bounds(min(p.x_low for p in points), max(p.x_high for p in points), axis.scale / 20)[:2])
+    axes.set_ylim(*bounds(min(p.y_low for p in points), max(p.y_high for p in points))[:2])
+    corners = staircase(points, axis)
+    axes.plot(*zip(*corners, strict=True), color=COLOURS[1], linewidth=1.5, alpha=0.6, label="Pareto front")
+    for point in points:
+        colour = COLOURS[1] if point.front else COLOURS[7]
+        axes.errorbar(
+            point.x, point.y, yerr=[[point.y - point.y_low], [point.y_high - point.y]],
+            xerr=[[point.x - point.x_low], [point.x_high - point.x]], fmt="o", color=colour, markersize=7,
+            markerfacecolor=colour if point.front else "white", elinewidth=1, ecolor=(*to_rgb(colour), 0.45),
+        )  # fmt: skip
+    axes.plot([], [], "o", color=COLOURS[7], markerfacecolor="white", label="beaten by another method")
+    axes.legend(fontsize=8, loc="lower right" if not axis.higher_is_private else "lower left")
+    texts = [axes.annotate(p.label, (p.x, p.y), fontsize=9.5) for p in points]
+    figure.draw_without_rendering()  # only now are places known in pixels
+    frame, legend = axes.get_window_extent(), axes.get_legend()
+    tall = figure.bbox.height
+
+    def flipped(box: Bbox) -> Box:
+        return box.x0, tall - box.y1, box.x1, tall - box.y0
+
+    def pixels(x: float, y: float) -> tuple[float, float]:
+        at = axes.transData.transform((x, y))
+        return float(at[0]), tall - float(at[1])
+
+    anchors = [pixels(p.x, p.y) for p in points]
+    bars = [bar for p in points for bar in error_boxes(p, pixels)]
+    if legend is not None:
+        bars.append(flipped(legend.get_window_extent()))
+    extents = [text.get_window_extent() for text in texts]
+    places = place_labels(anchors, [(e.width, e.height) for e in extents], flipped(frame), bars)
+    for text, extent, (left, top) in zip(texts, extents, places, strict=True):
+        text.set_position(axes.transData.inverted().transform((left, tall - top - extent.height)))  # type: ignore[arg-type]
+
+
+def error_boxes(point: Point, pixels: Callable[[float, float], tuple[float, float]]) -> list[Box]:
+    """Return the boxes that a point's two error bars cover.
+
+    Args:
+        point: the point.
+        pixels: what turns its units into pixels, y downwards.
+    """
+    (left, y), (right, _) = pixels(point.x_low, point.y), pixels(point.x_high, point.y)
+    (x, low), (_, high) = pixels(point.x, point.y_low), pixels(point.x, point.y_high)
+    return [(left, y - 1, right, y + 1), (x - 1, high, x + 1, low)]
+
+
+def _before_and_after(
+    axes: Axes, results: Mapping[str, Figures], attacks: Sequence[str], judges: Sequence[str], axis: Axis
+) -> None:
+    """Draw, method by method, what is seen as released and after each attack, by whoever sees most."""
+    labels = list(results)
+    for number, attack in enumerate((RELEASED, *attacks)):
+        places, values, lows, highs = [], [], [], []
+        for row, label in enumerate(labels):
+            head = "" if attack == RELEASED else f"{attack}/"
+            own = {key.removeprefix(head): v for key, v in results[label].items() if key.startswith(head)}
+            seen = strongest(own, (), judges, axis)
+            if seen is None or not math.isfinite(seen[0]):
+                continue
+            places.append(row + (number - len(attacks) / 2) * 0.6 / (len(attacks) + 1))
+            values.append(axis.scale * seen[0])
+            lows.append(axis.scale * (seen[0] - seen[1]))
+            highs.append(axis.scale * (seen[2] - seen[0]))
+        if values:
+            axes.errorbar(
+                values, places, xerr=[lows, highs], fmt=_MARKERS[number % len(_MARKERS)], markersize=5,
+                color=COLOURS[number % len(COLOURS)], elinewidth=0.8, label=attack,
+            )  # fmt: skip
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.25)
+    for row in range(1, len(labels)):
+        axes.axhline(row - 0.5, color="#dddddd", linewidth=0.6)
+    name = MEASURES[axis.measure][0] + (", %" if axis.scale == 100 else "")
+    axes.set_xlabel(f"{name}, before and after each attack")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=5, frameon=False,
+                    columnspacing=1.0, handletextpad=0.3)  # fmt: skip

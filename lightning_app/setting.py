@@ -1,0 +1,148 @@
+"""What a `fit` config says, read without running it: the data, who verifies, and what decides the figures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import ArgumentError
+
+from callbacks.verification import LFWVerification
+from datamodules.face import FaceDataModule
+
+_DECISIVE = ("max_epochs", "max_steps")  # of the trainer; the rest is where and how fast
+_IDLE = ("num_workers", "cache")  # of the data: how fast, not what
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One `fit`, read.
+
+    Attributes:
+        data: the DataModule, not yet set up.
+        verification: the callback that verifies; None where the config has none.
+        about: what decides the figures of the run, JSON-able: seed, epochs, model, data.
+        desensitizer: `class_path` and `init_args`, as a config has them; None where nothing is hidden.
+    """
+
+    data: FaceDataModule
+    verification: LFWVerification | None
+    about: dict[str, Any]
+    desensitizer: dict[str, Any] | None
+
+
+def read_setting(args: Sequence[str]) -> Setting:
+    """Read what `fit` would be run with.
+
+    Args:
+        args: the command line after `fit`: `--config NAME.yaml` and overrides.
+
+    Raises:
+        FileNotFoundError: a config or a file it names is not there.
+        ValueError: an argument or value is wrong, or the data is not a FaceDataModule.
+    """
+    from lightning_app.cli import FaceVeilCLI, reason  # it imports the commands, one of which imports this
+
+    class Reader(FaceVeilCLI):
+        def before_instantiate_classes(self) -> None:
+            """Leave run folders alone."""
+
+        def instantiate_classes(self) -> None:
+            """Build the data and the callbacks, no trainer."""
+            self.config_init = self.parser.instantiate(self.config)
+
+    try:
+        with _quietly():
+            read = Reader(
+                L.LightningModule, L.LightningDataModule, save_config_callback=None, subclass_mode_model=True,
+                subclass_mode_data=True, auto_configure_optimizers=False, seed_everything_default=0, run=False,
+                args=list(args), parser_kwargs={"exit_on_error": False},
+            )  # fmt: skip
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())[:400]) from error
+    except (ValueError, OSError) as error:  # jsonargparse wraps what a class refused in what it was tried as
+        raise ValueError(reason(error)) from error
+    data = read.config_init.data
+    if not isinstance(data, FaceDataModule):
+        raise ValueError(
+            f"{' '.join(args)}: data is a {type(data).__name__}; give a datamodules.FaceDataModule"
+        )
+    callbacks = read.config_init.trainer.callbacks or []
+    watching = callbacks if isinstance(callbacks, list) else [callbacks]
+    verifying = [c for c in watching if isinstance(c, LFWVerification)]
+    plain = json.loads(read.parser.dump(read.config, format="json", skip_unset=False))
+    return Setting(
+        data=data,
+        verification=verifying[0] if verifying else None,
+        about=_decisive(plain),
+        desensitizer=plain["data"]["init_args"].get("desensitizer"),
+    )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep Lightning from telling of the seed, and from warning of arguments beside the command line's own."""
+    own, disabled = sys.argv, logging.root.manager.disable
+    sys.argv = own[:1]
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        sys.argv = own
+        logging.disable(disabled)
+
+
+def saved_setting(run: Path) -> dict[str, Any] | None:
+    """Read what decided the figures of a run that is there; None where its folder has no config.
+
+    Args:
+        run: the run's folder.
+    """
+    config = run / "config.yaml"
+    return _decisive(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else None
+
+
+def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
+    """Name the first setting in which two runs differ, with both values; None where they agree.
+
+    A setting that only one of them knows does not count: it came with another version of FaceVeil.
+
+    Args:
+        made: `Setting.about` of the one that is there.
+        wanted: of the one asked for.
+        path: what stands before the setting's name.
+    """
+    for key in sorted({*made} & {*wanted}):
+        theirs, ours = made[key], wanted[key]
+        if isinstance(theirs, dict) and isinstance(ours, dict):
+            found = difference(theirs, ours, f"{path}{key}.")
+            if found is not None:
+                return found
+        elif theirs != ours:
+            return f"{path}{key} is {_short(theirs)}, not {_short(ours)}"
+    return None
+
+
+def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+    data = {**config["data"], "init_args": {**config["data"]["init_args"]}}
+    for key in _IDLE:
+        data["init_args"].pop(key, None)
+    return {
+        "seed_everything": config["seed_everything"],
+        "trainer": {key: config["trainer"].get(key) for key in _DECISIVE},
+        "model": config["model"],
+        "data": data,
+    }
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

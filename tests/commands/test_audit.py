@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from datamodules import FaceDataModule, FolderFaces, ReleasedFaces
+from lightning_app.desensitize import Desensitizer, Mosaic
+from lightning_app.release.against_raw import compare_images
+from lightning_app.release.audit import audit
+from lightning_app.release.manifest import Manifest, is_image_file, made_with
+from lightning_app.release.pseudonyms import Pseudonyms, load_key
+from tests.command_line import Veil, refused
+from tests.release.by_hand import CROP, KEY, SIZE, blur, images, oval, png, relist, set_times, write_release
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
+    """Releases of the drawn people, under a mask, blurred and as mosaic, and the key."""
+    home = tmp_path_factory.mktemp("made")
+    write_release(home / "masked", drawn_root)
+    write_release(home / "blurred", drawn_root, blur())
+    write_release(home / "mosaic", drawn_root, Mosaic(8))
+    (home / "key").write_text(KEY.hex() + "\n")
+    return home
+
+
+@pytest.fixture
+def spoilt(made: Path, tmp_path: Path) -> Path:
+    """A copy of the masked release to spoil."""
+    return Path(shutil.copytree(made / "masked", tmp_path / "masked"))
+
+
+def found(veil: Veil, *args: object) -> dict[str, list[str]]:
+    """Audit what has faults: exit code 1, and the findings by file."""
+    with pytest.raises(SystemExit) as stop:
+        veil("audit", *args, "--json", "audit.json")
+    assert stop.value.code == 1
+    report = json.loads(Path("audit.json").read_text())
+    assert report["passed"] is False
+    files: dict[str, list[str]] = {}
+    for finding in report["findings"]:
+        files.setdefault(finding["file"], []).append(finding["what"])
+    return files
+
+
+@pytest.mark.parametrize("method", ["masked", "blurred", "mosaic"])
+def test_a_good_release_passes(
+    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    veil("audit", made / method)
+    printed = capsys.readouterr().out
+    assert "audit PASSED; 48 images of 6 identities decoded" in printed
+    assert "0 released again" in printed
+    veil("audit", made / method, "--raw", drawn_root, "--key", made / "key", "--json", "audit.json")
+    assert "audit PASSED" in capsys.readouterr().out
+    report = json.loads(Path("audit.json").read_text())
+    assert (report["passed"], report["images"], report["released_again"]) == (True, 48, 48)
+    assert report["findings"] == []
+
+
+def test_findings_are_shown_by_file_and_all_written(
+    spoilt: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(30):
+        (spoilt / f"stray{number:02d}.txt").write_text("x")
+    set_times(spoilt)
+    everything = found(veil, spoilt)
+    assert len(everything) == 30
+    printed = capsys.readouterr()
+    assert "stray00.txt" in printed.out
+    assert "stray25.txt" not in printed.out
+    assert "and 10 more; all of them: audit.json" in printed.out
+    assert "audit FAILED: 30 findings in 30 files" in printed.out
+    assert "Traceback" not in printed.err
+
+
+def test_a_name_of_the_raw_set_is_found_wherever_it_stands(
+    spoilt: Path, drawn_root: Path, veil: Veil
+) -> None:
+    one = images(spoilt)[0]
+    one.rename(one.with_name("Drawn_00003_0001.png"))
+    (spoilt / "drawn-00004.txt").write_text("")
+    facts = json.loads((spoilt / "mask.json").read_text())
+    (spoilt / "mask.json").write_text(json.dumps(facts | {"seen_on": ["DRAWN 00005"]}))
+    old = Manifest.read(spoilt)
+    facts = {name: getattr(old, name) for name in Manifest.__dataclass_fields__}
+    manifest = Manifest(**(facts | {"refused": {"truncated: Drawn_00002_0004.png": 1}}))
+    (spoilt / "manifest.json").write_bytes(manifest.to_bytes())
+    set_times(spoilt)
+    everything = found(veil, spoilt, "--raw", drawn_root)
+    bears = "bears the name of an identity or a file of the raw set"
+    holds = "holds the name of an identity or a file of the raw set"
+    assert bears in everything[one.with_name("Drawn_00003_0001.png").relative_to(spoilt).as_posix()]
+    assert bears in everything["drawn-00004.txt"]
+    assert holds in everything["mask.json"]
+    assert everything["manifest.json"] == [holds]
+    assert not any("Drawn_0000" in what for whats in everything.values() for what in whats if what == bears)
+    without = found(veil, spoilt)
+    assert not any(what in (bears, holds) for whats in without.values() for what in whats)
+
+
+def _forge(one: Path, change: Callable[[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]], None]) -> None:
+    pixels = np.array(Image.open(one).convert("RGB"))
+    change(pixels)
+    one.write_bytes(png(pixels))
+
+
+def test_a_forgery_that_its_own_manifest_confirms_is_found_with_the_raw_set(
+    spoilt: Path, drawn_root: Path, made: Path, veil: Veil
+) -> None:
+    row, column = np.argwhere(oval()[0].numpy() == 1)[0].tolist()
+    one, two, three = images(spoilt)[5:8]
+
+    def brighter(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+        pixels[row, column] ^= 0x80
+
+    _forge(one, brighter)
+    second, third = two.read_bytes(), three.read_bytes()
+    two.write_bytes(third)
+    three.write_bytes(second)
+    relist(spoilt)
+    veil("audit", spoilt)  # by itself it is a release like any other
+    everything = found(veil, spoilt, "--raw", drawn_root, "--key", made / "key")
+    names = [path.relative_to(spoilt).as_posix() for path in (one, two, three)]
+    assert sorted(everything) == sorted(names)
+    assert everything[names[0]] == ["differs in 1 pixels from its raw image released again"]
+    for name in names[1:]:
+        assert "pixels from its raw image released again" in everything[name][0]
+
+
+def test_the_same_pixels_in_other_bytes_are_found(
+    spoilt: Path, drawn_root: Path, made: Path, veil: Veil
+) -> None:
+    one = images(spoilt)[5]
+    Image.open(one).save(one, "PNG")  # Pillow's own way to encode
+    relist(spoilt)
+    args = (spoilt, "--raw", drawn_root, "--key", made / "key")
+    veil("audit", *args, "--json", "audit.json")  # made, so the manifest says, with versions not known
+    report = json.loads(Path("audit.json").read_text())
+    assert any("1 images have the same pixels" in note for note in report["notes"])
+    relist(spoilt, versions=made_with())
+    assert found(veil, *args) == {
+        one.relative_to(spoilt).as_posix(): [
+            "has the pixels that releasing its raw image again gives, but other bytes"
+        ]
+    }
+
+
+@pytest.mark.parametrize("method", ["blurred", "mosaic"])
+def test_a_clean_file_among_blurred_ones_is_found(
+    made: Path, drawn_root: Path, tmp_path: Path, veil: Veil, method: str
+) -> None:
+    root = Path(shutil.copytree(made / method, tmp_path / method))
+    clean = tmp_path / "clean"
+
+    class Nothing(Desensitizer):
+        def veil(self, image: Tensor) -> Tensor:
+            return image
+
+    write_release(clean, drawn_root, Nothing())
+    one = images(root)[11]
+    one.write_bytes((clean / one.relative_to(root)).read_bytes())
+    relist(root)
+    assert found(veil, root, "--raw", drawn_root, "--key", made / "key") == {
+        one.relative_to(root).as_posix(): ["is clean: its pixels are those of the raw image"]
+    }
+
+
+def test_a_method_that_looks_under_the_mask_is_found(made: Path) -> None:
+    root = made / "masked"
+    report = audit(root)
+    assert report.manifest is not None
+    names = sorted(name for name in report.manifest.files if is_image_file(name))
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randint(0, 256, (len(names), 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+
+    def leaky(images: Tensor) -> Tensor:
+        mean = images.float().mean((-2, -1), keepdim=True).round().to(torch.uint8)
+        return (images // 2 + mean // 2) * oval().to(torch.uint8)
+
+    origin = {name: number for number, name in enumerate(names)}
+    count = compare_images(root, report, origin, lambda n: raw[n], leaky, oval(), 5, 0)
+    assert count == 5
+    assert [finding.what for finding in report.findings] == [
+        "depends on hidden pixels: releasing it with others under the mask gives another image"
+    ] * 5
+
+
+def test_another_key_or_set_is_found(made: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+    (tmp_path / "other").write_text("ff" * 32)
+    everything = found(veil, made / "masked", "--raw", drawn_root, "--key", tmp_path / "other")
+    assert everything == {
+        "images": ["no image bears the pseudonym of a raw one: other raw images, or another --key"]
+    }
+    fewer = Path(shutil.copytree(drawn_root, tmp_path / "fewer"))
+    shutil.rmtree(fewer / "Drawn_00000")
+    everything = found(veil, made / "masked", "--raw", fewer, "--key", made / "key")
+    assert len(everything) == 8
+    assert set(map(tuple, everything.values())) == {("bears the pseudonym of no raw image",)}
+
+
+def test_the_sample_is_drawn_by_the_seed(made: Path, drawn_root: Path, veil: Veil) -> None:
+    for sample, compared in ((5, 5), (1000, 48)):
+        veil(
+            "audit", made / "masked", "--raw", drawn_root, "--key", made / "key", "--sample", sample, "--seed", 3,
+            "--json", "audit.json",
+        )  # fmt: skip
+        assert json.loads(Path("audit.json").read_text())["released_again"] == compared
+
+
+def test_a_config_brings_another_reader(made: Path, drawn_root: Path, veil: Veil) -> None:
+    reader = {
+        "class_path": "datamodules.FolderFaces",
+        "init_args": {"root": str(drawn_root), "size": SIZE, "crop": CROP},
+    }
+    Path("desensitize.yaml").write_text(yaml.safe_dump({"reader": reader, "output": "elsewhere"}))
+    veil("audit", made / "masked", "--config", "desensitize.yaml", "--key", made / "key", "--json", "a.json")
+    assert json.loads(Path("a.json").read_text())["released_again"] == 48
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "no folder": (["nowhere"], "nowhere: no such folder"),
+    "no raw folder": (["RELEASED", "--raw", "nowhere"], "raw: nowhere: no such folder"),
+    "key without raw": (["RELEASED", "--key", "KEY"], "give --raw RAW_DIR too"),
+    "no key": (["RELEASED", "--raw", "RAW", "--key", "nokey"], "key nokey: no such file"),
+    "no public key": (["RELEASED", "--public-key", "nokey"], "public key nokey: no such file"),
+    "no sample": (["RELEASED", "--sample", "0"], "sample: 0; give at least 1 image"),
+    "no workers": (["RELEASED", "--workers", "0"], "workers: 0; give at least 1 process"),
+    "report in the release": (["RELEASED", "--json", "RELEASED/a.json"], "--json"),
+    "no reader": (["RELEASED", "--config", "empty.yaml"], "has no `reader`"),
+    "no config": (["RELEASED", "--config", "gone.yaml"], "no config 'gone.yaml'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_are_refused(
+    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    args, words = BAD[case]
+    Path("empty.yaml").write_text("output: elsewhere")
+    places = {"RELEASED": str(made / "masked"), "RAW": str(drawn_root), "KEY": str(made / "key")}
+    given = [places.get(arg, arg.replace("RELEASED", places["RELEASED"])) for arg in args]
+    assert words in refused(capsys, lambda: veil("audit", *given))
+
+
+VEILS: dict[str, dict[str, object]] = {
+    "mask": {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"freeform": [0.7, 0.8]}},
+    "block": {"class_path": "lightning_app.desensitize.CentreBlock"},
+    "blur": {"class_path": "lightning_app.desensitize.GaussianBlur", "init_args": {"kernel": 9}},
+    "centre blur": {"class_path": "lightning_app.desensitize.CentreBlur"},
+    "mosaic": {"class_path": "lightning_app.desensitize.Mosaic", "init_args": {"block": 8}},
+}
+
+
+@pytest.mark.parametrize("method", VEILS)
+def test_what_desensitize_releases_passes_and_trains(
+    drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    init = {"root": str(drawn_root), "size": SIZE, "crop": CROP}
+    reader = {"class_path": "datamodules.FolderFaces", "init_args": init}
+    config = {"reader": reader, "desensitizer": VEILS[method], "output": "released", "sign_key": "sign"}
+    Path("give.yaml").write_text(yaml.safe_dump(config))
+    veil("desensitize", "--make-sign-key", "sign")
+    veil("desensitize", "--config", "give.yaml")
+    key = "runs/give/pseudonyms.key"
+    capsys.readouterr()
+    for raw in (("--raw", drawn_root), ("--config", "give.yaml")):
+        veil("audit", "released", *raw, "--key", key, "--public-key", "sign.pub", "--json", "audit.json")
+        report = json.loads(Path("audit.json").read_text())
+        assert (report["images"], report["released_again"], report["findings"]) == (48, 48, [])
+    assert capsys.readouterr().out.count("audit PASSED") == 2
+
+    there = ReleasedFaces("released", public_key="sign.pub").open()
+    raw_faces = FolderFaces(drawn_root, size=SIZE, crop=CROP, cache_index=False).open()
+    trained = FaceDataModule(there)  # veils clean images as the release was
+    by_hand = trained.desensitized(raw_faces.__getitems__(range(48))["image"])["image"]
+    names = Pseudonyms(load_key(key))
+    at = {Path(there.name(i)).stem: i for i in range(48)}
+    order = [
+        at[names.image(raw_faces.identities[int(raw_faces.labels[i])], raw_faces.stable_name(i))]
+        for i in range(48)
+    ]
+    assert torch.equal(there.__getitems__(order)["image"].float() / 255, by_hand)
+
+    next(Path("released/images").rglob("*.png")).write_bytes(b"")
+    assert len(found(veil, "released", "--ignore-times")) == 1

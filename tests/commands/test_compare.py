@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_app import jobs, privacy
+from lightning_app.commands import compare as module
+from lightning_app.loggers import WandbLogger
+from tests.command_line import Veil, refused, write_config
+
+BLUR = "{class_path: lightning_app.desensitize.GaussianBlur, init_args: {kernel: 9}}"
+
+
+@pytest.fixture
+def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write a comparison of three methods whose recogniser is the one that `fitted` holds: nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    last = str(fitted / "runs/tiny/checkpoints/last.ckpt")
+    fit = str(fitted / "tiny.yaml")
+
+    def write(**more: object) -> Path:
+        about: dict[str, object] = {
+            "name": "both",
+            "methods": {
+                "none": {
+                    "config": fit,
+                    "checkpoint": last,
+                    "args": ["--data.init_args.desensitizer", "null"],
+                },
+                "blur 9": {
+                    "config": fit,
+                    "checkpoint": last,
+                    "args": ["--data.init_args.desensitizer", BLUR],
+                },
+                "mask": {"config": fit, "checkpoint": last},
+            },
+            "attacks": {
+                "mean face": {
+                    "class_path": "lightning_app.attacks.MeanFace",
+                    "init_args": {
+                        "reader": {"class_path": "datamodules.DrawnFaces", "init_args": {"size": 32}}
+                    },
+                },
+                "Telea": {"class_path": "lightning_app.attacks.Telea"},
+            },
+            "judges": {"clean": "none"},
+            "bootstrap": 20,
+            "examples": 2,
+            "device": "cpu",
+        }
+        path = tmp_path / "both.yaml"
+        path.write_text(yaml.safe_dump(about | more, sort_keys=False, allow_unicode=True))
+        return path
+
+    return write
+
+
+def test_everything_is_measured_once_and_shown(
+    config: Callable[..., Path], fitted: Path, veil: Veil, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = config()
+    veil("compare", "--config", path)
+    home = Path("runs/both")
+    found = json.loads((home / "metrics.json").read_text())
+    run = json.loads((fitted / "runs/tiny/metrics.json").read_text())
+    assert found["compare/mask/accuracy"] == run["lfw/accuracy"]
+    assert found["compare/mask/accuracy_s2"] == run["lfw/accuracy_s2"]
+    assert found["compare/mask/accuracy_low"] == run["lfw/accuracy_low"]
+    assert found["compare/mask/mask_ratio"] == pytest.approx(run["privacy/mask_ratio"])
+    assert found["compare/none/dssim"] == 0
+    assert found["compare/none/psnr"] is None  # infinite: strict JSON has no such number
+    for key in ("dssim", "psnr", "psnr_hidden", "rank1/clean", "verification/clean", "similarity/clean",
+                "accuracy/own", "worst/similarity/clean", "worst/dssim", "rank1_low/clean"):  # fmt: skip
+        assert isinstance(found[f"compare/mask/Telea/{key}"], float), key
+        assert isinstance(found[f"compare/mask/{key}"], float), key
+    # what is verified under the mask by the recogniser that `fit` verified is the same figure
+    assert found["compare/mask/accuracy/own"] == pytest.approx(run["lfw/accuracy"], abs=1e-6)
+    assert not [key for key in found if key.startswith(("compare/blur 9/Telea", "compare/none/mean face"))]
+    assert found["compare/mask/strongest/attack"] in ("as released", "mean face", "Telea")
+    lines = list(csv.DictReader((home / "compare.csv").open()))
+    assert [(line["method"], line["seen"]) for line in lines] == [
+        ("none", "as released"), ("blur 9", "as released"), ("mask", "as released"),
+        ("mask", "mean face"), ("mask", "Telea"),
+    ]  # fmt: skip
+    assert float(lines[4]["dssim"]) == found["compare/mask/Telea/dssim"]
+    assert (home / "compare.png").stat().st_size > 5000
+    page = (home / "report.html").read_text()
+    assert page.count("data:image/png") == 1 + 1 + 1 + 3  # clean, and each method in each state
+    assert f"compare --config {path}" in page
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("blur 9", "Telea", "rank-1"))
+
+    parts = {part: part.stat().st_mtime_ns for part in (home / "parts").iterdir()}
+    assert len(parts) == 5
+    monkeypatch.setattr(jobs, "call", lambda *rest: pytest.fail("nothing is to be run"))
+    judged: list[int] = []
+    real = privacy.measure
+
+    def counted(*args: Any) -> Any:
+        judged.append(len(args[3]))
+        return real(*args)
+
+    monkeypatch.setattr(module, "measure", counted)
+    (home / "parts" / next(part.name for part in parts if "Telea" in part.name)).unlink()  # killed there
+    veil("compare", "--config", path)
+    again = {part: part.stat().st_mtime_ns for part in (home / "parts").iterdir()}
+    assert {part for part in parts if parts[part] == again[part]} == {
+        p for p in parts if "Telea" not in p.name
+    }
+    assert judged == [1] * 5
+    assert json.loads((home / "metrics.json").read_text()) == found
+
+
+def test_faces_of_the_set_are_shown_only_when_asked(config: Callable[..., Path], veil: Veil) -> None:
+    methods = yaml.safe_load(config().read_text())["methods"]
+    path = config(methods={"none": methods["none"], "blur 9": methods["blur 9"]}, attacks={})
+    veil("compare", "--config", path)
+    assert "verification set" not in Path("runs/both/report.html").read_text()
+    veil("compare", "--config", path, "--show-faces")
+    page = Path("runs/both/report.html").read_text()
+    assert "This file shows faces of real people" in page
+    assert page.count("verification set: ") == 2 * 3  # heads and the pictures' words
+
+
+def test_loggers_get_the_table_and_no_face(
+    config: Callable[..., Path], veil: Veil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, Any]] = []
+    monkeypatch.setattr(WandbLogger, "log_table", lambda self, key, heads, rows: sent.append((key, rows)))
+    monkeypatch.setattr(WandbLogger, "log_image", lambda self, key, images: sent.append((key, images)))
+    methods = yaml.safe_load(config().read_text())["methods"]
+    path = config(methods={"mask": methods["mask"]}, attacks={}, judges={}, privacy_axis="dssim",
+                  logger={"class_path": "lightning_app.loggers.WandbLogger"})  # fmt: skip
+    veil("compare", "--config", path)
+    assert [key for key, _ in sent] == ["compare/table", "compare/picture"]
+    assert sent[0][1][0][0] == "mask"
+    assert sent[1][1][0].size[0] > 1000  # the scatter; faces stay in the page
+
+
+def test_runs_are_trained_shared_and_their_failures_told(
+    drawn_root: Path,
+    fitted: Path,
+    tmp_path: Path,
+    config: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit = write_config(tmp_path / "tiny.yaml", drawn_root, "ResNetFSM")
+    calls: list[list[str]] = []
+
+    def fake(args: Sequence[str], output: Path, group: str) -> bool:
+        """A `fit` that ends with what another one left; one that is to blur fails."""
+        calls.append(list(args))
+        if BLUR in args:
+            return False
+        at = {args[i]: args[i + 1] for i in range(len(args) - 1)}
+        home = Path(at["--runs"]) / at["--name"]
+        (home / "checkpoints").mkdir(parents=True)
+        for name in ("checkpoints/last.ckpt", "metrics.json", "config.yaml"):
+            (home / name).write_bytes((fitted / "runs/tiny" / name).read_bytes())
+        return True
+
+    monkeypatch.setattr(jobs, "call", fake)
+    methods: dict[str, Any] = {
+        "blur 9": {"config": str(fit), "args": ["--data.init_args.desensitizer", BLUR]},
+        "mask": {"config": str(fit), "run": "shared"},
+    }
+    path = config(methods=methods, attacks={}, judges={"m": "mask", "b": "blur 9"})
+    with pytest.raises(
+        ChildProcessError, match=r"2 steps failed \(blur 9: its run .*; judge b: blur 9 is not trained"
+    ):
+        module.run(["--config", str(path)])
+    assert [call[0] for call in calls] == ["fit", "fit"]
+    assert calls[1][-1] == "--overwrite"
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    assert "compare/blur 9/accuracy" not in found
+    assert found["compare/blur 9/dssim"] > 0  # what does not need its recogniser is there
+    assert found["compare/mask/accuracy"] > 0
+    assert "blur 9: its run" in Path("runs/both/report.html").read_text()
+    calls.clear()
+    with pytest.raises(ChildProcessError):
+        module.run(["--config", str(path)])
+    assert [call[0] for call in calls] == ["fit"]  # the finished run is reused
+    methods["mask"]["args"] = ["--model.init_args.lr", "0.5"]
+    path = config(methods=methods, attacks={}, judges={"m": "mask"})
+    with pytest.raises(
+        ValueError, match=r"methods.mask: runs/shared holds a run with other settings \(model.init"
+    ):
+        module.run(["--config", str(path)])
+
+
+def test_a_restorer_is_trained_on_each_method_that_hides(
+    config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def fake(args: Sequence[str], output: Path, group: str) -> bool:
+        calls.append(list(args))
+        return False
+
+    monkeypatch.setattr(jobs, "call", fake)
+    path = config(restorer={"config": "lfwa_quick_inpaint.yaml", "label": "RFR-Net"}, attacks={})
+    with pytest.raises(ChildProcessError, match="blur 9: training of RFR-Net; mask: training of RFR-Net"):
+        module.run(["--config", str(path)])
+    assert len(calls) == 2
+    for call, method in zip(calls, ("GaussianBlur", "MaskOut"), strict=True):
+        veil = json.loads(call[call.index("--data.init_args.desensitizer") + 1])
+        assert veil["class_path"] == f"lightning_app.desensitize.{method}"
+        assert call[:3] == ["fit", "--config", "lfwa_quick_inpaint.yaml"]
+    assert json.loads(Path("runs/both/metrics.json").read_text())["compare/mask/accuracy"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": {}}, "methods: none given"),
+        ({"methods": {"a": {"config": "gone.yaml"}}}, "no config 'gone.yaml'"),
+        ({"methods": {"a/b": {"config": "demo.yaml"}}}, "methods: 'a/b' is no label"),
+        (
+            {"methods": {"a b": {"config": "demo.yaml"}, "a_b": {"config": "demo.yaml"}}},
+            "have the same folder name",
+        ),
+        (
+            {"methods": {"a": {"config": "demo.yaml", "args": ["--data.cash", "1"]}}},
+            "methods.a: .*data.*cash",
+        ),
+        (
+            {"methods": {"a": {"config": "demo.yaml", "checkpoint": "x.ckpt"}}},
+            "methods.a.checkpoint x.ckpt: no such",
+        ),
+        (
+            {"methods": {"a": {"config": "demo.yaml", "run": "../x"}}},
+            "methods.a.run: '../x'; give a plain name",
+        ),
+        (
+            {"methods": {"a": {"config": "inpaint_rfr.yaml"}}},
+            "methods.a: .*inpaint_rfr.yaml|methods.a: .*mask",
+        ),
+        ({"judges": {"x": "nowhere.ckpt"}}, "judges.x nowhere.ckpt: no such checkpoint"),
+        ({"privacy_axis": "beauty"}, "privacy_axis: 'beauty'"),
+        ({"judges": {}}, "privacy_axis: 'rank1' is measured by judges"),
+        ({"name": "../x"}, "name: '../x'; give a plain name"),
+        ({"examples": 0}, "examples: 0; give at least 1"),
+        ({"device": "tpu9"}, "device: 'tpu9' cannot be used"),
+    ],
+)
+def test_bad_input_is_told(
+    config: Callable[..., Path], change: dict[str, object], message: str, veil: Veil,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    # judges of the three methods would be missed first where the methods are others
+    path = config(**(({"judges": {}, "privacy_axis": "dssim"} if "methods" in change else {}) | change))
+    assert re.search(message, refused(capsys, lambda: veil("compare", "--config", path)))
+
+
+def test_methods_on_other_people_cannot_be_compared(
+    config: Callable[..., Path], veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = yaml.safe_load(config().read_text())["methods"]
+    path = config(methods=methods | {"demo": {"config": "demo.yaml"}})
+    line = refused(capsys, lambda: veil("compare", "--config", path))
+    assert "methods.demo is verified on other pairs, crop or size than methods.none" in line

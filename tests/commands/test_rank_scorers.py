@@ -1,0 +1,91 @@
+"""`rank-scorers` end to end, on a recogniser of six drawn people and an ablation's recorded accuracies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.nn import functional as F
+
+from datamodules import FaceDataModule, FolderFaces
+from lightning_app.checkpoints import load_recogniser
+from lightning_app.commands.faces import drawn_numbers, load_faces
+from lightning_app.commands.rank_scorers import _SCORED, run
+from lightning_app.masks import freeform_masks, load_mask, save_mask
+from lightning_app.report import write_metrics
+from tests.command_line import Veil, write_config
+
+RATIOS = [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6), (0.7, 0.8), (0.85, 0.95)]
+
+
+@pytest.fixture
+def home(tmp_path: Path, drawn_root: Path, veil: Veil) -> Path:
+    """A clean checkpoint, five masks, and an ablation over them that says the fewer hidden the better."""
+    fit = write_config(tmp_path / "clean.yaml", drawn_root, "ResNet")
+    text = yaml.safe_load(fit.read_text())
+    text["trainer"]["callbacks"] = []
+    del text["data"]["init_args"]["desensitizer"]
+    fit.write_text(yaml.safe_dump(text))
+    veil("fit", "--config", fit)
+    variants, figures = {}, {}
+    for number, ratio in enumerate(RATIOS):
+        drawn = freeform_masks(1, 32, ratio, generator=torch.Generator().manual_seed(number))[0]
+        save_mask(drawn, tmp_path / f"m{number}.png")
+        variants[f"mask {number}"] = {"mask": f"m{number}.png"}
+        figures[f"ablation/mask {number}/resnet-mask/accuracy"] = 0.9 - number / 10
+    ablation = {"name": "five", "variants": variants, "systems": {"resnet-mask": {"config": str(fit)}}}
+    (tmp_path / "five.yaml").write_text(yaml.safe_dump(ablation))
+    write_metrics(tmp_path / "runs/five/metrics.json", figures)
+    ranked = {
+        "ablation": "five.yaml",
+        "scorers": {"clean": "runs/clean/checkpoints/last.ckpt"},
+        "data": text["data"] | {"init_args": text["data"]["init_args"] | {"seed": 0}},
+        "images": 6,
+        "bootstrap": 50,
+    }
+    (tmp_path / "rank.yaml").write_text(yaml.safe_dump(ranked))
+    return tmp_path
+
+
+def test_rho_is_that_of_losses_recomputed_by_hand(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["--config", "rank.yaml"])
+    found = json.loads(Path("runs/five/scorers.json").read_text())
+    text = yaml.safe_load((home / "rank.yaml").read_text())
+    data = FaceDataModule(
+        FolderFaces(**text["data"]["init_args"]["reader"]["init_args"]), val_share=0.2, seed=0
+    )
+    data.setup("fit")
+    assert data.held_out is not None
+    pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, _SCORED, 0, "images"))
+    model, _ = load_recogniser(text["scorers"]["clean"])
+    losses = []
+    for number in range(len(RATIOS)):
+        mask = load_mask(f"m{number}.png", 32)
+        with torch.no_grad():
+            losses.append(float(F.cross_entropy(model((pixels.float() / 255 * mask - 0.5) / 0.5), labels)))
+        assert found[f"scorers/clean/mask {number}/F"] == pytest.approx(losses[-1], abs=1e-4)
+    # accuracy falls with the number, so rho of −F and accuracy is 1 − 6 Σd²/(n(n²−1)) with these ranks
+    ranks = [sorted(losses).index(loss) for loss in losses]
+    d2 = sum((rank - number) ** 2 for number, rank in enumerate(ranks))
+    assert found["scorers/clean/resnet-mask/rho"] == pytest.approx(1 - 6 * d2 / (5 * 24))
+    assert found["scorers/masks"] == 5
+    assert "rho" in capsys.readouterr().out
+    assert Image.open("runs/five/scorers.png").size[0] > 300
+
+
+def test_an_ablation_that_was_not_run_is_refused(home: Path, veil: Veil) -> None:
+    Path("runs/five/metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"five has no metrics.json; run `python main.py ablate"):
+        run(["--config", "rank.yaml"])
+
+
+def test_three_masks_are_too_few(home: Path) -> None:
+    write_metrics(
+        "runs/five/metrics.json", {f"ablation/mask {n}/resnet-mask/accuracy": 0.5 + n / 10 for n in range(3)}
+    )
+    with pytest.raises(ValueError, match=r"3 masks have an accuracy .* needs 4 or more"):
+        run(["--config", "rank.yaml"])

@@ -1,0 +1,108 @@
+"""A small release, written without the code that releases: what an audit is tried on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules import FolderFaces
+from lightning_app.desensitize import Desensitizer, GaussianBlur
+from lightning_app.masks import load_mask, mask_hash, mask_ratio, save_mask
+from lightning_app.release import Manifest, MaskEntry, Pseudonyms
+from lightning_app.release.audit import Audit
+from lightning_app.release.encode import encode_png
+from lightning_app.release.manifest import TIMESTAMP, public_method
+
+KEY = bytes(range(32))
+SIZE = 32
+CROP = 44
+
+
+def oval() -> Tensor:
+    """A mask `[1,32,32]` that shows a slanted band, another one when mirrored."""
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    return (((rows + 2 * columns) % 40) < 12).float()[None]
+
+
+def write_release(root: Path, raw: Path, veil: Desensitizer | None = None, **changed: object) -> Manifest:
+    """Release a tree of faces under `oval`, or veiled otherwise; `changed` goes into the manifest."""
+    reader = FolderFaces(raw, size=SIZE, crop=CROP, cache_index=False)
+    names, files = Pseudonyms(KEY), {}
+    mask = None
+    if veil is None:
+        save_mask(oval(), root / "mask.png")
+        mask = load_mask(root / "mask.png")
+    for index in range(len(reader)):
+        folder, file = Path(reader.name(index)).parts[-2:]
+        image = names.image(folder, f"{folder}/{file}")
+        pixels = reader[index]["image"]
+        if mask is not None:
+            pixels = pixels * mask.to(torch.uint8)
+        elif veil is not None:
+            pixels = (veil.veil(pixels.float() / 255) * 255).round().to(torch.uint8)
+        at = root / "images" / names.identity(folder) / f"{image}.png"
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_bytes(png(pixels[0].permute(1, 2, 0).numpy()))
+        files[at.relative_to(root).as_posix()] = sha256(at)
+    entry = None
+    if mask is not None:
+        files |= {name: sha256(root / name) for name in ("mask.png", "mask.json")}
+        entry = MaskEntry("mask.png", files["mask.png"], mask_hash(mask), float(mask_ratio(mask)))
+    about = {"method": "MaskOut"} if veil is None else public_method(veil.describe())
+    facts: dict[str, object] = {
+        "method": about, "size": SIZE, "channels": 3, "crop": CROP, "mask": entry, "files": files,
+        "identities": len(reader.identities), "images": len(reader),
+    }  # fmt: skip
+    manifest = Manifest(**(facts | changed))  # type: ignore[arg-type]
+    (root / "manifest.json").write_bytes(manifest.to_bytes())
+    set_times(root)
+    return manifest
+
+
+def relist(root: Path, **changed: object) -> None:
+    """Give the manifest the hashes that the files have now: what a forger without the signing key can do."""
+    old = Manifest.read(root)
+    files = {name: sha256(root / name) for name in old.files}
+    facts = {name: getattr(old, name) for name in Manifest.__dataclass_fields__}
+    (root / "manifest.json").write_bytes(Manifest(**(facts | {"files": files} | changed)).to_bytes())
+    set_times(root)
+
+
+def images(root: Path) -> list[Path]:
+    """List the images of a release."""
+    return sorted((root / "images").rglob("*.png"))
+
+
+def said(found: Audit) -> dict[str, list[str]]:
+    """What an audit found, by file."""
+    files: dict[str, list[str]] = {}
+    for finding in found.findings:
+        files.setdefault(finding.file, []).append(finding.what)
+    return files
+
+
+def set_times(root: Path) -> None:
+    """Give every file and folder the time that released ones bear."""
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (TIMESTAMP, TIMESTAMP), follow_symlinks=False)
+
+
+def png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    """Encode `[H,W,3]` as PNG; grey where it is."""
+    grey = bool((pixels == pixels[..., :1]).all())
+    return encode_png(np.ascontiguousarray(pixels[..., 0]) if grey else pixels)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def blur() -> GaussianBlur:
+    """A veil without a mask."""
+    return GaussianBlur(9)
