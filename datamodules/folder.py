@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from datamodules.index import Arrays, Names, Scan
 from datamodules.reader import BadImage, FaceReader, OnBadImage, Pixels
 
 _THREADS = 16  # listing waits for the file system, on a network most of all
+_OPEN = "/proc/self/fd"  # of Linux: where the files lie that this process has opened
 _SETTLED = 2 * 10**9  # nanoseconds; clocks of file systems tick as coarsely as this
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -70,6 +72,7 @@ class FolderFaces(FaceReader):
                 f"root={self.root}: no such folder (looked for one folder of images per identity); unpack "
                 "the set there or point to it with --data.init_args.reader.init_args.root"
             )
+        self._top = os.path.realpath(self.root)
         scan = TreeScan(self.root).get(self.cache_index)
         folders = Names(scan["folders"], scan["folder_ends"])
         self._files = Names(scan["files"], scan["file_ends"])
@@ -88,7 +91,7 @@ class FolderFaces(FaceReader):
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
         path = self.name(index)
-        data = read_within(path, self.root) if self.strict else read_bytes(path)
+        data = read_within(path, self._top) if self.strict else read_bytes(path)
         return decode(data, self.crop, self.size, path, upright=self.strict)
 
     def name(self, index: int) -> str:
@@ -130,22 +133,28 @@ def _passed_over(folder: str) -> Iterator[tuple[str, str]]:
                 yield entry.path, "unknown format"
 
 
-def read_within(path: str, root: str | os.PathLike[str]) -> bytes:
+def read_within(path: str, top: str) -> bytes:
     """Read a file of a tree: links are followed within it and not out of it.
 
     Args:
         path: of the file.
-        root: of the tree.
+        top: of the tree, as `os.path.realpath` gives it.
 
     Raises:
         BadImage: it lies outside the tree, is no file, or cannot be read.
     """
-    real, top = os.path.realpath(path), os.path.realpath(root)
-    if os.path.commonpath([real, top]) != top:
-        raise BadImage(f"{path}: lies outside the tree, in {real}", "outside the tree")
-    if os.path.exists(real) and not os.path.isfile(real):  # a pipe would keep us waiting
-        raise BadImage(f"{path}: is no file", "special file")
-    return read_bytes(real)
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would keep us waiting
+    except OSError as error:
+        raise BadImage(f"{path}: cannot be read ({error.strerror})", "cannot be read") from error
+    with open(handle, "rb") as file:
+        # of the opened file, not of the name: what the name leads to may change, and one look is enough
+        real = os.readlink(f"{_OPEN}/{handle}") if os.path.isdir(_OPEN) else os.path.realpath(path)
+        if not real.startswith(os.path.join(top, "")):
+            raise BadImage(f"{path}: lies outside the tree, in {real}", "outside the tree")
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise BadImage(f"{path}: is no file", "special file")
+        return file.read()
 
 
 class TreeScan(Scan):

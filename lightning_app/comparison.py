@@ -169,17 +169,20 @@ class Candidate:
 
         Returns:
             Its checkpoint; None where the run failed.
+
+        Raises:
+            ValueError: the config cannot be used, or a run of that name was made otherwise.
         """
         run = self.folder / f"{jobs.slug(self.label)}_{jobs.slug(restorer.label)}"
         veil = json.dumps(self.setting.desensitizer)
-        args = ["fit", "--config", restorer.config, "--seed_everything", str(seed), *restorer.args,
-                "--data.init_args.desensitizer", veil, "--runs", str(run.parent), "--name", run.name]  # fmt: skip
+        common = ["--config", restorer.config, "--seed_everything", str(seed), *restorer.args,
+                  "--data.init_args.desensitizer", veil]  # fmt: skip
+        args = ["fit", *common, "--runs", str(run.parent), "--name", run.name]
         self.commands.append(_typed(args))
-        about = {"args": args, "veil": self.setting.data.desensitizer.describe()}
+        about = {"about": read_setting(common).about, "veil": self.setting.data.desensitizer.describe()}
         jobs.keep_record(self.folder / "jobs" / f"{run.name}.json", run, _plain(about))
-        done = jobs.do(
-            args, run, self._log(f"_{jobs.slug(restorer.label)}"), self.folder.name, figure=_TRAINED
-        )
+        output = self._log(f"_{jobs.slug(restorer.label)}")
+        done = jobs.do(args, run, output, self.folder.name, figure=_TRAINED)
         return run / LAST if done else None
 
     def utility(self) -> dict[str, float]:

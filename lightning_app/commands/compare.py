@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -152,11 +153,11 @@ def compare(
                     found[label] = one
             return found
 
-        known = judges_of("judge", who)
+        bench = _Bench(subjects, judges_of("judge", who), bootstrap, out.folder / "parts")
         shared = judges_of("recogniser", {k: v for k, v in compared.items() if v != OWN})
-        done = 0
         task = bar.add_task("", total=len(subjects) * len(candidates) * (1 + len(out.attacks)))
-        for label, candidate in candidates.items():
+        for number, (label, candidate) in enumerate(candidates.items()):
+            bar.update(task, completed=number * len(subjects) * (1 + len(out.attacks)))
             own = {k: v for k, v in compared.items() if v == OWN} if label in ready else {}
             eyes = shared | judges_of("recogniser", own, candidate)
             against: dict[str, Attack | None] = {RELEASED: None, **mounted}
@@ -168,28 +169,16 @@ def compare(
                 bar.update(task, description=f"{label}: {attack_label}")
                 if attack is None and attack_label != RELEASED:
                     continue  # its checkpoint could not be read, which is told already
-                tick = partial(bar.advance, task)
                 work = partial(
-                    _figures,
-                    candidate,
-                    attack,
-                    attack_label,
-                    subjects,
-                    known,
-                    eyes,
-                    bootstrap,
-                    out.folder,
-                    tick,
+                    bench.figures, candidate, attack, attack_label, eyes, partial(bar.advance, task)
                 )
                 found = out.tried(f"{label}, {attack_label}", work) or {}
                 head = "" if attack is None else f"{attack_label}/"
                 out.results[label] |= {f"{head}{key}": value for key, value in found.items()}
-                done += len(subjects)
-                bar.update(task, completed=done)
-            out.tried(
-                f"{label}: examples", partial(out.show, candidate, against, subjects, examples, show_faces)
-            )
+            show = partial(out.show, candidate, against, subjects, examples, show_faces)
+            out.tried(f"{label}: examples", show)
             write_report(out)
+        bar.update(task, completed=len(subjects) * len(candidates) * (1 + len(out.attacks)))
     write_report(out, final=True)
     if out.failed:
         raise ChildProcessError(
@@ -245,41 +234,52 @@ def _train(
     ready: set[str] = set()
     for label, candidate in candidates.items():
         bar.update(task, description=f"{label}: recogniser")
-        done = candidate.train()
+        done = out.tried(f"{label}: its run", candidate.train)
         if done and out.tried(f"{label}: its checkpoint", candidate.facts) is not None:
             ready.add(label)
-        elif not done:
+        elif done is False:
             out.failed.append(f"{label}: its run ({candidate.run})")
         bar.advance(task)
     restorers = {label: c.method.restorer for label, c in candidates.items() if c.method.restorer}
     for candidate in hiding:
         assert restorer is not None
         bar.update(task, description=f"{candidate.label}: {restorer.label}")
-        made = candidate.train_restorer(restorer, seed)
-        if made is None:
-            out.failed.append(f"{candidate.label}: training of {restorer.label}")
-        else:
+        what = f"{candidate.label}: training of {restorer.label}"
+        made = out.tried(what, partial(candidate.train_restorer, restorer, seed))
+        if made:
             restorers[candidate.label] = str(made)
+        elif not (out.failed and out.failed[-1].startswith(what)):
+            out.failed.append(what)
         bar.advance(task)
     bar.update(task, visible=False)
     return ready, restorers
 
 
-def _figures(
-    candidate: Candidate, attack: Attack | None, label: str, subjects: Subjects, judges: Mapping[str, Judge],
-    recognisers: Mapping[str, Judge], bootstrap: int, folder: Path, tick: Callable[[int], None],
-) -> dict[str, float]:  # fmt: skip
-    """Measure one attack on one method, or read what was measured before; empty where it cannot be mounted."""
-    data = candidate.setting.data
-    if not applies(attack, data):
-        return {}
-    key = part_key(subjects, data, attack)
-    path, had = measured(folder / "parts", jobs.slug(f"{candidate.label}_{label}"), key)
-    part = measure(subjects, data, attack, [*judges.values()], [*recognisers.values()], had, tick)
-    if part.keys() != had.keys():
-        keep(path, part)
-        log.info("%s, %s: measured on %d images", candidate.label, label, len(subjects))
-    return figures(part, subjects, judges, recognisers, bootstrap)
+@dataclass(frozen=True)
+class _Bench:
+    """Where methods and attacks are measured."""
+
+    subjects: Subjects
+    judges: Mapping[str, Judge]
+    bootstrap: int
+    parts: Path
+
+    def figures(
+        self, candidate: Candidate, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
+        tick: Callable[[int], None],
+    ) -> dict[str, float]:  # fmt: skip
+        """Measure one attack on one method, or read what was measured before; empty where it cannot be mounted."""
+        data = candidate.setting.data
+        if not applies(attack, data):
+            return {}
+        key = part_key(self.subjects, data, attack)
+        path, had = measured(self.parts, jobs.slug(f"{candidate.label}_{label}"), key)
+        eyes = [*self.judges.values()], [*recognisers.values()]
+        part = measure(self.subjects, data, attack, *eyes, had, tick)
+        if part.keys() != had.keys():
+            keep(path, part)
+            log.info("%s, %s: measured on %d images", candidate.label, label, len(self.subjects))
+        return figures(part, self.subjects, self.judges, recognisers, self.bootstrap)
 
 
 def _dlib(device: torch.device) -> Judge:

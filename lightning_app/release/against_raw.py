@@ -62,7 +62,13 @@ def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
         foreign = " ".join(part for part in parts if not _PSEUDONYM.fullmatch(part))
         if not exact.isdisjoint([*parts, *stems]) or (foreign and _mentions(foreign, words)):
             audit.add(path, "bears the name of an identity or a file of the raw set")
-    texts = {MANIFEST: [*strings(manifest.method), *(manifest.refused.keys() - REASONS), *manifest.versions.values()]}
+    texts = {
+        MANIFEST: [
+            *strings(manifest.method),
+            *(manifest.refused.keys() - REASONS),
+            *manifest.versions.values(),
+        ]
+    }
     if (root / MASK_FACTS).is_file():
         try:
             texts[MASK_FACTS] = list(strings(json.loads((root / MASK_FACTS).read_bytes())))

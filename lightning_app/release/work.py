@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from datamodules.reader import BadImage, FaceReader, Pixels
 from lightning_app.release.encode import encode_png
@@ -24,8 +27,8 @@ from lightning_app.release.veil import Veil
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
-class Work(Dataset[Any]):
-    """The batches of a release; asked for one, it makes its files and tells what became of each image.
+class Work:
+    """The batches of a release.
 
     Args:
         reader: the raw set.
@@ -42,6 +45,7 @@ class Work(Dataset[Any]):
         self.reader, self.veil, self.plan, self.output = reader, veil, plan, output
         self.compression, self.batch_size = compression, batch_size
         self._labels = reader.labels.numpy()
+        self._folder = ""  # made last
 
     def __len__(self) -> int:
         """Count the batches."""
@@ -51,14 +55,8 @@ class Work(Dataset[Any]):
         """Return the places of a batch's images in the plan."""
         return range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.plan)))
 
-    def __getitem__(self, batch: int) -> tuple[int, list[Done] | Exception]:
-        """Make a batch's files; an error that the user can mend is returned, and travels to the parent whole."""
-        try:
-            return batch, self._make(batch)
-        except (OSError, ValueError) as error:
-            return batch, error
-
-    def _make(self, batch: int) -> list[Done]:
+    def make(self, batch: int) -> list[Done]:
+        """Read, veil, encode and write the images of a batch; tell what became of each."""
         read = {place: self._read(place) for place in self.places(batch)}
         done = {place: found for place, found in read.items() if isinstance(found, Done)}
         pixels = {place: found for place, found in read.items() if not isinstance(found, Done)}
@@ -83,23 +81,26 @@ class Work(Dataset[Any]):
         path = os.path.join(self.output, name)
         # the process in its name: another one that a kill left alive for a moment never writes the same file
         part = os.path.join(self.output, PARTS, f"{os.getpid()}-{os.path.basename(name)}")
-        with open(part, "wb", buffering=0) as file:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
             view = memoryview(data)
             while view:
-                view = view[file.write(view) :]
+                view = view[os.write(handle, view) :]
+        finally:
+            os.close(handle)
         stamp(part)
-        try:
-            os.replace(part, path)
-        except FileNotFoundError:  # the first image of its identity
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.replace(part, path)
+        folder = os.path.dirname(path)
+        if folder != self._folder:  # images come identity after identity
+            os.makedirs(folder, exist_ok=True)
+            self._folder = folder
+        os.replace(part, path)
 
 
 def work_through(work: Work, batches: Sequence[int], workers: int) -> Iterator[tuple[int, list[Done]]]:
     """Make batches in processes of their own.
 
     Processes, not threads: a third of the time an image takes is Python's, which threads do one at a time.
-    At most 2 · `workers` batches are under way; what they return are a few hundred bytes.
+    At most 4 · `workers` batches are under way; what they return are a few hundred bytes.
 
     Args:
         work: what is to be done.
@@ -107,38 +108,65 @@ def work_through(work: Work, batches: Sequence[int], workers: int) -> Iterator[t
         workers: processes; 0 works in this one.
 
     Yields:
-        The batch and what became of its images, in order.
+        A batch and what became of its images, as they are finished.
 
     Raises:
         OSError, ValueError: what stopped a batch; or that a process was killed.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # where the work is done in this process; others begin with one
-    loader: DataLoader[Any] = DataLoader(
-        work, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_as_it_is,
-        prefetch_factor=2 if workers else None, worker_init_fn=_die_with_parent,
-    )  # fmt: skip
-    try:
-        for batch, found in loader:
-            if isinstance(found, Exception):
-                raise found
-            yield batch, found
-    except RuntimeError as error:  # torch's word for a process that is gone
-        if not workers or "DataLoader worker" not in str(error):
-            raise
-        raise OSError(
-            f"a worker process was killed, for want of memory perhaps ({str(error).splitlines()[0]}); give fewer "
-            "--workers and the same command again, it goes on from there"
-        ) from error
-    finally:
-        torch.set_num_threads(threads)
+    if not workers:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from ((batch, work.make(batch)) for batch in batches)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    # forked, so that the raw set's index is shared and not sent; other systems fork no process with threads
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    with ProcessPoolExecutor(workers, context, _begin, (work, os.getpid())) as pool:
+        under_way: dict[Future[list[Done]], int] = {}
+        try:
+            for batch in batches:
+                under_way[pool.submit(_make, batch)] = batch
+                if len(under_way) >= 4 * workers:
+                    yield from _finished(under_way)
+            while under_way:
+                yield from _finished(under_way)
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a worker process was killed, for want of memory perhaps; give fewer --workers and the same command "
+                "again, it goes on from there"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _as_it_is(item: Any) -> Any:
-    return item
+def _finished(under_way: dict[Future[list[Done]], int]) -> Iterator[tuple[int, list[Done]]]:
+    """Wait for at least one batch; take out and yield those that are finished."""
+    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+        yield under_way.pop(future), future.result()
 
 
-def _die_with_parent(worker: int) -> None:
-    """Have Linux kill this process when its parent is killed; elsewhere torch's watchdog takes some seconds."""
+_work: Work | None = None  # of a process of the pool
+
+
+def _begin(work: Work, parent: int) -> None:
+    """Be ready to work, and to end with the parent should that be killed: nobody else tells."""
+    global _work
+    _work = work
+    torch.set_num_threads(1)  # the processes are the parallel ones
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _make(batch: int) -> list[Done]:
+    assert _work is not None, "_begin comes first"
+    return _work.make(batch)
