@@ -20,6 +20,7 @@ from datamodules.reader import BadImage, FaceReader, OnBadImage, Pixels
 
 _THREADS = 16  # listing waits for the file system, on a network most of all
 _OPEN = "/proc/self/fd"  # of Linux: where the files lie that this process has opened
+_HAS_OPEN = os.path.isdir(_OPEN)
 _SETTLED = 2 * 10**9  # nanoseconds; clocks of file systems tick as coarsely as this
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -149,7 +150,7 @@ def read_within(path: str, top: str) -> bytes:
         raise BadImage(f"{path}: cannot be read ({error.strerror})", "cannot be read") from error
     with open(handle, "rb") as file:
         # of the opened file, not of the name: what the name leads to may change, and one look is enough
-        real = os.readlink(f"{_OPEN}/{handle}") if os.path.isdir(_OPEN) else os.path.realpath(path)
+        real = os.readlink(f"{_OPEN}/{handle}") if _HAS_OPEN else os.path.realpath(path)
         if not real.startswith(os.path.join(top, "")):
             raise BadImage(f"{path}: lies outside the tree, in {real}", "outside the tree")
         if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -317,6 +317,11 @@ def figures(
         ranks = part[f"rank/{short}"][probes]
         for k in _RANKS if len(probes) else ():
             add(f"rank{k}", (ranks <= k).double(), labels[probes], 1, f"/{label}")
+            if bootstrap and out[f"rank{k}/{label}"] in (0, 1):
+                # resampling what never happened says 'never': the exact 95 % bound for so many people instead
+                bound = 0.05 ** (1 / len(labels[probes].unique()))
+                end, value = ("high", 1 - bound) if out[f"rank{k}/{label}"] == 0 else ("low", bound)
+                out[f"rank{k}_{end}/{label}"] = value
         out |= _verified("verification", part[f"linked/{short}"], subjects.pairs, bootstrap, label)
     for label, judge in recognisers.items():
         if f"pairs/{_short(judge)}" in part:

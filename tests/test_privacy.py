@@ -128,6 +128,15 @@ def test_clean_images_hide_nothing_and_a_perfect_attack_sees_all(subjects: Subje
     assert released["rank1/grid"] < clean["rank1/grid"]
 
 
+def test_an_interval_of_what_never_happened_is_not_empty(subjects: Subjects) -> None:
+    """Nobody of 12 people is found: up to 1 − 0.05^(1/12) = 22.1 % may be (the exact binomial bound)."""
+    blind = Judge("blind", lambda image, mask, which: torch.ones(len(image), 3))
+    part = measure(subjects, data_of(), None, [blind])
+    found = figures(part, subjects, {"blind": blind}, {}, bootstrap=20)
+    assert [found[f"rank1{end}/blind"] for end in ("", "_low")] == [0, 0]
+    assert found["rank1_high/blind"] == pytest.approx(0.2209, abs=1e-4)
+
+
 def test_nothing_is_computed_twice(subjects: Subjects) -> None:
     grid, data = Counting("twice"), data_of(GaussianBlur(9))
     part = measure(subjects, data, None, [grid.judge], [grid.judge])

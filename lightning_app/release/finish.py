@@ -34,8 +34,8 @@ _TOP = (MANIFEST, SIGNATURE, MASK, MASK_FACTS)
 _LEFT = re.compile(rf"\.({'|'.join(re.escape(name) for name in _TOP)})\..*\.tmp")  # write_atomically's
 
 
-def stamp(path: str | Path) -> None:
-    """Give a file or folder the time stamp that all of a release bear."""
+def stamp(path: str | Path | int) -> None:
+    """Give a file or folder, or an open file by its number, the time stamp that all of a release bear."""
     os.utime(path, (TIMESTAMP, TIMESTAMP))
 
 

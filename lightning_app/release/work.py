@@ -86,9 +86,9 @@ class Work:
             view = memoryview(data)
             while view:
                 view = view[os.write(handle, view) :]
+            stamp(handle)
         finally:
             os.close(handle)
-        stamp(part)
         folder = os.path.dirname(path)
         if folder != self._folder:  # images come identity after identity
             os.makedirs(folder, exist_ok=True)

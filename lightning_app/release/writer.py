@@ -30,9 +30,7 @@ from lightning_app.release.veil import Veil
 from lightning_app.release.work import Work, work_through
 
 JOURNAL = "journal.jsonl"
-_PATIENCE = (
-    10.0  # seconds: where the system does not end them with it, processes outlive a killed one for five
-)
+_PATIENCE = 10.0  # seconds: processes may outlive a killed parent for one, and hold its lock
 _CHECKED = 4096  # batches compared between two reports of progress
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 Progress = Callable[[str, int, int], None]
@@ -74,7 +72,7 @@ def write_release(
     """Write a released set; one that was stopped is gone on with.
 
     Pixels are those that `FaceDataModule` makes on the fly in a validation: the reader's, to [0,1],
-    desensitized, rounded to the uint8 grid. At most 2 · `workers` batches are under way, so memory holds some 60
+    desensitized, rounded to the uint8 grid. At most 4 · `workers` batches are under way, so memory holds some 60
     bytes an image beside them, and the manifest at the end.
 
     Args:

@@ -306,11 +306,11 @@ def test_a_full_disk(full: Path, tmp_path: Path, workers: int) -> None:
 def test_a_write_that_fails(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     count = 0
 
-    def stamp(path: str) -> None:
+    def stamp(path: int) -> None:
         nonlocal count
         count += 1
         if count > 8:
-            raise OSError(number, os.strerror(number), path)
+            raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("lightning_app.release.work.stamp", stamp)
     words = "no space left on the disk" if number != errno.EROFS else "Read-only file system"
