@@ -44,7 +44,7 @@ class _StepTimes(L.Callback):
 
 def _data(desensitizer: Desensitizer) -> FaceDataModule:
     people = DrawnFaces(identities=16, images_per_identity=(STEPS + 3) * BATCH // 16 + 1, size=SIZE)
-    data = FaceDataModule(people, desensitizer, batch_size=BATCH, cache=True)
+    data = FaceDataModule(people, desensitizer, global_batch_size=BATCH, cache=True)
     data.setup("fit")
     return data
 

@@ -25,7 +25,7 @@ model: {{class_path: lightning_app.models.ResNet, init_args: {{backbone: resnet1
 data:
   class_path: datamodules.FaceDataModule
   init_args:
-    batch_size: 8
+    global_batch_size: 8
     reader: {{class_path: datamodules.FolderFaces, init_args: {{root: {root}, size: 32}}}}
 """
 

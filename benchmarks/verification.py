@@ -37,7 +37,7 @@ def measure(repeats: int = 3) -> list[Row]:
     """
     reader, pairs, name = _set()
     model = ResNet(backbone="resnet18", num_classes=2, input_size=SIZE).eval()
-    data = FaceDataModule(DrawnFaces(identities=2, size=SIZE), batch_size=BATCH)
+    data = FaceDataModule(DrawnFaces(identities=2, size=SIZE), global_batch_size=BATCH)
     callback = LFWVerification(reader=reader, situations=[1], bootstrap=0)
     trainer = L.Trainer(
         accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False,

@@ -36,7 +36,7 @@ class FaceDataModule(L.LightningDataModule):
         desensitizer: how the images are veiled; by default not at all. A released set brings its own, for the
             verification images: leave it out then.
         augment: what training images undergo after veiling; a flip by default.
-        batch_size: images per step and process.
+        global_batch_size: images per step over all processes; each takes an equal share.
         num_workers: processes that read images.
         val_share: share of each identity's images held out for validation, 0 … 1; at least one stays.
         cache: keep the decoded images in memory.
@@ -52,7 +52,7 @@ class FaceDataModule(L.LightningDataModule):
         reader: FaceReader | None = None,
         desensitizer: Desensitizer | None = None,
         augment: Augment | None = None,
-        batch_size: int = 64,
+        global_batch_size: int = 64,
         num_workers: int = 0,
         val_share: float = 0.0,
         cache: bool = False,
@@ -64,8 +64,8 @@ class FaceDataModule(L.LightningDataModule):
         super().__init__()
         if not 0 <= val_share < 1:
             raise ValueError(f"data.val_share={val_share}: give a share from 0 up to, not including, 1")
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size={batch_size}: give at least 1")
+        if global_batch_size < 1:
+            raise ValueError(f"data.global_batch_size={global_batch_size}: give at least 1")
         if std <= 0:
             raise ValueError(f"data.std={std}: give a positive number")
         self.reader = reader if reader is not None else DrawnFaces()
@@ -76,7 +76,7 @@ class FaceDataModule(L.LightningDataModule):
         made = already if already is not None else desensitizer
         self.desensitizer: Desensitizer = made if made is not None else Identity()
         self.augment = augment if augment is not None else Augment()
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.global_batch_size, self.num_workers = global_batch_size, num_workers
         self.val_share, self.cache = val_share, cache
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.mean, self.std, self.keep_clean = mean, std, keep_clean
@@ -102,6 +102,21 @@ class FaceDataModule(L.LightningDataModule):
     def in_channels(self) -> int:
         """Channels of the images a model is given."""
         return self.desensitizer.out_channels
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step of this process: its share of the global batch.
+
+        Raises:
+            ValueError: the global batch cannot be dealt to the ranks in equal shares.
+        """
+        world = self.trainer.world_size if self.trainer else 1
+        if self.global_batch_size % world:
+            raise ValueError(
+                f"data.global_batch_size={self.global_batch_size} on {world} ranks: every rank takes an equal share; "
+                f"give a multiple of {world}"
+            )
+        return self.global_batch_size // world
 
     @property
     def num_classes(self) -> int:

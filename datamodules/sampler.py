@@ -44,7 +44,7 @@ class EpochBatchSampler(Sampler[list[int]]):
     ) -> None:
         if drop_last and count < batch_size * world:
             raise ValueError(
-                f"batch_size={batch_size} on {world} rank(s) is more than the {count} training images: lower it"
+                f"data.global_batch_size={batch_size * world} is more than the {count} training images: lower it"
             )
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.shuffle, self.drop_last, self.rank, self.world = shuffle, drop_last, rank, world

@@ -35,7 +35,7 @@ def write_config(path: Path, root: Path, model: str = "ResNet", **more: object) 
         "data": {
             "class_path": "datamodules.FaceDataModule",
             "init_args": {
-                "batch_size": 16,
+                "global_batch_size": 16,
                 "val_share": 0.2,
                 "reader": {
                     "class_path": "datamodules.FolderFaces",

@@ -39,7 +39,7 @@ def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
     assert (run / "faces.png").is_file()
     assert "train/loss" in (run / "metrics.csv").read_text()
     saved = yaml.safe_load((run / "config.yaml").read_text())
-    assert saved["data"]["init_args"]["batch_size"] == 16
+    assert saved["data"]["init_args"]["global_batch_size"] == 16
 
 
 def test_validate_gives_the_figures_of_fit_again(

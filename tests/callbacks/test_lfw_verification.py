@@ -46,7 +46,7 @@ def run(
     callback: LFWVerification, desensitizer: Desensitizer, model: L.LightningModule, tmp_path: Path
 ) -> dict[str, float]:
     data = FaceDataModule(
-        DrawnFaces(identities=4, images_per_identity=4, size=SIZE), desensitizer, batch_size=7
+        DrawnFaces(identities=4, images_per_identity=4, size=SIZE), desensitizer, global_batch_size=7
     )
     trainer = L.Trainer(
         accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False,
@@ -137,7 +137,7 @@ def test_figures_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
 
 def test_shared_identities_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = FaceDataModule(
-        DrawnFaces(identities=6, images_per_identity=4, size=SIZE, first_identity=4998), batch_size=8
+        DrawnFaces(identities=6, images_per_identity=4, size=SIZE, first_identity=4998), global_batch_size=8
     )
     trainer = L.Trainer(
         accelerator="cpu", logger=False, callbacks=[LFWVerification(reader=CountingPairs(), bootstrap=0)],
@@ -183,7 +183,7 @@ def test_two_ranks_give_the_figures_of_one_process(drawn_root: Path, tmp_path: P
         "model": {"class_path": "lightning_app.models.ResNetFSM",
                   "init_args": {"backbone": "resnet18", "insertion_points": ["layer2"]}},
         "data": {"class_path": "datamodules.FaceDataModule", "init_args": {
-            "batch_size": 12,
+            "global_batch_size": 12,
             "reader": {"class_path": "datamodules.FolderFaces", "init_args": {"root": str(drawn_root), "size": SIZE}},
             "desensitizer": {"class_path": "lightning_app.desensitize.MaskOut",
                              "init_args": {"freeform": [0.5, 0.8], "count": 7}}}},

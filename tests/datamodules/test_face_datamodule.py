@@ -197,7 +197,7 @@ def test_bad_images_are_counted_named_once_and_refused_above_1_percent(
     ("arguments", "message"),
     [
         ({"val_share": 1.0}, r"data\.val_share=1\.0"),
-        ({"batch_size": 0}, r"data\.batch_size=0"),
+        ({"global_batch_size": 0}, r"data\.global_batch_size=0"),
         ({"std": 0.0}, r"data\.std=0\.0"),
     ],
 )

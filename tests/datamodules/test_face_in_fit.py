@@ -42,7 +42,7 @@ def fit(
 ) -> Recorder:
     model = Recorder()
     reader = DrawnFaces(identities=4, images_per_identity=6, size=SIZE)
-    data = FaceDataModule(reader, desensitizer, batch_size=5, val_share=0.34, **more)
+    data = FaceDataModule(reader, desensitizer, global_batch_size=5, val_share=0.34, **more)
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False, default_root_dir=tmp_path, use_distributed_sampler=False,

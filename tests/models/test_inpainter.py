@@ -41,7 +41,7 @@ def write(path: Path, desensitizer: object = MASK, epochs: int = 2, **model: obj
         "data": {
             "class_path": "datamodules.FaceDataModule",
             "init_args": {
-                "batch_size": 16,
+                "global_batch_size": 16,
                 "val_share": 0.25,
                 "cache": True,
                 "keep_clean": True,
