@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from jsonargparse import ArgumentParser
 from PIL import Image
 from rich.progress import (
     BarColumn,
@@ -31,7 +30,7 @@ from lightning_app.alignment.listing import foreign_files, list_images, make_job
 from lightning_app.alignment.place import Job, Outcome, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
-from lightning_app.configs import FindConfig
+from lightning_app.commands.parser import CommandParser, command_parser, name_run
 from lightning_app.files import write_atomically
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.tables import Scalar
@@ -131,16 +130,9 @@ def align(
     return write_metrics(run_dir / "metrics.json", metrics)
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `align`; its help comes from `align`'s docstring."""
-    summary = (align.__doc__ or "").splitlines()[0]
-    parser = ArgumentParser(prog="main.py align", description=summary)
-    parser.add_argument(
-        "-c",
-        "--config",
-        action=FindConfig,
-        help="Config file, or the bare name of one in configs/; repeatable.",
-    )
+    parser = command_parser(align)
     parser.add_argument("--overwrite", action="store_true", help="replace what this run has aligned before.")
     parser.add_function_arguments(align, skip={"overwrite"})
     return parser
@@ -156,9 +148,7 @@ def run(args: list[str]) -> None:
         FileNotFoundError, FileExistsError, ValueError, OSError: see `align`.
     """
     parser = build_parser()
-    config = parser.parse_args(args)
-    files = [str(file) for file in config.pop("config") or []]
-    config.name = config.name or (Path(files[0]).stem if files else "align")
+    config = name_run(parser.parse_args(args), "align")
     align(**config.as_dict())
     config.overwrite = False  # a saved config must not replace a run unasked
     write_atomically(Path(config.runs) / config.name / "config.yaml", parser.dump(config))

@@ -26,6 +26,7 @@ from torch import Tensor
 from datamodules.face import FaceDataModule
 from datamodules.folder import FolderFaces
 from datamodules.reader import FaceReader
+from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.configs import find_config
 from lightning_app.files import write_atomically
 from lightning_app.masks import load_mask
@@ -248,9 +249,9 @@ def _tell(released: str, found: Audit, figures: dict[str, object], json_path: st
     )  # fmt: skip
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `audit`; its help comes from `audit`'s docstring."""
-    parser = ArgumentParser(prog="main.py audit", description=(audit.__doc__ or "").splitlines()[0])
+    parser = command_parser(audit, config=False)
     parser.add_argument("released", type=str, metavar="RELEASED_DIR", help="the released folder.")
     parser.add_argument("--json", type=str | None, default=None, metavar="PATH",
                         help="where to write all findings, notes and counts as JSON.")  # fmt: skip

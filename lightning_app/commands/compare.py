@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import Logger
 from rich.progress import (
     BarColumn,
@@ -25,8 +24,9 @@ from rich.progress import (
 from lightning_app import jobs
 from lightning_app.attacks import Attack, TrainedRestorer
 from lightning_app.commands.compare_report import Outcome, write_report
+from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.comparison import Candidate, Method, Restorer, check_same_people
-from lightning_app.configs import FindConfig, find_config
+from lightning_app.configs import find_config
 from lightning_app.device import choose_device
 from lightning_app.dlib_judge import DlibJudge
 from lightning_app.privacy import (
@@ -289,12 +289,9 @@ def _dlib(device: torch.device) -> Judge:
     return Judge(about, lambda image, mask, which: judge.embed(image).to(device))
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `compare`; its help comes from `compare`'s docstring."""
-    parser = ArgumentParser(prog="main.py compare", description=(compare.__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "-c", "--config", action=FindConfig, help="Config file, or the bare name of one in configs/."
-    )
+    parser = command_parser(compare)
     parser.add_argument("--show-faces", "--show_faces", type=bool, nargs="?", const=True, default=False,
                         help="Show faces of the verification set in the report, a file to keep.")  # fmt: skip
     parser.add_function_arguments(compare, skip={"show_faces", "command"})

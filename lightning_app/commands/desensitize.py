@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,7 +22,7 @@ from rich.progress import (
 )
 
 from datamodules.reader import FaceReader
-from lightning_app.configs import FindConfig
+from lightning_app.commands.parser import CommandParser, command_parser, name_run
 from lightning_app.desensitize import Desensitizer
 from lightning_app.files import write_atomically
 from lightning_app.release.manifest import MANIFEST
@@ -107,16 +106,9 @@ def desensitize(
     return release
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `desensitize`; its help comes from `desensitize`'s docstring."""
-    summary = (desensitize.__doc__ or "").splitlines()[0]
-    parser = ArgumentParser(prog="main.py desensitize", description=summary)
-    parser.add_argument(
-        "-c",
-        "--config",
-        action=FindConfig,
-        help="Config file, or the bare name of one in configs/; repeatable.",
-    )
+    parser = command_parser(desensitize)
     for flag, words in (
         ("--overwrite", "replace a release that is there, or was begun with other settings."),
         ("--pseudonym_table", "also write runs/<name>/pseudonyms.csv: file, pseudonym."),
@@ -143,17 +135,15 @@ def run(args: list[str]) -> None:
         ValueError, OSError: see `desensitize`.
     """
     if any(arg.split("=")[0] in ("--make-sign-key", "--make_sign_key") for arg in args):
-        alone = ArgumentParser(prog="main.py desensitize")
+        alone = CommandParser(prog="main.py desensitize")
         alone.add_argument("--make-sign-key", type=str, required=True, metavar="PATH")
         path = alone.parse_args(args).make_sign_key
         log.info("Signs releases: %s, keep it secret. Verifies them: %s.pub, fingerprint %s", path, path,
                  make_signing_key(path))  # fmt: skip
         return
     parser = build_parser()
-    config = parser.parse_args(args)
-    files = [str(file) for file in config.pop("config") or []]
+    config = name_run(parser.parse_args(args), "desensitize")
     config.pop("make_sign_key")
-    config.name = config.name or (Path(files[0]).stem if files else "desensitize")
     desensitize(**vars(parser.instantiate(config)))
     config.overwrite = False  # a saved config must not replace a release unasked
     write_atomically(Path(config.runs) / config.name / "config.yaml", parser.dump(config))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from torch import Tensor
 
+from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.masks import Brush, freeform_masks, load_mask, mask_hash, mask_ratio, save_mask
 from lightning_app.version import version
 
@@ -78,10 +78,9 @@ def draw_mask(
     )
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `draw-mask`; its help comes from `draw_mask`'s docstring."""
-    summary = (draw_mask.__doc__ or "").splitlines()[0]
-    parser = ArgumentParser(prog="main.py draw-mask", description=summary)
+    parser = command_parser(draw_mask, config=False)
     # by hand what jsonargparse would want written as [0.74,0.78] and as `--overwrite true`
     parser.add_argument(
         "--ratio",

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.draws import seed_from, uniform
 from lightning_app.files import write_atomically
 from lightning_app.masks import NVIDIA_LEVELS, Brush, MaskLevels, freeform_masks
@@ -152,10 +152,9 @@ def draw_task(task: Task) -> int:
     return len(task.numbers)
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `draw-mask-set`; its help comes from `draw_mask_set`'s docstring."""
-    summary = (draw_mask_set.__doc__ or "").splitlines()[0]
-    parser = ArgumentParser(prog="main.py draw-mask-set", description=summary)
+    parser = command_parser(draw_mask_set, config=False)
     # by hand what jsonargparse would want written as --per_level, [0.01,0.1] and `--overwrite true`
     parser.add_argument(
         "--per-level", "--per_level", type=int, default=2000, help="masks in each level (default: 2000)."

@@ -5,10 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from datamodules.face import FaceDataModule
 from datamodules.reader import FaceReader
 from lightning_app.draws import hashed
 
 _CHUNK = 64
+
+
+def refuse_released(data: FaceDataModule, what: str) -> None:
+    """Refuse a released set where clean faces are needed.
+
+    Args:
+        data: what the command is given.
+        what: the command, for the message.
+
+    Raises:
+        ValueError: the reader's faces are desensitized already.
+    """
+    if data.released:
+        raise ValueError(
+            f"data.reader: {what} lays masks on clean faces, and this set is a release, whose faces are hidden "
+            "already; give the raw images"
+        )
 
 
 def drawn_numbers(total: int, count: int, salt: int, seed: int, what: str) -> Tensor:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 
 from datamodules.face import FaceDataModule
 from lightning_app.checkpoints import load_recogniser
 from lightning_app.commands import ablate
-from lightning_app.commands.faces import drawn_numbers, load_faces
+from lightning_app.commands.faces import drawn_numbers, load_faces, refuse_released
+from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.commands.search_mask import check_checkpoint
-from lightning_app.configs import FindConfig, find_config
+from lightning_app.configs import find_config
 from lightning_app.files import write_atomically
 from lightning_app.masks import MaskScorer, load_mask, mask_hash, mask_ratio
 from lightning_app.metrics.rank import rank_correlation
@@ -72,6 +72,7 @@ def rank_scorers(
             f"ablation {ablation}: {len(masks)} masks have an accuracy in {folder / 'metrics.json'}; a rank "
             f"correlation needs {_FEWEST} or more, run `ablate` to its end first"
         )
+    refuse_released(data, "rank-scorers")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data.setup("fit")
     held = data.held_out or data.training
@@ -146,13 +147,9 @@ def _accuracies(label: str, measured: dict[str, Scalar]) -> dict[str, float]:
     return found
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `rank-scorers`; its help comes from `rank_scorers`'s docstring."""
-    summary = (rank_scorers.__doc__ or "").splitlines()[0]
-    parser = ArgumentParser(prog="main.py rank-scorers", description=summary)
-    parser.add_argument(
-        "-c", "--config", action=FindConfig, help="Config file, or the bare name of one in configs/."
-    )
+    parser = command_parser(rank_scorers)
     parser.add_function_arguments(rank_scorers)
     return parser
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from datamodules.face import FaceDataModule
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
-from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of
+from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
+from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.commands.search_report import Watch, save_picture, save_template, tell_search
-from lightning_app.configs import FindConfig
 from lightning_app.masks import (
     BrushRange,
     MaskLevels,
@@ -142,6 +141,7 @@ def search_mask(
     folder = Path(output) / name
     if (folder / "mask.png").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a mask already: give --overwrite, or another --name")
+    refuse_released(data, "search-mask")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, facts = load_recogniser(checkpoint)
     model.eval().to(device)
@@ -266,14 +266,9 @@ def _pool(given: GivenMasks, size: int, seed: int) -> Tensor:
     return found.masks(drawn_numbers(len(found), count, _GIVEN, seed, "given.count").sort().values)
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `search-mask`; its help comes from `search_mask`'s docstring."""
-    parser = ArgumentParser(
-        prog="main.py search-mask", description=(search_mask.__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument(
-        "-c", "--config", action=FindConfig, help="Config file, or the bare name of one in configs/."
-    )
+    parser = command_parser(search_mask)
     parser.add_argument("--ratio", type=float, nargs=2, default=[0.76, 0.80], metavar=("LOW", "HIGH"),
                         help="lowest and highest mask ratio, in [0,1].")  # fmt: skip
     parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,

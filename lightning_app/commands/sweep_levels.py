@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.progress import (
     BarColumn,
     Progress,
@@ -26,7 +25,7 @@ from datamodules.decode import Crop
 from datamodules.pairs import PairFaces
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.draw_mask_set import level_name
-from lightning_app.configs import FindConfig
+from lightning_app.commands.parser import CommandParser, command_parser, name_run
 from lightning_app.device import choose_device
 from lightning_app.draws import hashed, integers
 from lightning_app.files import write_atomically
@@ -199,16 +198,9 @@ def members(bank: MaskLevels, level: Level) -> Tensor:
     return torch.nonzero((ratios > level[0]) & (ratios <= level[1])).flatten()
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `sweep-levels`; its help comes from `sweep_levels`'s docstring."""
-    summary = (sweep_levels.__doc__ or "").splitlines()[0]
-    parser = ArgumentParser(prog="main.py sweep-levels", description=summary)
-    parser.add_argument(
-        "-c",
-        "--config",
-        action=FindConfig,
-        help="Config file, or the bare name of one in configs/; repeatable.",
-    )
+    parser = command_parser(sweep_levels)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier sweep in that folder.")
     parser.add_function_arguments(sweep_levels, skip={"overwrite"})
     return parser
@@ -224,9 +216,7 @@ def run(args: list[str]) -> None:
         FileNotFoundError, FileExistsError, ValueError: see `sweep_levels`.
     """
     parser = build_parser()
-    config = parser.parse_args(args)
-    files = [str(file) for file in config.pop("config") or []]
-    config.name = config.name or (Path(files[0]).stem if files else "sweep_levels")
+    config = name_run(parser.parse_args(args), "sweep_levels")
     sweep_levels(**config.as_dict())
     config.overwrite = False  # a saved config must not replace a sweep unasked
     path = Path(config.runs) / config.name / "config.yaml"

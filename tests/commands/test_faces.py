@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules import DrawnFaces
-from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of
+from datamodules import DrawnFaces, FaceDataModule
+from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
+from lightning_app.desensitize import Desensitizer, MaskOut
 
 
 def test_numbers_are_drawn_once_each_and_by_the_seed() -> None:
@@ -34,3 +35,18 @@ def test_faces_come_in_the_order_asked() -> None:
     assert labels.tolist() == [2, 0]
     assert pixels.dtype == torch.uint8
     assert torch.equal(pixels[1], torch.from_numpy(faces.read(0)).expand(3, -1, -1))
+
+
+class _Released(DrawnFaces):
+    """Faces that come hidden, as a release does."""
+
+    def desensitizer(self) -> Desensitizer | None:
+        return MaskOut(freeform=(0.7, 0.8), count=1, size=self.size)
+
+
+def test_a_release_is_refused_where_clean_faces_are_needed() -> None:
+    refuse_released(FaceDataModule(DrawnFaces(size=32)), "search-mask")
+    with pytest.raises(
+        ValueError, match=r"data\.reader: search-mask lays masks on clean faces, and this set is a"
+    ):
+        refuse_released(FaceDataModule(_Released(size=32)), "search-mask")

@@ -46,7 +46,5 @@ def test_a_resumed_epoch_starts_late_once() -> None:
 
 
 def test_a_batch_larger_than_the_set_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"data\.global_batch_size=128 is more than the 100 training images"
-    ):
+    with pytest.raises(ValueError, match=r"data\.global_batch_size=128 is more than the 100 training images"):
         EpochBatchSampler(100, 64, world=2)

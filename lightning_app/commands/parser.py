@@ -1,0 +1,47 @@
+"""What the parsers of the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from lightning_app.configs import FindConfig
+
+
+class CommandParser(ArgumentParser):
+    """A parser whose errors are the line that says what is wrong, without screens of usage above it."""
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print nothing; `--help` shows every option."""
+
+
+def command_parser(command: Callable[..., object], *, config: bool = True) -> CommandParser:
+    """Begin the parser of a command: its name and first words come from the function.
+
+    Args:
+        command: the function that does it, `search_mask` for `search-mask`.
+        config: whether it takes `--config`, with bare names of shipped configs; given again, a later one wins.
+    """
+    name = command.__name__.replace("_", "-")
+    parser = CommandParser(prog=f"main.py {name}", description=(command.__doc__ or "").splitlines()[0])
+    if config:
+        parser.add_argument(
+            "-c", "--config", action=FindConfig,
+            help="Config file, or the bare name of one in configs/; repeatable.",
+        )  # fmt: skip
+    return parser
+
+
+def name_run(config: Namespace, command: str) -> Namespace:
+    """Give a run the name of its first config file, where it was given none; the list of files is taken out.
+
+    Args:
+        config: parsed arguments with `config` and `name`; changed.
+        command: the name where there is no config file.
+    """
+    files = [str(file) for file in config.pop("config") or []]
+    config.name = config.name or (Path(files[0]).stem if files else command)
+    return config
