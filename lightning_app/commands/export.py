@@ -1,0 +1,315 @@
+"""`python main.py export`: a recogniser as ONNX and safetensors, with its mask and a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.results import rows_of
+from lightning_app.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.configs import find_config
+from lightning_app.export import (
+    Agreement,
+    Deployed,
+    Veil,
+    compare,
+    find_veil,
+    require,
+    to_onnx,
+    to_safetensors,
+)
+from lightning_app.export.card import render
+from lightning_app.export.folder import check_output, files_at_once, folder_at_once, named_after, renamed
+from lightning_app.export.graph import OPSET
+from lightning_app.export.source import Run, measured_on, normalisation, read_run, training_data
+from lightning_app.files import write_atomically
+from lightning_app.masks import mask_hash, mask_ratio, save_mask
+from lightning_app.models.base import Recogniser
+from lightning_app.report import print_table
+from lightning_app.version import version
+
+_WHAT = {
+    "model.onnx": "the network as one graph for onnxruntime and others",
+    "model.safetensors": "its weights, for PyTorch",
+    "mask.png": "the mask, 255 = visible, 0 = hidden",
+    "mask.json": "its facts",
+}
+_FILES = (*_WHAT, "README.md", "card.json")
+
+
+def export(
+    ckpt_path: str = "last",
+    output: str | None = None,
+    config: str | None = None,
+    name: str | None = None,
+    runs: str = "runs",
+    mask: str | None = None,
+    title: str | None = None,
+    licence: str | None = None,
+    trained_on: str | None = None,
+    normalise: bool = True,
+    head: bool = False,
+    opset: int = OPSET,
+    mean: float | None = None,
+    std: float | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a trained recogniser for others to run: ONNX, safetensors, the mask and a model card.
+
+    The ONNX graph takes pixels in [0,1], veils them by the mask where all images share one, normalises them, and
+    gates with constants: neither a mask nor FaceVeil is needed to run it. It is held against PyTorch before
+    anything is written. No path and no name of a person gets into the files. Needs `pip install 'faceveil[export]'`.
+
+    Args:
+        ckpt_path: a recogniser's checkpoint, the folder of its run, or `last` of the run that `config` or `name` name.
+        output: the folder to write, by default `export` in the run's; or a file `NAME.onnx`, beside which the others
+            are called `NAME.safetensors`, `NAME_mask.png`, `NAME.md` and so on.
+        config: the config that the run was trained with, whose name is the run's.
+        name: the run's, where it is another than the config's.
+        runs: the folder in which `<name>` lies.
+        mask: the mask file. By default it is looked for by the checkpoint's hash; a ResNetFSM that was trained under
+            several masks needs it.
+        title: the model's name in the card; by default the run's.
+        licence: of the weights: an SPDX identifier, or text.
+        trained_on: what the training data are, in words, for the card.
+        normalise: embeddings of length 1, whose dot product is the cosine similarity that verification takes; off
+            gives what `predict` writes.
+        head: also write the classification head, a row per training identity, into model.safetensors.
+        opset: version of ONNX's operators.
+        mean: subtracted from every channel, on [0,1] pixels; for checkpoints that do not tell.
+        std: what every channel is divided by then; for checkpoints that do not tell.
+        overwrite: replace an earlier export.
+
+    Returns:
+        What `card.json` holds.
+
+    Raises:
+        FileExistsError: the output has an export.
+        FileNotFoundError: the checkpoint or the mask is not there.
+        ValueError: an argument cannot be used, a package is missing, or onnxruntime differs from PyTorch by more
+            than 1e-4 of the embedding's length.
+
+    Source: ours; the mask's gate as a constant follows from formula 6 of On Mask-based Image Set Desensitization
+    with Recognition Support.
+    """
+    packages = require()
+    for argument, text in (("--title", title), ("--licence", licence), ("--trained_on", trained_on)):
+        if text is not None and (not text.strip() or (argument == "--title" and "\n" in text)):
+            raise ValueError(f"{argument} {text!r}: give words, or leave it out")
+    checkpoint = _checkpoint(ckpt_path, config, name, runs)
+    if output is not None:
+        check_output(Path(output), named_after(output, _FILES), overwrite)
+    model, facts = load_recogniser(checkpoint)
+    run = read_run(checkpoint, facts)
+    if output is None:
+        if run.folder is None:
+            raise ValueError(f"--ckpt_path {checkpoint}: lies in no run's folder; give --output DIR")
+        output = str(run.folder / "export")
+        check_output(Path(output), named_after(output, _FILES), overwrite)
+    target, names = Path(output), named_after(output, _FILES)
+    centre, spread = normalisation(facts, run, mean, std)
+    veil = find_veil(facts, run.config, mask, gated=len(model.backbone.gates) > 0)
+    own_title = title
+    title = title or (run.folder.resolve().name if run.folder is not None else facts.path.stem)
+    weights = to_safetensors(model, facts, veil.about, centre, spread, head)
+    network = Deployed(model.backbone, veil.mask, veil.multiplies, centre, spread, normalise)
+    properties = _properties(title, facts, veil, normalise, packages)
+    graph = to_onnx(network, facts.in_channels, facts.input_size, properties, opset)
+    agreement = compare(
+        graph, _embed(model, veil.mask, centre, spread, normalise),
+        lambda image: image if veil.mask is None or not veil.multiplies else image * veil.mask,
+        facts.in_channels, facts.input_size,
+    )  # fmt: skip
+    with (
+        files_at_once(target.parent, names) if target.suffix == ".onnx" else folder_at_once(target)
+    ) as folder:
+        write_atomically(folder / "model.onnx", graph)
+        write_atomically(folder / "model.safetensors", weights)
+        if veil.mask is not None:
+            own = ("size", "masks", "mask_hash", "mask_ratio", "mask_ratio_range", "draw")
+            about = {} if veil.chosen else {k: v for k, v in (veil.about or {}).items() if k not in own}
+            save_mask(veil.mask, folder / "mask.png", **about, version=version())
+        card = _card(title, model, facts, run, veil, agreement, packages) | {
+            "licence": licence,
+            "trained_on": trained_on,
+            "head": head,
+            "input": {"name": "image", "channels": facts.in_channels, "size": facts.input_size, "range": [0, 1],
+                      "mean": centre, "std": spread},
+            "output": {"name": "embedding", "dimensions": model.backbone.dim, "unit": normalise},
+            "opset": opset,
+            "command": _command(run, facts, own_title, mask, licence, trained_on, normalise, head, opset),
+            "files": {names[file]: _about(folder / file) for file in _WHAT if (folder / file).exists()},
+        }  # fmt: skip
+        write_atomically(folder / "README.md", renamed(render(card, rows_of(run.figures)), names))
+        write_atomically(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        sizes = {names[file]: (folder / file).stat().st_size for file in _FILES if (folder / file).exists()}
+    _tell(target, sizes, veil, agreement)
+    return card
+
+
+def _embed(model: Recogniser, mask: Tensor | None, mean: float, std: float, unit: bool) -> Any:
+    """PyTorch's way, by the model itself: its own FSM, its batch norms not folded."""
+
+    def embed(image: Tensor) -> Tensor:
+        embedding = model.embed((image - mean) / std, mask)
+        return torch.nn.functional.normalize(embedding) if unit else embedding
+
+    return embed
+
+
+def _properties(
+    name: str, facts: CheckpointFacts, veil: Veil, unit: bool, packages: dict[str, str]
+) -> dict[str, str]:
+    found = {
+        "name": name,
+        "model": facts.model,
+        "checkpoint_sha256": facts.sha256,
+        "input": f"RGB in [0,1], {facts.input_size} px" if facts.in_channels == 3 else f"{facts.input_size} px",
+        "embedding": "length 1" if unit else "not normalised",
+        "desensitizer": veil.method or "not known",
+        "veils": str(veil.multiplies and veil.mask is not None).lower(),
+        "versions": json.dumps(_versions(packages)),
+    }  # fmt: skip
+    if veil.mask is not None:
+        found |= {"mask_hash": mask_hash(veil.mask), "mask_ratio": f"{mask_ratio(veil.mask[0]):.6f}"}
+    return {f"faceveil.{key}": value for key, value in found.items()}
+
+
+def _card(
+    name: str,
+    model: Recogniser,
+    facts: CheckpointFacts,
+    run: Run,
+    veil: Veil,
+    agreement: Agreement,
+    packages: dict[str, str],
+) -> dict[str, Any]:
+    mask = None
+    if veil.mask is not None:
+        mask = {"hash": mask_hash(veil.mask), "ratio": mask_ratio(veil.mask[0]), "in_graph": veil.multiplies,
+                "chosen": veil.chosen}  # fmt: skip
+    settings = model.hparams
+    return {
+        "format": "faceveil-export/1",
+        "name": name,
+        "model": {
+            "class": facts.model,
+            "backbone": settings["backbone"],
+            "insertion_points": list(settings.get("insertion_points", ())),
+            "normalise": settings.get("normalise"),
+            "parameters": sum(p.numel() for p in model.backbone.parameters()),
+        },
+        "checkpoint": {"sha256": facts.sha256, "step": facts.step},
+        "desensitizer": veil.about,
+        "mask": mask,
+        "training": training_data(facts, run),
+        "figures": run.figures,
+        "measured_on": measured_on(run),
+        "agreement": {"difference": agreement.difference, "cosine": agreement.cosine,
+                      "batches": list(agreement.batches)},
+        "versions": _versions(packages),
+    }  # fmt: skip
+
+
+def _versions(packages: dict[str, str]) -> dict[str, str]:
+    return {
+        "faceveil": version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **packages,
+    }
+
+
+def _command(
+    run: Run,
+    facts: CheckpointFacts,
+    title: str | None,
+    mask: str | None,
+    licence: str | None,
+    trained_on: str | None,
+    normalise: bool,
+    head: bool,
+    opset: int,
+) -> str:
+    """Word the command without the folders of this machine."""
+    place = facts.path.name if run.folder is None else f"runs/{run.folder.resolve().name}"
+    words = ["python", "main.py", "export", "--ckpt_path", place]
+    words += [] if title is None else ["--title", title]
+    words += [] if mask is None else ["--mask", Path(mask).name]
+    words += [] if licence is None else ["--licence", licence]
+    words += [] if trained_on is None else ["--trained_on", trained_on]
+    words += ([] if normalise else ["--normalise", "false"]) + (["--head"] if head else [])
+    return shlex.join(words + ([] if opset == OPSET else ["--opset", str(opset)]))
+
+
+def _about(file: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "what": _WHAT[file.name]}
+
+
+def _tell(target: Path, sizes: dict[str, int], veil: Veil, agreement: Agreement) -> None:
+    rows: list[list[object]] = [[file, f"{size:,} bytes"] for file, size in sizes.items()]
+    if veil.mask is not None:
+        rows.append(["mask ratio, hash", f"{mask_ratio(veil.mask[0]):.4f}, {mask_hash(veil.mask)[:12]}"])
+    veiled = veil.multiplies and veil.mask is not None
+    rows += [
+        ["images are veiled", "by the graph" if veiled else "no" if veil.method == "Identity" else "before"],
+        ["onnxruntime − PyTorch", f"{agreement.difference:.1e} of the embedding's length"],
+        ["lowest cosine", f"{agreement.cosine:.8f}"],
+    ]
+    print_table(f"exported: {target}", rows, ["what", "figure"])
+
+
+def _checkpoint(ckpt_path: str, config: str | None, name: str | None, runs: str) -> str:
+    """Find what `--ckpt_path` means: `last` is the run's that the config or the name tell."""
+    if ckpt_path != "last":
+        return ckpt_path
+    if config is None and name is None:
+        raise ValueError(
+            "--ckpt_path last: of which run? Give --config NAME.yaml or --name of the run, or a path"
+        )
+    folder = Path(runs) / (name or find_config(str(config)).stem)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"--ckpt_path last: no run in {folder}; train first, or give --name of the run"
+        )
+    return str(folder)
+
+
+def build_parser() -> CommandParser:
+    """Return the parser of `export`; its help comes from `export`'s docstring."""
+    parser = command_parser(export, config=False)
+    parser.add_argument("-c", "--config", type=str | None, default=None,
+                        help="the config that the run was trained with, whose name is the run's.")  # fmt: skip
+    for flag, words in (
+        ("--overwrite", "replace an earlier export."),
+        (
+            "--head",
+            "also write the classification head, a row per training identity, into model.safetensors.",
+        ),
+    ):
+        parser.add_argument(flag, type=bool, nargs="?", const=True, default=False, help=words)
+    parser.add_argument("--licence", "--license", type=str | None, default=None,
+                        help="of the weights: an SPDX identifier, or text.")  # fmt: skip
+    parser.add_function_arguments(export, skip={"overwrite", "head", "licence", "config"})
+    return parser
+
+
+def run(args: list[str]) -> None:
+    """Run `export` with the command line's arguments after the subcommand's name.
+
+    Args:
+        args: such as `["--config", "fsm_layer3.yaml", "--ckpt_path", "last", "--output", "model.onnx"]`.
+
+    Raises:
+        ValueError, OSError: see `export`.
+    """
+    export(**build_parser().parse_args(args).as_dict())

@@ -1,0 +1,7 @@
+"""A trained recogniser for others to run: an ONNX graph, weights, the mask and a card that says what they are."""
+
+from lightning_app.export.graph import Agreement, Deployed, compare, require, to_onnx
+from lightning_app.export.veil import Veil, find_veil
+from lightning_app.export.weights import to_safetensors
+
+__all__ = ["Agreement", "Deployed", "Veil", "compare", "find_veil", "require", "to_onnx", "to_safetensors"]

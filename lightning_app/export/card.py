@@ -1,0 +1,103 @@
+"""The model card: what the files are, what they were measured at, what they give away."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_TEMPLATE = "card.md.j2"
+_SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+_TAGS = ["face-recognition", "face-verification", "desensitized", "faceveil", "onnx", "safetensors"]
+_METRICS = {"accuracy": "accuracy", "auc": "roc_auc", "eer": "equal_error_rate"}  # ours -> the Hub's
+
+
+def render(card: dict[str, Any], rows: list[list[str]]) -> str:
+    """Word a card in Markdown, with the front matter that model hubs read.
+
+    Args:
+        card: what `card.json` holds.
+        rows: the figures as (name, value with its interval).
+
+    Returns:
+        The text of `README.md`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["number"] = _number
+    matter = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)
+    page = environment.get_template(_TEMPLATE).render(c=card, rows=rows, veiling=veiling(card))
+    return f"---\n{matter}---\n\n{page}"
+
+
+def front_matter(card: dict[str, Any]) -> dict[str, Any]:
+    """Make the YAML head of a model card as the Hugging Face Hub defines it.
+
+    Args:
+        card: what `card.json` holds.
+    """
+    licence = card["licence"]
+    head: dict[str, Any] = {"license": "other"}
+    if licence is None:
+        head["license_name"] = "not-stated"
+    elif _SPDX.fullmatch(licence):
+        head["license"] = licence.lower()
+    else:
+        head["license_name"] = "see-the-card"
+    head |= {"library_name": "onnx", "pipeline_tag": "image-feature-extraction", "tags": list(_TAGS)}
+    if results := _results(card["figures"]):
+        head["model-index"] = [{"name": card["name"], "results": results}]
+    return head
+
+
+def _results(figures: dict[str, float]) -> list[dict[str, Any]]:
+    results = []
+    for name in [key.removesuffix("/eer") for key in figures if key.endswith("/eer")]:
+        found = [
+            {"type": kind, "value": figures[f"{name}/{ours}"], "name": f"{name}/{ours}"}
+            for ours, kind in _METRICS.items()
+            if f"{name}/{ours}" in figures
+        ]
+        task = {"type": "face-verification", "name": "Face verification, both images desensitized"}
+        results.append({"task": task, "dataset": {"name": name, "type": name}, "metrics": found})
+    return results
+
+
+def veiling(card: dict[str, Any]) -> str:
+    """Say in a sentence or two how images must be veiled before the graph takes them.
+
+    Args:
+        card: what `card.json` holds.
+    """
+    about, mask = card["desensitizer"], card["mask"]
+    if mask is not None and mask["in_graph"]:
+        return (
+            "The graph multiplies every image by the mask (`mask.png`) before anything else. Released images stay as "
+            "they are by that; a clean image that is fed by mistake is veiled as in training. This keeps the result "
+            "right, it protects nobody: who runs the model has the image."
+        )
+    if about is None:
+        return "The checkpoint does not tell how its training images were veiled; feed images veiled in the same way."
+    if about["method"] == "Identity":
+        return "The model was trained on clean faces: images are not veiled, and the graph veils nothing."
+    rest = {key: value for key, value in about.items() if key not in ("method", "mask_hash")}
+    how = ", ".join(f"{key} {json.dumps(value)}" for key, value in rest.items())
+    if about["method"] == "MaskOut":
+        low, high = about.get("mask_ratio_range", (about.get("mask_ratio"),) * 2)
+        how = (
+            f"hidden pixels black, {about.get('masks', 'several')} masks of mask ratio {low:.4f} … {high:.4f}"
+        )
+    return (
+        f"**Images must be veiled before**, as in training: `{about['method']}`{f' ({how})' if how else ''}. The graph "
+        "does not veil: a clean image, or one veiled in another way, gives an embedding that means little."
+    )
+
+
+def _number(value: float | int | None) -> str:
+    return "not known" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,192 @@
+"""What a run's folder tells of its recogniser beside the checkpoint: data, figures, on whom they were measured."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.pairs import read_pairs
+from lightning_app.checkpoints import CheckpointFacts
+from lightning_app.report.tables import read_metrics
+
+log = logging.getLogger("faceveil")
+_NOT_FIGURES = ("time/", "memory/", "run/", "train/lr")  # of the machine, and of how it was trained
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read.
+
+    Attributes:
+        folder: the folder; None where the checkpoint lies in none.
+        config: its `config.yaml`; empty where there is none.
+        figures: log key → value, of its `metrics.json`; empty where they are of other weights.
+        epochs: trained.
+    """
+
+    folder: Path | None
+    config: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    epochs: int | None = None
+
+
+def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
+    """Read what lies beside a checkpoint.
+
+    Args:
+        checkpoint: as the user gave it: a run's folder or a file.
+        facts: of the checkpoint.
+
+    Raises:
+        ValueError: the config or the figures are no YAML or JSON.
+    """
+    given = Path(checkpoint)
+    inside = facts.path.parent.name == "checkpoints"
+    folder = given if given.is_dir() else facts.path.parent.parent if inside else None
+    if folder is None:
+        return Run(None)
+    config: Any = None
+    try:
+        if (folder / "config.yaml").is_file():
+            config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder / 'config.yaml'} is no YAML ({words}); move it away") from error
+    config = config if isinstance(config, dict) else {}
+    if not (folder / "metrics.json").is_file():
+        return Run(folder, config)
+    metrics = read_metrics(folder / "metrics.json")
+    steps = metrics.get("run/steps")
+    if steps is not None and steps != facts.step:
+        log.warning("%s is of step %s, the checkpoint of step %d: the card gives no figures.",
+                    folder / "metrics.json", steps, facts.step)  # fmt: skip
+        return Run(folder, config)
+    figures = {
+        key: float(value)
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and not key.startswith(_NOT_FIGURES)
+    }
+    epochs = metrics.get("run/epochs")
+    return Run(folder, config, figures, int(epochs) if isinstance(epochs, int | float) else None)
+
+
+def normalisation(
+    facts: CheckpointFacts, run: Run, mean: float | None, std: float | None
+) -> tuple[float, float]:
+    """Tell what was subtracted from the pixels in training, and what they were divided by.
+
+    Args:
+        facts: of the checkpoint, which knows since FaceVeil writes it down.
+        run: whose config knows, where the checkpoint does not.
+        mean: the user's.
+        std: the user's.
+
+    Raises:
+        ValueError: nobody knows, or the user's are others.
+    """
+    settings = _arguments(run.config.get("data"))
+    found = []
+    for name, given in (("mean", mean), ("std", std)):
+        known = facts.data.get(name, settings.get(name))
+        value = given if known is None else float(known)
+        if value is None:
+            raise ValueError(
+                f"checkpoint {facts.path}: does not tell how its images were normalised: give --mean and --std, those "
+                "of its data (FaceDataModule's are 0.5 and 0.5)"
+            )
+        if given is not None and value != given:
+            raise ValueError(f"--{name} {given}: the model was trained with {value}; leave --{name} out")
+        found.append(value)
+    if found[1] <= 0:
+        raise ValueError(f"--std {found[1]}: give a positive number")
+    return found[0], found[1]
+
+
+def training_data(facts: CheckpointFacts, run: Run) -> dict[str, Any]:
+    """Describe the training set in numbers; None where they are not known.
+
+    Args:
+        facts: of the checkpoint.
+        run: of the same.
+
+    Returns:
+        `images`, `identities`, `held_out`, `epochs`, `steps`, `precision`, `reader` (its class), `crop`.
+    """
+    split = facts.data.get("split") or {}
+    reader = _arguments(run.config.get("data")).get("reader")
+    crop = _arguments(reader).get("crop")
+    images, held_out = split.get("images"), split.get("held_out")
+    return {
+        "images": None if images is None or held_out is None else images - held_out,
+        "identities": facts.data.get("num_classes"),
+        "held_out": held_out,
+        "epochs": run.epochs,
+        "steps": facts.step,
+        "precision": (run.config.get("trainer") or {}).get("precision"),
+        "reader": _class_name(reader),
+        "crop": crop if isinstance(crop, int | list) else None,
+    }
+
+
+def measured_on(run: Run) -> list[dict[str, Any]]:
+    """Describe the sets that the run was verified on, without a name of anybody.
+
+    Args:
+        run: whose config names them.
+
+    Returns:
+        For each: `name` (first part of the log keys), `list` (the file's name), `flip` (mirrored images too) and,
+        where the list is there, its `sha256`, `pairs`, `same` (pairs of one person), `folds`, `images`.
+    """
+    callbacks = (run.config.get("trainer") or {}).get("callbacks") or []
+    found = []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if _class_name(callback) != "LFWVerification":
+            continue
+        settings = _arguments(callback)
+        about: dict[str, Any] = {
+            "name": settings.get("name") or "lfw",
+            "list": None,
+            "flip": bool(settings.get("flip")),
+        }
+        root, listed, packed = (settings.get(key) for key in ("root", "pairs", "bin"))
+        file = Path(str(listed)) if listed else None
+        if file is None and root:
+            beside = (Path(str(root)) / "pairs.txt", Path(str(root)).parent / "pairs.txt")
+            file = next((path for path in beside if path.is_file()), None)
+        if packed:
+            about["list"] = Path(str(packed)).name
+        elif file is not None:
+            about["list"] = file.name
+            if file.is_file():
+                about |= _pairs(file)
+        elif settings.get("reader"):
+            about["list"] = _class_name(settings["reader"])
+        found.append(about)
+    return found
+
+
+def _pairs(file: Path) -> dict[str, Any]:
+    pairs = read_pairs(file)
+    return {
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "pairs": len(pairs),
+        "same": int(pairs.same.sum()),
+        "folds": len(pairs.folds.unique()),
+        "images": len(pairs.names),
+    }
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    found = part.get("init_args") if isinstance(part, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _class_name(part: Any) -> str | None:
+    name = part.get("class_path") if isinstance(part, dict) else None
+    return None if name is None else str(name).rpartition(".")[2]

@@ -1,0 +1,164 @@
+"""Which mask a recogniser was trained under: found again by its hash, never taken on trust."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_app.checkpoints import CheckpointFacts
+from lightning_app.desensitize import CentreBlock, MaskOut
+from lightning_app.masks import Brush, guarded, load_mask, mask_hash, mask_ratio
+from lightning_app.release.manifest import MASK, public_method
+
+log = logging.getLogger("faceveil")
+_ONLY_HIDE = ("MaskOut", "CentreBlock")  # they multiply by their mask and do nothing else
+_MASKLESS = ("Identity", "GaussianBlur", "CentreBlur", "Mosaic")  # under these a gate is 1, in training too
+
+
+@dataclass(frozen=True)
+class Veil:
+    """How the images that a recogniser takes are veiled.
+
+    Attributes:
+        about: what the checkpoint says of its desensitizer, without names of files; None where it does not tell.
+        mask: `[1,1,H,W]`, the one mask of all images; None where there is none, or several.
+        multiplies: whether multiplying by the mask is all that the desensitizer does.
+        chosen: whether the mask was the user's choice, the checkpoint having been trained under several or not
+            telling under which.
+    """
+
+    about: dict[str, Any] | None
+    mask: Tensor | None = None
+    multiplies: bool = False
+    chosen: bool = False
+
+    @property
+    def method(self) -> str | None:
+        """Name of the desensitizer; None where it is not known."""
+        return None if self.about is None else str(self.about["method"])
+
+    @property
+    def masks(self) -> int:
+        """How many masks it was trained under."""
+        if self.about is None or "mask_hash" not in self.about:
+            return 0
+        return int(self.about.get("masks", 1))
+
+
+def find_veil(facts: CheckpointFacts, config: dict[str, Any], given: str | Path | None, gated: bool) -> Veil:
+    """Find the mask that a checkpoint was trained under, or check the one given.
+
+    It is looked for, in this order: in what the checkpoint says (a drawn mask can be drawn again), in the files
+    that the run's config names, and beside the checkpoint.
+
+    Args:
+        facts: of the checkpoint.
+        config: the run's `config.yaml`; empty where there is none.
+        given: a mask file of the user's.
+        gated: whether the recogniser has FSMs.
+
+    Raises:
+        FileNotFoundError: the mask given is not there.
+        ValueError: it is not the checkpoint's, there is none to be given, or one is needed and is not found.
+    """
+    told = facts.desensitizer
+    veil = Veil(None if told is None else public_method(told))
+    maskless, hides = veil.method in _MASKLESS, veil.method in _ONLY_HIDE
+    if given is None:
+        if veil.masks == 1:
+            return Veil(veil.about, _found(facts, config), hides)
+        if gated and not maskless:
+            trained = f"trained under {veil.masks:,} masks" if veil.masks else "that does not tell its mask"
+            raise ValueError(
+                f"checkpoint {facts.path}: a ResNetFSM {trained}, and an export holds the gate of one mask: give "
+                "--mask PNG, that of the images it is to be used on"
+            )
+        return veil
+    mask = load_mask(given, facts.input_size)
+    if veil.masks == 1:
+        assert told is not None
+        kept = _matching(mask, told)
+        if kept is None:
+            raise ValueError(
+                f"--mask {given}: its hash is {mask_hash(mask)[:12]}, the checkpoint was trained under "
+                f"{str(told['mask_hash'])[:12]}: give that mask, or leave --mask out to have it looked for"
+            )
+        return Veil(veil.about, kept, hides)
+    if maskless:
+        raise ValueError(
+            f"--mask {given}: the checkpoint was trained on faces veiled by {veil.method}, which has no mask: leave "
+            "--mask out"
+        )
+    spread = None if veil.about is None else veil.about.get("mask_ratio_range")
+    ratio = mask_ratio(mask)
+    if spread is not None and not spread[0] <= ratio <= spread[1]:
+        log.warning("--mask %s: mask ratio %.4f, but the masks trained under have %.4f … %.4f.",
+                    given, ratio, spread[0], spread[1])  # fmt: skip
+    return Veil(veil.about, mask[None], hides or told is None, chosen=True)
+
+
+def _found(facts: CheckpointFacts, config: dict[str, Any]) -> Tensor:
+    about = facts.desensitizer
+    assert about is not None
+    looked = []
+    for name, make in _sources(facts, config, about):
+        try:
+            mask = make()
+        except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+            looked.append(f"{name}: {error}")
+            continue
+        kept = None if mask is None else _matching(mask.reshape(1, *mask.shape[-2:]), about)
+        if kept is not None:
+            return kept
+        looked.append(f"{name} is another mask")
+    raise ValueError(
+        f"checkpoint {facts.path}: the mask it was trained under (hash {str(about['mask_hash'])[:12]}) is not found "
+        f"({'; '.join(looked) or 'the run has no config'}): give --mask PNG"
+    )
+
+
+def _sources(
+    facts: CheckpointFacts, config: dict[str, Any], about: dict[str, Any]
+) -> Iterator[tuple[str, Callable[[], Tensor | None]]]:
+    size = facts.input_size
+    if about["method"] == "CentreBlock":
+        yield "its description", lambda: _centre(about, size)
+    if about["method"] == "MaskOut" and "freeform" in about:
+        yield "its description", lambda: _drawn(about, size)
+    data = config.get("data", {}).get("init_args", {})
+    named = _argument(data, "desensitizer", "mask")
+    beside = [
+        Path(folder) / MASK for folder in (_argument(data, "reader", "root"), facts.path.parent) if folder
+    ]
+    for file in ([Path(named)] if named else []) + [path for path in beside if path.is_file()]:
+        yield str(file), lambda path=file: load_mask(path, size)  # type: ignore[misc]
+
+
+def _argument(data: dict[str, Any], part: str, name: str) -> Any:
+    return ((data.get(part) or {}).get("init_args") or {}).get(name)
+
+
+def _centre(about: dict[str, Any], size: int) -> Tensor | None:
+    block = CentreBlock(float(about["fraction"]))
+    block.prepare((size, size))
+    return block.mask
+
+
+def _drawn(about: dict[str, Any], size: int) -> Tensor | None:
+    low, high = about["freeform"]
+    return MaskOut(freeform=(low, high), count=1, seed=int(about["seed"]), brush=Brush(**about["brush"]),
+                   guard=int(about.get("guard", 0)), size=size).mask  # fmt: skip
+
+
+def _matching(mask: Tensor, about: dict[str, Any]) -> Tensor | None:
+    """Bring a mask to `[1,1,H,W]` if it is the one described, as it is or with the guard; None where it is not."""
+    guard = int(about.get("guard", 0))
+    for candidate in (mask, guarded(mask, guard)) if guard else (mask,):
+        if mask_hash(candidate) == about["mask_hash"]:
+            return candidate[None]
+    return None

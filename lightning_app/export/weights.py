@@ -1,0 +1,60 @@
+"""The network's weights as safetensors, with what is needed to build it again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from safetensors.torch import save
+
+from lightning_app.checkpoints import WEIGHTS_FORMAT, CheckpointFacts
+from lightning_app.models.base import Recogniser
+
+# what makes the network; how it was optimised is nobody's business
+_SETTINGS = ("backbone", "insertion_points", "normalise", "input_size", "in_channels", "channels_last")
+
+
+def to_safetensors(
+    model: Recogniser,
+    facts: CheckpointFacts,
+    about: dict[str, Any] | None,
+    mean: float,
+    std: float,
+    head: bool = False,
+) -> bytes:
+    """Write backbone and gates as safetensors, which `load_recogniser` reads.
+
+    Args:
+        model: the recogniser.
+        facts: of its checkpoint.
+        about: how its training faces were veiled, without names of files.
+        mean: subtracted from every channel of its images.
+        std: what every channel is divided by.
+        head: write the classification head too, a row per training identity.
+
+    Returns:
+        The file's bytes; metadata are strings, JSON where they hold more than one value.
+
+    Raises:
+        ValueError: the head is asked for, and the checkpoint has none.
+    """
+    state = model.state_dict()
+    if head and "head.weight" not in state:
+        raise ValueError(f"--head: {facts.path} has no head; leave it out")
+    tensors = {k: v.contiguous() for k, v in state.items() if head or not k.startswith("head.")}
+    settings = {key: _plain(model.hparams[key]) for key in _SETTINGS if key in model.hparams}
+    data = {key: facts.data.get(key) for key in ("num_classes", "split")}
+    metadata = {
+        "format": "pt",  # what transformers and others look for
+        "faceveil": WEIGHTS_FORMAT,
+        "model": facts.model,
+        "settings": json.dumps(settings, sort_keys=True),
+        "data": json.dumps(data | {"desensitizer": about, "mean": mean, "std": std}, sort_keys=True),
+        "step": str(facts.step),
+        "checkpoint_sha256": facts.sha256,
+    }
+    return save(tensors, metadata)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

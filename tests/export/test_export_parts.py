@@ -1,0 +1,130 @@
+"""Parts of `export` by themselves: which mask a checkpoint was trained under, and a folder that is there whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_app.checkpoints import CheckpointFacts
+from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut
+from lightning_app.export import find_veil
+from lightning_app.export.folder import check_output, folder_at_once
+from lightning_app.export.source import normalisation, read_run
+from lightning_app.masks import freeform_masks, save_mask
+from lightning_app.report import write_metrics
+
+SIZE = 32
+
+
+def facts_of(folder: Path, desensitizer: Desensitizer | None, **data: Any) -> CheckpointFacts:
+    about = None
+    if desensitizer is not None:
+        desensitizer.prepare((SIZE, SIZE))
+        about = desensitizer.describe()
+    return CheckpointFacts(folder / "checkpoints/last.ckpt", "ab", "ResNetFSM", SIZE, 3, 8,
+                           {"desensitizer": about} | data)  # fmt: skip
+
+
+def mask_file(path: Path, seed: int) -> Path:
+    # wide visible parts, so that a guard leaves some
+    save_mask(freeform_masks(1, SIZE, (0.2, 0.3), generator=torch.Generator().manual_seed(seed))[0], path)
+    return path
+
+
+def config(**data: Any) -> dict[str, Any]:
+    return {"data": {"init_args": data}}
+
+
+@pytest.mark.parametrize(
+    "desensitizer",
+    [CentreBlock(0.4), MaskOut(freeform=(0.7, 0.8), seed=4), MaskOut(freeform=(0.2, 0.3), seed=4, guard=1)],
+    ids=["centre", "drawn", "guarded"],
+)
+def test_a_described_mask_is_made_again(tmp_path: Path, desensitizer: Any) -> None:
+    veil = find_veil(facts_of(tmp_path, desensitizer), {}, None, gated=True)
+    assert veil.mask is not None
+    assert torch.equal(veil.mask, desensitizer.mask)
+    assert (veil.multiplies, veil.chosen) == (True, False)
+
+
+@pytest.mark.parametrize("guard", [0, 1])
+def test_a_mask_file_is_found_by_its_hash(tmp_path: Path, guard: int) -> None:
+    own, other = mask_file(tmp_path / "own.png", 1), mask_file(tmp_path / "mask.png", 2)
+    made = MaskOut(mask=own, guard=guard)
+    facts = facts_of(tmp_path, made)
+    named = config(desensitizer={"class_path": "MaskOut", "init_args": {"mask": str(own)}})
+    for found in (find_veil(facts, named, None, True), find_veil(facts, {}, own, True)):
+        assert found.mask is not None
+        assert made.mask is not None
+        assert torch.equal(found.mask, made.mask)
+        assert "own" not in str(found.about)
+    # the file was replaced, another lies in the released folder: neither is taken on trust
+    replaced = config(
+        desensitizer={"class_path": "MaskOut", "init_args": {"mask": str(other)}},
+        reader={"class_path": "ReleasedFaces", "init_args": {"root": str(tmp_path)}},
+    )
+    with pytest.raises(
+        ValueError, match=r"is not found \(.*mask\.png is another mask; .*\): give --mask PNG"
+    ):
+        find_veil(facts, replaced, None, True)
+    with pytest.raises(ValueError, match=r"no such file.*give --mask PNG"):
+        find_veil(
+            facts, config(desensitizer={"init_args": {"mask": str(tmp_path / "gone.png")}}), None, False
+        )
+    own.rename(tmp_path / "mask.png")  # in the place of the other one
+    assert (
+        find_veil(facts, {"data": {"init_args": replaced["data"]["init_args"]}}, None, True).mask is not None
+    )
+
+
+def test_a_checkpoint_that_tells_nothing(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, None)
+    assert find_veil(facts, {}, None, gated=False).mask is None
+    with pytest.raises(ValueError, match="ResNetFSM that does not tell its mask"):
+        find_veil(facts, {}, None, gated=True)
+    assert find_veil(facts, {}, mask_file(tmp_path / "m.png", 1), gated=True).chosen
+    run = read_run(facts.path, facts)
+    with pytest.raises(ValueError, match="give --mean and --std"):
+        normalisation(facts, run, None, 0.5)
+    assert normalisation(facts, run, 0.1, 0.2) == (0.1, 0.2)
+
+
+def test_figures_of_other_weights_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    facts = facts_of(tmp_path, None)
+    write_metrics(tmp_path / "metrics.json", {"lfw/accuracy": 0.9, "run/steps": 8, "run/model": "ResNet"})
+    assert read_run(tmp_path, facts).figures == {"lfw/accuracy": 0.9}
+    write_metrics(tmp_path / "metrics.json", {"lfw/accuracy": 0.9, "run/steps": 16})
+    assert read_run(tmp_path, facts).figures == {}
+    assert "is of step 16, the checkpoint of step 8" in caplog.text
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match="is no YAML"):
+        read_run(tmp_path, facts)
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep/out"
+    with folder_at_once(out) as folder:
+        (folder / "a").write_text("one")
+        assert not out.exists()
+    assert (out / "a").read_text() == "one"
+
+    def fails() -> None:
+        with folder_at_once(out) as again:
+            (again / "a").write_text("two")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fails()
+    assert (out / "a").read_text() == "one"
+    with folder_at_once(out) as folder:
+        (folder / "b").write_text("three")
+    assert [path.name for path in out.iterdir()] == ["b"]
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        check_output(out, {"b": "b"}, overwrite=False)
+    check_output(out, {"b": "b"}, overwrite=True)
+    with pytest.raises(ValueError, match="is a file"):
+        check_output(out / "b", {"b": "b"}, overwrite=True)
