@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datamodules.veils import brief, same_veil
 from lightning_app import jobs
+from lightning_app.attacks import Attack
+from lightning_app.attacks.trained import load_restorer
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.report.tables import read_metrics
 from lightning_app.runs import LAST
-from lightning_app.setting import Setting, difference, read_setting, saved_setting
+from lightning_app.setting import (
+    Setting,
+    difference,
+    read_setting,
+    saved_measured,
+    saved_reader,
+    saved_setting,
+)
 
 log = logging.getLogger("faceveil")
 _SITUATIONS = ("", "_s2", "_s3")
@@ -28,7 +38,8 @@ class Method:
     Attributes:
         config: of `fit`.
         args: overrides, such as `[--data.desensitizer, lightning_app.desensitize.Mosaic]`.
-        checkpoint: of a finished run; nothing is trained then, and its folder's metrics.json gives the accuracies.
+        checkpoint: of a finished run; nothing is trained then. Its folder's metrics.json gives the accuracies where it
+            was trained under this very veil and verified alike; otherwise it is verified anew.
         run: name of the run's folder in `runs`, to share a run with others; by default one of the comparison's own.
         restorer: checkpoint of an attacker trained on this method, where the comparison shall not train one.
     """
@@ -98,6 +109,10 @@ class Candidate:
             )
         own = self.folder / jobs.slug(label)
         self.run = runs / method.run if method.run else own
+        self.about: dict[str, object] = {
+            "about": self.setting.about,
+            "veil": self.setting.data.desensitizer.describe(),
+        }
         self._checked(own)
         self.commands: list[str] = []
 
@@ -109,11 +124,20 @@ class Candidate:
 
     def _checked(self, own: Path) -> None:
         """Refuse a run that was made otherwise, before anything is trained."""
+        if self.method.restorer is not None:
+            self._check_restorer(self.method.restorer)
         if self.method.checkpoint is not None:
             given = Path(self.method.checkpoint)
+            try:
+                facts = load_recogniser(given)[1]
+            except (ValueError, OSError) as error:
+                raise ValueError(f"methods.{self.label}: {error}") from error
             home = given if given.is_dir() else given.parent.parent
-            # where its run tells no accuracy, it is verified into a folder of the comparison's
-            self.run = home if jobs.finished(home, self.figure) else own
+            # its run's figures are another veil's, or of other pairs? then it is verified into the comparison's folder
+            self.run = home if self._is_measured_in(home, facts) else own
+            if self.run == own:
+                self.about |= {"checkpoint": facts.sha256, "measured": self.setting.measured}
+                jobs.check_record(self._record, own, _plain(self.about))
             return
         made = saved_setting(self.run)
         other = None if made is None else difference(made, self.setting.about)
@@ -122,6 +146,34 @@ class Candidate:
                 f"methods.{self.label}: {self.run} holds a run with other settings ({other}): change the method, or "
                 "name another run"
             )
+
+    def _is_measured_in(self, home: Path, facts: CheckpointFacts) -> bool:
+        """Tell whether a run's figures are this method's: of its veil, and of the same verification."""
+        ours, made = self.setting.data.desensitizer.describe(), saved_measured(home)
+        return (
+            jobs.finished(home, self.figure)
+            and facts.desensitizer is not None
+            and same_veil(facts.desensitizer, ours)
+            and made is not None
+            and difference(made, self.setting.measured) is None
+        )
+
+    def _check_restorer(self, path: str) -> None:
+        """Say so where the attacker that was given is one of another method."""
+        try:
+            theirs = load_restorer(path).desensitizer
+        except (ValueError, OSError) as error:
+            raise ValueError(f"methods.{self.label}.restorer: {error}") from error
+        ours = self.setting.data.desensitizer.describe()
+        if not same_veil(theirs, ours):
+            log.warning(
+                "methods.%s.restorer: %s was trained against %s, this is %s: an attacker of this very method may do "
+                "better.", self.label, path, brief(theirs) if theirs else "a method it does not tell", brief(ours),
+            )  # fmt: skip
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "jobs" / f"{jobs.slug(self.label)}.json"
 
     @property
     def checkpoint(self) -> Path:
@@ -138,8 +190,7 @@ class Candidate:
         else:
             args = ["validate", *self.common, *place, "--ckpt_path", str(self.checkpoint)]
         self.commands.append(_typed(args))
-        about = {"about": self.setting.about, "veil": self.setting.data.desensitizer.describe()}
-        jobs.keep_record(self.folder / "jobs" / f"{jobs.slug(self.label)}.json", self.run, _plain(about))
+        jobs.keep_record(self._record, self.run, _plain(self.about))
         return jobs.do(args, self.run, self._log(""), self.folder.name, figure=self.figure)
 
     def facts(self) -> CheckpointFacts:
@@ -174,9 +225,7 @@ class Candidate:
             ValueError: the config cannot be used, or a run of that name was made otherwise.
         """
         run = self.folder / f"{jobs.slug(self.label)}_{jobs.slug(restorer.label)}"
-        veil = json.dumps(self.setting.desensitizer)
-        common = ["--config", restorer.config, "--seed_everything", str(seed), *restorer.args,
-                  "--data.init_args.desensitizer", veil]  # fmt: skip
+        common = self._restorer_args(restorer, seed)
         args = ["fit", *common, "--runs", str(run.parent), "--name", run.name]
         self.commands.append(_typed(args))
         about = {"about": read_setting(common).about, "veil": self.setting.data.desensitizer.describe()}
@@ -184,6 +233,26 @@ class Candidate:
         output = self._log(f"_{jobs.slug(restorer.label)}")
         done = jobs.do(args, run, output, self.folder.name, figure=_TRAINED)
         return run / LAST if done else None
+
+    def _restorer_args(self, restorer: Restorer, seed: int) -> list[str]:
+        return ["--config", restorer.config, "--seed_everything", str(seed), *restorer.args,
+                "--data.init_args.desensitizer", json.dumps(self.setting.desensitizer)]  # fmt: skip
+
+    def known_to(self, restorer: Restorer | None, seed: int) -> Sequence[str]:
+        """Name the identities that its trained attacker learns from.
+
+        Args:
+            restorer: what is trained where the method brings none; there must be one then.
+            seed: of its run.
+
+        Raises:
+            FileNotFoundError, ValueError: the config, or the set it names, cannot be read.
+        """
+        if self.method.restorer is not None:
+            given = Path(self.method.restorer)
+            return saved_reader(given if given.is_dir() else given.parent.parent).identities
+        assert restorer is not None, "the method has no attacker"
+        return read_setting(self._restorer_args(restorer, seed)).data.reader.identities
 
     def utility(self) -> dict[str, float]:
         """Return accuracies with their intervals as the run tells them, and the share of pixels hidden.
@@ -238,6 +307,51 @@ def check_same_people(candidates: Mapping[str, Candidate]) -> None:
                 f"methods.{label} is verified on other pairs, crop or size than methods.{first[0]}: give all methods "
                 "the same callbacks.LFWVerification and size"
             )
+
+
+def warn_of_known_people(
+    candidates: Mapping[str, Candidate], attacks: Mapping[str, Attack], restorer: Restorer | None, seed: int
+) -> None:
+    """Say so where an attacker has learnt from people whose images are attacked: it would look better than it is.
+
+    Args:
+        candidates: label -> method; all are verified on the same images.
+        attacks: label -> attack.
+        restorer: the attacker that is trained for each method, if any.
+        seed: of its runs.
+
+    Raises:
+        FileNotFoundError, ValueError: the verification's list or its images cannot be read.
+    """
+    first = next(iter(candidates.values())).setting
+    assert first.verification is not None
+    people = set(first.verification.open(first.data).identities)
+    learnt: dict[str, Callable[[], Sequence[str]]] = {
+        label: attack.people for label, attack in attacks.items()
+    }
+    for label, candidate in candidates.items():
+        if candidate.method.restorer is not None:
+            learnt[f"methods.{label}.restorer"] = partial(candidate.known_to, restorer, seed)
+        elif restorer is not None and candidate.setting.desensitizer is not None:
+            learnt.setdefault(restorer.label, partial(candidate.known_to, restorer, seed))
+    for name, known in learnt.items():
+        try:
+            those = set(known())
+        except (ValueError, OSError) as error:
+            log.warning(
+                "%s: whether it has learnt from people who are attacked cannot be checked (%s).", name, error
+            )
+            continue
+        if those and not people:
+            log.warning(
+                "%s: whether it has learnt from people who are attacked cannot be checked: %s does not tell who is on "
+                "its images.", name, first.verification.name,
+            )  # fmt: skip
+        elif shared := those & people:
+            log.warning(
+                "%s: %d of the %d people who are attacked are among those it has learnt from: it looks better than it "
+                "is. Give it other people's faces.", name, len(shared), len(people),
+            )  # fmt: skip
 
 
 def describe(candidate: Candidate) -> str:

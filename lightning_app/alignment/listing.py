@@ -14,6 +14,7 @@ from datamodules.index import Names
 from lightning_app.alignment.landmarks import LandmarkFile
 from lightning_app.alignment.place import Job, Reason
 from lightning_app.alignment.similarity import Points
+from lightning_app.files import is_temporary
 
 
 def list_images(root: Path) -> list[str]:
@@ -104,23 +105,31 @@ def make_jobs(
     return jobs
 
 
-def foreign_files(output: Path, ours: Iterable[str]) -> list[str]:
-    """List files of a folder that are not ours; what a kill has left half-written is removed.
+def other_files(output: Path, ours: Iterable[str]) -> tuple[list[str], list[str]]:
+    """List the files of a folder that are not ours; nothing is changed.
 
     Args:
         output: the folder; it need not be there.
         ours: paths relative to it.
+
+    Returns:
+        Foreign files, and half-written ones that a kill has left of ours.
     """
-    known, foreign = set(ours), []
-    for folder, _, names in os.walk(output):
+    known: dict[str, set[str]] = {}
+    for path in ours:
+        folder, _, name = path.rpartition("/")
+        known.setdefault(folder, set()).add(name)
+    foreign: list[str] = []
+    left: list[str] = []
+    for at, _, names in os.walk(output):
+        folder = Path(at).relative_to(output).as_posix()
+        own = known.get("" if folder == "." else folder, set())
         for name in names:
-            path = Path(folder) / name
-            relative = path.relative_to(output).as_posix()
-            if name.startswith(".") and name.endswith(".tmp"):
-                path.unlink()
-            elif relative not in known:
-                foreign.append(relative)
-    return sorted(foreign)
+            if name in own:
+                continue
+            half = name.startswith(".") and any(is_temporary(name, of) for of in own)
+            (left if half else foreign).append((Path(folder) / name).as_posix())
+    return sorted(foreign), left
 
 
 def _stamp(path: Path, points: Points | None, refused: Reason | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -68,6 +69,10 @@ class Attack(nn.Module):
             `[B,3,H,W]` float; the caller clamps it to [0,1].
         """
         raise NotImplementedError(f"{type(self).__name__} does not override _restore")
+
+    def people(self) -> Sequence[str]:
+        """Return the identities it has learnt from; empty where there are none, or where it does not know them."""
+        return ()
 
     def describe(self) -> dict[str, object]:
         """Return what goes into tables and reports: JSON-able, the attack's name first, no face, no path."""

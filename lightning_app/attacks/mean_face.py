@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,6 +80,10 @@ class MeanFace(Attack):
         for part in chosen.split(_BATCH):
             total += self.reader.__getitems__(part.tolist())["image"].sum(0, dtype=torch.float64)
         return (total / (255 * len(chosen))).float()[None]
+
+    def people(self) -> Sequence[str]:
+        """Return the identities of the faces that are averaged; none where they were given as they are."""
+        return () if self.reader is None else self.reader.identities
 
     def describe(self) -> dict[str, object]:
         """Return the attack and how many faces it averages."""

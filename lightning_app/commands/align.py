@@ -26,7 +26,7 @@ from rich.progress import (
 from lightning_app.alignment.detect import load_dlib
 from lightning_app.alignment.journal import AlignJournal, read_about
 from lightning_app.alignment.landmarks import LandmarkFile, Order
-from lightning_app.alignment.listing import foreign_files, list_images, make_jobs
+from lightning_app.alignment.listing import list_images, make_jobs, other_files
 from lightning_app.alignment.place import Job, Outcome, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
@@ -116,8 +116,9 @@ def align(
     if not read_about(run_dir / JOURNAL):
         _check_free(run_dir, target)
     with AlignJournal(run_dir / JOURNAL, about) as journal:
-        earlier = {outcome.target for outcome in journal.outcomes.values()}
-        _refuse_foreign(target, earlier | {job.target for job in jobs})
+        ours = {job.target for job in jobs} | {outcome.target for outcome in journal.outcomes.values()}
+        for name in _refuse_foreign(target, ours):
+            (target / name).unlink()
         removed = _remove_gone(target, journal, jobs)
         left = [job for job in jobs if not _is_done(target, journal.outcomes.get(job.file), job)]
         if len(left) < len(jobs):
@@ -193,8 +194,7 @@ def _clear(run_dir: Path, target: Path, jobs: Sequence[Job], about: Mapping[str,
             ours = {outcome.target for outcome in journal.outcomes.values()}
         # a kill may have left a file that was written and not yet noted
         ours |= {str(Path(job.target).with_suffix(suffix)) for job in jobs for suffix in (".png", ".jpg")}
-        _refuse_foreign(target, ours)
-        for name in ours:
+        for name in [*ours, *_refuse_foreign(target, ours)]:
             (target / name).unlink(missing_ok=True)
     (run_dir / JOURNAL).unlink()
 
@@ -207,7 +207,7 @@ def _check_free(run_dir: Path, target: Path) -> None:
     ]  # fmt: skip
     if other:
         raise FileExistsError(f"{run_dir} holds another run ({other[0]}): give another --name")
-    foreign = foreign_files(target, ())
+    foreign, _ = other_files(target, ())
     if foreign:
         raise FileExistsError(
             f"output: {target} holds files already, such as {foreign[0]}, which {run_dir} has not made: give an empty "
@@ -215,13 +215,15 @@ def _check_free(run_dir: Path, target: Path) -> None:
         )
 
 
-def _refuse_foreign(target: Path, ours: Iterable[str]) -> None:
-    foreign = foreign_files(target, ours)
+def _refuse_foreign(target: Path, ours: Iterable[str]) -> list[str]:
+    """Refuse an output with files of somebody else's; list what a kill has left half-written of ours."""
+    foreign, left = other_files(target, ours)
     if foreign:
         raise FileExistsError(
             f"output: {target} holds {len(foreign)} files that are of no image of the set, such as {foreign[0]}: move "
             "them away, or give another --output and --name"
         )
+    return left
 
 
 def _remove_gone(target: Path, journal: AlignJournal, jobs: Sequence[Job]) -> int:

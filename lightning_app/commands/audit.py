@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from rich import get_console
 from rich.progress import (
     BarColumn,
@@ -38,6 +37,7 @@ from lightning_app.release.method import desensitizer_of
 from lightning_app.release.pseudonyms import Pseudonyms, load_key, refuse_inside
 from lightning_app.release.signing import load_public_key
 from lightning_app.report import print_table
+from lightning_app.setting import make_reader
 
 _SHOWN = 20  # findings in the table; --json has them all
 
@@ -127,7 +127,7 @@ def audit(
     found.findings.sort()
     figures = _figures(found, compared, time.monotonic() - begun)
     if json_path is not None:
-        write_atomically(json_path, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(json_path, json.dumps(figures, indent=2) + "\n")  # in ASCII: names may be no UTF-8
     _tell(released, found, figures, json_path)
     return found
 
@@ -159,10 +159,7 @@ def _configured(config: str) -> FaceReader:
             part = part[level]
     if not isinstance(part, dict) or not part.get("reader"):
         raise ValueError(f"config: {path} has no `reader`; give the config of `desensitize`")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--reader", type=FaceReader)
-    reader: FaceReader = parser.instantiate(parser.parse_object({"reader": part["reader"]})).reader
-    return reader
+    return make_reader(part["reader"])
 
 
 def _names(raw: str | None, reader: FaceReader) -> set[str]:
@@ -232,14 +229,14 @@ def _figures(found: Audit, compared: int, seconds: float) -> dict[str, object]:
 def _tell(released: str, found: Audit, figures: dict[str, object], json_path: str | None) -> None:
     console = get_console()
     if found.findings:
-        rows = [[finding.file, finding.what] for finding in found.findings[:_SHOWN]]
+        rows = [[_printable(finding.file), _printable(finding.what)] for finding in found.findings[:_SHOWN]]
         print_table(f"audit of {released}: what must not be", rows, ["file", "finding"])
         if more := len(found.findings) - _SHOWN:
             where = f"all of them: {json_path}" if json_path else "--json PATH writes them all"
             if more > 0:
                 console.print(f"and {more} more; {where}", markup=False, highlight=False)
     for note in found.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {_printable(note)}", markup=False, highlight=False, soft_wrap=True)
     files = len({finding.file for finding in found.findings})
     verdict = f"FAILED: {len(found.findings)} findings in {files} files" if found.findings else "PASSED"
     console.print(
@@ -247,6 +244,11 @@ def _tell(released: str, found: Audit, figures: dict[str, object], json_path: st
         f"{found.bytes / 1e6:.1f} MB, {figures['released_again']} released again, {figures['seconds']} s",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal cannot show, or would obey: bytes of names that are no UTF-8, control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def build_parser() -> CommandParser:

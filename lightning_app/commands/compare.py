@@ -25,7 +25,13 @@ from lightning_app import jobs
 from lightning_app.attacks import Attack, TrainedRestorer
 from lightning_app.commands.compare_report import Outcome, write_report
 from lightning_app.commands.parser import CommandParser, command_parser
-from lightning_app.comparison import Candidate, Method, Restorer, check_same_people
+from lightning_app.comparison import (
+    Candidate,
+    Method,
+    Restorer,
+    check_same_people,
+    warn_of_known_people,
+)
 from lightning_app.configs import find_config
 from lightning_app.device import choose_device
 from lightning_app.dlib_judge import DlibJudge
@@ -116,6 +122,7 @@ def compare(
     where = choose_device(device)
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
+    warn_of_known_people(candidates, mounted, restorer, seed)
     dlib = _dlib(where) if DLIB in {*who.values(), *compared.values()} - {*methods} else None
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
     out = Outcome(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from jsonargparse import Namespace
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,6 +26,7 @@ from datamodules.reader import FaceReader
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
 from lightning_app.desensitize import Desensitizer
 from lightning_app.files import write_atomically
+from lightning_app.masks import load_mask
 from lightning_app.release.manifest import MANIFEST
 from lightning_app.release.pseudonyms import load_key, make_key, refuse_inside
 from lightning_app.release.signing import load_signing_key, make_signing_key
@@ -53,7 +55,8 @@ def desensitize(
     """Write the released set of an aligned image set: veiled, pseudonymous PNG files with a manifest.
 
     Pixels equal those that `fit` makes on the fly with the same reader and desensitizer. A bad image is refused,
-    never replaced. A release that was stopped is gone on with when the command is given again. What stays
+    never replaced. A release that was stopped is gone on with when the command is given again; images whose source
+    has changed are made again, and refused ones tried again. What stays
     with the owner is in `runs/<name>/`: the key, `refused.csv` (file, reason, message), the journal,
     `metrics.json`. Next: `python main.py audit OUTPUT`.
 
@@ -70,7 +73,7 @@ def desensitize(
         pseudonym_table: also write `runs/<name>/pseudonyms.csv`: file, pseudonym. It undoes the pseudonyms.
         name: of the owner's folder; by default the config's.
         runs: folder in which runs/<name> lies.
-        overwrite: replace a release that is there, or was begun with other settings.
+        overwrite: begin anew, and replace a release that is there.
 
     Raises:
         FileExistsError: the output holds something else.
@@ -110,7 +113,7 @@ def build_parser() -> CommandParser:
     """Return the parser of `desensitize`; its help comes from `desensitize`'s docstring."""
     parser = command_parser(desensitize)
     for flag, words in (
-        ("--overwrite", "replace a release that is there, or was begun with other settings."),
+        ("--overwrite", "begin anew, and replace a release that is there."),
         ("--pseudonym_table", "also write runs/<name>/pseudonyms.csv: file, pseudonym."),
     ):
         parser.add_argument(flag, type=bool, nargs="?", const=True, default=False, help=words)
@@ -144,9 +147,17 @@ def run(args: list[str]) -> None:
     parser = build_parser()
     config = name_run(parser.parse_args(args), "desensitize")
     config.pop("make_sign_key")
+    _check_mask(config)
     desensitize(**vars(parser.instantiate(config)))
     config.overwrite = False  # a saved config must not replace a release unasked
     write_atomically(Path(config.runs) / config.name / "config.yaml", parser.dump(config))
+
+
+def _check_mask(config: Namespace) -> None:
+    """Refuse a mask file that is not there while it is known how large it must be: the message says how to draw it."""
+    mask, size = config.get("desensitizer.init_args.mask"), config.get("reader.init_args.size")
+    if mask is not None and size is not None and not Path(mask).exists():
+        load_mask(mask, size)
 
 
 def _key(path: Path) -> bytes:

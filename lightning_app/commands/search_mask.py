@@ -72,7 +72,7 @@ def search_mask(
     scorer: str | None = None,
     ratio: tuple[float, float] = (0.76, 0.80),
     gamma: float = 1.0,
-    ebp: bool = True,
+    ebp: bool | None = None,
     threshold: float = 0.5,
     faces: int = 256,
     sigma: float = 3.0,
@@ -106,7 +106,7 @@ def search_mask(
             comes from `checkpoint`.
         ratio: lowest and highest mask ratio, in [0,1], of a drawn candidate with its template.
         gamma: γ, in nats of cross-entropy per unit of mask ratio.
-        ebp: off leaves the template away, for the ablation (Table 6).
+        ebp: off leaves the template away, for the ablation (Table 6); by default on, but off with `given`.
         threshold: T of formula 4, in [0,1): what is above it in the mean saliency map stays visible.
         faces: K of formula 4, training images that the mean saliency map is made of.
         sigma: of the Gaussian that smooths saliency maps after enlarging, in pixels; 0 does not smooth.
@@ -124,7 +124,8 @@ def search_mask(
         images: how many held-out images candidates are scored on, drawn by the seed; null takes all.
         min_images: what `halving` starts with.
         brushes: ranges of the five hyper-parameters that each candidate draws its own from.
-        given: search among the masks of a folder, with no template unless `ebp` is asked for too.
+        given: search among the masks of a folder, with no template unless `--ebp true` is given too; `ratio`,
+            `candidates` and `brushes` are of no use then.
         seed: of faces, images and candidates.
         batch_size: images per step.
         bf16: score in bfloat16, twice as fast where the processor has it; reported figures are in float32.
@@ -142,6 +143,7 @@ def search_mask(
     if (folder / "mask.png").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a mask already: give --overwrite, or another --name")
     refuse_released(data, "search-mask")
+    ebp = given is None if ebp is None else ebp
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, facts = load_recogniser(checkpoint)
     model.eval().to(device)
@@ -201,12 +203,15 @@ def search_mask(
         }  # fmt: skip
     made: dict[str, Any] = {
         "method": "search", "version": version(), "time_s": round(time.monotonic() - started, 1),
-        "ratio": list(ratio), "template_from_private_faces": 0 if template is None else faces,
+        "template_from_private_faces": 0 if template is None else faces,
     }  # fmt: skip
     if found.candidate is not None:
         made["candidate"] = found.candidate.to_dict()
     if given is not None:
-        made["given"] = {"folder": given.folder, "level": given.level and list(given.level)}
+        folder_name = Path(given.folder).resolve().name  # no path: the mask leaves the house
+        made["given"] = {"folder": folder_name, "level": given.level and list(given.level)}
+    else:
+        made["ratio"] = list(ratio)
     for old in _RESULT:  # an earlier result goes only now that there is a new one
         (folder / old).unlink(missing_ok=True)
     if template is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from lightning_app.release.manifest import (
 )
 from lightning_app.release.png import read_png
 from lightning_app.release.pseudonyms import DIGITS
+from lightning_app.release.strict_json import strict_json
 from lightning_app.release.tree import entries
 
 _SAMPLE = 410  # salt of the draw of the images that are released again
@@ -35,6 +35,13 @@ _OWN = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, IMAGES)
 _LEVELS = (1, *range(2, 10), 0)  # of zlib; the first is what `desensitize` takes unless told otherwise
 _PSEUDONYM = re.compile(rf"[0-9a-f]{{{DIGITS}}}(\.png)?")
 _PARTS = re.compile(r"[\W_]+")
+# words of FaceVeil's own methods and masks: a raw file called mask.png makes no finding of `mask_ratio`
+_OWN_WORDS = frozenset({
+    "batch", "black", "block", "brush", "count", "desensitize", "draw", "file_hash", "fraction", "freeform", "guard",
+    "hidden", "hide", "image", "kernel", "levels", "made_by", "mask_hash", "mask_ratio", "mask_ratio_range", "masks",
+    "max_angle", "max_brush_width", "max_length", "max_vertex", "method", "min_vertex", "reveal", "seed", "sigma",
+    "size", "strokes", "taps", "version", "white",
+})  # fmt: skip
 
 
 def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
@@ -43,6 +50,8 @@ def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
     The images hold no text: `audit` lets no chunk pass that could. Names are compared without regard to case
     and to what stands between their words. In text those count that have four characters or more, with a
     letter among them; in paths every folder and file name is compared as a whole, with and without its suffix.
+
+    The words of FaceVeil's own descriptions do not count.
 
     Args:
         root: the released folder.
@@ -62,20 +71,16 @@ def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
         foreign = " ".join(part for part in parts if not _PSEUDONYM.fullmatch(part))
         if not exact.isdisjoint([*parts, *stems]) or (foreign and _mentions(foreign, words)):
             audit.add(path, "bears the name of an identity or a file of the raw set")
-    texts = {
-        MANIFEST: [
-            *strings(manifest.method),
-            *(manifest.refused.keys() - REASONS),
-            *manifest.versions.values(),
-        ]
-    }
+    own = _OWN_WORDS | REASONS | made_with().keys()
+    texts = {MANIFEST: [*strings(manifest.method), *manifest.refused, *strings(manifest.versions)]}
     if (root / MASK_FACTS).is_file():
+        data = (root / MASK_FACTS).read_bytes()
         try:
-            texts[MASK_FACTS] = list(strings(json.loads((root / MASK_FACTS).read_bytes())))
-        except ValueError:
-            texts[MASK_FACTS] = []  # no JSON, which has been said
+            texts[MASK_FACTS] = list(strings(strict_json(data)))
+        except ValueError:  # no JSON, which has been said; a name may stand in it all the same
+            texts[MASK_FACTS] = [data.decode(errors="replace")]
     for file, found in texts.items():
-        if any(_mentions(text, words) for text in found):
+        if any(_mentions(text, words) for text in found if text not in own):
             audit.add(file, "holds the name of an identity or a file of the raw set")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,10 +15,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from lightning_app.masks import mask_hash, mask_ratio
+from lightning_app.masks.io import sidecar
+from lightning_app.release.finish import mask_facts
 from lightning_app.release.images import Checked, Checks, check_images, read_at_most, useful_workers
-from lightning_app.release.manifest import MANIFEST, MASK, MASK_FACTS, SIGNATURE, Manifest, is_image_file
+from lightning_app.release.manifest import (
+    MANIFEST,
+    MASK,
+    MASK_FACTS,
+    SIGNATURE,
+    Manifest,
+    guard_of,
+    is_image_file,
+    made_with,
+)
 from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
+from lightning_app.release.strict_json import strict_json
 from lightning_app.release.tree import Finding, Tree, walk_release
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
@@ -85,6 +96,7 @@ def audit(
     found.manifest = manifest
     tree = walk_release(root, manifest, times)
     found.findings += tree.findings
+    found.notes += tree.notes
     if not times:
         found.notes.append("time stamps and extended attributes were not checked")
     _signature(root, manifest, public_key, tree, found)
@@ -113,7 +125,9 @@ def _manifest(root: Path, found: Audit) -> Manifest | None:
         return None
     if manifest.to_bytes() != content:
         found.add(MANIFEST, "is not written as `desensitize` writes it: something was changed or added")
-    texts = [*strings(manifest.method), *manifest.refused, *manifest.versions.values()]
+    if manifest.versions.keys() - made_with().keys():
+        found.add(MANIFEST, "its versions have an entry that is no package's")
+    texts = [*strings(manifest.method), *manifest.refused, *strings(manifest.versions)]
     if any(_PLACE.search(text) for text in texts):
         found.add(MANIFEST, "names a place on a disk")
     return manifest
@@ -187,7 +201,7 @@ def _mask_facts(data: bytes, manifest: Manifest, found: Audit) -> None:
     if hashlib.sha256(data).hexdigest() != manifest.files[MASK_FACTS]:
         found.add(MASK_FACTS, "its SHA-256 is not the manifest's")
     try:
-        facts = json.loads(data)
+        facts = strict_json(data)
     except ValueError as error:
         found.add(MASK_FACTS, f"is not JSON ({error})")
         return
@@ -199,10 +213,15 @@ def _mask_facts(data: bytes, manifest: Manifest, found: Audit) -> None:
         "mask_ratio": manifest.mask.mask_ratio,
         "size": [manifest.size] * 2,
         "file_hash": manifest.mask.sha256,
+        "guard": manifest.mask.guard,
     }
     for key, value in said.items():
         if facts.get(key) != value:
             found.add(MASK_FACTS, f"its {key} is not that of the mask in the manifest")
+    own = ("mask_ratio", "size", "mask_hash", "file_hash")  # in the order of `save_mask`
+    more = mask_facts(manifest.mask.guard, manifest.method["method"], manifest.versions.get("faceveil", ""))
+    if data != sidecar({key: said[key] for key in own} | more):
+        found.add(MASK_FACTS, "is not written as `desensitize` writes it: something was changed or added")
     if any(_PLACE.search(text) for text in strings(facts)):
         found.add(MASK_FACTS, "names a place on a disk")
 
@@ -216,6 +235,8 @@ def _method(manifest: Manifest, found: Audit) -> None:
     said = manifest.method.get("mask_hash")
     if said is not None and manifest.mask is not None and said != manifest.mask.mask_hash:
         found.add(MANIFEST, "method.mask_hash is not mask.mask_hash")
+    if manifest.mask is not None and guard_of(manifest.method) != manifest.mask.guard:
+        found.add(MANIFEST, "method.guard is not mask.guard")
 
 
 def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
@@ -240,11 +261,12 @@ def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
 
 
 def strings(value: object) -> Iterator[str]:
-    """Yield every text in a JSON value, without the names of its entries."""
+    """Yield every text in a JSON value, the names of its entries among them."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for item in value.values():
+        for key, item in value.items():
+            yield key
             yield from strings(item)
     elif isinstance(value, list):
         for item in value:

@@ -26,7 +26,7 @@ from lightning_app.release.manifest import (
     is_image_file,
 )
 from lightning_app.release.signing import sign
-from lightning_app.release.tree import walk_release
+from lightning_app.release.tree import entries, walk_release
 from lightning_app.version import version
 
 PARTS = ".part"  # of the released folder: where files are written before they take their names
@@ -55,6 +55,8 @@ def make_room(output: Path, overwrite: bool) -> None:
                 f"output {output}: is not empty; name another --output, or replace the release in it (--overwrite)"
             )
         return
+    if foreign := next(_foreign(output), None):
+        raise FileExistsError(f"output {output}: holds {foreign}, which is of no release; move it away")
     open_release(output)
     for name in (MASK, MASK_FACTS):
         (output / name).unlink(missing_ok=True)
@@ -64,8 +66,18 @@ def make_room(output: Path, overwrite: bool) -> None:
                 file.unlink()
         _remove_if_empty(folder)
     _remove_if_empty(output / IMAGES)
-    if output.exists() and (foreign := next(output.iterdir(), None)):
-        raise FileExistsError(f"output {output}: holds {foreign.name}, which is of no release; move it away")
+
+
+def _foreign(output: Path) -> Iterator[str]:
+    """Yield what lies in a folder and is neither of a release nor what a killed one left."""
+    for name, entry in entries(output) if output.exists() else ():
+        head, *rest = name.split("/")
+        if entry.is_dir(follow_symlinks=False):
+            known = head in (IMAGES, PARTS) and len(rest) < 2
+        else:
+            known = is_image_file(name) or name in _TOP or bool(_LEFT.fullmatch(name)) or head == PARTS
+        if not known:
+            yield name
 
 
 def open_release(output: Path) -> None:
@@ -88,11 +100,22 @@ def write_mask(output: Path, mask: Tensor, guard: int, method: str) -> tuple[Mas
     Returns:
         Its entry in the manifest, and the hashes of both files by name.
     """
-    save_mask(mask, output / MASK, made_by="desensitize", method=method, guard=guard, version=version())
+    save_mask(mask, output / MASK, **mask_facts(guard, method, version()))
     hashes = {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in (MASK, MASK_FACTS)}
     ratio = mask_ratio(mask[0])
     assert isinstance(ratio, float)
     return MaskEntry(MASK, hashes[MASK], mask_hash(mask), ratio, guard), hashes
+
+
+def mask_facts(guard: int, method: str, made_with: str) -> dict[str, object]:
+    """Return all that a released `mask.json` says beside what is measured from the mask, in its order.
+
+    Args:
+        guard: that the mask was widened by, in pixels.
+        method: class of the desensitizer.
+        made_with: version of FaceVeil.
+    """
+    return {"made_by": "desensitize", "method": method, "guard": guard, "version": made_with}
 
 
 def finish(

@@ -20,12 +20,16 @@ class Done(NamedTuple):
         channels: of the released file, 1 or 3; 0 where it was refused.
         reason: why it was refused, naming nothing.
         message: the same for the owner, with the file's name.
+        size: bytes of the file it was made of, before it was read; −1 where it is of no file.
+        mtime_ns: when that file was last changed; −1 where it is of no file.
     """
 
     sha256: str = ""
     channels: int = 0
     reason: str = ""
     message: str = ""
+    size: int = -1
+    mtime_ns: int = -1
 
 
 class Journal:
@@ -38,7 +42,7 @@ class Journal:
     Args:
         path: the file; made by `open` where it is missing, gone on with where it has the same header.
         header: JSON-able, what decides the released bytes.
-        overwrite: begin anew where it has another header.
+        overwrite: begin anew, whatever the file holds.
 
     Attributes:
         is_new: whether it is begun anew.
@@ -51,9 +55,7 @@ class Journal:
         self.path = path
         self._file: io.FileIO | None = None
         self._header = json.dumps(header, sort_keys=True).encode() + b"\n"
-        first = _first_line(path)
-        if overwrite and first != self._header:
-            first = b""
+        first = b"" if overwrite else _first_line(path)
         self.is_new = first != self._header and self._header.startswith(first)  # a kill may have cut it short
         if not self.is_new:
             self._check(first, header)

@@ -19,7 +19,9 @@ from typing import Any
 
 from typing_extensions import Self
 
+from lightning_app.release.png import LONGEST
 from lightning_app.release.pseudonyms import DIGITS
+from lightning_app.release.strict_json import LARGEST, strict_json
 from lightning_app.version import version
 
 FORMAT, VERSION = "faceveil-release", 1
@@ -107,8 +109,8 @@ class Manifest:
             ValueError: it is not; names the entry and what was found.
         """
         try:
-            found = json.loads(content, object_pairs_hook=_unique)
-        except ValueError as error:  # UnicodeDecodeError too
+            found = strict_json(content)
+        except ValueError as error:
             raise ValueError(f"{where} is not JSON ({error}); the release is damaged") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError(f'{where} is no manifest of a release ("format": "{FORMAT}" is missing)')
@@ -125,7 +127,7 @@ class Manifest:
                     f"{where}: {key} is {_brief(own[key])}, not {wanted}; the release is damaged"
                 )
         if own["mask"] is not None:
-            own["mask"] = _mask_entry(own["mask"], f"{where}: mask")
+            own["mask"] = _mask_entry(own["mask"], f"{where}: mask", own["size"])
         manifest = cls(**own)
         manifest._check_files(str(where))
         return manifest
@@ -179,6 +181,16 @@ class Manifest:
             raise ValueError(f"{where}: mask.sha256 is not that of {MASK} in files; the release is damaged")
 
 
+def guard_of(method: Mapping[str, object]) -> int:
+    """Tell by how many pixels a method narrows what its mask shows; 0 where its description tells none.
+
+    Args:
+        method: as a manifest has it, see `public_method`.
+    """
+    guard = method.get("guard", 0)
+    return guard if isinstance(guard, int) and _count(guard) else 0
+
+
 def image_file(identity: str, image: str) -> str:
     """Return the path of an image in a release.
 
@@ -222,11 +234,15 @@ def made_with() -> dict[str, str]:
     return found | {name: installed(name) for name in ("torch", "torchvision", "pillow", "numpy")}
 
 
-def _mask_entry(found: dict[str, Any], where: str) -> MaskEntry:
+def _mask_entry(found: dict[str, Any], where: str, size: int) -> MaskEntry:
     _check_keys(found, {f.name for f in fields(MaskEntry)}, where)
     for key, check, wanted in _MASK_SCHEMA:
         if not check(found[key]):
             raise ValueError(f"{where}.{key} is {_brief(found[key])}, not {wanted}; the release is damaged")
+    if found["guard"] > size:
+        raise ValueError(
+            f"{where}.guard is {found['guard']}, wider than the images of {size} px; the release is damaged"
+        )
     return MaskEntry(**found)
 
 
@@ -239,15 +255,8 @@ def _check_keys(found: dict[str, Any], wanted: set[str], where: str) -> None:
             raise ValueError(f"{where}: {min(keys)!r} {word}; the release is damaged")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands in it twice")
-    return found
-
-
-def _count(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _count(value: object, least: int = 0, most: int = LARGEST) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _hash(value: object) -> bool:
@@ -265,7 +274,7 @@ def _box(value: object) -> bool:
 _Schema = tuple[tuple[str, Callable[[Any], bool], str], ...]
 _SCHEMA: _Schema = (
     ("method", lambda v: isinstance(v, dict) and isinstance(v.get("method"), str), "a method with its name"),
-    ("size", lambda v: _count(v, 1), "a number of pixels"),
+    ("size", lambda v: _count(v, 1, LONGEST), f"a number of pixels from 1 to {LONGEST}"),
     ("channels", lambda v: _count(v) and v in (1, 3), "1 or 3"),
     ("crop", lambda v: v is None or _count(v, 1) or _box(v), "null, a number or four"),
     ("mask", lambda v: v is None or isinstance(v, dict), "null or an object"),

@@ -50,7 +50,7 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
         )
     try:
         made = _MADE[name](about)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
             f"{root}: its manifest describes {name} wrongly ({error!r}); the release is damaged"
         ) from error

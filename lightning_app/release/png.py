@@ -17,7 +17,7 @@ _IHDR = struct.Struct(">IIBBBBB")  # width, height, bits, colour type, compressi
 _MODES = {0: ("L", 1), 2: ("RGB", 3)}  # colour type → Pillow's mode, channels
 _ALLOWED = (b"IHDR", b"IDAT", b"IEND")
 _SUB = 1  # a row's filter
-_SIDE = 1 << 14  # a larger image is no face; it would take gigabytes to find that out by decoding it
+LONGEST = 1 << 14  # pixels of a side: a larger image is no face, and it takes gigabytes to decode
 
 
 @dataclass
@@ -61,7 +61,7 @@ def read_png(data: bytes) -> Png:
             f"is not plain 8-bit grey or RGB (bit depth {bits}, colour type {colour}, interlace {interlace})"
         )
         return found
-    if not (0 < width <= _SIDE and 0 < height <= _SIDE):
+    if not (0 < width <= LONGEST and 0 < height <= LONGEST):
         found.faults.append(f"claims {width}×{height} pixels: not decoded")
         return found
     mode, channels = _MODES[colour]

@@ -57,6 +57,8 @@ class Work:
 
     def make(self, batch: int) -> list[Done]:
         """Read, veil, encode and write the images of a batch; tell what became of each."""
+        # looked at before they are read: one that changes meanwhile is made again
+        sources = {place: self.source(place) for place in self.places(batch)}
         read = {place: self._read(place) for place in self.places(batch)}
         done = {place: found for place, found in read.items() if isinstance(found, Done)}
         pixels = {place: found for place, found in read.items() if not isinstance(found, Done)}
@@ -68,7 +70,25 @@ class Work:
                 data = encode_png(picture, self.compression)
                 self._put(self.plan.file(place), data)
                 done[place] = Done(hashlib.sha256(data).hexdigest(), 1 if picture.ndim == 2 else 3)
-        return [done[place] for place in self.places(batch)]
+        return [done[place]._replace(size=size, mtime_ns=mtime) for place, (size, mtime) in sources.items()]
+
+    def source(self, place: int) -> tuple[int, int]:
+        """Tell length and time of the last change, in nanoseconds, of the file of an image; −1 where it has none."""
+        try:
+            facts = os.stat(self.reader.file(self.plan.index(place)))
+        except OSError:  # a drawn face; or a file that is gone, as reading it says
+            return -1, -1
+        return facts.st_size, facts.st_mtime_ns
+
+    def is_refused(self, place: int, reason: str) -> bool:
+        """Tell whether an image is still refused for the same reason.
+
+        Args:
+            place: of the image in the plan.
+            reason: why it was refused.
+        """
+        found = self._read(place)
+        return isinstance(found, Done) and found.reason == reason
 
     def _read(self, place: int) -> Pixels | Done:
         try:
@@ -157,6 +177,8 @@ def _begin(work: Work, parent: int) -> None:
     torch.set_num_threads(1)  # the processes are the parallel ones
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before it was watched
+            os._exit(1)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 

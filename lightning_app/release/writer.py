@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from datamodules.reader import FaceReader
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.finish import PARTS, finish, make_room, open_release, write_mask
 from lightning_app.release.journal import Done, Journal
-from lightning_app.release.manifest import OTHER, REASONS, Manifest, made_with, public_method
+from lightning_app.release.manifest import OTHER, REASONS, Manifest, guard_of, made_with, public_method
 from lightning_app.release.plan import Plan
 from lightning_app.release.preflight import be_strict, check_arguments, check_signature
 from lightning_app.release.pseudonyms import Pseudonyms
@@ -72,8 +72,9 @@ def write_release(
     """Write a released set; one that was stopped is gone on with.
 
     Pixels are those that `FaceDataModule` makes on the fly in a validation: the reader's, to [0,1],
-    desensitized, rounded to the uint8 grid. At most 4 · `workers` batches are under way, so memory holds some 60
-    bytes an image beside them, and the manifest at the end.
+    desensitized, rounded to the uint8 grid. At most 4 · `workers` batches are under way, so memory holds some 80
+    bytes an image beside them, and the manifest at the end. Gone on with, an image is made again where its released
+    file or its source has changed, or where it was refused and can be read now.
 
     Args:
         reader: the raw set; its `strict` is switched on.
@@ -85,7 +86,7 @@ def write_release(
         compression: zlib's level, see `encode_png`.
         batch_size: images veiled at a time; small ones stay in the processor's cache.
         workers: processes; by default one per CPU that this one may use, 0 works in this one.
-        overwrite: replace a release that is there, or was begun otherwise.
+        overwrite: begin anew, and replace a release that is there.
         progress: called with what is done (`checking`, `writing`), how many images of it, of how many.
 
     Raises:
@@ -108,8 +109,8 @@ def write_release(
         "compression": compression, "batch_size": batch_size,
     }  # fmt: skip
     check_signature(output, signer, overwrite)
-    guard = int(getattr(desensitizer, "guard", 0))
-    with _alone(owner), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
+    guard = guard_of(facts["method"])
+    with _alone(owner, output), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
         writer = _Writer(Work(reader, veil, plan, output, compression, batch_size), journal, progress)
         try:
             if journal.is_new:
@@ -135,20 +136,23 @@ def _counts(refused: list[tuple[str, str, str]]) -> dict[str, int]:
 
 
 @contextmanager
-def _alone(owner: Path) -> Iterator[None]:
-    """Keep a second `desensitize` out of the owner's folder."""
-    owner.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(owner / "desensitize.lock")
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout as error:
-        raise ValueError(
-            f"{owner}: another desensitize is at work there; wait for it, or give another --name"
-        ) from error
-    try:
+def _alone(owner: Path, output: Path) -> Iterator[None]:
+    """Keep a second `desensitize` out of the owner's folder, and out of the released one."""
+    released = output.resolve()
+    locks = {  # the released folder holds nothing but the release, so its lock lies beside it
+        FileLock(owner / "desensitize.lock"): (owner, "--name"),
+        FileLock(released.parent / f".{released.name}.desensitize.lock"): (output, "--output"),
+    }
+    with ExitStack() as held:
+        for lock, (folder, argument) in locks.items():
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(lock.acquire(timeout=_PATIENCE))
+            except Timeout as error:
+                raise ValueError(
+                    f"{folder}: another desensitize is at work there; wait for it, or give another {argument}"
+                ) from error
         yield
-    finally:
-        lock.release()
 
 
 class _Writer:
@@ -160,6 +164,7 @@ class _Writer:
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.digests = np.zeros((count, 32), np.uint8)  # SHA-256 of each file
         self.channels = np.zeros(count, np.uint8)  # of each file; 0 where there is none
+        self.sources = np.full((count, 2), -1, np.int64)  # of each: bytes and time of its source
         self.whole = np.zeros(len(work), np.bool_)  # which batches are done
         self.bad: dict[int, Done] = {}  # by place in the plan
         self.count = 0  # images done
@@ -224,6 +229,7 @@ class _Writer:
     def _note(self, batch: int, images: list[Done]) -> None:
         for place, done in zip(self.work.places(batch), images, strict=True):
             self.channels[place] = done.channels
+            self.sources[place] = done.size, done.mtime_ns
             self.bad.pop(place, None)
             if done.channels:
                 self.digests[place] = np.frombuffer(bytes.fromhex(done.sha256), np.uint8)
@@ -232,10 +238,15 @@ class _Writer:
         self.whole[batch] = True
 
     def _is_there(self, batch: int) -> bool:
-        """Compare a batch's files with the journal's hashes."""
+        """Compare a batch's files with the journal's hashes, and their sources with what they were."""
         for place in self.work.places(batch):
             path = self.work.output / self.work.plan.file(place)
-            if self.channels[place]:
+            if self.work.source(place) != tuple(self.sources[place].tolist()):
+                return False
+            if not self.channels[place]:
+                if not self.work.is_refused(place, self.bad[place].reason):
+                    return False
+            else:
                 if not path.is_file() or path.is_symlink():
                     return False
                 if hashlib.sha256(path.read_bytes()).digest() != self.digests[place].tobytes():

@@ -214,7 +214,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(
         align()
     with Path("runs/align/align.jsonl").open("a") as file:
         file.write('{"file": "Person_1/3.p')  # as a kill leaves it
-    Path("out/Person_0/.0.png.abc.tmp").write_bytes(b"half")
+    Path("out/Person_0/.0.png.abc_12x9.tmp").write_bytes(b"half")
     align()
     assert written() == written(Path("whole"))
     assert (metrics()["align/done_before"], metrics()["align/aligned"]) == (2, 6)
@@ -315,7 +315,31 @@ def test_nothing_is_mixed_or_overwritten_unasked(made: dict[str, Points]) -> Non
     with pytest.raises(FileExistsError, match=r"output: out holds files already, such as mine.txt"):
         align()
     Path("out/mine.txt").unlink()
+    hidden = [
+        Path("out") / name for name in (".notes.tmp", "Person_0/.0.png.abcd1234.tmp", "Person_0/.1.png.x.tmp")
+    ]
+    hidden[1].parent.mkdir()
+    for path in hidden:
+        path.write_bytes(b"mine")
+    for more in ((), ("--overwrite",)):  # no journal says that any of it is ours
+        with pytest.raises(FileExistsError, match="holds files already"):
+            align(*more)
+    assert [path.read_bytes() for path in hidden] == [b"mine"] * 3
+    for path in hidden:
+        path.unlink()
     align()
+    for path in hidden:
+        path.write_bytes(b"mine")
+    for more in ((), ("--overwrite",)):
+        with pytest.raises(
+            FileExistsError, match=r"2 files that are of no image of the set, such as \.notes\.tmp"
+        ):
+            align(*more)
+    assert all(path.exists() for path in hidden)
+    for path in (hidden[0], hidden[2]):
+        path.unlink()
+    align()
+    assert not hidden[1].exists(), "the third is called as a kill leaves one of ours"
     with pytest.raises(FileExistsError, match="holds an alignment with size 112, not 96: give --overwrite"):
         align("--size", 96)
     Path("out/mine.txt").write_text("mine")

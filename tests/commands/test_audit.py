@@ -108,6 +108,50 @@ def test_a_name_of_the_raw_set_is_found_wherever_it_stands(
     assert not any(what in (bears, holds) for whats in without.values() for what in whats)
 
 
+def test_a_name_in_the_place_of_a_key_is_found(spoilt: Path, drawn_root: Path, veil: Veil) -> None:
+    facts = json.loads((spoilt / "mask.json").read_text())
+    (spoilt / "mask.json").write_text(json.dumps(facts | {"Drawn 00005": True}, indent=2) + "\n")
+    about = Manifest.read(spoilt).method | {"brush": {"DRAWN_00003": 1}}
+    relist(spoilt, method=about, versions=made_with() | {"drawn-00004": "1"})
+    everything = found(veil, spoilt, "--raw", drawn_root)
+    holds = "holds the name of an identity or a file of the raw set"
+    assert holds in everything["mask.json"]
+    assert holds in everything["manifest.json"]
+    for versions in (made_with(), made_with() | {"drawn-00004": "1"}):
+        relist(spoilt, method={"method": "MaskOut"}, versions=versions)
+        everything = found(veil, spoilt, "--raw", drawn_root)
+        assert (holds in everything.get("manifest.json", [])) == (len(versions) > len(made_with()))
+
+
+def test_names_of_files_that_are_our_own_words_are_no_finding(
+    made: Path, drawn_root: Path, tmp_path: Path, veil: Veil
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("mask.png", "size.txt", "version.txt", "desensitize.yaml"):
+        (raw / name).write_text("")
+    for person in drawn_root.iterdir():
+        (raw / person.name).symlink_to(person)
+    veil("audit", made / "masked", "--raw", raw)
+
+
+def test_strays_whose_names_a_terminal_cannot_show(
+    spoilt: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (b"Andr\xe9.txt", b"red\x1b[31m.txt", "Zoë.txt".encode()):
+        with open(bytes(spoilt) + b"/" + name, "wb"):
+            pass
+    set_times(spoilt)
+    everything = found(veil, spoilt)
+    assert {"Andr\udce9.txt", "red\x1b[31m.txt", "Zoë.txt"} == everything.keys()
+    assert Path("audit.json").read_bytes().isascii()
+    shown = capsys.readouterr().out
+    assert "Andr\\udce9.txt" in shown
+    assert "red\\x1b[31m.txt" in shown
+    assert "Zoë.txt" in shown
+    assert "\x1b[31m" not in shown
+
+
 def _forge(one: Path, change: Callable[[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]], None]) -> None:
     pixels = np.array(Image.open(one).convert("RGB"))
     change(pixels)

@@ -10,12 +10,30 @@ from typing import Any
 import pytest
 import yaml
 
+from datamodules import DrawnFaces, FolderFaces
 from lightning_app import jobs, privacy
+from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.commands import compare as module
+from lightning_app.comparison import Candidate, Method, Restorer, warn_of_known_people
 from lightning_app.loggers import WandbLogger
+from tests.attacks.test_trained import checkpoint
 from tests.command_line import Veil, refused, write_config
 
 BLUR = "{class_path: lightning_app.desensitize.GaussianBlur, init_args: {kernel: 9}}"
+
+
+ANEW = 0.125  # what a recogniser that is verified anew comes to
+
+
+def verified(fitted: Path, args: Sequence[str]) -> bool:
+    """A `validate` that ends well, with a figure of its own."""
+    assert args[0] == "validate"
+    home = Path(args[args.index("--runs") + 1]) / args[args.index("--name") + 1]
+    home.mkdir(parents=True)
+    found = json.loads((fitted / "runs/tiny/metrics.json").read_text())
+    anew = {"lfw/accuracy": ANEW, "lfw/accuracy_low": ANEW - 0.05, "lfw/accuracy_high": ANEW + 0.05}
+    (home / "metrics.json").write_text(json.dumps(found | anew))
+    return True
 
 
 @pytest.fixture
@@ -23,6 +41,7 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     """Write a comparison of three methods whose recogniser is the one that `fitted` holds: nothing is trained."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(jobs, "call", lambda args, *rest: verified(fitted, args))
     last = str(fitted / "runs/tiny/checkpoints/last.ckpt")
     fit = str(fitted / "tiny.yaml")
 
@@ -72,7 +91,10 @@ def test_everything_is_measured_once_and_shown(
     home = Path("runs/both")
     found = json.loads((home / "metrics.json").read_text())
     run = json.loads((fitted / "runs/tiny/metrics.json").read_text())
-    assert found["compare/mask/accuracy"] == run["lfw/accuracy"]
+    assert found["compare/mask/accuracy"] == run["lfw/accuracy"] != ANEW
+    # the checkpoint's own figures are of faces under the mask, not of clean or blurred ones
+    assert found["compare/none/accuracy"] == found["compare/blur 9/accuracy"] == ANEW
+    assert {path.name for path in (home / "jobs").iterdir()} == {"none.json", "blur_9.json"}
     assert found["compare/mask/accuracy_s2"] == run["lfw/accuracy_s2"]
     assert found["compare/mask/accuracy_low"] == run["lfw/accuracy_low"]
     assert found["compare/mask/mask_ratio"] == pytest.approx(run["privacy/mask_ratio"])
@@ -198,11 +220,13 @@ def test_runs_are_trained_shared_and_their_failures_told(
 
 
 def test_a_restorer_is_trained_on_each_method_that_hides(
-    config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., Path], fitted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[list[str]] = []
 
     def fake(args: Sequence[str], output: Path, group: str) -> bool:
+        if args[0] == "validate":
+            return verified(fitted, args)
         calls.append(list(args))
         return False
 
@@ -216,6 +240,116 @@ def test_a_restorer_is_trained_on_each_method_that_hides(
         assert veil["class_path"] == f"lightning_app.desensitize.{method}"
         assert call[:3] == ["fit", "--config", "lfwa_quick_inpaint.yaml"]
     assert json.loads(Path("runs/both/metrics.json").read_text())["compare/mask/accuracy"] > 0
+
+
+def test_a_checkpoints_own_figures_are_taken_only_where_they_are_the_methods(
+    config: Callable[..., Path], fitted: Path, drawn_root: Path, tmp_path: Path
+) -> None:
+    home = fitted / "runs/tiny"
+    fit = yaml.safe_load((fitted / "tiny.yaml").read_text())
+
+    def place(name: str = "m", **changed: Any) -> Path:
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump(fit | changed))
+        method = Method(str(tmp_path / "other.yaml"), checkpoint=str(home / "checkpoints/last.ckpt"))
+        return Candidate(name, method, "both", Path("runs"), 0).run
+
+    own = Path("runs/both/m")
+    assert place() == home
+    assert (
+        place(seed_everything=3, model=fit["model"] | {"class_path": "lightning_app.models.ResNetFSM"})
+        == home
+    )
+    verification, *others = fit["trainer"]["callbacks"]
+    for change in ({"flip": True}, {"crop": 40}, {"bootstrap": 30}):
+        callback = verification | {"init_args": verification["init_args"] | change}
+        assert place(trainer=fit["trainer"] | {"callbacks": [callback, *others]}) == own, change
+    data = fit["data"]["init_args"]
+    reader = data["reader"] | {"init_args": data["reader"]["init_args"] | {"crop": 40}}
+    for init_args in (data | {"reader": reader}, data | {"mean": 0.4}, data | {"desensitizer": None}):
+        assert place(data=fit["data"] | {"init_args": init_args}) == own
+
+
+def test_what_was_verified_of_another_checkpoint_is_not_taken(
+    config: Callable[..., Path], veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = yaml.safe_load(config().read_text())["methods"]
+    path = config(methods={"none": methods["none"]}, attacks={}, judges={}, privacy_axis="dssim")
+    veil("compare", "--config", path)
+    record = Path("runs/both/jobs/none.json")
+    about = json.loads(record.read_text())
+    record.write_text(json.dumps(about | {"checkpoint": "0" * 64}))
+    line = refused(capsys, lambda: veil("compare", "--config", path))
+    assert "runs/both/none was made with other settings" in line
+
+
+def test_an_attacker_who_knows_the_people_is_told(
+    config: Callable[..., Path], fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit, last = fitted / "tiny.yaml", str(fitted / "runs/tiny/checkpoints/last.ckpt")
+    candidates = {"mask": Candidate("mask", Method(str(fit), checkpoint=last), "both", Path("runs"), 0)}
+
+    def told(attacks: dict[str, Attack], restorer: Restorer | None = None) -> list[str]:
+        caplog.clear()
+        with caplog.at_level("WARNING", "faceveil"):
+            warn_of_known_people(candidates, attacks, restorer, 0)
+        return [record.getMessage() for record in caplog.records]
+
+    strangers = MeanFace(DrawnFaces(identities=5, images_per_identity=1, size=32, first_identity=900))
+    assert told({"mean face": strangers, "Telea": Telea()}) == []
+    (line,) = told({"mean face": MeanFace(DrawnFaces(identities=4, images_per_identity=1, size=32))})
+    assert "mean face: 4 of the 6 people who are attacked are among those it has learnt from" in line
+    assert "Drawn" not in line
+    (line,) = told({}, Restorer(str(fit), label="RFR-Net"))  # any `fit` on these people
+    assert "RFR-Net: 6 of the 6 people" in line
+    (line,) = told({"mean face": MeanFace(FolderFaces("gone"))})
+    assert (
+        "mean face: whether it has learnt from people who are attacked cannot be checked (root=gone" in line
+    )
+    verification = candidates["mask"].setting.verification
+    assert verification is not None
+    assert verification.reader is not None
+    verification.reader.identities = []
+    (line,) = told({"mean face": strangers})
+    assert "cannot be checked: lfw does not tell who is on its images" in line
+
+
+def test_an_attacker_of_another_method_is_told(
+    config: Callable[..., Path], fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit = str(fitted / "tiny.yaml")
+    own = Candidate("mask", Method(fit), "both", Path("runs"), 0).setting.data.desensitizer.describe()
+
+    def told(veil: dict[str, Any]) -> str:
+        caplog.clear()
+        path = checkpoint(tmp_path / "restorer.ckpt", FaceDataModule={"desensitizer": veil})
+        with caplog.at_level("WARNING", "faceveil"):
+            Candidate("mask", Method(fit, restorer=str(path)), "both", Path("runs"), 0)
+        return caplog.text
+
+    assert told(own) == ""
+    assert "methods.mask.restorer: " in told({"method": "Mosaic", "block": 8})
+    assert "was trained against Mosaic, this is MaskOut" in caplog.text
+    assert "was trained against a method it does not tell" in told({})
+    candidate = Candidate(
+        "mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0
+    )
+    with caplog.at_level("WARNING", "faceveil"):
+        warn_of_known_people({"mask": candidate}, {}, None, 0)
+    assert (
+        "methods.mask.restorer: whether it has learnt from people who are attacked cannot be checked"
+        in caplog.text
+    )
+    home = tmp_path / "attacker"  # a whole run tells on whom it was trained
+    (home / "checkpoints").mkdir(parents=True)
+    (tmp_path / "restorer.ckpt").rename(home / "checkpoints/last.ckpt")
+    (home / "config.yaml").write_bytes((fitted / "runs/tiny/config.yaml").read_bytes())
+    candidate = Candidate("mask", Method(fit, restorer=str(home)), "both", Path("runs"), 0)
+    with caplog.at_level("WARNING", "faceveil"):
+        warn_of_known_people({"mask": candidate}, {}, None, 0)
+    assert "methods.mask.restorer: 6 of the 6 people who are attacked" in caplog.text
+    (tmp_path / "restorer.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"methods\.mask\.restorer: .*restorer\.ckpt"):
+        Candidate("mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0)
 
 
 @pytest.mark.parametrize(

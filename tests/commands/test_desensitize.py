@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -157,6 +158,35 @@ def test_what_is_refused_in_one_line(
     line = refused(capsys, lambda: veil("desensitize", "--config", config, *options))
     assert message in line
     assert not Path("released").exists()
+
+
+def test_a_mask_that_is_not_there_is_drawn_as_large_as_the_images(
+    drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(tmp_path / "mine.yaml", drawn_root)
+    mask = ["--desensitizer", MASK_OUT, "--desensitizer.mask", "masks/gone.png"]
+    line = refused(capsys, lambda: veil("desensitize", "--config", config, *mask))
+    assert "mask masks/gone.png: no such file" in line
+    assert "--size 32 --output masks/gone.png" in line
+
+
+def test_a_changed_set_is_released_anew(
+    drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = Path(shutil.copytree(drawn_root, tmp_path / "raw"))
+    config = config_of(tmp_path / "mine.yaml", raw, batch_size=1)
+    veil("desensitize", "--config", config)
+    before = Manifest.read("released/set").files
+    faces = sorted(raw.glob("*/*.*"))
+    faces[3].write_bytes(faces[30].read_bytes())
+    capsys.readouterr()
+    veil("desensitize", "--config", config)
+    assert re.search(r"made now +1 in", capsys.readouterr().out)
+    after = Manifest.read("released/set").files
+    assert sum(before[name] != after[name] for name in before) == 1
+    veil("desensitize", "--config", config, "--overwrite")
+    assert re.search(r"made now +48 in", capsys.readouterr().out)
+    assert Manifest.read("released/set").files == after
 
 
 def test_names_that_are_no_utf8(tmp_path: Path, veil: Veil) -> None:

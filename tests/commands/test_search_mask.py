@@ -137,9 +137,13 @@ def test_search_in_a_given_set(clean: Path, tmp_path: Path) -> None:
     for number, mask in enumerate(freeform_masks(6, 32, (0.41, 0.49))):
         save_mask(mask, tmp_path / "set" / f"{number}.png")
     given = {"folder": str(tmp_path / "set"), "level": [0.4, 0.5], "hidden": "black"}
-    folder = _searched(
-        clean, tmp_path, "--ebp", "false", "--given", json.dumps(given), "--strategy", "random"
-    )
+    folder = _searched(clean, tmp_path, "--given", json.dumps(given), "--strategy", "random")
+    facts = json.loads((folder / "mask.json").read_text())
+    assert facts["given"] == {"folder": "set", "level": [0.4, 0.5]}, "no path leaves the house"
+    assert str(tmp_path) not in (folder / "mask.json").read_text()
+    assert "ratio" not in facts, "a given set is not asked for one"
+    assert (facts["ebp"], facts["template_from_private_faces"]) == (False, 0)
+    assert not (folder / "template.png").exists()
     found = load_mask(folder / "mask.png", 32)
     assert any(torch.equal(found, load_mask(p, 32)) for p in (tmp_path / "set").glob("*.png"))
     assert len(_rows(folder)) == 6

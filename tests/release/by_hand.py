@@ -17,6 +17,7 @@ from lightning_app.release import Manifest, MaskEntry, Pseudonyms
 from lightning_app.release.audit import Audit
 from lightning_app.release.encode import encode_png
 from lightning_app.release.manifest import TIMESTAMP, public_method
+from lightning_app.version import version
 
 KEY = bytes(range(32))
 SIZE = 32
@@ -35,7 +36,8 @@ def write_release(root: Path, raw: Path, veil: Desensitizer | None = None, **cha
     names, files = Pseudonyms(KEY), {}
     mask = None
     if veil is None:
-        save_mask(oval(), root / "mask.png")
+        facts = {"made_by": "desensitize", "method": "MaskOut", "guard": 0, "version": version()}
+        save_mask(oval(), root / "mask.png", **facts)
         mask = load_mask(root / "mask.png")
     for index in range(len(reader)):
         folder, file = Path(reader.name(index)).parts[-2:]
@@ -54,11 +56,12 @@ def write_release(root: Path, raw: Path, veil: Desensitizer | None = None, **cha
         files |= {name: sha256(root / name) for name in ("mask.png", "mask.json")}
         entry = MaskEntry("mask.png", files["mask.png"], mask_hash(mask), float(mask_ratio(mask)))
     about = {"method": "MaskOut"} if veil is None else public_method(veil.describe())
-    facts: dict[str, object] = {
+    entries: dict[str, object] = {
         "method": about, "size": SIZE, "channels": 3, "crop": CROP, "mask": entry, "files": files,
         "identities": len(reader.identities), "images": len(reader),
+        "versions": {"faceveil": version()},
     }  # fmt: skip
-    manifest = Manifest(**(facts | changed))  # type: ignore[arg-type]
+    manifest = Manifest(**(entries | changed))  # type: ignore[arg-type]
     (root / "manifest.json").write_bytes(manifest.to_bytes())
     set_times(root)
     return manifest

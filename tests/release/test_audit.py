@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,11 +316,100 @@ def test_facts_of_the_mask_are_the_manifests(released: Path) -> None:
     set_times(released)
     assert said(audit(released)) == {
         "mask.json": [
+            "is not written as `desensitize` writes it: something was changed or added",
             "its SHA-256 is not the manifest's",
             "its mask_ratio is not that of the mask in the manifest",
             "names a place on a disk",
         ]
     }
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("{", '{"Anna Secret": 1,', 1),
+    lambda text: text.replace('"made_by"', '"guard": 0, "made_by"'),  # twice: `json.loads` takes the last
+    lambda text: text.replace("  ", " "),
+    lambda text: text.replace('"version": "', '"version": "Anna '),
+])  # fmt: skip
+def test_facts_of_the_mask_hold_nothing_more(released: Path, change: Callable[[str], str]) -> None:
+    path = released / "mask.json"
+    before = path.read_text()
+    path.write_text(change(before))
+    assert path.read_text() != before
+    relist(released)
+    (finding,) = said(audit(released))["mask.json"]
+    assert "something was changed or added" in finding or "a name stands in it twice" in finding
+
+
+def _changed(released: Path, change: Callable[[dict[str, Any]], object]) -> list[str]:
+    path = released / "manifest.json"
+    about = json.loads(path.read_text())
+    change(about)
+    path.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    set_times(released)
+    found = said(audit(released))
+    assert list(found) == ["manifest.json"]
+    return found["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(size=10**7), "size is 10000000, not a number of pixels from 1 to 16384"),
+        (lambda m: m.update(size=10**19), "it holds a number that is too large"),
+        (lambda m: m["mask"].update(guard=10**400), "it holds a number that is too large"),
+        (lambda m: m["mask"].update(guard=33), "guard is 33, wider than the images of 32 px"),
+        (lambda m: m["method"].update(sigma=float("nan")), "it holds a number that is not finite"),
+        (lambda m: m["method"].update(sigma=-float("inf")), "it holds a number that is not finite"),
+        (lambda m: m["method"].update(guard=2), "method.guard is not mask.guard"),
+        (
+            lambda m: m["versions"].update({"Anna Secret": "1"}),
+            "its versions have an entry that is no package's",
+        ),
+    ],
+)
+def test_a_crafted_manifest_is_found(
+    released: Path, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    (finding,) = _changed(released, change)
+    assert words in finding
+    assert "Anna" not in finding
+
+
+@pytest.mark.parametrize("inner", ["[" * 200_000, "[" * 300 + "]" * 300, "1e999", "9" * 5000])
+def test_json_that_breaks_its_readers_is_found(released: Path, inner: str) -> None:
+    for name, begin in (("mask.json", "{"), ("manifest.json", '"method": {')):
+        path = released / name
+        path.write_text(path.read_text().replace(begin, begin + f'"x": {inner}, ', 1))
+        set_times(released)
+        assert any("is not JSON (" in what for what in said(audit(released))[name])
+
+
+def test_a_guard_is_said_the_same_everywhere(released: Path) -> None:
+    path = released / "manifest.json"
+    about = json.loads(path.read_text())
+    about["mask"]["guard"] = about["method"]["guard"] = 2
+    path.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    set_times(released)
+    assert "its guard is not that of the mask in the manifest" in said(audit(released))["mask.json"]
+
+
+def test_a_copy_without_time_stamps_is_one_finding(released: Path) -> None:
+    for one in (released, *images(released)):
+        os.utime(one)
+    assert [(f.file, f.what) for f in audit(released).findings] == [
+        (".", "49 files and folders bear other time stamps than every released file does, as after `cp -r`: copy with "
+              "`cp -a`, or audit with --ignore-times"),
+    ]  # fmt: skip
+
+
+def test_a_file_system_without_attributes_is_noted(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*args: object, **more: object) -> list[str]:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "listxattr", unsupported)
+    found = audit(released)
+    assert found.findings == []
+    assert found.notes.count("extended attributes were not checked: this file system keeps none") == 1
 
 
 def test_a_time_stamp_tells(released: Path) -> None:

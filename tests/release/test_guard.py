@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,22 @@ def test_many_masks(tmp_path: Path) -> None:
     masks = [veil(faces(40, 2))["mask"] for veil in drawn]
     assert masks[0] is not None
     assert torch.equal(masks[1], guarded(masks[0], 3))
+
+
+def test_a_guard_that_hides_much_more_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mask = torch.ones(1, 40, 40)
+    mask[:, 10:30, 10:30] = 0  # with 2 px more 24² of 1600
+    save_mask(mask, tmp_path / "mask.png")
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        MaskOut(mask=tmp_path / "mask.png")
+        MaskOut(mask=tmp_path / "mask.png", guard=2)
+    (line,) = caplog.messages
+    assert "guard: 2 more pixels hidden raise the mask ratio from 0.250 to 0.360." in line
+    caplog.clear()
+    save_mask(torch.cat([torch.zeros(1, 10, 40), torch.ones(1, 30, 40)], 1), tmp_path / "mask.png")
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        MaskOut(mask=tmp_path / "mask.png", guard=1)  # 0.25 to 0.275
+    assert not caplog.messages
 
 
 def test_nothing_left_names_the_guard(tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lightning_app.desensitize import GaussianBlur, MaskOut
+from lightning_app.desensitize import CentreBlock, CentreBlur, GaussianBlur, MaskOut, Mosaic
 from lightning_app.masks import save_mask
 from lightning_app.release import Manifest, MaskEntry
+from lightning_app.release.against_raw import _OWN_WORDS
+from lightning_app.release.audit import strings
 from lightning_app.release.manifest import is_image_file, public_method
 from tests.release.test_guard import dotted
 
@@ -124,6 +127,21 @@ def test_names_of_images() -> None:
         "mask.png",
     ):
         assert not is_image_file(name)
+
+
+def test_words_of_our_own_methods_are_known(tmp_path: Path) -> None:
+    save_mask(dotted(24)[0], tmp_path / "mask.png")
+    folder = tmp_path / "set"
+    save_mask(dotted(24)[0], folder / "mask.png")
+    block = CentreBlock()
+    block.prepare((24, 24))
+    for veil in (
+        MaskOut(mask=tmp_path / "mask.png", guard=1), MaskOut(freeform=(0.3, 0.4), count=2, size=24),
+        MaskOut(folder=folder, hidden="black", size=24), GaussianBlur(9), CentreBlur(), block, Mosaic(8),
+    ):  # fmt: skip
+        method = {k: v for k, v in public_method(veil.describe()).items() if k != "method"}
+        words = {text for text in strings(method) if not re.fullmatch("[0-9a-f]{64}", text)}
+        assert words <= _OWN_WORDS, type(veil).__name__
 
 
 def test_the_method_names_no_files(tmp_path: Path) -> None:

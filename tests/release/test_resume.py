@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from datamodules import DrawnFaces, FolderFaces
+from datamodules import DrawnFaces, FolderFaces, RecordIOFaces
 from datamodules.reader import Pixels
 from lightning_app.desensitize import GaussianBlur, MaskOut
-from lightning_app.release import finish
+from lightning_app.release import finish, work
 from lightning_app.release.journal import Done, Journal
+from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
 from tests.release.released import CONSTANT, SIZE, contents, mask_file, raw_tree, release, times
 
 FORK = multiprocessing.get_context("fork")
@@ -144,6 +145,100 @@ def test_a_second_run_at_the_same_time(tmp_path: Path, monkeypatch: pytest.Monke
     process.join()
 
 
+def test_a_second_run_into_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_app.release.writer._PATIENCE", 0.1)
+    log = tmp_path / "reads.log"
+    process = in_a_process(tmp_path, Counted(log, 0.05), 0)
+    while len(reads(log)) < 2:
+        time.sleep(0.01)
+    with pytest.raises(
+        ValueError, match=r"out: another desensitize is at work there; .* give another --output"
+    ):
+        release(tmp_path, tmp_path, reader=Counted(log), owner=tmp_path / "another owner", overwrite=True)
+    process.kill()
+    process.join()
+    assert (tmp_path / "out" / "images").exists()
+
+
+def test_a_worker_whose_parent_is_gone_already_ends() -> None:
+    process = FORK.Process(target=work._begin, args=(None, os.getpid() + 1))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+
+
+def replace_in_place(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
+    """Give a file other content and, where asked for, the time stamp it had."""
+    path.write_bytes(data)
+    if like is not None:
+        os.utime(path, ns=(like.st_atime_ns, like.st_mtime_ns))
+
+
+def test_a_source_that_was_replaced_is_made_again(raw: Path, tmp_path: Path) -> None:
+    release(tmp_path, raw)
+    replace_in_place(raw / "Person 1" / "2.jpg", encoded(picture(70, "L"), "JPEG"))
+    again = release(tmp_path, raw)
+    assert again.made in (2, 3), "its batch"
+    assert again.manifest == release(tmp_path, raw, "fresh").manifest
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert times(tmp_path / "out") == CONSTANT
+    assert release(tmp_path, raw).made == 0
+
+
+def test_records_that_were_replaced_are_made_again(tmp_path: Path) -> None:
+    for seed in (0, 50):  # stored without compression, so that every record stays in its place
+        images = [
+            (label, encoded(picture(seed + n, "L"), "PNG", compress_level=0))
+            for n, label in enumerate((1, 1, 2, 2))
+        ]
+        write_records(tmp_path / "train.rec", insightface_records(images))
+        reader = RecordIOFaces(tmp_path / "train.rec", size=SIZE, cache_index=False)
+        assert release(tmp_path, tmp_path, reader=reader).made == 4
+        assert release(tmp_path, tmp_path, reader=reader).made == 0
+
+
+@pytest.mark.parametrize("how", ["repaired", "repaired without a trace", "still bad"])
+def test_a_refused_file_is_tried_again(raw: Path, tmp_path: Path, how: str) -> None:
+    path = raw / "Person 0" / "0.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)) if how == "repaired without a trace" else whole[:700])
+    bad = path.stat()
+    first = release(tmp_path, raw)
+    assert first.manifest.refused
+    if how != "still bad":
+        replace_in_place(path, whole, bad if how == "repaired without a trace" else None)
+    again = release(tmp_path, raw)
+    assert again.made in ((0,) if how == "still bad" else (2, 3)), "its batch"
+    fresh = release(tmp_path, raw, "fresh")
+    assert again.manifest == fresh.manifest
+    assert again.manifest.images == (19 if how == "still bad" else 20)
+    assert [why for _, why, _ in again.refused] == [why for _, why, _ in fresh.refused]
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_overwrite_begins_anew_with_the_same_settings(raw: Path, tmp_path: Path) -> None:
+    path = raw / "Person 3" / "1.png"
+    path.write_bytes(encoded(picture(16, "RGB"), "PNG", compress_level=0))
+    release(tmp_path, raw)
+    other = encoded(picture(71, "RGB"), "PNG", compress_level=0)
+    replace_in_place(path, other, path.stat())  # of the same length, at the same time: nobody can see that
+    assert release(tmp_path, raw).made == 0
+    again = release(tmp_path, raw, overwrite=True)
+    assert (again.made, again.kept) == (20, 0)
+    release(tmp_path, raw, "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_a_journal_that_does_not_know_its_sources_is_not_believed(raw: Path, tmp_path: Path) -> None:
+    release(tmp_path, raw)
+    journal = tmp_path / "out of the owner" / "journal.jsonl"
+    head, *lines = journal.read_text().splitlines()
+    old = [[batch, [image[:4] for image in images]] for batch, images in map(json.loads, lines)]
+    journal.write_text("\n".join([head, *map(json.dumps, old)]) + "\n")
+    again = release(tmp_path, raw)
+    assert (again.made, again.kept) == (20, 0)
+
+
 def test_a_finished_release_is_left_as_it_is(raw: Path, tmp_path: Path) -> None:
     release(tmp_path, raw)
     before = contents(tmp_path / "out")
@@ -232,9 +327,12 @@ def test_a_folder_with_something_else_in_it(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "images" / "holiday.png").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match="out: is not empty; name another --output"):
         release(tmp_path, raw)
-    with pytest.raises(FileExistsError, match="holds images, which is of no release; move it away"):
+    (tmp_path / "out" / "manifest.json").write_bytes(b"of a web page")
+    with pytest.raises(
+        FileExistsError, match=r"holds images/holiday\.png, which is of no release; move it away"
+    ):
         release(tmp_path, raw, overwrite=True)
-    assert contents(tmp_path / "out") == {"images/holiday.png": b"mine"}
+    assert contents(tmp_path / "out") == {"images/holiday.png": b"mine", "manifest.json": b"of a web page"}
     assert not (tmp_path / "out of the owner" / "journal.jsonl").exists()
 
 
