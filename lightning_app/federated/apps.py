@@ -1,0 +1,223 @@
+"""Flower's two apps around our server and clients, and its simulation of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+from flwr.serverapp import Grid, ServerApp
+
+from lightning_app.federated.client import Client
+from lightning_app.federated.link import answer, late
+from lightning_app.federated.messages import Failure, Invitation, Joined, Link, Task, Update, one_line
+from lightning_app.federated.plan import Parts, Plan
+from lightning_app.federated.wire import decode, encode
+
+log = logging.getLogger("faceveil")
+_LOOK_S = 0.05  # between two looks for answers
+_HERE: dict[Path, Client] = {}  # the owners of this process, with their images in memory, by folder
+_T = TypeVar("_T", Joined, Update)
+
+
+class FlowerLink:
+    """Reaches the clients through Flower's grid.
+
+    Args:
+        grid: of the ServerApp.
+        clients: how many are waited for before the first round.
+        wait: seconds to wait for them, and for their answers to an invitation.
+        timeout: seconds a client has for a round; None waits for ever.
+    """
+
+    def __init__(self, grid: Grid, clients: int, wait: float, timeout: float | None) -> None:
+        self.grid, self.clients, self.wait, self.timeout = grid, clients, wait, timeout
+        self._numbers: dict[int, int] = {}  # node → owner
+        self._first = True
+
+    def newcomers(self, invitation: Invitation, members: set[int]) -> Iterator[Joined | Failure]:
+        """Invite every node whose owner is not a member yet."""
+        nodes = set(self._nodes())
+        end = time.monotonic() + (self.wait if self._first else 0.0)
+        while len(nodes) < self.clients and time.monotonic() < end:
+            time.sleep(_LOOK_S)
+            nodes = set(self._nodes())
+        self._first = False
+        here = {node: owner for node, owner in self._numbers.items() if node in nodes}
+        asked = [node for node in sorted(nodes) if here.get(node) not in members]
+        for node, given in self._ask(invitation, "query.join", asked, self.wait, Joined):
+            if isinstance(given, Joined):
+                if given.client in here.values() and here.get(node) != given.client:
+                    yield Failure(f"at node {node}", f"its number {given.client} is another owner's")
+                    continue
+                # an owner that was started again is another node
+                self._numbers = {n: o for n, o in self._numbers.items() if o != given.client} | {
+                    node: given.client
+                }
+                here[node] = given.client
+                if given.client in members:
+                    continue
+            yield given
+
+    def train(self, task: Task, members: set[int]) -> Iterator[Update | Failure]:
+        """Send a task to the members, and give their answers as they come."""
+        there = set(self._nodes())
+        nodes = [node for node, owner in self._numbers.items() if owner in members and node in there]
+        for owner in sorted(members - {self._numbers[node] for node in nodes}):
+            yield Failure(owner, "it is not connected any more")
+        for node, given in self._ask(task, "train", nodes, self.timeout, Update):
+            owner = self._numbers[node]
+            if isinstance(given, Update) and given.client != owner:
+                given = Failure(owner, f"it answers as owner {given.client}")
+            yield given
+
+    def _nodes(self) -> list[int]:
+        return [int(node) for node in self.grid.get_node_ids()]
+
+    def _ask(
+        self, what: Invitation | Task, kind: str, nodes: list[int], timeout: float | None, wanted: type[_T]
+    ) -> Iterator[tuple[int, _T | Failure]]:
+        content = encode(what)
+        waiting: dict[str, int] = {}
+        for node in nodes:
+            for number in self.grid.push_messages([Message(content, node, kind)]):
+                waiting[number] = node
+        end = None if timeout is None else time.monotonic() + timeout
+        while waiting and (end is None or time.monotonic() < end):
+            for reply in self.grid.pull_messages(list(waiting)):
+                number = reply.metadata.reply_to_message_id
+                if number in waiting:
+                    node = waiting.pop(number)
+                    yield node, self._read(node, reply, wanted)
+            time.sleep(_LOOK_S)
+        for node in waiting.values():
+            assert timeout is not None
+            yield node, Failure(self._called(node), late(timeout))
+
+    def _read(self, node: int, reply: Message, wanted: type[_T]) -> _T | Failure:
+        if reply.has_error():
+            return Failure(self._called(node), " ".join(str(reply.error.reason).split())[-500:])
+        try:
+            given = decode(reply.content)
+        except ValueError as error:
+            return Failure(self._called(node), one_line(error))
+        if isinstance(given, Failure):
+            return Failure(self._called(node), given.reason)
+        if not isinstance(given, wanted):
+            return Failure(self._called(node), f"it answered with a {type(given).__name__}")
+        return given
+
+    def _called(self, node: int) -> int | str:
+        return self._numbers.get(node, f"at node {node}")
+
+
+def make_server_app(
+    serve: Callable[[Context], Callable[[Link], object]], plan: Callable[[Context], Plan]
+) -> ServerApp:
+    """Make a ServerApp.
+
+    Args:
+        serve: makes of the app's context what does the rounds over a link.
+        plan: makes of the context the plan.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        chosen = plan(context)
+        serve(context)(FlowerLink(grid, chosen.clients, chosen.wait, chosen.timeout))
+
+    return app
+
+
+def make_client_app(open_client: Callable[[Context], Client], mods: list[Mod] | None = None) -> ClientApp:
+    """Make a ClientApp.
+
+    Args:
+        open_client: makes of the app's context the owner; what it raises is the owner's answer.
+        mods: of Flower, such as `LocalDpMod`, around every training.
+    """
+    app = ClientApp()
+
+    def reply(message: Message, context: Context, kind: type[Invitation] | type[Task]) -> Message:
+        def done() -> Joined | Update:
+            asked = decode(message.content)
+            if not isinstance(asked, kind):
+                raise ValueError(f"a {type(asked).__name__} where a {kind.__name__} was due")
+            client = open_client(context)
+            return client.join(asked) if isinstance(asked, Invitation) else client.train(asked)
+
+        return Message(encode(answer(f"at node {context.node_id}", done)), reply_to=message)
+
+    @app.query("join")
+    def join(message: Message, context: Context) -> Message:
+        return reply(message, context, Invitation)
+
+    @app.train(mods=mods or [])
+    def train(message: Message, context: Context) -> Message:
+        return reply(message, context, Task)
+
+    return app
+
+
+def client_here(plan: Plan, parts: Parts, number: int, folder: Path) -> Client:
+    """Give this process's client of an owner, made once.
+
+    Args:
+        plan: how the federation goes.
+        parts: of the owner.
+        number: of the owner, from 0.
+        folder: of the owner's files.
+    """
+    known = _HERE.get(folder)
+    if known is None or (known.plan, known.parts, known.number) != (plan, parts, number):
+        known = _HERE[folder] = Client(plan, parts, number, folder)
+    return known
+
+
+def simulate(plan: Plan, parts: Parts, folder: Path, serve: Callable[[Link], object]) -> None:
+    """Run the clients in Flower's simulation, and the server in this process.
+
+    Args:
+        plan: how the federation goes.
+        parts: of every owner.
+        folder: of the owners' files, a folder each.
+        serve: does the rounds over a link.
+
+    Raises:
+        ValueError: what the server raises.
+    """
+    from flwr.simulation import run_simulation
+
+    here, home = os.getcwd(), folder.resolve()
+
+    def open_client(context: Context) -> Client:
+        os.chdir(here)  # a config's relative paths start here
+        number = int(context.node_config["partition-id"])
+        return client_here(plan, parts, number, home / str(number))
+
+    cpus = os.cpu_count() or 1
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    # Ray's remark on GPUs for those who ask for none
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
+    run_simulation(
+        server_app=make_server_app(lambda _: serve, lambda _: plan),
+        client_app=make_client_app(open_client),
+        num_supernodes=plan.clients,
+        backend_config={
+            "client_resources": {"num_cpus": cpus / plan.at_once, "num_gpus": plan.gpus_per_client},
+            "init_args": {
+                "num_cpus": cpus,
+                "include_dashboard": False,
+                "log_to_driver": False,
+                "configure_logging": False,
+            },
+        },
+    )

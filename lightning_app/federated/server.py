@@ -1,0 +1,262 @@
+"""The server: rounds of training at the owners, the mean of what they send, and its verification."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+
+from lightning_app.federated.aggregate import aggregate, drifts, refusal
+from lightning_app.federated.client import model_hash, new_head
+from lightning_app.federated.local import quiet
+from lightning_app.federated.messages import Failure, Invitation, Joined, Link, Task, Update, Weights
+from lightning_app.federated.partition import deal, partition_table
+from lightning_app.federated.plan import Parts, Plan
+from lightning_app.federated.record import Record, accuracy_key, heads_and_rows, summary, write_rounds
+from lightning_app.federated.state import history_of, keep_round, last_round, open_run
+from lightning_app.federated.veil import veil_of
+from lightning_app.federated.weights import count_batches, install, size_of, travelling, weights_hash
+from lightning_app.loggers import WandbLogger, send_report
+from lightning_app.report import print_table, write_metrics
+from lightning_app.report.tables import Scalar
+
+log = logging.getLogger("faceveil")
+
+
+class Server:
+    """Holds the mask and the global weights; a training image never comes here.
+
+    Args:
+        plan: how the federation goes.
+        parts: the model, the data (for size, veil and normalisation; its training set is not read) and the callbacks
+            that verify.
+        run_dir: `runs/<name>`.
+        overwrite: replace a run that is there; else one of the same settings is gone on with.
+
+    Raises:
+        FileExistsError: the folder holds another kind of run.
+        ValueError: it holds a federation with other settings, or the parts do not fit.
+    """
+
+    def __init__(self, plan: Plan, parts: Parts, run_dir: Path, overwrite: bool = False) -> None:
+        self.plan, self.parts, self.run_dir = plan, parts, run_dir
+        self.model, self.data = parts.make()
+        self.data.val_share = 0.0  # held-out images are the owners'
+        mask, self.mask_hash = veil_of(self.data.desensitizer, self.data.size)
+        if not self.data.desensitizer.hides:
+            log.warning("federate: data.desensitizer hides nothing, the owners train on clean faces.")
+        self.watchers = parts.watchers()
+        self.dealt = None
+        if plan.partition != "own":
+            labels = self.data.reader.labels
+            self.dealt = partition_table(
+                labels, deal(labels, plan.clients, plan.partition, parts.seed, plan.alpha)
+            )
+        self.run = open_run(run_dir, plan, parts, overwrite)
+        self.invitation = Invitation(self.run, plan.rounds, plan.local_epochs, plan.heads_stay, parts.seed, mask,
+                                     self.mask_hash)  # fmt: skip
+        self.classes: tuple[int, str] | None = None  # of the shared head: how many, and their names' hash
+        self.rounds: list[Record] = []
+        checkpoint = last_round(run_dir)
+        if checkpoint is not None:
+            self.rounds = history_of(checkpoint)
+            state = checkpoint["state_dict"]
+            if "head.weight" in state:
+                self.model.head = nn.Linear(self.model.backbone.dim, len(state["head.weight"]))
+                self.classes = len(state["head.weight"]), str(self.rounds[-1]["classes"])
+            self.model.load_state_dict(state)
+            log.info("federate: goes on after round %d of %d (%s)", len(self.rounds), plan.rounds, run_dir)
+        self._told: set[tuple[int | str, str]] = set()
+
+    def serve(self, link: Link) -> dict[str, Scalar]:
+        """Do the rounds that are left, and report.
+
+        Args:
+            link: to the clients.
+
+        Returns:
+            What `metrics.json` holds.
+
+        Raises:
+            ValueError: fewer than `min_clients` owners are left; what is done stays.
+        """
+        loggers = self.parts.loggers()
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                logger.use_run_dir(self.run_dir)
+                logger.use_group(self.run_dir.resolve().name)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TimeRemainingColumn())  # fmt: skip
+        members: set[int] = set()
+        with Progress(*columns) as bar:
+            line = bar.add_task(
+                self.run_dir.name, total=(self.plan.rounds - len(self.rounds)) * self.plan.clients
+            )
+            while len(self.rounds) < self.plan.rounds:
+                number = len(self.rounds) + 1
+                bar.update(line, description=f"round {number} of {self.plan.rounds}")
+                self._round(number, link, members, loggers, lambda: bar.advance(line))
+        return self._report(loggers)
+
+    def _round(
+        self, number: int, link: Link, members: set[int], loggers: Sequence[Logger], tick: Callable[[], None]
+    ) -> None:
+        begun = time.perf_counter()
+        self._invite(link, members, number)
+        joined = time.perf_counter()
+        task = Task(self.run, number, self.mask_hash, travelling(self.model, self.plan.heads_stay))
+        taken, refused = self._collect(task, link, members, tick)
+        if len(taken) < self.plan.least:
+            self._too_few(number, len(taken), list(refused.values()))
+        mean = aggregate(taken)
+        record = self._record(task, taken, mean, len(members)) | refused
+        install(self.model, mean, self.plan.heads_stay, "the mean of the owners' weights")
+        count_batches(self.model, record["batches"])
+        record["time/join_s"] = joined - begun  # in the first round the engine's start as well
+        record["time/overhead_s"] = time.perf_counter() - joined - record["time/clients_s"]
+        at = time.perf_counter()
+        if number % self.plan.verify_every == 0 or number == self.plan.rounds:
+            record |= self.verify()
+        record |= {"time/verify_s": time.perf_counter() - at, "time/round_s": time.perf_counter() - begun}
+        classes = None if self.classes is None else self.classes[0]
+        keep_round(self.run_dir, self.model, self.data, [*self.rounds, record], classes, self.plan)
+        self.rounds.append(record)  # only now: the round is done when its checkpoint is there
+        write_rounds(self.run_dir, self.rounds)
+        accuracy = accuracy_key([record])
+        shown = "" if accuracy is None else f"{accuracy} {record[accuracy]:.4f}, "
+        log.info("round %d of %d: %s%d owners, %.1f s of training, %.1f s beside it", number, self.plan.rounds,
+                 shown, len(taken), record["time/clients_s"], record["time/overhead_s"])  # fmt: skip
+        figures = {key: float(value) for key, value in record.items() if isinstance(value, int | float)}
+        for logger in loggers:
+            logger.log_metrics(figures, step=number)
+
+    def _collect(
+        self, task: Task, link: Link, members: set[int], tick: Callable[[], None]
+    ) -> tuple[list[Update], dict[str, str]]:
+        """Send a task out, and give the updates that are taken and, by log key, why the others are not."""
+        taken: list[Update] = []
+        refused: dict[str, str] = {}
+        due = set(members)
+        for given in link.train(task, set(members)):
+            tick()
+            if isinstance(given, Failure):
+                reason: str | None = given.reason
+            elif given.client not in due:
+                reason = "nobody asked it, or it has answered already"
+            else:
+                reason = refusal(given, task.weights, task.round, self.mask_hash)
+            if reason is None and isinstance(given, Update):
+                due.remove(given.client)
+                taken.append(given)
+                log.info("round %d of %d, owner %d: loss %.4f, %d images in %.1f s", task.round, self.plan.rounds,
+                         given.client, given.loss, given.images, given.seconds)  # fmt: skip
+            else:
+                log.warning("round %d, owner %s is left out: %s", task.round, given.client, reason)
+                refused[f"client{given.client}/refused"] = str(reason)
+        return taken, refused
+
+    def _record(self, task: Task, taken: Sequence[Update], mean: Weights, asked: int) -> Record:
+        far = drifts(task.weights, taken, mean)
+        work = [update.seconds for update in taken]
+        record: Record = {
+            "round": task.round, "clients": len(taken), "images": sum(update.images for update in taken),
+            "batches": max(update.batches for update in taken), "hash": weights_hash(mean),
+            "bytes_down": size_of(task.weights) * asked,
+            "bytes_up": sum(size_of(update.weights) for update in taken),
+            # of clients side by side only the longest, or their share of the places, is seen from here
+            "time/clients_s": max(max(work), sum(work) / self.plan.places),
+            "classes": self.classes[1] if self.classes is not None else "",
+        }  # fmt: skip
+        for update in sorted(taken, key=lambda update: update.client):
+            drift = far[update.client]
+            own = {"loss": update.loss, "lr": update.lr, "images": update.images, "seconds": update.seconds,
+                   "drift": drift.norm, "cosine": drift.cosine}  # fmt: skip
+            record |= {f"client{update.client}/{key}": value for key, value in own.items()}
+        return record
+
+    def _invite(self, link: Link, members: set[int], number: int) -> None:
+        """Bring in who is not in yet, and build the shared head when the first one tells its size."""
+        for given in link.newcomers(self.invitation, members):
+            reason = given.reason if isinstance(given, Failure) else self._unfit(given, members)
+            if reason is None and isinstance(given, Joined):
+                members.add(given.client)
+                log.info(
+                    "owner %d joins: %d images of %d people", given.client, given.images, given.identities
+                )
+            elif (given.client, str(reason)) not in self._told:
+                self._told.add((given.client, str(reason)))
+                log.warning("owner %s cannot join: %s", given.client, reason)
+        if len(members) < self.plan.least:
+            self._too_few(number, len(members), [reason for _, reason in self._told])
+
+    def _unfit(self, joined: Joined, members: set[int]) -> str | None:
+        if joined.client in members:
+            return "its number is another owner's"
+        if joined.mask_hash != self.mask_hash:
+            return (
+                f"another mask: its hash is {joined.mask_hash[:12]}…, the federation's {self.mask_hash[:12]}…"
+            )
+        if joined.model_hash != model_hash(self.model):
+            return "another model: give all owners the server's model with all its settings"
+        if self.plan.heads_stay:
+            return None
+        if self.classes is None:
+            self.classes = joined.identities, joined.classes_hash
+            self.model.head = new_head(self.model, joined.identities, self.parts.seed)
+        elif (joined.identities, joined.classes_hash) != self.classes:
+            return (
+                f"other classes ({joined.identities}, the others' {self.classes[0]}): owners of different people keep "
+                "their heads (private_heads: true)"
+            )
+        return None
+
+    def _too_few(self, number: int, count: int, reasons: Sequence[str]) -> None:
+        kept = f"{self.run_dir / 'checkpoints'} has round {number - 1}; " if self.rounds else ""
+        raise ValueError(
+            f"round {number}: {count} of {self.plan.clients} owners are left, min_clients={self.plan.least} are needed"
+            f" ({'; '.join(reasons) or 'none has connected'}): {kept}given again, the command goes on from there"
+        )
+
+    def verify(self) -> dict[str, float]:
+        """Verify the global model with the callbacks of `trainer.callbacks`.
+
+        Returns:
+            Log key → figure.
+        """
+        if not self.watchers:
+            return {}
+        options = {
+            key: self.parts.trainer[key] for key in ("accelerator", "precision") if key in self.parts.trainer
+        }
+        with quiet():
+            trainer = L.Trainer(
+                **options, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                enable_model_summary=False, default_root_dir=self.run_dir, callbacks=list(self.watchers),
+            )  # fmt: skip
+            trainer.validate(self.model, datamodule=self.data, verbose=False)
+        return {key: float(f"{float(value):.7g}") for key, value in trainer.callback_metrics.items()}
+
+    def _report(self, loggers: Sequence[Logger]) -> dict[str, Scalar]:
+        figures = summary(self.rounds, self.plan.clients, self.plan.local_epochs)
+        written = write_metrics(
+            self.run_dir / "metrics.json", {"run/model": type(self.model).__name__, **figures}
+        )
+        heads, rows = heads_and_rows(self.rounds)
+        print_table(f"federate: {self.run_dir.name}", rows, heads)
+        numbers = {key: float(value) for key, value in written.items() if isinstance(value, int | float)}
+        picture = write_rounds(self.run_dir, self.rounds)
+        send_report(loggers, self.run_dir, "federated", heads, rows, picture, numbers)
+        return written

@@ -1,0 +1,36 @@
+"""The ServerApp of a real deployment: `serverapp = "lightning_app.federated.serverapp:app"` in Flower's pyproject.
+
+Its run config: `config`, the federation's YAML (as of `federate`, with `partition: own`); `name` and `runs` of the
+run's folder, `runs/federated` by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context
+
+from lightning_app.cli import set_up_logging
+from lightning_app.federated.apps import make_server_app
+from lightning_app.federated.messages import Link
+from lightning_app.federated.owner import read_config
+from lightning_app.federated.plan import Plan
+from lightning_app.federated.server import Server
+
+
+def _plan(context: Context) -> Plan:
+    return read_config(context.run_config)[0]
+
+
+def _serve(context: Context) -> Callable[[Link], object]:
+    set_up_logging()
+    plan, parts = read_config(context.run_config)
+    parts.use()
+    run_dir = Path(str(context.run_config.get("runs", "runs"))) / str(
+        context.run_config.get("name", "federated")
+    )
+    return Server(plan, parts, run_dir).serve
+
+
+app = make_server_app(_serve, _plan)

@@ -1,0 +1,153 @@
+"""The server's memory: one checkpoint after every round, out of which it goes on exactly where it was."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from datamodules import FaceDataModule
+from lightning_app import jobs
+from lightning_app.federated.plan import Parts, Plan
+from lightning_app.federated.weights import check_run_id
+from lightning_app.files import write_atomically
+from lightning_app.models.base import Recogniser
+from lightning_app.runs import LAST, clear_run, resolve_checkpoint
+
+_RECORD = "federation.json"
+_KEY = "federated"  # of the checkpoint: round, and the rounds' records
+_LEFT = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")
+_OWN = (_RECORD, "rounds.csv", "rounds.png", "clients")
+
+
+def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
+    """Begin a federation's folder, or find that of one that was begun.
+
+    Args:
+        run_dir: `runs/<name>`.
+        plan: how it goes.
+        parts: what it is made of.
+        overwrite: replace a run that is there.
+
+    Returns:
+        What names it: 16 hexadecimal digits.
+
+    Raises:
+        FileExistsError: the folder holds another kind of run.
+        ValueError: it holds a federation with other settings.
+    """
+    record = run_dir / _RECORD
+    if overwrite:
+        clear_run(run_dir)
+        for name in _OWN:
+            path = run_dir / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    there = [name for name in _LEFT if (run_dir / name).exists() and not overwrite]
+    if there and not record.is_file():
+        raise FileExistsError(
+            f"{run_dir} holds another run ({there[0]}): replace it (--overwrite) or choose another --name"
+        )
+    begun = (
+        json.loads(record.read_text(encoding="utf-8"))["run"] if record.is_file() else secrets.token_hex(8)
+    )
+    settings = {
+        "plan": plan.decisive(), "seed": parts.seed,
+        "model": parts.model, "data": parts.data, "trainer": parts.trainer,
+    }  # fmt: skip
+    about = json.loads(json.dumps({"run": begun, "settings": settings}, default=str))
+    jobs.keep_record(record, run_dir, about)
+    return check_run_id(begun)
+
+
+def last_round(run_dir: Path) -> dict[str, Any] | None:
+    """Read the checkpoint of the last whole round; None where there is none.
+
+    Args:
+        run_dir: `runs/<name>`.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: it is damaged, or no federation's.
+    """
+    if not (run_dir / LAST).is_file():
+        return None
+    path = resolve_checkpoint("last", run_dir)
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint.get(_KEY), dict):
+        raise ValueError(f"{path} is no federation's checkpoint: start anew with --overwrite")
+    return checkpoint
+
+
+def history_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give the records of the rounds that a checkpoint knows.
+
+    Args:
+        checkpoint: as `last_round` gives it.
+    """
+    rounds: list[dict[str, Any]] = checkpoint[_KEY]["rounds"]
+    return rounds
+
+
+def keep_round(
+    run_dir: Path,
+    model: Recogniser,
+    data: FaceDataModule,
+    rounds: list[dict[str, Any]],
+    classes: int | None,
+    plan: Plan,
+) -> None:
+    """Write the checkpoint of a round, a FaceVeil checkpoint like any other, and forget old ones.
+
+    `last.ckpt` is the newest; it takes its name when it is whole, so that a kill leaves the round before.
+
+    Args:
+        run_dir: `runs/<name>`.
+        model: the global one; without a head where heads are private.
+        data: of the server, which knows how faces were veiled and normalised.
+        rounds: the records of all rounds so far.
+        classes: of the shared head; None where heads are private.
+        plan: how the federation goes.
+    """
+    number, steps = len(rounds), sum(int(record["batches"]) for record in rounds)
+    kind = f"{type(model).__module__}.{type(model).__name__}"
+    checkpoint = {
+        "epoch": number * plan.local_epochs,
+        "global_step": steps,
+        "pytorch-lightning_version": L.__version__,
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams) | {"_class_path": kind, "num_classes": classes},
+        type(data).__name__: {
+            "desensitizer": data.desensitizer.describe(),
+            "num_classes": classes,
+            "split": None,
+            "mean": data.mean,
+            "std": data.std,
+        },
+        _KEY: {"round": number, "rounds": rounds},
+    }
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    folder = (run_dir / LAST).parent
+    newest = write_atomically(folder / f"round-{number:05d}.ckpt", buffer.getvalue())
+    link = folder / ".last.ckpt.tmp"
+    link.unlink(missing_ok=True)
+    try:
+        os.link(newest, link)  # the same file under a second name
+        os.replace(link, run_dir / LAST)
+    except OSError:  # a file system without links
+        write_atomically(run_dir / LAST, buffer.getvalue())
+    for old in sorted(folder.glob("round-*.ckpt"))[: -plan.keep]:
+        old.unlink()

@@ -1,0 +1,25 @@
+"""The whole thing through Flower's engine: the only test that starts Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr")
+pytest.importorskip("ray")
+
+from lightning_app.federated.apps import simulate
+from lightning_app.federated.server import Server
+from tests.federated.tiny import federated, plan_and_parts
+
+
+def test_flowers_engine_gives_the_weights_of_the_local_one(tmp_path: Path) -> None:
+    """Three owners of different people; two rounds."""
+    more = {"real": True, "partition": "identities", "model": {"schedule": "one_cycle"}}
+    plan, parts = plan_and_parts(engine="flower", **more)
+    server = Server(plan, parts, tmp_path / "flower")
+    simulate(plan, parts, tmp_path / "flower" / "clients", server.serve)
+    local = federated(tmp_path / "local", **more)
+    assert [r["hash"] for r in server.rounds] == [r["hash"] for r in local.rounds]
+    assert [r["clients"] for r in server.rounds] == [3, 3]
