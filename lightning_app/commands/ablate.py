@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from lightning.pytorch.loggers import Logger
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,19 +20,11 @@ from rich.progress import (
 )
 
 from lightning_app import jobs
+from lightning_app.commands.ablate_report import TAKEN, Outcome, write_report
 from lightning_app.configs import FindConfig, find_config
-from lightning_app.files import write_atomically
 from lightning_app.jobs import slug
 from lightning_app.masks import load_mask, mask_hash
-from lightning_app.report import png_bytes, print_table, read_metrics, write_metrics
-from lightning_app.report.ablation import ablation_figure
-
-_FIGURES = {
-    "accuracy": "lfw/accuracy",
-    "auc": "lfw/auc",
-    "dssim": "privacy/dssim",
-    "mask_ratio": "privacy/mask_ratio",
-}
+from lightning_app.report import read_metrics
 
 
 @dataclass(frozen=True)
@@ -43,11 +35,15 @@ class Variant:
         search: arguments of `search-mask` beyond those of the ablation's `search`, by name.
         mask: a mask file, in place of a search.
         args: arguments of `fit` and `validate`, such as `[--model.insertion_points, "[layer2]"]`.
+        config: in place of the system's.
+        paper: a paper's accuracy to show beside ours, in %.
     """
 
     search: dict[str, Any] | None = None
     mask: str | None = None
     args: list[str] = field(default_factory=list)
+    config: str | None = None
+    paper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +80,18 @@ def ablate(
     systems: dict[str, System],
     search: str = "search_mask.yaml",
     seeds: list[int] | None = None,
+    args: list[str] | None = None,
+    figures: dict[str, str] | None = None,
+    logger: Logger | list[Logger] | None = None,
     runs: str = "runs",
     masks: str = "masks",
 ) -> None:
     """Train or verify every system under every variant, one run after the other, into one table.
 
-    Each run is an ordinary `fit` or `validate` in `<runs>/<name>/`. A run that fails does not stop the others;
-    given again, the command does only what is missing and goes on with a run that was killed.
+    Each run is an ordinary `fit` or `validate` in `<runs>/<name>/`, and in the W&B group `<name>`. A run that
+    fails does not stop the others; given again, the command does only what is missing and goes on with a run
+    that was killed. In `<runs>/<name>/`: `metrics.json`, `ablation.png` (error bars: standard deviation over
+    seeds), `logs/`.
 
     Args:
         name: of the ablation: folder of its runs, prefix of its masks.
@@ -98,37 +99,59 @@ def ablate(
         systems: name → system, the columns.
         search: config of `search-mask` that variants with `search` start from.
         seeds: of the runs; each is trained once per seed.
+        args: arguments of every run, before the variant's, such as `[--config, overlays/wandb.yaml]`.
+        figures: further columns of the table: name -> log key of a share of 1, such as `fsm/contribution_all`;
+            accuracies are drawn as well.
+        logger: by `class_path`; W&B gets the table and the figure, others the numbers.
         runs: folder in which `<name>/` lies.
         masks: folder of masks; a variant's searched mask is `<masks>/<name>-<variant>/mask.png`.
 
     Raises:
         FileNotFoundError: a config, mask or checkpoint is not there.
         ChildProcessError: some runs failed; names them and their logs, after all others were done.
-        ValueError: a variant with both a search and a mask, or a finished run that was made otherwise.
+        ValueError: a variant with both a search and a mask, a figure named like one of the command's own, or a
+            finished run that was made otherwise.
     """
     if not variants or not systems:
         raise ValueError("ablate: give at least one of variants and of systems")
     folder = Path(runs) / name
     for kind, labels in (("variants", list(variants)), ("systems", list(systems))):
         jobs.check_labels(kind, labels)
+    taken = [figure for figure in figures or {} if figure in TAKEN]
+    if taken:
+        raise ValueError(
+            f"figures.{taken[0]}: the table has a figure of that name already; call it otherwise"
+        )
+    for label, variant in variants.items():
+        if variant.search is not None and variant.mask is not None:
+            raise ValueError(f"variants.{label}: has both search and mask; give one of them")
+        if variant.mask is not None:
+            load_mask(variant.mask)
+        if variant.config is not None:
+            find_config(variant.config)
     for system in systems.values():
         find_config(system.config)
         if system.checkpoint is not None and not Path(system.checkpoint).is_file():
             raise FileNotFoundError(
                 f"checkpoint {system.checkpoint}: no such file; train it first (see the config)"
             )
+    plan = Plan(folder, variants, systems, seeds or [0], args or [], figures or {})
+    known = {label: Path(v.mask) if v.mask else None for label, v in variants.items() if v.search is None}
+    for label, mask in known.items():  # before hours of training, not after
+        for job in plan.jobs(label, mask):
+            jobs.check_record(folder / "jobs" / f"{job.run}.json", folder / job.run, _about(job.args, mask))
     failed: list[str] = []
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                    TimeRemainingColumn())  # fmt: skip
     with bar:
-        total = len(variants) * (1 + sum(1 if s.checkpoint else len(seeds or [0]) for s in systems.values()))
+        total = len(variants) * (1 + sum(plan.wanted.values()))
         task = bar.add_task(name, total=total)
         for label, variant in variants.items():
             bar.update(task, description=f"{label}: mask")
-            mask = _mask_of(label, variant, name, search, Path(masks), folder)
+            mask = known[label] if label in known else _searched(label, variant, name, search, masks, folder)
             bar.advance(task)
-            own = list(_jobs(label, variant, systems, seeds or [0], mask, folder))
-            for job in own if isinstance(mask, Path) or variant.search is None else ():
+            own = list(plan.jobs(label, mask))
+            for job in own if variant.search is None or mask is not None else ():
                 bar.update(task, description=job.run)
                 if not _run(job, mask, folder):
                     failed.append(job.run)
@@ -136,37 +159,101 @@ def ablate(
             if variant.search is not None and mask is None:
                 failed.append(f"{label}: search-mask")
                 bar.advance(task, len(own))
-            rows = _report(name, folder, variants, systems, seeds or [0])
-    print_table(
-        f"ablate {name}: verification accuracy in %, mean ± std over seeds; see {folder}",
-        rows,
-        ["variant", "mask ratio", "dSSIM", *systems],
-    )
+            write_report(plan.outcome(name))
+    loggers = logger if isinstance(logger, list) else [] if logger is None else [logger]
+    write_report(plan.outcome(name, loggers), final=True)
     if failed:
         raise ChildProcessError(
-            f"{len(failed)} of {total} steps failed ({', '.join(failed[:3])}{', …' if len(failed) > 3 else ''}): "
-            f"see their logs in {folder / 'logs'}; given again, the command does only what is missing"
+            f"{len(failed)} of {total} steps failed ({', '.join(failed)}): see their logs in {folder / 'logs'}; "
+            "given again, the command does only what is missing"
         )
 
 
-def _mask_of(label: str, variant: Variant, name: str, search: str, masks: Path, folder: Path) -> Path | None:
-    """Return the variant's mask, searched for where it is not there yet; None for no mask or a failed search."""
-    if variant.search is not None and variant.mask is not None:
-        raise ValueError(f"variants.{label}: has both search and mask; give one of them")
-    if variant.mask is not None:
-        load_mask(variant.mask)
-        return Path(variant.mask)
-    if variant.search is None:
-        return None
-    found = searched_mask(name, label, masks)
+@dataclass(frozen=True)
+class Plan:
+    """The runs of an ablation.
+
+    Attributes:
+        folder: `<runs>/<name>`.
+        variants: name → variant, the rows.
+        systems: name → system, the columns.
+        seeds: of the runs that train.
+        args: arguments of every run.
+        figures: further figures: name → log key.
+    """
+
+    folder: Path
+    variants: Mapping[str, Variant]
+    systems: Mapping[str, System]
+    seeds: Sequence[int]
+    args: Sequence[str]
+    figures: Mapping[str, str]
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """How many runs a cell of each system has."""
+        return {column: 1 if s.checkpoint else len(self.seeds) for column, s in self.systems.items()}
+
+    def jobs(self, label: str, mask: Path | None = None, column: str | None = None) -> Iterator[Job]:
+        """Give the runs of a variant, of all systems or of one.
+
+        Args:
+            label: of the variant.
+            mask: file of its mask.
+            column: of the system.
+        """
+        variant = self.variants[label]
+        veil = [] if mask is None else ["--data.desensitizer.init_args.mask", str(mask)]
+        for name, system in self.systems.items():
+            if column not in (None, name):
+                continue
+            config = variant.config or system.config
+            common = ["--config", config, *veil, *self.args, *variant.args, "--runs", str(self.folder)]
+            if system.checkpoint is not None:
+                run = f"{slug(label)}_{slug(name)}"
+                args = ["validate", *common, "--name", run, "--ckpt_path", system.checkpoint]
+                yield Job(None, run, tuple(args))
+                continue
+            for seed in self.seeds:
+                run = f"{slug(label)}_{slug(name)}_s{seed}"
+                args = ["fit", *common, "--name", run, "--seed_everything", str(seed)]
+                yield Job(seed, run, tuple(args))
+
+    def outcome(self, name: str, loggers: Sequence[Logger] = ()) -> Outcome:
+        """Gather what is done so far.
+
+        Args:
+            name: of the ablation.
+            loggers: where copies of the report go.
+        """
+        found = {
+            label: {
+                column: [
+                    read_metrics(self.folder / job.run / "metrics.json")
+                    for job in self.jobs(label, column=column)
+                    if jobs.finished(self.folder / job.run)
+                ]
+                for column in self.systems
+            }
+            for label in self.variants
+        }
+        paper = {label: v.paper for label, v in self.variants.items() if v.paper is not None}
+        return Outcome(name, self.folder, found, self.wanted, self.figures, paper, loggers)
+
+
+def _searched(label: str, variant: Variant, name: str, search: str, masks: str, folder: Path) -> Path | None:
+    """Return the variant's mask, searched for where it is not there yet; None where the search failed."""
+    assert variant.search is not None
+    found = searched_mask(name, label, Path(masks))
     own = found.parent.name
     args = ["search-mask", "--config", search]
     for key, value in variant.search.items():
         args += [f"--{key}", *(_word(v) for v in (value if isinstance(value, list) else [value]))]
-    _keep_record(folder / "jobs" / f"search_{slug(label)}.json", found.parent, args, None)
+    record = folder / "jobs" / f"search_{slug(label)}.json"
+    jobs.keep_record(record, found.parent, _about(args, None))
     if not found.is_file():
         jobs.call(
-            [*args, "--name", own, "--output", str(masks)],
+            [*args, "--name", own, "--output", masks],
             folder / "logs" / f"search_{slug(label)}.log",
             name,
         )
@@ -188,88 +275,15 @@ def _word(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool | dict) or value is None else str(value)
 
 
-def _jobs(
-    label: str,
-    variant: Variant,
-    systems: Mapping[str, System],
-    seeds: Sequence[int],
-    mask: Path | None,
-    folder: Path,
-) -> Iterator[Job]:
-    veil = [] if mask is None else ["--data.desensitizer.init_args.mask", str(mask)]
-    for column, system in systems.items():
-        common = ["--config", system.config, *veil, *variant.args, "--runs", str(folder)]
-        if system.checkpoint is not None:
-            run = f"{slug(label)}_{slug(column)}"
-            args = ["validate", *common, "--name", run, "--ckpt_path", system.checkpoint]
-            yield Job(None, run, tuple(args))
-            continue
-        for seed in seeds:
-            run = f"{slug(label)}_{slug(column)}_s{seed}"
-            args = ["fit", *common, "--name", run, "--seed_everything", str(seed)]
-            yield Job(seed, run, tuple(args))
-
-
 def _run(job: Job, mask: Path | None, folder: Path) -> bool:
     """Do a run unless it is done, going on where it was killed; tell whether it is done."""
     run = folder / job.run
-    _keep_record(folder / "jobs" / f"{job.run}.json", run, list(job.args), mask)
+    jobs.keep_record(folder / "jobs" / f"{job.run}.json", run, _about(job.args, mask))
     return jobs.do(job.args, run, folder / "logs" / f"{job.run}.log", folder.name)
 
 
-def _keep_record(record: Path, made: Path, args: list[str], mask: Path | None) -> None:
-    about = {"args": args, "mask_hash": None if mask is None else mask_hash(load_mask(mask))}
-    jobs.keep_record(record, made, about)
-
-
-def _report(
-    name: str,
-    folder: Path,
-    variants: Mapping[str, Variant],
-    systems: Mapping[str, System],
-    seeds: Sequence[int],
-) -> list[list[object]]:
-    """Gather what is done so far into metrics.json and the figure; return the rows of the table."""
-    flat: dict[str, float] = {}
-    rows: list[list[object]] = []
-    points: dict[str, dict[str, tuple[float, float]]] = {column: {} for column in systems}
-    for label, variant in variants.items():
-        cells: list[object] = []
-        about: dict[str, float] = {}
-        for column, system in systems.items():
-            found = [
-                read_metrics(folder / job.run / "metrics.json")
-                for job in _jobs(label, variant, {column: system}, seeds, None, folder)
-                if jobs.finished(folder / job.run)
-            ]
-            for short, key in _FIGURES.items():
-                values = [float(f[key]) for f in found if isinstance(f.get(key), int | float)]  # type: ignore[arg-type]
-                if not values:
-                    continue
-                mean, spread = statistics.fmean(values), statistics.pstdev(values)
-                if short in ("dssim", "mask_ratio"):
-                    about[short] = mean
-                    flat[f"ablation/{label}/{short}"] = mean
-                    continue
-                flat[f"ablation/{label}/{column}/{short}"] = mean
-                flat[f"ablation/{label}/{column}/{short}_std"] = spread
-                if short == "accuracy":
-                    points[column][label] = (mean, spread)
-                    flat[f"ablation/{label}/{column}/seeds"] = len(values)
-            point = points[column].get(label)
-            cells.append("–" if point is None else _cell(point, len(found)))
-        shown = [f"{about[key]:.4f}" if key in about else "–" for key in ("mask_ratio", "dssim")]
-        rows.append([label, *shown, *cells])
-    write_metrics(folder / "metrics.json", flat)
-    if any(points.values()):
-        write_atomically(
-            folder / "ablation.png", png_bytes(ablation_figure(points, list(variants), title=name))
-        )
-    return rows
-
-
-def _cell(point: tuple[float, float], seeds: int) -> str:
-    return f"{100 * point[0]:.1f}" + (f" ± {100 * point[1]:.1f} ({seeds} seeds)" if seeds > 1 else "")
+def _about(args: Sequence[str], mask: Path | None) -> dict[str, object]:
+    return {"args": list(args), "mask_hash": None if mask is None else mask_hash(load_mask(mask))}
 
 
 def build_parser() -> ArgumentParser:

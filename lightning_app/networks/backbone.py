@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -78,6 +79,7 @@ class Backbone(nn.Module):
                 )
             self.gates[point] = FSM(channels[point], sizes[point], input_size, normalise)
         self._frozen: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._off: frozenset[str] = frozenset()
 
     def gate(self, mask: Tensor) -> dict[str, Tensor]:
         """Return the gate of each mask at each insertion point.
@@ -111,16 +113,41 @@ class Backbone(nn.Module):
         super().train(mode)
         return self
 
+    @contextmanager
+    def gates_off(self, *points: str) -> Iterator[None]:
+        """Leave gates out of `forward` while it lasts: each is then exactly 1, as with no mask.
+
+        `gate` and `freeze_gate` still see them. Contexts within one another add up.
+
+        Args:
+            *points: insertion points; `*backbone.gates` for all, none leaves all on.
+
+        Raises:
+            ValueError: the network has no gate there.
+        """
+        unknown = [point for point in points if point not in self.gates]
+        if unknown:
+            raise ValueError(
+                f"gates_off({unknown[0]!r}): this network has the gates {', '.join(self.gates) or '(none)'}; choose "
+                "among these"
+            )
+        before = self._off
+        self._off = before.union(points)
+        try:
+            yield
+        finally:
+            self._off = before
+
     def _gates_of(self, mask: Tensor) -> dict[str, Tensor]:
         if self._frozen is None:
-            return self.gate(mask)
+            return {point: fsm(mask) for point, fsm in self.gates.items() if point not in self._off}
         frozen, gates = self._frozen
         if not torch.equal(mask, frozen):
             raise ValueError(
                 "mask differs from the one the gate was frozen for: call freeze_gate with this mask, or train() "
                 "to clear it"
             )
-        return gates
+        return {point: gate for point, gate in gates.items() if point not in self._off}
 
     def forward(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
         """Embed images.

@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from lightning_app import jobs
-from lightning_app.commands.ablate import run
+from lightning_app.commands.ablate import Plan, System, Variant, build_parser, run
+from lightning_app.loggers import WandbLogger
 from lightning_app.masks import freeform_masks, save_mask
-from tests.command_line import write_config
+from tests.command_line import Veil, write_config
 
 
 @pytest.fixture
@@ -94,6 +96,160 @@ def test_a_run_that_fails_does_not_lose_the_others(table: Path, caplog: pytest.L
     with pytest.raises(ChildProcessError, match=r"1 of 4 steps failed \(first_one_resnet-mask_s1\)"):
         run(["--config", str(table)])
     assert Path("runs/pair/second_resnet-mask_s1/metrics.json").is_file()
+
+
+class FakeRuns:
+    """Runs that leave figures at once; some fail."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing, self.done, self.args = set(failing), list[str](), dict[str, list[str]]()
+
+    def __call__(self, args: Sequence[str], output: Path, group: str) -> bool:
+        at = {args[i]: args[i + 1] for i in range(len(args) - 1)}
+        name, seed = at["--name"], int(at["--seed_everything"])
+        self.args[name] = list(args)
+        if name in self.failing:
+            return False
+        self.done.append(name)
+        figures = {"lfw/accuracy": 0.8 + seed / 100, "lfw/auc": 0.9, "privacy/mask_ratio": 0.75}
+        if name.startswith("gated"):
+            figures |= {"fsm/accuracy_without_all": 0.7, "fsm/contribution_all": 0.1 + seed / 100}
+        home = Path(at["--runs"]) / name
+        home.mkdir(parents=True)
+        (home / "metrics.json").write_text(json.dumps(figures))
+        return True
+
+
+@pytest.fixture
+def gated(table: Path) -> Path:
+    """An ablation of a plain and a gated network, two seeds, with a paper's column."""
+    about: dict[str, Any] = yaml.safe_load(table.read_text())
+    about["variants"] = {
+        "plain": {"mask": "m0.png", "config": "lfwa_quick_mask.yaml", "paper": 79.78},
+        "gated": {"mask": "m0.png", "args": ["--model.insertion_points", "[layer2]"], "paper": 89.12},
+        "other": {"mask": "m1.png"},
+    }
+    figures = {"gate off": "fsm/accuracy_without_all", "gate contributes": "fsm/contribution_all"}
+    table.write_text(yaml.safe_dump(about | {"seeds": [1, 2], "figures": figures}, sort_keys=False))
+    return table
+
+
+def test_failed_runs_are_missing_in_the_table_named_at_the_end_and_alone_done_again(
+    gated: Path, veil: Veil, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["gated_resnet-mask_s2", "other_resnet-mask_s1", "other_resnet-mask_s2"]
+    monkeypatch.setattr(jobs, "call", first := FakeRuns(*names))
+    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.raises(SystemExit) as stop:
+        veil("ablate", "--config", gated)
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert f"3 of 9 steps failed ({', '.join(names)})" in printed.err
+    rows = {line.split()[0]: " ".join(line.split()) for line in printed.out.splitlines() if line.strip()}
+    assert rows["plain"] == "plain 0.7500 – 81.5 ± 0.5 (2 seeds) – – 79.78"
+    assert rows["gated"] == "gated 0.7500 – 81.0 (1 of 2 seeds) 70.0 11.0 89.12"
+    assert rows["other"] == "other – – missing – – –"
+    assert len(first.done) == 3
+
+    monkeypatch.setattr(jobs, "call", again := FakeRuns())
+    veil("ablate", "--config", gated)
+    assert again.done == names
+    figures = json.loads(Path("runs/pair/metrics.json").read_text())
+    assert figures["ablation/gated/resnet-mask/gate contributes"] == pytest.approx(0.115)
+    assert figures["ablation/gated/resnet-mask/gate contributes_std"] == pytest.approx(0.005)
+    assert figures["ablation/gated/resnet-mask/seeds"] == 2
+    assert figures["ablation/gated/paper"] == pytest.approx(0.8912)
+    assert "gated 0.7500 – 81.5 ± 0.5 (2 seeds) 70.0 ± 0.0 11.5 ± 0.5 89.12" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_variants_config_and_arguments_of_all_runs_reach_them(
+    gated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "call", runs := FakeRuns())
+    run(["--config", str(gated), "--args", "[--config, overlays/wandb.yaml]"])
+    plain, own = runs.args["plain_resnet-mask_s1"], runs.args["gated_resnet-mask_s1"]
+    assert plain[:3] == ["fit", "--config", "lfwa_quick_mask.yaml"]
+    assert own[2].endswith("tiny.yaml")
+    for args in (plain, own):
+        at = args.index("overlays/wandb.yaml")
+        assert args[at - 3 : at] == ["--data.desensitizer.init_args.mask", "m0.png", "--config"]
+    assert own.index("[layer2]") > own.index("overlays/wandb.yaml")
+
+
+def test_loggers_get_table_figure_and_numbers_in_the_group_of_the_runs(
+    gated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, Any] = {}
+
+    def take(self: WandbLogger, key: str, *values: Any) -> None:
+        sent[key] = values
+        sent["group"], sent["name"] = self._wandb_init["group"], self._wandb_init["name"]
+
+    groups: set[str] = set()
+    fake = FakeRuns()
+
+    def call(args: Sequence[str], output: Path, group: str) -> bool:
+        groups.add(group)
+        return fake(args, output, group)
+
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    monkeypatch.setattr(jobs, "call", call)
+    monkeypatch.setattr(WandbLogger, "log_table", take)
+    monkeypatch.setattr(WandbLogger, "log_image", take)
+    monkeypatch.setattr(WandbLogger, "log_metrics", lambda self, figures: sent.update(figures))
+    run(["--config", str(gated), "--logger", "lightning_app.loggers.WandbLogger"])
+    heads, rows = sent["ablation/table"]
+    assert heads == ["variant", "mask ratio", "dSSIM", "resnet-mask", "gate off", "gate contributes", "paper"]
+    assert [row[0] for row in rows] == ["plain", "gated", "other"]
+    assert sent["ablation/picture"][0][0].size[0] > 400
+    assert sent["ablation/plain/resnet-mask/accuracy"] == pytest.approx(0.815)
+    assert groups == {"pair"} == {sent["group"]} == {sent["name"]}
+
+
+def test_what_cannot_be_run_is_told_before_hours_of_training(
+    gated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "call", runs := FakeRuns())
+    about: dict[str, Any] = yaml.safe_load(gated.read_text())
+
+    def told(words: str, **change: Any) -> None:
+        gated.write_text(yaml.safe_dump(about | change))
+        with pytest.raises((ValueError, OSError), match=words):
+            run(["--config", str(gated)])
+        assert runs.done == []
+
+    plain, gate = about["variants"]["plain"], about["variants"]["gated"]
+    told("gone.png: no such file", variants={"plain": plain, "b": {"mask": "gone.png"}})
+    told("no config 'gone.yaml'", variants={"plain": plain, "b": {"config": "gone.yaml"}})
+    told("figures.accuracy: the table has a figure of that name", figures={"accuracy": "fsm/accuracy"})
+    Path("runs/pair/jobs").mkdir(parents=True)
+    Path("runs/pair/jobs/gated_resnet-mask_s1.json").write_text('{"args": ["otherwise"]}')
+    told("made with other settings", variants={"plain": plain, "gated": gate})
+
+
+@pytest.mark.parametrize("label", ["none", "layer2"])
+def test_the_shipped_ablations_runs_are_configs_that_parse(
+    label: str, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parsed = build_parser().parse_args(["--config", "fsm_ablation.yaml"])
+    variants = {k: v if isinstance(v, Variant) else Variant(**vars(v)) for k, v in parsed.variants.items()}
+    systems = {k: v if isinstance(v, System) else System(**vars(v)) for k, v in parsed.systems.items()}
+    plan = Plan(Path("runs/x"), variants, systems, parsed.seeds, [], parsed.figures)
+    assert [job.seed for job in plan.jobs(label)] == [1, 2]
+    mask = variants[label].mask
+    assert mask is not None
+    with pytest.raises(SystemExit) as stop:
+        veil(*next(plan.jobs(label, Path(mask))).args, "--print_config")
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    watching = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    own = [] if label == "none" else ["callbacks.FSMAblation"]
+    assert watching == ["callbacks.LFWVerification", "callbacks.DSSIMReport", "callbacks.Pictures", *own]
+    assert config["model"]["init_args"].get("insertion_points") == (None if label == "none" else ["layer2"])
+    assert config["model"]["class_path"].endswith("ResNetMask" if label == "none" else "ResNetFSM")
+    assert config["data"]["init_args"]["desensitizer"]["init_args"]["mask"] == mask
 
 
 @pytest.mark.parametrize(

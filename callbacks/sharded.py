@@ -1,0 +1,192 @@
+"""Embed every image of a verification set once, dealt to the ranks without padding, and gather what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from datamodules.face import FaceDataModule
+from datamodules.pairs import PairList
+from datamodules.reader import FaceReader, whole
+from lightning_app.batch import Batch
+from lightning_app.networks import Backbone
+from lightning_app.ranks import share_buffers
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to embed an image.
+
+    Attributes:
+        veiled: desensitized, or clean and then with no mask.
+        off: insertion points whose gates are left out.
+    """
+
+    veiled: bool
+    off: tuple[str, ...] = ()
+
+
+@torch.no_grad()
+def embed_sharded(
+    trainer: L.Trainer,
+    pl_module: L.LightningModule,
+    data: FaceDataModule,
+    reader: FaceReader,
+    ways: Mapping[str, Way],
+    *,
+    batch_size: int | None = None,
+    flip: bool = False,
+    title: str = "Verifying",
+    watch: Callable[[Batch], None] | None = None,
+) -> dict[str, Tensor]:
+    """Embed every image of a reader once per way; each is read once, and veiled once for all ways.
+
+    Every rank calls this. It reads its share with no collective in the loop; then all gather.
+
+    Args:
+        trainer: whose ranks, device and precision.
+        pl_module: a recogniser, unwrapped.
+        data: prepares the images: veils and normalises them.
+        reader: of the images.
+        ways: name → way.
+        batch_size: images per step; the DataModule's by default.
+        flip: add the embedding of the mirrored image.
+        title: of the bar that shows how far it is.
+        watch: is shown every batch of veiled images, with the network in eval mode and the run's precision.
+
+    Returns:
+        Name → `[N,D]`, normalised, in the reader's order, on the CPU.
+    """
+    count, rank, world = len(reader), trainer.global_rank, trainer.world_size
+    mine = torch.arange(count)[rank::world]  # none where there are fewer images than ranks
+    steps = [ids.tolist() for ids in mine.split(batch_size or data.batch_size) if len(ids)]
+    loader: DataLoader[Batch] = DataLoader(
+        reader, batch_sampler=steps, collate_fn=whole, num_workers=data.num_workers
+    )
+    device = trainer.strategy.root_device
+    share_buffers(pl_module)
+    found: dict[str, list[Tensor]] = {name: [] for name in ways}
+    was_training = pl_module.training
+    pl_module.eval()
+    with _ticking(trainer, title, len(mine)) as advance:
+        for batch in loader:
+            images, index = batch["image"].to(device), batch["index"].to(device)
+            for veiled in dict.fromkeys(way.veiled for way in ways.values()):
+                ready = data.prepare(images, index, desensitize=veiled)
+                with trainer.precision_plugin.val_step_context():
+                    if watch is not None and veiled:
+                        watch(ready)
+                    for name, way in ways.items():
+                        if way.veiled == veiled:
+                            found[name].append(_embedded(pl_module, ready, way.off, flip).float())
+            advance(len(images))
+    pl_module.train(was_training)
+    # a rank without images learns from the others how long an embedding is
+    width = max((part.shape[1] for parts in found.values() for part in parts), default=0)
+    width = int(trainer.strategy.reduce(torch.tensor(width, device=device), reduce_op="max"))
+    gathered = {}
+    for name, parts in found.items():
+        own = torch.cat(parts) if parts else torch.empty(0, width, device=device)
+        gathered[name] = F.normalize(_gathered(trainer, own, mine.to(device), count)).cpu()
+    return gathered
+
+
+def cosine_scores(first: Tensor, second: Tensor, pairs: PairList) -> npt.NDArray[np.float64]:
+    """Give the cosine similarity of every pair, `[P]`.
+
+    Args:
+        first: `[N,D]`, normalised, the embeddings of the pairs' first images.
+        second: `[N,D]` of their second images.
+        pairs: positions in both.
+    """
+    scores: npt.NDArray[np.float64] = (first[pairs.a] * second[pairs.b]).sum(1).double().numpy()
+    return scores
+
+
+def datamodule_of(trainer: L.Trainer, asker: str) -> FaceDataModule:
+    """Give a run's DataModule.
+
+    Args:
+        trainer: of the run.
+        asker: the callback's name, for the message.
+
+    Raises:
+        TypeError: it is no FaceDataModule.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, FaceDataModule):
+        raise TypeError(f"{asker} needs a FaceDataModule: it owns the desensitizer and the images' size")
+    return data
+
+
+def is_due(trainer: L.Trainer, every_n_epochs: int) -> bool:
+    """Tell whether to measure now: in `fit` every so many epochs and after the last, else always.
+
+    Args:
+        trainer: in its validation.
+        every_n_epochs: how often within `fit`.
+    """
+    if trainer.sanity_checking:
+        return False
+    done, epochs = trainer.current_epoch + 1, trainer.max_epochs
+    last = epochs is not None and 0 < epochs <= done
+    return trainer.state.fn != "fit" or done % every_n_epochs == 0 or last
+
+
+def _embedded(pl_module: L.LightningModule, batch: Batch, off: tuple[str, ...], flip: bool) -> Tensor:
+    if off:
+        backbone = pl_module.backbone
+        assert isinstance(backbone, Backbone)
+        with backbone.gates_off(*off):
+            return _embedded(pl_module, batch, (), flip)
+    embed: Any = pl_module.embed  # what recognisers offer beside forward
+    embedding: Tensor = embed(batch["image"], batch["mask"], batch["mask_index"])
+    return embedding + _embedded(pl_module, _mirrored(batch), (), False) if flip else embedding
+
+
+def _mirrored(batch: Batch) -> Batch:
+    mirrored = batch.copy()
+    mirrored["image"] = batch["image"].flip(-1)
+    mirrored["mask"] = None if batch["mask"] is None else batch["mask"].flip(-1)
+    return mirrored
+
+
+def _gathered(trainer: L.Trainer, own: Tensor, ids: Tensor, count: int) -> Tensor:
+    """Bring the ranks' embeddings into the images' order: `[n,D]` with ids `[n]` → `[count,D]`."""
+    if trainer.world_size == 1:
+        return own
+    longest = -(-count // trainer.world_size)
+    padded = F.pad(own, (0, 0, 0, longest - len(own)))
+    numbers = F.pad(ids, (0, longest - len(ids)), value=-1)
+    all_ids = trainer.strategy.all_gather(numbers).flatten()
+    every = trainer.strategy.all_gather(padded).flatten(0, 1)
+    real = all_ids >= 0
+    order = torch.argsort(all_ids[real])
+    assert torch.equal(all_ids[real][order], torch.arange(count, device=ids.device))
+    return every[real][order]
+
+
+@contextmanager
+def _ticking(trainer: L.Trainer, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a task in the trainer's own rich progress bar while it lasts; nothing where there is none."""
+    progress: Any = getattr(trainer.progress_bar_callback, "progress", None)
+    if progress is None or not hasattr(progress, "add_task"):
+        yield lambda n: None
+        return
+    task = progress.add_task(f"[white]{title}", total=total)
+
+    def advance(n: int) -> None:
+        progress.update(task, advance=n, refresh=True)
+
+    yield advance
+    progress.update(task, visible=False)

@@ -1,0 +1,119 @@
+"""What `ablate` shows and leaves: the table, metrics.json, the figure, and loggers' copies."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+
+from lightning_app.files import write_atomically
+from lightning_app.loggers import send_report
+from lightning_app.report import png_bytes, print_table, write_metrics
+from lightning_app.report.ablation import ablation_figure
+from lightning_app.report.tables import Scalar
+
+ACCURACY = "lfw/accuracy"
+_OF_RUNS = {"accuracy": ACCURACY, "auc": "lfw/auc"}
+_OF_VARIANTS = {"mask_ratio": "privacy/mask_ratio", "dssim": "privacy/dssim"}
+TAKEN = (*_OF_RUNS, *_OF_VARIANTS, "seeds", "paper")  # names that further figures cannot have
+Found = Mapping[str, Mapping[str, Sequence[Mapping[str, Scalar]]]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an ablation found so far.
+
+    Attributes:
+        name: of the ablation.
+        folder: where its files go.
+        found: variant → system → the `metrics.json` of each run that is done; all variants and systems.
+        wanted: system → how many runs a cell has when all are done.
+        figures: further figures of the runs: name → log key of a share of 1.
+        paper: variant → a paper's accuracy, in %.
+        loggers: where copies go.
+    """
+
+    name: str
+    folder: Path
+    found: Found
+    wanted: Mapping[str, int]
+    figures: Mapping[str, str]
+    paper: Mapping[str, float]
+    loggers: Sequence[Logger] = field(default_factory=list)
+
+
+def write_report(out: Outcome, final: bool = False) -> None:
+    """Write metrics.json and the figure from what is known so far.
+
+    Args:
+        out: what was found.
+        final: print the table and send copies to the loggers as well.
+    """
+    flat: dict[str, float] = {f"ablation/{label}/paper": value / 100 for label, value in out.paper.items()}
+    points: dict[str, dict[str, tuple[float, float]]] = {column: {} for column in out.wanted}
+    rows: list[list[object]] = []
+    several = len(out.wanted) > 1
+    for label, systems in out.found.items():
+        cells: list[str] = []
+        for column, runs in systems.items():
+            for short, key in _OF_VARIANTS.items():
+                if (at := _over(runs, key)) is not None:
+                    flat[f"ablation/{label}/{short}"] = at.mean
+            for short, key in (_OF_RUNS | dict(out.figures)).items():
+                at = _over(runs, key)
+                if short != "auc":
+                    cells.append(_cell(at, out.wanted[column] if short == "accuracy" else None))
+                if at is None:
+                    continue
+                flat[f"ablation/{label}/{column}/{short}"] = at.mean
+                flat[f"ablation/{label}/{column}/{short}_std"] = at.std
+                if short == "accuracy":
+                    flat[f"ablation/{label}/{column}/seeds"] = at.count
+                if key.split("/")[-1].startswith("accuracy"):
+                    series = column if short == "accuracy" else f"{column}, {short}" if several else short
+                    points.setdefault(series, {})[label] = (at.mean, at.std)
+        about = [flat.get(f"ablation/{label}/{short}") for short in _OF_VARIANTS]
+        shown = ["–" if value is None else f"{value:.4f}" for value in about]
+        paper = [f"{out.paper[label]:.2f}" if label in out.paper else "–"] if out.paper else []
+        rows.append([label, *shown, *cells, *paper])
+    write_metrics(out.folder / "metrics.json", flat)
+    picture = ablation_figure(points, list(out.found), title=out.name) if any(points.values()) else None
+    if picture is not None:
+        write_atomically(out.folder / "ablation.png", png_bytes(picture))
+    if not final:
+        return
+    heads = ["variant", "mask ratio", "dSSIM"]
+    for column in out.wanted:
+        heads += [column, *(f"{column}, {name}" if several else name for name in out.figures)]
+    heads += ["paper"] if out.paper else []
+    title = f"ablate {out.name}: verification accuracy in %, mean ± std over seeds; see {out.folder}"
+    print_table(title, rows, heads)
+    send_report(out.loggers, out.folder, "ablation", heads, rows, picture, flat)
+
+
+@dataclass(frozen=True)
+class _Over:
+    mean: float
+    std: float
+    count: int
+
+
+def _over(runs: Sequence[Mapping[str, Scalar]], key: str) -> _Over | None:
+    """Take a figure over the runs that have it: mean and standard deviation (ddof 0)."""
+    values = [float(run[key]) for run in runs if isinstance(run.get(key), int | float)]  # type: ignore[arg-type]
+    if not values:
+        return None
+    return _Over(statistics.fmean(values), statistics.pstdev(values), len(values))
+
+
+def _cell(at: _Over | None, wanted: int | None) -> str:
+    """Show a share in %; with the number of runs `wanted`, say how many there are or that all are missing."""
+    if at is None:
+        return "–" if wanted is None else "missing"
+    text = f"{100 * at.mean:.1f}" + (f" ± {100 * at.std:.1f}" if at.count > 1 else "")
+    if wanted is None or wanted == 1:
+        return text
+    return f"{text} ({at.count} seeds)" if at.count == wanted else f"{text} ({at.count} of {wanted} seeds)"
