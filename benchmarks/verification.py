@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import Row, interleaved
-from callbacks import LFWVerification
+from callbacks.sharded import Way, embed_sharded
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule, PairFaces
 from datamodules.pairs import PairList
 from datamodules.reader import FaceReader
@@ -38,7 +38,6 @@ def measure(repeats: int = 3) -> list[Row]:
     reader, pairs, name = _set()
     model = ResNet(backbone="resnet18", num_classes=2, input_size=SIZE).eval()
     data = FaceDataModule(DrawnFaces(identities=2, size=SIZE), global_batch_size=BATCH)
-    callback = LFWVerification(reader=reader, situations=[1], bootstrap=0)
     trainer = L.Trainer(
         accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
@@ -50,7 +49,7 @@ def measure(repeats: int = 3) -> list[Row]:
         return verification(scores, pairs.same.numpy(), pairs.folds.numpy(), bootstrap=0).accuracy
 
     def ours() -> None:
-        embeddings = callback._embed(trainer, model, data, ["clean"])["clean"]
+        embeddings = embed_sharded(trainer, model, data, reader, {"clean": Way(veiled=False)})["clean"]
         found["ours"] = score(embeddings[pairs.a], embeddings[pairs.b])
 
     @torch.no_grad()

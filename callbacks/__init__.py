@@ -1,19 +1,29 @@
 """What watches a run."""
 
+from callbacks.checkpoint import RunCheckpoint
 from callbacks.dssim import DSSIMReport
 from callbacks.embeddings import Embeddings
+from callbacks.end_together import EndTogether
+from callbacks.finite import FiniteLoss
+from callbacks.fsm_ablation import FSMAblation
 from callbacks.pictures import Pictures
 from callbacks.progress import ProgressBar
 from callbacks.restoration import RestorationPictures
 from callbacks.results import Results
+from callbacks.throughput import Throughput
 from callbacks.verification import LFWVerification
 
 __all__ = [
     "DSSIMReport",
     "Embeddings",
+    "EndTogether",
+    "FSMAblation",
+    "FiniteLoss",
     "LFWVerification",
     "Pictures",
     "ProgressBar",
     "RestorationPictures",
     "Results",
+    "RunCheckpoint",
+    "Throughput",
 ]

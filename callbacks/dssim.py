@@ -62,7 +62,7 @@ class DSSIMReport(L.Callback):
         self._measure(data, pl_module.device)
         if not self._figures:
             return
-        pl_module.log_dict(self._figures, batch_size=1, sync_dist=True)  # the ranks' figures are equal
+        pl_module.log_dict(self._figures, batch_size=1)  # the ranks' figures are equal: nothing to sync
 
     @torch.no_grad()
     def _measure(self, data: Any, device: torch.device) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import (
     BatchesProcessedColumn,
@@ -18,126 +18,22 @@ from rich.console import Console
 from rich.progress import ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from callbacks.clock import Clocked, FitClock, hms
+from callbacks.throughput import memory
+
 _THEME = RichProgressBarTheme(
     description="bold", progress_bar="cyan", progress_bar_finished="green", progress_bar_pulse="cyan",
     batch_progress="", time="dim", processing_speed="dim", metrics="italic", metrics_text_delimiter="  ",
 )  # fmt: skip
+_ROOMY = 110  # columns of a terminal that has room for waiting and memory
 _LOOK_S = 0.5  # reading a metric waits for the device: twice a second, not at every step
 
 
-class FitClock:
-    """Count training batches and images against the wall clock.
-
-    The first batch after a start warms the device up and is left out of the speed; time spent validating is
-    left out of the speed and counts for the time left.
-
-    Args:
-        now: the clock, in seconds.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self._now = now
-        self.start(0.0)
-
-    def start(self, total: float) -> None:
-        """Begin a fit.
-
-        Args:
-            total: training batches from now to the end of the fit; infinite where nobody knows.
-        """
-        self.total, self.batches, self.images = total, 0, 0
-        self._begun = self._now()
-        self._training = 0.0  # seconds of training after the first batch
-        self._since: float | None = None  # when training last went on; None while it rests
-
-    def batch(self, images: int) -> None:
-        """Count a training batch that has just ended.
-
-        Args:
-            images: how many images it had, over all processes.
-        """
-        now = self._now()
-        if self.batches:
-            self.images += images
-            self._training += now - self._since if self._since is not None else 0.0
-        self.batches += 1
-        self._since = now
-
-    def rest(self) -> None:
-        """Say that validation begins."""
-        self._since = None
-
-    def resume(self, *, only_after_rest: bool = False) -> None:
-        """Say that training goes on.
-
-        Args:
-            only_after_rest: do nothing where it never rested.
-        """
-        if self._since is None or not only_after_rest:
-            self._since = self._now()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return self._now() - self._begun
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Training images per second; None before there are two batches."""
-        return self.images / self._training if self._training > 0 else None
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds left of the whole fit at the average pace so far; None where nobody knows."""
-        if not self.batches or self.total == float("inf"):
-            return None
-        return self.elapsed / self.batches * max(0.0, self.total - self.batches)
-
-
-class Clocked(L.Callback):
-    """A callback with a clock of its own, kept by the trainer's hooks.
-
-    Attributes:
-        clock: the clock.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = FitClock()
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self.clock.start(batches_left(trainer))
-        super().on_train_start(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on after what came between two epochs."""
-        self.clock.resume()
-        super().on_train_epoch_start(trainer, pl_module)
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Go on after a validation within the epoch."""
-        self.clock.resume(only_after_rest=True)
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the batch."""
-        self.clock.batch(images_in(batch) * trainer.world_size)
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Rest."""
-        self.clock.rest()
-        super().on_validation_start(trainer, pl_module)
-
-
 class ProgressBar(Clocked, RichProgressBar):
-    """Show epochs, images per second, the time left of the whole fit, and the metrics.
+    """Show epochs, images per second, waiting for data, memory, the time left of the whole fit, and the metrics.
 
+    `2% waiting` is the share of the training time so far in which the next batch was waited for; the memory is
+    the GPU's as torch has allocated it, on the CPU that of this process. See `Throughput` for both as curves.
     Where the output is no terminal (a file, a CI log) it prints one line per epoch instead.
 
     Args:
@@ -148,6 +44,8 @@ class ProgressBar(Clocked, RichProgressBar):
     def __init__(self, refresh_rate: int = 4, leave: bool = False) -> None:
         RichProgressBar.__init__(self, refresh_rate=refresh_rate, leave=leave, theme=_THEME)
         self.clock = FitClock()
+        self._loader = None
+        self._device = torch.device("cpu")
         self._plain = False
         self._looked = 0.0
 
@@ -158,8 +56,14 @@ class ProgressBar(Clocked, RichProgressBar):
             self._plain = True
             self.disable()
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock and the bar."""
+        self._device = pl_module.device
+        super().on_train_start(trainer, pl_module)
+
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
-        """Return the columns: description, bar, batches, images per second, elapsed and left."""
+        """Return the columns: description, bar, batches, speed, on a wide terminal waiting and memory, times."""
+        roomy = Console().width >= _ROOMY
         return [
             TextColumn("[progress.description]{task.description}"),
             CustomBarColumn(
@@ -168,9 +72,33 @@ class ProgressBar(Clocked, RichProgressBar):
                 pulse_style=self.theme.progress_bar_pulse,
             ),
             BatchesProcessedColumn(style=self.theme.batch_progress),
-            _Speed(self),
-            _TimeLeft(self),
+            _Column(self._speed, str(self.theme.processing_speed)),
+            *([_Column(self._load, str(self.theme.processing_speed))] if roomy else []),
+            _Column(self._time_left, str(self.theme.time)),
         ]
+
+    def _speed(self, task: Task) -> str:
+        if task.id != self.train_progress_bar_id:
+            return ""
+        speed = self.clock.images_per_s
+        return "… images/s" if speed is None else f"{speed:.0f} images/s"
+
+    def _load(self, task: Task) -> str:
+        return "  ".join(self._waiting_and_memory()) if task.id == self.train_progress_bar_id else ""
+
+    def _time_left(self, task: Task) -> str:
+        if task.id == self.train_progress_bar_id:
+            return f"{hms(self.clock.elapsed)} elapsed, {hms(self.clock.remaining)} left"
+        return f"{hms(task.elapsed)} elapsed, {hms(task.time_remaining)} left"
+
+    def _waiting_and_memory(self) -> list[str]:
+        words = []
+        if (waiting := self.clock.data_wait_share) is not None:
+            words.append(f"{waiting:.0%} waiting")
+        held = memory(self._device)
+        if (mb := held.get("memory/gpu_allocated_mb", held.get("memory/rss_mb"))) is not None:
+            words.append(f"{mb / 1e3:.1f} GB")
+        return words
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the new figures."""
@@ -179,6 +107,8 @@ class ProgressBar(Clocked, RichProgressBar):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the epoch's figures."""
+        # means over an epoch are made when first asked for, by a collective: so every rank asks, not rank 0 alone
+        _ = trainer.callback_metrics
         self._looked = 0.0
         super().on_train_epoch_end(trainer, pl_module)
         if self._plain:
@@ -203,72 +133,22 @@ class ProgressBar(Clocked, RichProgressBar):
         parts += _shown(trainer.callback_metrics)
         if (speed := self.clock.images_per_s) is not None:
             parts.append(f"{speed:.0f} images/s")
+        parts += self._waiting_and_memory()
         parts.append(f"{hms(self.clock.elapsed)} elapsed, {hms(self.clock.remaining)} left")
         return "  ".join(parts)
 
 
-class _Speed(ProgressColumn):
+class _Column(ProgressColumn):
+    """Words beside the bar of a task."""
+
     max_refresh = 0.5
 
-    def __init__(self, bar: ProgressBar) -> None:
-        self._bar = bar
+    def __init__(self, words: Callable[[Task], str], style: str) -> None:
+        self._words, self._style = words, style
         super().__init__()
 
     def render(self, task: Task) -> Text:
-        training = task.id == self._bar.train_progress_bar_id
-        speed = self._bar.clock.images_per_s if training else None
-        words = "" if not training else "… images/s" if speed is None else f"{speed:.0f} images/s"
-        return Text(words, style=str(self._bar.theme.processing_speed))
-
-
-class _TimeLeft(ProgressColumn):
-    max_refresh = 0.5
-
-    def __init__(self, bar: ProgressBar) -> None:
-        self._bar = bar
-        super().__init__()
-
-    def render(self, task: Task) -> Text:
-        if task.id == self._bar.train_progress_bar_id:
-            words = f"{hms(self._bar.clock.elapsed)} elapsed, {hms(self._bar.clock.remaining)} left"
-        else:
-            words = f"{hms(task.elapsed)} elapsed, {hms(task.time_remaining)} left"
-        return Text(words, style=str(self._bar.theme.time))
-
-
-def batches_left(trainer: L.Trainer) -> float:
-    """Count the training batches per process from now to the end of the fit; infinite where nobody knows.
-
-    Args:
-        trainer: a trainer that has begun to fit.
-    """
-    left = [float("inf")]
-    per_epoch = float(trainer.num_training_batches)
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # of the epoch under way, on resuming
-        left.append((trainer.max_epochs - trainer.current_epoch) * per_epoch - done % max(per_epoch, 1))
-    if trainer.max_steps >= 0:
-        left.append((trainer.max_steps - trainer.global_step) * float(trainer.accumulate_grad_batches))
-    return min(left)
-
-
-def images_in(batch: Any) -> int:
-    """Count a batch's images; 0 for what is not a FaceVeil batch.
-
-    Args:
-        batch: what a training step was given.
-    """
-    image = batch.get("image") if isinstance(batch, Mapping) else None
-    return 0 if image is None else len(image)
-
-
-def hms(seconds: float | None) -> str:
-    """Write a time as h:mm:ss; dashes where nobody knows.
-
-    Args:
-        seconds: how long.
-    """
-    return "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))
+        return Text(self._words(task), style=self._style)
 
 
 def _shown(metrics: Mapping[str, Any]) -> list[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from callbacks.clock import Clocked, hms
 from callbacks.media import log_media
-from callbacks.progress import Clocked, hms
 from lightning_app.report import print_table, write_metrics
 
 log = logging.getLogger("faceveil")
@@ -29,6 +29,9 @@ _NAMES = {
     "{}/auc": "{} AUC",
     "{}/eer": "{} EER",
     "{}/tar_at_far": "{} TAR@FAR={}",
+    "{}/accuracy_without": "{} accuracy, {} off",
+    "{}/contribution": "{} contribution of {}",
+    "{}/gate_mean": "{} mean of {}, hidden cells",
     "privacy/dssim": "dSSIM",
     "privacy/psnr": "PSNR, dB",
     "train/loss": "training loss",
@@ -44,6 +47,7 @@ _NAMES = {
     "time/validate_s": "time",
     "time/test_s": "time",
     "time/images_per_s": "training images/s",
+    "time/data_wait_share": "share of training time waiting for data",
     "memory/peak_mb": "peak memory, MB",
     "memory/gpu_peak_mb": "peak GPU memory, MB",
     "memory/validate_peak_mb": "peak memory, MB",
@@ -56,18 +60,24 @@ _ORDER = {key: number for number, key in enumerate(_NAMES)}
 _VERIFICATION = re.compile(
     r"(?P<set>[^/]+)/(?P<figure>accuracy|auc|eer|tar_at_far_(?P<far>[^_/]+))(?P<situation>_s[123])?"
 )
+# As FSMAblation writes its keys: set, figure, insertion point.
+_GATES = re.compile(
+    r"(?P<set>[^/]+)/(?P<figure>accuracy_without|contribution|gate_mean)_(?P<point>layer\d|all)"
+)
 _COMPANION = re.compile(r"[^/]+/(std|\S+_low|\S+_high)(_s[123])?")
 
 
 class Results(Clocked):
     """Print the final figures, write `metrics.json` and log the table, when `fit`, `validate` or `test` ends.
 
-    `metrics.json` is flat, its names are the log keys. `fit` writes it anew. `validate` and `test` bring
+    `metrics.json` is flat, its names are the log keys. `fit` writes it anew, unless
+    nothing was left to train. `validate` and `test` bring
     their figures into what is there: a key in both takes the newest value, the others stay, so that the
     figures of a fit outlive a validation. A command that fails or is killed writes nothing.
 
     Beside what was logged: `time/fit_s`, seconds of this command without its set-up; `time/images_per_s`, in
-    training, validation left out; `memory/peak_mb`, the highest resident memory of the main process since it
+    training, validation left out; `time/data_wait_share`, share 0 … 1 of that time in which the next batch was
+    waited for, where the DataModule tells; `memory/peak_mb`, the highest resident memory of the main process since it
     began; `memory/gpu_peak_mb`, the highest allocated on the GPU; `run/epochs`, `run/steps`, trained from the
     beginning, over resumptions; `run/model`. `validate` and `test` have times and memory of their own:
     `time/validate_s`, `memory/validate_peak_mb`.
@@ -95,12 +105,17 @@ class Results(Clocked):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Report after every other callback had its say; Lightning tears down only what ended well."""
         if stage == "fit":
+            if not self.clock.batches and (Path(trainer.default_root_dir) / "metrics.json").is_file():
+                log.info("Nothing was left to train: the figures of before stay in metrics.json.")
+                return
             figures: dict[str, float] = {
                 "run/epochs": trainer.current_epoch,
                 "run/steps": trainer.global_step,
             }
             if (speed := self.clock.images_per_s) is not None:
                 figures["time/images_per_s"] = speed
+            if (waiting := self.clock.data_wait_share) is not None:
+                figures["time/data_wait_share"] = waiting
             self._report(trainer, pl_module, figures)
         elif stage in ("validate", "test"):
             self._report(trainer, pl_module, {})
@@ -165,13 +180,29 @@ def rows_of(figures: Mapping[str, float]) -> list[list[str]]:
             text = _text(key, value)
             if figure == "accuracy" and f"{name}/std{situation}" in figures:
                 text += f" ± {figures[f'{name}/std{situation}']:.4f}"
-            low, high = (figures.get(f"{name}/{figure}_{end}{situation}") for end in ("low", "high"))
-            if low is not None and high is not None:
-                text += f"  [{low:.4f}, {high:.4f}]"
+            text += _interval(*(figures.get(f"{name}/{figure}_{end}{situation}") for end in ("low", "high")))
             rows.append((_ORDER[kind], _NAMES[kind].format(*([name, far] if far else [name])), text))
+        elif found := _GATES.fullmatch(key):
+            name, figure, point = found["set"], found["figure"], found["point"]
+            if point == "all" and _single_gate(figures, name):
+                continue
+            kind, text = f"{{}}/{figure}", _text(key, value)
+            if figure == "contribution":
+                text = f"{value:+.4f}{_interval(figures.get(f'{key}_low'), figures.get(f'{key}_high'))}"
+            which = "all gates" if point == "all" else f"the gate at {point}"
+            rows.append((_ORDER[kind], _NAMES[kind].format(name, which), text))
         elif not _COMPANION.fullmatch(key):
             rows.append((len(_ORDER), key, _text(key, value)))
     return [[name, text] for _, name, text in sorted(rows)]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"  [{low:.4f}, {high:.4f}]"
+
+
+def _single_gate(figures: Mapping[str, float], name: str) -> bool:
+    """Tell whether a model has one gate, so that switching all off is switching it off."""
+    return sum(f"{name}/accuracy_without_layer{number}" in figures for number in range(1, 5)) == 1
 
 
 def _text(key: str, value: float) -> str:

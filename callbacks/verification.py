@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
+from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
 from datamodules.pairs import BinFaces, PairFaces, PairList
-from datamodules.reader import FaceReader, whole
-from lightning_app.batch import Batch
+from datamodules.reader import FaceReader
+from datamodules.split import digest
 from lightning_app.metrics import VerificationResult, verification
+from lightning_app.ranks import agree
 
 log = logging.getLogger("faceveil")
 Situation = Literal[1, 2, 3]
@@ -89,10 +85,19 @@ class LFWVerification(L.Callback):
         Raises:
             FileNotFoundError, ValueError: the list or its images cannot be used; the message says why.
         """
-        data = _datamodule(trainer)
+        data = datamodule_of(trainer, "LFWVerification")
         self.reader = self.open(data)
         if self.reader not in data.verification:
             data.verification.append(self.reader)
+        reader, pairs = self.reader, self.reader.pairs
+        agree(f"verification set {self.name}",
+              lambda: {"images": len(reader), "pairs": len(pairs), "order": digest(reader)[:12]})  # fmt: skip
+        if stage == "fit" and not self._told and not self.reader.identities:
+            self._told = True
+            log.info(
+                "%s: its pairs do not tell who is on the images: whether some are in the training set too cannot be "
+                "checked.", self.name,
+            )  # fmt: skip
         if stage == "fit" and not self._told and self.reader.identities:
             self._told = True
             if data.released:
@@ -133,12 +138,7 @@ class LFWVerification(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Verify, when it is due."""
-        if trainer.sanity_checking:
-            return
-        epochs = trainer.max_epochs
-        last = epochs is not None and epochs > 0 and trainer.current_epoch + 1 >= epochs
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or last
-        if trainer.state.fn != "fit" or due:
+        if is_due(trainer, self.every_n_epochs):
             self.verify(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -148,113 +148,28 @@ class LFWVerification(L.Callback):
     def verify(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Embed, score and log all situations."""
         assert self.reader is not None
-        data = _datamodule(trainer)
+        data = datamodule_of(trainer, "LFWVerification")
         hides = data.desensitizer.hides
         states = {
             "veiled": hides and set(self.situations) != {3},
             "clean": not hides or bool({2, 3} & {*self.situations}),
         }
-        embeddings = self._embed(trainer, pl_module, data, [s for s, wanted in states.items() if wanted])
+        ways = {state: Way(veiled=state == "veiled") for state, wanted in states.items() if wanted}
+        embeddings = embed_sharded(
+            trainer, pl_module, data, self.reader, ways,
+            batch_size=self.batch_size, flip=self.flip, title=f"Verifying on {self.name}",
+        )  # fmt: skip
         if not hides:
             embeddings["veiled"] = embeddings["clean"]
         pairs: PairList = self.reader.pairs  # checked in __init__
         figures: dict[str, float] = {}
         for situation in self.situations if hides else self.situations[:1]:
-            first = embeddings["veiled" if situation == 1 else "clean"][pairs.a]
-            second = embeddings["clean" if situation == 3 else "veiled"][pairs.b]
-            scores = (first * second).sum(1).double().cpu().numpy()
+            first = embeddings["veiled" if situation == 1 else "clean"]
+            second = embeddings["clean" if situation == 3 else "veiled"]
+            scores = cosine_scores(first, second, pairs)
             result = verification(scores, pairs.same.numpy(), pairs.folds.numpy(), bootstrap=self.bootstrap)
             self.results[situation] = result
             if situation == 1 or not hides:
                 figures |= result.as_dict(self.name)
             figures |= result.as_dict(self.name, f"_s{situation}")
         pl_module.log_dict(figures, batch_size=1)
-
-    @torch.no_grad()
-    def _embed(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, data: FaceDataModule, states: list[str]
-    ) -> dict[str, Tensor]:
-        """Embed every unique image once per state: state → `[N,D]`, normalised, on the CPU."""
-        assert self.reader is not None
-        count, rank, world = len(self.reader), trainer.global_rank, trainer.world_size
-        mine = torch.arange(rank, count, world)
-        size = self.batch_size or data.batch_size
-        loader: DataLoader[Batch] = DataLoader(
-            self.reader, batch_sampler=[ids.tolist() for ids in mine.split(size)], collate_fn=whole,
-            num_workers=data.num_workers,
-        )  # fmt: skip
-        device = trainer.strategy.root_device
-        found: dict[str, list[Tensor]] = {state: [] for state in states}
-        was_training = pl_module.training
-        pl_module.eval()
-        with _ticking(trainer, f"Verifying on {self.name}", len(mine)) as advance:
-            for batch in loader:
-                images, index = batch["image"].to(device), batch["index"].to(device)
-                for state in states:
-                    ready = data.prepare(images, index, desensitize=state == "veiled")
-                    with trainer.precision_plugin.val_step_context():
-                        embedding = _embedded(pl_module, ready)
-                        if self.flip:
-                            embedding = embedding + _embedded(pl_module, _mirrored(ready))
-                    found[state].append(embedding.float())
-                advance(len(images))
-        pl_module.train(was_training)
-        dim = getattr(getattr(pl_module, "backbone", None), "dim", 0)
-        gathered = {}
-        for state, parts in found.items():
-            own = torch.cat(parts) if parts else torch.empty(0, dim, device=device)
-            gathered[state] = F.normalize(_gathered(trainer, own, mine.to(device), count)).cpu()
-        return gathered
-
-
-def _embedded(pl_module: L.LightningModule, batch: Batch) -> Tensor:
-    embed: Any = pl_module.embed  # what recognisers offer beside forward
-    embedding: Tensor = embed(batch["image"], batch["mask"], batch["mask_index"])
-    return embedding
-
-
-def _mirrored(batch: Batch) -> Batch:
-    mirrored = batch.copy()
-    mirrored["image"] = batch["image"].flip(-1)
-    mirrored["mask"] = None if batch["mask"] is None else batch["mask"].flip(-1)
-    return mirrored
-
-
-def _gathered(trainer: L.Trainer, own: Tensor, ids: Tensor, count: int) -> Tensor:
-    """Bring the ranks' embeddings into the images' order: `[n,D]` with ids `[n]` → `[count,D]`."""
-    if trainer.world_size == 1:
-        return own
-    longest = -(-count // trainer.world_size)
-    padded = F.pad(own, (0, 0, 0, longest - len(own)))
-    numbers = F.pad(ids, (0, longest - len(ids)), value=-1)
-    all_ids = trainer.strategy.all_gather(numbers).flatten()
-    every = trainer.strategy.all_gather(padded).flatten(0, 1)
-    real = all_ids >= 0
-    order = torch.argsort(all_ids[real])
-    assert torch.equal(all_ids[real][order], torch.arange(count, device=ids.device))
-    return every[real][order]
-
-
-@contextmanager
-def _ticking(trainer: L.Trainer, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a task in the trainer's own rich progress bar while it lasts; nothing where there is none."""
-    progress: Any = getattr(trainer.progress_bar_callback, "progress", None)
-    if progress is None or not hasattr(progress, "add_task"):
-        yield lambda n: None
-        return
-    task = progress.add_task(f"[white]{title}", total=total)
-
-    def advance(n: int) -> None:
-        progress.update(task, advance=n, refresh=True)
-
-    yield advance
-    progress.update(task, visible=False)
-
-
-def _datamodule(trainer: L.Trainer) -> FaceDataModule:
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, FaceDataModule):
-        raise TypeError(
-            "LFWVerification needs a FaceDataModule: it owns the desensitizer and the images' size"
-        )
-    return data

@@ -10,19 +10,21 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import Augment
 from datamodules.drawn import DrawnFaces
+from datamodules.loader import TimedLoader
 from datamodules.reader import BadImages, CachedReader, FaceReader, Subset, whole
+from datamodules.resumable import ignore_signals
 from datamodules.sampler import EpochBatchSampler
+from datamodules.split import NoImages, Share, digest, first_of, held_out
 from datamodules.veils import brief, check_same, same_veil
 from lightning_app.batch import Batch, Moment
 from lightning_app.desensitize import Desensitizer, Identity
-from lightning_app.draws import hashed
+from lightning_app.ranks import agree, union
 
 log = logging.getLogger("faceveil")
-_HOLD_OUT = 110  # salt of the draw that splits validation images off
 
 
 class FaceDataModule(L.LightningDataModule):
@@ -132,9 +134,11 @@ class FaceDataModule(L.LightningDataModule):
         """Split the reader into training and validation images, disjoint.
 
         Raises:
-            FileNotFoundError, ValueError: the training set cannot be used; the message says why.
+            FileNotFoundError, ValueError: the training set cannot be used, or is not the same on every rank; the
+                message says why.
         """
         self.desensitizer.prepare((self.size, self.size))
+        _ = self.batch_size  # now, before anything is written
         if stage == "fit":
             if self.num_classes < 2:
                 raise ValueError(
@@ -144,11 +148,25 @@ class FaceDataModule(L.LightningDataModule):
                 self._split(CachedReader(self.reader) if self.cache else self.reader)
         elif stage in ("validate", "test") and self.val_share > 0 and self._val is None:
             try:
-                self.reader.open()
+                self._split(self.reader.open())
             except FileNotFoundError as error:
                 log.warning("No held-out images to validate on: %s", error)
-                return
-            self._split(self.reader)
+        agree("training set and desensitizer", self._facts)
+
+    def _facts(self) -> dict[str, object]:
+        """Name what has to be the same on every rank."""
+        veil = self.desensitizer.describe()
+        there = self._train is not None
+        return {
+            "images": len(self.reader) if there else 0,
+            "identities": self.num_classes if there else 0,
+            "order": digest(self.reader)[:12] if there else "",
+            "held_out": 0 if self._val is None else len(self._val),
+            "mask": str(veil.get("mask_hash"))[:12],
+            "desensitizer": veil["method"] if "mask_hash" in veil else veil,
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+        }
 
     def _split(self, whole: FaceReader) -> None:
         self._bad = BadImages(len(whole))
@@ -183,22 +201,23 @@ class FaceDataModule(L.LightningDataModule):
                 rank=trainer.global_rank,
                 world=trainer.world_size,
             )
-        # not current_epoch: on resume it is one behind while the workers already fetch
-        progress: Any = trainer.fit_loop.epoch_progress.current
+        loader = self._loader(self._train, batch_sampler=self._sampler)
+        loader.before_epoch = self._find_place
+        return loader
+
+    def _find_place(self) -> None:
+        """Take epoch and batch from Lightning's counters: those of the checkpoint where a run goes on."""
+        assert self._sampler is not None
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        progress: Any = loop.epoch_progress.current  # not current_epoch: with max_steps it may be one behind
         self._sampler.set_epoch(progress.processed)
-        if trainer.fit_loop.restarting:
-            self._sampler.start = trainer.fit_loop.epoch_loop.batch_progress.current.ready % len(
-                self._sampler
-            )
-        return self._loader(self._train, batch_sampler=self._sampler)
+        self._sampler.start = loop.epoch_loop.batch_progress.current.ready % len(self._sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Serve held-out images; without any, or one per rank, an empty batch, since callbacks need a batch."""
-        ranks = self.trainer.world_size if self.trainer else 1
-        if (
-            self._val is None or len(self._val) < ranks
-        ):  # a rank without a batch would keep the others waiting
-            return DataLoader(_Nothing(self.size), batch_size=1, collate_fn=_first)
+        """Serve held-out images; without any an empty batch, since callbacks need a batch."""
+        if self._val is None:
+            return DataLoader(NoImages(self.size), batch_size=1, collate_fn=first_of)
         return self._evaluation_loader(self._val)
 
     def test_dataloader(self) -> DataLoader[Batch]:
@@ -211,22 +230,24 @@ class FaceDataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, reader: FaceReader) -> DataLoader[Batch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        mine = range(rank, len(reader), world)  # dealt without padding
-        return self._loader(reader, BatchSampler(mine, self.batch_size, drop_last=False))
+        return self._loader(Share(reader, rank, world), batch_size=self.batch_size)
 
-    def _loader(self, reader: FaceReader, batch_sampler: Sampler[list[int]]) -> DataLoader[Batch]:
+    def _loader(self, reader: Dataset[Batch], **order: Any) -> TimedLoader:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(
+        return TimedLoader(
             reader,
-            batch_sampler=batch_sampler,
+            **order,
             collate_fn=whole,
             num_workers=self.num_workers,
+            worker_init_fn=ignore_signals,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_cuda,
         )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count images that could not be decoded; more than 1 % of the set is an error.
+
+        A rank counts its own; those of all ranks are counted together once an epoch and at the end.
 
         Raises:
             ValueError: the set has too many bad images; names the first few.
@@ -326,7 +347,7 @@ class FaceDataModule(L.LightningDataModule):
         return source.__getitems__(at.tolist())["image"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps: how the faces were veiled, which were held out; no face, no path, no name.
+        """Give what a checkpoint keeps: how faces were veiled and normalised, which were held out; no path, no name.
 
         `split` holds the number of images, how many of them were held out and a hash of labels and choice, so
         that a later search can tell whether its images were trained on.
@@ -335,6 +356,8 @@ class FaceDataModule(L.LightningDataModule):
             "desensitizer": self.desensitizer.describe(),
             "num_classes": self.num_classes,
             "split": self._split_facts,
+            "mean": self.mean,
+            "std": self.std,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -351,7 +374,11 @@ class FaceDataModule(L.LightningDataModule):
                         brief(theirs), brief(ours))  # fmt: skip
 
     def teardown(self, stage: str) -> None:
-        """Warn of bad images met since the last warning."""
+        """Count the bad images of all ranks and warn of those met since the last warning.
+
+        Raises:
+            ValueError: the set has too many of them.
+        """
         self._warn_of_bad_images()
 
     def _normalised(self, batch: Batch) -> Batch:
@@ -362,50 +389,9 @@ class FaceDataModule(L.LightningDataModule):
         return ready
 
     def _warn_of_bad_images(self) -> None:
+        if self._bad is not None:
+            self._bad.add(union(self._bad.numbers))  # every rank comes here at the same step
+            self._bad.check(self.reader.name)
         if self._bad is not None and len(self._bad.numbers) > self._warned:
             self._warned = len(self._bad.numbers)
             log.warning(self._bad.warning(self.reader.name))
-
-
-def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Choose the validation images: of each identity's n images floor(n · share), never all.
-
-    Args:
-        labels: `[N]` int64.
-        share: 0 … 1.
-        seed: of the choice, which is a function of (seed, image number).
-
-    Returns:
-        `[N]` bool, True for validation.
-    """
-    if share <= 0:
-        return torch.zeros(len(labels), dtype=torch.bool)
-    draw = hashed(torch.arange(len(labels)), _HOLD_OUT, seed)
-    order = torch.argsort(draw, stable=True)
-    order = order[torch.argsort(labels[order], stable=True)]  # by identity, drawn order within
-    counts = torch.bincount(labels)
-    starts = torch.cumsum(counts, 0) - counts
-    place = torch.arange(len(labels)) - starts[labels[order]]
-    chosen = torch.minimum((counts * share).floor().long(), counts - 1)
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    held[order] = place < chosen[labels[order]]
-    return held
-
-
-class _Nothing(Dataset[Batch]):
-    """One empty batch."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Batch:
-        none = torch.empty(0, dtype=torch.int64)
-        pixels = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
-        return {"image": pixels, "identity": none, "index": none}
-
-
-def _first(batches: list[Batch]) -> Batch:
-    return batches[0]

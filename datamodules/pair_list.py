@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ class PairList:
         b: `[P]` int64, of its second.
         same: `[P]` bool, whether they show the same person.
         folds: `[P]` int64, fold of each pair, from 0.
-        identities: names of the people, sorted; empty where the list does not tell.
+        identities: names of the people, sorted; empty where the list does not tell. Of a list of paths they are the
+            images' folders, where every image has one and no pair contradicts it.
         labels: `[M]` int64, position of each image's person in `identities`; −1 where not known.
     """
 
@@ -112,7 +113,7 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
     else:
         stated = np.array([-1 if row.fold is None else row.fold for row in rows])
         fold = _deal(same) if (stated < 0).any() else np.unique(stated, return_inverse=True)[1]
-    return _pair_list(rows, same, fold)
+    return _pair_list(_with_people(rows), same, fold)
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,20 @@ def _deal(same: NDArray[np.bool_]) -> NDArray[np.int64]:
         at = np.flatnonzero(same == kind)
         fold[at] = np.arange(len(at)) * folds // len(at)
     return fold
+
+
+def _with_people(rows: list[_Row]) -> list[_Row]:
+    """Take the folder of each path as its person, unless a path has none or a pair says otherwise."""
+    if any(row.people is not None for row in rows):
+        return rows
+    folders = {image: PurePosixPath(image.replace("\\", "/")).parent for row in rows for image in row.images}
+    told = all(folder.name for folder in folders.values())
+    if not told or any((folders[row.images[0]] == folders[row.images[1]]) != row.same for row in rows):
+        return rows
+    distinct = set(folders.values())
+    short = len({folder.name for folder in distinct}) == len(distinct)  # else a/1 and b/1 would be one person
+    people = {image: folder.name if short else str(folder) for image, folder in folders.items()}
+    return [replace(row, people=(people[row.images[0]], people[row.images[1]])) for row in rows]
 
 
 def _pair_list(rows: list[_Row], same: NDArray[np.bool_], fold: NDArray[np.int64]) -> PairList:

@@ -176,6 +176,10 @@ class BinFaces(FaceReader):
         data = self._blob[start : self._ends[index]].tobytes()
         return decode(data, self.crop, self.size, self.name(index))
 
+    def file(self, index: int) -> str:
+        """Tell the path of the file."""
+        return str(self.path)
+
     def name(self, index: int) -> str:
         """Tell the file and where in it the image stands first."""
         return f"{self.path}[{int(self._first[index])}]"

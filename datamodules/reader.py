@@ -97,6 +97,10 @@ class FaceReader(Dataset[Batch], ABC):
     def name(self, index: int) -> str:
         """Name an image as messages show it: its path, or the file and the record in it."""
 
+    def file(self, index: int) -> str:
+        """Tell the path of the file an image is read from; where it is read from none, some name that no file has."""
+        return self.name(index)
+
     def stable_name(self, index: int) -> str:
         """Name an image within its set, wherever the set lies: what its pseudonym is made of."""
         return self.name(index)
@@ -246,6 +250,10 @@ class Subset(FaceReader):
         """Name an image of the part."""
         return self.reader.name(int(self.indices[index]))
 
+    def file(self, index: int) -> str:
+        """Tell the path of an image's file, see `FaceReader.file`."""
+        return self.reader.file(int(self.indices[index]))
+
     def stable_name(self, index: int) -> str:
         """Name an image within the whole set."""
         return self.reader.stable_name(int(self.indices[index]))
@@ -313,6 +321,10 @@ class CachedReader(FaceReader):
     def name(self, index: int) -> str:
         """Name an image, see `FaceReader.name`."""
         return self.reader.name(index)
+
+    def file(self, index: int) -> str:
+        """Tell the path of an image's file, see `FaceReader.file`."""
+        return self.reader.file(index)
 
     def stable_name(self, index: int) -> str:
         """Name an image within its set, see `FaceReader.stable_name`."""

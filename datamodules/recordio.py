@@ -98,6 +98,10 @@ class RecordIOFaces(FaceReader):
         label = self.identities[int(self.labels[index])]
         return f"{self.path}[identity {label}, byte {int(self._offsets[index])}]"
 
+    def file(self, index: int) -> str:
+        """Tell the path of the file."""
+        return str(self.path)
+
     def stable_name(self, index: int) -> str:
         """Tell the image's identity and its place in the file."""
         return f"{self.identities[int(self.labels[index])]}/{int(self._offsets[index])}"

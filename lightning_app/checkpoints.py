@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask
 from lightning_app.models.base import Recogniser
@@ -16,6 +19,7 @@ from lightning_app.runs import resolve_checkpoint
 
 _DATA = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 _BLOCK = 2**20  # bytes hashed at a time
+WEIGHTS_FORMAT = "weights/1"  # metadata `faceveil` of the safetensors that `export` writes
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     the same network). Nothing in the file is run: it may hold weights and plain values alone.
 
     Args:
-        path: a `.ckpt`, or the folder of a run, of which `checkpoints/last.ckpt` is taken.
+        path: a `.ckpt`, a `.safetensors` that `export` wrote (without a head it embeds, and refuses to classify),
+            or the folder of a run, of which `checkpoints/last.ckpt` is taken.
 
     Returns:
         The model in `eval()`, in fp32 on the CPU, its weights without gradients; and what else the file says.
@@ -70,7 +75,10 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         ValueError: it is damaged, holds more than weights, or is no recogniser's.
     """
     file = _file(Path(path))
-    checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if file.suffix == ".safetensors":
+        checkpoint = _exported(file)
+    else:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     state, saved = checkpoint["state_dict"], checkpoint.get("hyper_parameters")
     if not isinstance(saved, dict) or not any(key.startswith("backbone.") for key in state):
         raise ValueError(
@@ -90,6 +98,8 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         raise ValueError(
             f"checkpoint {file}: its weights do not fit a {kind.__name__} ({reason[:300]})"
         ) from error
+    if "head.weight" not in state:  # exported without it, or of owners who keep their heads
+        model.head = _NoHead()
     model.eval().requires_grad_(False)
     data = checkpoint.get(_DATA)
     return model, CheckpointFacts(
@@ -117,11 +127,41 @@ def _file(path: Path) -> Path:
         raise FileNotFoundError(
             f"checkpoint {path}: no such file; give a .ckpt of a run, or the run's folder"
         )
+    if path.suffix == ".safetensors":
+        return path
     try:
         resolve_checkpoint(str(path.absolute()), path.parent)  # absolute: a file may be called `last`
     except ValueError as error:
         raise _reworded(error) from error
     return path
+
+
+class _NoHead(nn.Module):
+    """In the place of a head that is not there: logits must not be taken for what they are not."""
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        raise ValueError("these weights come without the head: they embed, and do not classify")
+
+
+def _exported(file: Path) -> dict[str, Any]:
+    """Read what `export` wrote, in the form of a checkpoint."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = opened.metadata() or {}
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  (no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"checkpoint {file}: the file is truncated or no safetensors ({error})") from error
+    if about.get("faceveil") != WEIGHTS_FORMAT:
+        raise ValueError(
+            f"checkpoint {file}: not of a recogniser (its metadata are not {WEIGHTS_FORMAT}); give one that "
+            "`python main.py export` wrote"
+        )
+    try:
+        settings = json.loads(about["settings"]) | {"_class_path": f"lightning_app.models.{about['model']}"}
+        data, step = json.loads(about["data"]), int(about["step"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"checkpoint {file}: its metadata are damaged ({error!r}); export again") from error
+    return {"state_dict": state, "hyper_parameters": settings, "global_step": step, _DATA: data}
 
 
 def _reworded(error: ValueError) -> ValueError:

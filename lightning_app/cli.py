@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +14,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
-from rich import get_console
 from rich.logging import RichHandler
-from rich.table import Table
 
-from callbacks import Embeddings, ProgressBar, Results
-from lightning_app.commands import (
-    ablate,
-    align,
-    audit,
-    compare,
-    desensitize,
-    draw_mask,
-    draw_mask_set,
-    rank_scorers,
-    search_mask,
-    sweep_levels,
-)
+from callbacks import Embeddings, EndTogether, FiniteLoss, ProgressBar, Results, RunCheckpoint, Throughput
+from lightning_app.checkpoint_io import with_atomic_writes
+from lightning_app.commands import COMMANDS, LIGHTNING, find_command, show_commands
 from lightning_app.configs import FindConfig
+from lightning_app.failure import worded
 from lightning_app.loggers import place_loggers
 from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoint, unsupported_gpu
 
 log = logging.getLogger("faceveil")
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "ablate": ablate.run,
-    "align": align.run,
-    "audit": audit.run,
-    "compare": compare.run,
-    "desensitize": desensitize.run,
-    "draw-mask": draw_mask.run,
-    "draw-mask-set": draw_mask_set.run,
-    "rank-scorers": rank_scorers.run,
-    "search-mask": search_mask.run,
-    "sweep-levels": sweep_levels.run,
-}
-_LIGHTNING = {
-    "fit": "train a recogniser, verify it, and leave a run folder",
-    "validate": "verify a checkpoint",
-    "test": "the same on test data",
-    "predict": "write the embedding of every image",
-}
-_SUMMARIES = {
-    "ablate": "search masks, train recognisers under each, one table",
-    "align": "bring faces to their fixed place, with a review list of what is doubtful",
-    "audit": "prove that a released set gives away nothing but what its manifest says",
-    "compare": "every method to desensitize: utility against privacy, in a table and a page",
-    "desensitize": "write the set that may leave the house, with its manifest",
-    "draw-mask": "draw one free-form mask, or a rectangle",
-    "draw-mask-set": "draw a folder of masks in levels by mask ratio",
-    "rank-scorers": "does a scorer's F rank masks as the accuracy after training does",
-    "search-mask": "find the mask that hides most at the least cost in recognition",
-    "sweep-levels": "accuracy under random masks of each level",
-}
 
 
 class _Parser(LightningArgumentParser):
@@ -91,7 +50,7 @@ class RunConfig(SaveConfigCallback):
             clear_run(folder)
         config = self.config.clone()  # a saved config must neither replace a run nor go on with one unasked
         config.name, config.overwrite, config.ckpt_path = folder.name, False, None
-        self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+        self.parser.save(config, folder / "config.yaml", skip_unset=False, overwrite=True, multifile=False)
 
 
 class FaceVeilCLI(LightningCLI):
@@ -174,28 +133,36 @@ class FaceVeilCLI(LightningCLI):
         if self.subcommand != "fit":
             callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
             kwargs["enable_checkpointing"] = False
-        elif not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            callbacks.append(last_checkpoint(self.run_dir))
+        else:
+            kwargs["plugins"] = with_atomic_writes(trainer.get("plugins"), trainer.get("strategy"))
+            if trainer.get("enable_checkpointing") is not False and not any(
+                isinstance(c, RunCheckpoint) for c in callbacks
+            ):
+                callbacks.append(RunCheckpoint())
         for kind in (ProgressBar, Embeddings if self.subcommand == "predict" else Results):
             if not any(isinstance(c, kind) for c in callbacks):
                 callbacks.append(kind())
+        for watch in (Throughput, FiniteLoss) if self.subcommand == "fit" else ():
+            if not any(isinstance(c, watch) for c in callbacks):
+                callbacks.insert(0, watch())  # a spoilt model is found out before anything measures it
+        together = EndTogether()
+        callbacks.insert(0, together)
         made = super().instantiate_trainer(
             default_root_dir=str(self.run_dir), logger=loggers or False, callbacks=callbacks, **kwargs
         )
+        parallel, device = isinstance(made.strategy, ParallelStrategy), made.strategy.root_device.type
+        if trainer.get("sync_batchnorm") and parallel and device == "cpu":
+            raise ValueError(
+                "trainer.sync_batchnorm: true needs GPUs, torch has no SyncBatchNorm for the CPU: leave it out "
+                "(--trainer.sync_batchnorm false), batch norm then counts each rank's share"
+            )
         place_loggers(made)
+        together.watch(made)
         return made
 
 
 def _is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def last_checkpoint(run_dir: Path) -> ModelCheckpoint:
-    """Keep one checkpoint, `checkpoints/last.ckpt`, written after every epoch."""
-    return ModelCheckpoint(
-        dirpath=run_dir / "checkpoints", save_last=True, save_top_k=0, enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )  # fmt: skip
 
 
 def run(args: list[str]) -> None:
@@ -211,19 +178,21 @@ def run(args: list[str]) -> None:
     for noise in (
         r".*isinstance\(treespec, LeafSpec\).*",
         r"Be aware that when using `ckpt_path`.*",
+        r"torch.distributed.nn.functional.all_gather is deprecated.*",
+        r"It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # ours are summed over the ranks before
         r"Experiment logs directory .* exists and is not empty.*",  # keep_log has put the earlier log aside
     ):
         warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
     torch.set_float32_matmul_precision("high")
     if not args or args[0] in ("-h", "--help"):
-        _show_commands()
+        show_commands()
         return
     if args[0] in COMMANDS:
-        COMMANDS[args[0]](args[1:])
+        find_command(args[0])(args[1:])
         return
-    if args[0] not in _LIGHTNING and not args[0].startswith("-"):
-        raise ValueError(f"no command {args[0]!r}; there are: {', '.join([*_LIGHTNING, *COMMANDS])}")
+    if args[0] not in LIGHTNING and not args[0].startswith("-"):
+        raise ValueError(f"no command {args[0]!r}; there are: {', '.join([*LIGHTNING, *COMMANDS])}")
     # Lightning's launcher starts the other ranks with sys.argv, and warns of args given beside it
     previous, own = sys.argv, args == sys.argv[1:]
     if not own:
@@ -242,19 +211,12 @@ def run(args: list[str]) -> None:
         )
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
+    except Exception as error:
+        if (said := worded(error)) is error:
+            raise
+        raise said from error
     finally:
         sys.argv = previous
-
-
-def _show_commands() -> None:
-    """Print every command with a line on what it does."""
-    rows = [[name, words] for name, words in (_LIGHTNING | _SUMMARIES).items()]
-    table = Table(
-        "command", "what it does", box=None, title="python main.py COMMAND --help", title_justify="left"
-    )
-    for row in rows:
-        table.add_row(*row)
-    get_console().print(table)
 
 
 def reason(error: BaseException) -> str:
@@ -274,4 +236,5 @@ def set_up_logging() -> None:
         ours = logging.getLogger(name)
         if not ours.handlers:
             ours.addHandler(RichHandler(show_time=False, show_path=False, markup=False))
-            ours.setLevel(logging.INFO)
+            # of several ranks one speaks; the others are heard where they fail
+            ours.setLevel(logging.INFO if _is_rank_zero() else logging.ERROR)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
@@ -23,17 +27,63 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
         OSError: the folder cannot be written; an older file stays as it was.
     """
     path = Path(path)
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@contextmanager
+def replacing(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary file in the folder of `path`, which takes that name once the block ends well.
+
+    Args:
+        path: where to; missing folders are made.
+        sync: wait until file and name are on the disk (fsync), so that a power cut loses neither.
+
+    Raises:
+        OSError: the folder cannot be written; an older file stays as it was, the temporary one goes.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; the reader may be somebody else
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path
+    if sync:
+        sync_folder(path.parent)
+
+
+def is_temporary(name: str, of: str) -> bool:
+    """Tell whether a file is called as `write_atomically` calls the temporary one of another, which a kill may leave.
+
+    Args:
+        name: of the file, without its folder.
+        of: name of the other file.
+    """
+    return re.fullmatch(rf"\.{re.escape(of)}\.[a-z0-9_]{{8}}\.tmp", name) is not None
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: after a rename, where the system can.
+
+    Args:
+        folder: an existing folder.
+    """
+    if os.name != "posix":  # Windows opens no folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lightning_app.configs import CONFIGS
 from lightning_app.files import write_atomically
 from lightning_app.report.tables import read_metrics
-from lightning_app.runs import LAST
+from lightning_app.runs import has_checkpoint
 
 log = logging.getLogger("faceveil")
 _MAIN = CONFIGS.parent / "main.py"
@@ -52,7 +52,7 @@ def do(
     """
     if finished(run, figure):
         return True
-    again = (run / LAST).is_file()
+    again = has_checkpoint(run)
     going_on = [] if args[0] != "fit" else ["--ckpt_path", "last"] if again else ["--overwrite"]
     done = call([*args, *going_on], output, group)
     if done and args[0] == "fit" and not finished(run, figure):
@@ -67,11 +67,11 @@ def finished(run: Path, figure: str = "lfw/accuracy") -> bool:
     return (run / "metrics.json").is_file() and figure in read_metrics(run / "metrics.json")
 
 
-def keep_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
-    """Write down how something is made, and refuse what was made otherwise under the same name.
+def check_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
+    """Refuse what was made otherwise under the same name.
 
     Args:
-        record: the JSON file.
+        record: the JSON file that says how, if there is one yet.
         made: what is made, for the message.
         about: how; JSON-able.
 
@@ -83,6 +83,20 @@ def keep_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
             f"{made} was made with other settings or another mask than now asked for ({record}): remove both, or give "
             "another --name"
         )
+
+
+def keep_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
+    """Write down how something is made, and refuse what was made otherwise under the same name.
+
+    Args:
+        record: the JSON file.
+        made: what is made, for the message.
+        about: how; JSON-able.
+
+    Raises:
+        ValueError: there is a record, and it says something else.
+    """
+    check_record(record, made, about)
     write_atomically(record, json.dumps(about, indent=2) + "\n")
 
 

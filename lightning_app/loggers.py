@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -16,8 +16,10 @@ from urllib.request import getproxies, proxy_bypass
 
 import lightning.pytorch as pl
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 if TYPE_CHECKING:  # wandb takes a second to import: only when a run begins
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -96,6 +98,15 @@ class WandbLogger(LightningWandbLogger):
         if self._name is None:
             self._name = self._wandb_init["name"] = Path(run_dir).resolve().name
 
+    def use_group(self, group: str) -> None:
+        """Join a W&B group, where neither the user nor `WANDB_RUN_GROUP` gave one.
+
+        Args:
+            group: its name.
+        """
+        if self._wandb_init.get("group") is None and not os.environ.get("WANDB_RUN_GROUP"):
+            self._wandb_init["group"] = group
+
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:  # wandb has no public name for 'a run or a disabled one' over its versions
@@ -121,8 +132,7 @@ class WandbLogger(LightningWandbLogger):
             self._wandb_init["id"] = None  # W&B's service holds the refused run's id as one in use
             self._begin_as(mode)
         if mode == "offline":
-            folder = Path(self._experiment.settings.sync_dir)  # type: ignore[union-attr]
-            shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+            shown = _shown(self._experiment)
             renamed = f"--id {given_id} " if given_id not in (None, self._experiment.id) else ""  # type: ignore[union-attr]
             log.warning("W&B is offline: %s; send the run later with: wandb sync %s%s", why, renamed, shown)
             if self._log_model:
@@ -134,9 +144,14 @@ class WandbLogger(LightningWandbLogger):
 
         # offline there is no network to wait for, and a slow machine must not lose its figures to a timeout
         settings: dict[str, Any] = (
-            {"init_timeout": _INIT_S, "finish_timeout": _FINISH_S} if mode == "online" else {"silent": True}
+            {"init_timeout": _INIT_S, "finish_timeout": _FINISH_S, "finish_timeout_raises": True}
+            if mode == "online"
+            else {"silent": True}
         )
-        # finish_timeout is younger than the oldest W&B we run with
+        settings["console"] = (
+            "off"  # what is printed names people: bad images by path, identities in both sets
+        )
+        # finish_timeout and its fellow are younger than the oldest W&B we run with
         known = {key: value for key, value in settings.items() if key in _setting_names(wandb.Settings)}
         self._wandb_init["mode"] = mode
         self._wandb_init["settings"] = wandb.Settings(**known)
@@ -173,25 +188,39 @@ class WandbLogger(LightningWandbLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Send what is left and end the run; a later call begins it again under the same id."""
-        if self._experiment is None:
+        run = self._experiment
+        if run is None:
             return
 
         def end() -> None:
             super(WandbLogger, self).finalize(status)
-            assert self._experiment is not None
-            self._id = self._wandb_init["id"] = self._experiment.id
-            self._experiment.finish(exit_code=0 if status == "success" else 1)
+            self._id = self._wandb_init["id"] = run.id
+            try:
+                run.finish(exit_code=0 if status == "success" else 1)
+            except TimeoutError:
+                log.warning("W&B's server did not take everything within %g s; send the rest with: wandb sync %s",
+                            _FINISH_S, _shown(run))  # fmt: skip
+            if trouble := _not_written(run):
+                log.warning(
+                    "W&B could not write its folder (%s); the CSV in the run folder has every figure", trouble
+                )
             self._experiment = None
 
         self._guarded(end)
         if self._lost:
             log.warning("W&B lost %d calls; the CSV in the run folder has every figure", self._lost)
+        if (
+            self._experiment is not None
+        ):  # W&B's service has gone, and would be missed again at exit, at length
+            self._guarded(_let_go)
 
     @rank_zero_only
     def _guarded(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except _failures() as error:
+        except Exception as error:
+            if not _is_wandbs(error):
+                raise
             if not self._lost:
                 log.warning("W&B does not answer (%s); training goes on without it", _one_line(error))
             self._lost += 1
@@ -210,15 +239,65 @@ def place_loggers(trainer: pl.Trainer) -> None:
             logger.use_run_dir(trainer.default_root_dir)
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """List what W&B raises when its service, its server or its disk is gone."""
-    import wandb
-    from wandb.sdk import mailbox  # not every W&B has all of these names
+def send_report(
+    loggers: Sequence[Logger],
+    folder: Path,
+    key: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    picture: Image.Image | None,
+    numbers: Mapping[str, float],
+) -> None:
+    """Send copies of a command's report: the numbers to every logger, table and picture to W&B, in the group.
 
-    names = ("HandleAbandonedError", "MailboxClosedError")
-    internal = (getattr(mailbox, name, None) for name in names)
-    # ConnectionError and TimeoutError are OSErrors
-    return (wandb.Error, OSError, *(error for error in internal if isinstance(error, type)))
+    Args:
+        loggers: where to; each is finalized.
+        folder: `runs/<name>`; its name is the W&B group.
+        key: first part of the log keys `KEY/table` and `KEY/picture`.
+        heads: of the table's columns.
+        rows: of the table.
+        picture: one without faces, or none.
+        numbers: log key → finite figure.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.use_run_dir(folder)
+            logger.use_group(folder.resolve().name)
+        if isinstance(logger, LightningWandbLogger):
+            logger.log_table(f"{key}/table", list(heads), [list(row) for row in rows])
+            if picture is not None:
+                logger.log_image(f"{key}/picture", [picture])
+        logger.log_metrics(dict(numbers))
+        logger.finalize("success")
+
+
+def _is_wandbs(error: Exception) -> bool:
+    """Tell W&B's own errors, of service, server or disk, from mistakes in what calls it."""
+    # not all of them are wandb.Errors, and their names change; ConnectionError and TimeoutError are OSErrors
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "wandb"
+
+
+def _let_go() -> None:
+    """Forget W&B's service, so that it is not waited for at exit."""
+    import wandb
+
+    wandb.teardown()
+
+
+def _not_written(run: Any) -> str:
+    """Read in the log of W&B's service, which tells nobody else, why a run's file is not whole; '' where it is."""
+    path = getattr(getattr(run, "settings", None), "log_internal", None)
+    if not path or not Path(path).is_file():
+        return ""
+    with Path(path).open(errors="replace") as lines:
+        found = [line for line in lines if '"ERROR"' in line and '"msg":"writer: ' in line]
+    return found[0].split('"msg":"writer: ')[1].split('"')[0] if found else ""
+
+
+def _shown(run: Any) -> str:
+    """Word a run's folder, as short as it may be."""
+    folder = Path(run.settings.sync_dir)
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
 def _mode(refused: str) -> tuple[Literal["online", "offline", "disabled"], str]:

@@ -13,13 +13,15 @@ from typing import Any
 
 import lightning as L
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, ArgumentParser
 
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
+from datamodules.reader import FaceReader
 
 _DECISIVE = ("max_epochs", "max_steps")  # of the trainer; the rest is where and how fast
 _IDLE = ("num_workers", "cache")  # of the data: how fast, not what
+_WHEN = ("every_n_epochs", "batch_size")  # of the verification: when and how fast, not what
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Setting:
         verification: the callback that verifies; None where the config has none.
         about: what decides the figures of the run, JSON-able: seed, epochs, model, data.
         desensitizer: `class_path` and `init_args`, as a config has them; None where nothing is hidden.
+        measured: what decides the figures of a recogniser that is there, JSON-able: who verifies, on what pixels.
     """
 
     data: FaceDataModule
     verification: LFWVerification | None
     about: dict[str, Any]
     desensitizer: dict[str, Any] | None
+    measured: dict[str, Any]
 
 
 def read_setting(args: Sequence[str]) -> Setting:
@@ -84,6 +88,7 @@ def read_setting(args: Sequence[str]) -> Setting:
         verification=verifying[0] if verifying else None,
         about=_decisive(plain),
         desensitizer=plain["data"]["init_args"].get("desensitizer"),
+        measured=_measured(plain),
     )
 
 
@@ -108,6 +113,53 @@ def saved_setting(run: Path) -> dict[str, Any] | None:
     """
     config = run / "config.yaml"
     return _decisive(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else None
+
+
+def saved_measured(run: Path) -> dict[str, Any] | None:
+    """Read what decided the figures that a run's recogniser got; None where its folder has no config, or no verifier.
+
+    Args:
+        run: the run's folder.
+    """
+    config = run / "config.yaml"
+    if not config.is_file():
+        return None
+    found = _measured(yaml.safe_load(config.read_text(encoding="utf-8")))
+    return found if found["verification"] else None
+
+
+def make_reader(part: object) -> FaceReader:
+    """Make a reader as a config describes it.
+
+    Args:
+        part: `class_path` and `init_args`.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be made; the message says why.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--reader", type=FaceReader)
+    try:
+        reader: FaceReader = parser.instantiate(parser.parse_object({"reader": part})).reader
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())[:400]) from error
+    return reader
+
+
+def saved_reader(run: Path) -> FaceReader:
+    """Make the reader that a run was trained with.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: its config is not there, or the reader cannot be made.
+    """
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(f"{config} is not there")
+    data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
+    return make_reader((data.get("init_args") or {}).get("reader"))
 
 
 def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
@@ -140,6 +192,24 @@ def _decisive(config: dict[str, Any]) -> dict[str, Any]:
         "trainer": {key: config["trainer"].get(key) for key in _DECISIVE},
         "model": config["model"],
         "data": data,
+    }
+
+
+def _measured(config: dict[str, Any]) -> dict[str, Any]:
+    callbacks = config["trainer"].get("callbacks") or []
+    verifying = [
+        callback.get("init_args") or {}
+        for callback in (callbacks if isinstance(callbacks, list) else [callbacks])
+        if callback["class_path"].rpartition(".")[2] == LFWVerification.__name__
+    ]
+    data = config["data"].get("init_args") or {}
+    reader = (data.get("reader") or {}).get("init_args") or {}
+    first = verifying[0] if verifying else {}
+    return {
+        "verification": {key: value for key, value in first.items() if key not in _WHEN},
+        "pixels": {key: data.get(key) for key in ("mean", "std")}
+        | {key: reader.get(key) for key in ("size", "crop")},
+        "precision": config["trainer"].get("precision"),
     }
 
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lightning_app.cli import COMMANDS
+from lightning_app.commands import COMMANDS
 from lightning_app.configs import CONFIGS, find_config, shipped
 from tests.command_line import Veil, refused, write_config
 
@@ -35,7 +35,7 @@ def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
     assert metrics["lfw/accuracy"] == metrics["lfw/accuracy_s1"]
     assert metrics["run/epochs"] == 2
     assert (run / "checkpoints" / "last.ckpt").is_file()
-    assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
     assert (run / "faces.png").is_file()
     assert "train/loss" in (run / "metrics.csv").read_text()
     saved = yaml.safe_load((run / "config.yaml").read_text())
@@ -82,6 +82,10 @@ def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path,
     assert json.loads(Path("runs/go/metrics.json").read_text())["run/epochs"] == 3
     state = torch.load("runs/go/checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] == 3 * 2
+    figures = Path("runs/go/metrics.json").read_bytes()
+    veil("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)  # nothing is left to do
+    assert Path("runs/go/metrics.json").read_bytes() == figures
+    assert b"lfw/accuracy" in figures
 
 
 def test_a_folder_with_a_run_is_not_overwritten_unasked(
@@ -178,9 +182,12 @@ OF_COMMANDS = {
     **{f"compare{which}.yaml": "compare" for which in ("", "_demo")},
     "align.yaml": "align",
     "desensitize.yaml": "desensitize",
+    "fsm_ablation.yaml": "ablate",
     "rank_masks.yaml": "ablate",
     "rank_scorers.yaml": "rank_scorers",
     "search_mask.yaml": "search_mask",
+    "federated.yaml": "federate",
+    "federated_demo.yaml": "federate",
     "sweep_levels.yaml": "sweep_levels",
     **{f"table{number}.yaml": "ablate" for number in (3, 6, 8)},
 }

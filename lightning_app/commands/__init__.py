@@ -1,1 +1,53 @@
-"""Subcommands beside Lightning's: each module has `run(args)`, called by the command line."""
+"""The commands: their names and what they do, known without importing torch.
+
+Each module has `run(args)`, called by the command line.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from rich import get_console
+from rich.table import Table
+
+LIGHTNING = {
+    "fit": "train a recogniser, verify it, and leave a run folder",
+    "validate": "verify a checkpoint",
+    "test": "the same on test data",
+    "predict": "write the embedding of every image",
+}
+COMMANDS = {
+    "ablate": "search masks, train recognisers under each, one table",
+    "align": "bring faces to their fixed place, with a review list of what is doubtful",
+    "audit": "prove that a released set gives away nothing but what its manifest says",
+    "compare": "every method to desensitize: utility against privacy, in a table and a page",
+    "desensitize": "write the set that may leave the house, with its manifest",
+    "draw-mask": "draw one free-form mask, or a rectangle",
+    "draw-mask-set": "draw a folder of masks in levels by mask ratio",
+    "export": "ONNX and safetensors of a recogniser, with its mask and a model card",
+    "federate": "several owners train one recogniser, their faces stay with them",
+    "rank-scorers": "does a scorer's F rank masks as the accuracy after training does",
+    "search-mask": "find the mask that hides most at the least cost in recognition",
+    "sweep-levels": "accuracy under random masks of each level",
+}
+
+
+def find_command(name: str) -> Callable[[list[str]], None]:
+    """Import what does a command.
+
+    Args:
+        name: a key of `COMMANDS`.
+    """
+    run: Callable[[list[str]], None] = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").run
+    return run
+
+
+def show_commands() -> None:
+    """Print every command with a line on what it does."""
+    table = Table(
+        "command", "what it does", box=None, title="python main.py COMMAND --help", title_justify="left"
+    )
+    for name, words in (LIGHTNING | COMMANDS).items():
+        table.add_row(name, words)
+    get_console().print(table)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from rich import get_console
 from rich.console import Console
 
@@ -23,7 +23,7 @@ from datamodules.drawn import DrawnFaces
 from lightning_app.attacks import Attack
 from lightning_app.comparison import Candidate, describe
 from lightning_app.files import write_atomically
-from lightning_app.loggers import WandbLogger as OurWandbLogger
+from lightning_app.loggers import send_report
 from lightning_app.metrics.reidentification import one_of_each
 from lightning_app.privacy import Subjects, applies
 from lightning_app.report import png_bytes, print_table, write_metrics
@@ -176,14 +176,7 @@ def write_report(out: Outcome, final: bool = False) -> None:
     print_table(title, rows, heads, console=console)
     log.info("Intervals, everything measured and the picture: %s", out.folder / "report.html")
     numbers = {key: value for key, value in flat.items() if math.isfinite(value)}
-    for logger in out.loggers:
-        if isinstance(logger, OurWandbLogger):
-            logger.use_run_dir(str(out.folder))
-        if isinstance(logger, WandbLogger):
-            logger.log_table("compare/table", heads, rows)
-            logger.log_image("compare/picture", [picture])
-        logger.log_metrics(numbers)
-        logger.finalize("success")
+    send_report(out.loggers, out.folder, "compare", heads, rows, picture, numbers)
 
 
 def table(out: Outcome) -> tuple[list[str], list[list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,8 @@ from lightning_app.masks.levels import Hidden, Level, MaskLevels, find_masks
 _SALT = 0x6D61736B  # "mask": names the draw, so that others with the same seed differ
 _SOURCES = ("mask", "folder", "freeform")
 _CHUNK = 256  # free-form masks drawn and packed at a time
+_MUCH = 0.05  # a guard that hides so much more is told
+log = logging.getLogger("faceveil")
 
 
 class MaskOut(Desensitizer):
@@ -205,6 +208,7 @@ class MaskOut(Desensitizer):
             return bits
         opened = (unpack_masks(part, size) for part in bits.split(_CHUNK))
         narrowed = torch.cat([pack_masks(guarded(masks, self.guard)) for masks in opened])
+        before, after = (float(bits_ratio(one, size).mean()) for one in (bits, narrowed))
         gone = int((bits_ratio(narrowed, size) == 1).sum())
         if gone:
             which = (
@@ -214,6 +218,12 @@ class MaskOut(Desensitizer):
                 f"guard: with {self.guard} more pixels hidden, {which} leaves no pixel visible; take a smaller guard, "
                 "or a mask whose visible parts are wider"
             )
+        if after - before > _MUCH:
+            log.warning(
+                "guard: %d more pixels hidden raise the mask ratio from %.3f to %.3f. If that is too much, draw "
+                "a mask that hides less first (draw-mask --ratio), or take a smaller guard.",
+                self.guard, before, after,
+            )  # fmt: skip
         return narrowed
 
     def _draw(self, index: Tensor, moment: Moment | None, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -117,12 +118,24 @@ def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
     if taken := sorted(own.keys() & facts.keys()):
         raise ValueError(f"facts: {', '.join(taken)} is measured from the mask; leave it out")
     try:
-        sidecar = json.dumps(own | facts, indent=2, allow_nan=False)
+        content = sidecar(own | facts)
     except (TypeError, ValueError) as error:
         raise ValueError(f"facts: JSON cannot hold them ({error})") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
-    write_atomically(path.with_suffix(".json"), sidecar.encode() + b"\n")
+    write_atomically(path.with_suffix(".json"), content)
+
+
+def sidecar(facts: Mapping[str, object]) -> bytes:
+    """Return the content of the JSON file that stands beside a mask.
+
+    Args:
+        facts: in the order they shall have.
+
+    Raises:
+        TypeError, ValueError: JSON cannot hold them.
+    """
+    return json.dumps(facts, indent=2, allow_nan=False).encode() + b"\n"
 
 
 def mask_ratio(mask: Tensor) -> float | Tensor:

@@ -17,7 +17,7 @@ _Ints: TypeAlias = npt.NDArray[np.int64]
 _Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _NEGATIVES = 10  # a FAR is reported where at least so many false accepts stand behind it
-_LEVEL = 0.95
+LEVEL = 0.95
 _CHUNK = 2**18  # entries of one block of resamples: 2 MiB an array, so that it stays in cache
 
 
@@ -80,7 +80,8 @@ def _far_name(far: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _array(values: Numbers) -> npt.NDArray[Any]:
+def as_array(values: Numbers) -> npt.NDArray[Any]:
+    """Turn a tensor or anything NumPy takes into an array."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = (values.double() if values.is_floating_point() else values).numpy()  # NumPy knows no bf16
@@ -88,7 +89,7 @@ def _array(values: Numbers) -> npt.NDArray[Any]:
 
 
 def _check(scores: Numbers, same: Numbers, folds: Numbers) -> tuple[_Floats, _Bools, _Ints]:
-    scores, same, folds = _array(scores), _array(same), _array(folds)
+    scores, same, folds = as_array(scores), as_array(same), as_array(folds)
     for name, values in (("scores", scores), ("same", same), ("folds", folds)):
         if values.ndim != 1:
             raise ValueError(
@@ -186,8 +187,17 @@ def _histogram(codes: _Ints, bins: int) -> _Ints:
     return np.bincount((codes + rows).ravel(), minlength=len(codes) * bins).reshape(-1, bins)
 
 
-def _resamples(counts: Sequence[int], bootstrap: int, seed: int) -> Iterator[list[_Ints]]:
-    # blocks of rows of indices, with replacement, within each class
+def resamples(counts: Sequence[int], bootstrap: int, seed: int) -> Iterator[list[_Ints]]:
+    """Draw resamples with replacement, within each class, a block of them at a time.
+
+    Args:
+        counts: pairs of each class.
+        bootstrap: number of resamples in all.
+        seed: of the draws.
+
+    Yields:
+        One `[R,n]` array of indices per class; R differs from block to block.
+    """
     rng = np.random.default_rng(seed)
     block = max(1, _CHUNK // sum(counts))
     for start in range(0, bootstrap, block):
@@ -284,13 +294,13 @@ def verification(
     weight = [1 / size[fold[kind]] for kind in split]
     won = [w * right[kind] for w, kind in zip(weight, split, strict=True)]
     rows = []
-    for drawn in _resamples([len(p) for p in place], bootstrap, seed):
+    for drawn in resamples([len(p) for p in place], bootstrap, seed):
         share = sum(w[d].sum(1) for w, d in zip(won, drawn, strict=True))
         share = share / sum(w[d].sum(1) for w, d in zip(weight, drawn, strict=True))
         pos, neg = (_histogram(p[d], bins) for p, d in zip(place, drawn, strict=True))
         rows.append(np.column_stack((share, _curve_figures(pos, neg, limits))))
     if rows:
-        tail = (1 - _LEVEL) / 2
+        tail = (1 - LEVEL) / 2
         low, high = np.quantile(np.concatenate(rows), (tail, 1 - tail), axis=0)
         low, high = np.minimum(low, estimate), np.maximum(high, estimate)
     else:

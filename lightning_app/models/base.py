@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lightning_app.batch import Batch
 from lightning_app.draws import seed_from
+from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbone import BackboneName
@@ -70,6 +71,7 @@ class Recogniser(L.LightningModule):
         self.dropout = nn.Dropout(dropout)
         # without classes a placeholder: setup builds the data's in fit, on_load_checkpoint the checkpoint's
         self.head: nn.Module = nn.Linear(self.backbone.dim, num_classes) if num_classes else nn.Identity()
+        self._held_out = HeldOutMeans("loss", "accuracy")
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -130,27 +132,37 @@ class Recogniser(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and accuracy of held-out images of training identities; an empty batch logs nothing."""
-        self._evaluate(batch, "val")
+        """Count loss and accuracy of held-out images of training identities; the batch may be empty."""
+        self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and accuracy of held-out images of training identities; an empty batch logs nothing."""
-        self._evaluate(batch, "test")
+        """Count what `validation_step` counts."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss` and `val/accuracy`, over the images of all ranks; nothing where there are none."""
+        self._held_out.log(self, "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/loss` and `test/accuracy`, as after a validation."""
+        self._held_out.log(self, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the embeddings `[B,D]` of a batch with identities and image numbers."""
-        embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
+        if len(batch["image"]) == 0:  # a rank without images
+            embedding = batch["image"].new_empty(0, self.backbone.dim)
+        else:
+            embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
         kept = {"embedding": embedding.float(), "identity": batch["identity"], "index": batch["index"]}
         return {key: value.cpu() for key, value in kept.items()}
 
-    def _evaluate(self, batch: Batch, stage: str) -> None:
-        if len(batch["image"]) == 0:  # a data set without held-out images, see FaceDataModule
+    def _evaluate(self, batch: Batch) -> None:
+        if len(batch["image"]) == 0:  # a rank without held-out images, or a set without
             return
         logits = self(batch["image"], batch["mask"], batch["mask_index"])
-        size = len(logits)
         loss = F.cross_entropy(logits.float(), batch["identity"])
-        self.log(f"{stage}/loss", loss, batch_size=size, sync_dist=True)
-        self.log(f"{stage}/accuracy", _accuracy(logits, batch["identity"]), batch_size=size, sync_dist=True)
+        figures = {"loss": loss, "accuracy": _accuracy(logits, batch["identity"])}
+        self._held_out.add(figures, len(logits))
 
     def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
         """Return SGD and the schedule over all steps of the run (paper, 4.1)."""

@@ -16,6 +16,7 @@ from lightning_app.attacks.losses import restoration
 from lightning_app.attacks.trained import SHAPE, load_restorer, state_of_network
 from lightning_app.batch import Batch
 from lightning_app.metrics import psnr
+from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks.feature_maps import FeatureMaps
 from lightning_app.networks.partial_conv import of_images
@@ -107,6 +108,7 @@ class Inpainter(L.LightningModule):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.masked: bool | None = None  # whether the images it was trained on had masks
+        self._held_out = HeldOutMeans("psnr", "psnr_before")
         self._maps: list[FeatureMaps] = []  # in a list: neither in the checkpoint nor in the optimiser
         self._ready = False
         self.train()
@@ -198,12 +200,20 @@ class Inpainter(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the PSNR of held-out images, restored and before; an empty batch logs nothing."""
+        """Count the PSNR of held-out images, restored and before; the batch may be empty."""
         self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log what `validation_step` logs."""
+        """Count what `validation_step` counts."""
         self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log it, over the images of all ranks; nothing where there are none."""
+        self._held_out.log(self, "inpaint")
+
+    def on_test_epoch_end(self) -> None:
+        """Log it, as after a validation."""
+        self._held_out.log(self, "inpaint")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Refuse: embeddings are a recogniser's.
@@ -226,13 +236,14 @@ class Inpainter(L.LightningModule):
         return output if mask is None else keep_visible(output, image, of_images(mask, which))
 
     def _evaluate(self, batch: Batch) -> None:
-        if len(batch["image"]) == 0:  # a data set without held-out images, see FaceDataModule
+        if len(batch["image"]) == 0:  # a rank without held-out images, or a set without
             return
         mask = batch["mask"]
         hidden = None if mask is None else 1 - of_images(mask, batch["mask_index"])
-        for name, image in (("psnr", self.restored(batch)), ("psnr_before", self._pictures(batch))):
-            figures = psnr(image, batch["clean"].float(), hidden)
-            self.log(f"inpaint/{name}", figures.mean(), batch_size=len(image), sync_dist=True)
+        pictures = {"psnr": self.restored(batch), "psnr_before": self._pictures(batch)}
+        clean = batch["clean"].float()
+        figures = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
+        self._held_out.add(figures, len(clean))
 
     def _pictures(self, batch: Batch) -> Tensor:
         """Undo the DataModule's normalisation: `[B,3,H,W]` float32 in [0,1]."""

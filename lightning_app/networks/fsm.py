@@ -50,6 +50,11 @@ class FSM(nn.Module):
     per image would be B; mean and biased variance are the same for a shared mask, only the running variance
     differs by its n/(n−1).
 
+    As SyncBatchNorm (`trainer.sync_batchnorm`, GPUs alone) it counts the maps of all ranks. Where all images of
+    a step share one mask these are copies of the same, and again only the running variance's n/(n−1) changes.
+    Where images draw masks of their own, each rank sees other masks: without sync its statistics, and so its
+    gates, are those of its own share, with sync those of the global batch.
+
     Args:
         channels: channels C of the feature map it gates.
         feature_size: height and width of that map, larger than 1.

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import wandb
+from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks import ProgressBar
 from tests.callbacks.tiny_run import MakeTrainer
@@ -16,7 +17,8 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
     def make(*callbacks: L.Callback, epochs: int = 2, logger: Any = False, **more: Any) -> L.Trainer:
         return L.Trainer(
             default_root_dir=tmp_path / "run", callbacks=list(callbacks), max_epochs=epochs, logger=logger,
-            accelerator="cpu", enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0,
+            accelerator="cpu", enable_model_summary=False, num_sanity_val_steps=0,
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             log_every_n_steps=1, **more,
         )  # fmt: skip

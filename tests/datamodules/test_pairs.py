@@ -84,6 +84,33 @@ class TestLists:
         assert found.identities == []
         assert found.labels.tolist() == [-1, -1, -1]
 
+    def test_folders_of_paths_are_people(self, tmp_path: Path) -> None:
+        text = "ann/1.jpg ann/2.jpg 1\nann/1.jpg bob/1.jpg 0\n"
+        found = read_pairs(_written(tmp_path / "mine.txt", text))
+        assert found.identities == ["ann", "bob"]
+        assert found.labels.tolist() == [0, 0, 1]
+        deeper = read_pairs(
+            _written(tmp_path / "mine.txt", text.replace("ann/", "set/ann/").replace("bob/", "old/bob/"))
+        )
+        assert deeper.identities == ["ann", "bob"]
+        alike = read_pairs(
+            _written(tmp_path / "mine.txt", text.replace("ann/", "a/7/").replace("bob/", "b/7/"))
+        )
+        assert alike.identities == ["a/7", "b/7"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "probe/ann.jpg gallery/ann.jpg 1\nprobe/ann.jpg gallery/bob.jpg 0\n",
+            "all/1.jpg all/2.jpg 1\nall/1.jpg all/3.jpg 0\n",
+            "1.jpg 2.jpg 1\n1.jpg 3.jpg 0\n",
+        ],
+    )
+    def test_folders_that_are_no_people(self, tmp_path: Path, text: str) -> None:
+        found = read_pairs(_written(tmp_path / "mine.txt", text))
+        assert found.identities == []
+        assert set(found.labels.tolist()) == {-1}
+
     def test_paths_with_folds(self, tmp_path: Path) -> None:
         text = "a.jpg b.jpg 1 7\na.jpg c.jpg 0 7\nb.jpg c.jpg 0 3\nc.jpg d.jpg 1 3\n"
         assert read_pairs(_written(tmp_path / "mine.txt", text)).folds.tolist() == [1, 1, 0, 0]
@@ -148,7 +175,7 @@ class TestReader:
         paths = "ann/ann_0001.jpg ann/ann_0002.jpg 1\nann/ann_0001.jpg bob/bob_0001.jpg 0\n"
         reader = PairFaces(root, _written(tmp_path / "mine.txt", paths), size=20)
         assert reader.name(2) == str(root / "bob" / f"bob_0001.{kind.lower()}")
-        assert reader[0]["identity"].tolist() == [-1]
+        assert reader[0]["identity"].tolist() == [0]
 
     def test_missing_images(self, tree: Path, tmp_path: Path) -> None:
         pairs = _written(tmp_path / "list.txt", LFW)

@@ -1,0 +1,142 @@
+"""What a rank does in the tests of DDP. A fork server imports this once, and every rank is forked off it."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from safetensors.torch import load_file
+from torch import Tensor, distributed
+
+from callbacks import DSSIMReport, Embeddings, LFWVerification
+from callbacks.sharded import Way, embed_sharded
+from datamodules import DrawnFaces, FaceDataModule
+from datamodules.pairs import PairList
+from lightning_app.desensitize import MaskOut
+from lightning_app.models import ResNetFSM
+from lightning_app.ranks import agree, share_buffers
+
+SIZE, PEOPLE = 32, 7
+WAYS = {"veiled": Way(veiled=True), "clean": Way(veiled=False)}
+
+
+class Listed(DrawnFaces):
+    """A verification set of exactly so many images."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(identities=count, images_per_identity=1, size=SIZE, first_identity=100)
+        at = torch.arange(2 * count) % count
+        same = torch.arange(2 * count) < count
+        self.pairs = PairList(
+            names=[self.name(i) for i in range(count)], a=at, b=torch.where(same, at, (at * 5 + 1) % count),
+            same=same, folds=at % 2, identities=self.identities, labels=self.labels,
+        )  # fmt: skip
+
+
+class Probe(L.Callback):
+    """Keeps the embeddings of 13 and of 2 images."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[list[float]]] = {}
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for count in (13, 2):
+            every = embed_sharded(trainer, pl_module, data, Listed(count), WAYS)
+            self.found |= {f"{name} {count}": values.tolist() for name, values in every.items()}
+
+
+def model() -> ResNetFSM:
+    torch.manual_seed(0)
+    return ResNetFSM(["layer2"], backbone="resnet18", num_classes=PEOPLE, input_size=SIZE)
+
+
+def faces(images: int = 8, people: int = PEOPLE, val_share: float = 0.2) -> FaceDataModule:
+    """56 images, of which 7 are held out: on 2 ranks, 3 in a batch, 2 batches and 1."""
+    veil = MaskOut(freeform=(0.5, 0.8), count=7, draw="image", size=SIZE)
+    reader = DrawnFaces(identities=people, images_per_identity=images, size=SIZE)
+    return FaceDataModule(reader, veil, global_batch_size=6, val_share=val_share)
+
+
+def make_trainer(folder: Path, world: int, *callbacks: L.Callback) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu", devices=world, max_epochs=1, logger=False, callbacks=list(callbacks),
+        strategy=DDPStrategy(timeout=timedelta(seconds=60)) if world > 1 else "auto", num_sanity_val_steps=0,
+        enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+        default_root_dir=folder, use_distributed_sampler=False,
+    )  # fmt: skip
+
+
+def measured(folder: Path, world: int, network: ResNetFSM, people: int = PEOPLE) -> dict[str, Any]:
+    """Validate: figures and embeddings."""
+    probe = Probe()
+    trainer = make_trainer(
+        folder, world, probe, DSSIMReport(images=5), LFWVerification(reader=Listed(13), bootstrap=0),
+        LFWVerification(reader=Listed(2), bootstrap=0, name="two"),
+    )  # fmt: skip
+    trainer.validate(network, datamodule=faces(people=people), verbose=False)
+    return {"figures": floats(trainer.callback_metrics), "embeddings": probe.found}
+
+
+def floats(metrics: dict[str, Tensor]) -> dict[str, float]:
+    return {key: float(value) for key, value in metrics.items()}
+
+
+def refusal(run: Any) -> str:
+    try:
+        run()
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def rank_of(world: int, rank: int, port: int, folder: Path) -> dict[str, Any]:
+    """Do on one of several ranks all that the tests ask about."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world),
+                   "LOCAL_RANK": str(rank), "NODE_RANK": "0"}  # fmt: skip
+    found: dict[str, Any] = measured(folder, world, model())
+    found["few held out"] = measured(folder, world, model(), people=2)["figures"]
+
+    trained = model()
+    trainer = make_trainer(folder, world, LFWVerification(reader=Listed(13), bootstrap=0))
+    trainer.fit(trained, datamodule=faces())
+    found["fit"] = floats(trainer.callback_metrics)
+    if rank == 0:
+        torch.save(trained.state_dict(), folder / "trained.pt")
+
+    for count in (13, 2):
+        trainer = make_trainer(folder / f"predict{count}", world, Embeddings())
+        data = FaceDataModule(Listed(count), faces().desensitizer, global_batch_size=6)
+        trainer.predict(model(), datamodule=data)
+        written = load_file(folder / f"predict{count}" / f"embeddings.{rank}.safetensors")
+        found[f"predict {count}"] = {key: value.tolist() for key, value in written.items()}
+
+    other = faces(images=9 if rank == world - 1 else 8)
+    found["another set"] = refusal(lambda: other.setup("fit"))
+    undealt = FaceDataModule(Listed(13), global_batch_size=7)
+    undealt.trainer = make_trainer(folder, world)
+    found["undealt"] = refusal(lambda: undealt.setup("fit"))
+    found["another list"] = refusal(lambda: agree("list", lambda: {"pairs": 7, "order": "abc"[rank]}))
+    found["bad images"] = refusal(lambda: count_bad_images(rank))
+    network = model()
+    first = next(buffer for buffer in network.buffers() if buffer.is_floating_point())
+    first.fill_(float(rank + 1))
+    share_buffers(network)
+    found["buffers"] = first.unique().tolist()
+    distributed.destroy_process_group()
+    return found
+
+
+def count_bad_images(rank: int) -> None:
+    """Two of 150 images cannot be decoded, each met by another rank: neither has more than 1 % by itself."""
+    data = faces(images=15, people=10)
+    data.setup("fit")
+    bad = torch.tensor([rank] if rank < 2 else [])
+    data.on_before_batch_transfer({"bad": bad.long()}, 0)
+    data.teardown("fit")
