@@ -180,6 +180,7 @@ def test_a_model_is_loaded_from_a_run_in_python(fitted: Path) -> None:
 # configs of other commands than Lightning's own: the module in lightning_app.commands that reads them
 OF_COMMANDS = {
     **{f"compare{which}.yaml": "compare" for which in ("", "_demo")},
+    "table2.yaml": "compare",
     "align.yaml": "align",
     "desensitize.yaml": "desensitize",
     "fsm_ablation.yaml": "ablate",
