@@ -40,7 +40,7 @@ def scorers_figure(
                               textcoords="offset points")  # fmt: skip
         axes.set_xlabel(f"F of {name}, nats")
         axes.set_ylabel("verification accuracy after training, %")
-        axes.margins(x=0.18)
+        axes.margins(x=0.28)  # names stand to the right of their points
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return rendered(figure)
