@@ -24,14 +24,15 @@ from lightning_app.runs import LAST, PREVIOUS
 
 log = logging.getLogger("faceveil")
 _NEXT = "next.ckpt"  # what a checkpoint is called until the one before has made room
-_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 _AGREE_EVERY = 5  # steps between two looks at whether another rank was asked to stop
 
 
 class RunCheckpoint(ModelCheckpoint):
     """Keep `checkpoints/last.ckpt`, and the one before as `previous.ckpt`; stop in good order when asked to.
 
-    The command line adds it to every `fit`. It saves after every epoch, and every N optimiser steps where asked:
+    The command line adds it to every `fit`. It saves after every epoch (its validation included), and every
+    N optimiser steps where asked:
 
         trainer:
           callbacks:
@@ -47,7 +48,8 @@ class RunCheckpoint(ModelCheckpoint):
     and the counters are saved so that Lightning neither repeats nor leaves out a batch, a validation or an epoch's
     end, whether the run is limited by epochs or by steps. Metrics averaged over the epoch's steps so far are not kept.
 
-    SIGTERM and SIGUSR1 end the step under way, then save and end `fit` with SystemExit(128 + signal). A validation
+    SIGTERM, SIGUSR1 and Ctrl-C (the first; the second stops at once) end the step under way, then save and end `fit`
+    with SystemExit(128 + signal). A validation
     under way is left in a single process, and repeated when the run goes on; several ranks finish it first. They
     agree on the step, at the latest five steps after one of them was signalled. While it fits, these handlers
     replace Lightning's, on SLURM too: nothing is requeued from here and no `hpc_ckpt` is written. Ask SLURM for the
@@ -238,6 +240,10 @@ class RunCheckpoint(ModelCheckpoint):
         )
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self._signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            log.warning("Interrupted: this step is ended and saved; interrupt again to stop at once")
         self._signal = number
 
     def _deaf(self) -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from datamodules.face import FaceDataModule
 from datamodules.pairs import PairList
 from datamodules.reader import FaceReader, whole
+from datamodules.resumable import ignore_signals
 from lightning_app.batch import Batch
 from lightning_app.networks import Backbone
 from lightning_app.ranks import share_buffers
@@ -71,8 +72,9 @@ def embed_sharded(
     mine = torch.arange(count)[rank::world]  # none where there are fewer images than ranks
     steps = [ids.tolist() for ids in mine.split(batch_size or data.batch_size) if len(ids)]
     loader: DataLoader[Batch] = DataLoader(
-        reader, batch_sampler=steps, collate_fn=whole, num_workers=data.num_workers
-    )
+        reader, batch_sampler=steps, collate_fn=whole, num_workers=data.num_workers,
+        worker_init_fn=ignore_signals,
+    )  # fmt: skip
     device = trainer.strategy.root_device
     share_buffers(pl_module)
     found: dict[str, list[Tensor]] = {name: [] for name in ways}

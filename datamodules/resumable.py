@@ -47,6 +47,6 @@ def ignore_signals(worker: int) -> None:
     Args:
         worker: its number.
     """
-    for name in ("SIGTERM", "SIGUSR1"):
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 import warnings
 from pathlib import Path
@@ -46,7 +47,8 @@ class RunConfig(SaveConfigCallback):
         # by now data, mask and verification set have been found good: the earlier run can go
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if not self.config.get("ckpt_path"):
+        origin = self.config.get("ckpt_path")
+        if not origin or folder.resolve() not in Path(origin).resolve().parents:
             clear_run(folder)
         config = self.config.clone()  # a saved config must neither replace a run nor go on with one unasked
         config.name, config.overwrite, config.ckpt_path = folder.name, False, None
@@ -217,6 +219,18 @@ def run(args: list[str]) -> None:
         raise said from error
     finally:
         sys.argv = previous
+        if sys.exc_info()[0] is not None:
+            _end_workers()
+
+
+def _end_workers() -> None:
+    """Kill the workers of DataLoaders that an error has left behind.
+
+    They leave SIGTERM to the main process (`datamodules.resumable`), and Python would wait for them for ever.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def reason(error: BaseException) -> str:

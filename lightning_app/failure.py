@@ -24,7 +24,9 @@ from lightning_app.ranks import several
 
 Store: TypeAlias = Any  # torch's, which it does not export to type checkers
 
-_FAILED, _HEARD = "faceveil/failed", "faceveil/heard"  # keys in the store: who failed first; how many know
+# keys in the store: who failed first; how many know. torchrun keeps the store when it starts the ranks again
+_ATTEMPT = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+_FAILED, _HEARD = f"faceveil/{_ATTEMPT}/failed", f"faceveil/{_ATTEMPT}/heard"
 _LOOK_S = 1.0  # between two looks
 _GRACE_S = 4.0  # what a rank gets to end in good order after another has failed
 _GONE_S = 10.0  # the same where the store is gone: rank 0 may have ended well, a moment before us

@@ -123,7 +123,8 @@ def call(args: Sequence[str], output: Path, group: str) -> bool:
         last = [
             line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
         ]
+        said = [line for line in last if line.startswith("error: ")] or last
         log.error(
-            "%s failed (exit code %d): %s", " ".join(args[:3]), done.returncode, last[-1] if last else ""
+            "%s failed (exit code %d): %s", " ".join(args[:3]), done.returncode, said[-1] if said else ""
         )
     return done.returncode == 0

@@ -55,10 +55,10 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
             f"--ckpt_path last: no last.ckpt in {last.parent}; train first (fit without --ckpt_path) or give "
             "--name of the run to go on with"
         )
-    of_last = (_torn(last) or _flaw(last)) if last.is_file() else "missing"
+    of_last = flaw_of(last) if last.is_file() else "missing"
     if of_last is None:
         return last
-    of_previous = (_torn(previous) or _flaw(previous)) if previous.is_file() else "missing"
+    of_previous = flaw_of(previous) if previous.is_file() else "missing"
     if of_previous is not None:
         raise ValueError(
             f"--ckpt_path last: neither checkpoint of {last.parent} can be used (last.ckpt: {of_last}; "
@@ -66,6 +66,15 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
         )
     log.warning("%s: %s. Taking %s, the checkpoint before it.", last, of_last.partition(";")[0], previous)
     return previous
+
+
+def flaw_of(path: Path) -> str | None:
+    """Word what is wrong with a checkpoint that we wrote, its bytes' checksums included; None where nothing is.
+
+    Args:
+        path: an existing file.
+    """
+    return _torn(path) or _flaw(path)
 
 
 def _torn(path: Path) -> str | None:

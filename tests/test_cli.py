@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from shutil import copytree
@@ -12,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from callbacks import RunCheckpoint
 from lightning_app.commands import COMMANDS
 from lightning_app.configs import CONFIGS, find_config, shipped
 from tests.command_line import Veil, refused, write_config
@@ -86,6 +90,41 @@ def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path,
     veil("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)  # nothing is left to do
     assert Path("runs/go/metrics.json").read_bytes() == figures
     assert b"lfw/accuracy" in figures
+
+
+_FAILS = """
+import sys
+import callbacks.verification
+from main import main
+
+def verification(*args, **kwargs):
+    raise ValueError("a pair too many")
+
+callbacks.verification.verification = verification
+main(sys.argv[1:])
+"""
+
+
+def test_an_error_with_workers_at_hand_ends_the_command(drawn_root: Path, tmp_path: Path) -> None:
+    """Workers leave SIGTERM to the main process: at its end Python would wait for them for ever."""
+    config = write_config(tmp_path / "fails.yaml", drawn_root)
+    args = ["fit", "--config", str(config), "--data.num_workers", "1", "--trainer.max_epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", _FAILS, *args], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: a pair too many" in done.stderr
+
+
+def test_another_checkpoint_and_overwrite_leave_nothing_of_the_run_before(
+    fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copytree(fitted / "runs/tiny", tmp_path / "runs/tiny")
+    monkeypatch.setattr(RunCheckpoint, "_keep", lambda *args: None)  # as if killed before the first save
+    veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt",
+         "--overwrite", "--trainer.max_epochs", 3)  # fmt: skip
+    assert not list((tmp_path / "runs/tiny").rglob("*.ckpt"))
 
 
 def test_a_folder_with_a_run_is_not_overwritten_unasked(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import Logger
 from rich.progress import (
     BarColumn,
@@ -21,7 +20,8 @@ from rich.progress import (
 
 from lightning_app import jobs
 from lightning_app.commands.ablate_report import TAKEN, Outcome, write_report
-from lightning_app.configs import FindConfig, find_config
+from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.configs import find_config
 from lightning_app.jobs import slug
 from lightning_app.masks import load_mask, mask_hash
 from lightning_app.report import read_metrics
@@ -286,12 +286,9 @@ def _about(args: Sequence[str], mask: Path | None) -> dict[str, object]:
     return {"args": list(args), "mask_hash": None if mask is None else mask_hash(load_mask(mask))}
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """Return the parser of `ablate`; its help comes from `ablate`'s docstring."""
-    parser = ArgumentParser(prog="main.py ablate", description=(ablate.__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "-c", "--config", action=FindConfig, help="Config file, or the bare name of one in configs/."
-    )
+    parser = command_parser(ablate)
     parser.add_function_arguments(ablate)
     return parser
 

@@ -87,6 +87,10 @@ def files_at_once(folder: Path, names: Mapping[str, str]) -> Iterator[Path]:
         for file, own in reversed(list(names.items())):
             if (work / file).exists():
                 os.replace(work / file, folder / own)
+            else:
+                (folder / own).unlink(
+                    missing_ok=True
+                )  # of an earlier export, such as the mask of a model that had one
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -15,7 +15,13 @@ from lightning_app.checkpoints import CheckpointFacts
 from lightning_app.report.tables import read_metrics
 
 log = logging.getLogger("faceveil")
-_NOT_FIGURES = ("time/", "memory/", "run/", "train/lr")  # of the machine, and of how it was trained
+_NOT_FIGURES = (
+    "time/",
+    "memory/",
+    "run/",
+    "train/lr",
+    "federated/client",
+)  # of the machine, and of how it was trained
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lightning_app.federated.messages import Update, Weights
 from lightning_app.federated.weights import is_statistic, unlike
+
+_BOUNDS = {
+    "images": (1, 10**12), "batches": (1, 10**9), "loss": (-1e6, 1e6), "lr": (0, 1e3), "seconds": (0, 1e8),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -18,14 +23,23 @@ class Drift:
 
     Attributes:
         norm: of its update, that is of its parameters minus the global ones.
+        whole: the same with batch-norm statistics, what `max_update_norm` bounds.
         cosine: of the angle between its update and the mean of all updates; 0 where either is nil.
     """
 
     norm: float
+    whole: float
     cosine: float
 
 
-def refusal(update: Update, reference: Weights, round: int, mask_hash: str) -> str | None:
+def refusal(
+    update: Update,
+    reference: Weights,
+    round: int,
+    mask_hash: str,
+    images: int | None = None,
+    max_norm: float | None = None,
+) -> str | None:
     """Say why an update is not taken; None where it is.
 
     Args:
@@ -33,20 +47,40 @@ def refusal(update: Update, reference: Weights, round: int, mask_hash: str) -> s
         reference: the global weights it started from.
         round: the number of the round that is on.
         mask_hash: of the federation's mask.
+        images: the most it can have seen, its own times the round's epochs (an incomplete last batch is dropped, and
+            none is filled up); None where that is not known.
+        max_norm: of the update, see `Plan`; None takes any.
     """
     if update.round != round:
         return f"a stale update: of round {update.round}, this is round {round}"
     if update.mask_hash != mask_hash:
         return f"another mask: its hash is {update.mask_hash[:12]}…, the federation's {mask_hash[:12]}…"
-    if update.images < 1:
-        return f"it saw {update.images} images"
+    for key, (low, high) in _BOUNDS.items():
+        value = float(getattr(update, key))
+        # a model that logs no learning rate says NaN
+        if not low <= value <= high and not (key == "lr" and math.isnan(value)):
+            return f"{key}={value:g} is not within {low:g} to {high:g}"
+    if images is not None and update.images > images:
+        return f"it says it saw {update.images} images: it joined with {images} for a round"
+    if update.batches > update.images:
+        return f"it says it saw {update.batches} batches of {update.images} images"
     wrong = unlike(update.weights, reference)
     if wrong is not None:
         return wrong
-    for name, value in update.weights.items():
-        if not bool(torch.isfinite(value).all()):
-            return f"{int((~torch.isfinite(value)).sum())} values of {name} are NaN or infinite"
+    for name, there in update.weights.items():
+        if not bool(torch.isfinite(there).all()):
+            return f"{int((~torch.isfinite(there)).sum())} values of {name} are NaN or infinite"
+    if max_norm is not None:
+        squares = (_went(there, reference[name]) for name, there in update.weights.items())
+        norm = math.sqrt(sum(float(went @ went) for went in squares))
+        if norm > max_norm:
+            return f"its update has the norm {norm:.4g}, above max_update_norm={max_norm:g}"
     return None
+
+
+def _went(there: Tensor, start: Tensor) -> Tensor:
+    """Subtract in float64: of two finite float32 numbers the difference may be infinite."""
+    return (there.double() - start.double()).flatten()
 
 
 def aggregate(updates: Sequence[Update]) -> Weights:
@@ -91,19 +125,24 @@ def drifts(reference: Weights, updates: Sequence[Update], mean: Weights) -> dict
         Client's number → drift.
     """
     ordered = sorted(updates, key=lambda update: update.client)
-    own, both, common = [0.0] * len(ordered), [0.0] * len(ordered), 0.0  # squared lengths and products
-    for name in reference:
-        if is_statistic(name):
-            continue
-        there = (mean[name] - reference[name]).double().flatten()
-        common += float(there @ there)
+    own, whole, both = ([0.0] * len(ordered) for _ in range(3))  # squared lengths and products
+    common = 0.0
+    for name, start in reference.items():
+        there = _went(mean[name], start)
+        common += 0.0 if is_statistic(name) else float(there @ there)
         for number, update in enumerate(ordered):
-            went = (update.weights[name] - reference[name]).double().flatten()
-            own[number] += float(went @ went)
+            went = _went(update.weights[name], start)
+            square = float(went @ went)
+            whole[number] += square
+            if is_statistic(name):
+                continue
+            own[number] += square
             both[number] += float(went @ there)
     return {
         update.client: Drift(
-            math.sqrt(mine), product / math.sqrt(mine * common) if mine * common > 0 else 0.0
+            math.sqrt(mine),
+            math.sqrt(all_in),
+            product / (math.sqrt(mine) * math.sqrt(common)) if mine > 0 and common > 0 else 0.0,
         )
-        for update, mine, product in zip(ordered, own, both, strict=True)
+        for update, mine, all_in, product in zip(ordered, own, whole, both, strict=True)
     }

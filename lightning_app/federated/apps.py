@@ -22,7 +22,7 @@ from lightning_app.federated.plan import Parts, Plan
 from lightning_app.federated.wire import decode, encode
 
 log = logging.getLogger("faceveil")
-_LOOK_S = 0.05  # between two looks for answers
+_LOOK_S, _LOOK_SHARE = (0.05, 1.0), 0.05  # between two looks for answers; of the time already waited
 _HERE: dict[Path, Client] = {}  # the owners of this process, with their images in memory, by folder
 _T = TypeVar("_T", Joined, Update)
 
@@ -34,25 +34,41 @@ class FlowerLink:
         grid: of the ServerApp.
         clients: how many are waited for before the first round.
         wait: seconds to wait for them, and for their answers to an invitation.
-        timeout: seconds a client has for a round; None waits for ever.
+        timeout: seconds a client has for a round, and at most for an invitation; None waits for ever for a round.
     """
 
     def __init__(self, grid: Grid, clients: int, wait: float, timeout: float | None) -> None:
         self.grid, self.clients, self.wait, self.timeout = grid, clients, wait, timeout
         self._numbers: dict[int, int] = {}  # node → owner
         self._first = True
+        self._late: set[int] = set()  # nodes that gave the last question no answer
+        # node → invitations it let pass, rounds it is spared
+        self._silent: dict[int, tuple[int, int]] = {}
 
     def newcomers(self, invitation: Invitation, members: set[int]) -> Iterator[Joined | Failure]:
-        """Invite every node whose owner is not a member yet."""
+        """Invite every node whose owner is not a member yet.
+
+        A node that lets an invitation pass is spared the next round, then 2, 4, … rounds: each time costs the others
+        the whole wait.
+        """
         nodes = set(self._nodes())
-        end = time.monotonic() + (self.wait if self._first else 0.0)
+        begun = time.monotonic()
+        end = begun + (self.wait if self._first else 0.0)
         while len(nodes) < self.clients and time.monotonic() < end:
-            time.sleep(_LOOK_S)
+            _pause(begun)
             nodes = set(self._nodes())
         self._first = False
         here = {node: owner for node, owner in self._numbers.items() if node in nodes}
-        asked = [node for node in sorted(nodes) if here.get(node) not in members]
-        for node, given in self._ask(invitation, "query.join", asked, self.wait, Joined):
+        self._silent = {node: (times, left) for node, (times, left) in self._silent.items() if node in nodes}
+        asked = []
+        for node in sorted(nodes):
+            times, left = self._silent.get(node, (0, 0))
+            if left:
+                self._silent[node] = times, left - 1
+            elif here.get(node) not in members:
+                asked.append(node)
+        wait = self.wait if self.timeout is None else min(self.wait, self.timeout)
+        for node, given in self._ask(invitation, "query.join", asked, wait, Joined):
             if isinstance(given, Joined):
                 if given.client in here.values() and here.get(node) != given.client:
                     yield Failure(f"at node {node}", f"its number {given.client} is another owner's")
@@ -65,6 +81,10 @@ class FlowerLink:
                 if given.client in members:
                     continue
             yield given
+        for node in asked:
+            times = self._silent.pop(node, (0, 0))[0]
+            if node in self._late:
+                self._silent[node] = times + 1, 2**times
 
     def train(self, task: Task, members: set[int]) -> Iterator[Update | Failure]:
         """Send a task to the members, and give their answers as they come."""
@@ -89,14 +109,16 @@ class FlowerLink:
         for node in nodes:
             for number in self.grid.push_messages([Message(content, node, kind)]):
                 waiting[number] = node
-        end = None if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
+        end = None if timeout is None else begun + timeout
         while waiting and (end is None or time.monotonic() < end):
             for reply in self.grid.pull_messages(list(waiting)):
                 number = reply.metadata.reply_to_message_id
                 if number in waiting:
                     node = waiting.pop(number)
                     yield node, self._read(node, reply, wanted)
-            time.sleep(_LOOK_S)
+            _pause(begun)
+        self._late = set(waiting.values())
         for node in waiting.values():
             assert timeout is not None
             yield node, Failure(self._called(node), late(timeout))
@@ -106,7 +128,9 @@ class FlowerLink:
             return Failure(self._called(node), " ".join(str(reply.error.reason).split())[-500:])
         try:
             given = decode(reply.content)
-        except ValueError as error:
+        except Exception as error:  # whatever an owner sends, the round is not its to end
+            if not isinstance(error, ValueError):
+                log.warning("the answer of owner %s cannot be read", self._called(node), exc_info=True)
             return Failure(self._called(node), one_line(error))
         if isinstance(given, Failure):
             return Failure(self._called(node), given.reason)
@@ -116,6 +140,11 @@ class FlowerLink:
 
     def _called(self, node: int) -> int | str:
         return self._numbers.get(node, f"at node {node}")
+
+
+def _pause(begun: float) -> None:
+    """Wait between two looks: a look is a request to the SuperLink, and takes time from the owners of this host."""
+    time.sleep(min(max(_LOOK_SHARE * (time.monotonic() - begun), _LOOK_S[0]), _LOOK_S[1]))
 
 
 def make_server_app(

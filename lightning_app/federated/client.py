@@ -156,10 +156,10 @@ class Client:
         return head
 
     def _keep_head(self, head: nn.Module, number: int) -> None:
-        """Write the head after a round; a server that is killed may ask for this round once more."""
+        """Write the head after a round; a server that is killed, or lost a file, may ask for earlier ones again."""
         file = self._home() / f"head-{number:05d}.safetensors"
         write_atomically(file, save({key: value.contiguous() for key, value in head.state_dict().items()}))
-        for old in [path for path in self._heads() if _round_of(path) < number][:-1]:
+        for old in [path for path in self._heads() if _round_of(path) < number][: -self.plan.keep]:
             old.unlink()
 
     def _heads(self) -> list[Path]:

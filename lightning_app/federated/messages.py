@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 from torch import Tensor
 
 Weights: TypeAlias = dict[str, Tensor]
+_LINE = 500  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,15 @@ class Failure:
 
     Attributes:
         client: its number, or how it is called where the number is not known.
-        reason: in one line.
+        reason: in one line; what comes from elsewhere is made one (`plain`).
     """
 
     client: int | str
     reason: str
+
+    def __post_init__(self) -> None:
+        """Make the reason fit for a log."""
+        object.__setattr__(self, "reason", plain(self.reason))
 
 
 class Link(Protocol):
@@ -126,4 +131,15 @@ class Link(Protocol):
 
 def one_line(error: BaseException) -> str:
     """Word an error in one line: its class, and what it says."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return plain(f"{type(error).__name__}: {error}")
+
+
+def plain(text: str) -> str:
+    """Make a text that others wrote fit for a log: one line of printable characters, 500 at most.
+
+    Args:
+        text: as it came.
+    """
+    # four times as much is looked at, so that a text of megabytes costs nothing
+    line = " ".join(text[: 4 * _LINE].split())
+    return "".join(letter if letter.isprintable() else "?" for letter in line)[:_LINE]

@@ -50,6 +50,8 @@ class Plan:
         at_once: clients of the simulation that train at the same time; they share the CPU's threads.
         gpus_per_client: GPUs, or a share of one, that each client of the simulation takes.
         keep: newest rounds whose checkpoints are kept, beside last.ckpt.
+        max_update_norm: an owner whose update is longer is left out of the round; the Euclidean norm of all that
+            travels minus the global weights, batch-norm statistics as well, as `norm` in rounds.csv. None takes any.
     """
 
     rounds: int = 8
@@ -66,6 +68,7 @@ class Plan:
     at_once: int = 1
     gpus_per_client: float = 0.0
     keep: int = 3
+    max_update_norm: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("rounds", "clients", "local_epochs", "verify_every", "at_once", "keep"):
@@ -80,6 +83,8 @@ class Plan:
             )
         if self.timeout is not None and self.timeout <= 0:
             raise ValueError(f"timeout={self.timeout}: give seconds above 0, or leave it out")
+        if self.max_update_norm is not None and not self.max_update_norm > 0:
+            raise ValueError(f"max_update_norm={self.max_update_norm}: give a norm above 0, or leave it out")
 
     @property
     def least(self) -> int:
@@ -109,6 +114,7 @@ class Plan:
             "gpus_per_client",
             "keep",
             "min_clients",
+            "max_update_norm",
         )
         fields = {key: value for key, value in asdict(self).items() if key not in spared}
         return fields | {"private_heads": self.heads_stay}

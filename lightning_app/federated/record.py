@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 from PIL import Image
 
+from lightning_app.federated.messages import plain
 from lightning_app.files import write_atomically
 from lightning_app.report import png_bytes
 from lightning_app.report.rounds import rounds_figure
 from lightning_app.report.tables import Scalar
 
+log = logging.getLogger("faceveil")
 Record = dict[str, Any]
 ACCURACY = "lfw/accuracy"
 _TIMES = ("clients", "overhead", "verify", "join", "round")
@@ -78,15 +81,20 @@ def accuracy_key(rounds: Sequence[Record]) -> str | None:
     return ACCURACY if ACCURACY in keys else next(iter(keys), None)
 
 
-def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image:
+def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image | None:
     """Write `rounds.csv`, a line for each round, and the figure `rounds.png`.
+
+    A figure that cannot be drawn is named in the log: the rounds go on.
 
     Args:
         run_dir: `runs/<name>`.
         rounds: records.
 
     Returns:
-        The figure.
+        The figure; None where it could not be drawn.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     keys = list(dict.fromkeys(key for record in rounds for key in record))
     text = io.StringIO()
@@ -110,8 +118,13 @@ def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image:
         }
         for figure in ("loss", "drift", "cosine")
     }
-    picture = rounds_figure(at, series, lines, accuracy or "", title=run_dir.name)
-    write_atomically(run_dir / "rounds.png", png_bytes(picture))
+    try:
+        picture = rounds_figure(at, series, lines, accuracy or "", title=run_dir.name)
+        drawn = png_bytes(picture)
+    except Exception as error:  # whatever strange figures make of a drawing, the round is done
+        log.warning("%s is not drawn (%s)", run_dir / "rounds.png", plain(str(error)), exc_info=True)
+        return None
+    write_atomically(run_dir / "rounds.png", drawn)
     return picture
 
 

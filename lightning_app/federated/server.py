@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -22,18 +24,20 @@ from torch import nn
 from lightning_app.federated.aggregate import aggregate, drifts, refusal
 from lightning_app.federated.client import model_hash, new_head
 from lightning_app.federated.local import quiet
-from lightning_app.federated.messages import Failure, Invitation, Joined, Link, Task, Update, Weights
+from lightning_app.federated.messages import Failure, Invitation, Joined, Link, Task, Update, Weights, plain
 from lightning_app.federated.partition import deal, partition_table
 from lightning_app.federated.plan import Parts, Plan
 from lightning_app.federated.record import Record, accuracy_key, heads_and_rows, summary, write_rounds
 from lightning_app.federated.state import history_of, keep_round, last_round, open_run
-from lightning_app.federated.veil import veil_of
+from lightning_app.federated.veil import digest, veil_of
 from lightning_app.federated.weights import count_batches, install, size_of, travelling, weights_hash
 from lightning_app.loggers import WandbLogger, send_report
 from lightning_app.report import print_table, write_metrics
 from lightning_app.report.tables import Scalar
 
 log = logging.getLogger("faceveil")
+_BOUNDS = {"client": 10**6, "images": 10**9, "identities": 10**7}  # of an owner's answer to the invitation
+_HASH = re.compile(r"[0-9a-z]{0,64}")
 
 
 class Server:
@@ -79,6 +83,7 @@ class Server:
                 self.classes = len(state["head.weight"]), str(self.rounds[-1]["classes"])
             self.model.load_state_dict(state)
             log.info("federate: goes on after round %d of %d (%s)", len(self.rounds), plan.rounds, run_dir)
+        self._images: dict[int, int] = {}  # member → images it joined with
         self._told: set[tuple[int | str, str]] = set()
 
     def serve(self, link: Link) -> dict[str, Scalar]:
@@ -157,15 +162,19 @@ class Server:
             elif given.client not in due:
                 reason = "nobody asked it, or it has answered already"
             else:
-                reason = refusal(given, task.weights, task.round, self.mask_hash)
+                most = self._images[given.client] * self.plan.local_epochs
+                reason = refusal(
+                    given, task.weights, task.round, self.mask_hash, most, self.plan.max_update_norm
+                )
             if reason is None and isinstance(given, Update):
                 due.remove(given.client)
                 taken.append(given)
                 log.info("round %d of %d, owner %d: loss %.4f, %d images in %.1f s", task.round, self.plan.rounds,
                          given.client, given.loss, given.images, given.seconds)  # fmt: skip
             else:
-                log.warning("round %d, owner %s is left out: %s", task.round, given.client, reason)
-                refused[f"client{given.client}/refused"] = str(reason)
+                said = plain(str(reason))  # names of weights, for one, are the owner's words
+                log.warning("round %d, owner %s is left out: %s", task.round, given.client, said)
+                refused[f"client{given.client}/refused"] = said
         return taken, refused
 
     def _record(self, task: Task, taken: Sequence[Update], mean: Weights, asked: int) -> Record:
@@ -183,45 +192,74 @@ class Server:
         for update in sorted(taken, key=lambda update: update.client):
             drift = far[update.client]
             own = {"loss": update.loss, "lr": update.lr, "images": update.images, "seconds": update.seconds,
-                   "drift": drift.norm, "cosine": drift.cosine}  # fmt: skip
+                   "drift": drift.norm, "cosine": drift.cosine, "norm": drift.whole}  # fmt: skip
             record |= {f"client{update.client}/{key}": value for key, value in own.items()}
         return record
 
     def _invite(self, link: Link, members: set[int], number: int) -> None:
-        """Bring in who is not in yet, and build the shared head when the first one tells its size."""
-        for given in link.newcomers(self.invitation, members):
+        """Bring in who is not in yet, and build the shared head when its size is known."""
+        answers: Iterable[Joined | Failure] = link.newcomers(self.invitation, members)
+        if self.classes is None and not self.plan.heads_stay:
+            answers = list(answers)
+            self._agree(
+                [given for given in answers if isinstance(given, Joined) and self._stranger(given) is None]
+            )
+        for given in answers:
             reason = given.reason if isinstance(given, Failure) else self._unfit(given, members)
             if reason is None and isinstance(given, Joined):
                 members.add(given.client)
+                self._images[given.client] = given.images
                 log.info(
                     "owner %d joins: %d images of %d people", given.client, given.images, given.identities
                 )
-            elif (given.client, str(reason)) not in self._told:
-                self._told.add((given.client, str(reason)))
-                log.warning("owner %s cannot join: %s", given.client, reason)
+            elif (given.client, plain(str(reason))) not in self._told:
+                self._told.add((given.client, plain(str(reason))))
+                log.warning("owner %s cannot join: %s", given.client, plain(str(reason)))
         if len(members) < self.plan.least:
             self._too_few(number, len(members), [reason for _, reason in self._told])
 
     def _unfit(self, joined: Joined, members: set[int]) -> str | None:
         if joined.client in members:
             return "its number is another owner's"
+        strange = self._stranger(joined)
+        if strange is not None or self.plan.heads_stay:
+            return strange
+        if self.classes is None or (joined.identities, joined.classes_hash) != self.classes:
+            there = "none" if self.classes is None else str(self.classes[0])
+            return (
+                f"other classes ({joined.identities}, the federation's {there}, or their names differ): owners of "
+                "different people keep their heads (private_heads: true)"
+            )
+        return None
+
+    def _stranger(self, joined: Joined) -> str | None:
+        """Say what of an answer is wrong whatever the others answer."""
+        for key, high in _BOUNDS.items():
+            low, value = int(key != "client"), getattr(joined, key)
+            if not low <= value <= high:
+                return f"{key}={value} is not within {low} to {high}"
+        if not _HASH.fullmatch(joined.classes_hash):
+            return "its classes_hash is no hash"
         if joined.mask_hash != self.mask_hash:
             return (
                 f"another mask: its hash is {joined.mask_hash[:12]}…, the federation's {self.mask_hash[:12]}…"
             )
         if joined.model_hash != model_hash(self.model):
             return "another model: give all owners the server's model with all its settings"
-        if self.plan.heads_stay:
-            return None
-        if self.classes is None:
-            self.classes = joined.identities, joined.classes_hash
-            self.model.head = new_head(self.model, joined.identities, self.parts.seed)
-        elif (joined.identities, joined.classes_hash) != self.classes:
-            return (
-                f"other classes ({joined.identities}, the others' {self.classes[0]}): owners of different people keep "
-                "their heads (private_heads: true)"
-            )
         return None
+
+    def _agree(self, joined: Sequence[Joined]) -> None:
+        """Take for the shared head the classes of this side's own set, else those that most owners have."""
+        if self.dealt is not None:
+            names = self.data.reader.identities
+            self.classes = len(names), digest(names)
+        elif joined:
+            first = {one.client: (one.identities, one.classes_hash) for one in reversed(joined)}
+            votes = Counter(first.values())
+            # of as many votes the fewer classes, whatever the order of answers
+            self.classes = min(votes, key=lambda classes: (-votes[classes], classes))
+        if self.classes is not None:
+            self.model.head = new_head(self.model, self.classes[0], self.parts.seed)
 
     def _too_few(self, number: int, count: int, reasons: Sequence[str]) -> None:
         kept = f"{self.run_dir / 'checkpoints'} has round {number - 1}; " if self.rounds else ""

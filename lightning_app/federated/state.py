@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
+import logging
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -16,13 +15,16 @@ import torch
 
 from datamodules import FaceDataModule
 from lightning_app import jobs
+from lightning_app.checkpoint_io import AtomicCheckpointIO
 from lightning_app.federated.plan import Parts, Plan
 from lightning_app.federated.weights import check_run_id
-from lightning_app.files import write_atomically
+from lightning_app.files import replacing
 from lightning_app.models.base import Recogniser
-from lightning_app.runs import LAST, clear_run, resolve_checkpoint
+from lightning_app.runs import LAST, clear_run, flaw_of
 
+log = logging.getLogger("faceveil")
 _RECORD = "federation.json"
+_ROUNDS = "round-*.ckpt"
 _KEY = "federated"  # of the checkpoint: round, and the rounds' records
 _LEFT = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")
 _OWN = (_RECORD, "rounds.csv", "rounds.png", "clients")
@@ -73,6 +75,8 @@ def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
 def last_round(run_dir: Path) -> dict[str, Any] | None:
     """Read the checkpoint of the last whole round; None where there is none.
 
+    It is `last.ckpt`; where that is missing or damaged, the newest whole `round-*.ckpt`, and a line says so.
+
     Args:
         run_dir: `runs/<name>`.
 
@@ -80,15 +84,27 @@ def last_round(run_dir: Path) -> dict[str, Any] | None:
         The checkpoint.
 
     Raises:
-        ValueError: it is damaged, or no federation's.
+        ValueError: there are some, and none is whole and a federation's.
     """
-    if not (run_dir / LAST).is_file():
-        return None
-    path = resolve_checkpoint("last", run_dir)
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(checkpoint.get(_KEY), dict):
-        raise ValueError(f"{path} is no federation's checkpoint: start anew with --overwrite")
-    return checkpoint
+    last = run_dir / LAST
+    rounds = sorted(last.parent.glob(_ROUNDS), reverse=True)
+    flaws: list[str] = []
+    for path in (last, *rounds):
+        flaw = flaw_of(path) if path.is_file() else "missing"
+        if flaw is None:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(checkpoint.get(_KEY), dict):
+                if flaws:
+                    log.warning("%s cannot be used (%s): taking %s, the newest whole round.", last.parent,
+                                "; ".join(flaws), path.name)  # fmt: skip
+                return checkpoint
+            flaw = "no federation's checkpoint"
+        flaws.append(f"{path.name}: {flaw.partition(';')[0]}")
+    if rounds or last.is_file():
+        raise ValueError(
+            f"{last.parent} has no whole round left ({'; '.join(flaws)}): put one back, or start anew with --overwrite"
+        )
+    return None
 
 
 def history_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,7 +127,8 @@ def keep_round(
 ) -> None:
     """Write the checkpoint of a round, a FaceVeil checkpoint like any other, and forget old ones.
 
-    `last.ckpt` is the newest; it takes its name when it is whole, so that a kill leaves the round before.
+    `last.ckpt` is the newest, in a file of its own. Both are on the disk (fsync) before they take their names, and an
+    old round goes when both have: neither a kill nor a power cut nor one damaged file loses more than the round.
 
     Args:
         run_dir: `runs/<name>`.
@@ -138,16 +155,10 @@ def keep_round(
         },
         _KEY: {"round": number, "rounds": rounds},
     }
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    folder = (run_dir / LAST).parent
-    newest = write_atomically(folder / f"round-{number:05d}.ckpt", buffer.getvalue())
-    link = folder / ".last.ckpt.tmp"
-    link.unlink(missing_ok=True)
-    try:
-        os.link(newest, link)  # the same file under a second name
-        os.replace(link, run_dir / LAST)
-    except OSError:  # a file system without links
-        write_atomically(run_dir / LAST, buffer.getvalue())
-    for old in sorted(folder.glob("round-*.ckpt"))[: -plan.keep]:
+    last = run_dir / LAST
+    newest = last.with_name(f"round-{number:05d}.ckpt")
+    AtomicCheckpointIO().save_checkpoint(checkpoint, newest)
+    with newest.open("rb") as source, replacing(last, sync=True) as copy:
+        shutil.copyfileobj(source, copy)
+    for old in sorted(last.parent.glob(_ROUNDS))[: -plan.keep]:
         old.unlink()

@@ -109,6 +109,8 @@ def _tensor(name: str, array: Array) -> Tensor:
         raise ValueError(f"{name} is no numpy array ({error})") from error
     if str(dtype) not in _DTYPES:  # of Python objects, for one, which would be a pickle
         raise ValueError(f"{name} is of type {dtype}, which does not travel")
+    if not all(type(length) is int and length >= 0 for length in shape):  # numpy's parser lets True pass
+        raise ValueError(f"{name} says its shape is {shape}")
     body = array.data[data.tell() :]
     if math.prod(shape) * dtype.itemsize != len(body):
         raise ValueError(f"{name} says it is {shape} of {dtype}, and has {len(body)} bytes")

@@ -112,6 +112,7 @@ def test_the_command_line_sets_how_often(tmp_path: Path, veil: Veil) -> None:
     ("hook", "number", "step", "left"),
     [
         ("on_train_batch_end", signal.SIGTERM, 2, "step"),
+        ("on_train_batch_end", signal.SIGINT, 3, "step"),
         ("on_train_batch_start", signal.SIGUSR1, 4, "step"),
         ("on_train_batch_end", signal.SIGUSR1, 4, "validation"),
         ("on_validation_batch_start", signal.SIGTERM, 4, "validation"),
@@ -140,6 +141,18 @@ def test_a_signal_saves_and_ends_with_its_number(
         both.remove(("validation", 0, 4))  # it was broken off, and is done again
     assert both == calm.events
     assert state(last) == state(tmp_path / "calm/checkpoints/last.ckpt")
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as end:  # Lightning turns the first into the second
+        fit(tmp_path, None, At("on_train_batch_end", 2, twice), max_epochs=1)
+    assert not isinstance(end.value, SystemExit) or end.value.code == 1
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 1  # the step under way is lost
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_a_run_that_is_over_is_not_stopped(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def changed(**weights: torch.Tensor) -> Update:
     [
         (replace(THREE[0], round=2), "a stale update: of round 2, this is round 3"),
         (replace(THREE[0], mask_hash="other"), "another mask: its hash is other"),
-        (replace(THREE[0], images=0), "it saw 0 images"),
+        (replace(THREE[0], images=0), "images=0 is not within 1 to 1e+12"),
         (changed(conv_0_weight=torch.full((4, 3, 3, 3), torch.nan)), "108 values of conv.weight are NaN"),
         (changed(conv_0_weight=torch.full((4, 3, 3, 3), torch.inf)), "108 values of conv.weight are NaN"),
         (changed(conv_0_weight=torch.zeros(4, 3, 3, 2)), "another shape: conv.weight is (4, 3, 3, 2), not"),

@@ -16,6 +16,7 @@ from lightning_app.federated.link import LocalLink
 from lightning_app.federated.messages import Invitation, Joined, Task, Update, Weights
 from lightning_app.federated.plan import Parts, Plan, add_arguments, read_plan
 from lightning_app.federated.server import Server
+from lightning_app.federated.veil import digest
 from lightning_app.federated.weights import travelling
 from lightning_app.models.base import Recogniser
 from lightning_app.networks.backbone import BackboneName
@@ -24,6 +25,7 @@ DRAWN = {
     "class_path": "datamodules.DrawnFaces",
     "init_args": {"identities": 6, "images_per_identity": 8, "size": 32},
 }
+CLASSES = digest([f"Drawn_{person:05d}" for person in range(6)])
 VEIL = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"freeform": [0.7, 0.8]}}
 
 
@@ -95,11 +97,13 @@ class Pretender:
     spoil: Callable[[Update], Update] = field(default=lambda update: update)
     mask_hash: str | None = None
     joined: int = 0
+    claims: dict[str, Any] = field(default_factory=dict)  # of its answer to the invitation
 
     def join(self, invitation: Invitation) -> Joined:
         self.joined += 1
         mask = invitation.mask_hash if self.mask_hash is None else self.mask_hash
-        return Joined(self.number, 10, 6, "classes", self.model, mask)
+        images = 8 * (self.number + 1)
+        return replace(Joined(self.number, images, 6, CLASSES, self.model, mask), **self.claims)
 
     def train(self, task: Task) -> Update:
         weights = {name: value + self.number + 1 for name, value in task.weights.items()}

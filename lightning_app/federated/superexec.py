@@ -1,0 +1,97 @@
+"""What trains for an owner: Flower's SuperExec that runs the installed app alone, `python -m …federated.superexec`.
+
+Flower sends owners an app bundle with every run and executes what is in it. A server, or whoever got hold of it,
+could so read the faces. This SuperExec unpacks no bundle: whatever the server sends, the owner answers with
+`lightning_app.federated.clientapp` as it is installed here, and takes no other kind of task.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from typing import Any
+
+from flwr.clientapp import ClientApp
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+
+from lightning_app.federated.flower import replace_in_flower
+
+_APP = "lightning_app.federated.clientapp"
+_CLIENT = "flwr.supernode.runtime.run_clientapp"
+
+
+class InstalledAppExecutor(SubprocessExecutor):
+    """Answers each message in a process of its own, forked from one that has imported everything already."""
+
+    def __init__(self) -> None:
+        self._forks = multiprocessing.get_context("forkserver")
+        self._forks.set_forkserver_preload([_APP, _CLIENT])
+
+    def get_eligible_capacity(
+        self, supported_task_types: set[TaskType], **_: Any
+    ) -> tuple[set[TaskType], set[str]]:
+        """Ask for messages to the client app, and for nothing else."""
+        return supported_task_types & {TaskType.CLIENT_APP}, set()
+
+    def launch(self, spec: ExecutionSpec) -> LaunchResult:
+        """Start the process that answers a message.
+
+        Args:
+            spec: of the task; its bundle is not looked at.
+        """
+        if spec.task_type != TaskType.CLIENT_APP:
+            return LaunchResult.failed(f"an owner runs its client app, and no {spec.task_type}")
+        self._forks.Process(target=_answer, args=(spec,)).start()
+        return LaunchResult.accepted()
+
+    def reconcile(self) -> None:
+        """Clear away processes that have ended."""
+        multiprocessing.active_children()
+
+    def close(self) -> None:
+        """End the processes that are left."""
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def load_installed(*_: Any, **__: Any) -> ClientApp:
+    """Give the installed client app, in the place of a bundle's."""
+    from lightning_app.federated.clientapp import app
+
+    return app
+
+
+def use_installed() -> None:
+    """Have Flower's client process unpack nothing and load the installed app."""
+    replace_in_flower(_CLIENT, "install_from_fab", lambda *_, **__: None)
+    replace_in_flower(_CLIENT, "get_load_client_app_fn", lambda *_, **__: load_installed)
+
+
+def main() -> None:
+    """Run `flower-superexec`, guarded, with the command line's arguments."""
+    replace_in_flower(
+        "flwr.supercore.superexec.run_superexec", "get_executor", lambda *_, **__: InstalledAppExecutor()
+    )
+    from flwr.supercore.cli import flower_superexec
+
+    flower_superexec()
+
+
+def _answer(spec: ExecutionSpec) -> None:
+    from flwr.supernode.runtime.run_clientapp import run_clientapp
+
+    use_installed()
+    sys.argv = [_APP]
+    run_clientapp(
+        runtime_api_address=spec.runtime_api_address,
+        token=spec.token,
+        insecure=spec.insecure,
+        parent_pid=spec.parent_pid,
+        runtime_dependency_install=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The server's side of Flower's grid: answers that cannot be read, and nodes that are silent."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flwr")
+
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from lightning_app.federated.apps import FlowerLink
+from lightning_app.federated.messages import Failure, Invitation, Joined, Task, Update
+from lightning_app.federated.wire import decode, encode
+
+INVITATION = Invitation("0" * 16, 8, 1, True, 3, None, "abc")
+TASK = Task("0" * 16, 1, "abc", {})
+
+
+@pytest.fixture(autouse=True)
+def _outside_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own message asks in which run it is made."""
+
+    def message(content: RecordDict, node: int, kind: str) -> SimpleNamespace:
+        return SimpleNamespace(content=content, metadata=SimpleNamespace(dst_node_id=node, message_type=kind))
+
+    monkeypatch.setattr("lightning_app.federated.apps.Message", message)
+
+
+class Grid:
+    """Flower's grid over nodes that answer at once, or never (None)."""
+
+    def __init__(self, answers: dict[int, RecordDict | None]) -> None:
+        self.answers, self.asked = answers, list[int]()
+        self._there: dict[str, Any] = {}
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.answers)
+
+    def push_messages(self, messages: Iterable[Any]) -> list[str]:
+        names = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.asked.append(node)
+            names.append(f"{len(self.asked)}")
+            self._there[names[-1]] = self.answers[node]
+        return names
+
+    def pull_messages(self, names: Iterable[str]) -> list[Any]:
+        found = [(name, self._there.pop(name)) for name in names if self._there.get(name) is not None]
+        return [
+            SimpleNamespace(
+                content=content, has_error=lambda: False, metadata=SimpleNamespace(reply_to_message_id=name)
+            )
+            for name, content in found
+        ]
+
+
+def joined(number: int) -> RecordDict:
+    return encode(Joined(number, 10, 6, "", "model", "abc"))
+
+
+def link(grid: Grid, **more: Any) -> FlowerLink:
+    settings: dict[str, Any] = {"clients": len(grid.answers), "wait": 600.0, "timeout": 0.06} | more
+    return FlowerLink(grid, **settings)  # type: ignore[arg-type]
+
+
+def test_a_silent_node_is_waited_for_as_long_as_a_round_and_ever_less_often() -> None:
+    grid = Grid({1: joined(0), 2: None})
+    flower = link(grid)
+    members: set[int] = set()
+    asked = []
+    for _ in range(9):
+        grid.asked.clear()
+        given = list(flower.newcomers(INVITATION, members))
+        members |= {one.client for one in given if isinstance(one, Joined)}
+        asked.append(2 in grid.asked)
+        silent = [one.reason for one in given if isinstance(one, Failure)]
+        assert silent == (["no answer within timeout=0.06 s"] if asked[-1] else [])
+    assert asked == [True, False, True, False, False, True, False, False, False]
+    assert members == {0}
+    grid.answers[2] = joined(1)
+    assert not list(flower.newcomers(INVITATION, members))  # the last of 4
+    assert [one.client for one in flower.newcomers(INVITATION, members)] == [1]
+
+
+def with_shape(shape: str) -> RecordDict:
+    content = encode(Update(0, 1, "abc", 8, 2, 1.0, 0.1, 1.0, {}))
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(4, np.float32))
+    data = buffer.getvalue()
+    there = b"(4,), }" + b" " * (len(shape) - 4)
+    assert there in data
+    data = data.replace(there, shape.encode() + b", }")
+    content["weights"] = ArrayRecord({"w": Array("float32", (4,), "numpy.ndarray", data)})
+    return content
+
+
+@pytest.mark.parametrize("shape", ["(True, 4)", "(-1, -4)", "(4.0,)", "(0, 18446744073709551616)"])
+def test_a_hostile_shape_is_refused(shape: str) -> None:
+    with pytest.raises(ValueError, match=r"w (says its shape is|is no numpy array|says it is)"):
+        decode(with_shape(shape))
+
+
+def test_whatever_an_answer_is_it_ends_no_round(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Grid({1: joined(0), 2: joined(1)})
+    flower = link(grid)
+    members = {one.client for one in flower.newcomers(INVITATION, set()) if isinstance(one, Joined)}
+    grid.answers = {1: with_shape("(True, 4)"), 2: encode(Failure(9, "no\n" + "x" * 900))}
+    first, second = sorted(flower.train(TASK, members), key=lambda one: one.client)
+    assert isinstance(first, Failure)
+    assert first.reason == "ValueError: w says its shape is (True, 4)"
+    assert isinstance(second, Failure)
+    assert (second.client, second.reason) == (1, "no " + "x" * 497)
+
+    def unforeseen(content: RecordDict) -> None:
+        raise TypeError("who knows")
+
+    monkeypatch.setattr("lightning_app.federated.apps.decode", unforeseen)
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        reasons = {one.reason for one in flower.train(TASK, members) if isinstance(one, Failure)}
+    assert reasons == {"TypeError: who knows"}
+    assert "the answer of owner 0 cannot be read" in caplog.text
