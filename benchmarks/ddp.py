@@ -18,8 +18,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
 
 from benchmarks.timing import Row
-from callbacks import ProgressBar
+from callbacks import FiniteLoss, ProgressBar, RunCheckpoint, Throughput
 from datamodules import DrawnFaces, FaceDataModule
+from lightning_app.checkpoint_io import AtomicCheckpointIO
 from lightning_app.desensitize import MaskOut
 from lightning_app.models import ResNetFSM
 
@@ -71,8 +72,9 @@ def worker(output: Path) -> None:
     profiler, window = _Recorder(), _Window()
     trainer = L.Trainer(
         accelerator="cpu", devices=int(os.environ["LOCAL_WORLD_SIZE"]), strategy="ddp", precision="bf16-mixed",
-        max_steps=STEPS, logger=CSVLogger(str(output)), enable_checkpointing=False, enable_model_summary=False,
-        use_distributed_sampler=False, limit_val_batches=0, profiler=profiler, callbacks=[ProgressBar(), window],
+        max_steps=STEPS, logger=CSVLogger(str(output)), default_root_dir=output, enable_model_summary=False,
+        use_distributed_sampler=False, limit_val_batches=0, profiler=profiler,
+        callbacks=[Throughput(), FiniteLoss(), RunCheckpoint(), ProgressBar(), window], plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
     trainer.fit(model, datamodule=data)
     saved = []
