@@ -32,8 +32,8 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
     """Turn `last` into the run's newest whole checkpoint and refuse a file that is no whole checkpoint.
 
     Args:
-        ckpt_path: `last` or a path. `last` is `last.ckpt`; where that is missing or damaged, `previous.ckpt`,
-            and a line says so.
+        ckpt_path: `last`, a path, or the folder of a run, whose last it then is. `last` is `last.ckpt`; where that is
+            missing or damaged, `previous.ckpt`, and a line says so.
         run_dir: `runs/<name>`.
 
     Raises:
@@ -42,9 +42,11 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
     """
     if ckpt_path != "last":
         path = Path(ckpt_path)
+        if path.is_dir():
+            return resolve_checkpoint("last", path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"--ckpt_path {ckpt_path}: no such file; give a .ckpt of a run, or 'last'"
+                f"--ckpt_path {ckpt_path}: no such file; give a .ckpt of a run, the run's folder, or 'last'"
             )
         if flaw := _flaw(path):
             raise ValueError(f"--ckpt_path {path}: {flaw}")

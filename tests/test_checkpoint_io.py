@@ -112,6 +112,7 @@ def test_last_falls_back_to_the_one_before(
 ) -> None:
     last, previous = (run / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
     assert resolve_checkpoint("last", run) == last
+    assert resolve_checkpoint(str(run), run.parent / "other") == last  # a run's folder
     assert not caplog.records
     harm(last)
     assert has_checkpoint(run)
