@@ -198,7 +198,7 @@ class RunCheckpoint(ModelCheckpoint):
         failure: OSError | None = None
         self._place = place
         try:
-            trainer.save_checkpoint(self._folder / _NEXT)
+            trainer.save_checkpoint(self._folder / _NEXT, weights_only=False)
         except OSError as error:
             if not trainer.is_global_zero:
                 raise
