@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,19 @@ from torch import Tensor
 
 from lightning_app.federated.messages import Failure, Invitation, Joined, Task, Update, Weights
 
-_ARRAYS, _FACTS = "weights", "facts"
+_ARRAYS, _FACTS, _LAYOUT = "weights", "facts", "layout"
 _NUMPY = "numpy.ndarray"  # the one kind of array that Flower itself writes
 _DTYPES = ("float32", "float64", "float16", "uint8")
 _MASK = "mask"
+_SHAPE = re.compile(r"([0-9]{1,12}(x[0-9]{1,12}){0,15})?", re.ASCII)
 
 
 def encode(message: Invitation | Joined | Task | Update | Failure) -> RecordDict:
     """Write a message as Flower's records.
 
-    A message with weights has exactly one `ArrayRecord`, with the names in the model's order, as Flower's privacy
-    mods ask.
+    Flower sends every array as an object of its own, a signed request at every hop, so all weights of one type
+    travel end to end in one flat array, with names, types and shapes beside it: a ResNet-18 is one array, not 62.
+    A message with weights has exactly one `ArrayRecord`, as Flower's privacy mods ask.
 
     Args:
         message: any of ours.
@@ -42,7 +45,7 @@ def encode(message: Invitation | Joined | Task | Update | Failure) -> RecordDict
             facts[key] = value
     content = RecordDict({_FACTS: ConfigRecord({key: value for key, value in facts.items() if value != ""})})
     if arrays is not None:
-        content[_ARRAYS] = ArrayRecord({name: _packed(name, value) for name, value in arrays.items()})
+        content[_ARRAYS], content[_LAYOUT] = _packed(arrays)
     return content
 
 
@@ -66,11 +69,10 @@ def decode(content: RecordDict) -> Invitation | Joined | Task | Update | Failure
     if wrong or missing:
         raise ValueError(f"a {kind.__name__} whose {', '.join(wrong + missing)} cannot be read")
     values: dict[str, Any] = {key: "" for key, hint in hints.items() if hint == "str"} | facts
-    record = content.array_records.get(_ARRAYS)
     if "weights" in hints:
-        values["weights"] = _unpacked(record or {})
+        values["weights"] = _unpacked(content)
     elif "mask" in hints:
-        values["mask"] = _unpacked(record or {}).get(_MASK)
+        values["mask"] = _unpacked(content).get(_MASK)
     return kind(**values)  # type: ignore[no-any-return]
 
 
@@ -83,36 +85,69 @@ def _is(value: object, hint: str) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def _packed(name: str, value: Tensor) -> Array:
-    if str(value.dtype).removeprefix("torch.") not in _DTYPES:
-        raise ValueError(
-            f"{name} is {value.dtype}, which cannot travel: train with precision 32-true or …-mixed"
-        )
-    return Array(value.detach().cpu().contiguous().numpy())
+def _packed(arrays: Weights) -> tuple[ArrayRecord, ConfigRecord]:
+    kinds = {name: str(value.dtype).removeprefix("torch.") for name, value in arrays.items()}
+    for name, kind in kinds.items():
+        if kind not in _DTYPES:
+            raise ValueError(
+                f"{name} is torch.{kind}, which cannot travel: train with precision 32-true or …-mixed"
+            )
+    flat: dict[str, list[Tensor]] = {}
+    for name, value in arrays.items():
+        flat.setdefault(kinds[name], []).append(value.detach().cpu().flatten())
+    layout: dict[str, Any] = {
+        "names": list(arrays),
+        "types": list(kinds.values()),
+        "shapes": ["x".join(map(str, value.shape)) for value in arrays.values()],
+    }
+    packed = {kind: Array(torch.cat(values).numpy()) for kind, values in flat.items()}
+    return ArrayRecord(packed), ConfigRecord(layout)
 
 
-def _unpacked(record: Any) -> Weights:
-    return {name: _tensor(name, array) for name, array in record.items()}
+def _unpacked(content: RecordDict) -> Weights:
+    """Cut the flat arrays up again; whatever the layout says, nothing outside them is read."""
+    flat = {kind: _flat(kind, array) for kind, array in content.array_records.get(_ARRAYS, {}).items()}
+    given: Any = content.config_records.get(_LAYOUT, {})
+    columns: list[Any] = [given.get(key, []) for key in ("names", "types", "shapes")]
+    if not all(
+        isinstance(column, list) and all(isinstance(one, str) for one in column) for column in columns
+    ):
+        raise ValueError("a layout that is not three lists of words")
+    names, types, shapes = columns
+    if not len(set(names)) == len(names) == len(types) == len(shapes):
+        raise ValueError(f"a layout of {len(names)} names, {len(types)} types and {len(shapes)} shapes")
+    weights, used = {}, dict.fromkeys(flat, 0)
+    for name, kind, words in zip(names, types, shapes, strict=True):
+        if kind not in flat or not _SHAPE.fullmatch(words):
+            raise ValueError(f"{name} says it is {words!r} of {kind!r}: no such array came")
+        shape = tuple(int(word) for word in words.split("x")) if words else ()
+        begin, end = used[kind], used[kind] + math.prod(shape)
+        if end > len(flat[kind]):
+            raise ValueError(
+                f"{name} says it is {shape} of {kind}: {len(flat[kind]) - begin} numbers are left"
+            )
+        weights[name], used[kind] = flat[kind][begin:end].reshape(shape), end
+    if any(used[kind] != len(values) for kind, values in flat.items()):
+        raise ValueError("numbers that belong to no weight")
+    return weights
 
 
-def _tensor(name: str, array: Array) -> Tensor:
+def _flat(kind: str, array: Array) -> Tensor:
     if array.stype != _NUMPY:
-        raise ValueError(f"{name} came as {array.stype!r}, not as {_NUMPY}")
+        raise ValueError(f"{kind} came as {array.stype!r}, not as {_NUMPY}")
     data = io.BytesIO(array.data)
     try:
         version = np.lib.format.read_magic(data)
         read = (
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
-        shape, fortran, dtype = read(data)
+        shape, _, dtype = read(data)
     except Exception as error:  # whatever a hostile header makes of numpy's parser
-        raise ValueError(f"{name} is no numpy array ({error})") from error
-    if str(dtype) not in _DTYPES:  # of Python objects, for one, which would be a pickle
-        raise ValueError(f"{name} is of type {dtype}, which does not travel")
-    if not all(type(length) is int and length >= 0 for length in shape):  # numpy's parser lets True pass
-        raise ValueError(f"{name} says its shape is {shape}")
+        raise ValueError(f"{kind} is no numpy array ({error})") from error
+    if kind not in _DTYPES or str(dtype) != kind:  # of Python objects, for one, which would be a pickle
+        raise ValueError(f"{kind} is of type {dtype}, which does not travel")
     body = array.data[data.tell() :]
-    if math.prod(shape) * dtype.itemsize != len(body):
-        raise ValueError(f"{name} says it is {shape} of {dtype}, and has {len(body)} bytes")
-    values = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
-    return torch.from_numpy(np.array(values, order="C"))
+    # numpy's parser lets True pass for a length
+    if len(shape) != 1 or type(shape[0]) is not int or shape[0] * dtype.itemsize != len(body):
+        raise ValueError(f"{kind} says it is {shape} of {dtype}, and has {len(body)} bytes")
+    return torch.from_numpy(np.frombuffer(body, dtype).copy())

@@ -98,13 +98,13 @@ def with_shape(shape: str) -> RecordDict:
     there = b"(4,), }" + b" " * (len(shape) - 4)
     assert there in data
     data = data.replace(there, shape.encode() + b", }")
-    content["weights"] = ArrayRecord({"w": Array("float32", (4,), "numpy.ndarray", data)})
+    content["weights"] = ArrayRecord({"float32": Array("float32", (4,), "numpy.ndarray", data)})
     return content
 
 
 @pytest.mark.parametrize("shape", ["(True, 4)", "(-1, -4)", "(4.0,)", "(0, 18446744073709551616)"])
 def test_a_hostile_shape_is_refused(shape: str) -> None:
-    with pytest.raises(ValueError, match=r"w (says its shape is|is no numpy array|says it is)"):
+    with pytest.raises(ValueError, match=r"float32 (is no numpy array|says it is)"):
         decode(with_shape(shape))
 
 
@@ -117,7 +117,7 @@ def test_whatever_an_answer_is_it_ends_no_round(
     grid.answers = {1: with_shape("(True, 4)"), 2: encode(Failure(9, "no\n" + "x" * 900))}
     first, second = sorted(flower.train(TASK, members), key=lambda one: one.client)
     assert isinstance(first, Failure)
-    assert first.reason == "ValueError: w says its shape is (True, 4)"
+    assert first.reason == "ValueError: float32 says it is (True, 4) of float32, and has 16 bytes"
     assert isinstance(second, Failure)
     assert (second.client, second.reason) == (1, "no " + "x" * 497)
 
