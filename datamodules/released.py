@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.decode import Crop, decode, read_bytes
 from datamodules.folder import check_counts, select
@@ -18,6 +17,7 @@ from datamodules.index import Names
 from datamodules.reader import FaceReader, OnBadImage, Pixels
 from datamodules.veils import check_same
 from lightning_app.desensitize import Desensitizer
+from lightning_app.progress import progress_bar
 from lightning_app.release.manifest import MANIFEST, SIGNATURE, Manifest, is_image_file
 from lightning_app.release.method import desensitizer_of
 from lightning_app.release.signing import fingerprint, load_public_key, signature_holds
@@ -133,8 +133,7 @@ class ReleasedFaces(FaceReader):
         """Hash every file: the names of those that differ."""
         names = sorted(self.manifest.files)
         changed: list[str] = []
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(_THREADS) as pool:
+        with progress_bar(transient=True) as progress, ThreadPoolExecutor(_THREADS) as pool:
             task = progress.add_task(f"Comparing {self.root} with its manifest", total=len(names))
             for start in range(0, len(names), _CHUNK):
                 part = names[start : start + _CHUNK]

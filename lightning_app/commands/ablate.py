@@ -9,14 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from lightning_app import jobs
 from lightning_app.commands.ablate_report import TAKEN, Outcome, write_report
@@ -24,6 +16,7 @@ from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.configs import find_config
 from lightning_app.jobs import slug
 from lightning_app.masks import load_mask, mask_hash
+from lightning_app.progress import progress_bar
 from lightning_app.report import read_metrics
 
 
@@ -141,9 +134,7 @@ def ablate(
         for job in plan.jobs(label, mask):
             jobs.check_record(folder / "jobs" / f"{job.run}.json", folder / job.run, _about(job.args, mask))
     failed: list[str] = []
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TimeRemainingColumn())  # fmt: skip
-    with bar:
+    with progress_bar() as bar:
         total = len(variants) * (1 + sum(plan.wanted.values()))
         task = bar.add_task(name, total=total)
         for label, variant in variants.items():

@@ -14,14 +14,6 @@ from typing import get_args
 
 import numpy as np
 from PIL import Image
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from lightning_app.alignment.detect import load_dlib
 from lightning_app.alignment.journal import AlignJournal, read_about
@@ -32,6 +24,7 @@ from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
 from lightning_app.files import write_atomically
+from lightning_app.progress import progress_bar
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.tables import Scalar
 
@@ -251,10 +244,8 @@ def _is_done(target: Path, outcome: Outcome | None, job: Job) -> bool:
 def _align(rules: Rules, jobs: Sequence[Job], journal: AlignJournal, workers: int) -> None:
     if not jobs:
         return
-    columns = (TextColumn("Aligning"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns) as bar:
-        line = bar.add_task("", total=len(jobs))
+    with progress_bar() as bar:
+        line = bar.add_task("Aligning", total=len(jobs))
         for outcomes in align_all(rules, jobs, workers):
             journal.add(outcomes)
             bar.advance(line, len(outcomes))

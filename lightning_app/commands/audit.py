@@ -12,14 +12,6 @@ from pathlib import Path
 import torch
 import yaml
 from rich import get_console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from datamodules.face import FaceDataModule
@@ -29,6 +21,7 @@ from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.configs import find_config
 from lightning_app.files import write_atomically
 from lightning_app.masks import load_mask
+from lightning_app.progress import progress_bar
 from lightning_app.release.against_raw import compare_images, find_names
 from lightning_app.release.audit import Audit
 from lightning_app.release.audit import audit as audit_release
@@ -92,8 +85,7 @@ def audit(
     pseudonyms = None if key is None else Pseudonyms(load_key(key))
     signer = None if public_key is None else load_public_key(public_key)
     begun, compared = time.monotonic(), 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=get_console()) as bar:
+    with progress_bar() as bar:
         advance: list[Callable[[int], None]] = []
 
         def begin(total: int) -> None:

@@ -12,14 +12,7 @@ from typing import Literal
 
 import torch
 from lightning.pytorch.loggers import Logger
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from lightning_app import jobs
 from lightning_app.attacks import Attack, TrainedRestorer
@@ -46,6 +39,7 @@ from lightning_app.privacy import (
     part_key,
     recogniser_judge,
 )
+from lightning_app.progress import progress_bar
 from lightning_app.report.compare import RELEASED, parse_axis
 
 log = logging.getLogger("faceveil")
@@ -131,7 +125,7 @@ def compare(
         loggers=logger if isinstance(logger, list) else [] if logger is None else [logger],
         command=command or f"python main.py compare ({name})",
     )  # fmt: skip
-    with _bar() as bar:
+    with progress_bar(share=True) as bar:
         ready, restorers = _train(candidates, restorer, seed, out, bar)
         first = next(iter(candidates.values())).setting
         assert first.verification is not None
@@ -193,11 +187,6 @@ def compare(
             f"of runs are in {out.folder / 'logs'}; given again, the command does only what is missing"
         )
     return out.results
-
-
-def _bar() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-                    TimeRemainingColumn())  # fmt: skip
 
 
 def _check(

@@ -13,20 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from datamodules.reader import FaceReader
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
 from lightning_app.desensitize import Desensitizer
 from lightning_app.files import write_atomically
 from lightning_app.masks import load_mask
+from lightning_app.progress import progress_bar
 from lightning_app.release.manifest import MANIFEST
 from lightning_app.release.pseudonyms import load_key, make_key, refuse_inside
 from lightning_app.release.signing import load_signing_key, make_signing_key
@@ -171,9 +164,7 @@ def _key(path: Path) -> bytes:
 @contextmanager
 def _bar() -> Iterator[Report]:
     """Show a bar with the time left, or a line for every tenth where no terminal looks on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns) as bar:
+    with progress_bar() as bar:
         line = bar.add_task("reading the set", total=None)
         begun, told = "", 0.0  # what is reported on, and the share that the last line told of
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.draws import seed_from, uniform
@@ -27,6 +26,7 @@ from lightning_app.masks.bits import as_array, as_size
 from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.io import bits_hash
 from lightning_app.masks.levels import Level
+from lightning_app.progress import progress_bar
 from lightning_app.report import print_table
 from lightning_app.version import version
 
@@ -257,10 +257,8 @@ def _path(root: Path, level: Level, number: int) -> Path:
 
 def _draw_all(tasks: list[Task], total: int, workers: int) -> None:
     left = sum(len(task.numbers) for task in tasks)
-    with Progress(
-        TextColumn("Drawing masks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    ) as bar:
-        line = bar.add_task("", total=total, completed=total - left)
+    with progress_bar() as bar:
+        line = bar.add_task("Drawing masks", total=total, completed=total - left)
         for done in _results(tasks, min(workers, len(tasks))):
             bar.advance(line, done)
 

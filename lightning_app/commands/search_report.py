@@ -9,21 +9,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 from torch import Tensor
 
 from datamodules.drawn import DrawnFaces
 from lightning_app.files import write_atomically
 from lightning_app.masks import SearchResult, SearchRow, save_mask
 from lightning_app.masks.explain import Template
+from lightning_app.progress import progress_bar
 from lightning_app.report import png_bytes, print_table
 from lightning_app.report.search import search_figure
 
@@ -98,10 +91,7 @@ class Watch:
     """A progress bar with the best candidate so far."""
 
     def __init__(self) -> None:
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )  # fmt: skip
+        self.bar = progress_bar()
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Watch:

@@ -11,14 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from datamodules.decode import Crop
@@ -33,6 +25,7 @@ from lightning_app.masks import NVIDIA_LEVELS, MaskLevels
 from lightning_app.masks.io import bits_hash, bits_ratio
 from lightning_app.masks.levels import Hidden, Level
 from lightning_app.models.base import Recogniser
+from lightning_app.progress import progress_bar
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.levels import levels_figure
 from lightning_app.report.tables import Scalar
@@ -229,9 +222,7 @@ def _measure(
     left = [(cell, numbers) for cell, numbers in wanted if not kept.get(cell)]
     if len(left) < len(wanted):
         log.info("%d of %d measurements are there already", len(wanted) - len(left), len(wanted))
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns) as bar:
+    with progress_bar(share=True) as bar:
         line = bar.add_task("", total=len(left) * len(faces))
         for cell, numbers in left:
             bar.update(line, description=f"{cell['model']}, {cell['level']}")

@@ -11,14 +11,6 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import nn
 
 from lightning_app.federated.aggregate import aggregate, drifts, refusal
@@ -32,6 +24,7 @@ from lightning_app.federated.state import history_of, keep_round, last_round, op
 from lightning_app.federated.veil import digest, veil_of
 from lightning_app.federated.weights import count_batches, install, size_of, travelling, weights_hash
 from lightning_app.loggers import WandbLogger, send_report
+from lightning_app.progress import progress_bar
 from lightning_app.report import print_table, write_metrics
 from lightning_app.report.tables import Scalar
 
@@ -103,10 +96,8 @@ class Server:
             if isinstance(logger, WandbLogger):
                 logger.use_run_dir(self.run_dir)
                 logger.use_group(self.run_dir.resolve().name)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TimeRemainingColumn())  # fmt: skip
         members: set[int] = set()
-        with Progress(*columns) as bar:
+        with progress_bar() as bar:
             line = bar.add_task(
                 self.run_dir.name, total=(self.plan.rounds - len(self.rounds)) * self.plan.clients
             )

@@ -1,0 +1,25 @@
+"""The progress bar of our commands."""
+
+from __future__ import annotations
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+def progress_bar(share: bool = False, transient: bool = False) -> Progress:
+    """Return a bar on rich's console: what is done, how much of how many, the time gone and the time left.
+
+    Args:
+        share: show the share done in %, where the count says nothing to a user.
+        transient: leave nothing behind.
+    """
+    done = TaskProgressColumn() if share else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), done, TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), transient=transient)
