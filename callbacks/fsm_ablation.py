@@ -145,28 +145,30 @@ class FSMAblation(L.Callback):
 
 
 class _GateMean:
-    """Mean gate over channels and hidden cells, summed up batch by batch on every rank."""
+    """Mean gate over channels and hidden cells, summed up on every rank; the device is waited for at the end only."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        # per gate: the sum of its values, and how many they are
-        self.sums = torch.zeros(len(backbone.gates), 2, dtype=torch.float64)
+        # of every batch [gates,2]: the sum of a gate's values, and how many they are
+        self.sums: list[Tensor] = []
 
     def add(self, batch: Batch) -> None:
         """Count a batch of veiled images with its masks `[M,1,H,W]` and mask_index `[B]`."""
         mask, index = batch["mask"], batch["mask_index"]
         if mask is None:
             return
-        images = torch.bincount(index, minlength=len(mask)).to(mask.dtype)  # of each mask
-        for row, gate in enumerate(self.backbone.gate(mask).values()):  # [M,C,h,w]
-            hidden = 1 - resized_mask(mask, gate.shape[-1])
-            for column, values in enumerate((gate * hidden, hidden.expand_as(gate))):
-                each = values.float().flatten(1).sum(1)
-                self.sums[row, column] += float((each * images).sum())
+        images = torch.bincount(index, minlength=len(mask)).float()  # of each mask
+        rows = []
+        for gate in self.backbone.gate(mask).values():  # [M,C,h,w]
+            hidden = (1 - resized_mask(mask, gate.shape[-1])).expand_as(gate)
+            each = torch.stack([values.float().flatten(1).sum(1) for values in (gate * hidden, hidden)])
+            rows.append((each * images).sum(1))  # no matrix product: autocast would round it to 16 bits
+        self.sums.append(torch.stack(rows))
 
     def means(self, trainer: L.Trainer) -> dict[str, float]:
         """Bring the ranks together: insertion point → mean; without those whose cells all show."""
-        own = self.sums.float().to(trainer.strategy.root_device)
+        none = torch.zeros(len(self.backbone.gates), 2)
+        own = torch.stack(self.sums or [none]).cpu().double().sum(0).float().to(trainer.strategy.root_device)
         every = trainer.strategy.all_gather(own).reshape(-1, *own.shape).double().cpu().sum(0)
         means = dict(zip(self.backbone.gates, (every[:, 0] / every[:, 1]).tolist(), strict=True))
         return {point: mean for point, mean in means.items() if not math.isnan(mean)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from lightning_app.report import png_bytes, write_atomically
+
+log = logging.getLogger("faceveil")
 
 
 def log_media(
@@ -35,7 +38,7 @@ def log_media(
     if not trainer.is_global_zero:
         return
     if picture is not None and save_as is not None:
-        write_atomically(Path(trainer.default_root_dir) / save_as, png_bytes(picture))
+        save_picture(trainer, save_as, picture)
     for logger in trainer.loggers:
         if not isinstance(logger, WandbLogger):
             continue
@@ -44,3 +47,23 @@ def log_media(
         if table is not None:
             columns, rows = table
             logger.log_table(key, list(columns), [list(row) for row in rows], step=trainer.global_step)
+
+
+def save_picture(trainer: L.Trainer, name: str | Path, picture: Image.Image) -> None:
+    """Write a picture into the run folder, atomically; a disk that does not take it ends no training.
+
+    Args:
+        trainer: whose run folder.
+        name: of the file; a relative one lies in the run folder.
+        picture: to be written as PNG.
+
+    Raises:
+        OSError: it cannot be written, outside `fit`.
+    """
+    path = Path(trainer.default_root_dir) / name
+    try:
+        write_atomically(path, png_bytes(picture))
+    except OSError as error:
+        if trainer.state.fn != "fit":
+            raise
+        log.warning("%s cannot be written (%s): training goes on without it", path, error.strerror or error)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.media import log_media
-from lightning_app.report import face_grid, gate_heatmap, png_bytes, write_atomically
+from callbacks.media import log_media, save_picture
+from callbacks.sharded import is_due
+from lightning_app.report import face_grid, gate_heatmap
 
 log = logging.getLogger("faceveil")
 
@@ -43,11 +43,7 @@ class Pictures(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, when it is due."""
-        if trainer.sanity_checking:
-            return
-        epoch = trainer.current_epoch + 1
-        due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
-        if trainer.state.fn != "fit" or due:
+        if is_due(trainer, self.every_n_epochs):
             self._draw(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -92,7 +88,7 @@ class Pictures(L.Callback):
             return
         if self.show_faces:
             picture = face_grid(local, title=title, heat=gates)
-            write_atomically(Path(trainer.default_root_dir) / "faces.png", png_bytes(picture))
+            save_picture(trainer, "faces.png", picture)
             self._tell("Pictures: faces.png shows raw faces: it stays here, loggers get one without them.")
         elif bare:
             self._tell(

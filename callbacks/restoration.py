@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.media import log_media
-from lightning_app.report import face_grid, png_bytes, write_atomically
+from callbacks.media import log_media, save_picture
+from lightning_app.report import face_grid
 
 log = logging.getLogger("faceveil")
 
@@ -83,4 +82,4 @@ class RestorationPictures(L.Callback):
         if data.drawn:
             log_media(trainer, "pictures/restored", picture=picture, save_as="restored.png")
         else:
-            write_atomically(Path(trainer.default_root_dir) / "restored.png", png_bytes(picture))
+            save_picture(trainer, "restored.png", picture)

@@ -23,6 +23,7 @@ from callbacks import Embeddings, EndTogether, FiniteLoss, ProgressBar, Results,
 from lightning_app.checkpoint_io import with_atomic_writes
 from lightning_app.commands import COMMANDS, LIGHTNING, find_command, show_commands
 from lightning_app.configs import FindConfig
+from lightning_app.csv_log import CSVLog
 from lightning_app.failure import worded
 from lightning_app.loggers import place_loggers
 from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoint, unsupported_gpu
@@ -129,7 +130,7 @@ class FaceVeilCLI(LightningCLI):
         )
         if given is not False and not any(isinstance(x, CSVLogger) for x in loggers):
             version = "" if self.subcommand == "fit" else str(self.subcommand)
-            loggers = [*loggers, CSVLogger(str(self.run_dir), name="", version=version)]
+            loggers = [*loggers, CSVLog(self.run_dir, version)]
         wanted = trainer.get("callbacks") or []
         callbacks = list(wanted) if isinstance(wanted, list) else [wanted]
         if self.subcommand != "fit":

@@ -300,6 +300,29 @@ exit ${SRUN_CODE}
 def test_the_batch_file_goes_on_and_requeues_itself(
     code: int, before: str | None, restarts: int, option: str, requeued: bool, tmp_path: Path
 ) -> None:
+    for given in ((), ("--overwrite",)):  # which is for the first start alone
+        folder = tmp_path / f"given{len(given)}"
+        folder.mkdir()
+        _batch(
+            code,
+            before,
+            restarts,
+            "--overwrite" if given and not restarts else option,
+            requeued,
+            given,
+            folder,
+        )
+
+
+def _batch(
+    code: int,
+    before: str | None,
+    restarts: int,
+    option: str,
+    requeued: bool,
+    given: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
     batch = OVERLAYS / "ddp_2node_slurm.sbatch"
     subprocess.run(["bash", "-n", str(batch)], check=True)
     tools = tmp_path / "tools"
@@ -313,7 +336,7 @@ def test_the_batch_file_goes_on_and_requeues_itself(
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SRUN_CODE": str(code), "SLURM_JOB_ID": "4711",
                    "SLURM_RESTART_COUNT": str(restarts)}  # fmt: skip
     done = subprocess.run(
-        ["bash", str(batch), "fsm_layer3.yaml", "mine", "--seed_everything", "3"],
+        ["bash", str(batch), "fsm_layer3.yaml", "mine", *given, "--seed_everything", "3"],
         cwd=tmp_path,
         env=environment,
     )

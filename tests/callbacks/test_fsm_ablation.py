@@ -10,9 +10,11 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks import FSMAblation, LFWVerification
+from callbacks.fsm_ablation import _GateMean
 from callbacks.results import rows_of
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.desensitize import Desensitizer, GaussianBlur, Identity, MaskOut
@@ -119,6 +121,18 @@ def test_two_ranks_give_the_figures_of_one_process(tmp_path: Path) -> None:
     one, two = ({k: v for k, v in figures.items() if k.startswith("fsm/")} for figures in found)
     assert len(one) == 1 + 3 * 4 + 2
     assert two == pytest.approx(one, abs=1e-6)
+
+
+def test_the_mean_gate_is_summed_up_in_fp32_under_autocast() -> None:
+    class Gates:
+        def gate(self, mask: Tensor) -> dict[str, Tensor]:
+            return {"layer1": torch.full((len(mask), 3, 7, 7), 0.5)}
+
+    mean = _GateMean(Gates())  # type: ignore[arg-type]
+    batch = {"mask": torch.zeros(2, 1, 7, 7), "mask_index": torch.tensor([0] * 5 + [1] * 14)}
+    with torch.autocast("cpu", torch.bfloat16):
+        mean.add(batch)  # type: ignore[arg-type]
+    assert mean.sums[0].tolist() == [[19 * 147 / 2, 19 * 147]]  # 2793 is no bf16 number
 
 
 def test_without_gates_or_mask_it_says_so_once_and_logs_nothing(
