@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lightning_app.commands import show_commands
 
@@ -25,7 +29,8 @@ def main(args: list[str] | None = None) -> None:
     from lightning_app.cli import reason, run  # torch takes seconds to import: not before it is needed
 
     try:
-        run(args)
+        with _ending_well():
+            run(args)
     except (ValueError, OSError) as error:
         if os.environ.get("FACEVEIL_TRACEBACK"):
             raise
@@ -34,6 +39,26 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """Make a SIGTERM leave by every `finally`, as Ctrl-C does; `fit` stands in its own handlers while it trains."""
+
+    def leave(number: int, frame: object) -> None:
+        print("stopped by SIGTERM", file=sys.stderr)
+        sys.exit(128 + number)
+
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) == leave:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from lightning_app.runs import has_checkpoint
 
 log = logging.getLogger("faceveil")
 _MAIN = CONFIGS.parent / "main.py"
+# by which a run is asked to save and end; Windows has no SIGUSR1
+_STOP = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def slug(label: str) -> str:
@@ -110,21 +114,56 @@ def call(args: Sequence[str], output: Path, group: str) -> bool:
 
     Returns:
         Whether it ended with 0; otherwise its last line is logged.
+
+    Raises:
+        SystemExit: this process was asked to stop (SIGTERM, SIGUSR1), and the other has saved what it had and ended.
+        KeyboardInterrupt: likewise, by Ctrl-C.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("a", encoding="utf-8") as kept:
         kept.write(f"$ python main.py {' '.join(args)}\n")
         kept.flush()
-        done = subprocess.run(
-            [sys.executable, str(_MAIN), *args], stdout=kept, stderr=subprocess.STDOUT, check=False,
+        code = _end_with(subprocess.Popen(
+            [sys.executable, str(_MAIN), *args], stdout=kept, stderr=subprocess.STDOUT,
             env=os.environ | {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group)},
-        )  # fmt: skip
-    if done.returncode:
+        ))  # fmt: skip
+    if code:
         last = [
             line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
         ]
         said = [line for line in last if line.startswith("error: ")] or last
-        log.error(
-            "%s failed (exit code %d): %s", " ".join(args[:3]), done.returncode, said[-1] if said else ""
+        log.error("%s failed (exit code %d): %s", " ".join(args[:3]), code, said[-1] if said else "")
+    return code == 0
+
+
+def _end_with(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a process, and leave none behind: what asks us to stop is passed on, and it is given time to save.
+
+    Ctrl-C reaches it by itself; a second one kills it.
+    """
+    asked = 0
+
+    def pass_on(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = number
+        child.send_signal(number)
+
+    here = threading.current_thread() is threading.main_thread()
+    earlier = {number: signal.signal(number, pass_on) for number in _STOP if here}
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        log.warning("Interrupted: the run under way saves what it has; Ctrl-C again ends it at once")
+        child.wait()
+        raise
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        child.kill()  # nothing, where it has ended
+        child.wait()
+    if asked:
+        log.warning(
+            "Stopped by %s; the same command goes on with what is missing", signal.Signals(asked).name
         )
-    return done.returncode == 0
+        sys.exit(128 + asked)
+    return code
