@@ -25,6 +25,7 @@ from lightning_app.commands import COMMANDS, LIGHTNING, find_command, show_comma
 from lightning_app.configs import FindConfig
 from lightning_app.csv_log import CSVLog
 from lightning_app.failure import worded
+from lightning_app.lock import hold
 from lightning_app.loggers import place_loggers
 from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoint, unsupported_gpu
 
@@ -117,8 +118,9 @@ class FaceVeilCLI(LightningCLI):
             log.warning(unsupported)
 
     def before_fit(self) -> None:
-        """Put the CSV log of an earlier run aside."""
+        """Keep other processes out of the run's folder, and put the CSV log of an earlier run aside."""
         if _is_rank_zero():
+            hold(self.run_dir)
             keep_log(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,15 +183,22 @@ def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> 
     return None
 
 
+def decisive_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a DataModule's config what only decides how fast it reads.
+
+    Args:
+        data: `class_path` and `init_args`.
+    """
+    arguments = {key: value for key, value in data["init_args"].items() if key not in _IDLE}
+    return {**data, "init_args": arguments}
+
+
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
-    data = {**config["data"], "init_args": {**config["data"]["init_args"]}}
-    for key in _IDLE:
-        data["init_args"].pop(key, None)
     return {
         "seed_everything": config["seed_everything"],
         "trainer": {key: config["trainer"].get(key) for key in _DECISIVE},
         "model": config["model"],
-        "data": data,
+        "data": decisive_data(config["data"]),
     }
 
 

@@ -16,9 +16,11 @@ import yaml
 from safetensors.torch import load_file
 
 from callbacks import RunCheckpoint
+from lightning_app import lock
 from lightning_app.commands import COMMANDS
 from lightning_app.configs import CONFIGS, find_config, shipped
 from tests.command_line import Veil, refused, write_config
+from tests.other_process import other_process, said
 
 
 def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
@@ -152,6 +154,27 @@ def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(fitted: Path, vei
         "--ckpt_path",
         "last",
     )
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(
+    drawn_root: Path,
+    tmp_path: Path,
+    veil: Veil,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path / "tiny.yaml", drawn_root, "ResNet")
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.0)
+    with other_process(tmp_path / "runs/tiny") as other:
+        assert said(other) == "holds it"
+        for option in ((), ("--overwrite",)):
+            with pytest.raises(SystemExit):
+                veil("fit", "--config", config, *option)
+            assert (
+                "runs/tiny: another process is writing here (process 7 on elsewhere)"
+                in capsys.readouterr().err
+            )
+    assert [path.name for path in (tmp_path / "runs/tiny").iterdir()] == [lock.LOCK]
 
 
 def test_overwrite_replaces_the_run_and_nothing_else(fitted: Path, tmp_path: Path, veil: Veil) -> None:

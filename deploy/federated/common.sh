@@ -26,6 +26,12 @@ need_file() {
   [[ -f $1 ]] || die "$1 is not there: $2"
 }
 
+# runs_of ARGUMENTS: a line "NUMBER STATUS" for each run that `flwr list` tells of
+runs_of() {
+  flwr list faceveil "$@" --format json 2>/dev/null |
+    python -c 'import json, sys; [print(run["run-id"], run["status"]) for run in json.load(sys.stdin)["runs"]]' 2>/dev/null
+}
+
 # take VALUE "$@": the value of the option that is read now
 take() {
   [[ $# -ge 2 && -n $2 ]] || die "$1: give a value"

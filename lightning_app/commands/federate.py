@@ -13,7 +13,6 @@ from lightning_app.federated.messages import Link
 from lightning_app.federated.partition import GIVES
 from lightning_app.federated.plan import Parts, Plan, add_arguments, read_plan
 from lightning_app.federated.server import Server
-from lightning_app.files import write_atomically
 from lightning_app.report import print_table
 from lightning_app.report.tables import Scalar
 
@@ -25,9 +24,10 @@ def federate(plan: Plan, parts: Parts, run_dir: Path, overwrite: bool = False) -
 
     The owners are simulated on this machine. In every round each trains on its own images, starting from the global
     weights; the server averages what they send by number of images and verifies the result. Given again, the command
-    goes on after the last whole round, with the result it would have had. In `runs/<name>/`: a checkpoint per round,
-    which `validate` and `export` take, `metrics.json`, `rounds.csv`, `rounds.png`, and each owner's files in
-    `clients/<number>/`.
+    goes on after the last whole round, with the result it would have had. In `runs/<name>/`: the checkpoints of the
+    newest `keep` (3) rounds, `config.yaml`, with which `validate` takes them (`export` takes the folder),
+    `federate.yaml`, with which this command does the same again, `metrics.json`, `rounds.csv`, `rounds.png`, and each
+    owner's files in `clients/<number>/`.
 
     Args:
         plan: how it goes.
@@ -40,7 +40,8 @@ def federate(plan: Plan, parts: Parts, run_dir: Path, overwrite: bool = False) -
 
     Raises:
         FileExistsError: the folder holds another kind of run.
-        ValueError: too few owners are left in a round, Flower is not installed, or the parts cannot be used.
+        ValueError: too few owners are left in a round, another process federates in the folder, Flower is not
+            installed, or the parts cannot be used.
 
     Source: On Mask-based Image Set Desensitization with Recognition Support, sections 3.4 and 4.1 (steps I to VI).
     """
@@ -96,12 +97,9 @@ def run(args: list[str]) -> None:
     Raises:
         FileNotFoundError, FileExistsError, ValueError: see `federate`.
     """
-    parser = build_parser()
-    config = name_run(parser.parse_args(args), "federated")
+    config = name_run(build_parser().parse_args(args), "federated")
     if Path(config.name).name != config.name or config.name in ("", ".", ".."):
         raise ValueError(f"--name {config.name!r}: give a plain name, the folder is {config.runs}/<name>")
     plan, parts = read_plan(config)
     run_dir = Path(config.runs) / config.name
     federate(plan, parts, run_dir, config.overwrite)
-    config.overwrite = False  # a saved config must not replace a run unasked
-    write_atomically(run_dir / "config.yaml", parser.dump(config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from datamodules.pairs import read_pairs
 from lightning_app.checkpoints import CheckpointFacts
+from lightning_app.federated.state import RECORD
 from lightning_app.report.tables import read_metrics
 
 log = logging.getLogger("faceveil")
@@ -20,7 +22,7 @@ _NOT_FIGURES = (
     "memory/",
     "run/",
     "train/lr",
-    "federated/client",
+    "federated/",
 )  # of the machine, and of how it was trained
 
 
@@ -33,12 +35,15 @@ class Run:
         config: its `config.yaml`; empty where there is none.
         figures: log key → value, of its `metrics.json`; empty where they are of other weights.
         epochs: trained.
+        federation: of several owners: `owners`, `partition`, `local_epochs` of a round, and, where the figures are of
+            these weights, `rounds` and `images` trained on in all of them; None where one owner trained.
     """
 
     folder: Path | None
     config: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     epochs: int | None = None
+    federation: dict[str, Any] | None = None
 
 
 def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
@@ -49,7 +54,7 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
         facts: of the checkpoint.
 
     Raises:
-        ValueError: the config or the figures are no YAML or JSON.
+        ValueError: the config, the figures or a federation's record are no YAML or JSON.
     """
     given = Path(checkpoint)
     inside = facts.path.parent.name == "checkpoints"
@@ -64,21 +69,24 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
         words = " ".join(str(error).split())[:200]
         raise ValueError(f"{folder / 'config.yaml'} is no YAML ({words}); move it away") from error
     config = config if isinstance(config, dict) else {}
+    federation = _federation(folder / RECORD)
     if not (folder / "metrics.json").is_file():
-        return Run(folder, config)
+        return Run(folder, config, federation=federation)
     metrics = read_metrics(folder / "metrics.json")
     steps = metrics.get("run/steps")
     if steps is not None and steps != facts.step:
         log.warning("%s is of step %s, the checkpoint of step %d: the card gives no figures.",
                     folder / "metrics.json", steps, facts.step)  # fmt: skip
-        return Run(folder, config)
+        return Run(folder, config, federation=federation)
     figures = {
         key: float(value)
         for key, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and not key.startswith(_NOT_FIGURES)
     }
     epochs = metrics.get("run/epochs")
-    return Run(folder, config, figures, int(epochs) if isinstance(epochs, int | float) else None)
+    if federation is not None:
+        federation |= {key: metrics.get(f"federated/{key}") for key in ("rounds", "images")}
+    return Run(folder, config, figures, int(epochs) if isinstance(epochs, int | float) else None, federation)
 
 
 def normalisation(
@@ -121,7 +129,8 @@ def training_data(facts: CheckpointFacts, run: Run) -> dict[str, Any]:
         run: of the same.
 
     Returns:
-        `images`, `identities`, `held_out`, `epochs`, `steps`, `precision`, `reader` (its class), `crop`.
+        `images`, `identities`, `held_out`, `epochs`, `steps`, `precision`, `reader` (its class), `crop`,
+        `federation` (see `Run`).
     """
     split = facts.data.get("split") or {}
     reader = _arguments(run.config.get("data")).get("reader")
@@ -136,6 +145,7 @@ def training_data(facts: CheckpointFacts, run: Run) -> dict[str, Any]:
         "precision": (run.config.get("trainer") or {}).get("precision"),
         "reader": _class_name(reader),
         "crop": crop if isinstance(crop, int | list) else None,
+        "federation": run.federation,
     }
 
 
@@ -186,6 +196,21 @@ def _pairs(file: Path) -> dict[str, Any]:
         "folds": len(pairs.folds.unique()),
         "images": len(pairs.names),
     }
+
+
+def _federation(record: Path) -> dict[str, Any] | None:
+    if not record.is_file():
+        return None
+    try:
+        plan = json.loads(record.read_text(encoding="utf-8"))["settings"]["plan"]
+        found = {
+            "owners": plan["clients"],
+            "partition": plan["partition"],
+            "local_epochs": plan["local_epochs"],
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record} is damaged ({error!r}); move it away") from error
+    return found | {"rounds": None, "images": None}
 
 
 def _arguments(part: Any) -> dict[str, Any]:

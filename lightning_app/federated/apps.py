@@ -17,13 +17,28 @@ from flwr.serverapp import Grid, ServerApp
 
 from lightning_app.federated.client import Client
 from lightning_app.federated.link import answer, late
-from lightning_app.federated.messages import Failure, Invitation, Joined, Link, Task, Update, one_line
+from lightning_app.federated.messages import (
+    Failure,
+    Invitation,
+    Joined,
+    Late,
+    Link,
+    Task,
+    Unreached,
+    Update,
+    one_line,
+    plain,
+)
 from lightning_app.federated.plan import Parts, Plan
 from lightning_app.federated.wire import decode, encode
 
 log = logging.getLogger("faceveil")
 _LOOK_S, _LOOK_SHARE = (0.05, 1.0), 0.05  # between two looks for answers; of the time already waited
+# A message lives in Flower as long as its answer is waited for, and a minute, so that no owner is handed an old round;
+# without a timeout a year, as Flower takes no "for ever", and 12 hours by default.
+_SPARE_S, _YEAR_S = 60.0, 365 * 86400.0
 _HERE: dict[Path, Client] = {}  # the owners of this process, with their images in memory, by folder
+_GONE = "it is not connected any more"
 _T = TypeVar("_T", Joined, Update)
 
 
@@ -34,21 +49,25 @@ class FlowerLink:
         grid: of the ServerApp.
         clients: how many are waited for before the first round.
         wait: seconds to wait for them, and for their answers to an invitation.
-        timeout: seconds a client has for a round, and at most for an invitation; None waits for ever for a round.
+        timeout: seconds a client has for a round, and at most for an invitation; None waits a year for a round.
     """
 
     def __init__(self, grid: Grid, clients: int, wait: float, timeout: float | None) -> None:
         self.grid, self.clients, self.wait, self.timeout = grid, clients, wait, timeout
         self._numbers: dict[int, int] = {}  # node → owner
+        self._names: dict[int, str] = {}  # node → what its key is called, owner-2 of owner-2.pub
         self._first = True
         self._late: set[int] = set()  # nodes that gave the last question no answer
+        self._past: dict[str, tuple[int, str]] = {}  # message nobody waits for any more → node, what it was
         # node → invitations it let pass, rounds it is spared
         self._silent: dict[int, tuple[int, int]] = {}
 
     def newcomers(self, invitation: Invitation, members: set[int]) -> Iterator[Joined | Failure]:
-        """Invite every node whose owner is not a member yet.
+        """Invite every node whose owner is not a member.
 
-        A node that lets an invitation pass is spared the next round, then 2, 4, … rounds: each time costs the others
+        That an owner was started again shows in two ways: its node is another, which takes the number of one that is
+        gone and answers for a member; or the server made it no member because it had left it out of a round. A node
+        that lets an invitation pass is spared the next round, then 2, 4, … rounds: each time costs the others
         the whole wait.
         """
         nodes = set(self._nodes())
@@ -71,15 +90,12 @@ class FlowerLink:
         for node, given in self._ask(invitation, "query.join", asked, wait, Joined):
             if isinstance(given, Joined):
                 if given.client in here.values() and here.get(node) != given.client:
-                    yield Failure(f"at node {node}", f"its number {given.client} is another owner's")
+                    yield Failure(self._called(node), f"its number {given.client} is another owner's")
                     continue
-                # an owner that was started again is another node
                 self._numbers = {n: o for n, o in self._numbers.items() if o != given.client} | {
                     node: given.client
                 }
                 here[node] = given.client
-                if given.client in members:
-                    continue
             yield given
         for node in asked:
             times = self._silent.pop(node, (0, 0))[0]
@@ -91,7 +107,7 @@ class FlowerLink:
         there = set(self._nodes())
         nodes = [node for node, owner in self._numbers.items() if owner in members and node in there]
         for owner in sorted(members - {self._numbers[node] for node in nodes}):
-            yield Failure(owner, "it is not connected any more")
+            yield Unreached(owner, _GONE)
         for node, given in self._ask(task, "train", nodes, self.timeout, Update):
             owner = self._numbers[node]
             if isinstance(given, Update) and given.client != owner:
@@ -99,29 +115,47 @@ class FlowerLink:
             yield given
 
     def _nodes(self) -> list[int]:
-        return [int(node) for node in self.grid.get_node_ids()]
+        there = list(self.grid.get_nodes())
+        self._names = {int(node.node_id): plain(node.name) for node in there}
+        return list(self._names)
 
     def _ask(
         self, what: Invitation | Task, kind: str, nodes: list[int], timeout: float | None, wanted: type[_T]
     ) -> Iterator[tuple[int, _T | Failure]]:
         content = encode(what)
+        lives = _YEAR_S if timeout is None else timeout + _SPARE_S
         waiting: dict[str, int] = {}
+        gone = []
         for node in nodes:
-            for number in self.grid.push_messages([Message(content, node, kind)]):
+            # no name, or none at all: the node has left in between
+            number = next(iter(self.grid.push_messages([Message(content, node, kind, ttl=lives)])), "")
+            if number:
                 waiting[number] = node
+            else:
+                gone.append(node)
+        for node in gone:
+            yield node, Unreached(self._called(node), _GONE)
         begun = time.monotonic()
         end = None if timeout is None else begun + timeout
         while waiting and (end is None or time.monotonic() < end):
-            for reply in self.grid.pull_messages(list(waiting)):
+            for reply in self.grid.pull_messages([*waiting, *self._past]):
                 number = reply.metadata.reply_to_message_id
                 if number in waiting:
                     node = waiting.pop(number)
                     yield node, self._read(node, reply, wanted)
+                elif number in self._past:
+                    self._too_late(*self._past.pop(number), reply)
             _pause(begun)
         self._late = set(waiting.values())
+        called = f"round {what.round}" if isinstance(what, Task) else "an invitation"
+        self._past |= {number: (node, called) for number, node in waiting.items()}
         for node in waiting.values():
             assert timeout is not None
-            yield node, Failure(self._called(node), late(timeout))
+            yield node, Late(self._called(node), late(timeout))
+
+    def _too_late(self, node: int, called: str, reply: Message) -> None:
+        if not reply.has_error():  # that would be Flower's word that nothing comes any more
+            log.warning("owner %s: a stale answer, to %s: it is not taken", self._called(node), called)
 
     def _read(self, node: int, reply: Message, wanted: type[_T]) -> _T | Failure:
         if reply.has_error():
@@ -139,7 +173,8 @@ class FlowerLink:
         return given
 
     def _called(self, node: int) -> int | str:
-        return self._numbers.get(node, f"at node {node}")
+        name = self._names.get(node, "")
+        return self._numbers.get(node, f"at node {node} ({name})" if name else f"at node {node}")
 
 
 def _pause(begun: float) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from lightning_app.federated.messages import Failure, Invitation, Joined, Task, Update, one_line
+from lightning_app.federated.messages import Failure, Invitation, Joined, Late, Task, Update, one_line
 
 log = logging.getLogger("faceveil")
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ class LocalLink:
         self.clients, self.timeout = sorted(clients, key=lambda client: client.number), timeout
 
     def newcomers(self, invitation: Invitation, members: set[int]) -> Iterator[Joined | Failure]:
-        """Invite every client that is not a member yet."""
+        """Invite every client that is not a member."""
         for client in self.clients:
             if client.number not in members:
                 yield answer(client.number, lambda client=client: client.join(invitation))  # type: ignore[misc]
@@ -52,7 +52,7 @@ class LocalLink:
                 continue
             given = answer(client.number, lambda client=client: client.train(task))  # type: ignore[misc]
             if self.timeout is not None and isinstance(given, Update) and given.seconds > self.timeout:
-                given = Failure(client.number, late(self.timeout))
+                given = Late(client.number, late(self.timeout))
             yield given
 
 

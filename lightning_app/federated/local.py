@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import Tensor
+from torch import Tensor, distributed
 
 from datamodules import FaceDataModule
 from lightning_app.federated.plan import client_trainer
@@ -85,6 +86,12 @@ class FromRound(L.Callback):
         progress: Any = trainer.fit_loop.epoch_progress.current
         if progress.processed >= self.done + self.epochs:
             trainer.should_stop = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let spawned ranks part together: nobody else closes their connection, and one gone can abort the others."""
+        if parent_process() is not None and distributed.is_initialized():
+            distributed.barrier()
+            distributed.destroy_process_group()
 
 
 def train_round(

@@ -117,15 +117,25 @@ class Failure:
         object.__setattr__(self, "reason", plain(self.reason))
 
 
+@dataclass(frozen=True)
+class Late(Failure):
+    """A client that was asked and has not answered in time; it may still be at it."""
+
+
+@dataclass(frozen=True)
+class Unreached(Failure):
+    """A client that could not be asked: nothing was sent to it."""
+
+
 class Link(Protocol):
     """How the server reaches its clients."""
 
     def newcomers(self, invitation: Invitation, members: set[int]) -> Iterator[Joined | Failure]:
-        """Invite every client that is not a member yet, and give the answers as they come."""
+        """Invite every client that is not a member, and give the answers as they come."""
         ...
 
     def train(self, task: Task, members: set[int]) -> Iterator[Update | Failure]:
-        """Send a task to the members and give the answers as they come, one for each."""
+        """Send a task to the members and give the answers as they come, one for each, `Late` and `Unreached` too."""
         ...
 
 

@@ -16,7 +16,18 @@ from torch import nn
 from lightning_app.federated.aggregate import aggregate, drifts, refusal
 from lightning_app.federated.client import model_hash, new_head
 from lightning_app.federated.local import quiet
-from lightning_app.federated.messages import Failure, Invitation, Joined, Link, Task, Update, Weights, plain
+from lightning_app.federated.messages import (
+    Failure,
+    Invitation,
+    Joined,
+    Late,
+    Link,
+    Task,
+    Unreached,
+    Update,
+    Weights,
+    plain,
+)
 from lightning_app.federated.partition import deal, partition_table
 from lightning_app.federated.plan import Parts, Plan
 from lightning_app.federated.record import Record, accuracy_key, heads_and_rows, summary, write_rounds
@@ -114,11 +125,11 @@ class Server:
         self._invite(link, members, number)
         joined = time.perf_counter()
         task = Task(self.run, number, self.mask_hash, travelling(self.model, self.plan.heads_stay))
-        taken, refused = self._collect(task, link, members, tick)
+        taken, refused, asked = self._collect(task, link, members, tick)
         if len(taken) < self.plan.least:
             self._too_few(number, len(taken), list(refused.values()))
         mean = aggregate(taken)
-        record = self._record(task, taken, mean, len(members)) | refused
+        record = self._record(task, taken, mean, asked) | refused
         install(self.model, mean, self.plan.heads_stay, "the mean of the owners' weights")
         count_batches(self.model, record["batches"])
         record["time/join_s"] = joined - begun  # in the first round the engine's start as well
@@ -141,11 +152,15 @@ class Server:
 
     def _collect(
         self, task: Task, link: Link, members: set[int], tick: Callable[[], None]
-    ) -> tuple[list[Update], dict[str, str]]:
-        """Send a task out, and give the updates that are taken and, by log key, why the others are not."""
+    ) -> tuple[list[Update], dict[str, str], int]:
+        """Send a task out; give the updates that are taken, by log key why the others are not, and how many were asked.
+
+        Who is left out is no member any more and is invited anew before the next round, as it may have been started
+        again with other faces or without its files. Not so who is late: it has the round to do before it reads that.
+        """
         taken: list[Update] = []
         refused: dict[str, str] = {}
-        due = set(members)
+        due, asked = set(members), len(members)
         for given in link.train(task, set(members)):
             tick()
             if isinstance(given, Failure):
@@ -166,7 +181,10 @@ class Server:
                 said = plain(str(reason))  # names of weights, for one, are the owner's words
                 log.warning("round %d, owner %s is left out: %s", task.round, given.client, said)
                 refused[f"client{given.client}/refused"] = said
-        return taken, refused
+                asked -= isinstance(given, Unreached)
+                if not isinstance(given, Late):
+                    members -= due & {given.client}
+        return taken, refused, asked
 
     def _record(self, task: Task, taken: Sequence[Update], mean: Weights, asked: int) -> Record:
         far = drifts(task.weights, taken, mean)
@@ -188,16 +206,20 @@ class Server:
         return record
 
     def _invite(self, link: Link, members: set[int], number: int) -> None:
-        """Bring in who is not in yet, and build the shared head when its size is known."""
+        """Bring in who is not in, or is in from another place, and build the shared head when its size is known."""
         answers: Iterable[Joined | Failure] = link.newcomers(self.invitation, members)
         if self.classes is None and not self.plan.heads_stay:
             answers = list(answers)
             self._agree(
                 [given for given in answers if isinstance(given, Joined) and self._stranger(given) is None]
             )
+        joined: set[int] = set()
         for given in answers:
-            reason = given.reason if isinstance(given, Failure) else self._unfit(given, members)
+            reason = given.reason if isinstance(given, Failure) else self._unfit(given, joined)
+            if isinstance(given, Joined) and given.client not in joined:
+                members.discard(given.client)  # what it joined with is true no more
             if reason is None and isinstance(given, Joined):
+                joined.add(given.client)
                 members.add(given.client)
                 self._images[given.client] = given.images
                 log.info(
@@ -209,8 +231,8 @@ class Server:
         if len(members) < self.plan.least:
             self._too_few(number, len(members), [reason for _, reason in self._told])
 
-    def _unfit(self, joined: Joined, members: set[int]) -> str | None:
-        if joined.client in members:
+    def _unfit(self, joined: Joined, already: set[int]) -> str | None:
+        if joined.client in already:
             return "its number is another owner's"
         strange = self._stranger(joined)
         if strange is not None or self.plan.heads_stay:

@@ -7,31 +7,44 @@ import logging
 import secrets
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import yaml
+from jsonargparse import Namespace
 
 from datamodules import FaceDataModule
-from lightning_app import jobs
 from lightning_app.checkpoint_io import AtomicCheckpointIO
 from lightning_app.federated.plan import Parts, Plan
 from lightning_app.federated.weights import check_run_id
-from lightning_app.files import replacing
+from lightning_app.files import replacing, write_atomically
+from lightning_app.lock import hold
 from lightning_app.models.base import Recogniser
 from lightning_app.runs import LAST, clear_run, flaw_of
+from lightning_app.setting import decisive_data, difference
 
 log = logging.getLogger("faceveil")
-_RECORD = "federation.json"
+RECORD = "federation.json"  # what a federation is called, and what its result depends on
+_AGAIN = "federate.yaml"  # the whole config; config.yaml is what `fit`, `validate` and `export` know of it
 _ROUNDS = "round-*.ckpt"
 _KEY = "federated"  # of the checkpoint: round, and the rounds' records
 _LEFT = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")
-_OWN = (_RECORD, "rounds.csv", "rounds.png", "clients")
+_DECISIVE = (  # of a client's trainer
+    "precision", "limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
+    "sync_batchnorm",
+)  # fmt: skip
+_SPEED = ("compile", "channels_last")  # of the model
+_OWN = (RECORD, _AGAIN, "rounds.csv", "rounds.png", "clients")
 
 
 def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
-    """Begin a federation's folder, or find that of one that was begun.
+    """Begin a federation's folder, or find that of one that was begun; it is this process's alone from now on.
+
+    From the beginning it holds `config.yaml`, which `validate` takes and in which `export` looks for the mask, and
+    `federate.yaml`, with which `federate` does the same again.
 
     Args:
         run_dir: `runs/<name>`.
@@ -44,9 +57,15 @@ def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
 
     Raises:
         FileExistsError: the folder holds another kind of run.
-        ValueError: it holds a federation with other settings.
+        ValueError: it holds a federation with other settings, or another process federates in it.
     """
-    record = run_dir / _RECORD
+    record = run_dir / RECORD
+    there = [name for name in _LEFT if (run_dir / name).exists() and not overwrite]
+    if there and not record.is_file():
+        raise FileExistsError(
+            f"{run_dir} holds another run ({there[0]}): replace it (--overwrite) or choose another --name"
+        )
+    hold(run_dir)
     if overwrite:
         clear_run(run_dir)
         for name in _OWN:
@@ -55,21 +74,56 @@ def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    there = [name for name in _LEFT if (run_dir / name).exists() and not overwrite]
-    if there and not record.is_file():
-        raise FileExistsError(
-            f"{run_dir} holds another run ({there[0]}): replace it (--overwrite) or choose another --name"
-        )
-    begun = (
-        json.loads(record.read_text(encoding="utf-8"))["run"] if record.is_file() else secrets.token_hex(8)
+    settings = {"plan": plan.decisive(), "seed": parts.seed} | _decisive(
+        parts.model, parts.data, parts.trainer
     )
-    settings = {
-        "plan": plan.decisive(), "seed": parts.seed,
-        "model": parts.model, "data": parts.data, "trainer": parts.trainer,
-    }  # fmt: skip
-    about = json.loads(json.dumps({"run": begun, "settings": settings}, default=str))
-    jobs.keep_record(record, run_dir, about)
-    return check_run_id(begun)
+    begun = secrets.token_hex(8)
+    if record.is_file():
+        made = json.loads(record.read_text(encoding="utf-8"))
+        begun, then = made["run"], made["settings"]
+        other = difference(then | _decisive(then["model"], then["data"], then["trainer"]), settings)
+        if other is not None:
+            # of a deployment no command replaces it
+            anew = "remove it" if plan.partition == "own" else "replace it (--overwrite)"
+            raise ValueError(
+                f"{run_dir} was made with other settings ({other}): go on with those, {anew} or give another --name"
+            )
+    run = check_run_id(begun)
+    write_atomically(record, json.dumps({"run": run, "settings": settings}, indent=2) + "\n")
+    _keep_configs(run_dir, plan, parts)
+    return run
+
+
+def _decisive(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:
+    """Give what the result depends on; where it is computed, and how fast, may change from one start to the next."""
+    arguments = {key: value for key, value in model["init_args"].items() if key not in _SPEED}
+    return _plain({
+        "model": model | {"init_args": arguments},
+        "data": decisive_data(data),
+        "trainer": {key: trainer.get(key) for key in _DECISIVE},
+    })  # fmt: skip
+
+
+def _keep_configs(run_dir: Path, plan: Plan, parts: Parts) -> None:
+    trainer = parts.trainer | {"callbacks": parts.callbacks, "logger": parts.logger}
+    config = _plain({
+        "name": run_dir.resolve().name, "runs": str(run_dir.parent), "seed_everything": parts.seed,
+        "trainer": trainer, "model": parts.model, "data": parts.data,
+    })  # fmt: skip
+    write_atomically(run_dir / _AGAIN, yaml.safe_dump(asdict(plan) | config, sort_keys=False))
+    # every owner has held out images of its own: what a draw from the whole set holds out was mostly trained on
+    config["data"]["init_args"]["val_share"] = 0.0
+    write_atomically(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    def plain(value: object) -> object:
+        return (
+            value.as_dict() if isinstance(value, Namespace) else str(value)
+        )  # in lists they stay Namespaces
+
+    found: dict[str, Any] = json.loads(json.dumps(values, default=plain))
+    return found
 
 
 def last_round(run_dir: Path) -> dict[str, Any] | None:

@@ -32,7 +32,13 @@ class InstalledAppExecutor(SubprocessExecutor):
     def get_eligible_capacity(
         self, supported_task_types: set[TaskType], **_: Any
     ) -> tuple[set[TaskType], set[str]]:
-        """Ask for messages to the client app, and for nothing else."""
+        """Ask for messages to the client app, and for nothing else; for none while one is being answered.
+
+        Flower gives a task up whose process was silent for a minute, and hands out the next: an owner whose machine
+        was too busy to say a word would train two rounds at once.
+        """
+        if multiprocessing.active_children():
+            return set(), set()
         return supported_task_types & {TaskType.CLIENT_APP}, set()
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:

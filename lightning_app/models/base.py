@@ -72,6 +72,7 @@ class Recogniser(L.LightningModule):
         # without classes a placeholder: setup builds the data's in fit, on_load_checkpoint the checkpoint's
         self.head: nn.Module = nn.Linear(self.backbone.dim, num_classes) if num_classes else nn.Identity()
         self._held_out = HeldOutMeans("loss", "accuracy")
+        self._headless_told = False
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -132,7 +133,10 @@ class Recogniser(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count loss and accuracy of held-out images of training identities; the batch may be empty."""
+        """Count loss and accuracy of held-out images of training identities; the batch may be empty.
+
+        Without a head, as in the checkpoint of owners who keep theirs, there are none.
+        """
         self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -158,6 +162,13 @@ class Recogniser(L.LightningModule):
 
     def _evaluate(self, batch: Batch) -> None:
         if len(batch["image"]) == 0:  # a rank without held-out images, or a set without
+            return
+        if not isinstance(self.head, nn.Linear):  # embeddings are no logits
+            if not self._headless_told:
+                log.warning(
+                    "The checkpoint has no head (its owners keep theirs): no loss and accuracy of held-out images."
+                )
+            self._headless_told = True
             return
         logits = self(batch["image"], batch["mask"], batch["mask_index"])
         loss = F.cross_entropy(logits.float(), batch["identity"])

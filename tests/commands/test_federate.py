@@ -6,11 +6,17 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
-from tests.command_line import refused, write_config
+from lightning_app.federated.client import Client
+from lightning_app.federated.link import LocalLink
+from lightning_app.federated.owner import read_config
+from lightning_app.masks import freeform_masks, mask_hash, save_mask
+from tests.command_line import refused
 from tests.federated.tiny import config
 
 Veil = Callable[..., None]
@@ -35,7 +41,7 @@ def written(path: Path, **more: object) -> Path:
 
 
 def test_rounds_table_figure_checkpoint_and_what_takes_it(
-    veil: Veil, tmp_path: Path, drawn_root: Path, capsys: pytest.CaptureFixture[str]
+    veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = written(tmp_path / "three.yaml")
     veil("federate", "--config", given)
@@ -57,19 +63,79 @@ def test_rounds_table_figure_checkpoint_and_what_takes_it(
     assert "bn1" not in (run / "config.yaml").read_text()
 
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
-    veil("federate", "--config", given)  # all is done
+    veil("federate", "--config", run / "federate.yaml")  # all is done
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
 
-    fit = write_config(tmp_path / "fit.yaml", drawn_root, "ResNetFSM")
-    veil("validate", "--config", fit, "--ckpt_path", run / "checkpoints" / "last.ckpt", "--name", "checked",
-         "--data.init_args.val_share", "0")  # fmt: skip
-    assert "lfw/accuracy" in json.loads((tmp_path / "runs" / "checked" / "metrics.json").read_text())
+    (run / "metrics.json").rename(tmp_path / "before.json")
+    veil("validate", "--config", "runs/three/config.yaml", "--ckpt_path", "runs/three")
+    assert json.loads((run / "metrics.json").read_text())["lfw/accuracy"] == figures["lfw/accuracy"]
 
     line = refused(capsys, lambda: veil("federate", "--config", given, "--rounds", "3"))
     assert "was made with other settings" in line
     veil("federate", "--config", given, "--rounds", "1", "--overwrite", "--verify_every", "5")
     assert len((run / "rounds.csv").read_text().splitlines()) == 2
     assert "lfw/accuracy" in (run / "rounds.csv").read_text()  # the last round is always verified
+
+
+def test_a_checkpoint_without_a_head_gets_no_figures_of_held_out_images(
+    veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where heads are private; embeddings must not be counted as logits."""
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(config(partition="identities", clients=2, rounds=1)))
+    veil("federate", "--config", "two.yaml")
+    capsys.readouterr()
+    veil("validate", "--config", "runs/two/config.yaml", "--ckpt_path", "runs/two", "--name", "checked",
+         "--data.init_args.val_share", "0.25")  # fmt: skip
+    assert "has no head" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "runs" / "checked" / "metrics.json").read_text())
+    assert not [key for key in figures if key.startswith("val/")]
+
+
+def test_the_federation_of_a_serverapp_is_exported_with_a_card_of_its_own(
+    veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mask is found by the config, which is there before the first round; traffic is no figure of quality."""
+    pytest.importorskip("flwr")
+    from lightning_app.federated import serverapp
+
+    monkeypatch.setattr(
+        serverapp, "_end_with", lambda parent: None
+    )  # no process of Flower's started this one
+    mask = freeform_masks(1, 32, generator=torch.Generator().manual_seed(1))[0]
+    save_mask(mask, tmp_path / "mask.png")
+    veiled = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"mask": "mask.png"}}
+    values = config(
+        real=True,
+        partition="own",
+        clients=1,
+        rounds=1,
+        trainer={"callbacks": [WATCH]},
+        data={"desensitizer": veiled},
+    )
+    (tmp_path / "server.yaml").write_text(yaml.safe_dump(values))
+    given = {"config": "server.yaml", "name": "hospital"}
+    before = torch.get_float32_matmul_precision()
+    try:
+        serve = serverapp._serve(SimpleNamespace(run_config=given))  # type: ignore[arg-type]
+        assert (tmp_path / "runs" / "hospital" / "config.yaml").is_file()
+        serve(LocalLink([Client(*read_config(given), 0, tmp_path / "owner-0")]))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+    veil("export", "--ckpt_path", "runs/hospital")
+    folder = tmp_path / "runs" / "hospital" / "export"
+    card, text = json.loads((folder / "card.json").read_text()), (folder / "README.md").read_text()
+    assert card["mask"]["hash"] == mask_hash(mask)
+    assert "lfw/accuracy" in card["figures"]
+    assert not [key for key in card["figures"] if key.startswith(("federated/", "time/"))]
+    told = {"owners": 1, "partition": "own", "local_epochs": 1, "rounds": 1, "images": 48}
+    assert card["training"]["federation"] == told
+    assert "Measured by `federate` on the global model after the last round" in text
+    assert (
+        "| federated | 1 owner, each with faces of its own (partition `own`); 1 round of 1 local epoch |"
+        in text
+    )
+    assert "bytes" not in text.partition("## Figures")[2]
 
 
 def test_without_flower_one_line_names_the_extra(

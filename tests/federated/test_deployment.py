@@ -9,8 +9,10 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,17 +72,24 @@ class Deployment:
 
     def survivors(self) -> list[int]:
         """Processes of the groups, and those that name the folder (Flower puts some into sessions of their own)."""
-        found = []
         groups = {process.pid for process in self.started.values()}
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                command, stat = (entry / "cmdline").read_bytes(), (entry / "stat").read_text()
-            except OSError:
-                continue
-            state, _, group = stat.rpartition(") ")[2].split()[:3]
-            if state != "Z" and (int(group) in groups or str(self.home).encode() in command):
-                found.append(int(entry.name))
-        return found
+        return [
+            pid
+            for pid, _, group, command in processes()
+            if group in groups or str(self.home).encode() in command
+        ]
+
+    def kill(self, called: str) -> None:
+        """SIGKILL to all that a script has started, at once: nothing of it can clear up after itself."""
+        top = self.started[called].pid
+        running = processes()
+        mine = {top} | {pid for pid, _, group, _ in running if group == top}
+        while more := {pid for pid, parent, _, _ in running if parent in mine} - mine:
+            mine |= more
+        for pid in mine:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.started[called].wait(10)
 
     def stop(self) -> list[int]:
         """Ask all to end as a user's Ctrl-C or kill does; what is left after 20 s is killed, and returned."""
@@ -97,6 +106,20 @@ class Deployment:
         for process in self.started.values():
             process.wait(10)
         return left
+
+
+def processes() -> list[tuple[int, int, int, bytes]]:
+    """Number, parent, group and command line of all that run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command, stat = (entry / "cmdline").read_bytes(), (entry / "stat").read_text()
+        except OSError:
+            continue
+        state, parent, group = stat.rpartition(") ")[2].split()[:3]
+        if state != "Z":
+            found.append((int(entry.name), int(parent), int(group), command))
+    return found
 
 
 @pytest.fixture
@@ -158,9 +181,10 @@ def write_configs(home: Path) -> tuple[Path, list[Path]]:
 @needs_openssl
 @pytest.mark.timeout(900)  # on cores that others use as well
 @pytest.mark.usefixtures("matmul")
-def test_three_owners_over_tls_end_in_the_weights_of_the_local_engine(
+def test_three_owners_over_tls_killed_in_a_round_end_in_the_weights_of_the_local_engine(
     tmp_path: Path, deployment: Deployment
 ) -> None:
+    """In round 2 one owner and the whole server are killed, and started again."""
     port, keys = free_port(), tmp_path / "federation"
     server, owners = write_configs(tmp_path)
     script("make_certificates", "server", "--address", "127.0.0.2", cwd=tmp_path)
@@ -175,19 +199,39 @@ def test_three_owners_over_tls_end_in_the_weights_of_the_local_engine(
     deployment.until(
         lambda: "owner-2 is registered" in deployment.log("run"), "owners are known", "server", "run"
     )
-    for number, path in enumerate([*owners, owners[0]]):
+
+    def start_owner(called: str, number: int, path: Path, retry: int) -> None:
         deployment.start(
-            f"owner-{number}", "start_owner", "--number", number, "--config", path, "--retry", 0,
+            called, "start_owner", "--number", number, "--config", path, "--retry", retry,
             "--server", f"127.0.0.1:{port}", "--port", free_port(),
         )  # fmt: skip
+
+    for number, path in enumerate(owners):
+        start_owner(f"owner-{number}", number, path, 1)
+    start_owner("owner-3", 3, owners[0], 0)
     known = ["server", "owner-0", "owner-1", "owner-2"]
-    deployment.until(lambda: run.poll() is not None, "the federation ends", *known)
-    assert run.returncode == 0, deployment.log("run")[-3000:]
+    asked = "Receiving: train message"
+    deployment.until(lambda: deployment.log("owner-1").count(asked) == 2, "round 2 is on", *known, "run")
     assert "owner 2 joins: 32 images of 4 people" in " ".join(deployment.log("run").split())
     deployment.until(
         lambda: deployment.started["owner-3"].poll() is not None, "the stranger is sent away", *known
     )
     assert "owner 3: no connection to" in deployment.log("owner-3")
+    for called in ("owner-1", "server"):
+        deployment.kill(called)
+
+    deployment.start("server-again", "start_server", "--host", "127.0.0.1", "--port", port)
+    start_owner("owner-1-again", 1, owners[1], 1)
+    deployment.until(lambda: answers(port, keys / "ca.pem"), "it listens again", "server-again")
+    again = deployment.start("run-again", "run", "--config", server, "--port", port)
+    known = ["server-again", "owner-0", "owner-1-again", "owner-2"]
+    deployment.until(lambda: again.poll() is not None, "the federation ends", *known)
+    assert again.returncode == 0, deployment.log("run-again")[-3000:]
+    assert "goes on after round 1 of 2" in " ".join(deployment.log("run-again").split())
+    assert "owner 0: not connected to" in deployment.log("owner-0")
+    deployment.until(lambda: run.poll() is not None, "the first log ends")
+    assert run.returncode == 1
+    assert "the server does not answer any more" in deployment.log("run")
     assert deployment.stop() == []  # a plain kill of the scripts ends all they started
 
     with (tmp_path / "runs" / "federated" / "rounds.csv").open() as file:
@@ -225,3 +269,54 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "owner-0.key is not there: make it" in refused("start_owner", "--number", 0, *given, "a:1")
     assert "federation/owners has no .pub" in refused("run", "--config", "mine.yaml")
     assert "there.yaml is not there: copy deploy" in refused("run", "--config", "there.yaml")
+
+
+FLWR = """#!/usr/bin/env bash
+echo "$*" >>calls
+case $1 in
+  supernode) echo "registered successfully" ;;
+  run) echo '{"run-id": "77"}' ;;
+  list) echo "{\\"runs\\": [{\\"run-id\\": \\"77\\", \\"status\\": \\"$(cat state)\\"}]}" ;;
+esac
+"""
+
+
+def test_run_tells_a_run_that_is_on_from_one_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a `flwr` whose log ends at once, as after Ctrl-C."""
+    for name in ("flwr", "flower-supernode"):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(FLWR)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    (tmp_path / "federation" / "owners").mkdir(parents=True)
+    for name in ("federation/ca.pem", "federation/owners/owner-0.pub", "server.yaml"):
+        (tmp_path / name).touch()
+
+    def run(state: str, *args: str) -> tuple[int, str, list[str]]:
+        (tmp_path / "state").write_text(state)
+        (tmp_path / "calls").write_text("")
+        done = script("run", *args, cwd=tmp_path, check=False)
+        called = [line.split()[0] for line in (tmp_path / "calls").read_text().splitlines()]
+        return done.returncode, done.stderr, called
+
+    assert run("running", "--register-only") == (0, "", ["supernode"])
+    given = ("--config", "server.yaml")
+    code, said, called = run("running", *given)
+    assert (code, called) == (130, ["supernode", "run", "log", "list"])
+    home = tmp_path / "federation" / "flower"
+    assert "run 77 is still running" in said
+    assert f"FLWR_HOME={home} flwr log 77 faceveil" in said
+    assert f"FLWR_HOME={home} flwr stop 77 faceveil" in said
+    code, said, called = run("running", *given)
+    assert (code, called) == (1, ["list"])
+    assert f"{tmp_path}/runs/federated is being written by run 77, which is still running" in said
+    assert "no second one is started" in said
+    assert run("running", "--register-only") == (0, "", ["supernode"])
+    assert run("pending", *given, "--name", "other")[2] == ["list", "supernode", "run", "log", "list"]
+    code, said, _ = run("finished:failed", *given)
+    assert code == 1
+    assert "run 77 is finished:failed, not completed" in said
+    assert run("finished:completed", *given)[:2] == (0, "")

@@ -16,7 +16,7 @@ pytest.importorskip("flwr")
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from lightning_app.federated.apps import FlowerLink
-from lightning_app.federated.messages import Failure, Invitation, Joined, Task, Update
+from lightning_app.federated.messages import Failure, Invitation, Joined, Late, Task, Unreached, Update
 from lightning_app.federated.wire import decode, encode
 
 INVITATION = Invitation("0" * 16, 8, 1, True, 3, None, "abc")
@@ -27,8 +27,9 @@ TASK = Task("0" * 16, 1, "abc", {})
 def _outside_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower's own message asks in which run it is made."""
 
-    def message(content: RecordDict, node: int, kind: str) -> SimpleNamespace:
-        return SimpleNamespace(content=content, metadata=SimpleNamespace(dst_node_id=node, message_type=kind))
+    def message(content: RecordDict, node: int, kind: str, *, ttl: float) -> SimpleNamespace:
+        metadata = SimpleNamespace(dst_node_id=node, message_type=kind, ttl=ttl)
+        return SimpleNamespace(content=content, metadata=metadata)
 
     monkeypatch.setattr("lightning_app.federated.apps.Message", message)
 
@@ -37,23 +38,25 @@ class Grid:
     """Flower's grid over nodes that answer at once, or never (None)."""
 
     def __init__(self, answers: dict[int, RecordDict | None]) -> None:
-        self.answers, self.asked = answers, list[int]()
-        self._there: dict[str, Any] = {}
+        self.answers, self.asked, self.lives = answers, list[int](), list[float]()
+        self.there: dict[str, Any] = {}
+        self.gone: set[int] = set()  # between the look for nodes and the question
 
-    def get_node_ids(self) -> list[int]:
-        return list(self.answers)
+    def get_nodes(self) -> list[Any]:
+        return [SimpleNamespace(node_id=node, name=f"owner-{node - 1}") for node in self.answers]
 
     def push_messages(self, messages: Iterable[Any]) -> list[str]:
         names = []
         for message in messages:
             node = message.metadata.dst_node_id
             self.asked.append(node)
-            names.append(f"{len(self.asked)}")
-            self._there[names[-1]] = self.answers[node]
+            self.lives.append(message.metadata.ttl)
+            names.append("" if node in self.gone else f"{len(self.lives)}")
+            self.there[names[-1]] = self.answers[node]
         return names
 
     def pull_messages(self, names: Iterable[str]) -> list[Any]:
-        found = [(name, self._there.pop(name)) for name in names if self._there.get(name) is not None]
+        found = [(name, self.there.pop(name)) for name in names if self.there.get(name) is not None]
         return [
             SimpleNamespace(
                 content=content, has_error=lambda: False, metadata=SimpleNamespace(reply_to_message_id=name)
@@ -88,6 +91,65 @@ def test_a_silent_node_is_waited_for_as_long_as_a_round_and_ever_less_often() ->
     grid.answers[2] = joined(1)
     assert not list(flower.newcomers(INVITATION, members))  # the last of 4
     assert [one.client for one in flower.newcomers(INVITATION, members)] == [1]
+
+
+def update(number: int, round: int) -> RecordDict:
+    return encode(Update(number, round, "abc", 8, 2, 1.0, 0.1, 1.0, {}))
+
+
+@pytest.mark.parametrize(
+    ("timeout", "least", "most"), [(90000.0, 90000, 90300), (None, 300 * 86400, 400 * 86400)]
+)
+def test_a_message_lives_as_long_as_its_answer_is_waited_for(
+    timeout: float | None, least: float, most: float
+) -> None:
+    """Flower's own limit is 12 hours: 43,200 s."""
+    grid = Grid({1: joined(0)})
+    flower = link(grid, timeout=timeout)
+    list(flower.newcomers(INVITATION, set()))
+    grid.answers[1] = update(0, 1)
+    (given,) = flower.train(TASK, {0})
+    assert isinstance(given, Update)
+    assert grid.lives[0] > 600  # of the invitation: `wait`
+    assert least < grid.lives[1] < most
+
+
+def test_a_late_answer_to_an_old_round_is_fetched_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    grid = Grid({1: joined(0), 2: joined(1)})
+    flower = link(grid)
+    list(flower.newcomers(INVITATION, set()))
+    grid.answers = {1: update(0, 1), 2: None}
+    first = {given.client: type(given) for given in flower.train(TASK, {0, 1})}
+    assert first == {0: Update, 1: Late}
+    grid.there["4"] = update(1, 1)  # node 2's answer to the question of before
+    grid.answers = {1: update(0, 2), 2: update(1, 2)}
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        second = list(flower.train(Task("0" * 16, 2, "abc", {}), {0, 1}))
+    assert sorted((given.client, getattr(given, "round", None)) for given in second) == [(0, 2), (1, 2)]
+    assert caplog.messages == ["owner 1: a stale answer, to round 1: it is not taken"]
+    assert "4" not in grid.there  # the server holds it no more
+
+
+def test_an_owner_at_another_node_joins_again_and_one_that_left_is_not_asked() -> None:
+    grid = Grid({1: joined(0), 2: joined(1)})
+    flower = link(grid, clients=2)
+    list(flower.newcomers(INVITATION, set()))
+    more = encode(Joined(1, 30, 6, "", "model", "abc"))
+    grid.answers = {1: update(0, 1), 3: more}  # node 2 is gone, its owner is back at node 3
+    assert [(given.client, given.images) for given in flower.newcomers(INVITATION, {0, 1})
+            if isinstance(given, Joined)] == [(1, 30)]  # fmt: skip
+    grid.gone = {3}
+    found = {given.client: type(given) for given in flower.train(TASK, {0, 1, 2})}
+    assert found == {0: Update, 1: Unreached, 2: Unreached}
+
+
+def test_who_cannot_join_is_called_by_the_name_of_its_key() -> None:
+    grid = Grid({1: encode(Failure("at node 1", "ValueError: another veil")), 2: joined(5), 3: joined(5)})
+    found = [given for given in link(grid).newcomers(INVITATION, set()) if isinstance(given, Failure)]
+    assert {(given.client, given.reason) for given in found} == {
+        ("at node 1 (owner-0)", "ValueError: another veil"),
+        ("at node 3 (owner-2)", "its number 5 is another owner's"),
+    }
 
 
 def with_shape(shape: str) -> RecordDict:

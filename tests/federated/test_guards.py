@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from lightning_app.federated import clientapp
+from lightning_app.federated import clientapp, superexec
 from lightning_app.federated.flower import replace_in_flower
 from lightning_app.federated.superexec import InstalledAppExecutor, use_installed
 from lightning_app.federated.superlink import ControlFromHere, middleware
@@ -81,12 +83,27 @@ def test_an_owner_unpacks_no_bundle_and_runs_the_installed_app() -> None:
     assert load("evil/app", "1.0.0", "0" * 64) is clientapp.app
 
 
+def spec_of(kind: str) -> ExecutionSpec:
+    task: TaskType = kind  # type: ignore[assignment]
+    return ExecutionSpec(task, "127.0.0.1:1", "token", True, None, False, None, False, 1)
+
+
 def test_an_owner_takes_no_other_task() -> None:
     executor = InstalledAppExecutor()
     assert executor.get_eligible_capacity(set(TaskType)) == ({TaskType.CLIENT_APP}, set())
-    agent: TaskType = TaskType.AGENT_APP  # type: ignore[assignment]
-    spec = ExecutionSpec(agent, "127.0.0.1:1", "token", True, None, False, None, False, 1)
-    assert executor.launch(spec).status is LaunchResultStatus.FAILED
+    assert executor.launch(spec_of(TaskType.AGENT_APP)).status is LaunchResultStatus.FAILED
+
+
+def test_an_owner_answers_one_message_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(superexec, "_answer", lambda _: signal.pause())  # a training that goes on
+    executor = InstalledAppExecutor()
+    monkeypatch.setattr(executor, "_forks", multiprocessing.get_context("fork"))
+    assert executor.launch(spec_of(TaskType.CLIENT_APP)).status is LaunchResultStatus.ACCEPTED
+    (training,) = multiprocessing.active_children()
+    assert executor.get_eligible_capacity(set(TaskType)) == (set(), set())
+    executor.close()
+    training.join(5)
+    assert executor.get_eligible_capacity(set(TaskType)) == ({TaskType.CLIENT_APP}, set())
 
 
 def test_the_shipped_configs_fit_each_other() -> None:

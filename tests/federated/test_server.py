@@ -13,9 +13,9 @@ import torch
 from lightning_app.checkpoints import load_recogniser
 from lightning_app.federated.client import model_hash
 from lightning_app.federated.link import LocalLink
-from lightning_app.federated.messages import Failure, Task, Update, Weights
+from lightning_app.federated.messages import Failure, Invitation, Joined, Task, Unreached, Update, Weights
 from lightning_app.federated.server import Server
-from lightning_app.federated.weights import weights_hash
+from lightning_app.federated.weights import size_of, weights_hash
 from tests.federated.tiny import Pretender, federated, owners, plan_and_parts, spoilt, weights_of
 
 
@@ -107,6 +107,68 @@ def test_an_owner_with_another_mask_or_model_never_joins(
     assert "owner 1 cannot join: another mask: its hash is eeeeeeeeeeee…" in said[0]
     assert "owner 2 cannot join: another model" in said[1]
     assert three[1].joined == 2
+
+
+def test_an_owner_with_more_faces_is_left_out_once_and_a_late_one_is_not_invited_anew(tmp_path: Path) -> None:
+    def grown(update: Update) -> Update:
+        if update.round < 2:
+            return update
+        more.claims["images"] = 40
+        return spoilt(images=40)(update)
+
+    def slow(update: Update) -> Update:
+        return spoilt(seconds=9.5)(update) if update.round == 2 else update
+
+    more, late = Pretender(1, spoil=grown), Pretender(2, spoil=slow)
+    server, three = pretended(tmp_path, more, late, min_clients=1, rounds=4)
+    server.serve(LocalLink(three, timeout=5))
+    assert [record["clients"] for record in server.rounds] == [3, 1, 3, 3]
+    assert server.rounds[1]["client1/refused"] == "it says it saw 40 images: it joined with 16 for a round"
+    assert server.rounds[3]["client1/images"] == 40
+    assert [one.joined for one in three] == [1, 2, 1]
+
+
+class StartedAgain(LocalLink):
+    """Every owner is at another place before round 2, and joins again."""
+
+    def newcomers(self, invitation: Invitation, members: set[int]) -> Iterator[Joined | Failure]:
+        return super().newcomers(invitation, set())
+
+
+def test_a_member_that_joins_again_is_checked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def changes(update: Update) -> Update:
+        other.mask_hash = "e" * 64
+        return update
+
+    def grows(update: Update) -> Update:
+        more.claims["images"] = 40
+        return update if update.round == 1 else spoilt(images=40)(update)
+
+    more, other = Pretender(1, spoil=grows), Pretender(2, spoil=changes)
+    server, three = pretended(tmp_path, more, other)
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        server.serve(StartedAgain(three))
+    assert [record["clients"] for record in server.rounds] == [3, 2]
+    assert server.rounds[1]["client1/images"] == 40
+    assert "owner 2 cannot join: another mask" in caplog.text
+    assert "client2/refused" not in server.rounds[1]  # it is not asked
+
+
+class Unplugged(LocalLink):
+    """Owner 2 is gone in round 2."""
+
+    def train(self, task: Task, members: set[int]) -> Iterator[Update | Failure]:
+        if task.round == 2:
+            yield Unreached(2, "it is not connected any more")
+        yield from super().train(task, members - {2} if task.round == 2 else members)
+
+
+def test_what_was_not_sent_is_not_counted(tmp_path: Path) -> None:
+    server, three = pretended(tmp_path)
+    server.serve(Unplugged(three))
+    size = size_of(weights_of(server))
+    assert [record["bytes_down"] for record in server.rounds] == [3 * size, 2 * size]
+    assert server.rounds[1]["client2/refused"] == "it is not connected any more"
 
 
 class Killed(LocalLink):
