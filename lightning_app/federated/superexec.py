@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from flwr.clientapp import ClientApp
@@ -28,6 +29,7 @@ class InstalledAppExecutor(SubprocessExecutor):
     def __init__(self) -> None:
         self._forks = multiprocessing.get_context("forkserver")
         self._forks.set_forkserver_preload([_APP, _CLIENT])
+        self._started: list[BaseProcess] = []
 
     def get_eligible_capacity(
         self, supported_task_types: set[TaskType], **_: Any
@@ -37,7 +39,8 @@ class InstalledAppExecutor(SubprocessExecutor):
         Flower gives a task up whose process was silent for a minute, and hands out the next: an owner whose machine
         was too busy to say a word would train two rounds at once.
         """
-        if multiprocessing.active_children():
+        self.reconcile()
+        if self._started:
             return set(), set()
         return supported_task_types & {TaskType.CLIENT_APP}, set()
 
@@ -49,16 +52,18 @@ class InstalledAppExecutor(SubprocessExecutor):
         """
         if spec.task_type != TaskType.CLIENT_APP:
             return LaunchResult.failed(f"an owner runs its client app, and no {spec.task_type}")
-        self._forks.Process(target=_answer, args=(spec,)).start()
+        process = self._forks.Process(target=_answer, args=(spec,))
+        process.start()
+        self._started.append(process)
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
         """Clear away processes that have ended."""
-        multiprocessing.active_children()
+        self._started = [process for process in self._started if process.is_alive()]
 
     def close(self) -> None:
         """End the processes that are left."""
-        for process in multiprocessing.active_children():
+        for process in self._started:
             process.terminate()
 
 

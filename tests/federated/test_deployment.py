@@ -36,6 +36,12 @@ needs_openssl = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def this_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts take the Flower of the Python that runs the tests, activated or not."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
 def script(name: str, *args: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(SCRIPTS / f"{name}.sh"), *map(str, args)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)

@@ -98,11 +98,19 @@ def test_an_owner_answers_one_message_at_a_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(superexec, "_answer", lambda _: signal.pause())  # a training that goes on
     executor = InstalledAppExecutor()
     monkeypatch.setattr(executor, "_forks", multiprocessing.get_context("fork"))
+    handler = signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # Ray leaves one of its own, which a fork inherits
     assert executor.launch(spec_of(TaskType.CLIENT_APP)).status is LaunchResultStatus.ACCEPTED
-    (training,) = multiprocessing.active_children()
-    assert executor.get_eligible_capacity(set(TaskType)) == (set(), set())
-    executor.close()
-    training.join(5)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+    (training,) = executor._started
+    try:
+        assert executor.get_eligible_capacity(set(TaskType)) == (set(), set())
+        executor.close()
+        training.join(20)
+    finally:
+        training.kill()  # pytest would wait for it
+    assert training.exitcode == -signal.SIGTERM
     assert executor.get_eligible_capacity(set(TaskType)) == ({TaskType.CLIENT_APP}, set())
 
 
