@@ -52,7 +52,9 @@ def write_report(out: Outcome, final: bool = False) -> None:
         out: what was found.
         final: print the table and send copies to the loggers as well.
     """
-    flat: dict[str, float] = {f"ablation/{label}/paper": value / 100 for label, value in out.paper.items()}
+    flat: dict[str, float] = {
+        f"ablation/{label}/paper": round(value / 100, 6) for label, value in out.paper.items()
+    }
     points: dict[str, dict[str, tuple[float, float]]] = {column: {} for column in out.wanted}
     rows: list[list[object]] = []
     several = len(out.wanted) > 1
@@ -69,12 +71,13 @@ def write_report(out: Outcome, final: bool = False) -> None:
                 if at is None:
                     continue
                 flat[f"ablation/{label}/{column}/{short}"] = at.mean
-                flat[f"ablation/{label}/{column}/{short}_std"] = at.std
+                if at.std is not None:
+                    flat[f"ablation/{label}/{column}/{short}_std"] = at.std
                 if short == "accuracy":
                     flat[f"ablation/{label}/{column}/seeds"] = at.count
                 if key.split("/")[-1].startswith("accuracy"):
                     series = column if short == "accuracy" else f"{column}, {short}" if several else short
-                    points.setdefault(series, {})[label] = (at.mean, at.std)
+                    points.setdefault(series, {})[label] = (at.mean, at.std or 0.0)
         about = [flat.get(f"ablation/{label}/{short}") for short in _OF_VARIANTS]
         shown = ["–" if value is None else f"{value:.4f}" for value in about]
         paper = [f"{out.paper[label]:.2f}" if label in out.paper else "–"] if out.paper else []
@@ -97,23 +100,24 @@ def write_report(out: Outcome, final: bool = False) -> None:
 @dataclass(frozen=True)
 class _Over:
     mean: float
-    std: float
+    std: float | None
     count: int
 
 
 def _over(runs: Sequence[Mapping[str, Scalar]], key: str) -> _Over | None:
-    """Take a figure over the runs that have it: mean and standard deviation (ddof 0)."""
+    """Take a figure over the runs that have it: mean and standard deviation (ddof 1, none of one)."""
     values = [float(run[key]) for run in runs if isinstance(run.get(key), int | float)]  # type: ignore[arg-type]
     if not values:
         return None
-    return _Over(statistics.fmean(values), statistics.pstdev(values), len(values))
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return _Over(statistics.fmean(values), std, len(values))
 
 
 def _cell(at: _Over | None, wanted: int | None) -> str:
     """Show a share in %; with the number of runs `wanted`, say how many there are or that all are missing."""
     if at is None:
         return "–" if wanted is None else "missing"
-    text = f"{100 * at.mean:.1f}" + (f" ± {100 * at.std:.1f}" if at.count > 1 else "")
+    text = f"{100 * at.mean:.1f}" + ("" if at.std is None else f" ± {100 * at.std:.1f}")
     if wanted is None or wanted == 1:
         return text
     return f"{text} ({at.count} seeds)" if at.count == wanted else f"{text} ({at.count} of {wanted} seeds)"

@@ -146,7 +146,7 @@ def test_failed_runs_are_missing_in_the_table_named_at_the_end_and_alone_done_ag
     printed = capsys.readouterr()
     assert f"3 of 9 steps failed ({', '.join(names)})" in printed.err
     rows = {line.split()[0]: " ".join(line.split()) for line in printed.out.splitlines() if line.strip()}
-    assert rows["plain"] == "plain 0.7500 – 81.5 ± 0.5 (2 seeds) – – 79.78"
+    assert rows["plain"] == "plain 0.7500 – 81.5 ± 0.7 (2 seeds) – – 79.78"
     assert rows["gated"] == "gated 0.7500 – 81.0 (1 of 2 seeds) 70.0 11.0 89.12"
     assert rows["other"] == "other – – missing – – –"
     assert len(first.done) == 3
@@ -156,10 +156,10 @@ def test_failed_runs_are_missing_in_the_table_named_at_the_end_and_alone_done_ag
     assert again.done == names
     figures = json.loads(Path("runs/pair/metrics.json").read_text())
     assert figures["ablation/gated/resnet-mask/gate contributes"] == pytest.approx(0.115)
-    assert figures["ablation/gated/resnet-mask/gate contributes_std"] == pytest.approx(0.005)
+    assert figures["ablation/gated/resnet-mask/gate contributes_std"] == pytest.approx(0.005 * 2**0.5)
     assert figures["ablation/gated/resnet-mask/seeds"] == 2
     assert figures["ablation/gated/paper"] == pytest.approx(0.8912)
-    assert "gated 0.7500 – 81.5 ± 0.5 (2 seeds) 70.0 ± 0.0 11.5 ± 0.5 89.12" in " ".join(
+    assert "gated 0.7500 – 81.5 ± 0.7 (2 seeds) 70.0 ± 0.0 11.5 ± 0.7 89.12" in " ".join(
         capsys.readouterr().out.split()
     )
 
