@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor, distributed
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import DSSIMReport, Embeddings, LFWVerification
 from callbacks.sharded import Way, embed_sharded
@@ -38,17 +39,38 @@ class Listed(DrawnFaces):
         )  # fmt: skip
 
 
+class Collectives(TorchDispatchMode):
+    """Counts what is said between the ranks, and the images that go through the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.images = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += func.namespace == "c10d"
+        convolution = func in (torch.ops.aten.convolution.default, torch.ops.aten.conv2d.default)
+        if convolution and args[1].shape[1] == 3:  # the first layer
+            self.images += len(args[0])
+        return func(*args, **(kwargs or {}))
+
+
 class Probe(L.Callback):
-    """Keeps the embeddings of 13 and of 2 images."""
+    """Keeps the embeddings of 13 and of 2 images, and what 13 cost in batches of one and in a single one."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[list[float]]] = {}
+        self.cost: dict[str, list[int]] = {"collectives": [], "images": []}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for count in (13, 2):
             every = embed_sharded(trainer, pl_module, data, Listed(count), WAYS)
             self.found |= {f"{name} {count}": values.tolist() for name, values in every.items()}
+        for batch_size in (1, 13):
+            with Collectives() as counted:
+                embed_sharded(trainer, pl_module, data, Listed(13), WAYS, batch_size=batch_size)
+            self.cost["collectives"].append(counted.calls)
+            self.cost["images"].append(counted.images)
 
 
 def model() -> ResNetFSM:
@@ -80,7 +102,7 @@ def measured(folder: Path, world: int, network: ResNetFSM, people: int = PEOPLE)
         LFWVerification(reader=Listed(2), bootstrap=0, name="two"),
     )  # fmt: skip
     trainer.validate(network, datamodule=faces(people=people), verbose=False)
-    return {"figures": floats(trainer.callback_metrics), "embeddings": probe.found}
+    return {"figures": floats(trainer.callback_metrics), "embeddings": probe.found, "cost": probe.cost}
 
 
 def floats(metrics: dict[str, Tensor]) -> dict[str, float]:

@@ -83,6 +83,15 @@ class TestRanks:
                     torch.tensor(rank["embeddings"][name]), torch.tensor(values), atol=1e-5, rtol=0
                 )
 
+    def test_every_rank_embeds_its_share_without_a_word_to_the_others(
+        self, world: int, ranks: dict[int, tuple[Path, list[Found]]], one: Found
+    ) -> None:
+        assert one["cost"] == {"collectives": [0, 0], "images": [2 * 13] * 2}  # clean and veiled
+        for number, rank in enumerate(ranks[world][1]):
+            several, single = rank["cost"]["collectives"]
+            assert several == single > 0  # seven batches or one: only at the end
+            assert rank["cost"]["images"] == [2 * len(range(number, 13, world))] * 2
+
     def test_fit_with_uneven_validation_verifies_the_weights_it_keeps(
         self, world: int, ranks: dict[int, tuple[Path, list[Found]]]
     ) -> None:
