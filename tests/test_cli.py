@@ -247,6 +247,7 @@ OF_COMMANDS = {
     "desensitize.yaml": "desensitize",
     "fsm_ablation.yaml": "ablate",
     "rank_masks.yaml": "ablate",
+    "table3_masks.yaml": "ablate",
     "rank_scorers.yaml": "rank_scorers",
     "search_mask.yaml": "search_mask",
     "federated.yaml": "federate",
