@@ -20,8 +20,8 @@ log = logging.getLogger("faceveil")
 class CSVLog(CSVLogger):
     """Lightning's CSVLogger, but a disk that takes nothing stops no training.
 
-    Figures that cannot be written wait in memory for the next time, and one line says so. `metrics.csv` never holds
-    half a row, and never loses the rows it has.
+    Figures that cannot be written wait in memory for the next time, and one line says so. A full disk leaves no half
+    row in `metrics.csv` and takes none of its rows.
 
     Args:
         save_dir: where `metrics.csv` and `hparams.yaml` go.
