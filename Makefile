@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.faceveil-installed
 
-.PHONY: demo test lint chromium bench install clean
+.PHONY: demo test quick lint chromium bench install clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -22,6 +22,11 @@ lint: $(STAMP)
 
 test: lint chromium
 	$(PY) -m pytest
+
+# for after every change: without mypy and the tests that start processes
+quick: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m pytest -m "not slow"
 
 # report.html is tested in a browser where there is one: CI fetches it, nobody else's machine is touched
 chromium:

@@ -81,6 +81,7 @@ def test_test_and_predict_run(fitted: Path, veil: Veil) -> None:
     assert found["identity"].tolist() == [i // 8 for i in range(48)]
 
 
+@pytest.mark.slow
 def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
     config = write_config(tmp_path / "go.yaml", drawn_root)
     veil("fit", "--config", config)
@@ -107,6 +108,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_an_error_with_workers_at_hand_ends_the_command(drawn_root: Path, tmp_path: Path) -> None:
     """Workers leave SIGTERM to the main process: at its end Python would wait for them for ever."""
     config = write_config(tmp_path / "fails.yaml", drawn_root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -10,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,9 @@ import yaml
 from lightning_app.configs import CONFIGS
 from tests import ddp_ranks
 from tests.command_line import Veil, refused
+from tests.processes import pool
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = CONFIGS / "overlays"
@@ -38,13 +39,11 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, list[Found]]]:
     """By number of ranks: the folder they wrote in, and what each found."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.ddp_ranks"])
     found = {}
-    with ProcessPoolExecutor(3, mp_context=context) as pool:
+    with pool(3) as processes:
         for world in (2, 3):
             folder, port = tmp_path_factory.mktemp(f"ranks{world}"), free_port()
-            jobs = [pool.submit(ddp_ranks.rank_of, world, rank, port, folder) for rank in range(world)]
+            jobs = [processes.submit(ddp_ranks.rank_of, world, rank, port, folder) for rank in range(world)]
             found[world] = folder, [job.result(timeout=150) for job in jobs]
     return found
 

@@ -19,6 +19,8 @@ from lightning_app.runs import has_checkpoint
 from tests.forked import Forked
 from tests.small_run import STEPS, Collector, Diary, fit, state, write_small_config
 
+pytestmark = pytest.mark.slow
+
 LAST = Path("checkpoints/last.ckpt")
 MODES: dict[str, dict[str, Any]] = {
     "epochs": {"max_epochs": 3},

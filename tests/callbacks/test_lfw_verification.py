@@ -78,6 +78,7 @@ def written_out(
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.slow
 def test_three_situations_equal_the_written_out_way_and_read_every_image_once(
     flip: bool, count: int, tmp_path: Path
 ) -> None:

@@ -290,6 +290,7 @@ def test_a_disk_that_is_full_is_told(
 
 
 @linux
+@pytest.mark.slow
 def test_a_service_that_is_killed_ends_no_run(tmp_path: Path, drawn_root: Path) -> None:
     # a process of its own: the service is missed once more when Python exits
     broken = {"class_path": "tests.callbacks.test_loggers.Breaks"}

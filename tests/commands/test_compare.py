@@ -82,6 +82,7 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return write
 
 
+@pytest.mark.slow
 def test_everything_is_measured_once_and_shown(
     config: Callable[..., Path], fitted: Path, veil: Veil, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -142,6 +143,7 @@ def test_everything_is_measured_once_and_shown(
     assert json.loads((home / "metrics.json").read_text()) == found
 
 
+@pytest.mark.slow
 def test_faces_of_the_set_are_shown_only_when_asked(config: Callable[..., Path], veil: Veil) -> None:
     methods = yaml.safe_load(config().read_text())["methods"]
     path = config(methods={"none": methods["none"], "blur 9": methods["blur 9"]}, attacks={})
@@ -168,6 +170,7 @@ def test_loggers_get_the_table_and_no_face(
     assert sent[1][1][0].size[0] > 1000  # the scatter; faces stay in the page
 
 
+@pytest.mark.slow
 def test_runs_are_trained_shared_and_their_failures_told(
     drawn_root: Path,
     fitted: Path,
@@ -219,6 +222,7 @@ def test_runs_are_trained_shared_and_their_failures_told(
         module.run(["--config", str(path)])
 
 
+@pytest.mark.slow
 def test_a_restorer_is_trained_on_each_method_that_hides(
     config: Callable[..., Path], fitted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_mask_is_a_function_of_seed_level_and_number(drawn: Path, tmp_path: Pa
     assert len(set(pixels(drawn).values())) == 6
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_does(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,8 @@ from lightning_app.models import Inpainter, ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
 from tests.command_line import Veil, refused
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = 0.4, 0.25  # others than the defaults, so that forgetting them shows
 FILES = ["README.md", "card.json", "mask.json", "mask.png", "model.onnx", "model.safetensors"]
 

@@ -40,6 +40,7 @@ def written(path: Path, **more: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_rounds_table_figure_checkpoint_and_what_takes_it(
     veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

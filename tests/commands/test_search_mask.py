@@ -124,6 +124,7 @@ def test_without_ebp_there_is_no_template(clean: Path, tmp_path: Path) -> None:
     assert "T" not in facts
 
 
+@pytest.mark.slow
 def test_a_captum_method_and_a_mate_as_target(clean: Path, tmp_path: Path) -> None:
     gradients = ["--explainer", "captum.attr.IntegratedGradients", "--attribute_args", '{"n_steps": 4}']
     cam = ["--explainer", "captum.attr.LayerGradCam", "--explainer_args", '{"layer": "backbone.layer3"}']
@@ -189,6 +190,7 @@ def test_a_mask_is_not_replaced_unasked(clean: Path, tmp_path: Path) -> None:
     assert not list(folder.glob("template.*")) + list(folder.glob("saliency.png"))
 
 
+@pytest.mark.slow
 def test_what_says_little_is_warned_of(
     clean: Path, fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,6 +27,8 @@ from lightning_app.federated.owner import read_config
 from lightning_app.federated.server import Server
 from tests.federated.tiny import VEIL, config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]  # where the processes find tests.federated.tiny
 SCRIPTS = ROOT / "deploy" / "federated"
 PATIENCE = 240.0  # seconds; on idle cores the whole takes a fifth of it

@@ -13,6 +13,8 @@ from lightning_app.federated.apps import simulate
 from lightning_app.federated.server import Server
 from tests.federated.tiny import federated, plan_and_parts
 
+pytestmark = pytest.mark.slow
+
 
 def test_flowers_engine_gives_the_weights_of_the_local_one(tmp_path: Path) -> None:
     """Three owners of different people; two rounds."""

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_app.metrics import DSSIM, PSNR, Verification, dssim, psnr, verification
+from tests.processes import pool
 
 Pairs = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]
 MakePairs = Callable[..., Pairs]
@@ -131,11 +130,12 @@ def run_rank(rank: int, store: Path, pairs: Pairs) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path, pairs: MakePairs) -> None:
     listed = pairs(201, 4)
     one = measure(0, 1, drawn_images(), listed)
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        ranks = [pool.submit(run_rank, rank, tmp_path / "store", listed) for rank in range(2)]
+    with pool(2) as processes:
+        ranks = [processes.submit(run_rank, rank, tmp_path / "store", listed) for rank in range(2)]
         found = [rank.result() for rank in ranks]
     for two in found:
         assert two["dssim"] == pytest.approx(one["dssim"], abs=1e-6)

@@ -63,6 +63,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("veiled", ["mask", "mosaic"])
+@pytest.mark.slow
 def test_a_run_learns_and_its_checkpoint_attacks(
     veiled: str, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def in_a_process(home: Path, reader: Counted, workers: int) -> multiprocessing.p
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_ten_kills_leave_no_trace(tmp_path: Path, workers: int) -> None:
     release(tmp_path, tmp_path, "undisturbed", reader=Counted(tmp_path / "plain.log", 0))
     expected = contents(tmp_path / "undisturbed")
