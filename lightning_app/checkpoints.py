@@ -104,7 +104,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     data = checkpoint.get(_DATA)
     return model, CheckpointFacts(
         path=file,
-        sha256=_sha256(file),
+        sha256=file_sha256(file),
         model=kind.__name__,
         input_size=int(model.hparams["input_size"]),
         in_channels=int(model.hparams["in_channels"]),
@@ -175,7 +175,12 @@ def _class_of(state: dict[str, Any], saved: dict[str, Any]) -> type[Recogniser]:
     return ResNetMask if str(saved.get("_class_path", "")).endswith(".ResNetMask") else ResNet
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal; it is read by and by.
+
+    Args:
+        file: an existing file.
+    """
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):

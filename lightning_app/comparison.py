@@ -141,6 +141,11 @@ class Candidate:
             return
         made = saved_setting(self.run)
         other = None if made is None else difference(made, self.setting.about)
+        # figures that are there were measured as its config says, not as ours does
+        measured = saved_measured(self.run) if jobs.finished(self.run, self.figure) else None
+        if other is None and measured is not None:
+            ours = self.setting.measured["verification"]
+            other = difference(measured["verification"], ours, "verification.")
         if other is not None:
             raise ValueError(
                 f"methods.{self.label}: {self.run} holds a run with other settings ({other}): change the method, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -10,14 +11,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from lightning_app.configs import CONFIGS
+import yaml
+
+from lightning_app.checkpoints import file_sha256
+from lightning_app.configs import CONFIGS, find_config
 from lightning_app.files import write_atomically
 from lightning_app.report.tables import read_metrics
-from lightning_app.runs import has_checkpoint
+from lightning_app.runs import LAST, has_checkpoint
 
 log = logging.getLogger("faceveil")
+FILES = "files"  # key of a record under which `named_files` stand
+_CHECKPOINTS = ("ckpt_path", "checkpoint", "scorer")  # options of `fit`, `validate`, `search-mask`
 _MAIN = CONFIGS.parent / "main.py"
 # by which a run is asked to save and end; Windows has no SIGUSR1
 _STOP = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -74,34 +83,119 @@ def finished(run: Path, figure: str = "lfw/accuracy") -> bool:
 def check_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
     """Refuse what was made otherwise under the same name.
 
+    Files that have changed since (`FILES`) count only once something is made of them: a config that failed may be
+    mended. A file that only one side knows does not count, as in a record of an earlier version, which knows none,
+    or a checkpoint that was not there yet.
+
     Args:
         record: the JSON file that says how, if there is one yet.
-        made: what is made, for the message.
+        made: what is made, a run's folder or a file.
         about: how; JSON-able.
 
     Raises:
-        ValueError: there is a record, and it says something else.
+        ValueError: there is a record, and it says something else; names the files that have changed.
     """
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != about:
-        raise ValueError(
-            f"{made} was made with other settings or another mask than now asked for ({record}): remove both, or give "
-            "another --name"
-        )
+    if not record.is_file():
+        return
+    kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    then, now = _files(kept), _files(about)
+    changed = [
+        f"{name} has changed: SHA-256 {then[name][:12]}… then, {now[name][:12]}… now; "
+        for name in sorted(then.keys() & now.keys())
+        if then[name] != now[name]
+    ]
+    if {**kept, FILES: None} == {**about, FILES: None} and not (changed and _is_made(made)):
+        return
+    raise ValueError(
+        f"{made} was made with other settings or another mask than now asked for ({''.join(changed)}{record}): remove "
+        "both, or give another --name"
+    )
 
 
 def keep_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
     """Write down how something is made, and refuse what was made otherwise under the same name.
 
     Args:
-        record: the JSON file.
-        made: what is made, for the message.
+        record: the JSON file; left as it is once something is made, for what its files hold now says nothing of then.
+        made: what is made, a run's folder or a file.
         about: how; JSON-able.
 
     Raises:
-        ValueError: there is a record, and it says something else.
+        ValueError: there is a record, and it says something else, see `check_record`.
     """
     check_record(record, made, about)
-    write_atomically(record, json.dumps(about, indent=2) + "\n")
+    if not (record.is_file() and _is_made(made)):
+        write_atomically(record, json.dumps(about, indent=2) + "\n")
+
+
+def is_old(record: Path, made: Path) -> bool:
+    """Tell whether something was made by an earlier version, whose records do not hash files.
+
+    Args:
+        record: the JSON file, if there is one.
+        made: what is made, a run's folder or a file.
+    """
+    return record.is_file() and FILES not in json.loads(record.read_text(encoding="utf-8")) and _is_made(made)
+
+
+def named_files(args: Sequence[str]) -> dict[str, str | None]:
+    """Hash the files that a command line names, so that it can be told later whether they have changed.
+
+    Configs are hashed by what they say: comments and layout do not count. Checkpoints are those of the command line
+    and of the configs, whichever comes last.
+
+    Args:
+        args: the command line after `main.py`.
+
+    Returns:
+        Name as given → SHA-256 in hexadecimal; None for a checkpoint that is not there.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+    """
+    words = [part for word in args for part in (word.split("=", 1) if word.startswith("-") else [word])]
+    hashes: dict[str, str | None] = {}
+    settings: dict[str, object] = {}
+    for option, value in pairwise(words):
+        if option in ("-c", "--config"):
+            hashes[value], said = _read_config(find_config(value))
+            settings |= said if isinstance(said, dict) else {}
+        elif value.endswith((".yaml", ".yml")) and Path(value).is_file():  # such as `--model model.yaml`
+            hashes[value] = _read_config(Path(value))[0]
+        else:
+            settings[option.removeprefix("--")] = value
+    for key in _CHECKPOINTS:
+        if isinstance(name := settings.get(key), str):
+            file = Path(name) / LAST if Path(name).is_dir() else Path(name)
+            hashes[name] = _hash_of(file.resolve(), file.stat().st_mtime_ns) if file.is_file() else None
+    return hashes
+
+
+def _read_config(path: Path) -> tuple[str, object]:
+    content: bytes = path.read_bytes()
+    said: object = None
+    try:
+        said = yaml.safe_load(content)
+        content = yaml.safe_dump(said).encode()
+    except yaml.YAMLError:
+        log.debug("%s is not plain YAML", path)  # the command that is run with it says what is wrong
+    return hashlib.sha256(content).hexdigest(), said
+
+
+@cache
+def _hash_of(file: Path, mtime_ns: int) -> str:
+    """Hash a file once, however many runs name it, unless it is written meanwhile."""
+    return file_sha256(file)
+
+
+def _files(about: Mapping[str, object]) -> dict[str, str]:
+    files = about.get(FILES)
+    return {k: v for k, v in files.items() if v is not None} if isinstance(files, dict) else {}
+
+
+def _is_made(made: Path) -> bool:
+    """Tell whether something was made: a file, a run's figures, or a checkpoint that it goes on from."""
+    return made.is_file() or (made / "metrics.json").is_file() or has_checkpoint(made)
 
 
 def call(args: Sequence[str], output: Path, group: str) -> bool:

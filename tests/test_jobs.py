@@ -1,7 +1,9 @@
-"""A command's runs in processes of their own end with it, and are given time to save."""
+"""A command's runs in processes of their own end with it, are given time to save, and are kept record of."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import signal
@@ -118,3 +120,56 @@ def test_the_last_line_of_a_run_that_failed_is_told(here: Path, caplog: pytest.L
     assert not jobs.call(["fit", "--config", "x.yaml"], here / "log.txt", "group")
     assert "fit --config x.yaml failed (exit code 1): error: no such mask" in caplog.text
     assert (here / "log.txt").read_text().startswith("$ python main.py fit --config x.yaml\n")
+
+
+def test_configs_are_hashed_by_what_they_say_and_checkpoints_by_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/clean/checkpoints").mkdir(parents=True)
+    for name in ("runs/clean/checkpoints/last.ckpt", "own.ckpt", "other.ckpt"):
+        Path(name).write_bytes(name.encode())
+    Path("search.yaml").write_text("checkpoint: runs/clean\nscorer: other.ckpt\ngamma: 1.0\n")
+    Path("model.yaml").write_text("{lr: 0.1}")
+    args = ["fit", "--config", "search.yaml", "--model", "model.yaml", "--config=overlays/cpu.yaml"]
+    first = jobs.named_files([*args, "--scorer", "own.ckpt"])
+    assert {*first} == {"search.yaml", "model.yaml", "overlays/cpu.yaml", "runs/clean", "own.ckpt"}
+    assert first["own.ckpt"] == hashlib.sha256(b"own.ckpt").hexdigest()
+    assert first["runs/clean"] == hashlib.sha256(b"runs/clean/checkpoints/last.ckpt").hexdigest()
+    assert jobs.named_files([*args, "--scorer", "gone.ckpt"])["gone.ckpt"] is None
+    assert {*jobs.named_files(args)} == {*first} - {"own.ckpt"} | {"other.ckpt"}
+
+    Path("search.yaml").write_text("# a comment\n{scorer: other.ckpt, checkpoint: runs/clean, gamma: 1.0}")
+    assert jobs.named_files([*args, "--scorer", "own.ckpt"]) == first
+    Path("search.yaml").write_text("{scorer: other.ckpt, checkpoint: runs/clean, gamma: 2.0}")
+    Path("own.ckpt").write_bytes(b"another")
+    os.utime("own.ckpt", ns=(1, 1))
+    again = jobs.named_files([*args, "--scorer", "own.ckpt"])
+    assert {name for name in first if first[name] != again[name]} == {"search.yaml", "own.ckpt"}
+    with pytest.raises(FileNotFoundError, match=r"no config 'gone\.yaml'"):
+        jobs.named_files(["fit", "--config", "gone.yaml"])
+
+
+def test_a_changed_file_counts_once_something_is_made(tmp_path: Path) -> None:
+    record, made = tmp_path / "record.json", tmp_path / "run"
+
+    def about(**files: str | None) -> dict[str, object]:
+        return {"args": ["fit"], "files": files}
+
+    jobs.keep_record(record, made, about(config="a" * 64, scorer=None))
+    jobs.keep_record(record, made, about(config="b" * 64, scorer="c" * 64))  # it failed, and was mended
+    made.mkdir()
+    (made / "metrics.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"config has changed: SHA-256 bbbbbbbbbbbb… then, dddddddddddd… now; .*record"
+    ):
+        jobs.keep_record(record, made, about(config="d" * 64, scorer="c" * 64))
+    jobs.keep_record(record, made, about(config="b" * 64, scorer=None))  # removed to make room
+    assert json.loads(record.read_text()) == about(config="b" * 64, scorer="c" * 64)
+
+    record.write_text('{"args": ["fit"]}')  # as an earlier version wrote it
+    assert jobs.is_old(record, made)
+    jobs.keep_record(record, made, about(config="d" * 64))
+    assert record.read_text() == '{"args": ["fit"]}'
+    with pytest.raises(ValueError, match="made with other settings"):
+        jobs.check_record(record, made, {"args": ["validate"], "files": {}})

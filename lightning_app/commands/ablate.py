@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from lightning_app.jobs import slug
 from lightning_app.masks import load_mask, mask_hash
 from lightning_app.progress import progress_bar
 from lightning_app.report import read_metrics
+
+log = logging.getLogger("faceveil")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def ablate(
 
     Each run is an ordinary `fit` or `validate` in `<runs>/<name>/`, and in the W&B group `<name>`. A run that
     fails does not stop the others; given again, the command does only what is missing and goes on with a run
-    that was killed. In `<runs>/<name>/`: `metrics.json`, `ablation.png` (error bars: standard deviation over
+    that was killed. `jobs/` keeps what each was made with: its arguments, the mask, and the SHA-256 of its configs
+    and checkpoints. In `<runs>/<name>/`: `metrics.json`, `ablation.png` (error bars: standard deviation over
     seeds), `logs/`.
 
     Args:
@@ -103,7 +107,8 @@ def ablate(
         FileNotFoundError: a config, mask or checkpoint is not there.
         ChildProcessError: some runs failed; names them and their logs, after all others were done.
         ValueError: a variant with both a search and a mask, a figure named like one of the command's own, or a
-            finished run that was made otherwise.
+            finished run or search that was made otherwise: other arguments, another mask, or a config or
+            checkpoint that has changed since.
     """
     if not variants or not systems:
         raise ValueError("ablate: give at least one of variants and of systems")
@@ -128,26 +133,24 @@ def ablate(
             raise FileNotFoundError(
                 f"checkpoint {system.checkpoint}: no such file; train it first (see the config)"
             )
-    plan = Plan(folder, variants, systems, seeds or [0], args or [], figures or {})
-    known = {label: Path(v.mask) if v.mask else None for label, v in variants.items() if v.search is None}
-    for label, mask in known.items():  # before hours of training, not after
-        for job in plan.jobs(label, mask):
-            jobs.check_record(folder / "jobs" / f"{job.run}.json", folder / job.run, _about(job.args, mask))
+    plan = Plan(folder, variants, systems, seeds or [0], args or [], figures or {}, search, Path(masks))
+    _check_records(plan)
     failed: list[str] = []
     with progress_bar() as bar:
         total = len(variants) * (1 + sum(plan.wanted.values()))
         task = bar.add_task(name, total=total)
         for label, variant in variants.items():
             bar.update(task, description=f"{label}: mask")
-            mask = known[label] if label in known else _searched(label, variant, name, search, masks, folder)
+            mask = plan.mask(label)
+            found = variant.search is None or _search(plan, label)
             bar.advance(task)
             own = list(plan.jobs(label, mask))
-            for job in own if variant.search is None or mask is not None else ():
+            for job in own if found else ():
                 bar.update(task, description=job.run)
-                if not _run(job, mask, folder):
+                if not _run(job, mask, plan):
                     failed.append(job.run)
                 bar.advance(task)
-            if variant.search is not None and mask is None:
+            if not found:
                 failed.append(f"{label}: search-mask")
                 bar.advance(task, len(own))
             write_report(plan.outcome(name))
@@ -171,6 +174,8 @@ class Plan:
         seeds: of the runs that train.
         args: arguments of every run.
         figures: further figures: name → log key.
+        search: config that searches start from.
+        masks: folder of the masks that are searched for.
     """
 
     folder: Path
@@ -179,11 +184,43 @@ class Plan:
     seeds: Sequence[int]
     args: Sequence[str]
     figures: Mapping[str, str]
+    search: str = "search_mask.yaml"
+    masks: Path = Path("masks")
 
     @property
     def wanted(self) -> dict[str, int]:
         """How many runs a cell of each system has."""
         return {column: 1 if s.checkpoint else len(self.seeds) for column, s in self.systems.items()}
+
+    def mask(self, label: str) -> Path | None:
+        """Tell where a variant's mask lies, or will lie; None where it has none.
+
+        Args:
+            label: of the variant.
+        """
+        variant = self.variants[label]
+        if variant.search is not None:
+            return searched_mask(self.folder.name, label, self.masks)
+        return None if variant.mask is None else Path(variant.mask)
+
+    def search_job(self, label: str) -> Job:
+        """Give the search of a variant that has one, but for where its mask goes.
+
+        Args:
+            label: of the variant.
+        """
+        args = ["search-mask", "--config", self.search]
+        for key, value in (self.variants[label].search or {}).items():
+            args += [f"--{key}", *(_word(v) for v in (value if isinstance(value, list) else [value]))]
+        return Job(None, f"search_{slug(label)}", tuple(args))
+
+    def record(self, job: Job) -> Path:
+        """Tell where it is kept what a run or search was made with.
+
+        Args:
+            job: the run, or the search.
+        """
+        return self.folder / "jobs" / f"{job.run}.json"
 
     def jobs(self, label: str, mask: Path | None = None, column: str | None = None) -> Iterator[Job]:
         """Give the runs of a variant, of all systems or of one.
@@ -232,23 +269,36 @@ class Plan:
         return Outcome(name, self.folder, found, self.wanted, self.figures, paper, loggers)
 
 
-def _searched(label: str, variant: Variant, name: str, search: str, masks: str, folder: Path) -> Path | None:
-    """Return the variant's mask, searched for where it is not there yet; None where the search failed."""
-    assert variant.search is not None
-    found = searched_mask(name, label, Path(masks))
-    own = found.parent.name
-    args = ["search-mask", "--config", search]
-    for key, value in variant.search.items():
-        args += [f"--{key}", *(_word(v) for v in (value if isinstance(value, list) else [value]))]
-    record = folder / "jobs" / f"search_{slug(label)}.json"
-    jobs.keep_record(record, found.parent, _about(args, None))
-    if not found.is_file():
-        jobs.call(
-            [*args, "--name", own, "--output", masks],
-            folder / "logs" / f"search_{slug(label)}.log",
-            name,
-        )
-    return found if found.is_file() else None
+def _check_records(plan: Plan) -> None:
+    """Refuse what was made otherwise: before hours of training, not after."""
+    old: list[str] = []
+    for label, variant in plan.variants.items():
+        mask = plan.mask(label)
+        wanted: list[tuple[Job, Path | None, Path | None]] = []  # what is made with which mask
+        if variant.search is not None:
+            wanted.append((plan.search_job(label), mask, None))
+        if variant.search is None or (mask is not None and mask.is_file()):
+            wanted += [(job, plan.folder / job.run, mask) for job in plan.jobs(label, mask)]
+        for job, made, under in wanted:
+            assert made is not None
+            jobs.check_record(plan.record(job), made, _about(job, under))
+            old += [job.run] if jobs.is_old(plan.record(job), made) else []
+    if old:
+        log.warning(
+            "%s: %d runs and searches are of an earlier version, which did not keep what their configs and checkpoints "
+            "held; they are taken as they are (%s).", plan.folder, len(old), ", ".join(old),
+        )  # fmt: skip
+
+
+def _search(plan: Plan, label: str) -> bool:
+    """Search for a variant's mask unless it is there; tell whether it is."""
+    mask, job = plan.mask(label), plan.search_job(label)
+    assert mask is not None
+    jobs.keep_record(plan.record(job), mask, _about(job, None))
+    if not mask.is_file():
+        place = ["--name", mask.parent.name, "--output", str(plan.masks)]
+        jobs.call([*job.args, *place], plan.folder / "logs" / f"{job.run}.log", plan.folder.name)
+    return mask.is_file()
 
 
 def searched_mask(name: str, label: str, masks: Path) -> Path:
@@ -266,15 +316,19 @@ def _word(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool | dict) or value is None else str(value)
 
 
-def _run(job: Job, mask: Path | None, folder: Path) -> bool:
+def _run(job: Job, mask: Path | None, plan: Plan) -> bool:
     """Do a run unless it is done, going on where it was killed; tell whether it is done."""
-    run = folder / job.run
-    jobs.keep_record(folder / "jobs" / f"{job.run}.json", run, _about(job.args, mask))
-    return jobs.do(job.args, run, folder / "logs" / f"{job.run}.log", folder.name)
+    run = plan.folder / job.run
+    jobs.keep_record(plan.record(job), run, _about(job, mask))
+    return jobs.do(job.args, run, plan.folder / "logs" / f"{job.run}.log", plan.folder.name)
 
 
-def _about(args: Sequence[str], mask: Path | None) -> dict[str, object]:
-    return {"args": list(args), "mask_hash": None if mask is None else mask_hash(load_mask(mask))}
+def _about(job: Job, mask: Path | None) -> dict[str, object]:
+    return {
+        "args": list(job.args),
+        "mask_hash": None if mask is None else mask_hash(load_mask(mask)),
+        jobs.FILES: jobs.named_files(job.args),
+    }
 
 
 def build_parser() -> CommandParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,13 @@ def rank_scorers(
 
     Raises:
         FileNotFoundError: the ablation was not run, or a mask or checkpoint is not there.
-        ValueError: fewer than four masks have an accuracy, or a checkpoint does not fit the data.
+        ValueError: fewer than four masks have an accuracy, a mask is not the one that was trained under, or a
+            checkpoint does not fit the data.
 
     Source: ours; the paper (3.2) scores with the clean model without testing it.
     """
-    folder, masks = _masks(ablation, Path(runs))
+    plan, masks = _masks(ablation, Path(runs))
+    folder = plan.folder
     measured = read_metrics(folder / "metrics.json")
     accuracy = {label: _accuracies(label, measured) for label in masks}
     masks = {label: path for label, path in masks.items() if accuracy[label]}
@@ -72,6 +75,7 @@ def rank_scorers(
             f"ablation {ablation}: {len(masks)} masks have an accuracy in {folder / 'metrics.json'}; a rank "
             f"correlation needs {_FEWEST} or more, run `ablate` to its end first"
         )
+    _check_masks(plan, masks)
     refuse_released(data, "rank-scorers")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data.setup("fit")
@@ -120,21 +124,42 @@ def rank_scorers(
     return written
 
 
-def _masks(ablation: str, runs: Path) -> tuple[Path, dict[str, Path]]:
-    """Return the ablation's folder and its variants' masks, of those that have one."""
+def _masks(ablation: str, runs: Path) -> tuple[ablate.Plan, dict[str, Path]]:
+    """Return the ablation's runs and its variants' masks, of those that have one."""
     config = ablate.build_parser().parse_args(["--config", str(find_config(ablation))])
     folder = runs / config.name
     if not (folder / "metrics.json").is_file():
         raise FileNotFoundError(
             f"ablation {ablation}: {folder} has no metrics.json; run `python main.py ablate --config {ablation}` first"
         )
-    masks = {}
-    for label, variant in config.variants.items():
-        if variant.mask is not None:
-            masks[label] = Path(variant.mask)
-        elif variant.search is not None:
-            masks[label] = ablate.searched_mask(config.name, label, Path(config.masks))
-    return folder, masks
+    variants = {label: ablate.Variant(**vars(one)) for label, one in config.variants.items()}
+    systems = {label: ablate.System(**vars(one)) for label, one in config.systems.items()}
+    plan = ablate.Plan(folder, variants, systems, config.seeds or [0], config.args or [], {}, config.search,
+                       Path(config.masks))  # fmt: skip
+    found = {label: plan.mask(label) for label in variants}
+    return plan, {label: mask for label, mask in found.items() if mask is not None}
+
+
+def _check_masks(plan: ablate.Plan, masks: dict[str, Path]) -> None:
+    """Refuse masks that are not those whose accuracies the ablation has."""
+    unknown = []
+    for label, path in masks.items():
+        now, records = mask_hash(load_mask(path)), [plan.record(job) for job in plan.jobs(label, path)]
+        kept = {
+            record: json.loads(record.read_text(encoding="utf-8")) for record in records if record.is_file()
+        }
+        for record, about in kept.items():
+            if (then := about["mask_hash"]) != now:
+                raise ValueError(
+                    f"mask {path}: its hash is {now[:12]}…, but {plan.folder / record.stem} was made under one of "
+                    f"{str(then)[:12]}… ({record}): put that mask back, or remove run and record and `ablate` again"
+                )
+        unknown += [] if kept else [label]
+    if unknown:
+        log.warning(
+            "%s: whether these masks are those that were trained under cannot be checked, their runs left no record: "
+            "%s.", plan.folder / "jobs", ", ".join(unknown),
+        )  # fmt: skip
 
 
 def _accuracies(label: str, measured: dict[str, Scalar]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +26,11 @@ from lightning_app.masks import (
     write_candidates,
 )
 from lightning_app.masks.explain import Explainer, find_template
+from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.levels import Hidden
+from lightning_app.masks.objective import check_gamma
 from lightning_app.masks.search import Strategy
+from lightning_app.masks.template import check_threshold
 from lightning_app.report import write_metrics
 from lightning_app.version import version
 
@@ -124,12 +127,14 @@ def search_mask(
         images: how many held-out images candidates are scored on, drawn by the seed; null takes all.
         min_images: what `halving` starts with.
         brushes: ranges of the five hyper-parameters that each candidate draws its own from.
-        given: search among the masks of a folder, with no template unless `--ebp true` is given too; `ratio`,
-            `candidates` and `brushes` are of no use then.
+        given: search among the masks of a folder (`--given.folder masks/levels --given.level "[0.4, 0.5]"`, also
+            `.hidden` and `.count`), with no template unless `--ebp true` is given too; `ratio` and `candidates`
+            are not looked at then, and `brushes` refused.
         seed: of faces, images and candidates.
         batch_size: images per step.
         bf16: score in bfloat16, twice as fast where the processor has it; reported figures are in float32.
-        overwrite: replace a mask that is there.
+        overwrite: replace a mask that is there. Scores of a search of the same images, scorer, template and seed are
+            kept, so that one that was killed goes on and another `gamma` costs nothing.
 
     Raises:
         FileExistsError: the folder has a mask already and overwrite is off.
@@ -142,6 +147,11 @@ def search_mask(
     folder = Path(output) / name
     if (folder / "mask.png").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a mask already: give --overwrite, or another --name")
+    # at once, not after the saliency maps of K faces
+    check_gamma(gamma)
+    check_threshold(threshold)
+    if given is None:
+        check_ratio(ratio)
     refuse_released(data, "search-mask")
     ebp = given is None if ebp is None else ebp
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -155,16 +165,17 @@ def search_mask(
     held = data.held_out or data.training
 
     with Watch() as watch:
-        template = None
+        template, mates_used = None, 0
         if ebp:
             method = Explainer(explainer, explainer_args or {}, attribute_args or {})
             chosen = drawn_numbers(len(data.training), faces, _EXPLAINED, seed, "faces: K")
             pixels, labels = load_faces(data.training, chosen)
             mates = mates_of(data.training.labels, chosen, _MATES, seed) if target == "mate" else None
+            mates_used = 0 if mates is None else len(set(mates.tolist()) - set(chosen.tolist()))
             template = find_template(
                 model, pixels, labels, method, threshold=threshold, sigma=sigma,
                 mates=None if mates is None else load_faces(data.training, mates)[0], mean=data.mean,
-                std=data.std, batch_size=min(batch_size, 32), device=device, progress=watch.faces,
+                std=data.std, batch_size=min(batch_size, 32), seed=seed, device=device, progress=watch.faces,
             )  # fmt: skip
         count = len(held) if images is None else min(images, len(held))
         pixels, labels = load_faces(held, drawn_numbers(len(held), count, _SCORED, seed, "images"))
@@ -172,9 +183,7 @@ def search_mask(
             "mean": data.mean, "std": data.std, "batch_size": batch_size, "device": device,
         }  # fmt: skip
         fast = MaskScorer(judge, pixels, labels, bf16=bf16, **settings)
-        pool = None if given is None else _pool(given, data.size, seed)
-        if overwrite:
-            (folder / _JOURNAL).unlink(missing_ok=True)
+        files, pool = ([], None) if given is None else _pool(given, data.size, seed)
         folder.mkdir(parents=True, exist_ok=True)
         about = {"T": threshold, "K": faces, "sigma": sigma, "target": target}
         # shown at once where there is no earlier result: the search may find the template too large
@@ -184,7 +193,8 @@ def search_mask(
             fast, data.size, ratio if given is None else None,
             template=None if template is None else template.mask, gamma=gamma, strategy=strategy,
             candidates=candidates if given is None else None, brushes=brushes, seed=seed,
-            min_images=min(min_images, len(labels)), journal=folder / _JOURNAL, progress=watch, given=pool,
+            min_images=min(min_images, len(labels)), journal=folder / _JOURNAL, replace=overwrite,
+            progress=watch, given=pool,
         )  # fmt: skip
     exact = MaskScorer(judge, pixels, labels, bf16=False, **settings)
     loss, share = exact.score(found.mask), mask_ratio(found.mask)
@@ -193,25 +203,33 @@ def search_mask(
         "F": loss, "P": share, "objective": loss - gamma * share, "gamma": gamma,
         "F_clean": exact.score(torch.ones_like(found.mask)), "strategy": strategy, "seed": seed,
         "candidates": len({row.number for row in found.rows}), "number": found.best.number,
-        "images": len(labels), "held_out": data.held_out is not None, "passes": found.passes, "bf16": bf16,
+        "images": len(labels), "held_out": data.held_out is not None, "passes": found.asked,
+        "passes_made": found.passes, "bf16": bf16,
         "checkpoint": facts.sha256, "scorer": judge_facts.sha256, "ebp": ebp,
     }  # fmt: skip
+    if strategy == "halving":
+        report["min_images"] = min(min_images, len(labels))
     if template is not None:
         report |= {
             "T": threshold, "K": faces, "sigma": sigma, "target": target, "explainer": template.explainer,
             "template_ratio": float(1 - template.mask.mean()), "template_hash": template.hash,
+            "constant_maps": template.constant,
         }  # fmt: skip
     made: dict[str, Any] = {
         "method": "search", "version": version(), "time_s": round(time.monotonic() - started, 1),
-        "template_from_private_faces": 0 if template is None else faces,
+        "template_from_private_faces": 0 if template is None else faces + mates_used,
     }  # fmt: skip
+    if template is not None:
+        made |= {"explainer_args": explainer_args or {}, "attribute_args": attribute_args or {}}
     if found.candidate is not None:
         made["candidate"] = found.candidate.to_dict()
     if given is not None:
         folder_name = Path(given.folder).resolve().name  # no path: the mask leaves the house
-        made["given"] = {"folder": folder_name, "level": given.level and list(given.level)}
+        made["given"] = {
+            "folder": folder_name, "level": given.level and list(given.level), "file": files[found.best.number],
+        }  # fmt: skip
     else:
-        made["ratio"] = list(ratio)
+        made |= {"ratio": list(ratio), "brushes": asdict(brushes or BrushRange())}
     for old in _RESULT:  # an earlier result goes only now that there is a new one
         (folder / old).unlink(missing_ok=True)
     if template is not None:
@@ -234,7 +252,7 @@ def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, cl
         clean: whether it should have been trained on clean faces.
 
     Raises:
-        ValueError: its images have another size, or its identities another number.
+        ValueError: its images have another size or were normalised otherwise, or its identities another number.
     """
     if facts.input_size != data.size:
         raise ValueError(
@@ -247,11 +265,21 @@ def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, cl
             f"checkpoint {path}: knows {known} identities, this set has {data.num_classes}: give the data config it "
             "was trained with"
         )
+    wrong = [
+        name for name in ("mean", "std") if facts.data.get(name, getattr(data, name)) != getattr(data, name)
+    ]
+    if wrong:
+        raise ValueError(
+            f"checkpoint {path}: trained on pixels normalised with mean {facts.data.get('mean', data.mean):g} and std "
+            f"{facts.data.get('std', data.std):g}; give data.mean and data.std so, not {data.mean:g} and {data.std:g}"
+        )
     if clean and facts.clean is False:
         log.warning("%s was trained on desensitized faces: its saliency shows what their veil left.", path)
     split, own = facts.data.get("split"), data.state_dict()["split"]
     if data.held_out is None:
-        log.warning("data.val_share is 0: candidates are scored on images that the model was trained on.")
+        log.warning(
+            "data.val_share holds no image out: candidates are scored on images that the model was trained on."
+        )
     elif split is None:
         log.warning(
             "%s does not tell which images it held out: some of these may be its training images.", path
@@ -264,11 +292,12 @@ def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, cl
         )  # fmt: skip
 
 
-def _pool(given: GivenMasks, size: int, seed: int) -> Tensor:
+def _pool(given: GivenMasks, size: int, seed: int) -> tuple[list[str], Tensor]:
     levels = None if given.level is None else [given.level]
     found = MaskLevels(given.folder, size, levels=levels, hidden=given.hidden)
     count = len(found) if given.count is None else min(given.count, len(found))
-    return found.masks(drawn_numbers(len(found), count, _GIVEN, seed, "given.count").sort().values)
+    numbers = drawn_numbers(len(found), count, _GIVEN, seed, "given.count").sort().values
+    return [found.files[number] for number in numbers.tolist()], found.masks(numbers)
 
 
 def build_parser() -> CommandParser:

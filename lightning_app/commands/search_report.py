@@ -26,8 +26,10 @@ _HASHES = ("checkpoint", "scorer", "template_hash")
 _WORDS = {
     "F": "F, cross-entropy in nats (fp32)", "P": "P, mask ratio", "objective": "F − γ·P", "gamma": "γ",
     "F_clean": "F without a mask", "number": "number of the best", "images": "images scored on",
-    "passes": "forward passes", "T": "T, threshold", "K": "K, faces", "sigma": "σ, pixels",
+    "passes": "forward passes", "passes_made": "of these now", "T": "T, threshold", "K": "K, faces",
+    "sigma": "σ, pixels",
     "template_ratio": "mask ratio of the template alone", "bf16": "searched in bf16",
+    "constant_maps": "faces whose saliency map said nothing",
 }  # fmt: skip
 
 
@@ -42,8 +44,9 @@ def tell_search(folder: Path, report: dict[str, Any], identities: int) -> None:
     chance = math.log(identities)
     if report["F"] > chance:
         log.warning(
-            "F is %.2f nats, above chance (log %d = %.2f): the scorer is confidently wrong under such masks and its "
-            "choice says little; train one under random masks (lfwa_quick_levels.yaml) and give it as --scorer.",
+            "F is %.2f nats, above chance (log %d = %.2f): under such masks the scorer is no recogniser any more. How "
+            "well its order of masks, and that of one trained under random masks (--scorer), agreed with training: "
+            "docs/results.md, rank-scorers.",
             report["F"], identities, chance,
         )  # fmt: skip
 
@@ -70,13 +73,13 @@ def save_picture(
     if template is not None:
         saliency = [("mean saliency", template.raw), (f"smoothed, σ {report['sigma']:g}", template.saliency)]
         shown = (f"template, T {report['T']:g}", template.mask)
-    rows = [row for row in found.ranked() if row.objective is not None][:_SHOWN]
     masks = [
         (
-            f"{row.objective:.3f} = {row.F:.3f} − {report['gamma']:g}·{row.P:.3f}",
+            f"{row.value:.3f} = {row.F:.3f} − {report['gamma']:g}·{row.P:.3f}"
+            + ("" if row.objective is not None else f"\non {row.images} of {report['images']} images"),
             found.mask_of(row.number),
         )
-        for row in rows
+        for row in found.ranked(_SHOWN)
     ]
     size = found.mask.shape[-1]
     face = torch.from_numpy(DrawnFaces(2, 1, size=size, seed=0, nuisance=0.3).read(0)).float() / 255

@@ -25,7 +25,7 @@ _PARTS = ("conv1", "bn1", "relu", "maxpool", *STAGES, "avgpool")
 # rounding there instead of zeros, and P divided by rounding is noise. What arrives there is counted as lost.
 _FLOOR = 1e-6
 _WIDE = 10  # cells a side from which oneDNN convolves channels-last faster: a tenth off a whole map at 112 px
-_TINY = 1e-38  # smallest normal fp32: makes 0 / 0 a 0
+_TINY = torch.finfo(torch.float32).tiny  # makes 0 / 0 a 0; normal, so it stays where denormals are flushed
 
 Row = tuple[str, Tensor, Tensor]  # layer, ΣP below it [B], mass lost in it [B]
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_app.files import write_atomically
+from lightning_app.files import replacing
 from lightning_app.masks.bits import Array, Size, as_array, as_size, pack_masks, size_text
 
 # What Pillow raises for files that are no image, broken, cut short or absurdly large.
@@ -29,7 +29,7 @@ def draw_hint(path: str | Path, size: Size | None = None) -> str:
     if height != width:
         return f"draw one with lightning_app.masks.freeform_masks(1, ({height}, {width})) and save_mask"
     side = "SIDE" if height is None else height
-    again = " --overwrite" if Path(path).exists() else ""
+    again = " --overwrite" if Path(path).exists() or Path(path).with_suffix(".json").exists() else ""
     return (
         f"draw one with `python main.py draw-mask --ratio 0.74 0.78 --size {side} --output {path}{again}`"
         + ("" if size is not None else " (SIDE: that of the images)")
@@ -86,7 +86,9 @@ def load_mask(path: str | Path, size: Size | None = None) -> Tensor:
 
 
 def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
-    """Write a mask as PNG and, beside it, what is known of it as `NAME.json`; each file atomically.
+    """Write a mask as PNG and, beside it, what is known of it as `NAME.json`; each file atomically, the PNG last.
+
+    A kill may leave a JSON without its PNG, which is no mask; never a PNG without its facts, or with another's.
 
     The JSON holds `mask_ratio`, `size` (height, width), `mask_hash` (SHA-256 of the pixels, the
     same on every machine), `file_hash` (SHA-256 of the PNG's bytes) and the facts given.
@@ -121,9 +123,14 @@ def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
         content = sidecar(own | facts)
     except (TypeError, ValueError) as error:
         raise ValueError(f"facts: JSON cannot hold them ({error})") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
-    write_atomically(path.with_suffix(".json"), content)
+    with replacing(path) as picture:
+        picture.write(buffer.getvalue())
+        picture.flush()
+        with replacing(path.with_suffix(".json")) as beside:
+            beside.write(content)
+            beside.flush()
+            # both are on the disk, which was not too full; no earlier mask stands beside the new one's facts
+            path.unlink(missing_ok=True)
 
 
 def sidecar(facts: Mapping[str, object]) -> bytes:

@@ -22,21 +22,25 @@ class Journal:
         path: the file; made where it is missing, gone on with where it has the same fingerprint. None keeps
             nothing on disk.
         fingerprint: JSON-able.
+        replace: whether a file that cannot be gone on with is written anew rather than refused.
 
     Attributes:
         sums: mask hash → images → sum of losses in nats.
 
     Raises:
-        ValueError: the file is no journal, is damaged before its last line, or has another fingerprint.
+        ValueError: the file is no journal, is damaged before its last line, or has another fingerprint; or is a
+            folder.
     """
 
-    def __init__(self, path: str | Path | None, fingerprint: Mapping[str, object]) -> None:
+    def __init__(
+        self, path: str | Path | None, fingerprint: Mapping[str, object], replace: bool = False
+    ) -> None:
         self.sums: dict[str, dict[int, float]] = {}
         self._file: IO[str] | None = None
         if path is None:
             return
         self.path = Path(path)
-        self._open(json.dumps(fingerprint, sort_keys=True) + "\n")
+        self._open(json.dumps(fingerprint, sort_keys=True) + "\n", replace)
 
     def __enter__(self) -> Journal:
         """Return the journal."""
@@ -56,21 +60,32 @@ class Journal:
             self._file.write(json.dumps({"mask": mask, "images": images, "sum": total}) + "\n")
             self._file.flush()
 
-    def _open(self, header: str) -> None:
+    def _open(self, header: str, replace: bool) -> None:
         if self.path.is_dir():
             raise ValueError(f"journal: {self.path} is a folder; name a file")
         content = self.path.read_bytes() if self.path.exists() else b""
         if header.encode().startswith(content):  # new, or killed while its first line was written
             write_atomically(self.path, header)
             content = header.encode()
-        *lines, rest = content.split(b"\n")
-        self._check(lines[0] if lines else rest, header)
-        for number, line in enumerate(lines[1:], start=2):
-            self._read(line, number)
+        try:
+            rest = self._take(content, header)
+        except ValueError:
+            if not replace:
+                raise
+            self.sums, rest = {}, b""
+            write_atomically(self.path, header)
         if rest:
             with self.path.open("rb+") as file:
                 file.truncate(len(content) - len(rest))
         self._file = self.path.open("a", encoding="utf-8", newline="\n")
+
+    def _take(self, content: bytes, header: str) -> bytes:
+        """Read the file's sums and return a last line that was cut short."""
+        *lines, rest = content.split(b"\n")
+        self._check(lines[0] if lines else rest, header)
+        for number, line in enumerate(lines[1:], start=2):
+            self._read(line, number)
+        return rest
 
     def _check(self, line: bytes, header: str) -> None:
         ours = json.loads(header)

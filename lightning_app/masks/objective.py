@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,20 @@ def objective(F: float, P: float, gamma: float) -> float:
     Source: formula 3; P as the design reads formula 2.
     """
     return F - gamma * P
+
+
+def check_gamma(gamma: float) -> float:
+    """Return γ; refuse one that would make no objective.
+
+    Args:
+        gamma: nats per unit of mask ratio.
+
+    Raises:
+        ValueError: it is negative or not finite.
+    """
+    if not (math.isfinite(gamma) and gamma >= 0):
+        raise ValueError(f"gamma: {gamma} is not a finite number of nats per unit of mask ratio, at least 0")
+    return gamma
 
 
 class MaskScorer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from lightning_app.masks.freeform import check_ratio, free_pixels
 from lightning_app.masks.io import bits_hash, mask_hash, mask_ratio
 from lightning_app.masks.journal import Journal
 from lightning_app.masks.levels import MaskLevels
-from lightning_app.masks.objective import MaskScorer
+from lightning_app.masks.objective import MaskScorer, check_gamma
 from lightning_app.masks.strategies import (
     GENERATION,
     Bench,
@@ -86,6 +85,7 @@ def search(
     seed: int = 0,
     min_images: int = 16,
     journal: str | Path | None = None,
+    replace: bool = False,
     progress: Progress | None = None,
     given: Given | None = None,
 ) -> SearchResult:
@@ -110,13 +110,14 @@ def search(
         min_images: of `halving`: images that every candidate is scored on.
         journal: a JSON-lines file that scores are written to as they come; a search that was killed goes on
             from it and ends as it would have. `gamma` and `candidates` may differ, nothing else.
+        replace: whether a journal of another search is written anew rather than refused.
         progress: called with (forward passes so far, all of them, the best row so far) after every score.
         given: `[N,1,H,W]` masks of 0 and 1, or a folder's, to search in instead of drawing; those whose mask
             ratio, united with the template, is outside `ratio` are left out.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others, the range is out of reach, or the
-            journal is another search's.
+            journal is another search's and not to be replaced.
 
     Source: Algorithm 1 and formulas 3 and 5; of a given set Table 2.
     """
@@ -161,7 +162,7 @@ def search(
     before = [0, *(images for _, images in plan)]
     total = sum(count * (images - less) for (count, images), less in zip(plan, before, strict=False))
     passes = scorer.passes
-    with Journal(journal, settings | scorer.fingerprint()) as kept:
+    with Journal(journal, settings | scorer.fingerprint(), replace) as kept:
         bench = Bench(scorer, kept, draw, gamma, total, progress)
         if strategy == "random":
             exhaustive(bench, numbers)
@@ -216,8 +217,7 @@ def _checked(
         )
     if strategy not in get_args(Strategy):
         raise ValueError(f"strategy: {strategy!r} is none of {', '.join(get_args(Strategy))}")
-    if not (math.isfinite(gamma) and gamma >= 0):
-        raise ValueError(f"gamma: {gamma} is not a finite number of nats per unit of mask ratio, at least 0")
+    check_gamma(gamma)
     if candidates is not None and candidates < 1:
         raise ValueError(f"candidates: {candidates} is not a positive number of masks")
     if strategy == "halving" and not 1 <= min_images <= len(scorer):

@@ -158,6 +158,20 @@ def mean_saliency(maps: Tensor, size: Size, sigma: float = 0.0, signed: Signed =
     return mean.compute()
 
 
+def check_threshold(threshold: float) -> float:
+    """Return T; refuse one that formula 4 does not know.
+
+    Args:
+        threshold: T.
+
+    Raises:
+        ValueError: it is not in [0, 1).
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold: {threshold} is not in [0, 1); the paper takes 0.3 to 0.7")
+    return threshold
+
+
 def critical_template(maps: Tensor, threshold: float) -> Tensor:
     """Return what must stay visible: the pixels whose mean saliency is above T (paper, formula 4).
 
@@ -173,8 +187,7 @@ def critical_template(maps: Tensor, threshold: float) -> Tensor:
         ValueError: a threshold out of range, maps of another shape or range, or no pixel above T; the message
             then says which T to try.
     """
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold: {threshold} is not in [0, 1); the paper takes 0.3 to 0.7")
+    check_threshold(threshold)
     if maps.ndim == 4 and maps.shape[1] == 1:
         mean = mean_saliency(maps, (maps.shape[-2], maps.shape[-1])).to(maps.device)
     elif maps.ndim == 3 and maps.shape[0] == 1 and maps.numel() > 0:

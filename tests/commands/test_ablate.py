@@ -97,6 +97,84 @@ def test_a_search_with_other_settings_under_the_same_name_is_refused(
             run(["--config", str(table)])
 
 
+@pytest.fixture
+def finished(table: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ablation that is done: a searched mask, a system that is trained under it, one that is verified."""
+    calls: list[str] = []
+
+    def call(args: Sequence[str], output: Path, group: str) -> bool:
+        calls.append(args[0])
+        at = {args[i]: args[i + 1] for i in range(len(args) - 1)}
+        if args[0] == "search-mask":
+            save_mask(freeform_masks(1, 32)[0], Path(at["--output"]) / at["--name"] / "mask.png")
+            return True
+        home = Path(at["--runs"]) / at["--name"]
+        home.mkdir(parents=True)
+        (home / "metrics.json").write_text('{"lfw/accuracy": 0.8}')
+        return True
+
+    monkeypatch.setattr(jobs, "call", call)
+    for name in ("clean.ckpt", "scorer.ckpt", "verified.ckpt"):
+        Path(name).write_bytes(name.encode())
+    Path("s.yaml").write_text("{checkpoint: clean.ckpt, gamma: 1.0}")
+    Path("overlay.yaml").write_text("{trainer: {max_epochs: 3}}")
+    about = yaml.safe_load(table.read_text()) | {
+        "search": "s.yaml",
+        "variants": {"T": {"search": {"scorer": "scorer.ckpt"}, "args": ["--config", "overlay.yaml"]}},
+    }
+    about["systems"]["clean"] = {"config": "lfwa_quick_mask.yaml", "checkpoint": "verified.ckpt"}
+    table.write_text(yaml.safe_dump(about, sort_keys=False))
+    run(["--config", str(table)])
+    assert calls == ["search-mask", "fit", "validate"]
+    monkeypatch.setattr(jobs, "call", lambda *rest: pytest.fail("nothing is to be run"))
+    return table
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("s.yaml", "masks/pair-T/mask.png"),
+        ("clean.ckpt", "masks/pair-T/mask.png"),
+        ("scorer.ckpt", "masks/pair-T/mask.png"),
+        ("tiny.yaml", "runs/pair/T_resnet-mask_s1"),
+        ("overlay.yaml", "runs/pair/T_resnet-mask_s1"),
+        ("verified.ckpt", "runs/pair/T_clean"),
+    ],
+)
+def test_a_file_that_has_changed_since_is_refused_by_name(finished: Path, name: str, made: str) -> None:
+    run(["--config", str(finished)])
+    Path(name).write_text("{trainer: {max_epochs: 9}, gamma: 50.0, checkpoint: clean.ckpt}")
+    with pytest.raises(
+        ValueError, match=rf"^{made} was made with other settings .*{name} has changed: SHA-256"
+    ):
+        run(["--config", str(finished)])
+
+
+def test_records_of_an_earlier_version_are_taken_as_they_are(
+    finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = sorted(Path("runs/pair/jobs").iterdir())
+    for record in records:
+        kept = json.loads(record.read_text())
+        assert kept.pop("files")
+        record.write_text(json.dumps(kept))
+    before = [record.read_bytes() for record in records]
+    Path("s.yaml").write_text("{checkpoint: clean.ckpt, gamma: 50.0}")
+    with caplog.at_level("WARNING", "faceveil"):
+        run(["--config", str(finished)])
+    assert [record.read_bytes() for record in records] == before
+    (line,) = [entry.getMessage() for entry in caplog.records]
+    assert "3 runs and searches are of an earlier version" in line
+    assert "search_T, T_resnet-mask_s1, T_clean" in line
+
+
+def test_facts_without_a_mask_are_no_finished_search(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("masks/pair-T/mask.png").unlink()  # killed between the two
+    monkeypatch.setattr(jobs, "call", lambda *rest: False)
+    with pytest.raises(ChildProcessError, match="T: search-mask"):
+        run(["--config", str(finished)])
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_does_not_lose_the_others(table: Path, caplog: pytest.LogCaptureFixture) -> None:
     about = yaml.safe_load(table.read_text())

@@ -286,6 +286,23 @@ def test_what_was_verified_of_another_checkpoint_is_not_taken(
     assert "runs/both/none was made with other settings" in line
 
 
+def test_a_trained_run_that_was_verified_otherwise_is_refused(
+    config: Callable[..., Path], fitted: Path, tmp_path: Path
+) -> None:
+    fit = yaml.safe_load((fitted / "tiny.yaml").read_text())
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/shared").symlink_to(fitted / "runs/tiny")
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(fit))
+    Candidate("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
+    fit["trainer"]["callbacks"][0]["init_args"]["flip"] = True
+    path.write_text(yaml.safe_dump(fit))
+    with pytest.raises(
+        ValueError, match=r"methods\.m: runs/shared holds a .*verification\.flip is false, not true"
+    ):
+        Candidate("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
+
+
 def test_an_attacker_who_knows_the_people_is_told(
     config: Callable[..., Path], fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

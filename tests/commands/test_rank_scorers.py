@@ -15,7 +15,7 @@ from datamodules import FaceDataModule, FolderFaces
 from lightning_app.checkpoints import load_recogniser
 from lightning_app.commands.faces import drawn_numbers, load_faces
 from lightning_app.commands.rank_scorers import _SCORED, run
-from lightning_app.masks import freeform_masks, load_mask, save_mask
+from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.report import write_metrics
 from tests.command_line import Veil, write_config
 
@@ -36,6 +36,9 @@ def home(tmp_path: Path, drawn_root: Path, veil: Veil) -> Path:
         drawn = freeform_masks(1, 32, ratio, generator=torch.Generator().manual_seed(number))[0]
         save_mask(drawn, tmp_path / f"m{number}.png")
         variants[f"mask {number}"] = {"mask": f"m{number}.png"}
+        record = tmp_path / f"runs/five/jobs/mask_{number}_resnet-mask_s0.json"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"args": [], "mask_hash": mask_hash(drawn)}))
         figures[f"ablation/mask {number}/resnet-mask/accuracy"] = 0.9 - number / 10
     ablation = {"name": "five", "variants": variants, "systems": {"resnet-mask": {"config": str(fit)}}}
     (tmp_path / "five.yaml").write_text(yaml.safe_dump(ablation))
@@ -81,6 +84,22 @@ def test_an_ablation_that_was_not_run_is_refused(home: Path, veil: Veil) -> None
     Path("runs/five/metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"five has no metrics.json; run `python main.py ablate"):
         run(["--config", "rank.yaml"])
+
+
+def test_a_mask_that_was_replaced_after_training_is_refused(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = Path("runs/five/jobs/mask_0_resnet-mask_s0.json")
+    now, then = mask_hash(load_mask("m1.png")), json.loads(record.read_text())["mask_hash"]
+    save_mask(load_mask("m1.png"), "m0.png")
+    with pytest.raises(
+        ValueError, match=rf"mask m0\.png: its hash is {now[:12]}…, .* {then[:12]}… \({record}\)"
+    ):
+        run(["--config", "rank.yaml"])
+    record.unlink()
+    with caplog.at_level("WARNING", "faceveil"):
+        run(["--config", "rank.yaml", "--bootstrap", "2"])
+    assert "cannot be checked, their runs left no record: mask 0." in caplog.text
 
 
 def test_three_masks_are_too_few(home: Path) -> None:

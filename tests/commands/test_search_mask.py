@@ -17,11 +17,12 @@ from torch.nn import functional as F
 
 from datamodules import FaceDataModule, FolderFaces
 from lightning_app.checkpoints import load_recogniser
+from lightning_app.commands import search_mask, search_report
 from lightning_app.commands.faces import drawn_numbers, load_faces
 from lightning_app.commands.search_mask import _SCORED, run
 from lightning_app.masks import freeform_masks, load_mask, save_mask
 from main import main
-from tests.command_line import write_config
+from tests.command_line import Veil, write_config
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,65 @@ def test_the_same_seed_gives_the_same_mask_and_a_killed_search_goes_on(clean: Pa
     lines = (first / "search.jsonl").read_text().splitlines(keepends=True)
     (half / "search.jsonl").write_text("".join(lines[: len(lines) // 2]) + lines[-1][:9])
     resumed = json.loads((_searched(clean, tmp_path / "d") / "mask.json").read_text())
+    whole = json.loads((first / "mask.json").read_text())
     assert resumed["mask_hash"] == digest[0]
-    assert 0 < resumed["passes"] < json.loads((first / "mask.json").read_text())["passes"]
+    assert resumed["passes"] == whole["passes"] == whole["passes_made"]
+    assert 0 < resumed["passes_made"] < whole["passes"]
+
+
+def test_a_killed_search_that_replaces_goes_on_and_another_gamma_costs_nothing(
+    clean: Path, tmp_path: Path
+) -> None:
+    folder = _searched(clean, tmp_path)
+    journal, once = folder / "search.jsonl", json.loads((folder / "mask.json").read_text())
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:4]))
+    again = json.loads((_searched(clean, tmp_path, "--overwrite") / "mask.json").read_text())
+    assert again["mask_hash"] == once["mask_hash"]
+    assert 0 < again["passes_made"] < again["passes"] == once["passes"]
+    free = ["--overwrite", "--strategy", "random", "--gamma"]
+    made = [
+        json.loads((_searched(clean, tmp_path, *free, g) / "mask.json").read_text()) for g in ("0", "1e6")
+    ]
+    assert made[0]["passes_made"] == made[0]["passes"] > made[1]["passes_made"] == 0
+    assert made[0]["P"] < made[1]["P"]
+
+
+def test_the_facts_say_how_template_and_candidates_were_made(clean: Path, tmp_path: Path) -> None:
+    args = [
+        "--target",
+        "mate",
+        "--explainer_args",
+        '{"layer": "layer1"}',
+        "--brushes.max_angle",
+        "[200, 300]",
+    ]
+    facts = json.loads((_searched(clean, tmp_path, *args) / "mask.json").read_text())
+    assert facts["explainer_args"] == {"layer": "layer1"}
+    assert facts["attribute_args"] == {}
+    assert facts["min_images"] == 2
+    assert facts["brushes"]["max_angle"] == [200, 300]
+    assert facts["ratio"] == [0.6, 0.8]
+    assert 12 < facts["template_from_private_faces"] <= 24  # the mates are private faces as well
+
+
+def test_the_picture_shows_twelve_candidates_scored_on_all_images_or_not(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def figure(masks: list[tuple[str, object]], *rest: object) -> Image.Image:
+        shown.extend(caption for caption, _ in masks)
+        return Image.new("RGB", (2, 2))
+
+    monkeypatch.setattr(search_report, "search_figure", figure)
+    _searched(clean, tmp_path, "--candidates", "14")
+    assert len(shown) == 12
+    estimates = [caption.splitlines()[1:] for caption in shown]
+    assert estimates[0] == []
+    assert ["on 2 of 6 images"] in estimates
+    sizes = [6 if not lines else int(lines[0].split()[1]) for lines in estimates]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_gamma_moves_the_choice(clean: Path, tmp_path: Path) -> None:
@@ -140,7 +198,9 @@ def test_search_in_a_given_set(clean: Path, tmp_path: Path) -> None:
     given = {"folder": str(tmp_path / "set"), "level": [0.4, 0.5], "hidden": "black"}
     folder = _searched(clean, tmp_path, "--given", json.dumps(given), "--strategy", "random")
     facts = json.loads((folder / "mask.json").read_text())
+    given_file = facts["given"].pop("file")
     assert facts["given"] == {"folder": "set", "level": [0.4, 0.5]}, "no path leaves the house"
+    assert torch.equal(load_mask(tmp_path / "set" / given_file, 32), load_mask(folder / "mask.png", 32))
     assert str(tmp_path) not in (folder / "mask.json").read_text()
     assert "ratio" not in facts, "a given set is not asked for one"
     assert (facts["ebp"], facts["template_from_private_faces"]) == (False, 0)
@@ -166,6 +226,7 @@ def test_search_in_a_given_set(clean: Path, tmp_path: Path) -> None:
         (["--explainer", "torch.nn.Linear"], "not a captum Attribution"),
         (["--explainer_args", '{"layer": "x"}'], "layer: 'x' is not one a map is read from"),
         (["--name", "a/b"], "name 'a/b': give a plain name"),
+        (["--data.mean", "0", "--data.std", "1"], "normalised with mean 0.5 and std 0.5; give data.mean and"),
         (["--data.reader.size", "48"], "trained on 32 px images, these have 48 px"),
         (["--data.reader.min_images", "100"], "min_images"),
     ],
@@ -208,7 +269,32 @@ def test_what_says_little_is_warned_of(
         _searched(clean, tmp_path / "e", "--scorer", str(veiled))
     said = [record.message for record in caplog.records]
     assert any("held out other images" in line for line in said)
-    assert any("val_share is 0" in line for line in said)
+    assert any("val_share holds no image out" in line for line in said)
     assert not any("trained on desensitized" in line for line in said)  # a scorer may be
     facts = json.loads((tmp_path / "e/searched/mask.json").read_text())
     assert facts["scorer"] != facts["checkpoint"]
+
+
+@pytest.mark.parametrize("args", [["--gamma", "-1"], ["--threshold", "1"], ["--ratio", "0.8", "0.6"]])
+def test_settings_are_refused_before_any_face_is_read(
+    clean: Path, tmp_path: Path, args: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_mask, "load_recogniser", lambda *rest: pytest.fail("too late"))
+    with pytest.raises(ValueError, match=args[0].strip("-")):
+        _searched(clean, tmp_path, *args)
+
+
+def test_a_checkpoint_of_desensitized_faces_is_warned_of(
+    clean: Path, drawn_root: Path, tmp_path: Path, veil: Veil, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = write_config(tmp_path / "veiled.yaml", drawn_root, "ResNetMask")
+    text = yaml.safe_load(config.read_text())
+    text["trainer"] |= {"callbacks": [], "max_epochs": 1}
+    config.write_text(yaml.safe_dump(text))
+    veil("fit", "--config", config)
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        _searched(clean, tmp_path, "--checkpoint", str(tmp_path / "runs/veiled"))
+    said = [record.getMessage() for record in caplog.records]
+    assert any(
+        "was trained on desensitized faces: its saliency shows what their veil left" in s for s in said
+    )

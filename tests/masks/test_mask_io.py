@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -140,6 +142,58 @@ def test_refused_pictures(tmp_path: Path) -> None:
 def test_one_bit_pngs_are_masks_too(tmp_path: Path) -> None:
     Image.fromarray(np.eye(8, dtype=bool)).save(tmp_path / "m.png")
     assert torch.equal(load_mask(tmp_path / "m.png"), torch.eye(8)[None])
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_full_disk_loses_no_earlier_mask(
+    mask: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    path = tmp_path / "m.png"
+    save_mask(1 - mask, path)
+    opened: list[int] = []
+    real = os.fdopen
+
+    def full(handle: int, *rest: Any) -> BinaryIO:
+        opened.append(handle)
+        if len(opened) == fails + 1:
+            os.close(handle)
+            return open("/dev/full", "wb")
+        file: BinaryIO = real(handle, *rest)
+        return file
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_mask(mask, path)
+    assert torch.equal(load_mask(path), (1 - mask).reshape(1, *mask.shape[-2:]))
+    assert json.loads(path.with_suffix(".json").read_text())["mask_hash"] == mask_hash(1 - mask)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("renamed", [0, 1])
+def test_a_kill_leaves_no_mask_without_its_facts(
+    mask: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool, renamed: int
+) -> None:
+    path = tmp_path / "m.png"
+    if old:
+        save_mask(1 - mask, path)
+    done: list[str] = []
+    replace = os.replace
+
+    def killed(source: str, target: Path) -> None:
+        if len(done) == renamed:
+            raise KeyboardInterrupt
+        done.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_mask(mask, path)
+    assert done == ["m.json"][:renamed]
+    with pytest.raises(FileNotFoundError) as error:
+        load_mask(path)
+    # the JSON is in draw-mask's way
+    assert (" --overwrite" in str(error.value)) == (old or renamed == 1)
 
 
 def test_save_refuses(mask: Tensor, tmp_path: Path) -> None:

@@ -228,6 +228,22 @@ def test_another_search_does_not_take_the_journal(scorer: MaskScorer, tmp_path: 
         run(scorer, journal=tmp_path)
 
 
+def test_a_journal_is_replaced_only_where_it_cannot_be_gone_on_with(
+    scorer: MaskScorer, tmp_path: Path
+) -> None:
+    journal = tmp_path / "search.jsonl"
+    whole = run(scorer, "halving", journal=journal)
+    kept = journal.read_bytes()
+    assert run(scorer, "halving", journal=journal, replace=True).passes == 0
+    other = run(scorer, "halving", journal=journal, replace=True, seed=6)
+    assert facts(other) == facts(run(scorer, "halving", seed=6))
+    for damaged in (kept[:-30] + b"\n" + kept.splitlines(keepends=True)[-1], b"nothing"):
+        journal.write_bytes(damaged)
+        again = run(scorer, "halving", journal=journal, replace=True)
+        assert (facts(again), again.passes) == (facts(whole), whole.passes)
+        assert journal.read_bytes() == kept
+
+
 @pytest.mark.parametrize("strategy", ["random", "halving"])
 def test_a_given_set(scorer: MaskScorer, strategy: Strategy) -> None:
     given = freeform_masks(20, SIZE, (0.45, 0.65), generator=torch.Generator().manual_seed(3))
