@@ -5,9 +5,40 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from lightning_app.masks.ebp import ExcitationBackprop
 from tests.masks.test_ebp import drawn, seeded_net
+
+
+def trained(name: str) -> nn.Module:
+    """Eight steps on eight images, a third of the batch norms' scales negative before them."""
+    net = seeded_net(lambda: torchvision.models.get_model(name, num_classes=4))
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.data[::3] *= -1
+    images, labels = drawn(8, 3, 32, 32), torch.arange(8) % 4
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_mass_is_conserved_on_a_trained_network(name: str) -> None:
+    rows = ExcitationBackprop(trained(name), "relu").conservation(drawn(4, 3, 32, 32), torch.arange(4))
+    before = torch.ones(4)
+    for layer, mass, lost in rows:
+        assert (lost >= 0).all(), layer
+        torch.testing.assert_close(mass + lost, before, rtol=1e-4, atol=0, msg=layer)
+        before = mass
+    assert (before > 0).all()
 
 
 @pytest.fixture
