@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,7 @@ _STEP = "trainer/global_step"
 _PROBE_S = 2.0
 _INIT_S = 20.0  # the probe answered, so a longer silence is a refusal
 _FINISH_S = 60.0  # a network that went away must not hold the process for ever
+_CLOSED_S = 1.0  # the service closes its file, and may fail to, after it has answered
 _HIGHER = re.compile(r".*/(\S+_)?(accuracy|auc|tar_at_far_[^_/]+|dssim|images_per_s)(_s[123])?")
 _LOWER = re.compile(r".*/(\S+_)?(loss|eer|psnr)(_s[123]|_step|_epoch)?")
 
@@ -289,8 +291,12 @@ def _not_written(run: Any) -> str:
     path = getattr(getattr(run, "settings", None), "log_internal", None)
     if not path or not Path(path).is_file():
         return ""
-    with Path(path).open(errors="replace") as lines:
-        found = [line for line in lines if '"ERROR"' in line and '"msg":"writer: ' in line]
+    end = time.monotonic() + _CLOSED_S
+    lines = Path(path).read_text(errors="replace").splitlines()
+    while not any('"stream: all finished"' in line for line in lines) and time.monotonic() < end:
+        time.sleep(0.02)
+        lines = Path(path).read_text(errors="replace").splitlines()
+    found = [line for line in lines if '"ERROR"' in line and '"msg":"writer: ' in line]
     return found[0].split('"msg":"writer: ')[1].split('"')[0] if found else ""
 
 

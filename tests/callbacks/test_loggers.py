@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -287,6 +288,24 @@ def test_a_disk_that_is_full_is_told(
         told,
     )
     assert steps_in(tmp_path / "metrics.csv") == list(range(30))
+
+
+def test_a_file_that_cannot_be_closed_is_told_though_the_service_answered_before(tmp_path: Path) -> None:
+    log = tmp_path / "debug-internal.log"
+    run = SimpleNamespace(settings=SimpleNamespace(log_internal=str(log)))
+    log.write_text('{"level":"INFO","msg":"stream: finishing up"}\n')
+
+    def close() -> None:
+        with log.open("a") as file:
+            file.write('{"level":"ERROR","msg":"writer: failed closing store: no space left on device"}\n')
+            file.write('{"level":"INFO","msg":"stream: all finished"}\n')
+
+    late = threading.Timer(0.2, close)
+    late.start()
+    assert loggers._not_written(run) == "failed closing store: no space left on device"
+    late.join()
+    log.write_text('{"level":"INFO","msg":"stream: all finished"}\n')
+    assert loggers._not_written(run) == ""
 
 
 @linux
