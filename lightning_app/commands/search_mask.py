@@ -134,7 +134,7 @@ def search_mask(
         batch_size: images per step.
         bf16: score in bfloat16, twice as fast where the processor has it; reported figures are in float32.
         overwrite: replace a mask that is there. Scores of a search of the same images, scorer, template and seed are
-            kept, so that one that was killed goes on and another `gamma` costs nothing.
+            kept, so that one that was killed goes on and another `gamma` needs few new ones.
 
     Raises:
         FileExistsError: the folder has a mask already and overwrite is off.

@@ -122,7 +122,7 @@ def test_in_bf16_the_figures_are_those_of_fp32(clean: Path, tmp_path: Path) -> N
     assert facts["F"] == pytest.approx(ours, abs=1e-4)
 
 
-def test_a_killed_search_that_replaces_goes_on_and_another_gamma_costs_nothing(
+def test_a_killed_search_that_replaces_goes_on_and_another_gamma_takes_its_scores(
     clean: Path, tmp_path: Path
 ) -> None:
     folder = _searched(clean, tmp_path)
