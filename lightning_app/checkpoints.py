@@ -56,6 +56,23 @@ class CheckpointFacts:
         about = self.desensitizer
         return None if about is None else about.get("method") == "Identity"
 
+    def check_normalised(self, mean: float, std: float) -> None:
+        """Refuse to show it pixels that are normalised otherwise than in its training, where that is known.
+
+        Args:
+            mean: subtracted from pixels in [0,1].
+            std: what they are divided by then.
+
+        Raises:
+            ValueError: its training had another mean or standard deviation.
+        """
+        own_mean, own_std = self.data.get("mean", mean), self.data.get("std", std)
+        if (own_mean, own_std) != (mean, std):
+            raise ValueError(
+                f"checkpoint {self.path}: trained on pixels normalised with mean {own_mean:g} and std {own_std:g}; "
+                f"give mean and std so, not {mean:g} and {std:g}"
+            )
+
 
 def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     """Build the recogniser a checkpoint holds, with its weights, for inference.

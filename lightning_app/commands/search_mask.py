@@ -265,14 +265,7 @@ def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, cl
             f"checkpoint {path}: knows {known} identities, this set has {data.num_classes}: give the data config it "
             "was trained with"
         )
-    wrong = [
-        name for name in ("mean", "std") if facts.data.get(name, getattr(data, name)) != getattr(data, name)
-    ]
-    if wrong:
-        raise ValueError(
-            f"checkpoint {path}: trained on pixels normalised with mean {facts.data.get('mean', data.mean):g} and std "
-            f"{facts.data.get('std', data.std):g}; give data.mean and data.std so, not {data.mean:g} and {data.std:g}"
-        )
+    facts.check_normalised(data.mean, data.std)
     if clean and facts.clean is False:
         log.warning("%s was trained on desensitized faces: its saliency shows what their veil left.", path)
     split, own = facts.data.get("split"), data.state_dict()["split"]

@@ -112,7 +112,7 @@ def sweep_levels(
         raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
     chosen: list[Level] = [(float(low), float(high)) for low, high in levels or NVIDIA_LEVELS]
     run_dir, where = Path(runs) / name, choose_device(device)
-    models = {key: _loaded(key, path, size) for key, path in checkpoints.items()}
+    models = {key: _loaded(key, path, size, mean, std) for key, path in checkpoints.items()}
     bank = MaskLevels(masks, size, chosen, hidden, edges=chosen)
     faces = Faces(PairFaces(root, pairs, crop=crop, size=size), bank, mean, std, batch_size, precision,
                   bootstrap, where)  # fmt: skip
@@ -297,11 +297,12 @@ def _interval(summary: dict[str, Scalar], key: str) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _loaded(key: str, path: str, size: int) -> tuple[Recogniser, CheckpointFacts]:
+def _loaded(key: str, path: str, size: int, mean: float, std: float) -> tuple[Recogniser, CheckpointFacts]:
     if not key or "/" in key:
         raise ValueError(f"checkpoints: {key!r} is no name for a recogniser; give one without a slash")
     try:
         model, facts = load_recogniser(path)
+        facts.check_normalised(mean, std)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"checkpoints.{key}: {error}") from error
     except ValueError as error:

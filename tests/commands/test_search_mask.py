@@ -238,7 +238,10 @@ def test_search_in_a_given_set(clean: Path, tmp_path: Path) -> None:
         (["--explainer", "torch.nn.Linear"], "not a captum Attribution"),
         (["--explainer_args", '{"layer": "x"}'], "layer: 'x' is not one a map is read from"),
         (["--name", "a/b"], "name 'a/b': give a plain name"),
-        (["--data.mean", "0", "--data.std", "1"], "normalised with mean 0.5 and std 0.5; give data.mean and"),
+        (
+            ["--data.mean", "0", "--data.std", "1"],
+            "normalised with mean 0.5 and std 0.5; give mean and std so, not 0 and 1",
+        ),
         (["--data.reader.size", "48"], "trained on 32 px images, these have 48 px"),
         (["--data.reader.min_images", "100"], "min_images"),
     ],

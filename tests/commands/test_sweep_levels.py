@@ -318,6 +318,12 @@ def test_bad_input(home: Path, tmp_path: Path, drawn_root: Path) -> None:
     refused("no such folder", FileNotFoundError, root=str(tmp_path / "none"))
     refused("repeats: 0; give at least 1", repeats=0)
     refused("std: 0.0; give a positive number", std=0)
+    known = torch.load(home / "plain.ckpt", weights_only=True) | {"FaceDataModule": {"mean": 0.4, "std": 0.5}}
+    torch.save(known, other)
+    refused(
+        r"checkpoints\.a: .*normalised with mean 0.4 and std 0.5; give mean and std so, not 0.5 and 0.5",
+        checkpoints={"a": str(other)},
+    )
     refused("name: '../x'; give a plain name", name="../x")
     refused("device: 'abacus' cannot be used", device="abacus")
     assert not (tmp_path / "runs").exists()
