@@ -116,12 +116,13 @@ def byte_faults(data: bytes, pixels: Pixels, writing: Writing) -> list[str] | No
     """
     if writing.level is not None and is_written(data, pixels, writing.level):
         return []
-    faults = _frame_faults(data, pixels) or _stream_faults(data, pixels, writing)
-    if writing.form is not None and not faults:
+    faults = _frame_faults(data, pixels)
+    if not faults and writing.form is None:
+        faults = [f"zlib's level is {level}" for level in LEVELS if is_written(data, pixels, level)][:1]
+    faults = faults or _stream_faults(data, pixels, writing)
+    if not faults and writing.form is not None:
         return None
-    if not faults:
-        others = [level for level in LEVELS if is_written(data, pixels, level)]
-        faults = [f"zlib's level is {others[0]}" if others else "other matches or codes"]
+    faults = faults or ["other matches or codes"]
     at = "" if writing.level is None else f" at the release's level {writing.level}"
     return [f"its bytes are not those that `desensitize` writes of its pixels{at}: {', '.join(faults)}"]
 
@@ -205,10 +206,11 @@ def _stream_faults(data: bytes, pixels: Pixels, writing: Writing) -> list[str]:
     faults = list(found.faults)
     if found.end != len(stream) - 6 and not faults:
         faults.append("something after its last block")
+    level = RUNS if writing.level is None else writing.level
+    if stream[:2] != (deflated(b"", level)[:2] if writing.form is None else writing.form.header):
+        faults.append("another zlib header than the release's other images")
     if writing.form is None:
         return faults
-    if stream[:2] != writing.form.header:
-        faults.append("another zlib header than the release's other images")
     kind = writing.form.kind
     if (kind == STORED and not found.stored) or (kind == PLAIN and not found.plain):
         faults.append("another way of compressing than the release's other images")
