@@ -16,8 +16,8 @@ from PIL import Image
 
 from benchmarks.timing import Row, interleaved
 from lightning_app.masks import freeform_masks, mask_hash, mask_ratio, save_mask
+from lightning_app.png import encode_png
 from lightning_app.release.audit import audit
-from lightning_app.release.encode import encode_png
 from lightning_app.release.manifest import MASK, MASK_FACTS, TIMESTAMP, Manifest, MaskEntry, image_file
 from lightning_app.release.tree import entries
 

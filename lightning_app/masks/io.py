@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from lightning_app.files import replacing
 from lightning_app.masks.bits import Array, Size, as_array, as_size, pack_masks, size_text
+from lightning_app.png import encode_png
 
 # What Pillow raises for files that are no image, broken, cut short or absurdly large.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -109,25 +109,24 @@ def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
     if len(array) != 1:
         raise ValueError(f"mask: {len(array)} masks do not fit one file; save them one by one")
     _refuse_empty(array[0] * np.uint8(255), "mask", "it would protect or teach nothing")
-    buffer = io.BytesIO()
-    Image.fromarray(array[0] * np.uint8(255)).save(buffer, format="PNG")
+    content = encode_png(array[0] * np.uint8(255))  # the same bytes on every machine: an audit compares them
     own: dict[str, object] = {
         "mask_ratio": mask_ratio(mask.reshape(mask.shape[-2:])),
         "size": list(array.shape[1:]),
         "mask_hash": mask_hash(mask),
-        "file_hash": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        "file_hash": hashlib.sha256(content).hexdigest(),
     }
     if taken := sorted(own.keys() & facts.keys()):
         raise ValueError(f"facts: {', '.join(taken)} is measured from the mask; leave it out")
     try:
-        content = sidecar(own | facts)
+        said = sidecar(own | facts)
     except (TypeError, ValueError) as error:
         raise ValueError(f"facts: JSON cannot hold them ({error})") from error
     with replacing(path) as picture:
-        picture.write(buffer.getvalue())
+        picture.write(content)
         picture.flush()
         with replacing(path.with_suffix(".json")) as beside:
-            beside.write(content)
+            beside.write(said)
             beside.flush()
             # both are on the disk, which was not too full; no earlier mask stands beside the new one's facts
             path.unlink(missing_ok=True)

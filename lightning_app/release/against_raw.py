@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_app.draws import hashed
+from lightning_app.png import encode_png
 from lightning_app.release.audit import Audit, strings
-from lightning_app.release.encode import encode_png
 from lightning_app.release.images import read_at_most
 from lightning_app.release.manifest import (
     IMAGES,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
+from lightning_app.release.canonical import RUNS, mask_faults
 from lightning_app.release.finish import mask_facts
 from lightning_app.release.images import Checked, Checks, check_images, read_at_most, useful_workers
 from lightning_app.release.manifest import (
@@ -46,6 +47,7 @@ class Audit:
     Attributes:
         findings: what a release must not have; it is good where there are none.
         notes: what was not checked, and why.
+        unproven: what the release may still hold, for the first line of the verdict.
         files: images that were decoded.
         bytes: their length together.
         manifest: of the release; None where it cannot be read.
@@ -53,6 +55,7 @@ class Audit:
 
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
     manifest: Manifest | None = None
@@ -105,8 +108,10 @@ def audit(
     names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
     begin(len(names))
     checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden)
-    listed = ((name, manifest.files[name]) for name in names)
-    checked = check_images(checks, listed, workers or useful_workers(len(names)), advance)
+    checked = check_images(
+        checks, [(name, manifest.files[name]) for name in names], workers or useful_workers(len(names)), advance,
+        level=getattr(manifest, "compression", None), other=_is_other(manifest, "zlib"),
+    )  # fmt: skip
     _images(root, checked, tree, found)
     found.findings.sort()
     return found
@@ -175,6 +180,13 @@ def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> NDArray[n
     for fault in png.faults:
         found.add(MASK, fault)
     visible = None if png.pixels is None else _binary(png.pixels, manifest.size, found)
+    if visible is not None and png.pixels is not None and not png.faults:
+        old = getattr(manifest, "version", 1) == 1
+        faults = mask_faults(data, png.pixels, old, _is_other(manifest, "zlib", "pillow"))
+        for fault in faults or ():
+            found.add(MASK, fault)
+        if faults is None:
+            found.unproven.append(f"bytes of {MASK} not proven: made by other versions of Pillow or zlib")
     if visible is None or mask_hash(visible) != entry.mask_hash:
         if visible is not None:
             found.add(MASK, "its pixels are not those whose hash the manifest gives")
@@ -239,11 +251,27 @@ def _method(manifest: Manifest, found: Audit) -> None:
         found.add(MANIFEST, "method.guard is not mask.guard")
 
 
+def _is_other(manifest: Manifest, *packages: str) -> bool:
+    """Tell whether the manifest names another version of a package than this one."""
+    ours, theirs = made_with(), manifest.versions
+    return any(name in theirs and theirs[name] != ours[name] for name in packages)
+
+
 def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
     """Take over what was found in the images; say of a file with another's content whose it is."""
     assert found.manifest is not None
     files = found.manifest.files
     found.files, found.bytes = checked.files, checked.bytes
+    if checked.unproven:
+        theirs, ours = found.manifest.versions["zlib"], made_with()["zlib"]
+        found.unproven.append(
+            f"bytes of {checked.unproven} images not proven: made by zlib {theirs}, this is {ours}"
+        )
+        found.notes.append(
+            f"{checked.unproven} images have other bytes than this zlib gives their pixels: their chunks, filters and "
+            f"blocks are as zlib writes them, but which matches and codes it took is not proven; audit with zlib "
+            f"{theirs}, or release at compression {RUNS}, whose bytes every build of zlib gives"
+        )
     for faulty in checked.faulty:
         for fault in faulty.faults:
             found.add(faulty.name, fault)

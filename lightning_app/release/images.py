@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_app.release.png import read_png
+from lightning_app.release.canonical import LEVELS, RUNS, Writing, byte_faults, is_written, writing_of
+from lightning_app.release.png import Png, read_png
 
 _CHUNK = 64  # files per message between processes
 _EACH = 2048  # files that are worth another process
+_FEW = 8  # files that show how all are written
 Listed = tuple[str, str]  # path in the release, SHA-256 that the manifest gives
 
 
@@ -30,12 +32,14 @@ class Checks:
         size: side of the images in pixels.
         channels: 1 where none may have more, else 3.
         hidden: `[size,size,1]` uint8, 255 where every image must be black, 0 elsewhere; None hides nothing.
+        writing: how they are written; each is encoded again, and its bytes compared.
     """
 
     root: str
     size: int
     channels: int
     hidden: NDArray[np.uint8] | None
+    writing: Writing = field(default_factory=lambda: Writing(RUNS))
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,13 @@ class Faulty:
         name: its path in the release.
         faults: in words.
         sha256: of its bytes, where it is not the manifest's; else None.
+        misfit: it is not written as the release's other images are.
     """
 
     name: str
     faults: list[str]
     sha256: str | None
+    misfit: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,13 @@ class Checked:
         files: how many were read.
         bytes: their length together.
         faulty: those that have faults.
+        unproven: how many have other bytes than they are given here, as another build of zlib may give them.
     """
 
     files: int
     bytes: int
     faulty: list[Faulty]
+    unproven: int = 0
 
 
 def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
@@ -75,7 +83,8 @@ def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
         checks: what they must be.
         listed: path and expected hash of each.
     """
-    length, faulty = 0, []
+    length, unproven = 0, 0
+    faulty: list[Faulty] = []
     # by channels: bytes are compared many times as fast where none has to be repeated
     hidden = {} if checks.hidden is None else {n: np.repeat(checks.hidden, n, axis=2) for n in (1, 3)}
     for name, expected in listed:
@@ -87,10 +96,14 @@ def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
         length += len(data)
         digest = hashlib.sha256(data).hexdigest()
         faults = [] if digest == expected else ["its SHA-256 is not the manifest's"]
-        faults += _faults(checks, hidden, data)
+        png = read_png(data)
+        # of what is no such PNG, or is cut off, the bytes are others in any case
+        written = [] if png.faults or png.pixels is None else byte_faults(data, png.pixels, checks.writing)
+        faults += [*_faults(checks, hidden, png, len(data)), *(written or [])]
+        unproven += written is None
         if faults:
-            faulty.append(Faulty(name, faults, None if digest == expected else digest))
-    return Checked(len(listed), length, faulty)
+            faulty.append(Faulty(name, faults, None if digest == expected else digest, bool(written)))
+    return Checked(len(listed), length, faulty, unproven)
 
 
 def read_at_most(path: Path, size: int) -> bytes:
@@ -101,12 +114,17 @@ def read_at_most(path: Path, size: int) -> bytes:
         size: side of the image in pixels.
     """
     with open(path, "rb") as file:
-        return file.read(6 * size * size + (1 << 16))  # twice the pixels; what is cut off, its hash tells
+        return file.read(_most(size) + 1)
 
 
-def _faults(checks: Checks, hidden: dict[int, NDArray[np.uint8]], data: bytes) -> list[str]:
-    png = read_png(data)
-    pixels, faults = png.pixels, png.faults
+def _most(size: int) -> int:
+    return 6 * size * size + (1 << 16)  # twice the pixels
+
+
+def _faults(checks: Checks, hidden: dict[int, NDArray[np.uint8]], png: Png, length: int) -> list[str]:
+    pixels, faults = png.pixels, list(png.faults)
+    if length > _most(checks.size):
+        faults.append("is larger than an image of this size can be; the rest of it was not read")
     if pixels is None:
         return faults
     height, width, channels = pixels.shape
@@ -124,26 +142,74 @@ def _faults(checks: Checks, hidden: dict[int, NDArray[np.uint8]], data: bytes) -
 
 
 def check_images(
-    checks: Checks, listed: Iterable[Listed], workers: int, advance: Callable[[int], None]
+    checks: Checks,
+    listed: Sequence[Listed],
+    workers: int,
+    advance: Callable[[int], None],
+    level: int | None = None,
+    other: bool = False,
 ) -> Checked:
     """Check all images of a release.
 
-    Memory does not grow with their number: as many messages are under way as keep the processes busy.
+    All are held to one level of compression: were each free to choose its own, the choices would be a message.
+    Memory does not grow with the number of images: as many messages are under way as keep the processes busy.
 
     Args:
-        checks: what they must be.
+        checks: what they must be; `writing` is found out.
         listed: path and expected hash of each.
         workers: processes; 1 works in this one.
         advance: told the number of files done, again and again.
+        level: of zlib, as the manifest gives it; None takes the one that gives most of a few images.
+        other: another build of zlib may have made them.
     """
+    files = _some(checks, listed)
+    writing = writing_of(files, other, level)
+    found = _check_all(replace(checks, writing=writing), listed, workers, advance)
+    if level is not None or writing.level is None:
+        return found
+    misfits = _readable(checks, [faulty.name for faulty in found.faulty if faulty.misfit][:_CHUNK])
+    for at in LEVELS:  # small images come out alike at several levels
+        if not any(is_written(*file, at) for file in misfits):
+            continue
+        if all(is_written(*file, at) for file in files if is_written(*file, writing.level)):
+            anew = replace(checks, writing=replace(writing, level=at))
+            again = _check_all(anew, listed, workers, lambda done: None)
+            if len(again.faulty) < len(found.faulty):
+                return again
+    return found
+
+
+def _check_all(
+    checks: Checks, listed: Iterable[Listed], workers: int, advance: Callable[[int], None]
+) -> Checked:
     rest = iter(listed)
     chunks = iter(lambda: list(islice(rest, _CHUNK)), [])
-    files, length, faulty = 0, 0, []
+    files, length, unproven = 0, 0, 0
+    faulty: list[Faulty] = []
     for part in _results(checks, chunks, workers):
-        files, length = files + part.files, length + part.bytes
+        files, length, unproven = files + part.files, length + part.bytes, unproven + part.unproven
         faulty += part.faulty
         advance(part.files)
-    return Checked(files, length, faulty)
+    return Checked(files, length, faulty, unproven)
+
+
+def _some(checks: Checks, listed: Sequence[Listed]) -> list[tuple[bytes, NDArray[np.uint8]]]:
+    """Read a few images, spread over the release, that have no other faults."""
+    step = max(1, len(listed) // _FEW)
+    return _readable(checks, [name for name, _ in listed[::step]][:_FEW])
+
+
+def _readable(checks: Checks, names: Iterable[str]) -> list[tuple[bytes, NDArray[np.uint8]]]:
+    found = []
+    for name in names:
+        try:
+            data = read_at_most(Path(checks.root, name), checks.size)
+        except OSError:  # said where it is checked
+            continue
+        png = read_png(data)
+        if png.pixels is not None and not png.faults:
+            found.append((data, png.pixels))
+    return found
 
 
 def _results(checks: Checks, chunks: Iterator[list[Listed]], workers: int) -> Iterator[Checked]:

@@ -65,7 +65,7 @@ def read_png(data: bytes) -> Png:
         found.faults.append(f"claims {width}×{height} pixels: not decoded")
         return found
     mode, channels = _MODES[colour]
-    rows = _inflate(stream, height * (1 + width * channels), found.faults)
+    rows = _inflate(b"".join(stream), height * (1 + width * channels), found.faults)
     if rows is None:
         return found
     lines = np.frombuffer(rows, np.uint8).reshape(height, 1 + width * channels)
@@ -85,8 +85,17 @@ def read_png(data: bytes) -> Png:
     return found
 
 
-def _chunks(data: bytes, faults: list[str]) -> tuple[tuple[int, ...] | None, bytes]:
-    """Walk the chunks: the header, if there is one, and the zlib stream."""
+def data_chunks(data: bytes) -> list[bytes]:
+    """Return what the IDAT chunks of a PNG hold; together they are a zlib stream.
+
+    Args:
+        data: the file's bytes.
+    """
+    return _chunks(data, [])[1]
+
+
+def _chunks(data: bytes, faults: list[str]) -> tuple[tuple[int, ...] | None, list[bytes]]:
+    """Walk the chunks: the header, if there is one, and the parts of the zlib stream."""
     header: tuple[int, ...] | None = None
     parts: list[bytes] = []
     at, seen = len(SIGNATURE), 0
@@ -120,7 +129,7 @@ def _chunks(data: bytes, faults: list[str]) -> tuple[tuple[int, ...] | None, byt
             break
     if header is None and not faults:
         faults.append("its IHDR chunk is damaged")
-    return header, b"".join(parts)
+    return header, parts
 
 
 def _inflate(stream: bytes, needed: int, faults: list[str]) -> bytes | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from datamodules.reader import BadImage, FaceReader, Pixels
-from lightning_app.release.encode import encode_png
+from lightning_app.png import encode_png
 from lightning_app.release.finish import PARTS, stamp
 from lightning_app.release.journal import Done
 from lightning_app.release.plan import Plan

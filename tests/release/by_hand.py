@@ -13,9 +13,9 @@ from torch import Tensor
 from datamodules import FolderFaces
 from lightning_app.desensitize import Desensitizer, GaussianBlur
 from lightning_app.masks import load_mask, mask_hash, mask_ratio, save_mask
+from lightning_app.png import encode_png
 from lightning_app.release import Manifest, MaskEntry, Pseudonyms
 from lightning_app.release.audit import Audit
-from lightning_app.release.encode import encode_png
 from lightning_app.release.manifest import TIMESTAMP, public_method
 from lightning_app.version import version
 

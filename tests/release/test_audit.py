@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from lightning_app.desensitize import Identity
+from lightning_app.png import encode_png
 from lightning_app.release.audit import audit
 from tests.release.by_hand import blur, images, oval, relist, said, set_times, write_release
 
@@ -34,7 +35,7 @@ def released(made: Path, tmp_path: Path) -> Path:
 
 
 def save(path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
-    Image.fromarray(pixels).save(path, "PNG")
+    path.write_bytes(encode_png(pixels))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -28,8 +28,8 @@ from lightning_app.desensitize import (
     Mosaic,
 )
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
+from lightning_app.png import encode_png
 from lightning_app.release import Manifest, Pseudonyms
-from lightning_app.release.encode import encode_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
 from tests.release.released import (
