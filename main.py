@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning_app.commands import show_commands
+from lightning_app.printing import check_shown, one_line, safe_output
 
 
 def main(args: list[str] | None = None) -> None:
@@ -22,7 +23,15 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: with a one-line message on stderr and a code other than 0 where the user can mend it;
             FACEVEIL_TRACEBACK=1 shows where it arose instead.
     """
-    args = sys.argv[1:] if args is None else args
+    given = sys.argv[1:] if args is None else args
+    with safe_output(lasting=args is None):
+        try:
+            _main(given)
+        finally:
+            check_shown(given)
+
+
+def _main(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         show_commands()
         return
@@ -34,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("FACEVEIL_TRACEBACK"):
             raise
-        print(f"error: {reason(error)}", file=sys.stderr)
+        print(f"error: {one_line(reason(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,12 +14,13 @@ from lightning.pytorch.callbacks.progress.rich_progress import (
     CustomBarColumn,
     RichProgressBarTheme,
 )
-from rich.console import Console
+from rich import get_console
 from rich.progress import ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from callbacks.clock import Clocked, FitClock, hms
 from callbacks.throughput import memory
+from lightning_app.printing import safe_output
 
 _THEME = RichProgressBarTheme(
     description="bold", progress_bar="cyan", progress_bar_finished="green", progress_bar_pulse="cyan",
@@ -52,7 +53,7 @@ class ProgressBar(Clocked, RichProgressBar):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Choose between the bar and plain lines."""
         super().setup(trainer, pl_module, stage)
-        if trainer.is_global_zero and self.is_enabled and not Console().is_terminal:
+        if trainer.is_global_zero and self.is_enabled and not get_console().is_terminal:
             self._plain = True
             self.disable()
 
@@ -63,7 +64,7 @@ class ProgressBar(Clocked, RichProgressBar):
 
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
         """Return the columns: description, bar, batches, speed, on a wide terminal waiting and memory, times."""
-        roomy = Console().width >= _ROOMY
+        roomy = get_console().width >= _ROOMY
         return [
             TextColumn("[progress.description]{task.description}"),
             CustomBarColumn(
@@ -112,7 +113,8 @@ class ProgressBar(Clocked, RichProgressBar):
         self._looked = 0.0
         super().on_train_epoch_end(trainer, pl_module)
         if self._plain:
-            print(self._line(trainer), flush=True)
+            with safe_output():
+                print(self._line(trainer), flush=True)
 
     def _update_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.perf_counter()

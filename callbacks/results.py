@@ -141,14 +141,13 @@ class Results(Clocked):
         figures = {**_without_twins(logged), **own}
         columns, rows = ["figure", "value"], [["model", type(pl_module).__name__], *rows_of(figures)]
         run_dir = Path(trainer.default_root_dir)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            written: dict[str, float | str] = {"run/model": type(pl_module).__name__, **figures}
+            write_metrics(run_dir / "metrics.json", written, merge=stage != "fit")
+            for logger in trainer.loggers:
+                logger.log_metrics(dict(own), step=trainer.global_step)
+            log_media(trainer, f"results/{stage}", table=(columns, rows))
         print_table(f"{stage}: {run_dir.name}", rows, columns)
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        written: dict[str, float | str] = {"run/model": type(pl_module).__name__, **figures}
-        write_metrics(run_dir / "metrics.json", written, merge=stage != "fit")
-        for logger in trainer.loggers:
-            logger.log_metrics(dict(own), step=trainer.global_step)
-        log_media(trainer, f"results/{stage}", table=(columns, rows))
 
 
 def rows_of(figures: Mapping[str, float]) -> list[list[str]]:

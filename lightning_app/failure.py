@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from rich import get_console
 from torch import distributed
 
+from lightning_app.printing import one_line
 from lightning_app.ranks import several
 
 Store: TypeAlias = Any  # torch's, which it does not export to type checkers
@@ -84,7 +85,7 @@ class Watch:
             if not self._over.wait(grace):
                 if speaks:
                     get_console().show_cursor(True)
-                    print(f"error: {line}", file=sys.stderr, flush=True)
+                    print(f"error: {one_line(line)}", file=sys.stderr, flush=True)
                 self._end_children()
                 os._exit(1)  # the main thread waits for a rank that has gone: nothing else gets through to it
             return

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -203,7 +203,7 @@ def call(args: Sequence[str], output: Path, group: str) -> bool:
 
     Args:
         args: the command line after `main.py`.
-        output: the file; lines are added to it.
+        output: the file; lines are added to it. Where it cannot be written, the command is run all the same.
         group: W&B group, where the environment names none.
 
     Returns:
@@ -213,21 +213,37 @@ def call(args: Sequence[str], output: Path, group: str) -> bool:
         SystemExit: this process was asked to stop (SIGTERM, SIGUSR1), and the other has saved what it had and ended.
         KeyboardInterrupt: likewise, by Ctrl-C.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("a", encoding="utf-8") as kept:
-        kept.write(f"$ python main.py {' '.join(args)}\n")
-        kept.flush()
+    with _kept(output, f"$ python main.py {' '.join(args)}\n") as kept:
         code = _end_with(subprocess.Popen(
             [sys.executable, str(_MAIN), *args], stdout=kept, stderr=subprocess.STDOUT,
-            env=os.environ | {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group)},
+            env=os.environ | {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group), "PYTHONIOENCODING": "utf-8"},
         ))  # fmt: skip
     if code:
-        last = [
-            line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
-        ]
+        last = [line for line in _read(output).splitlines() if line.strip()]
         said = [line for line in last if line.startswith("error: ")] or last
         log.error("%s failed (exit code %d): %s", " ".join(args[:3]), code, said[-1] if said else "")
     return code == 0
+
+
+def _kept(output: Path, head: str) -> IO[str]:
+    """Open the file that keeps what a run prints, and begin it; nowhere, where the disk takes nothing."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("a", encoding="utf-8") as begun:
+            begun.write(head)
+        return output.open("a", encoding="utf-8")
+    except OSError as error:
+        log.warning(
+            "%s cannot be written (%s): what this run prints is lost", output, error.strerror or error
+        )
+        return open(os.devnull, "w", encoding="utf-8")
+
+
+def _read(output: Path) -> str:
+    try:
+        return output.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # see `_kept`
+        return ""
 
 
 def _end_with(child: subprocess.Popen[bytes]) -> int:

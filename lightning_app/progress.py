@@ -16,10 +16,12 @@ from rich.progress import (
 def progress_bar(share: bool = False, transient: bool = False) -> Progress:
     """Return a bar on rich's console: what is done, how much of how many, the time gone and the time left.
 
+    A description is shown as it is, no mark-up is read in it.
+
     Args:
         share: show the share done in %, where the count says nothing to a user.
         transient: leave nothing behind.
     """
     done = TaskProgressColumn() if share else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), done, TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), done, TimeElapsedColumn())
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), transient=transient)

@@ -93,8 +93,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
         heads += [column, *(f"{column}, {name}" if several else name for name in out.figures)]
     heads += ["paper"] if out.paper else []
     title = f"ablate {out.name}: verification accuracy in %, mean ± std over seeds; see {out.folder}"
-    print_table(title, rows, heads)
     send_report(out.loggers, out.folder, "ablation", heads, rows, picture, flat)
+    print_table(title, rows, heads)
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,11 @@ def align(
             log.info("%d of %d images are done already", len(jobs) - len(left), len(jobs))
         _align(rules, left, journal, workers or os.cpu_count() or 1)
         outcomes = [journal.outcomes[file] for file in files]
-    metrics = _report(run_dir, source, target, outcomes)
-    metrics |= {"align/removed": removed, "align/done_before": len(jobs) - len(left), "align/size": size,
-                "time/align_s": time.monotonic() - started}  # fmt: skip
-    return write_metrics(run_dir / "metrics.json", metrics)
+    counted: dict[str, Scalar] = {
+        "align/removed": removed, "align/done_before": len(jobs) - len(left), "align/size": size,
+        "time/align_s": time.monotonic() - started,
+    }  # fmt: skip
+    return _report(run_dir, source, target, outcomes, counted)
 
 
 def build_parser() -> CommandParser:
@@ -251,8 +252,10 @@ def _align(rules: Rules, jobs: Sequence[Job], journal: AlignJournal, workers: in
             bar.advance(line, len(outcomes))
 
 
-def _report(run_dir: Path, source: Path, target: Path, outcomes: Sequence[Outcome]) -> dict[str, Scalar]:
-    """Write the review list and the pictures, print the table; give the figures."""
+def _report(
+    run_dir: Path, source: Path, target: Path, outcomes: Sequence[Outcome], about: dict[str, Scalar]
+) -> dict[str, Scalar]:
+    """Write the review list, the pictures and the figures, then print the table; give the figures."""
     refused = [outcome for outcome in outcomes if outcome.reason is not None]
     aligned = [outcome for outcome in outcomes if outcome.reason is None]
     write_atomically(run_dir / REVIEW, review_csv(refused))
@@ -265,6 +268,11 @@ def _report(run_dir: Path, source: Path, target: Path, outcomes: Sequence[Outcom
     for key in ("interocular", "misfit"):
         values = [value for outcome in aligned if (value := getattr(outcome, key)) is not None]
         metrics[f"align/{key}_median"] = float(np.median(values)) if values else None
+    (run_dir / MEAN).unlink(missing_ok=True)
+    if aligned:
+        mean = mean_face([target / outcome.target for outcome in aligned])
+        write_atomically(run_dir / MEAN, png_bytes(Image.fromarray(mean)))
+        metrics = write_metrics(run_dir / "metrics.json", metrics | about)
     rows = [["aligned", len(aligned), f"{len(aligned) / len(outcomes):.2%}"]]
     rows += [
         [f"review: {reason}", count, f"{count / len(outcomes):.2%}"] for reason, count in counts.most_common()
@@ -275,9 +283,6 @@ def _report(run_dir: Path, source: Path, target: Path, outcomes: Sequence[Outcom
             "for review: %s, pictures in %s%s; give landmarks for them with --corrections FILE and start again",
             run_dir / REVIEW, sheets[0], f" to {sheets[-1].name}" if len(sheets) > 1 else "",
         )  # fmt: skip
-    (run_dir / MEAN).unlink(missing_ok=True)
     if not aligned:
         raise ValueError(f"none of {len(outcomes)} images could be aligned; see {run_dir / REVIEW}")
-    mean = mean_face([target / outcome.target for outcome in aligned])
-    write_atomically(run_dir / MEAN, png_bytes(Image.fromarray(mean)))
     return metrics

@@ -21,6 +21,7 @@ from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.configs import find_config
 from lightning_app.files import write_atomically
 from lightning_app.masks import load_mask
+from lightning_app.printing import printable
 from lightning_app.progress import progress_bar
 from lightning_app.release.against_raw import compare_images, find_names
 from lightning_app.release.audit import Audit
@@ -221,14 +222,14 @@ def _figures(found: Audit, compared: int, seconds: float) -> dict[str, object]:
 def _tell(released: str, found: Audit, figures: dict[str, object], json_path: str | None) -> None:
     console = get_console()
     if found.findings:
-        rows = [[_printable(finding.file), _printable(finding.what)] for finding in found.findings[:_SHOWN]]
+        rows = [[printable(finding.file), printable(finding.what)] for finding in found.findings[:_SHOWN]]
         print_table(f"audit of {released}: what must not be", rows, ["file", "finding"])
         if more := len(found.findings) - _SHOWN:
             where = f"all of them: {json_path}" if json_path else "--json PATH writes them all"
             if more > 0:
                 console.print(f"and {more} more; {where}", markup=False, highlight=False)
     for note in found.notes:
-        console.print(f"note: {_printable(note)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {printable(note)}", markup=False, highlight=False, soft_wrap=True)
     files = len({finding.file for finding in found.findings})
     verdict = f"FAILED: {len(found.findings)} findings in {files} files" if found.findings else "PASSED"
     console.print(
@@ -236,11 +237,6 @@ def _tell(released: str, found: Audit, figures: dict[str, object], json_path: st
         f"{found.bytes / 1e6:.1f} MB, {figures['released_again']} released again, {figures['seconds']} s",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal cannot show, or would obey: bytes of names that are no UTF-8, control characters."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def build_parser() -> CommandParser:

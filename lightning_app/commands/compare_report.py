@@ -17,7 +17,6 @@ from typing import TypeVar
 import torch
 from lightning.pytorch.loggers import Logger
 from rich import get_console
-from rich.console import Console
 
 from datamodules.drawn import DrawnFaces
 from lightning_app.attacks import Attack
@@ -25,6 +24,7 @@ from lightning_app.comparison import Candidate, describe
 from lightning_app.files import write_atomically
 from lightning_app.loggers import send_report
 from lightning_app.metrics.reidentification import one_of_each
+from lightning_app.printing import SafeConsole
 from lightning_app.privacy import Subjects, applies
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.compare import RELEASED, Axis, compare_figure, strongest
@@ -171,12 +171,12 @@ def write_report(out: Outcome, final: bool = False) -> None:
     write_atomically(out.folder / "compare.png", png_bytes(picture))
     # a narrow terminal, or a log file's 80 columns, would break the cells themselves
     wide = sum(max(len(cell) for cell in column) + 3 for column in zip(heads, *rows, strict=True)) + 2
-    console = get_console() if get_console().width >= wide else Console(width=wide)
+    numbers = {key: value for key, value in flat.items() if math.isfinite(value)}
+    send_report(out.loggers, out.folder, "compare", heads, rows, picture, numbers)
+    console = get_console() if get_console().width >= wide else SafeConsole(width=wide)
     title = f"compare {out.name}: shares in %, PSNR in dB, hidden: PSNR under the mask alone"
     print_table(title, rows, heads, console=console)
     log.info("Intervals, everything measured and the picture: %s", out.folder / "report.html")
-    numbers = {key: value for key, value in flat.items() if math.isfinite(value)}
-    send_report(out.loggers, out.folder, "compare", heads, rows, picture, numbers)
 
 
 def table(out: Outcome) -> tuple[list[str], list[list[str]]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
+from rich import get_console
 from torch import Tensor
 
 from lightning_app.commands.parser import CommandParser, command_parser
@@ -70,7 +70,7 @@ def draw_mask(
         save_mask(mask, path, method="freeform", seed=seed, ratio=list(ratio), **facts, version=version())
         made = f"seed {seed}"
     back = load_mask(path, size)
-    Console().print(
+    get_console().print(
         f"mask ratio {mask_ratio(back):.4f}, {size}×{size}, {made}, hash {mask_hash(back)[:12]}: {path}",
         markup=False,
         highlight=False,

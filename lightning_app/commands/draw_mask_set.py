@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
+from rich import get_console
 
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.draws import seed_from, uniform
@@ -118,7 +118,9 @@ def draw_mask_set(
     ]
     print_table(f"{root}: {len(found)} masks of {size}×{size}, seed {seed}", rows,
                 ["level", "masks", "lowest ratio", "mean", "highest"])  # fmt: skip
-    Console().print(f"hash {facts['mask_hash'][:12]}: {root}", markup=False, highlight=False, soft_wrap=True)
+    get_console().print(
+        f"hash {facts['mask_hash'][:12]}: {root}", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def level_name(level: Level) -> str:

@@ -306,8 +306,8 @@ class Server:
             self.run_dir / "metrics.json", {"run/model": type(self.model).__name__, **figures}
         )
         heads, rows = heads_and_rows(self.rounds)
-        print_table(f"federate: {self.run_dir.name}", rows, heads)
         numbers = {key: float(value) for key, value in written.items() if isinstance(value, int | float)}
         picture = write_rounds(self.run_dir, self.rounds)
         send_report(loggers, self.run_dir, "federated", heads, rows, picture, numbers)
+        print_table(f"federate: {self.run_dir.name}", rows, heads)
         return written

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_app.files import write_atomically
+from lightning_app.printing import printable, safe_output
 
 Scalar: TypeAlias = float | int | bool | str | None
 
@@ -28,6 +29,8 @@ def print_table(
 ) -> None:
     """Print a table; the first column is aligned to the left, the others to the right.
 
+    What cannot be shown, for want of a sign or of a place to write to, is no error.
+
     Args:
         title: the line above it.
         rows: one sequence of cells per row; a cell is printed with `str`, floats with four digits.
@@ -37,17 +40,22 @@ def print_table(
     Raises:
         ValueError: a row has another number of cells than there are columns.
     """
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=Text(printable(title), style="bold"), title_justify="left", box=SIMPLE_HEAD)
     for number, name in enumerate(columns):
-        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right" if number else "left", overflow="fold")
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(
                 f"rows: {list(row)} has {len(row)} cells for {len(columns)} columns {list(columns)}"
             )
         # Text, so that a square bracket in a cell is not read as rich's mark-up
-        table.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
-    (console or get_console()).print(table)
+        table.add_row(*(Text(_shown(cell)) for cell in row))
+    with safe_output():
+        (console or get_console()).print(table)
+
+
+def _shown(cell: object) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else printable(cell, keep="\n")
 
 
 def write_metrics(
