@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
-from datamodules.pairs import PairList
+from datamodules.pairs import pairs_of
 from lightning_app.batch import Batch
 from lightning_app.metrics.paired import AccuracyGain, accuracy_gain
 from lightning_app.networks import Backbone
@@ -121,7 +121,7 @@ class FSMAblation(L.Callback):
             batch_size=self._verifier.batch_size, flip=self._verifier.flip,
             title="Verifying with gates off", watch=gates.add,
         )  # fmt: skip
-        pairs: PairList = reader.pairs  # LFWVerification checked it
+        pairs = pairs_of(reader)
         scores = {off: cosine_scores(found, found, pairs) for off, found in embeddings.items()}
         figures: dict[str, float] = {}
         for point, off in sets.items():

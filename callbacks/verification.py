@@ -10,7 +10,7 @@ import lightning as L
 
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
-from datamodules.pairs import BinFaces, PairFaces, PairList
+from datamodules.pairs import BinFaces, PairFaces, PairList, pairs_of
 from datamodules.reader import FaceReader
 from datamodules.split import digest
 from lightning_app.metrics import VerificationResult, verification
@@ -24,8 +24,10 @@ class LFWVerification(L.Callback):
     """Verify on a list of pairs after validation and log accuracy, AUC, EER and TAR@FAR with intervals.
 
     Every unique image is read once and embedded once per state (clean, desensitized); cosine similarity
-    decides. Situation 1: both desensitized; 2: the first clean, the second desensitized; 3: both clean
-    (paper, 4.3). Keys: `lfw/accuracy` (situation 1), `lfw/accuracy_s1` … `_s3`, and the like.
+    decides. Every fold has as many same and as many different pairs as the others; where those of a list have not,
+    its pairs are dealt anew, and a line says so (`datamodules.pair_folds.sound_folds`). Situation 1: both
+    desensitized; 2: the first clean, the second desensitized; 3: both clean (paper, 4.3). Keys: `lfw/accuracy`
+    (situation 1), `lfw/accuracy_s1` … `_s3`, and the like.
 
     Args:
         root: folder of images, one folder per identity, as LFW has it.
@@ -89,7 +91,7 @@ class LFWVerification(L.Callback):
         self.reader = self.open(data)
         if self.reader not in data.verification:
             data.verification.append(self.reader)
-        reader, pairs = self.reader, self.reader.pairs
+        reader, pairs = self.reader, pairs_of(self.reader)
         agree(f"verification set {self.name}",
               lambda: {"images": len(reader), "pairs": len(pairs), "order": digest(reader)[:12]})  # fmt: skip
         if stage == "fit" and not self._told and not self.reader.identities:
@@ -134,6 +136,7 @@ class LFWVerification(L.Callback):
                 f"{self.name}: its images are {self.reader.size} px, the training images {data.size} px: give both "
                 "the same size"
             )
+        pairs_of(self.reader)
         return self.reader
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -161,7 +164,7 @@ class LFWVerification(L.Callback):
         )  # fmt: skip
         if not hides:
             embeddings["veiled"] = embeddings["clean"]
-        pairs: PairList = self.reader.pairs  # checked in __init__
+        pairs = pairs_of(self.reader)
         figures: dict[str, float] = {}
         for situation in self.situations if hides else self.situations[:1]:
             first = embeddings["veiled" if situation == 1 else "clean"]

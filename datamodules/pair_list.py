@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -11,8 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.pair_folds import deal_folds, sound_folds, tell_mix, tell_repeats
+
 LFW_PATTERN = "{name}/{name}_{number:04d}"
-FOLDS = 10  # of a list that does not state its own
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class PairList:
         identities: names of the people, sorted; empty where the list does not tell. Of a list of paths they are the
             images' folders, where every image has one and no pair contradicts it.
         labels: `[M]` int64, position of each image's person in `identities`; −1 where not known.
+        checked: whether `checked_pairs` has looked through it; of a list made by hand it has not.
     """
 
     names: list[str]
@@ -37,6 +42,7 @@ class PairList:
     folds: Tensor
     identities: list[str]
     labels: Tensor
+    checked: bool = False
 
     def __len__(self) -> int:
         return int(self.same.shape[0])
@@ -60,7 +66,76 @@ class PairList:
             folds=self.folds[kept],
             identities=[self.identities[i] for i in people.tolist()],
             labels=labels,
+            checked=self.checked,
         )
+
+
+def checked_pairs(pairs: PairList, images: int, what: str, by_name: bool = True) -> PairList:
+    """Look through a list of pairs, whoever made it: folds that are none are dealt anew, what misleads is said.
+
+    See `sound_folds` for the folds. Said in a line each are pairs of both kinds in unequal numbers, pairs of an image
+    with itself, repeated ones, and flags that contradict the labels.
+
+    Args:
+        pairs: the list.
+        images: how many the reader has.
+        what: the list, for messages.
+        by_name: whether every pair names its fold; else the folds are so many consecutive pairs each.
+
+    Returns:
+        The list with folds from 0, `checked`.
+
+    Raises:
+        ValueError: its parts are not of one length or type, it points to images that are not there, or all its pairs
+            are of one kind.
+    """
+    _check_parts(pairs, images, what)
+    a, b = pairs.a.numpy().astype(np.int64), pairs.b.numpy().astype(np.int64)
+    same, stated = pairs.same.numpy().astype(bool), pairs.folds.numpy().astype(np.int64)
+    if not same.any() or same.all():
+        raise ValueError(
+            f"{what}: {int(same.sum())} same and {int((~same).sum())} different pairs; both are needed"
+        )
+    folds = sound_folds(same, stated, what, by_name)
+    tell_mix(same, what)
+    tell_repeats(a, b, same, folds, what)
+    labels = pairs.labels.numpy() if len(pairs.labels) == images else np.full(images, -1)
+    known = (labels[a] >= 0) & (labels[b] >= 0)
+    if wrong := int((((labels[a] == labels[b]) != same) & known).sum()):
+        _log.warning("%s: of %d pairs the flag says otherwise than the labels of the images.", what, wrong)
+    return replace(pairs, folds=torch.from_numpy(folds), checked=True)
+
+
+def need_two_folds(pairs: PairList, what: str) -> PairList:
+    """Refuse a list that verification cannot choose a threshold on; else hand it on.
+
+    Raises:
+        ValueError: there are fewer than two pairs of a kind, or fewer than two folds.
+    """
+    alike = int(pairs.same.sum())
+    if len(pairs.folds.unique()) < 2:
+        raise ValueError(
+            f"{what}: {alike} same and {len(pairs) - alike} different pairs are too few: a fold's threshold is chosen "
+            "on other folds, give two or more of each kind"
+        )
+    return pairs
+
+
+def _check_parts(pairs: PairList, images: int, what: str) -> None:
+    for name, part in (("a", pairs.a), ("b", pairs.b), ("same", pairs.same), ("folds", pairs.folds)):
+        if part.ndim != 1 or len(part) != len(pairs.same) or part.is_floating_point() or part.is_complex():
+            raise ValueError(
+                f"{what}: its pairs' {name} is {part.dtype} {list(part.shape)}; give one whole number for each of "
+                f"{len(pairs.same)} pairs"
+            )
+    if not bool(((pairs.same == 0) | (pairs.same == 1)).all()):
+        raise ValueError(f"{what}: its pairs' same holds other numbers than 0 and 1; give bool")
+    for name, ends in (("a", pairs.a), ("b", pairs.b)):
+        if len(ends) and not 0 <= int(ends.min()) <= int(ends.max()) < images:
+            raise ValueError(
+                f"{what}: its pairs' {name} holds {int(ends.min())} … {int(ends.max())}; there are {images} images, "
+                "numbered from 0"
+            )
 
 
 def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> PairList:
@@ -70,11 +145,12 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
     are passed over:
 
     - LFW's: `name i j` (the same person's images i and j) and `name1 i name2 j`. It may start with a header:
-      `folds n` (each fold n same pairs, then n different), or `n` (View 1, which has no folds).
+      `folds n` (each fold n same pairs and n different), or `n` (View 1, which has no folds).
     - paths: `path1 path2 same` or `path1 path2 same fold`, same 0 or 1; the first line may name the columns.
 
     A list that does not state its folds is dealt into ten, consecutive among the same and among the different
-    pairs (fewer where there are fewer than ten of either).
+    pairs (fewer where there are fewer than ten of either); so is, with a line that says so, one whose folds are not
+    what it states, such as a list that is sorted by kind: see `sound_folds`.
 
     Args:
         path: the file.
@@ -83,7 +159,8 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
     Raises:
         FileNotFoundError: no such file.
         ValueError: a line that cannot be read (file, number and text are named), a header that does not fit,
-            pairs of one kind only.
+            pairs of one kind only, a pair listed both as the same person and as different ones, a fold on some
+            lines and not on others.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -107,13 +184,27 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
         raise ValueError(
             f"{path}: {int(same.sum())} same and {int((~same).sum())} different pairs; both are needed"
         )
+    _check_flags(rows, lines, path)
+    if header and len(header) == 1 and int(same.sum()) != header[0]:
+        _log.warning(
+            "%s: its first line promises %d same and %d different pairs, it has %d and %d.",
+            path, header[0], header[0], same.sum(), (~same).sum(),
+        )  # fmt: skip
+    stated = [row.fold for row in rows]
+    without = [number for (number, _), fold in zip(lines, stated, strict=True) if fold is None]
     fold: NDArray[np.int64]
     if header and len(header) == 2:
         fold = np.arange(len(rows)) // (2 * header[1])
+    elif len(without) == len(rows):
+        fold = deal_folds(same)
+    elif without:
+        raise ValueError(
+            f"{path}, line {without[0]}: has no fold, other lines have one; give all of them one"
+        )
     else:
-        stated = np.array([-1 if row.fold is None else row.fold for row in rows])
-        fold = _deal(same) if (stated < 0).any() else np.unique(stated, return_inverse=True)[1]
-    return _pair_list(_with_people(rows), same, fold)
+        fold = np.unique(np.array(stated, dtype=object), return_inverse=True)[1].ravel()
+    made = _pair_list(_with_people(rows, lines, path), same, fold)
+    return checked_pairs(made, len(made.names), str(path), by_name=not header)
 
 
 @dataclass(frozen=True)
@@ -162,28 +253,54 @@ def _place(pattern: str, name: str, number: str) -> str:
     return pattern.format(name=name, number=int(number))
 
 
-def _deal(same: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Deal pairs into folds, consecutively within each kind."""
-    folds = min(FOLDS, int(same.sum()), int((~same).sum()))
-    fold = np.empty(len(same), np.int64)
-    for kind in (True, False):
-        at = np.flatnonzero(same == kind)
-        fold[at] = np.arange(len(at)) * folds // len(at)
-    return fold
+def _check_flags(rows: list[_Row], lines: list[tuple[int, str]], path: str | os.PathLike[str]) -> None:
+    """Refuse a pair that is said to be of one person and of two."""
+    seen: dict[frozenset[str], tuple[bool, int]] = {}
+    for row, (number, line) in zip(rows, lines, strict=True):
+        images = frozenset(row.images)
+        if len(images) == 1 and not row.same:
+            raise ValueError(
+                f"{path}, line {number}: {line.strip()!r} says that an image and itself show different people"
+            )
+        same, first = seen.setdefault(images, (row.same, number))
+        if same != row.same:
+            raise ValueError(
+                f"{path}, line {number}: {line.strip()!r} says {'same' if row.same else 'different'}, line {first} "
+                "says the opposite of this pair: take one of them out"
+            )
 
 
-def _with_people(rows: list[_Row]) -> list[_Row]:
+def _with_people(rows: list[_Row], lines: list[tuple[int, str]], path: str | os.PathLike[str]) -> list[_Row]:
     """Take the folder of each path as its person, unless a path has none or a pair says otherwise."""
     if any(row.people is not None for row in rows):
         return rows
     folders = {image: PurePosixPath(image.replace("\\", "/")).parent for row in rows for image in row.images}
-    told = all(folder.name for folder in folders.values())
-    if not told or any((folders[row.images[0]] == folders[row.images[1]]) != row.same for row in rows):
+    if not all(folder.name for folder in folders.values()):
+        return rows
+    other = [(folders[row.images[0]] == folders[row.images[1]]) != row.same for row in rows]
+    if any(other):
+        _tell_other_people(rows, other, lines, path)
         return rows
     distinct = set(folders.values())
     short = len({folder.name for folder in distinct}) == len(distinct)  # else a/1 and b/1 would be one person
     people = {image: folder.name if short else str(folder) for image, folder in folders.items()}
     return [replace(row, people=(people[row.images[0]], people[row.images[1]])) for row in rows]
+
+
+def _tell_other_people(
+    rows: list[_Row], other: list[bool], lines: list[tuple[int, str]], path: str | os.PathLike[str]
+) -> None:
+    """Say which flags contradict the folders, where folders are people: for most pairs of either kind they are."""
+    for kind in (True, False):
+        of_kind = [wrong for row, wrong in zip(rows, other, strict=True) if row.same == kind]
+        if 2 * sum(of_kind) >= len(of_kind):
+            return  # probe/ann gallery/ann, or one folder for all
+    number, line = lines[other.index(True)]
+    _log.warning(
+        "%s: %d of %d pairs say otherwise than their folders, which seem to be people; the first is line %d, %r. Who "
+        "is on the images is not taken from the folders then.",
+        path, sum(other), len(rows), number, line.strip(),
+    )  # fmt: skip
 
 
 def _pair_list(rows: list[_Row], same: NDArray[np.bool_], fold: NDArray[np.int64]) -> PairList:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +14,34 @@ import numpy as np
 import torch
 
 from datamodules.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
-from datamodules.pair_list import FOLDS, LFW_PATTERN, PairList, read_pairs
+from datamodules.pair_folds import FOLDS, sound_folds, tell_mix
+from datamodules.pair_list import LFW_PATTERN, PairList, checked_pairs, need_two_folds, read_pairs
 from datamodules.reader import FaceReader, OnBadImage, Pixels
 from datamodules.safe_pickle import load_bin
 
-__all__ = ["BinFaces", "PairFaces", "PairList", "read_pairs"]
+__all__ = ["BinFaces", "PairFaces", "PairList", "pairs_of", "read_pairs"]
 
 _log = logging.getLogger(__name__)
+
+
+def pairs_of(reader: FaceReader) -> PairList:
+    """Give the pairs of a verification set, looked through: see `checked_pairs`.
+
+    A list made by hand is looked through at the first call, and the reader keeps what came of it.
+
+    Args:
+        reader: with an attribute `pairs`.
+
+    Raises:
+        ValueError: it has none, they cannot be used, or are too few to choose a threshold on.
+    """
+    what, pairs = type(reader).__name__, getattr(reader, "pairs", None)
+    if not isinstance(pairs, PairList):
+        raise ValueError(f"reader={what}: it has no list of pairs; use PairFaces or DrawnPairs")
+    if not pairs.checked:
+        pairs = checked_pairs(pairs, len(reader), f"reader={what}")
+        reader.pairs = pairs  # type: ignore[attr-defined]  # just seen to be there
+    return need_two_folds(pairs, f"reader={what}")
 
 
 class PairFaces(FaceReader):
@@ -74,6 +96,10 @@ class PairFaces(FaceReader):
             if not bool(listed.same.any()) or bool(listed.same.all()):
                 raise FileNotFoundError(f"pairs={pairs}: {what}; too few pairs are left without them")
             _log.warning("pairs=%s: %s; %d of %d pairs left out", pairs, what, total - len(listed), total)
+            same = listed.same.numpy()
+            folds = sound_folds(same, listed.folds.numpy(), f"pairs={pairs} without them", by_name=True)
+            tell_mix(same, f"pairs={pairs} without them")
+            listed = replace(listed, folds=torch.from_numpy(folds))
         self.pairs, self.identities, self.labels = listed, listed.identities, listed.labels
         self._files = [files[name] for name in listed.names]
 
@@ -85,6 +111,10 @@ class PairFaces(FaceReader):
     def name(self, index: int) -> str:
         """Tell an image's path."""
         return os.path.join(self.root, self._files[index])
+
+    def stable_name(self, index: int) -> str:
+        """Tell an image's name in the list."""
+        return self.pairs.names[index]
 
 
 def find_images(root: Path, names: Iterable[str]) -> dict[str, str]:
@@ -117,7 +147,9 @@ class BinFaces(FaceReader):
     The file is a pickle of encoded images and a list of which pairs are the same person; images 2i and 2i + 1
     are pair i. It is read by an unpickler that can build nothing but these. Images that are equal byte for
     byte are kept once. Pairs go into ten folds of consecutive pairs, as InsightFace's evaluation takes them
-    (scikit-learn's KFold, not shuffled). An image that cannot be decoded is an error.
+    (scikit-learn's KFold, not shuffled), where these are of so many same and so many different pairs each, as in
+    the published sets; else they are dealt anew, with a line that says so (see `sound_folds`). An image that cannot
+    be decoded is an error.
 
     Args:
         path: the file.
@@ -160,7 +192,7 @@ class BinFaces(FaceReader):
         self._first = np.unique(at, return_index=True)[1]
         self.identities = []
         self.labels = torch.full((len(kept),), -1, dtype=torch.int64)
-        self.pairs = PairList(
+        stated = PairList(
             names=[self.name(i) for i in range(len(kept))],
             a=torch.from_numpy(at[::2].copy()),
             b=torch.from_numpy(at[1::2].copy()),
@@ -169,6 +201,7 @@ class BinFaces(FaceReader):
             identities=[],
             labels=self.labels,
         )
+        self.pairs = checked_pairs(stated, len(kept), f"bin={path}", by_name=False)
 
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
@@ -183,3 +216,7 @@ class BinFaces(FaceReader):
     def name(self, index: int) -> str:
         """Tell the file and where in it the image stands first."""
         return f"{self.path}[{int(self._first[index])}]"
+
+    def stable_name(self, index: int) -> str:
+        """Tell where in the file the image stands first."""
+        return str(int(self._first[index]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.face import FaceDataModule
-from datamodules.pairs import PairList
+from datamodules.pairs import PairList, pairs_of
 from datamodules.reader import CachedReader, FaceReader
 from lightning_app.attacks import Attack
 from lightning_app.checkpoints import load_recogniser
@@ -105,11 +105,7 @@ class Subjects:
     """
 
     def __init__(self, reader: FaceReader, batch_size: int = 64, device: torch.device | None = None) -> None:
-        pairs = getattr(reader, "pairs", None)
-        if not isinstance(pairs, PairList):
-            raise ValueError(
-                f"reader={type(reader).__name__}: it has no list of pairs; use PairFaces or DrawnPairs"
-            )
+        pairs = pairs_of(reader)
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size}; give at least 1")
         self.reader, self.pairs, self.labels = reader, pairs, reader.labels

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.pairs import PairFaces
+from datamodules.pairs import PairFaces, pairs_of
 from datamodules.reader import CachedReader
 from lightning_app.files import write_atomically
 from lightning_app.masks import MaskLevels
@@ -51,7 +51,7 @@ class Faces:
         precision: Precision, bootstrap: int, device: torch.device,
     ) -> None:  # fmt: skip
         self.pixels = CachedReader(reader).pixels  # uint8 [N, 1 or 3, H, W]
-        self.pairs, self.bank = reader.pairs, bank
+        self.pairs, self.bank = pairs_of(reader), bank
         self.mean, self.std, self.batch_size = mean, std, batch_size
         self.precision, self.bootstrap, self.device = precision, bootstrap, device
         digest = hashlib.sha256(self.pixels.numpy().data)

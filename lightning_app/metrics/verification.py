@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ _Floats: TypeAlias = npt.NDArray[np.float64]
 _Ints: TypeAlias = npt.NDArray[np.int64]
 _Bools: TypeAlias = npt.NDArray[np.bool_]
 
+log = logging.getLogger("faceveil")
+_MIX = 0.1  # by how much the share of same-person pairs of a fold may differ from all pairs' without a word
 _NEGATIVES = 10  # a FAR is reported where at least so many false accepts stand behind it
 LEVEL = 0.95
 _CHUNK = 2**18  # entries of one block of resamples: 2 MiB an array, so that it stays in cache
@@ -131,7 +134,29 @@ def _check(scores: Numbers, same: Numbers, folds: Numbers) -> tuple[_Floats, _Bo
                 f"verification: outside fold {fold} there is no {kind}-person pair to choose its threshold "
                 "on; spread both kinds over the folds"
             )
+    _check_mix(same, folds)
     return scores.astype(np.float64), same, folds.astype(np.int64)
+
+
+def _check_mix(same: _Bools, folds: _Ints) -> None:
+    """Refuse folds of one kind, and say so where their mixes differ: their thresholds are chosen on other mixes."""
+    labels, fold = np.unique(folds, return_inverse=True)
+    counts = np.stack([np.bincount(fold[same == kind], minlength=len(labels)) for kind in (True, False)])
+    for kind, count in zip(("same", "different"), counts, strict=True):
+        if not count.all():
+            at = int(count.argmin())
+            raise ValueError(
+                f"verification: fold {labels[at]} has {counts[0, at]} same-person and {counts[1, at]} different pairs: "
+                f"no {kind}-person pair; deal both kinds evenly over the folds"
+            )
+    share = counts[0] / counts.sum(0)
+    if (off := abs(share - same.mean())).max() > _MIX:
+        at = int(off.argmax())
+        log.warning(
+            "verification: %.0f %% of the pairs of fold %s are of one person, of all pairs %.0f %%: its threshold is "
+            "chosen on another mix; deal both kinds evenly over the folds.",
+            100 * share[at], labels[at], 100 * same.mean(),
+        )  # fmt: skip
 
 
 def _best_threshold(values: _Floats, positives: _Ints, negatives: _Ints) -> float:
@@ -216,10 +241,14 @@ def verification(
 ) -> VerificationResult:
     """Score pairs of faces by LFW's protocol (image-restricted, folds as the file gives them).
 
+    *Folds.* Each has to have both kinds of pairs, in the mix of the others; where the share of same-person pairs of a
+    fold is more than 0.1 off, a line says so. Lists that readers give have such folds (`datamodules.pair_folds`).
+
     *Accuracy.* Each fold's threshold is chosen on the other folds: among the midpoints of the distinct scores
     seen there, the one that decides most pairs rightly, the lowest of ties. Two faces are the
     same person if their score is strictly above it. Accuracy is the mean over folds, std its deviation
-    (ddof 0).
+    (ddof 0). It is the share of pairs decided rightly: where there are more pairs of one kind, always answering so
+    is right in more than half of them, and figures of other mixes cannot be compared with it.
 
     *AUC, EER, TAR@FAR* count all pairs at once. The ROC curve joins its points, one per distinct score, by
     straight lines (tied scores are one step). EER is the FAR where FAR = 1 − TAR on it. TAR@FAR takes no
@@ -243,8 +272,8 @@ def verification(
         The figures, shares in [0,1].
 
     Raises:
-        ValueError: lengths differ, scores not finite, pairs of one kind only (in all, or in all folds but
-            one), fewer than two folds, a FAR outside (0,1), a negative bootstrap.
+        ValueError: lengths differ, scores not finite, pairs of one kind only (in all, in a fold, or in all folds
+            but one), fewer than two folds, a FAR outside (0,1), a negative bootstrap.
 
     Source: Huang et al., "Labeled Faces in the Wild", UMass TR 07-49, section III (View 2, with the standard
     deviation over folds in place of the standard error).
