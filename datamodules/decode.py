@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from datamodules.reader import BadImage, Pixels
+from lightning_app.pixel_limit import check_pixels
 
 Crop = tuple[int, int, int, int] | int | None
 
@@ -77,6 +78,7 @@ def decode(data: bytes, crop: Crop, size: int, name: str, upright: bool = False)
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            check_pixels(opened)
             image = _plain(opened)
             turned = upright and opened.getexif().get(ExifTags.Base.Orientation, 1) not in _UPRIGHT
     except _BROKEN as error:

@@ -255,9 +255,12 @@ def read_people(path: str | os.PathLike[str], present: set[str], where: str | os
         raise FileNotFoundError(
             f"people={path}: no such file (looked for a text file with one identity per line)"
         )
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"people={path} is not UTF-8 text ({error}): give one identity per line") from error
     people = [name for line in lines if (name := line.split("\t")[0].strip())]
-    if people and people[0].isdigit() and people[0] not in present and int(people[0]) == len(people) - 1:
+    if people and people[0] not in present and people[0].lstrip("0") == str(len(people) - 1):
         people = people[1:]  # LFW's own lists start with their length
     if not people:
         raise ValueError(f"people={path}: the file is empty, one identity per line is needed")

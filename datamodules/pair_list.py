@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from datamodules.pair_folds import deal_folds, sound_folds, tell_mix, tell_repea
 LFW_PATTERN = "{name}/{name}_{number:04d}"
 
 _log = logging.getLogger(__name__)
+_LONGEST = 9  # digits of a count
 
 
 @dataclass(frozen=True)
@@ -158,15 +159,18 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that cannot be read (file, number and text are named), a header that does not fit,
-            pairs of one kind only, a pair listed both as the same person and as different ones, a fold on some
-            lines and not on others.
+        ValueError: a line that cannot be read or leads out of the root (file, number and text are named), a header
+            that does not fit, pairs of one kind only, a pair listed both as the same person and as different ones, a
+            fold on some lines and not on others.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"pairs={path}: no such file (looked for a list of pairs such as LFW's pairs.txt)"
         )
-    text = Path(path).read_text(encoding="utf-8-sig")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"pairs={path} is not UTF-8 text ({error}): give a list of pairs") from error
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     header = _header(lines[0][1]) if lines else None
     if header is not None:
@@ -226,7 +230,7 @@ def _columns(line: str) -> list[str]:
 def _header(line: str) -> tuple[int, ...] | None:
     """Read a first line that is no pair: one or two counts, or () for names of columns."""
     columns = _columns(line)
-    if len(columns) in (1, 2) and all(column.isdigit() for column in columns):
+    if len(columns) in (1, 2) and all(map(_is_count, columns)):
         return tuple(int(column) for column in columns)
     return () if len(columns) in (3, 4) and columns[2].lower() in ("same", "issame", "label") else None
 
@@ -234,19 +238,37 @@ def _header(line: str) -> tuple[int, ...] | None:
 def _row(line: str, pattern: str, where: str) -> _Row:
     columns = _columns(line)
     match columns:
-        case [name, i, j] if i.isdigit() and j.isdigit():
+        case [name, i, j] if _is_count(i) and _is_count(j):
+            _check_within(where, name)
             return _Row((_place(pattern, name, i), _place(pattern, name, j)), (name, name), True)
-        case [name, i, other, j] if i.isdigit() and j.isdigit():
+        case [name, i, other, j] if _is_count(i) and _is_count(j):
+            _check_within(where, name, other)
             images = (_place(pattern, name, i), _place(pattern, other, j))
             return _Row(images, (name, other), name == other)
         case [first, second, ("0" | "1") as same, *rest] if not rest or (
-            len(rest) == 1 and rest[0].isdigit()
+            len(rest) == 1 and _is_count(rest[0])
         ):
+            _check_within(where, first, second)
             return _Row((first, second), None, same == "1", int(rest[0]) if rest else None)
     raise ValueError(
-        f"{where}: {line.strip()!r} is no pair; 'name i j', 'name1 i name2 j' or 'path1 path2 0|1 [fold]' is "
+        f"{where}: {line.strip()[:200]!r} is no pair; 'name i j', 'name1 i name2 j' or 'path1 path2 0|1 [fold]' is "
         "needed"
     )
+
+
+def _is_count(column: str) -> bool:
+    # not isdigit, which takes ² for a digit; and longer ones are no counts
+    return column.isdecimal() and len(column) <= _LONGEST
+
+
+def _check_within(where: str, *names: str) -> None:
+    """Refuse names that lead out of the folder the list's images lie under, however they would be written."""
+    for name in names:
+        for path in (PurePosixPath(name), PureWindowsPath(name)):
+            if path.anchor or ".." in path.parts:
+                raise ValueError(
+                    f"{where}: {name[:200]!r} leads out of the folder of images: give paths relative to it, without .."
+                )
 
 
 def _place(pattern: str, name: str, number: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from datamodules.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
+from datamodules.folder import read_within
 from datamodules.pair_folds import FOLDS, sound_folds, tell_mix
 from datamodules.pair_list import LFW_PATTERN, PairList, checked_pairs, need_two_folds, read_pairs
 from datamodules.reader import FaceReader, OnBadImage, Pixels
@@ -106,7 +107,8 @@ class PairFaces(FaceReader):
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
         path = self.name(index)
-        return decode(read_bytes(path), self.crop, self.size, path)
+        data = read_within(path, os.path.realpath(self.root)) if self.strict else read_bytes(path)
+        return decode(data, self.crop, self.size, path, upright=self.strict)
 
     def name(self, index: int) -> str:
         """Tell an image's path."""
@@ -178,8 +180,9 @@ class BinFaces(FaceReader):
         position: dict[bytes, int] = {}
         kept: list[bytes] = []
         at = np.empty(len(images), np.int64)
+        digests = {id(image): hashlib.sha256(image).digest() for image in images}  # a file may name one often
         for i, image in enumerate(images):
-            at[i] = position.setdefault(hashlib.sha256(image).digest(), len(kept))
+            at[i] = position.setdefault(digests[id(image)], len(kept))
             if at[i] == len(kept):
                 kept.append(image)
         same = np.array(issame, bool)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 from array import array
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _MAGIC = struct.pack("<I", 0xCED7230A)
 _FRAME = struct.Struct("<4sI")
 _HEADER = struct.Struct("<IfQQ")
 _LENGTH = (1 << 29) - 1
+_LARGEST = 1 << 53
 
 
 class RecordIOFaces(FaceReader):
@@ -127,6 +129,12 @@ class RecordFile:
         Raises:
             RecordError: no frame, or the file ends before its payload does.
         """
+        if (
+            offset < 0 or offset % 4
+        ):  # the system would refuse it, or find in a payload what looks like a frame
+            raise RecordError(f"no record at byte {offset}: records begin at multiples of 4, from 0 on")
+        if offset > self.length:
+            raise RecordError(f"truncated: {self.length} bytes, no record at byte {offset}")
         frame = os.pread(self._file.fileno(), _FRAME.size, offset)
         if len(frame) < _FRAME.size:
             raise RecordError(f"truncated: {self.length} bytes, no record at byte {offset}")
@@ -149,12 +157,12 @@ class RecordFile:
             RecordError: the frames are not those of a record.
         """
         flag, length = self.part(offset)
+        if flag not in (0, 1):
+            raise RecordError(f"the record at byte {offset} starts in its middle")
         if flag == 0 or (most is not None and most <= length):
             return self._payload(offset, length if most is None else min(most, length))
-        if flag != 1:
-            raise RecordError(f"the record at byte {offset} starts in its middle")
         parts = [self._payload(offset, length)]
-        while flag != 3:
+        while flag != 3 and (most is None or len(_MAGIC.join(parts)) < most):
             offset = _following(offset, length)
             flag, length = self.part(offset)
             if flag not in (2, 3):
@@ -273,7 +281,7 @@ class RecordScan(Scan):
         flag, label, _, _ = _HEADER.unpack_from(head)
         if flag:
             (label,) = struct.unpack_from("<f", head, _HEADER.size)
-        if not label.is_integer():
+        if not label.is_integer() or abs(label) > _LARGEST:
             raise RecordError(f"the record at byte {offset} has the label {label}, which is no class")
         return int(label)
 
@@ -289,17 +297,30 @@ class RecordScan(Scan):
             # InsightFace's record 0 holds no image: images have the keys 1 … label[0] − 1, the rest are the
             # identities' own records
             if not image and len(labels) >= 2:
+                if not labels[0].is_integer() or abs(labels[0]) > _LARGEST:
+                    raise RecordError(f"its first record gives {labels[0]} as the number of its images")
                 offsets = offsets[(keys > 0) & (keys < int(labels[0]))]
         return offsets
 
 
 def _read_idx(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Read an index of lines 'key<TAB>offset', sorted by key."""
+    if not path.is_file():
+        raise RecordError(f"its index {path} is no file")
     try:
-        table = np.loadtxt(path, dtype=np.int64, ndmin=2)
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a file without lines, which is told below
+            table = np.loadtxt(path, dtype=np.int64, ndmin=2)
+    except (ValueError, OverflowError) as error:
         raise RecordError(f"its index {path} is broken ({error})") from error
     if table.shape[1:] != (2,):
         raise RecordError(f"its index {path} is broken (lines of key and offset are needed)")
+    for column, what in ((0, "key"), (1, "record at byte")):
+        values, counts = np.unique(table[:, column], return_counts=True)
+        if (counts > 1).any():
+            twice = int(values[counts > 1][0])
+            raise RecordError(f"its index {path} is broken (it names the {what} {twice} more than once)")
+        if len(values) and values[0] < 0:
+            raise RecordError(f"its index {path} is broken (it names the {what} {int(values[0])})")
     table = table[np.argsort(table[:, 0], kind="stable")]
     return table[:, 0], table[:, 1]

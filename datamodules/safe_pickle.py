@@ -1,12 +1,15 @@
 """Read InsightFace's `.bin` pickles without running what they carry.
 
 A pickle is a program: it may call any function it can name. This unpickler resolves no name to anything but
-the stand-ins below, which hold bytes and call nothing: not even NumPy is reached from the file.
+the stand-ins below, which hold bytes and call nothing: not even NumPy is reached from the file. Nor does it take more
+memory than the file has bytes, some times over: what it claims is compared with the file before anything is built.
 """
 
 from __future__ import annotations
 
+import mmap
 import pickle
+import pickletools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ _BROKEN = (
     OverflowError,
     MemoryError,
 )
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 class _Type:
@@ -34,65 +38,76 @@ class _Type:
         """Ignore byte order and fields: only one-byte types are taken."""
 
 
+class _Budget:
+    """Counts the bytes that a file's values stand for: no more than the file has, however often it names them."""
+
+    def __init__(self, bytes_left: int) -> None:
+        self.bytes_left = bytes_left
+
+    def take(self, data: bytes) -> bytes:
+        """Count a value that is about to be kept, and give it back."""
+        self.bytes_left -= len(data)
+        if self.bytes_left < 0:
+            raise pickle.UnpicklingError("its values stand for more bytes than the file has")
+        return data
+
+
 class _Array:
     """Stands in for an array of bytes or booleans: holds its buffer."""
 
-    def __init__(self, data: bytes = b"") -> None:
-        self.data = data
+    def __init__(self, budget: _Budget, data: bytes = b"") -> None:
+        self.budget, self.data = budget, data
 
     def __setstate__(self, state: Any) -> None:
         # numpy: (version, shape, dtype, is_fortran, buffer)
         _, _, dtype, _, data = state
-        self.data = _buffer(data, dtype)
+        self.data = _buffer(data, dtype, self.budget)
 
 
-def _buffer(data: object, dtype: object) -> bytes:
+def _buffer(data: object, dtype: object, budget: _Budget) -> bytes:
     if not isinstance(dtype, _Type) or dtype.code.lstrip("|") not in ("u1", "i1", "b1"):
         raise pickle.UnpicklingError(f"an array of {getattr(dtype, 'code', dtype)!r}, not of bytes")
     if isinstance(data, str):  # a Python 2 string of an array
-        data = data.encode("latin1")
+        return budget.take(data.encode("latin1"))
     if not isinstance(data, (bytes, bytearray)):
         raise pickle.UnpicklingError("an array without a buffer")
-    return bytes(data)
-
-
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
-
-
-def _scalar(dtype: object, data: object) -> bool:
-    return _buffer(data, dtype) != b"\0"
-
-
-def _frombuffer(data: object, dtype: object, *_: object) -> _Array:
-    return _Array(_buffer(data, dtype))
-
-
-def _encode(text: str, codec: str = "latin1") -> bytes:
-    # how Python 3 writes bytes in protocols before 3
-    if not isinstance(text, str) or codec not in ("latin1", "latin-1", b"latin1"):
-        raise pickle.UnpicklingError(f"bytes encoded as {codec!r}")
-    return text.encode("latin1")
+    return data if isinstance(data, bytes) else budget.take(bytes(data))
 
 
 def _empty() -> bytes:
     return b""  # how Python 3 writes b"" in protocols before 3
 
 
-_STAND_INS: dict[tuple[str, str], Callable[..., object]] = {
-    ("_codecs", "encode"): _encode,
-    ("builtins", "bytes"): _empty,
-    ("__builtin__", "bytes"): _empty,
-    ("numpy", "dtype"): _Type,
-    ("numpy", "ndarray"): _Type,
-    **{
-        (f"numpy.{core}.multiarray", name): stand_in
-        for core in ("core", "_core")
-        for name, stand_in in (("_reconstruct", _reconstruct), ("scalar", _scalar))
-    },
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-}
+def _stand_ins(budget: _Budget) -> dict[tuple[str, str], Callable[..., object]]:
+    def reconstruct(*_: object) -> _Array:
+        return _Array(budget)
+
+    def scalar(dtype: object, data: object) -> bool:
+        return _buffer(data, dtype, budget) != b"\0"
+
+    def frombuffer(data: object, dtype: object, *_: object) -> _Array:
+        return _Array(budget, _buffer(data, dtype, budget))
+
+    def encode(text: str, codec: str = "latin1") -> bytes:
+        # how Python 3 writes bytes in protocols before 3
+        if not isinstance(text, str) or codec not in ("latin1", "latin-1", b"latin1"):
+            raise pickle.UnpicklingError(f"bytes encoded as {codec!r}")
+        return budget.take(text.encode("latin1"))
+
+    return {
+        ("_codecs", "encode"): encode,
+        ("builtins", "bytes"): _empty,
+        ("__builtin__", "bytes"): _empty,
+        ("numpy", "dtype"): _Type,
+        ("numpy", "ndarray"): _Type,
+        **{
+            (f"numpy.{core}.multiarray", name): stand_in
+            for core in ("core", "_core")
+            for name, stand_in in (("_reconstruct", reconstruct), ("scalar", scalar))
+        },
+        ("numpy.core.numeric", "_frombuffer"): frombuffer,
+        ("numpy._core.numeric", "_frombuffer"): frombuffer,
+    }
 
 
 class Refused(pickle.UnpicklingError):
@@ -100,11 +115,33 @@ class Refused(pickle.UnpicklingError):
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: mmap.mmap) -> None:
+        super().__init__(file, encoding="bytes")
+        self._stand_ins = _stand_ins(_Budget(len(file)))
+
     def find_class(self, module: str, name: str) -> Callable[..., object]:
-        stand_in = _STAND_INS.get((module, name))
+        stand_in = self._stand_ins.get((module, name))
         if stand_in is None:
             raise Refused(f"{module}.{name}")
         return stand_in
+
+
+def _check_claims(file: mmap.mmap) -> None:
+    """Walk through a pickle without building anything: every length and every number in it must fit the file.
+
+    Python's unpickler allocates first and reads then: a few bytes that claim a string of 2 GB, or a place in the memo
+    beyond all others, take that much.
+
+    Raises:
+        ValueError: something is longer than what is left of the file.
+    """
+    for opcode, argument, position in pickletools.genops(file):
+        place = position or 0
+        if opcode.name in _MEMO and int(argument or 0) > place:
+            raise ValueError(f"byte {place} names the place {argument} of its memo")
+        if opcode.name == "FRAME" and int(argument or 0) > len(file) - place:
+            raise ValueError(f"the frame at byte {place} is said to have {argument} bytes")
+    file.seek(0)
 
 
 def load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
@@ -118,11 +155,12 @@ def load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
 
     Raises:
         ValueError: the file names any function or class but those that hold bytes; it is truncated or no
-            pickle; or it is not two lists of such lengths.
+            pickle, or claims more than it has; or it is not two lists of such lengths.
     """
     try:
-        with open(path, "rb") as file:
-            content = _Unpickler(file, encoding="bytes").load()
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            _check_claims(mapped)
+            content = _Unpickler(mapped).load()
     except Refused as error:
         raise ValueError(
             f"{path}: the file carries code ({error}): refused, it is not a plain .bin set"
@@ -142,7 +180,9 @@ def load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
         raise ValueError(
             f"{path}: {len(images)} images for {len(same)} pairs, twice as many as pairs are needed"
         )
-    return [image.data if isinstance(image, _Array) else bytes(image) for image in images], [*map(bool, same)]
+    # one that is named a thousand times stays one
+    plain = {id(image): image.data if isinstance(image, _Array) else bytes(image) for image in images}
+    return [plain[id(image)] for image in images], [*map(bool, same)]
 
 
 def _listed(values: object, kinds: tuple[type, ...]) -> bool:

@@ -16,8 +16,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     The checkpoint is streamed to a temporary file in the same folder (`.NAME.*.tmp`), never held in memory a
     second time; file and folder are synced (fsync) before and after it takes its name (`os.replace`). Whatever
-    happens, the name stands for a whole checkpoint: the old one or the new one. Reading is Lightning's; so is
-    writing to a remote path (`s3://…`).
+    happens, the name stands for a whole checkpoint: the old one or the new one. Writing to a
+    remote path (`s3://…`) is Lightning's; so is reading, but that code is never read, whatever the environment says.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -42,6 +42,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> Any:
+        """Read a checkpoint: weights and plain values alone, whatever is asked for.
+
+        Args:
+            path: the file.
+            map_location: as in Lightning's own.
+            weights_only: not taken; code is never read out of a checkpoint.
+        """
+        return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 def with_atomic_writes(plugins: Any, strategy: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -13,12 +12,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lightning_app.checkpoint_bounds import check_claim
+from lightning_app.foreign import parse_json
+from lightning_app.known import known_class, ours
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask
 from lightning_app.models.base import Recogniser
 from lightning_app.runs import resolve_checkpoint
 
 _DATA = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 _BLOCK = 2**20  # bytes hashed at a time
+_LARGEST = 4096  # px; the size of an input is a setting, and nothing in the weights bounds it
 WEIGHTS_FORMAT = "weights/1"  # metadata `faceveil` of the safetensors that `export` writes
 
 
@@ -78,7 +81,9 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     """Build the recogniser a checkpoint holds, with its weights, for inference.
 
     The class follows from the weights: gates make a `ResNetFSM`, all else is a `ResNet` (`ResNetMask` by name,
-    the same network). Nothing in the file is run: it may hold weights and plain values alone.
+    the same network). Nothing in the file is run: it may hold weights and plain values alone, and a class of
+    somebody else's that it names is imported only within `lightning_app.known.trusting`. Its settings take no
+    memory before they are found to ask for no more weights than the file has.
 
     Args:
         path: a `.ckpt`, a `.safetensors` that `export` wrote (without a head it embeds, and refuses to classify),
@@ -89,7 +94,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds more than weights, or is no recogniser's.
+        ValueError: it is damaged, holds more than weights, is no recogniser's, or of a class that is not trusted.
     """
     file = _file(Path(path))
     if file.suffix == ".safetensors":
@@ -102,11 +107,16 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
             f"checkpoint {file}: not of a recogniser (it has no backbone with its settings); give one that "
             "`python main.py fit` wrote for ResNet, ResNetMask or ResNetFSM"
         )
-    kind = _class_of(state, saved)
+    kind = _class_of(state, saved, file)
     known = signature(Recogniser).parameters.keys() | signature(kind).parameters.keys()
     # a compiled network would be compiled again for every shape of batch, and keys of Lightning's begin with _
     settings = {key: value for key, value in saved.items() if key in known} | {"compile": False}
     try:
+        settings["num_classes"] = len(state["head.weight"]) if "head.weight" in state else None
+        if int(settings.get("input_size", 0)) > _LARGEST:
+            raise ValueError(f"input_size {settings['input_size']} px, more than {_LARGEST}")
+        check_claim(lambda: kind(**settings), state)
+        step = int(checkpoint.get("global_step", 0))
         model = kind(**settings)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(state)
@@ -125,7 +135,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         model=kind.__name__,
         input_size=int(model.hparams["input_size"]),
         in_channels=int(model.hparams["in_channels"]),
-        step=int(checkpoint.get("global_step", 0)),
+        step=step,
         data=data if isinstance(data, dict) else {},
     )
 
@@ -174,8 +184,11 @@ def _exported(file: Path) -> dict[str, Any]:
             "`python main.py export` wrote"
         )
     try:
-        settings = json.loads(about["settings"]) | {"_class_path": f"lightning_app.models.{about['model']}"}
-        data, step = json.loads(about["data"]), int(about["step"])
+        what = "its metadata"
+        settings = parse_json(about["settings"], what) | {
+            "_class_path": f"lightning_app.models.{about['model']}"
+        }
+        data, step = parse_json(about["data"], what), int(about["step"])
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"checkpoint {file}: its metadata are damaged ({error!r}); export again") from error
     return {"state_dict": state, "hyper_parameters": settings, "global_step": step, _DATA: data}
@@ -186,10 +199,13 @@ def _reworded(error: ValueError) -> ValueError:
     return ValueError(str(error).replace("--ckpt_path ", "checkpoint ", 1))
 
 
-def _class_of(state: dict[str, Any], saved: dict[str, Any]) -> type[Recogniser]:
+def _class_of(state: dict[str, Any], saved: dict[str, Any], file: Path) -> type[Recogniser]:
+    named = str(saved.get("_class_path") or "")
+    if named and ours(named) is None:
+        return known_class(named, Recogniser, f"checkpoint {file}: hyper_parameters")
     if any(key.startswith("backbone.gates.") for key in state):
         return ResNetFSM
-    return ResNetMask if str(saved.get("_class_path", "")).endswith(".ResNetMask") else ResNet
+    return ResNetMask if named.endswith(".ResNetMask") else ResNet
 
 
 def file_sha256(file: Path) -> str:

@@ -135,11 +135,12 @@ class FaceVeilCLI(LightningCLI):
             loggers = [*loggers, CSVLog(self.run_dir, version)]
         wanted = trainer.get("callbacks") or []
         callbacks = list(wanted) if isinstance(wanted, list) else [wanted]
+        # of every command: it reads no code out of a checkpoint
+        kwargs["plugins"] = with_atomic_writes(trainer.get("plugins"), trainer.get("strategy"))
         if self.subcommand != "fit":
             callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
             kwargs["enable_checkpointing"] = False
         else:
-            kwargs["plugins"] = with_atomic_writes(trainer.get("plugins"), trainer.get("strategy"))
             if trainer.get("enable_checkpointing") is not False and not any(
                 isinstance(c, RunCheckpoint) for c in callbacks
             ):

@@ -255,7 +255,8 @@ class Candidate:
         """
         if self.method.restorer is not None:
             given = Path(self.method.restorer)
-            return saved_reader(given if given.is_dir() else given.parent.parent).identities
+            home = given if given.is_dir() else given.parent.parent
+            return saved_reader(home, self.setting.classes).identities
         assert restorer is not None, "the method has no attacker"
         return read_setting(self._restorer_args(restorer, seed)).data.reader.identities
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from lightning_app.checkpoint_bounds import archive_flaw, values_flaw
+
 log = logging.getLogger("faceveil")
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")  # the one before, see callbacks.RunCheckpoint
@@ -94,6 +96,8 @@ def _flaw(path: Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return "the file is truncated or no checkpoint; take an earlier one"
     try:
+        if flaw := archive_flaw(path):
+            return flaw
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         return "holds more than weights and plain values (code, perhaps): refused"
@@ -101,7 +105,7 @@ def _flaw(path: Path) -> str | None:
         return f"the file is damaged ({str(error).splitlines()[0]}); take an earlier one"
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         return "not a Lightning checkpoint (no state_dict); take a run's last.ckpt"
-    return None
+    return values_flaw(checkpoint)
 
 
 def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
 from datamodules.reader import FaceReader
+from lightning_app.foreign import read_yaml
+from lightning_app.known import make_known, named_classes
 
 _DECISIVE = ("max_epochs", "max_steps")  # of the trainer; the rest is where and how fast
 _IDLE = ("num_workers", "cache")  # of the data: how fast, not what
@@ -34,6 +35,7 @@ class Setting:
         about: what decides the figures of the run, JSON-able: seed, epochs, model, data.
         desensitizer: `class_path` and `init_args`, as a config has them; None where nothing is hidden.
         measured: what decides the figures of a recogniser that is there, JSON-able: who verifies, on what pixels.
+        classes: every `class_path` the config names.
     """
 
     data: FaceDataModule
@@ -41,6 +43,7 @@ class Setting:
     about: dict[str, Any]
     desensitizer: dict[str, Any] | None
     measured: dict[str, Any]
+    classes: frozenset[str] = frozenset()
 
 
 def read_setting(args: Sequence[str]) -> Setting:
@@ -89,6 +92,7 @@ def read_setting(args: Sequence[str]) -> Setting:
         about=_decisive(plain),
         desensitizer=plain["data"]["init_args"].get("desensitizer"),
         measured=_measured(plain),
+        classes=frozenset(named_classes(plain)),
     )
 
 
@@ -110,9 +114,12 @@ def saved_setting(run: Path) -> dict[str, Any] | None:
 
     Args:
         run: the run's folder.
+
+    Raises:
+        ValueError: its config is damaged.
     """
-    config = run / "config.yaml"
-    return _decisive(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.is_file() else None
+    config = _saved(run)
+    return None if config is None else _taken(_decisive, config, run)
 
 
 def saved_measured(run: Path) -> dict[str, Any] | None:
@@ -120,12 +127,28 @@ def saved_measured(run: Path) -> dict[str, Any] | None:
 
     Args:
         run: the run's folder.
+
+    Raises:
+        ValueError: its config is damaged.
     """
+    config = _saved(run)
+    found = None if config is None else _taken(_measured, config, run)
+    return found if found is not None and found["verification"] else None
+
+
+def _saved(run: Path) -> Any:
+    """Read a run's `config.yaml`, which may be somebody else's; None where there is none."""
     config = run / "config.yaml"
-    if not config.is_file():
-        return None
-    found = _measured(yaml.safe_load(config.read_text(encoding="utf-8")))
-    return found if found["verification"] else None
+    return read_yaml(config) if config.is_file() else None
+
+
+def _taken(what: Callable[[Any], dict[str, Any]], config: Any, run: Path) -> dict[str, Any]:
+    try:
+        return what(config)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{run / 'config.yaml'} is not the config of a run ({error!r}); move it away"
+        ) from error
 
 
 def make_reader(part: object) -> FaceReader:
@@ -146,20 +169,23 @@ def make_reader(part: object) -> FaceReader:
     return reader
 
 
-def saved_reader(run: Path) -> FaceReader:
-    """Make the reader that a run was trained with.
+def saved_reader(run: Path, trust: Collection[str] = ()) -> FaceReader:
+    """Make the reader that a run was trained with; its folder may be somebody else's, and no code of its runs.
 
     Args:
         run: the run's folder.
+        trust: class paths that may be imported, beside our own and those of `trusting`.
 
     Raises:
-        FileNotFoundError, ValueError: its config is not there, or the reader cannot be made.
+        FileNotFoundError, ValueError: its config is not there, names a class that is neither ours nor trusted, or
+            the reader cannot be made.
     """
     config = run / "config.yaml"
-    if not config.is_file():
+    saved = _saved(run)
+    if saved is None:
         raise FileNotFoundError(f"{config} is not there")
-    data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
-    return make_reader((data.get("init_args") or {}).get("reader"))
+    part = _taken(lambda found: {"reader": found["data"]["init_args"]["reader"]}, saved, run)["reader"]
+    return make_known(part, FaceReader, f"{config}: data.reader", trust)
 
 
 def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:

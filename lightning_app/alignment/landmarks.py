@@ -117,7 +117,10 @@ class LandmarkFile:
 
 def _fields(line: str) -> list[str]:
     if '"' in line:  # slower, and needed only where a name has a comma
-        return [field.strip() for field in next(csv.reader([line], skipinitialspace=True))]
+        try:
+            return [field.strip() for field in next(csv.reader([line], skipinitialspace=True))]
+        except csv.Error:  # a quote that never ends, or a field longer than any path
+            return []
     for separator in (",", "\t"):
         if separator in line:
             return [field.strip() for field in line.split(separator)]

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lightning_app.alignment.similarity import Pixels
+from lightning_app.pixel_limit import check_pixels
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -38,6 +39,7 @@ def read_upright(path: str) -> Pixels:
         with open(path, "rb") as file:
             data = file.read()
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            check_pixels(opened)
             return np.array(_plain(ImageOps.exif_transpose(opened)), np.uint8)
     except _BROKEN as error:
         raise Undecodable(f"{path}: cannot be decoded ({error})") from error

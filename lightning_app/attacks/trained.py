@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from lightning_app.attacks.base import Attack
+from lightning_app.checkpoint_bounds import check_claim
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs import resolve_checkpoint
 
 SHAPE = ("width", "recurrences", "depth", "input_size")  # settings that make another network
 _PREFIX = "network."
+_MOST_RECURRENCES = 64  # share their weights, so that nothing in the file bounds them; the paper takes 6
 _DATA = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 
 
@@ -110,11 +112,15 @@ def load_restorer(path: str | Path) -> Restorer:
         raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
     checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     state, saved = state_of_network(checkpoint, f"checkpoint {path}"), checkpoint["hyper_parameters"]
-    settings = {key: int(saved[key]) for key in SHAPE}
-    network = RFRNet(settings["width"], settings["recurrences"], settings["depth"])
     try:
+        settings = {key: int(saved[key]) for key in SHAPE}
+        if settings["recurrences"] > _MOST_RECURRENCES:
+            raise ValueError(f"recurrences {settings['recurrences']}, more than {_MOST_RECURRENCES}")
+        shape = settings["width"], settings["recurrences"], settings["depth"]
+        check_claim(lambda: RFRNet(*shape), state)
+        network = RFRNet(*shape)
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
     network.eval().requires_grad_(False)

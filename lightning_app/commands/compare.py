@@ -17,7 +17,7 @@ from rich.progress import Progress
 from lightning_app import jobs
 from lightning_app.attacks import Attack, TrainedRestorer
 from lightning_app.commands.compare_report import Outcome, write_report
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.comparison import (
     Candidate,
     Method,
@@ -28,6 +28,7 @@ from lightning_app.comparison import (
 from lightning_app.configs import find_config
 from lightning_app.device import choose_device
 from lightning_app.dlib_judge import DlibJudge
+from lightning_app.known import trusting
 from lightning_app.privacy import (
     Judge,
     Subjects,
@@ -290,6 +291,7 @@ def build_parser() -> CommandParser:
     parser = command_parser(compare)
     parser.add_argument("--show-faces", "--show_faces", type=bool, nargs="?", const=True, default=False,
                         help="Show faces of the verification set in the report, a file to keep.")  # fmt: skip
+    add_trust(parser)
     parser.add_function_arguments(compare, skip={"show_faces", "command"})
     return parser
 
@@ -309,4 +311,5 @@ def run(args: list[str]) -> None:
     values["methods"] = {k: m if isinstance(m, Method) else Method(**m) for k, m in values["methods"].items()}
     if isinstance(values["restorer"], dict):
         values["restorer"] = Restorer(**values["restorer"])
-    compare(**values, command=f"python main.py compare {shlex.join(args)}")
+    with trusting(values.pop("trust")):
+        compare(**values, command=f"python main.py compare {shlex.join(args)}")

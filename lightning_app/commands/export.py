@@ -14,7 +14,7 @@ from torch import Tensor
 
 from callbacks.results import rows_of
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.configs import find_config
 from lightning_app.export import (
     Agreement,
@@ -31,6 +31,7 @@ from lightning_app.export.folder import check_output, files_at_once, folder_at_o
 from lightning_app.export.graph import OPSET
 from lightning_app.export.source import Run, measured_on, normalisation, read_run, training_data
 from lightning_app.files import write_atomically
+from lightning_app.known import trusting
 from lightning_app.masks import mask_hash, mask_ratio, save_mask
 from lightning_app.models.base import Recogniser
 from lightning_app.report import print_table
@@ -299,6 +300,7 @@ def build_parser() -> CommandParser:
         parser.add_argument(flag, type=bool, nargs="?", const=True, default=False, help=words)
     parser.add_argument("--licence", "--license", type=str | None, default=None,
                         help="of the weights: an SPDX identifier, or text.")  # fmt: skip
+    add_trust(parser)
     parser.add_function_arguments(export, skip={"overwrite", "head", "licence", "config"})
     return parser
 
@@ -312,4 +314,6 @@ def run(args: list[str]) -> None:
     Raises:
         ValueError, OSError: see `export`.
     """
-    export(**build_parser().parse_args(args).as_dict())
+    values = build_parser().parse_args(args).as_dict()
+    with trusting(values.pop("trust")):
+        export(**values)

@@ -35,6 +35,18 @@ def command_parser(command: Callable[..., object], *, config: bool = True) -> Co
     return parser
 
 
+def add_trust(parser: CommandParser) -> None:
+    """Add `--trust CLASS_PATH`, repeatable: classes that files beside a checkpoint may name, beside our own.
+
+    Args:
+        parser: of a command that reads somebody else's run folder.
+    """
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="CLASS_PATH",
+        help="Import this class where a file beside a checkpoint names it: its code runs. Repeatable.",
+    )  # fmt: skip
+
+
 def name_run(config: Namespace, command: str) -> Namespace:
     """Give a run the name of its first config file, where it was given none; the list of files is taken out.
 

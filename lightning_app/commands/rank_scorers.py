@@ -14,10 +14,11 @@ from datamodules.face import FaceDataModule
 from lightning_app.checkpoints import load_recogniser
 from lightning_app.commands import ablate
 from lightning_app.commands.faces import drawn_numbers, load_faces, refuse_released
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.commands.search_mask import check_checkpoint
 from lightning_app.configs import find_config
 from lightning_app.files import write_atomically
+from lightning_app.known import trusting
 from lightning_app.masks import MaskScorer, load_mask, mask_hash, mask_ratio
 from lightning_app.metrics.rank import rank_correlation
 from lightning_app.report import png_bytes, print_table, read_metrics, write_metrics
@@ -175,6 +176,7 @@ def _accuracies(label: str, measured: dict[str, Scalar]) -> dict[str, float]:
 def build_parser() -> CommandParser:
     """Return the parser of `rank-scorers`; its help comes from `rank_scorers`'s docstring."""
     parser = command_parser(rank_scorers)
+    add_trust(parser)
     parser.add_function_arguments(rank_scorers)
     return parser
 
@@ -191,4 +193,5 @@ def run(args: list[str]) -> None:
     parser = build_parser()
     values = parser.instantiate(parser.parse_args(args)).as_dict()
     values.pop("config", None)
-    rank_scorers(**values)
+    with trusting(values.pop("trust")):
+        rank_scorers(**values)

@@ -14,8 +14,9 @@ from torch import Tensor
 from datamodules.face import FaceDataModule
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.commands.search_report import Watch, save_picture, save_template, tell_search
+from lightning_app.known import trusting
 from lightning_app.masks import (
     BrushRange,
     MaskLevels,
@@ -300,6 +301,7 @@ def build_parser() -> CommandParser:
                         help="lowest and highest mask ratio, in [0,1].")  # fmt: skip
     parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
                         help="replace a mask that is there.")  # fmt: skip
+    add_trust(parser)
     parser.add_function_arguments(search_mask, skip={"ratio", "overwrite"})
     return parser
 
@@ -317,4 +319,5 @@ def run(args: list[str]) -> None:
     values = vars(parser.instantiate(parser.parse_args(args)))
     values.pop("config", None)
     low, high = values.pop("ratio")
-    search_mask(ratio=(low, high), **values)
+    with trusting(values.pop("trust")):
+        search_mask(ratio=(low, high), **values)

@@ -17,10 +17,11 @@ from datamodules.decode import Crop
 from datamodules.pairs import PairFaces
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.draw_mask_set import level_name
-from lightning_app.commands.parser import CommandParser, command_parser, name_run
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser, name_run
 from lightning_app.device import choose_device
 from lightning_app.draws import hashed, integers
 from lightning_app.files import write_atomically
+from lightning_app.known import trusting
 from lightning_app.masks import NVIDIA_LEVELS, MaskLevels
 from lightning_app.masks.io import bits_hash, bits_ratio
 from lightning_app.masks.levels import Hidden, Level
@@ -195,6 +196,7 @@ def build_parser() -> CommandParser:
     """Return the parser of `sweep-levels`; its help comes from `sweep_levels`'s docstring."""
     parser = command_parser(sweep_levels)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier sweep in that folder.")
+    add_trust(parser)
     parser.add_function_arguments(sweep_levels, skip={"overwrite"})
     return parser
 
@@ -210,7 +212,9 @@ def run(args: list[str]) -> None:
     """
     parser = build_parser()
     config = name_run(parser.parse_args(args), "sweep_levels")
-    sweep_levels(**config.as_dict())
+    with trusting(config.pop("trust")):
+        sweep_levels(**config.as_dict())
+    config.trust = []  # nor may it trust anybody
     config.overwrite = False  # a saved config must not replace a sweep unasked
     path = Path(config.runs) / config.name / "config.yaml"
     write_atomically(path, parser.dump(config))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datamodules.pairs import read_pairs
 from lightning_app.checkpoints import CheckpointFacts
 from lightning_app.federated.state import RECORD
+from lightning_app.foreign import read_json, read_yaml
 from lightning_app.report.tables import read_metrics
 
 log = logging.getLogger("faceveil")
@@ -62,13 +60,14 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
     if folder is None:
         return Run(None)
     config: Any = None
-    try:
-        if (folder / "config.yaml").is_file():
-            config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder / 'config.yaml'} is no YAML ({words}); move it away") from error
+    if (folder / "config.yaml").is_file():
+        try:
+            config = read_yaml(folder / "config.yaml")
+        except ValueError as error:
+            raise ValueError(f"{error}; move it away") from error
+    parts = ("data", "trainer", "model")
     config = config if isinstance(config, dict) else {}
+    config = {key: value for key, value in config.items() if key not in parts or isinstance(value, dict)}
     federation = _federation(folder / RECORD)
     if not (folder / "metrics.json").is_file():
         return Run(folder, config, federation=federation)
@@ -202,7 +201,7 @@ def _federation(record: Path) -> dict[str, Any] | None:
     if not record.is_file():
         return None
     try:
-        plan = json.loads(record.read_text(encoding="utf-8"))["settings"]["plan"]
+        plan = read_json(record)["settings"]["plan"]
         found = {
             "owners": plan["clients"],
             "partition": plan["partition"],

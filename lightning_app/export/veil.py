@@ -130,7 +130,7 @@ def _sources(
         yield "its description", lambda: _centre(about, size)
     if about["method"] == "MaskOut" and "freeform" in about:
         yield "its description", lambda: _drawn(about, size)
-    data = config.get("data", {}).get("init_args", {})
+    data = config.get("data")
     named = _argument(data, "desensitizer", "mask")
     beside = [
         Path(folder) / MASK for folder in (_argument(data, "reader", "root"), facts.path.parent) if folder
@@ -139,8 +139,12 @@ def _sources(
         yield str(file), lambda path=file: load_mask(path, size)  # type: ignore[misc]
 
 
-def _argument(data: dict[str, Any], part: str, name: str) -> Any:
-    return ((data.get(part) or {}).get("init_args") or {}).get(name)
+def _argument(data: object, part: str, name: str) -> str | None:
+    """Take a path out of the config beside a checkpoint, which may hold anything."""
+    found = data
+    for key in ("init_args", part, "init_args", name):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _centre(about: dict[str, Any], size: int) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_app.files import replacing
 from lightning_app.masks.bits import Array, Size, as_array, as_size, pack_masks, size_text
+from lightning_app.pixel_limit import check_pixels
 from lightning_app.png import encode_png
 
 # What Pillow raises for files that are no image, broken, cut short or absurdly large.
@@ -58,7 +59,9 @@ def load_mask(path: str | Path, size: Size | None = None) -> Tensor:
         raise FileNotFoundError(f"mask {path}: no such file; {draw_hint(path, size)}")
     try:
         with Image.open(path) as picture:
-            picture.load()
+            check_pixels(picture)
+            if size is None or (picture.height, picture.width) == as_size(size):
+                picture.load()  # else the size is refused below, whatever its pixels are
     except DECODE_ERRORS as error:
         raise ValueError(f"mask {path} cannot be decoded ({error}); {draw_hint(path, size)}") from error
     if picture.mode not in ("1", "L"):
@@ -68,12 +71,12 @@ def load_mask(path: str | Path, size: Size | None = None) -> Tensor:
             f"mask {path} has {found}: a mask is an 8-bit one-channel PNG of 0 and 255; "
             f"save it as grey, or {draw_hint(path, size)}"
         )
-    pixels: Array = np.asarray(picture.convert("L"), dtype=np.uint8)
-    if size is not None and pixels.shape != as_size(size):
+    if size is not None and (picture.height, picture.width) != as_size(size):
         raise ValueError(
-            f"mask {path} is {size_text(pixels.shape)}, {size_text(size)} is needed (height×width): "
+            f"mask {path} is {size_text((picture.height, picture.width))}, {size_text(size)} is needed (height×width): "
             f"{draw_hint(path, size)}, or set the images' size to the mask's"
         )
+    pixels: Array = np.asarray(picture.convert("L"), dtype=np.uint8)
     grey = ~np.isin(pixels, (0, 255))
     if grey.any():
         seen = ", ".join(str(value) for value in np.unique(pixels[grey])[:3])

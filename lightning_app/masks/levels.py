@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_app.masks.bits import Array, Size, as_size, size_text, unpack_masks
 from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.io import DECODE_ERRORS
+from lightning_app.pixel_limit import check_pixels
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ def _read(path: Path, size: tuple[int, int], hidden: Hidden) -> tuple[Array, flo
     """Return a mask's packed bits and its mask ratio."""
     try:
         with Image.open(path) as picture:
+            check_pixels(picture)
             if picture.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {picture.mode}, more than 8 bits a pixel")
             grey: Array = np.asarray(picture.convert("L"), dtype=np.uint8)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_app.files import write_atomically
+from lightning_app.foreign import read_json
 from lightning_app.printing import printable, safe_output
 
 Scalar: TypeAlias = float | int | bool | str | None
@@ -94,9 +95,9 @@ def read_metrics(path: str | Path) -> dict[str, Scalar]:
         ValueError: it is not a flat JSON object.
     """
     try:
-        metrics = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); move it away and measure again") from error
+        metrics = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; move it away and measure again") from error
     if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
         raise ValueError(f"{path} is not a flat JSON object of figures; move it away and measure again")
     return metrics

@@ -71,6 +71,13 @@ def test_a_wrong_file_is_refused_by_its_line(tmp_path: Path, content: str, messa
         LandmarkFile(path)
 
 
+@pytest.mark.parametrize("quoted", ['"' + "x" * 200_000 + '"', '"never ended'])
+def test_a_field_that_is_no_path(quoted: str, tmp_path: Path) -> None:
+    (tmp_path / "marks.csv").write_text(f"a.png{', 1' * 10}\n{quoted}{', 1' * 10}\n")
+    with pytest.raises(ValueError, match=r"landmarks: line 2 of .*marks\.csv"):
+        LandmarkFile(tmp_path / "marks.csv")
+
+
 def test_no_file_and_no_text(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"corrections: .* is no file"):
         LandmarkFile(tmp_path / "none.csv", argument="corrections")

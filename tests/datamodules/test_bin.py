@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import pickle
 import struct
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from sklearn.model_selection import KFold
 
 from datamodules.decode import decode
 from datamodules.pairs import BinFaces
+from datamodules.safe_pickle import load_bin
 from tests.datamodules.face_files import encoded, picture
 
 IMAGES = [encoded(picture(i), "PNG" if i % 3 else "JPEG") for i in range(8)]
@@ -153,6 +156,51 @@ class TestCode:
         (tmp_path / "lfw.bin").write_bytes(b"\x80\x04\x8c\x07_codecs\x8c\x10encode.__class__\x93.")
         with pytest.raises(ValueError, match=r"carries code \(_codecs\.encode\.__class__\)"):
             BinFaces(tmp_path / "lfw.bin")
+
+
+class TestClaims:
+    """A file takes no more memory than it has bytes, some times over."""
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"\x80\x04Nr\x00\x00\x00\x10.", "names the place 268435456 of its memo"),  # ten bytes, 2.3 GB
+            (b"Np268435456\n.", "names the place 268435456 of its memo"),
+            (b"\x80\x04\x95\x00\x00\x00\x00\x01\x00\x00\x00.", "is said to have 4294967296 bytes"),
+            (b"\x80\x04B\x00\x00\x00\x70.", "expected 1879048192 bytes"),
+            (b"\x80\x04\x8e\x00\x00\x00\x00\x01\x00\x00\x00.", "expected 4294967296 bytes"),
+            (b"\x80\x05\x96\x00\x00\x00\x00\x01\x00\x00\x00.", "expected 4294967296 bytes"),
+            (b"\x80\x04\x8d\x00\x00\x00\x00\x01\x00\x00\x00.", "expected 4294967296 bytes"),
+            (b"\x80\x02X\x00\x00\x00\x70.", "expected 1879048192 bytes"),
+            (b"\x80\x02T\x00\x00\x00\x70.", "expected 1879048192 bytes"),
+            (b"\x80\x02T\xff\xff\xff\xff.", "byte count < 0"),
+            (b"\x80\x02\x8b\x00\x00\x00\x70.", "not enough data in stream to read long4"),
+            (b"\x80\x02\x8b\xff\xff\xff\xff.", "byte count < 0"),
+        ],
+    )
+    def test_lengths_and_places(self, tmp_path: Path, content: bytes, said: str) -> None:
+        (tmp_path / "a.bin").write_bytes(content)
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match=rf"a\.bin: truncated, or no InsightFace \.bin set .*{said}"):
+                load_bin(tmp_path / "a.bin")
+            assert tracemalloc.get_traced_memory()[1] < 1 << 22
+        finally:
+            tracemalloc.stop()
+
+    def test_one_value_that_is_copied_often(self, tmp_path: Path) -> None:
+        text = "x" * 10_000
+        copies = [_Runs(codecs.encode, text, "latin1") for _ in range(50)]  # 10 bytes each
+        (tmp_path / "a.bin").write_bytes(pickle.dumps((copies, [True] * 25), 2))
+        with pytest.raises(ValueError, match="its values stand for more bytes than the file has"):
+            load_bin(tmp_path / "a.bin")
+
+    def test_one_image_that_is_named_often(self, tmp_path: Path) -> None:
+        image = bytearray(IMAGES[0])
+        (tmp_path / "a.bin").write_bytes(pickle.dumps(([image] * 1000, [True, False] * 250), 5))
+        images, _ = load_bin(tmp_path / "a.bin")
+        assert len({id(one) for one in images}) == 1
+        assert len(BinFaces(tmp_path / "a.bin")) == 1
 
 
 class TestBadInput:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from datamodules.decode import Crop, check_geometry, decode
 from datamodules.reader import BadImage
+from lightning_app.alignment.pixels import Undecodable, read_upright
+from lightning_app.masks import MaskLevels, load_mask
 from tests.datamodules.face_files import encoded, picture
 
 
@@ -65,3 +72,37 @@ def test_crop_outside(crop: Crop) -> None:
 def test_geometry(crop: Crop, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_geometry(crop, size)
+
+
+def _claiming(side: int) -> bytes:
+    """A PNG of a few hundred bytes whose header claims so many pixels."""
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("side", [9_500, 13_000, 100_000])
+def test_a_picture_that_claims_too_many_pixels_is_not_decoded(side: int, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(_claiming(side))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(BadImage, match=r"a\.png: cannot be decoded \(.*pixels"):
+            decode(_claiming(side), None, 20, "a.png")
+        with pytest.raises(Undecodable, match=r"a\.png: cannot be decoded \(.*pixels"):
+            read_upright(str(tmp_path / "a.png"))
+        with pytest.raises(ValueError, match=r"mask .*a\.png cannot be decoded \(.*pixels"):
+            load_mask(tmp_path / "a.png", 112)
+        with pytest.raises(ValueError, match=r"no mask|a\.png cannot be read \(.*pixels"):
+            MaskLevels(tmp_path, 32)
+
+
+def test_a_mask_of_another_size_is_not_decoded(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(_claiming(8000).replace(b"\x08\x02\0\0\0", b"\x08\0\0\0\0", 1))
+    head = struct.pack(">IIBBBBB", 8000, 8000, 8, 0, 0, 0, 0)
+    raw = bytearray((tmp_path / "a.png").read_bytes())
+    raw[29:33] = struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    (tmp_path / "a.png").write_bytes(raw)
+    with pytest.raises(ValueError, match=r"is 8000×8000, 112×112 is needed"):  # its pixels are truncated
+        load_mask(tmp_path / "a.png", 112)

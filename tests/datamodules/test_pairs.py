@@ -135,6 +135,40 @@ class TestLists:
             read_pairs(path)
         assert str(caught.value).startswith(f"{path}, line 3: {shown} is no pair; 'name i j'")
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "../x\t1\t2", "ann\t1\t../../bob\t1", "a/../../b 1 2", "/etc/passwd x.png 1", "x.png ../y.png 0 3",
+            "..\\y.png x.png 1", "C:\\y.png x.png 0", "\\\\host\\y x.png 0", "/ann 1 2", ".. 1 2",
+        ],
+    )  # fmt: skip
+    def test_a_name_that_leads_out_of_the_root(self, tmp_path: Path, line: str) -> None:
+        path = _written(tmp_path / "pairs.txt", f"ann 1 2\n{line}\n")
+        with pytest.raises(ValueError, match=r"pairs\.txt, line 2: .* leads out of the folder of images"):
+            read_pairs(path)
+
+    def test_dots_that_lead_nowhere(self, tmp_path: Path) -> None:
+        found = read_pairs(
+            _written(tmp_path / "pairs.txt", "a..b/x.png ./c/y..png 1\nd/...png a..b/x.png 0\n")
+        )
+        assert found.names == ["a..b/x.png", "./c/y..png", "d/...png"]
+
+    @pytest.mark.parametrize(
+        "head", ["999999999 999999999", "9" * 5000, "²", "1 " + "9" * 5000, f"ann {'9' * 5000} 2", "ann ² 2"]
+    )
+    def test_absurd_counts(self, tmp_path: Path, head: str) -> None:
+        path = _written(tmp_path / "pairs.txt", f"{head}\nann 1 2\nann 1 bob 1\n")
+        with pytest.raises(
+            ValueError, match=r"pairs\.txt(, line 1: .* is no pair|: its first line promises)"
+        ) as raised:
+            read_pairs(path)
+        assert len(str(raised.value)) < 600
+
+    def test_no_text(self, tmp_path: Path) -> None:
+        (tmp_path / "pairs.txt").write_bytes(b"ann\xff 1 2\n")
+        with pytest.raises(ValueError, match=r"pairs=.*pairs\.txt is not UTF-8 text"):
+            read_pairs(tmp_path / "pairs.txt")
+
     def test_bad_header(self, tmp_path: Path) -> None:
         path = _written(tmp_path / "pairs.txt", LFW.replace("2\t2\n", "10\t300\n", 1))
         with pytest.raises(ValueError, match=r"promises 10 × 2 × 300 = 6000 pairs, it has 8$"):
@@ -176,6 +210,17 @@ class TestReader:
         reader = PairFaces(root, _written(tmp_path / "mine.txt", paths), size=20)
         assert reader.name(2) == str(root / "bob" / f"bob_0001.{kind.lower()}")
         assert reader[0]["identity"].tolist() == [0]
+
+    def test_links_out_of_the_root_are_not_followed_into_a_release(self, tmp_path: Path) -> None:
+        tree = make_tree(tmp_path / "tree", {"ann": 2, "bob": 1})
+        (tree / "bob/bob_0002.jpg").symlink_to(tmp_path / "other.jpg")
+        (tmp_path / "other.jpg").write_bytes(encoded(picture(9)))
+        pairs = _written(tmp_path / "pairs.txt", "ann 1 2\nann 1 bob 2\n")
+        reader = PairFaces(tree, pairs, size=20)
+        assert reader[2]["image"].shape == (1, 3, 20, 20)  # followed, as FolderFaces does
+        reader.strict = True
+        with pytest.raises(ValueError, match="lies outside the tree"):
+            reader.__getitems__([2])
 
     def test_missing_images(self, tree: Path, tmp_path: Path) -> None:
         pairs = _written(tmp_path / "list.txt", LFW)

@@ -208,6 +208,65 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"its index .*train\.idx is broken"):
             RecordIOFaces(tmp_path).open()
 
+    @pytest.mark.parametrize(
+        ("lines", "said"),
+        [
+            ("1\t-8\n2\t0\n", r"idx is broken \(it names the record at byte -8\)"),
+            ("-1\t0\n2\t8\n", r"idx is broken \(it names the key -1\)"),
+            (f"1\t{2**63 - 8}\n2\t0\n", r"truncated: \d+ bytes, no record at byte 9223372036854775800"),
+            (f"1\t{10**30}\n", "idx is broken"),
+            ("1\t400000000\n2\t0\n", "truncated: .* no record at byte 400000000"),
+            ("1\t0\n2\t4\n", "no RecordIO record at byte 4"),
+            ("1\t0\n2\t6\n", "no record at byte 6: records begin at multiples of 4"),
+            ("1\t0\n2\t0\n", r"it names the record at byte 0 more than once"),
+            ("1\t0\n1\t40\n", r"it names the key 1 more than once"),
+            ("", "idx is broken|has no records"),
+        ],
+    )  # fmt: skip
+    def test_an_index_that_leads_elsewhere(self, tmp_path: Path, lines: str, said: str) -> None:
+        write_records(tmp_path / "train.rec", [record([label], image) for label, image in IMAGES])
+        (tmp_path / "train.idx").write_text(lines)
+        with pytest.raises(ValueError, match=said):
+            RecordIOFaces(tmp_path, cache_index=False).open()
+
+    def test_an_index_that_is_a_folder(self, tmp_path: Path) -> None:
+        write_records(
+            tmp_path / "train.rec", [record([label], image) for label, image in IMAGES], index=False
+        )
+        (tmp_path / "train.idx").mkdir()
+        with pytest.raises(ValueError, match=r"its index .*train\.idx is no file"):
+            RecordIOFaces(tmp_path, cache_index=False).open()
+
+    def test_an_index_that_names_a_later_part(self, tmp_path: Path) -> None:
+        """The 28 bytes of a label lie in it, but it is no record's beginning."""
+        payloads = [record([0], b"x" * 40), record([1], b"abcd" * 4 + MAGIC + record([5], b"y" * 40))]
+        write_records(tmp_path / "train.rec", payloads)
+        at = (tmp_path / "train.rec").read_bytes().rindex(MAGIC)
+        (tmp_path / "train.idx").write_text(f"0\t0\n1\t{at}\n")
+        with pytest.raises(ValueError, match=f"the record at byte {at} starts in its middle"):
+            RecordIOFaces(tmp_path, cache_index=False).open()
+
+    @pytest.mark.parametrize("label", [1e30, -1e30])
+    def test_a_label_beyond_all_classes(self, tmp_path: Path, label: float) -> None:
+        write_records(tmp_path / "train.rec", [record([label], IMAGES[0][1])])
+        with pytest.raises(ValueError, match="which is no class"):
+            RecordIOFaces(tmp_path).open()
+
+    @pytest.mark.parametrize("count", [float("inf"), float("nan"), 1e30])
+    def test_a_first_record_with_an_absurd_count(self, tmp_path: Path, count: float) -> None:
+        write_records(tmp_path / "train.rec", [record([count, 3.0]), *insightface_records(IMAGES)[1:]])
+        with pytest.raises(ValueError, match="its first record gives"):
+            RecordIOFaces(tmp_path).open()
+
+    def test_lengths_beyond_the_file_take_no_memory(self, tmp_path: Path) -> None:
+        (tmp_path / "train.rec").write_bytes(MAGIC + struct.pack("<I", (1 << 29) - 1) + b"x" * 40)
+        with pytest.raises(ValueError, match="truncated: 48 bytes, the record at byte 0 needs more"):
+            RecordIOFaces(tmp_path).open()
+        head = struct.pack("<IfQQ", 2**32 - 1, 0.0, 0, 0) + b"x" * 40  # so many labels
+        write_records(tmp_path / "train.rec", [head, *insightface_records(IMAGES)[1:]])
+        with pytest.raises(ValueError, match="a record of 64 bytes has no 4294967295 labels"):
+            RecordIOFaces(tmp_path).open()
+
     def test_broken_chain(self, tmp_path: Path) -> None:
         first = MAGIC + struct.pack("<I", 1 << 29 | 4) + b"abcd"
         (tmp_path / "train.rec").write_bytes(first + framed(record([0], b"")))

@@ -297,7 +297,9 @@ def test_another_zlib_is_no_excuse(released: Path) -> None:
     """What zlib never writes is found without comparing bytes."""
     for one in images(released):
         one.write_bytes(searched(one.read_bytes()))
-    names = {plant(released, place, 1 + 3 * at): place for at, place in enumerate(PLACES) if place not in OPEN}
+    names = {
+        plant(released, place, 1 + 3 * at): place for at, place in enumerate(PLACES) if place not in OPEN
+    }
     other_zlib(released)
     found = audit(released)
     assert len(found.unproven) == 1

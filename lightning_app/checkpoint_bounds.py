@@ -1,0 +1,109 @@
+"""What a checkpoint may claim: no more memory than its file has bytes.
+
+`torch.load(weights_only=True)` runs no code out of a file, but it allocates what the file asks for: a compressed part
+unpacks to a thousand times its size, `bytearray(10**10)` is a plain value to it, and a tensor of stride 0 has as many
+elements as it says. None of these is in a checkpoint that `torch.save` wrote of a model.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_app.foreign import check_plain
+
+_MAKERS = {"bytearray", "Tensor"} | {
+    kind.__name__ for kind in torch._tensor_classes
+}  # of any size, from a number
+_REBUILT = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state"}
+_ENCODE = "_codecs encode"
+_SPARE = 1 << 20  # bytes
+
+
+def archive_flaw(path: Path) -> str | None:
+    """Word what in a checkpoint's archive would take more memory than its bytes; None where nothing does.
+
+    Args:
+        path: an existing zip archive; nothing of it is unpickled.
+    """
+    length = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            return "its parts are compressed, which torch.save never does: refused"
+        if sum(part.file_size for part in parts) > length:
+            return "its parts claim more bytes than the file has: refused"
+        for part in parts:
+            if part.filename.endswith(".pkl") and (flaw := _pickle_flaw(archive.read(part), length)):
+                return flaw
+    return None
+
+
+def _pickle_flaw(content: bytes, length: int) -> str | None:
+    encodes, reduces, longest = False, 0, 0
+    try:
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
+            if opcode.name == "GLOBAL":
+                module, _, name = str(argument).partition(" ")
+                encodes = encodes or argument == _ENCODE
+                if name in _MAKERS or (module == "torch._utils" and name not in _REBUILT):
+                    return f"holds more than weights and plain values ({module}.{name}): refused"
+            elif opcode.name == "REDUCE":
+                reduces += 1
+            elif isinstance(argument, str):
+                longest = max(longest, len(argument))
+    except ValueError:
+        return "the file is damaged; take an earlier one"
+    if encodes and reduces * longest > max(length, _SPARE):
+        return "its values stand for more bytes than the file has: refused"
+    return None
+
+
+def values_flaw(checkpoint: object) -> str | None:
+    """Word what in a checkpoint stands for more than it takes; None where nothing does.
+
+    Args:
+        checkpoint: as `torch.load(weights_only=True, mmap=True)` gave it.
+    """
+    try:
+        check_plain(checkpoint, "its content")
+    except ValueError as error:
+        return f"{error}: refused"
+    for tensor in _tensors(checkpoint, set()):
+        if tensor.is_meta or tensor.layout != torch.strided:
+            return f"holds a tensor without values of its own ({list(tensor.shape)}): refused"
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            return f"holds a tensor that claims more values than the file has ({list(tensor.shape)}): refused"
+    return None
+
+
+def check_claim(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> None:
+    """Refuse settings that ask for more weights than a file has, before they take any memory.
+
+    Args:
+        make: makes the module of the file's settings.
+        state: the file's weights.
+
+    Raises:
+        ValueError: the module would have more values than the file; or what `make` raises.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        asked = sum(value.numel() for value in make().state_dict().values())
+    there = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    if asked > there:
+        raise ValueError(f"its settings ask for {asked} values, it has {there}")
+
+
+def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item, seen)
