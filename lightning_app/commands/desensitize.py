@@ -47,11 +47,13 @@ def desensitize(
 ) -> Release:
     """Write the released set of an aligned image set: veiled, pseudonymous PNG files with a manifest.
 
-    Pixels equal those that `fit` makes on the fly with the same reader and desensitizer. A bad image is refused,
-    never replaced. A release that was stopped is gone on with when the command is given again; images whose source
-    has changed are made again, and refused ones tried again. What stays
-    with the owner is in `runs/<name>/`: the key, `refused.csv` (file, reason, message), the journal,
-    `metrics.json`. Next: `python main.py audit OUTPUT`.
+    Pixels equal those that `fit` makes on the fly with the same reader and desensitizer. Every batch is probed: with
+    noise under the mask the same images must come, else the command ends and releases nothing of the batch. A method
+    without a mask hides no pixel, so there is nothing to probe. A bad image is refused, never replaced.
+
+    A release that was stopped is gone on with when the command is given again; images whose source has changed are
+    made again, and refused ones tried again. What stays with the owner is in `runs/<name>/`: the key, `refused.csv`
+    (file, reason, message), the journal, `metrics.json`. Next: `python main.py audit OUTPUT`.
 
     Args:
         reader: the raw set, such as datamodules.FolderFaces.
@@ -228,6 +230,10 @@ def _tell(release: Release, output: Path, owner: Path, figures: dict[str, float 
         rows.append(
             ["mask ratio", f"{manifest.mask.mask_ratio:.4f}, hash {manifest.mask.mask_hash[:12]}{guard}"]
         )
+    if manifest.mask is None:
+        rows.append(["noise probe", "none: without a mask every pixel released depends on the face"])
+    elif release.made:
+        rows.append(["noise probe", "passed with every batch: no hidden pixel reaches a visible one"])
     if release.kept:
         rows.append(["made earlier", f"{release.kept:,}"])
     rows += [

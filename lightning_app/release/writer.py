@@ -78,7 +78,7 @@ def write_release(
 
     Args:
         reader: the raw set; its `strict` is switched on.
-        desensitizer: how images are veiled; put into `eval()`.
+        desensitizer: how images are veiled; put into `eval()`, and probed with every batch, see `Veil`.
         output: the folder that may leave the house.
         owner: the folder that stays: journal of what is done.
         key: 32 bytes that pseudonyms are made with.
@@ -92,7 +92,8 @@ def write_release(
     Raises:
         FileExistsError: the output holds something that is not this release's beginning.
         OSError: the disk is full, or cannot be written.
-        ValueError: of these a release cannot be made, it was begun with other settings, or no image is good.
+        ValueError: of these a release cannot be made, it was begun with other settings, no image is good, or the
+            desensitizer lets hidden pixels through: nothing of that batch is written.
     """
     output, owner = Path(output), Path(owner)
     check_arguments(reader, output, owner, compression, batch_size, workers)
