@@ -31,7 +31,7 @@ from lightning_app.federated.terms import (
     servers_mask,
 )
 from lightning_app.federated.veil import digest, veil_of
-from lightning_app.federated.weights import check_run_id, install, travelling, not_finite, unlike
+from lightning_app.federated.weights import check_run_id, install, not_finite, travelling, unlike
 from lightning_app.files import write_atomically
 from lightning_app.masks import load_mask, mask_hash, save_mask
 from lightning_app.models.base import Recogniser
@@ -180,7 +180,9 @@ class Client:
                         "people.", self.number)  # fmt: skip
             return ""
         key = load_key(self.plan.names_key)
-        return hmac.digest(key, b"names of a shared head\n" + json.dumps(list(names)).encode(), "sha256").hex()
+        return hmac.digest(
+            key, b"names of a shared head\n" + json.dumps(list(names)).encode(), "sha256"
+        ).hex()
 
     def _kept(self, run: str) -> dict[str, Any] | None:
         """Read what this owner has accepted for a run; None where it has not, or has lost its files."""

@@ -66,8 +66,8 @@ class Plan:
             `mask_hash` in the JSON beside a mask.
         max_local_epochs: of an owner's own file: the most `local_epochs` that it takes from the server.
         names_key: of an owner's own file, for a shared head: a file of 64 hexadecimal digits that all owners have and
-            the server has not (`openssl rand -hex 32`, mode 0600). With it the server can compare hashes of the people's
-            names, and cannot test names it guesses. Without one nothing of the names is sent, nor compared.
+            the server has not (`openssl rand -hex 32`, mode 0600). With it the server can compare hashes of the
+            people's names, and cannot test names it guesses. Without one nothing of them is sent, nor compared.
     """
 
     rounds: int = 8
@@ -92,7 +92,15 @@ class Plan:
     names_key: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "clients", "local_epochs", "verify_every", "at_once", "keep", "max_local_epochs"):
+        for name in (
+            "rounds",
+            "clients",
+            "local_epochs",
+            "verify_every",
+            "at_once",
+            "keep",
+            "max_local_epochs",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
         if not 1 <= self.least <= self.clients:
@@ -107,7 +115,9 @@ class Plan:
         if self.max_update_norm is not None and not self.max_update_norm > 0:
             raise ValueError(f"max_update_norm={self.max_update_norm}: give a norm above 0, or leave it out")
         if not self.max_images_ratio >= 1:
-            raise ValueError(f"max_images_ratio={self.max_images_ratio}: give at least 1, or .inf for no limit")
+            raise ValueError(
+                f"max_images_ratio={self.max_images_ratio}: give at least 1, or .inf for no limit"
+            )
         if self.min_mask_ratio is not None and not 0 <= self.min_mask_ratio < 1:
             raise ValueError(f"min_mask_ratio={self.min_mask_ratio}: give a share of the pixels, 0 up to 1")
         if self.mask_hash is not None and not _HASH.fullmatch(self.mask_hash):
