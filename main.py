@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning_app.commands import show_commands
+from lightning_app.parent import end_with_caller
 from lightning_app.printing import check_shown, one_line, safe_output
 
 
@@ -23,6 +24,7 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: with a one-line message on stderr and a code other than 0 where the user can mend it;
             FACEVEIL_TRACEBACK=1 shows where it arose instead.
     """
+    end_with_caller()
     given = sys.argv[1:] if args is None else args
     with safe_output(lasting=args is None):
         try:

@@ -52,13 +52,23 @@ def replacing(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; the reader may be somebody else
-        os.replace(temporary, path)
+        publish(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def publish(temporary: str | Path, path: str | Path) -> None:
+    """Give a temporary file its name, and the rights of one that was written in place.
+
+    Args:
+        temporary: the file, whole.
+        path: its name; a file there is replaced.
+    """
+    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; the reader may be somebody else
+    os.replace(temporary, path)
 
 
 def is_temporary(name: str, of: str) -> bool:

@@ -21,6 +21,7 @@ import yaml
 from lightning_app.checkpoints import file_sha256
 from lightning_app.configs import CONFIGS, find_config
 from lightning_app.files import write_atomically
+from lightning_app.parent import bonded
 from lightning_app.report.tables import read_metrics
 from lightning_app.runs import LAST, has_checkpoint
 
@@ -199,7 +200,7 @@ def _is_made(made: Path) -> bool:
 
 
 def call(args: Sequence[str], output: Path, group: str) -> bool:
-    """Run a command line of FaceVeil's in a process of its own, its output kept in a file.
+    """Run a command line of FaceVeil's in a process of its own, its output kept in a file; it ends with this one.
 
     Args:
         args: the command line after `main.py`.
@@ -216,7 +217,7 @@ def call(args: Sequence[str], output: Path, group: str) -> bool:
     with _kept(output, f"$ python main.py {' '.join(args)}\n") as kept:
         code = _end_with(subprocess.Popen(
             [sys.executable, str(_MAIN), *args], stdout=kept, stderr=subprocess.STDOUT,
-            env=os.environ | {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group), "PYTHONIOENCODING": "utf-8"},
+            **bonded(os.environ | {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group), "PYTHONIOENCODING": "utf-8"}),
         ))  # fmt: skip
     if code:
         last = [line for line in _read(output).splitlines() if line.strip()]

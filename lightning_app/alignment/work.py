@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,6 +12,7 @@ from itertools import islice
 import cv2
 
 from lightning_app.alignment.place import Job, Outcome, Placer, Rules
+from lightning_app.parent import Bond, bond, end_with_parent
 
 _CHUNK = 32  # images per message between processes
 _WORTH = {
@@ -48,7 +47,7 @@ def align_all(rules: Rules, jobs: Sequence[Job], workers: int) -> Iterator[list[
         return
     # spawn: a fork would copy the locks of the progress bar's and torch's threads
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(rules, search)
+        workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(rules, search, bond())
     )
     try:
         waiting: deque[Future[list[Outcome]]] = deque()
@@ -67,19 +66,11 @@ def align_all(rules: Rules, jobs: Sequence[Job], workers: int) -> Iterator[list[
         pool.shutdown(cancel_futures=True)
 
 
-def _start(rules: Rules, search: bool) -> None:
+def _start(rules: Rules, search: bool, parent: Bond) -> None:
     global _placer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(parent)  # workers whose parent was killed would wait for ever
     cv2.setNumThreads(1)  # as many processes as processors already
     _placer = Placer(rules, search)
-
-
-def _end_with_parent() -> None:
-    """Wait for the parent's end and end too: workers whose parent was killed would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _align(jobs: Sequence[Job]) -> list[Outcome]:

@@ -26,6 +26,7 @@ from lightning_app.masks.bits import as_array, as_size
 from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.io import bits_hash
 from lightning_app.masks.levels import Level
+from lightning_app.parent import Bond, bond, end_with_parent
 from lightning_app.progress import progress_bar
 from lightning_app.report import print_table
 from lightning_app.version import version
@@ -271,12 +272,17 @@ def _results(tasks: list[Task], workers: int) -> Iterator[int]:
         return
     # spawn: a fork would copy the locks of the progress bar's and torch's threads
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(bond(),))
     try:
         for future in as_completed([pool.submit(draw_task, task) for task in tasks]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start(parent: Bond) -> None:
+    end_with_parent(parent)
+    torch.set_num_threads(1)
 
 
 def _ratios_in(found: MaskLevels, level: Level) -> torch.Tensor:

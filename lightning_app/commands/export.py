@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from callbacks.results import rows_of
+from lightning_app.at_once import files_at_once, folder_at_once
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.configs import find_config
@@ -27,7 +28,7 @@ from lightning_app.export import (
     to_safetensors,
 )
 from lightning_app.export.card import render
-from lightning_app.export.folder import check_output, files_at_once, folder_at_once, named_after, renamed
+from lightning_app.export.folder import check_output, named_after, renamed
 from lightning_app.export.graph import OPSET
 from lightning_app.export.source import Run, measured_on, normalisation, read_run, training_data
 from lightning_app.files import write_atomically

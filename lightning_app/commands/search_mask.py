@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.face import FaceDataModule
+from lightning_app.at_once import files_at_once, recover
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
@@ -146,6 +147,7 @@ def search_mask(
     if name in ("", ".", "..") or Path(name).name != name:
         raise ValueError(f"name {name!r}: give a plain name, the folder is {output}/<name>")
     folder = Path(output) / name
+    recover(folder)
     if (folder / "mask.png").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a mask already: give --overwrite, or another --name")
     # at once, not after the saliency maps of K faces
@@ -231,15 +233,14 @@ def search_mask(
         }  # fmt: skip
     else:
         made |= {"ratio": list(ratio), "brushes": asdict(brushes or BrushRange())}
-    for old in _RESULT:  # an earlier result goes only now that there is a new one
-        (folder / old).unlink(missing_ok=True)
-    if template is not None:
-        save_template(folder, template, **about)
-    write_candidates(found.rows, folder / "candidates.csv")
-    save_picture(folder, found, template, report)
-    write_metrics(folder / "metrics.json", {f"search/{key}": value for key, value in report.items()})
-    # last: its presence means a finished search
-    save_mask(found.mask, folder / "mask.png", **report, **made)
+    # an earlier result goes only now that there is a new one; mask.png comes last: its presence means a finished search
+    with files_at_once(folder, {file: file for file in _RESULT}) as work:
+        if template is not None:
+            save_template(work, template, **about)
+        write_candidates(found.rows, work / "candidates.csv")
+        save_picture(work, found, template, report, folder.name)
+        write_metrics(work / "metrics.json", {f"search/{key}": value for key, value in report.items()})
+        save_mask(found.mask, work / "mask.png", **report, **made)
     tell_search(folder, report, data.num_classes)
 
 

@@ -65,9 +65,9 @@ def save_template(folder: Path, template: Template, **facts: object) -> None:
 
 
 def save_picture(
-    folder: Path, found: SearchResult, template: Template | None, report: dict[str, Any]
+    folder: Path, found: SearchResult, template: Template | None, report: dict[str, Any], title: str
 ) -> None:
-    """Write search.png; the face in it is drawn and nobody's."""
+    """Write search.png into a folder; the face in it is drawn and nobody's."""
     saliency: list[tuple[str, Tensor]] = []
     shown: tuple[str, Tensor] | None = None
     if template is not None:
@@ -85,7 +85,7 @@ def save_picture(
     face = torch.from_numpy(DrawnFaces(2, 1, size=size, seed=0, nuisance=0.3).read(0)).float() / 255
     picture = search_figure(
         masks, face.expand(3, -1, -1), found.mask, saliency, shown,
-        f"{folder.name}: F − γ·P = {report['objective']:.3f}, mask ratio {report['P']:.3f}",
+        f"{title}: F − γ·P = {report['objective']:.3f}, mask ratio {report['P']:.3f}",
     )  # fmt: skip
     write_atomically(folder / "search.png", png_bytes(picture))
 

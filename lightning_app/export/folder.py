@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from lightning_app.at_once import files_at_once, folder_at_once, recover
+
+__all__ = ["check_output", "files_at_once", "folder_at_once", "named_after", "renamed"]
 
 
 def named_after(output: str, files: Sequence[str]) -> dict[str, str]:
@@ -40,6 +40,8 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
 def check_output(output: Path, names: Mapping[str, str], overwrite: bool) -> None:
     """Refuse an output that would be written over unasked, or a folder that holds anything but an earlier export.
 
+    What a killed export has left there is put right first.
+
     Args:
         output: the folder, or a file that ends in `.onnx`.
         names: see `named_after`.
@@ -49,6 +51,7 @@ def check_output(output: Path, names: Mapping[str, str], overwrite: bool) -> Non
         FileExistsError: it has files, and overwrite is off.
         ValueError: it is another kind of file, or the folder holds something else.
     """
+    recover(output)
     if output.suffix == ".onnx":
         there = [name for name in names.values() if (output.parent / name).exists()]
         if there and not overwrite:
@@ -69,55 +72,3 @@ def check_output(output: Path, names: Mapping[str, str], overwrite: bool) -> Non
         )
     if held and not overwrite:
         raise FileExistsError(f"--output {output}: there is an export already; give --overwrite, or another")
-
-
-@contextmanager
-def files_at_once(folder: Path, names: Mapping[str, str]) -> Iterator[Path]:
-    """Give a folder to write into, whose files take their places, each whole or not at all, when all went well.
-
-    Args:
-        folder: where they go; made where it is missing.
-        names: see `named_after`; the first of them comes last.
-    """
-    folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder, prefix=".export.", suffix=".tmp"))
-    try:
-        yield work
-        for file, own in reversed(list(names.items())):
-            if (work / file).exists():
-                os.replace(work / file, folder / own)
-            else:
-                (folder / own).unlink(
-                    missing_ok=True
-                )  # of an earlier export, such as the mask of a model that had one
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def folder_at_once(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` to write into, which takes its place when all went well.
-
-    After an error nothing is left of it, and an earlier folder is as it was.
-
-    Args:
-        output: the folder; its parents are made where they are missing.
-    """
-    output = output.resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp"))
-    made, old = work / "new", work / "old"
-    try:
-        made.mkdir()  # with the umask's rights, as mkdtemp's own are 0700
-        yield made
-        if output.exists():
-            os.rename(output, old)
-        try:
-            os.rename(made, output)
-        except OSError:
-            if old.exists():
-                os.rename(old, output)
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

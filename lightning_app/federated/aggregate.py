@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lightning_app.federated.messages import Update, Weights
-from lightning_app.federated.weights import is_statistic, unlike
+from lightning_app.federated.weights import is_statistic, not_finite, unlike
 
 _BOUNDS = {
     "images": (1, 10**12), "batches": (1, 10**9), "loss": (-1e6, 1e6), "lr": (0, 1e3), "seconds": (0, 1e8),
@@ -64,18 +63,25 @@ def refusal(
         return f"it says it saw {update.images} images: it joined with {images} for a round"
     if update.batches > update.images:
         return f"it says it saw {update.batches} batches of {update.images} images"
-    wrong = unlike(update.weights, reference)
+    wrong = unlike(update.weights, reference) or not_finite(update.weights)
     if wrong is not None:
         return wrong
-    for name, there in update.weights.items():
-        if not bool(torch.isfinite(there).all()):
-            return f"{int((~torch.isfinite(there)).sum())} values of {name} are NaN or infinite"
     if max_norm is not None:
-        squares = (_went(there, reference[name]) for name, there in update.weights.items())
-        norm = math.sqrt(sum(float(went @ went) for went in squares))
+        norm = update_norm(update, reference)
         if norm > max_norm:
             return f"its update has the norm {norm:.4g}, above max_update_norm={max_norm:g}"
     return None
+
+
+def update_norm(update: Update, reference: Weights) -> float:
+    """Return the Euclidean norm of all that a client changed, batch-norm statistics as well.
+
+    Args:
+        update: of a client, of the same names and shapes.
+        reference: the global weights it started from.
+    """
+    squares = (_went(there, reference[name]) for name, there in update.weights.items())
+    return math.sqrt(sum(float(went @ went) for went in squares))
 
 
 def _went(there: Tensor, start: Tensor) -> Tensor:

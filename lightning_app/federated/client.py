@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import hmac
 import json
-from dataclasses import asdict, replace
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from datamodules import FaceDataModule
-from lightning_app.desensitize import MaskOut
+from lightning_app.desensitize import Identity, MaskOut
 from lightning_app.draws import seed_from
 from lightning_app.federated.local import train_round
-from lightning_app.federated.messages import Invitation, Joined, Task, Update
+from lightning_app.federated.messages import Invitation, Joined, Refusal, Task, Update
 from lightning_app.federated.partition import deal
 from lightning_app.federated.people import part_of
 from lightning_app.federated.plan import Parts, Plan
+from lightning_app.federated.terms import (
+    about,
+    check_changes,
+    check_invitation,
+    check_kept,
+    check_veil,
+    lowest_ratio,
+    servers_mask,
+)
 from lightning_app.federated.veil import digest, veil_of
-from lightning_app.federated.weights import check_run_id, install, travelling
+from lightning_app.federated.weights import check_run_id, install, not_finite, travelling, unlike
 from lightning_app.files import write_atomically
-from lightning_app.masks import load_mask, save_mask
+from lightning_app.masks import load_mask, mask_hash, save_mask
 from lightning_app.models.base import Recogniser
+from lightning_app.release.pseudonyms import load_key
 
+log = logging.getLogger("faceveil")
 _SEED, _HEAD = 0x666C7364, 0x666C6864  # "flsd", "flhd": name the draws
 
 
@@ -31,11 +45,11 @@ class Client:
     """One owner of faces.
 
     What it has to remember lies in its own folder, under the federation's name: the invitation with the mask, and its
-    head where heads are private. So it may be another process in every round.
+    head where heads are private. So it may be another process in every round. What it accepts, and for a run keeps to,
+    its own file decides (`terms`).
 
     Args:
-        plan: how the federation goes; of its own config, of which rounds, epochs, seed and private heads are the
-            server's.
+        plan: how the federation goes; of its own config, of which rounds, epochs and seed are the server's.
         parts: its model, data and trainer.
         number: of the owner, from 0.
         folder: of the owner's files.
@@ -54,21 +68,25 @@ class Client:
             invitation: of the server.
 
         Raises:
-            ValueError: the owner's own veil is another, or its data or model cannot be used.
+            ValueError: the owner's data or model cannot be used; a `Refusal` where the invitation asks for what the
+                owner's own file does not allow, or is another than this owner has accepted for the run.
         """
         home = self.folder / check_run_id(invitation.run)
-        if invitation.mask is not None:
-            save_mask(invitation.mask, home / "mask.png")
-        about = asdict(replace(invitation, mask=None)) | {"mask": invitation.mask is not None}
-        write_atomically(home / "invitation.json", json.dumps(about, indent=2) + "\n")
-        self._invitation, self._made = invitation, None
-        model, data = self._open()
-        shared = not invitation.private_heads
+        kept = self._kept(invitation.run)
+        if kept is not None:
+            check_kept(kept, invitation)
+        self._invitation, self._made = None, None
+        made = self._make(invitation)
+        model, data = made
+        if kept is None:  # only now: what was refused is not remembered, and not trained on
+            write_atomically(home / "invitation.json", json.dumps(about(invitation), indent=2) + "\n")
+        self._invitation, self._made = invitation, made
+        self._say(data.desensitizer.describe(), home / "mask.png")
         return Joined(
             client=self.number,
             images=len(data.reader),
             identities=data.num_classes,
-            classes_hash=digest(data.reader.identities) if shared else "",
+            classes_hash=self._names_hash(data.reader.identities),
             model_hash=model_hash(model),
             mask_hash=self._mask_hash,
         )
@@ -84,19 +102,24 @@ class Client:
 
         Raises:
             FileNotFoundError: this owner was never invited.
-            ValueError: mask or weights are not those it joined with.
+            ValueError: mask or weights are not those it joined with, or cannot be used.
         """
         self.parts.use()
         if self._invitation is None or self._invitation.run != task.run:
             self._invitation, self._made = self._remembered(task.run), None
-        model, data = self._open()
         invitation = self._invitation
+        model, data = self._made = self._made or self._make(invitation)
+        if not 1 <= task.round <= invitation.rounds:
+            raise Refusal(f"round {task.round} of a federation of {invitation.rounds} rounds")
         if task.mask_hash != self._mask_hash:
-            raise ValueError(
+            raise Refusal(
                 f"the round's mask has the hash {task.mask_hash[:12]}…, this owner's {self._mask_hash[:12]}…: all "
                 "veil with the same mask"
             )
         model.head = self._head(model, data, task.round)
+        wrong = unlike(task.weights, travelling(model, invitation.private_heads)) or not_finite(task.weights)
+        if wrong is not None:
+            raise Refusal(f"the server's weights: {wrong}; give all owners the same model")
         install(model, task.weights, invitation.private_heads, "the server's weights")
         done = train_round(model, data, self.parts.trainer, task.round, invitation.rounds,
                            invitation.local_epochs, self.folder)  # fmt: skip
@@ -108,12 +131,9 @@ class Client:
             seconds=done.seconds, weights=travelling(model, invitation.private_heads),
         )  # fmt: skip
 
-    def _open(self) -> tuple[Recogniser, FaceDataModule]:
-        """Make model and data once, with this owner's part, seed and veil."""
-        if self._made is not None:
-            return self._made
-        invitation = self._invitation
-        assert invitation is not None
+    def _make(self, invitation: Invitation) -> tuple[Recogniser, FaceDataModule]:
+        """Make model and data, with this owner's part, seed and veil, if the invitation may be accepted at all."""
+        check_invitation(invitation, self.plan)
         model, data = self.parts.make()
         if self.plan.partition != "own":
             labels = data.reader.labels
@@ -121,28 +141,65 @@ class Client:
             part = deal(labels, plan.clients, plan.partition, self.parts.seed, plan.alpha)[self.number]
             data.reader = part_of(data.reader, part, invitation.private_heads)
         data.seed = client_seed(invitation.seed, self.number)
-        if invitation.mask is not None and not data.released:
-            own = data.desensitizer
-            theirs = veil_of(own, data.size)[1] if own.hides else invitation.mask_hash
-            if theirs != invitation.mask_hash:
-                raise ValueError(
-                    f"data.desensitizer: this owner's veil has the hash {theirs[:12]}…, the federation's "
-                    f"{invitation.mask_hash[:12]}…: leave it out (desensitizer: null), the server sends the mask"
-                )
-            data.desensitizer = MaskOut(mask=self._home() / "mask.png", size=data.size)
+        own = self.parts.data.get("init_args", {}).get("desensitizer")
+        mask = servers_mask(invitation, data, own)
+        if mask is not None:
+            data.desensitizer = self._masked(invitation, mask, data.size)
         self._mask_hash = veil_of(data.desensitizer, data.size)[1]
-        self._made = model, data
-        return self._made
+        check_veil(data.desensitizer, self.plan)
+        if data.desensitizer.hides and not data.released:
+            check_changes(data)
+        return model, data
+
+    def _masked(self, invitation: Invitation, mask: Tensor, size: int) -> MaskOut:
+        """Hide by the server's mask, out of this owner's own file of it."""
+        file = self.folder / invitation.run / "mask.png"
+        if not file.is_file() or mask_hash(load_mask(file)) != invitation.mask_hash:
+            save_mask(mask, file)
+        return MaskOut(mask=file, size=size)
+
+    def _say(self, facts: dict[str, object], mask: Path) -> None:
+        """Tell the owner what it trains under."""
+        ratio, found = lowest_ratio(facts), facts.get("mask_hash")
+        hidden = "" if ratio is None else f", which hides {ratio:.4f} of the pixels"
+        called = "" if found is None else f", hash {found}"
+        picture = f"; look at it: {mask}" if mask.is_file() else ""
+        log.info("owner %d trains under %s%s%s%s", self.number, facts["method"], hidden, called, picture)
+        if facts["method"] == Identity.__name__:
+            log.warning("owner %d trains on clean faces, as its own file says.", self.number)
+
+    def _names_hash(self, names: Sequence[str]) -> str:
+        """Hash the people's names for a shared head so that owners can be compared, and no name be guessed."""
+        assert self._invitation is not None
+        if self._invitation.private_heads:
+            return ""
+        if self.plan.partition != "own":  # one set, dealt on one machine: its server has the names
+            return digest(names)
+        if self.plan.names_key is None:
+            log.warning("owner %d shares its head without names_key: nobody checks that all owners have the same "
+                        "people.", self.number)  # fmt: skip
+            return ""
+        key = load_key(self.plan.names_key)
+        return hmac.digest(
+            key, b"names of a shared head\n" + json.dumps(list(names)).encode(), "sha256"
+        ).hex()
+
+    def _kept(self, run: str) -> dict[str, Any] | None:
+        """Read what this owner has accepted for a run; None where it has not, or has lost its files."""
+        file = self.folder / check_run_id(run) / "invitation.json"
+        if not file.is_file():
+            return None
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return kept
 
     def _remembered(self, run: str) -> Invitation:
-        home = self.folder / check_run_id(run)
-        if not (home / "invitation.json").is_file():
+        home, kept = self.folder / check_run_id(run), self._kept(run)
+        if kept is None:
             raise FileNotFoundError(
                 f"owner {self.number} has no invitation in {home}: it has to join before it trains"
             )
-        about = json.loads((home / "invitation.json").read_text(encoding="utf-8"))
-        mask = load_mask(home / "mask.png").to(torch.uint8) if about["mask"] else None
-        return Invitation(**(about | {"mask": mask}))
+        mask = load_mask(home / "mask.png").to(torch.uint8) if kept["mask"] else None
+        return Invitation(**(kept | {"mask": mask}))
 
     def _head(self, model: Recogniser, data: FaceDataModule, number: int) -> nn.Module:
         """Give a head of the right size; a private one with the weights it had before this round."""

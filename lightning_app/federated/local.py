@@ -18,6 +18,7 @@ from torch import Tensor, distributed
 from datamodules import FaceDataModule
 from lightning_app.federated.plan import client_trainer
 from lightning_app.models.base import Recogniser
+from lightning_app.parent import Bond, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class FromRound(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the epochs of earlier rounds as done, before the first order of images is drawn."""
+        # a rank that was spawned: torch asks for SIGINT when its parent dies, which a rank that waits does not hear
+        launcher = parent_process() if trainer.world_size > 1 else None
+        if launcher is not None and launcher.pid is not None:
+            end_with_parent(Bond(launcher.pid, lasting=False))
         progress: Any = trainer.fit_loop.epoch_progress
         for count in (progress.current, progress.total):
             count.ready = count.started = count.processed = count.completed = self.done

@@ -127,6 +127,10 @@ class Unreached(Failure):
     """A client that could not be asked: nothing was sent to it."""
 
 
+class Refusal(ValueError):
+    """An owner's no to the server, in words that name no file and no person: they may leave the house."""
+
+
 class Link(Protocol):
     """How the server reaches its clients."""
 

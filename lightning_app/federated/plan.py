@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ _TAKEN = (
     "gradient_clip_val", "gradient_clip_algorithm", "sync_batchnorm", "deterministic", "benchmark", "detect_anomaly",
 )  # fmt: skip
 _ELSEWHERE = ("callbacks", "logger", "num_sanity_val_steps", "use_distributed_sampler", "log_every_n_steps")
+_OF_AN_OWNER = ("min_mask_ratio", "mask_hash", "max_local_epochs", "names_key")
+_HASH = re.compile(r"[0-9a-f]{64}")
 _SPAWNED = ("ddp_spawn", "ddp_fork", "ddp_forkserver")
 
 
@@ -51,7 +54,20 @@ class Plan:
         gpus_per_client: GPUs, or a share of one, that each client of the simulation takes.
         keep: newest rounds whose checkpoints are kept, beside last.ckpt.
         max_update_norm: an owner whose update is longer is left out of the round; the Euclidean norm of all that
-            travels minus the global weights, batch-norm statistics as well, as `norm` in rounds.csv. None takes any.
+            travels minus the global weights, batch-norm statistics as well, as `norm` in rounds.csv. By default 100
+            times the norm of the global weights, and, of three owners or more, 10 times the middle one of the others'
+            norms (per batch, where it trained on more of them): no healthy run comes near. `.inf` takes any.
+        max_images_ratio: an owner's images count for at most so many times the middle one of the other owners' images
+            in the round, and the log says so. The number is the owner's word: one that says more than 100 times that
+            limit, or than 10 times what it has said in earlier rounds, is left out. `.inf` takes any.
+        min_mask_ratio: of an owner's own file: it trains under no mask that hides a smaller share of the pixels,
+            whatever the server says. By default 0.5, or any where `mask_hash` names the mask.
+        mask_hash: of an owner's own file: it trains under this very mask and no other, 64 hexadecimal digits, as
+            `mask_hash` in the JSON beside a mask.
+        max_local_epochs: of an owner's own file: the most `local_epochs` that it takes from the server.
+        names_key: of an owner's own file, for a shared head: a file of 64 hexadecimal digits that all owners have and
+            the server has not (`openssl rand -hex 32`, mode 0600). With it the server can compare hashes of the
+            people's names, and cannot test names it guesses. Without one nothing of them is sent, nor compared.
     """
 
     rounds: int = 8
@@ -69,9 +85,22 @@ class Plan:
     gpus_per_client: float = 0.0
     keep: int = 3
     max_update_norm: float | None = None
+    max_images_ratio: float = 10.0
+    min_mask_ratio: float | None = None
+    mask_hash: str | None = None
+    max_local_epochs: int = 100
+    names_key: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "clients", "local_epochs", "verify_every", "at_once", "keep"):
+        for name in (
+            "rounds",
+            "clients",
+            "local_epochs",
+            "verify_every",
+            "at_once",
+            "keep",
+            "max_local_epochs",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
         if not 1 <= self.least <= self.clients:
@@ -85,6 +114,16 @@ class Plan:
             raise ValueError(f"timeout={self.timeout}: give seconds above 0, or leave it out")
         if self.max_update_norm is not None and not self.max_update_norm > 0:
             raise ValueError(f"max_update_norm={self.max_update_norm}: give a norm above 0, or leave it out")
+        if not self.max_images_ratio >= 1:
+            raise ValueError(
+                f"max_images_ratio={self.max_images_ratio}: give at least 1, or .inf for no limit"
+            )
+        if self.min_mask_ratio is not None and not 0 <= self.min_mask_ratio < 1:
+            raise ValueError(f"min_mask_ratio={self.min_mask_ratio}: give a share of the pixels, 0 up to 1")
+        if self.mask_hash is not None and not _HASH.fullmatch(self.mask_hash):
+            raise ValueError(
+                f"mask_hash={self.mask_hash!r}: give all 64 hexadecimal digits, as in the JSON beside the mask"
+            )
 
     @property
     def least(self) -> int:
@@ -115,6 +154,8 @@ class Plan:
             "keep",
             "min_clients",
             "max_update_norm",
+            "max_images_ratio",
+            *_OF_AN_OWNER,
         )
         fields = {key: value for key, value in asdict(self).items() if key not in spared}
         return fields | {"private_heads": self.heads_stay}

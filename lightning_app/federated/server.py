@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -14,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from lightning_app.federated.aggregate import aggregate, drifts, refusal
+from lightning_app.federated.bounds import counts, overcounted, overlong
 from lightning_app.federated.client import model_hash, new_head
 from lightning_app.federated.local import quiet
 from lightning_app.federated.messages import (
@@ -128,7 +130,7 @@ class Server:
         taken, refused, asked = self._collect(task, link, members, tick)
         if len(taken) < self.plan.least:
             self._too_few(number, len(taken), list(refused.values()))
-        mean = aggregate(taken)
+        mean = aggregate(self._counted(number, taken))
         record = self._record(task, taken, mean, asked) | refused
         install(self.model, mean, self.plan.heads_stay, "the mean of the owners' weights")
         count_batches(self.model, record["batches"])
@@ -184,7 +186,36 @@ class Server:
                 asked -= isinstance(given, Unreached)
                 if not isinstance(given, Late):
                     members -= due & {given.client}
+        for client, said in self._out_of_line(taken, task.weights).items():
+            log.warning("round %d, owner %d is left out: %s", task.round, client, said)
+            refused[f"client{client}/refused"] = said
+            taken = [update for update in taken if update.client != client]
+            members.discard(client)
         return taken, refused, asked
+
+    def _out_of_line(self, taken: Sequence[Update], reference: Weights) -> dict[int, str]:
+        """Say who is left out for what only a look at all updates, or at earlier rounds, shows."""
+        plan = self.plan
+        long = overlong(taken, reference) if plan.max_update_norm is None else {}
+        fair = [update for update in taken if update.client not in long]
+        earlier = {
+            update.client: max(seen)
+            for update in fair
+            if (seen := [r[key] for r in self.rounds if (key := f"client{update.client}/images") in r])
+        }
+        return long | overcounted(fair, plan.max_images_ratio, earlier)
+
+    def _counted(self, number: int, taken: Sequence[Update]) -> list[Update]:
+        """Let no owner count for many times the others' images: the number is its word alone."""
+        found = counts(taken, self.plan.max_images_ratio)
+        for update in taken:
+            if found[update.client] != update.images:
+                log.warning(
+                    "round %d, owner %d: it says it saw %d images, and counts for %d: max_images_ratio=%g times the "
+                    "middle one of the others'", number, update.client, update.images, found[update.client],
+                    self.plan.max_images_ratio,
+                )  # fmt: skip
+        return [replace(update, images=found[update.client]) for update in taken]
 
     def _record(self, task: Task, taken: Sequence[Update], mean: Weights, asked: int) -> Record:
         far = drifts(task.weights, taken, mean)
@@ -271,6 +302,11 @@ class Server:
             votes = Counter(first.values())
             # of as many votes the fewer classes, whatever the order of answers
             self.classes = min(votes, key=lambda classes: (-votes[classes], classes))
+            if self.classes[1] == "":
+                log.warning(
+                    "federate: the owners share a head of %d people and compare no names: where they are not the same "
+                    "people in the same order, nobody notices. Give all owners one names_key.", self.classes[0],
+                )  # fmt: skip
         if self.classes is not None:
             self.model.head = new_head(self.model, self.classes[0], self.parts.seed)
 

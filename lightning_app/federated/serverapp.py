@@ -7,8 +7,6 @@ run's folder, `runs/federated` by default.
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from lightning_app.federated.messages import Link
 from lightning_app.federated.owner import read_config
 from lightning_app.federated.plan import Plan
 from lightning_app.federated.server import Server
+from lightning_app.parent import Bond, end_with_parent
 
 
 def _plan(context: Context) -> Plan:
@@ -28,21 +27,15 @@ def _plan(context: Context) -> Plan:
 
 def _serve(context: Context) -> Callable[[Link], object]:
     set_up_logging()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    # Flower's, which started it; its own exit waits for the SuperLink for ever, and where it works, 5 s are enough. A
+    # round's files are whole or not there
+    end_with_parent(Bond(os.getppid(), lasting=False), grace=5.0)
     plan, parts = read_config(context.run_config)
     parts.use()
     run_dir = Path(str(context.run_config.get("runs", "runs"))) / str(
         context.run_config.get("name", "federated")
     )
     return Server(plan, parts, run_dir).serve
-
-
-def _end_with(parent: int) -> None:
-    """End this process when Flower's, which started it, is gone: Flower's own exit waits for the SuperLink for ever."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    time.sleep(5)  # Flower's own, where it works
-    os._exit(1)  # a round's files are whole or not there
 
 
 app = make_server_app(_serve, _plan)

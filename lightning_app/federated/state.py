@@ -66,6 +66,8 @@ def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
             f"{run_dir} holds another run ({there[0]}): replace it (--overwrite) or choose another --name"
         )
     hold(run_dir)
+    for left in (run_dir / LAST).parent.glob(".*.ckpt.*.tmp"):  # of a server that was killed while it wrote
+        left.unlink()
     if overwrite:
         clear_run(run_dir)
         for name in _OWN:

@@ -18,6 +18,7 @@ from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
 from lightning_app.federated.flower import replace_in_flower
+from lightning_app.parent import Bond, bond, end_with_parent
 
 _APP = "lightning_app.federated.clientapp"
 _CLIENT = "flwr.supernode.runtime.run_clientapp"
@@ -52,7 +53,7 @@ class InstalledAppExecutor(SubprocessExecutor):
         """
         if spec.task_type != TaskType.CLIENT_APP:
             return LaunchResult.failed(f"an owner runs its client app, and no {spec.task_type}")
-        process = self._forks.Process(target=_answer, args=(spec,))
+        process = self._forks.Process(target=_answer, args=(spec, bond()))
         process.start()
         self._started.append(process)
         return LaunchResult.accepted()
@@ -90,7 +91,8 @@ def main() -> None:
     flower_superexec()
 
 
-def _answer(spec: ExecutionSpec) -> None:
+def _answer(spec: ExecutionSpec, parent: Bond) -> None:
+    end_with_parent(parent)  # a training that nobody waits for any more would go on for hours
     from flwr.supernode.runtime.run_clientapp import run_clientapp
 
     use_installed()

@@ -74,6 +74,18 @@ def unlike(weights: Weights, reference: Weights) -> str | None:
     return None
 
 
+def not_finite(weights: Weights) -> str | None:
+    """Say which weights are NaN or infinite; None where none is.
+
+    Args:
+        weights: to be checked.
+    """
+    for name, there in weights.items():
+        if not bool(torch.isfinite(there).all()):
+            return f"{int((~torch.isfinite(there)).sum())} values of {name} are NaN or infinite"
+    return None
+
+
 @torch.no_grad()
 def count_batches(module: nn.Module, batches: int) -> None:
     """Add to batch norm's counters, which do not travel, the batches of the round's busiest client.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_app.files import replacing
+from lightning_app.files import is_temporary, publish, replacing
 from lightning_app.masks.bits import Array, Size, as_array, as_size, pack_masks, size_text
 from lightning_app.pixel_limit import check_pixels
 from lightning_app.png import encode_png
@@ -22,6 +25,9 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(
     axis=1, dtype=np.uint8
 )  # [256] bits set
+
+
+_LEFT_S = 3600.0  # a temporary file so old is nobody's any more
 
 
 def draw_hint(path: str | Path, size: Size | None = None) -> str:
@@ -55,7 +61,7 @@ def load_mask(path: str | Path, size: Size | None = None) -> Tensor:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"mask {path} is a folder: name one PNG file, or give the folder as `folder`")
-    if not path.exists():
+    if not path.exists() and not finish_saving(path):
         raise FileNotFoundError(f"mask {path}: no such file; {draw_hint(path, size)}")
     try:
         with Image.open(path) as picture:
@@ -91,7 +97,8 @@ def load_mask(path: str | Path, size: Size | None = None) -> Tensor:
 def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
     """Write a mask as PNG and, beside it, what is known of it as `NAME.json`; each file atomically, the PNG last.
 
-    A kill may leave a JSON without its PNG, which is no mask; never a PNG without its facts, or with another's.
+    A kill never leaves a PNG without its facts, or with another's. One that comes between the two files leaves both of
+    the new ones under other names: `load_mask` and the next `save_mask` put them in their places (`finish_saving`).
 
     The JSON holds `mask_ratio`, `size` (height, width), `mask_hash` (SHA-256 of the pixels, the
     same on every machine), `file_hash` (SHA-256 of the PNG's bytes) and the facts given.
@@ -125,6 +132,9 @@ def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
         said = sidecar(own | facts)
     except (TypeError, ValueError) as error:
         raise ValueError(f"facts: JSON cannot hold them ({error})") from error
+    if not path.exists():
+        finish_saving(path)
+    _remove_old_parts(path)
     with replacing(path) as picture:
         picture.write(content)
         picture.flush()
@@ -133,6 +143,44 @@ def save_mask(mask: Tensor, path: str | Path, **facts: object) -> None:
             beside.flush()
             # both are on the disk, which was not too full; no earlier mask stands beside the new one's facts
             path.unlink(missing_ok=True)
+
+
+def finish_saving(path: Path) -> bool:
+    """Put a mask in its place that a killed `save_mask` had written and not yet named.
+
+    Args:
+        path: of the PNG, which is not there.
+
+    Returns:
+        Whether there was one, whole, with its facts.
+    """
+    beside = path.with_suffix(".json")
+    pictures = [(part, hashlib.sha256(part.read_bytes()).hexdigest()) for part in _parts(path)]
+    for facts in [beside, *_parts(beside)] if pictures else []:
+        try:
+            said = json.loads(facts.read_text(encoding="utf-8"))["file_hash"]
+        except (OSError, ValueError, KeyError, TypeError):  # not there, or cut short
+            continue
+        for part, found in pictures:
+            if found == said:
+                if facts != beside:
+                    publish(facts, beside)
+                publish(part, path)
+                return True
+    return False
+
+
+def _parts(path: Path) -> list[Path]:
+    there = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+    return sorted(part for part in there if is_temporary(part.name, path.name))
+
+
+def _remove_old_parts(path: Path) -> None:
+    """Remove what kills have left; none that another process may be writing now."""
+    for part in (*_parts(path), *_parts(path.with_suffix(".json"))):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > _LEFT_S:
+                part.unlink()
 
 
 def sidecar(facts: Mapping[str, object]) -> bytes:

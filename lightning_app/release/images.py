@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_app.parent import Bond, bond, end_with_parent
 from lightning_app.release.canonical import LEVELS, RUNS, Writing, byte_faults, is_written, writing_of
 from lightning_app.release.png import Png, read_png
 
@@ -218,7 +219,7 @@ def _results(checks: Checks, chunks: Iterator[list[Listed]], workers: int) -> It
         return
     # spawned, not forked: the caller may have threads (torch has); this module needs no torch and starts fast
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start, initargs=(checks,)
+        workers, mp_context=get_context("spawn"), initializer=_start, initargs=(checks, bond())
     ) as pool:
         waiting: list[Future[Checked]] = [pool.submit(_work, chunk) for chunk in islice(chunks, 4 * workers)]
         while waiting:
@@ -229,8 +230,9 @@ def _results(checks: Checks, chunks: Iterator[list[Listed]], workers: int) -> It
 _checks: Checks | None = None  # of this worker process
 
 
-def _start(checks: Checks) -> None:
+def _start(checks: Checks, parent: Bond) -> None:
     global _checks
+    end_with_parent(parent)
     _checks = checks
 
 

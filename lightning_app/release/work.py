@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import multiprocessing
 import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,13 +14,12 @@ from pathlib import Path
 import torch
 
 from datamodules.reader import BadImage, FaceReader, Pixels
+from lightning_app.parent import Bond, bond, end_with_parent
 from lightning_app.png import encode_png
 from lightning_app.release.finish import PARTS, stamp
 from lightning_app.release.journal import Done
 from lightning_app.release.plan import Plan
 from lightning_app.release.veil import Veil
-
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 class Work:
@@ -143,7 +138,7 @@ def work_through(work: Work, batches: Sequence[int], workers: int) -> Iterator[t
         return
     # forked, so that the raw set's index is shared and not sent; other systems fork no process with threads
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(workers, context, _begin, (work, os.getpid())) as pool:
+    with ProcessPoolExecutor(workers, context, _begin, (work, bond())) as pool:
         under_way: dict[Future[list[Done]], int] = {}
         try:
             for batch in batches:
@@ -170,23 +165,12 @@ def _finished(under_way: dict[Future[list[Done]], int]) -> Iterator[tuple[int, l
 _work: Work | None = None  # of a process of the pool
 
 
-def _begin(work: Work, parent: int) -> None:
+def _begin(work: Work, parent: Bond) -> None:
     """Be ready to work, and to end with the parent should that be killed: nobody else tells."""
+    end_with_parent(parent)
     global _work
     _work = work
     torch.set_num_threads(1)  # the processes are the parallel ones
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before it was watched
-            os._exit(1)
-    else:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _make(batch: int) -> list[Done]:

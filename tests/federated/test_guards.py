@@ -95,7 +95,7 @@ def test_an_owner_takes_no_other_task() -> None:
 
 
 def test_an_owner_answers_one_message_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(superexec, "_answer", lambda _: signal.pause())  # a training that goes on
+    monkeypatch.setattr(superexec, "_answer", lambda *_: signal.pause())  # a training that goes on
     executor = InstalledAppExecutor()
     monkeypatch.setattr(executor, "_forks", multiprocessing.get_context("fork"))
     handler = signal.signal(
