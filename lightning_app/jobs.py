@@ -217,7 +217,9 @@ def call(args: Sequence[str], output: Path, group: str) -> bool:
     with _kept(output, f"$ python main.py {' '.join(args)}\n") as kept:
         code = _end_with(subprocess.Popen(
             [sys.executable, str(_MAIN), *args], stdout=kept, stderr=subprocess.STDOUT,
-            **bonded(os.environ | {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group), "PYTHONIOENCODING": "utf-8"}),
+            **bonded(os.environ | {
+                "WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", group), "PYTHONIOENCODING": "utf-8",
+            }),
         ))  # fmt: skip
     if code:
         last = [line for line in _read(output).splitlines() if line.strip()]
