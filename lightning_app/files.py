@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+PRIVATE = 0o600  # mode of what names or shows people: its owner alone may read it, whatever the umask
 
-def write_atomically(path: str | Path, content: bytes | str) -> Path:
+
+def write_atomically(path: str | Path, content: bytes | str, *, mode: int | None = None) -> Path:
     """Write a file so that a reader, or a crash, never meets half of it.
 
     The content goes to a temporary file in the same folder, which then takes the name (`os.replace`).
@@ -19,6 +21,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     Args:
         path: where to; missing folders are made.
         content: bytes, or text written as UTF-8.
+        mode: rights of the file, which it has from the beginning; by default those that the umask gives.
 
     Returns:
         The path.
@@ -27,18 +30,19 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
         OSError: the folder cannot be written; an older file stays as it was.
     """
     path = Path(path)
-    with replacing(path) as file:
+    with replacing(path, mode=mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
     return path
 
 
 @contextmanager
-def replacing(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: str | Path, *, sync: bool = False, mode: int | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file in the folder of `path`, which takes that name once the block ends well.
 
     Args:
         path: where to; missing folders are made.
         sync: wait until file and name are on the disk (fsync), so that a power cut loses neither.
+        mode: rights of the file, which it has from the beginning; by default those that the umask gives.
 
     Raises:
         OSError: the folder cannot be written; an older file stays as it was, the temporary one goes.
@@ -52,7 +56,7 @@ def replacing(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        publish(temporary, path)
+        publish(temporary, path, mode)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -60,15 +64,31 @@ def replacing(path: str | Path, *, sync: bool = False) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
-def publish(temporary: str | Path, path: str | Path) -> None:
+def publish(temporary: str | Path, path: str | Path, mode: int | None = None) -> None:
     """Give a temporary file its name, and the rights of one that was written in place.
 
     Args:
         temporary: the file, whole.
         path: its name; a file there is replaced.
+        mode: its rights; by default those that the umask gives.
     """
-    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; the reader may be somebody else
+    # mkstemp gives 0600: nobody else reads it before it is what it shall be
+    os.chmod(temporary, 0o666 & ~_umask() if mode is None else mode)
     os.replace(temporary, path)
+
+
+def make_private(path: str | Path) -> None:
+    """Take from others the right to read a file that is there, such as an earlier version of FaceVeil gave it.
+
+    Args:
+        path: the file; nothing is done where it is not there.
+
+    Raises:
+        OSError: its rights cannot be changed: it is somebody else's.
+    """
+    path = Path(path)
+    if os.name == "posix" and path.exists() and path.stat().st_mode & 0o077:
+        path.chmod(PRIVATE)
 
 
 def is_temporary(name: str, of: str) -> bool:

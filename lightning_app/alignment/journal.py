@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from lightning_app.alignment.place import Outcome
-from lightning_app.files import write_atomically
+from lightning_app.files import PRIVATE, make_private, write_atomically
 
 
 class AlignJournal:
@@ -36,7 +36,7 @@ class AlignJournal:
         header = json.dumps(about, sort_keys=True)
         content = path.read_bytes() if path.exists() else b""
         if f"{header}\n".encode().startswith(content):  # new, or killed while its first line was written
-            write_atomically(path, f"{header}\n")
+            write_atomically(path, f"{header}\n", mode=PRIVATE)  # it names the files of the set
             content = path.read_bytes()
         *lines, rest = content.split(b"\n")
         _check(path, lines[0] if lines else rest, about)
@@ -46,6 +46,7 @@ class AlignJournal:
         if rest:
             with path.open("rb+") as file:
                 file.truncate(len(content) - len(rest))
+        make_private(path)
         self._file: IO[str] = path.open("a", encoding="utf-8", newline="\n")
 
     def __enter__(self) -> AlignJournal:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from lightning_app.alignment.pixels import Undecodable, read_upright
 from lightning_app.alignment.place import Outcome
 from lightning_app.alignment.similarity import Pixels
-from lightning_app.files import write_atomically
+from lightning_app.files import PRIVATE, write_atomically
 from lightning_app.report.figures import png_bytes, rendered
 
 COLUMNS = ("file", "reason", "width", "height", "faces", "central", "following", "interocular", "misfit")
@@ -64,7 +64,7 @@ def write_sheets(folder: Path, root: Path, outcomes: Sequence[Outcome]) -> list[
     files = []
     for number, sheet in enumerate(contact_sheets(root, outcomes), 1):
         name = "review.png" if number == 1 else f"review_{number}.png"
-        files.append(write_atomically(folder / name, png_bytes(sheet)))
+        files.append(write_atomically(folder / name, png_bytes(sheet), mode=PRIVATE))
     return files
 
 

@@ -23,7 +23,7 @@ from lightning_app.alignment.place import Job, Outcome, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
-from lightning_app.files import write_atomically
+from lightning_app.files import PRIVATE, write_atomically
 from lightning_app.progress import progress_bar
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.tables import Scalar
@@ -258,7 +258,7 @@ def _report(
     """Write the review list, the pictures and the figures, then print the table; give the figures."""
     refused = [outcome for outcome in outcomes if outcome.reason is not None]
     aligned = [outcome for outcome in outcomes if outcome.reason is None]
-    write_atomically(run_dir / REVIEW, review_csv(refused))
+    write_atomically(run_dir / REVIEW, review_csv(refused), mode=PRIVATE)
     sheets = write_sheets(run_dir, source, refused)
     counts = Counter(outcome.reason for outcome in refused)
     metrics: dict[str, Scalar] = {
@@ -271,7 +271,7 @@ def _report(
     (run_dir / MEAN).unlink(missing_ok=True)
     if aligned:
         mean = mean_face([target / outcome.target for outcome in aligned])
-        write_atomically(run_dir / MEAN, png_bytes(Image.fromarray(mean)))
+        write_atomically(run_dir / MEAN, png_bytes(Image.fromarray(mean)), mode=PRIVATE)
         metrics = write_metrics(run_dir / "metrics.json", metrics | about)
     rows = [["aligned", len(aligned), f"{len(aligned) / len(outcomes):.2%}"]]
     rows += [

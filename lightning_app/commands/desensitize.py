@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 from datamodules.reader import FaceReader
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
 from lightning_app.desensitize import Desensitizer
-from lightning_app.files import write_atomically
+from lightning_app.files import PRIVATE, write_atomically
 from lightning_app.masks import load_mask
 from lightning_app.progress import progress_bar
 from lightning_app.release.manifest import MANIFEST
@@ -187,7 +187,7 @@ def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([head, *rows])
     # names that are no UTF-8 are written as the file system has them
-    write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"))
+    write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"), mode=PRIVATE)
 
 
 def _figures(release: Release, seconds: float) -> dict[str, float | str | None]:

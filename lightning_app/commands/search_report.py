@@ -13,7 +13,7 @@ from rich.progress import TaskID
 from torch import Tensor
 
 from datamodules.drawn import DrawnFaces
-from lightning_app.files import write_atomically
+from lightning_app.files import PRIVATE, write_atomically
 from lightning_app.masks import SearchResult, SearchRow, save_mask
 from lightning_app.masks.explain import Template
 from lightning_app.progress import progress_bar
@@ -54,7 +54,7 @@ def tell_search(folder: Path, report: dict[str, Any], identities: int) -> None:
 def save_template(folder: Path, template: Template, **facts: object) -> None:
     """Write saliency.png and template.png, before the search: it may find the template too large."""
     grey = (template.saliency[0] * 255).round().to(torch.uint8).numpy()
-    write_atomically(folder / "saliency.png", png_bytes(Image.fromarray(grey)))
+    write_atomically(folder / "saliency.png", png_bytes(Image.fromarray(grey)), mode=PRIVATE)
     save_mask(
         template.mask,
         folder / "template.png",

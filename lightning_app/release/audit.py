@@ -97,11 +97,11 @@ def audit(
     if manifest is None:
         return found
     found.manifest = manifest
-    tree = walk_release(root, manifest, times)
+    tree = walk_release(root, manifest, marks=True, times=times)
     found.findings += tree.findings
     found.notes += tree.notes
     if not times:
-        found.notes.append("time stamps and extended attributes were not checked")
+        found.notes.append("time stamps were not checked")
     _signature(root, manifest, public_key, tree, found)
     hidden = _mask(root, manifest, tree, found)
     _method(manifest, found)

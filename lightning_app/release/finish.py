@@ -29,6 +29,7 @@ from lightning_app.release.signing import sign
 from lightning_app.release.tree import entries, walk_release
 from lightning_app.version import version
 
+FILE, FOLDER = 0o644, 0o755  # rights of all that is released, whatever the umask
 PARTS = ".part"  # of the released folder: where files are written before they take their names
 _TOP = (MANIFEST, SIGNATURE, MASK, MASK_FACTS)
 _LEFT = re.compile(rf"\.({'|'.join(re.escape(name) for name in _TOP)})\..*\.tmp")  # write_atomically's
@@ -121,7 +122,7 @@ def mask_facts(guard: int, method: str, made_with: str) -> dict[str, object]:
 def finish(
     output: Path, manifest: Manifest, signer: Ed25519PrivateKey | None, refused: Iterable[str] = ()
 ) -> None:
-    """Close a release: refuse what does not belong there, write signature and manifest, set all time stamps.
+    """Close a release: refuse what does not belong there, write signature and manifest, set rights and time stamps.
 
     Args:
         output: the released folder, with all its images and its mask.
@@ -145,10 +146,12 @@ def finish(
     if signer is not None:
         write_atomically(output / SIGNATURE, sign(content, signer))
     write_atomically(output / MANIFEST, content)  # last: without it, it is no release
-    for folder in _folders(output):
+    for folder in [*_folders(output), output / IMAGES]:
+        folder.chmod(FOLDER)
         stamp(folder)
-    for name in (IMAGES, *_TOP):
+    for name in _TOP:
         if (output / name).exists():
+            (output / name).chmod(FILE)
             stamp(output / name)
     stamp(output)
 

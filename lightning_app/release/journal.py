@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_app.files import write_atomically
+from lightning_app.files import PRIVATE, make_private, write_atomically
 
 
 class Done(NamedTuple):
@@ -63,7 +63,8 @@ class Journal:
     def open(self) -> None:
         """Make the file where it is new, cut off what a kill left of a line, and be ready to `add`."""
         if self.is_new:
-            write_atomically(self.path, self._header)
+            write_atomically(self.path, self._header, mode=PRIVATE)  # messages name files of the set
+        make_private(self.path)
         os.truncate(self.path, _whole_lines(self.path))
         self._file = self.path.open("ab", buffering=0)
 

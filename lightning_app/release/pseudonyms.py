@@ -5,10 +5,16 @@ from __future__ import annotations
 import hmac
 import os
 import re
+import shlex
+import stat
 import tempfile
 from pathlib import Path
 
+from lightning_app.files import sync_folder
+
 KEY_BYTES = 32
+_DISTINCT = 16  # bytes of a secret that differ from each other, at least
+LONGEST = 1 << 16  # bytes of a secret's file
 DIGITS = 20  # hexadecimal; 80 bits: among ten million images two collide with a chance below 1e-10
 _HEX_KEY = re.compile(rb"[0-9a-fA-F]{64}")
 
@@ -23,12 +29,14 @@ class Pseudonyms:
         key: 32 bytes that only the owner has.
 
     Raises:
-        ValueError: on a key of another length.
+        ValueError: on a key of another length, or one that was never random, such as zeros.
     """
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"key: {len(key)} bytes; {KEY_BYTES} are needed")
+        if is_guessable(key):
+            raise ValueError("key: its bytes are too much alike to be random; make one with os.urandom")
         self._key = key
 
     def identity(self, name: str) -> str:
@@ -71,17 +79,26 @@ def load_key(path: str | Path) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds something else; the content is not shown.
+        PermissionError: others may read it, or it is another user's.
+        ValueError: it holds something else, or a key that was never random; the content is not shown.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"key {path}: no such file; give the one that `desensitize` made")
-    text = path.read_bytes().strip()
+    with path.open("rb") as file:
+        text = file.read(LONGEST).strip()
     if not _HEX_KEY.fullmatch(text):
         raise ValueError(
             f"key {path}: holds {len(text)} bytes, not 64 hexadecimal digits; is it another file?"
         )
-    return bytes.fromhex(text.decode("ascii"))
+    refuse_readable(path, "key")
+    key = bytes.fromhex(text.decode("ascii"))
+    if is_guessable(key):
+        raise ValueError(
+            f"key {path}: its bytes are too much alike to be random, so that anybody may guess it; remove the file and "
+            "let `desensitize` make a key"
+        )
+    return key
 
 
 def make_key(path: str | Path) -> bytes:
@@ -113,6 +130,39 @@ def load_or_make_key(path: str | Path) -> bytes:
     return load_key(path) if Path(path).exists() else make_key(path)
 
 
+def is_guessable(secret: bytes) -> bool:
+    """Tell whether the bytes of a secret are too much alike to be random, as zeros or a short pattern are.
+
+    Args:
+        secret: 32 bytes. Of random ones fewer than 16 are distinct once in 10^14 times.
+    """
+    return len(set(secret)) < _DISTINCT
+
+
+def refuse_readable(path: Path, what: str) -> None:
+    """Refuse a secret that others than its owner may read or change.
+
+    Args:
+        path: the file.
+        what: it is, for messages.
+
+    Raises:
+        PermissionError: others may, or it is another user's; says what to do.
+    """
+    if os.name != "posix":  # elsewhere these rights say nothing
+        return
+    facts = path.stat()
+    if facts.st_mode & 0o077:
+        raise PermissionError(
+            f"{what} {path}: others may read it (mode {stat.S_IMODE(facts.st_mode):04o}); if nobody has, give "
+            f"`chmod 600 {shlex.quote(str(path))}`, else make another"
+        )
+    if os.geteuid() not in (0, facts.st_uid):
+        raise PermissionError(
+            f"{what} {path}: is another user's (number {facts.st_uid}); make a copy of your own"
+        )
+
+
 def write_secret(path: Path, content: bytes) -> None:
     """Write a new file of mode 0600, whole or not at all.
 
@@ -123,8 +173,9 @@ def write_secret(path: Path, content: bytes) -> None:
     Raises:
         FileExistsError: there is such a file; it stays as it is.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} is there already; a secret is never replaced: name another file")
+    there = f"{path} is there already; a secret is never replaced: name another file"
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(there)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")  # mode 0600
     try:
@@ -132,10 +183,15 @@ def write_secret(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
+        try:
+            os.link(part, path)  # unlike a renaming it replaces nothing that came meanwhile
+        except FileExistsError as error:
+            raise FileExistsError(there) from error
+        except OSError:  # a file system without hard links
+            os.rename(part, path)
+    finally:
         Path(part).unlink(missing_ok=True)
-        raise
+    sync_folder(path.parent)
 
 
 def refuse_inside(path: str | Path, released: str | Path, argument: str) -> None:

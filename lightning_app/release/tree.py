@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_app.release.manifest import IMAGES, MANIFEST, SIGNATURE, TIMESTAMP, Manifest
-
-_FEW = 8  # time stamps that are told file by file
-_NO_ATTRIBUTES = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # as FUSE and network file systems say it
-
-
-@dataclass(frozen=True, order=True)
-class Finding:
-    """Something that a release must not have.
-
-    Attributes:
-        file: its path in the release; `.` is the folder itself.
-        what: in words; neither a name of the raw set nor what was hidden.
-    """
-
-    file: str
-    what: str
+from lightning_app.release.marks import Finding, Marks
 
 
 @dataclass(frozen=True)
@@ -42,26 +26,31 @@ class Tree:
     notes: list[str] = field(default_factory=list)
 
 
-def walk_release(root: str | Path, manifest: Manifest, times: bool = False) -> Tree:
+def walk_release(root: str | Path, manifest: Manifest, marks: bool = False, times: bool = True) -> Tree:
     """List a released folder and compare it with its manifest; no link is followed.
 
     Args:
         root: the folder.
         manifest: its own.
-        times: also compare every time stamp with the one all releases bear, and look for extended attributes.
+        marks: also look at what the file system says of each beside its content, see `Marks`.
+        times: of that, also compare every time stamp with the one all releases bear.
 
     Returns:
         The files there are, and findings: files, folders, links and others that the manifest does not list,
-        and those it lists that are missing. Of many time stamps that differ one finding tells.
+        and those it lists that are missing. Of many marks that differ one finding tells.
     """
     wanted = {*manifest.files, MANIFEST, *([SIGNATURE] if manifest.signer else [])}
     folders = {IMAGES, *(name.rpartition("/")[0] for name in manifest.files if "/" in name)}
     files: set[str] = set()
     findings: list[Finding] = []
-    marks = _Marks()
-    if times:
-        findings += marks.of(".", str(root), os.stat(root))
-    for name, entry in entries(root):
+    seen = Marks(TIMESTAMP if times else None)
+    if marks:
+        findings += seen.of(".", str(root), os.stat(root))
+
+    def closed(name: str, error: OSError) -> None:
+        findings.append(Finding(name, f"cannot be looked into ({error.strerror})"))
+
+    for name, entry in entries(root, closed):
         if entry.is_symlink():
             findings.append(Finding(name, "is a symbolic link"))
         elif entry.is_dir(follow_symlinks=False):
@@ -73,70 +62,49 @@ def walk_release(root: str | Path, manifest: Manifest, times: bool = False) -> T
                 findings.append(Finding(name, f"is {_hidden(name)}file that the manifest does not list"))
         else:
             findings.append(Finding(name, "is neither file nor folder"))
-        if times and not entry.is_symlink():
-            findings += marks.of(name, entry.path, entry.stat(follow_symlinks=False))
-    findings += [*marks.times(), *(Finding(name, "is missing") for name in _missing(wanted, files))]
-    return Tree(frozenset(files), sorted(findings), marks.notes)
+        if marks and not entry.is_symlink():
+            try:
+                findings += seen.of(name, entry.path, entry.stat(follow_symlinks=False))
+            except OSError as error:
+                closed(name, error)
+    findings += [*seen.differing(), *(Finding(name, "is missing") for name in _missing(wanted, files))]
+    return Tree(frozenset(files), sorted(findings), seen.notes)
 
 
 def _missing(wanted: Collection[str], files: Collection[str]) -> Iterator[str]:
     return (name for name in wanted if name not in files)
 
 
-def entries(folder: str | Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+def entries(
+    folder: str | Path, closed: Callable[[str, OSError], None] | None = None
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield all that lies in a folder, at any depth, with its path from there; no link is followed.
 
     Args:
         folder: where to look.
-        below: what its entries' paths begin with.
+        closed: told the path of a folder below that cannot be looked into, because its rights forbid it or its path
+            is longer than the system allows, and why; by default it is passed over.
+
+    Raises:
+        OSError: the folder itself cannot be looked into.
     """
-    with os.scandir(folder) as found:
-        for entry in found:
-            name = f"{below}{entry.name}"
-            yield name, entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from entries(entry.path, f"{name}/")
+    left = [("", os.fspath(folder))]  # a stack, not a recursion: a tree may be deeper than Python's
+    while left:
+        name, path = left.pop()
+        try:
+            with os.scandir(path) as listed:
+                found = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            if not name:
+                raise
+            if closed is not None:
+                closed(name, error)
+            continue
+        below = f"{name}/" if name else ""
+        yield from ((below + entry.name, entry) for entry in found)
+        folders = [entry for entry in found if entry.is_dir(follow_symlinks=False)]
+        left += [(below + entry.name, entry.path) for entry in reversed(folders)]
 
 
 def _hidden(name: str) -> str:
     return "a hidden " if name.rpartition("/")[2].startswith(".") else "a "
-
-
-class _Marks:
-    """What a file system says of files beside their content.
-
-    Attributes:
-        notes: what it does not tell.
-    """
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self._other: list[str] = []  # names of what bears another time stamp
-
-    def of(self, name: str, path: str, stat: os.stat_result) -> Iterator[Finding]:
-        """Look at the extended attributes of one of them, and remember it where its time stamp is another."""
-        if stat.st_mtime_ns != TIMESTAMP * 10**9:
-            self._other.append(name)
-        if hasattr(os, "listxattr") and not self.notes:
-            try:
-                extra = [key for key in os.listxattr(path, follow_symlinks=False) if key.startswith("user.")]
-            except OSError as error:
-                if error.errno not in _NO_ATTRIBUTES:
-                    raise
-                self.notes.append("extended attributes were not checked: this file system keeps none")
-                return
-            if extra:
-                yield Finding(name, f"has {len(extra)} extended attributes")
-
-    def times(self) -> list[Finding]:
-        """Name those with another time stamp; a copy that has lost all of them is one finding."""
-        if len(self._other) <= _FEW:
-            what = "its time stamp is not the one that every released file bears"
-            return [Finding(name, what) for name in self._other]
-        return [
-            Finding(
-                ".",
-                f"{len(self._other)} files and folders bear other time stamps than every released file does, as after "
-                "`cp -r`: copy with `cp -a`, or audit with --ignore-times",
-            )
-        ]

@@ -16,7 +16,7 @@ import torch
 from datamodules.reader import BadImage, FaceReader, Pixels
 from lightning_app.parent import Bond, bond, end_with_parent
 from lightning_app.png import encode_png
-from lightning_app.release.finish import PARTS, stamp
+from lightning_app.release.finish import FILE, PARTS, stamp
 from lightning_app.release.journal import Done
 from lightning_app.release.plan import Plan
 from lightning_app.release.veil import Veil
@@ -101,6 +101,8 @@ class Work:
             view = memoryview(data)
             while view:
                 view = view[os.write(handle, view) :]
+            if os.name == "posix":
+                os.fchmod(handle, FILE)
             stamp(handle)
         finally:
             os.close(handle)

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -159,6 +160,8 @@ def test_what_is_doubtful_goes_to_review_and_not_into_the_set(made: dict[str, Po
     assert (found["align/images"], found["align/aligned"], found["align/reviewed"]) == (16, 6, 10)
     assert found["align/reviewed/undecodable"] == found["align/reviewed/same_name"] == 2
     assert found["align/reviewed/too_small"] == 1
+    for name in ("align.jsonl", "review.csv", "review.png", "mean.png"):  # they name and show people
+        assert stat.S_IMODE(Path("runs/align", name).stat().st_mode) == 0o600, name
     with Image.open("runs/align/review.png") as sheet:
         pixels = np.asarray(sheet)
     assert sheet.size == (8 * 152 + 8, 2 * 186 + 8)

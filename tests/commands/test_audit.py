@@ -17,7 +17,7 @@ from lightning_app.desensitize import Desensitizer, Mosaic
 from lightning_app.release.against_raw import compare_images
 from lightning_app.release.audit import audit
 from lightning_app.release.manifest import Manifest, is_image_file, made_with
-from lightning_app.release.pseudonyms import Pseudonyms, load_key
+from lightning_app.release.pseudonyms import Pseudonyms, load_key, write_secret
 from tests.command_line import Veil, refused
 from tests.release.by_hand import CROP, KEY, SIZE, blur, images, oval, png, relist, set_times, write_release
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
     write_release(home / "masked", drawn_root)
     write_release(home / "blurred", drawn_root, blur())
     write_release(home / "mosaic", drawn_root, Mosaic(8))
-    (home / "key").write_text(KEY.hex() + "\n")
+    write_secret(home / "key", KEY.hex().encode() + b"\n")
     return home
 
 
@@ -188,15 +188,10 @@ def test_the_same_pixels_in_other_bytes_are_found(
     Image.open(one).save(one, "PNG")  # Pillow's own way to encode
     relist(spoilt)
     args = (spoilt, "--raw", drawn_root, "--key", made / "key")
-    veil("audit", *args, "--json", "audit.json")  # made, so the manifest says, with versions not known
-    report = json.loads(Path("audit.json").read_text())
-    assert any("1 images have the same pixels" in note for note in report["notes"])
-    relist(spoilt, versions=made_with())
-    assert found(veil, *args) == {
-        one.relative_to(spoilt).as_posix(): [
-            "has the pixels that releasing its raw image again gives, but other bytes"
-        ]
-    }
+    for versions in (made_with(), made_with() | {"zlib": "1.3.1"}):  # another zlib writes the same at level 1
+        relist(spoilt, versions=versions)
+        (fault,) = found(veil, *args)[one.relative_to(spoilt).as_posix()]
+        assert fault.startswith("its bytes are not those that `desensitize` writes of its pixels")
 
 
 @pytest.mark.parametrize("method", ["blurred", "mosaic"])
@@ -240,7 +235,7 @@ def test_a_method_that_looks_under_the_mask_is_found(made: Path) -> None:
 
 
 def test_another_key_or_set_is_found(made: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
-    (tmp_path / "other").write_text("ff" * 32)
+    write_secret(tmp_path / "other", KEY[::-1].hex().encode())
     everything = found(veil, made / "masked", "--raw", drawn_root, "--key", tmp_path / "other")
     assert everything == {
         "images": ["no image bears the pseudonym of a raw one: other raw images, or another --key"]

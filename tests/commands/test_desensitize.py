@@ -55,7 +55,8 @@ def test_a_whole_set(
         "config.yaml", "desensitize.lock", "journal.jsonl", "metrics.json", "pseudonyms.csv", "pseudonyms.key",
         "refused.csv",
     }  # fmt: skip
-    assert stat.S_IMODE((owner / "pseudonyms.key").stat().st_mode) == 0o600
+    for name in ("pseudonyms.key", "pseudonyms.csv", "refused.csv", "journal.jsonl"):
+        assert stat.S_IMODE((owner / name).stat().st_mode) == 0o600, name
     figures = json.loads((owner / "metrics.json").read_text())
     assert figures["release/images"] == 48
     assert figures["release/mask_hash"] == manifest.mask.mask_hash

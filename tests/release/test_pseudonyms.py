@@ -2,17 +2,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import stat
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datamodules import DrawnFaces
+from lightning_app.files import PRIVATE, replacing, write_atomically
 from lightning_app.release import Pseudonyms
 from lightning_app.release.plan import Plan
-from lightning_app.release.pseudonyms import DIGITS, load_key, make_key, refuse_inside
+from lightning_app.release.pseudonyms import (
+    DIGITS,
+    is_guessable,
+    load_key,
+    make_key,
+    refuse_inside,
+    write_secret,
+)
 
 KEY = bytes(range(32))
 
@@ -61,7 +71,7 @@ def test_the_key_file(tmp_path: Path) -> None:
     assert make_key(tmp_path / "other.key") != made
     with pytest.raises(FileNotFoundError, match=r"key .*none: no such file"):
         load_key(tmp_path / "none")
-    path.write_text("5ecret" * 10)
+    path.write_text("5ecret" * 10)  # a file of another kind is told so, whatever its rights are
     with pytest.raises(ValueError, match="holds 60 bytes, not 64 hexadecimal digits") as found:
         load_key(path)
     assert "5ecret" not in str(found.value)
@@ -103,3 +113,104 @@ def test_equal_names_are_refused() -> None:
     faces.stable_name = lambda index: "same"  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="get one pseudonym"):
         Plan(faces, Pseudonyms(KEY))
+
+
+def key_file(path: Path, key: bytes = KEY, mode: int = 0o600) -> Path:
+    path.write_bytes(key.hex().encode() + b"\n")
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights are POSIX's")
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o602, 0o666, 0o700 | 0o010, 0o777])
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    path = key_file(tmp_path / "my key", mode=mode)
+    with pytest.raises(
+        PermissionError, match=rf"key .*my key: others may read it \(mode {mode:04o}\)"
+    ) as found:
+        load_key(path)
+    assert f"chmod 600 '{path}'" in str(found.value)
+    path.chmod(0o600)
+    assert load_key(path) == KEY
+    path.chmod(0o400)
+    assert load_key(path) == KEY
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners are POSIX's")
+def test_another_users_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = key_file(tmp_path / "key")
+    mine = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    with pytest.raises(PermissionError, match=f"is another user's .number {mine}."):
+        load_key(path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)  # root works with mounted files of others
+    assert load_key(path) == KEY
+
+
+GUESSABLE = {
+    "zeros": bytes(32), "ones": b"\xff" * 32, "one byte": b"k" * 32, "two bytes": b"ab" * 16, "a word": b"faceveil" * 4,
+    "zeros and a tail": bytes(20) + KEY[:12],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", GUESSABLE)
+def test_a_key_that_was_never_random_is_refused(tmp_path: Path, what: str) -> None:
+    with pytest.raises(ValueError, match="too much alike to be random"):
+        Pseudonyms(GUESSABLE[what])
+    with pytest.raises(ValueError, match=r"key .*key: its bytes are too much alike to be random") as found:
+        load_key(key_file(tmp_path / "key", GUESSABLE[what]))
+    assert GUESSABLE[what].hex() not in str(found.value)
+
+
+def test_random_keys_are_not_refused() -> None:
+    assert not any(is_guessable(random.Random(seed).randbytes(32)) for seed in range(2000))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_secret_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """Not even what comes while it is written."""
+    path = tmp_path / "key"
+    if not links:
+
+        def refused(*args: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refused)  # as FAT has it
+    before = os.umask(0)
+    try:
+        write_secret(path, b"secret")
+    finally:
+        os.umask(before)
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"secret", 0o600)
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
+    if links:
+        late = tmp_path / "late"
+        real = tempfile.mkstemp
+
+        def mkstemp(**options: str) -> tuple[int, str]:
+            late.write_bytes(b"another's")
+            return real(**options)
+
+        monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+        with pytest.raises(FileExistsError, match="late is there already"):
+            write_secret(late, b"secret")
+        assert late.read_bytes() == b"another's"
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["key", "late"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="link is there already"):
+        write_secret(tmp_path / "link", b"secret")
+
+
+def test_a_private_file_is_never_readable_by_others(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with replacing(tmp_path / "names.csv", mode=PRIVATE) as file:
+            file.write(b"names")
+            (part,) = tmp_path.iterdir()
+            assert stat.S_IMODE(part.stat().st_mode) == 0o600
+        write_atomically(tmp_path / "figures.csv", "figures")
+        (tmp_path / "figures.csv").chmod(0o644)
+        write_atomically(tmp_path / "figures.csv", "names", mode=PRIVATE)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}

@@ -22,7 +22,7 @@ from lightning_app.desensitize import GaussianBlur, MaskOut
 from lightning_app.release import finish, work
 from lightning_app.release.journal import Done, Journal
 from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
-from tests.release.released import CONSTANT, SIZE, contents, mask_file, raw_tree, release, times
+from tests.release.released import CONSTANT, KEY, SIZE, contents, mask_file, raw_tree, release, times
 
 FORK = multiprocessing.get_context("fork")
 
@@ -297,7 +297,7 @@ Change = Callable[[Path, Path], dict[str, Any]]
             lambda home, raw: {"desensitizer": MaskOut(mask=home / "mask.png", guard=1)},
             r"method\.guard.* is 1",
         ),
-        (lambda home, raw: {"key": b"another" + b"." * 25}, "another images, key"),
+        (lambda home, raw: {"key": KEY[::-1]}, "another images, key"),
         (lambda home, raw: {"compression": 6}, r"another compression \(compression was 1, is 6\)"),
         (
             lambda home, raw: {"reader": FolderFaces(raw, crop=30, size=SIZE, cache_index=False)},
