@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import yaml
 from torch import Tensor
 
 from lightning_app.federated.client import Client, model_hash
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.messages import Invitation, Refusal, Task
+from lightning_app.federated.link import LocalLink, answer
+from lightning_app.federated.messages import Failure, Invitation, Refusal, Task, discreet
 from lightning_app.federated.owner import read_config
 from lightning_app.federated.server import Server
 from lightning_app.federated.veil import digest
@@ -289,3 +290,31 @@ def test_a_server_says_that_it_cannot_compare_names(tmp_path: Path, caplog: pyte
         server.serve(LocalLink(clients))
     assert server.classes == (6, "")
     assert "share a head of 6 people and compare no names" in caplog.text
+
+
+def test_what_an_owner_fails_of_names_nobody_to_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """An error's words name files, and folders are called after people; a refusal's are written for the server."""
+
+    def said(error: Exception) -> str:
+        def fails() -> int:
+            raise error
+
+        found = answer("at node 5", fails, discreet)
+        assert isinstance(found, Failure)
+        return found.reason
+
+    with caplog.at_level(logging.ERROR, "faceveil"):
+        bad = said(ValueError("12 images cannot be decoded, such as Jane Doe/0001.jpg"))
+        gone = said(FileNotFoundError(2, "No such file or directory", "/home/me/faces/Jane_Doe"))
+    assert bad == "ValueError: its words are in the owner's own log"
+    assert gone == "FileNotFoundError: No such file or directory; its words are in the owner's own log"
+    assert "Jane Doe/0001.jpg" in caplog.text
+    assert "/home/me/faces/Jane_Doe" in caplog.text
+    assert said(Refusal("another mask")) == "Refusal: another mask"
+
+
+def test_a_deployed_owner_is_discreet() -> None:
+    pytest.importorskip("flwr")
+    from lightning_app.federated.apps import make_client_app
+
+    assert signature(make_client_app).parameters["words"].default is discreet
