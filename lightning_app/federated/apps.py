@@ -26,6 +26,7 @@ from lightning_app.federated.messages import (
     Task,
     Unreached,
     Update,
+    discreet,
     one_line,
     plain,
 )
@@ -201,12 +202,17 @@ def make_server_app(
     return app
 
 
-def make_client_app(open_client: Callable[[Context], Client], mods: list[Mod] | None = None) -> ClientApp:
+def make_client_app(
+    open_client: Callable[[Context], Client],
+    mods: list[Mod] | None = None,
+    words: Callable[[BaseException], str] = discreet,
+) -> ClientApp:
     """Make a ClientApp.
 
     Args:
         open_client: makes of the app's context the owner; what it raises is the owner's answer.
         mods: of Flower, such as `LocalDpMod`, around every training.
+        words: makes of an error what the server is told; by default no more than its kind.
     """
     app = ClientApp()
 
@@ -218,7 +224,7 @@ def make_client_app(open_client: Callable[[Context], Client], mods: list[Mod] | 
             client = open_client(context)
             return client.join(asked) if isinstance(asked, Invitation) else client.train(asked)
 
-        return Message(encode(answer(f"at node {context.node_id}", done)), reply_to=message)
+        return Message(encode(answer(f"at node {context.node_id}", done, words)), reply_to=message)
 
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
@@ -273,7 +279,7 @@ def simulate(plan: Plan, parts: Parts, folder: Path, serve: Callable[[Link], obj
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
     run_simulation(
         server_app=make_server_app(lambda _: serve, lambda _: plan),
-        client_app=make_client_app(open_client),
+        client_app=make_client_app(open_client, words=one_line),  # one machine, one log
         num_supernodes=plan.clients,
         backend_config={
             "client_resources": {"num_cpus": cpus / plan.at_once, "num_gpus": plan.gpus_per_client},

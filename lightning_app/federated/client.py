@@ -142,11 +142,11 @@ class Client:
             data.reader = part_of(data.reader, part, invitation.private_heads)
         data.seed = client_seed(invitation.seed, self.number)
         own = self.parts.data.get("init_args", {}).get("desensitizer")
-        mask = servers_mask(invitation, data, own)
+        mask = servers_mask(invitation, data, own, self.plan)
         if mask is not None:
             data.desensitizer = self._masked(invitation, mask, data.size)
         self._mask_hash = veil_of(data.desensitizer, data.size)[1]
-        check_veil(data.desensitizer, self.plan)
+        check_veil(data.desensitizer.describe(), self.plan, isinstance(data.desensitizer, MaskOut))
         if data.desensitizer.hides and not data.released:
             check_changes(data)
         return model, data

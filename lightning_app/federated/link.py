@@ -56,12 +56,15 @@ class LocalLink:
             yield given
 
 
-def answer(client: int | str, ask: Callable[[], _T]) -> _T | Failure:
+def answer(
+    client: int | str, ask: Callable[[], _T], words: Callable[[BaseException], str] = one_line
+) -> _T | Failure:
     """Ask a client; whatever goes wrong there is its answer, and the federation goes on.
 
     Args:
         client: how it is called.
         ask: what it is asked.
+        words: makes of an error the reason that the server is given.
     """
     try:
         return ask()
@@ -69,7 +72,7 @@ def answer(client: int | str, ask: Callable[[], _T]) -> _T | Failure:
         log.debug("owner %s failed", client, exc_info=True)
         if os.environ.get("FACEVEIL_TRACEBACK"):
             log.exception("owner %s failed", client)
-        return Failure(client, one_line(error))
+        return Failure(client, words(error))
 
 
 def late(timeout: float) -> str:

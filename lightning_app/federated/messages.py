@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
+log = logging.getLogger("faceveil")
 Weights: TypeAlias = dict[str, Tensor]
 _LINE = 500  # characters of a reason
 
@@ -146,6 +148,21 @@ class Link(Protocol):
 def one_line(error: BaseException) -> str:
     """Word an error in one line: its class, and what it says."""
     return plain(f"{type(error).__name__}: {error}")
+
+
+def discreet(error: BaseException) -> str:
+    """Word an owner's error for a server elsewhere: of all but a `Refusal` the kind alone.
+
+    What readers and the system say of an error names files, and with them people. The owner's own log has all of it.
+
+    Args:
+        error: of the owner.
+    """
+    if isinstance(error, Refusal):
+        return one_line(error)
+    log.error("The server is told of this no more than its kind: %s", one_line(error))
+    why = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {f'{why}; ' if why else ''}its words are in the owner's own log"
 
 
 def plain(text: str) -> str:

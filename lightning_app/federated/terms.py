@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules import FaceDataModule
-from lightning_app.desensitize import Desensitizer, MaskOut
+from lightning_app.desensitize import MaskOut
 from lightning_app.federated.messages import Invitation, Refusal
 from lightning_app.federated.plan import Plan
 from lightning_app.federated.veil import veil_of
@@ -76,13 +76,14 @@ def check_kept(kept: Mapping[str, Any], invitation: Invitation) -> None:
 
 
 def servers_mask(
-    invitation: Invitation, data: FaceDataModule, own: Mapping[str, Any] | str | None
+    invitation: Invitation, data: FaceDataModule, own: Mapping[str, Any] | str | None, plan: Plan
 ) -> Tensor | None:
     """Give the mask that the server wants, where the owner's own file does not speak against it.
 
     Args:
         invitation: of the server.
         data: of the owner, as its file has it.
+        plan: of the owner's own file.
         own: the desensitizer in that file; None where it names none.
 
     Returns:
@@ -120,29 +121,32 @@ def servers_mask(
             f"the server's mask has the hash {mask_hash(pixels)[:12]}…, its invitation says "
             f"{invitation.mask_hash[:12]}…"
         )
-    if not 0 < float(mask_ratio(pixels)) < 1:
-        raise Refusal(f"the server's mask hides {'every' if not pixels.any() else 'no'} pixel")
+    ratio = float(mask_ratio(pixels[0]))
+    if not 0 < ratio < 1:
+        raise Refusal(f"the server's mask hides {'every' if ratio else 'no'} pixel")
+    facts = {"method": MaskOut.__name__, "mask_hash": invitation.mask_hash, "mask_ratio": ratio}
+    check_veil(facts, plan, by_masks=True)
     return pixels
 
 
-def check_veil(desensitizer: Desensitizer, plan: Plan) -> None:
+def check_veil(facts: Mapping[str, object], plan: Plan, by_masks: bool) -> None:
     """Refuse what hides less than an owner's own file asks for.
 
     Args:
-        desensitizer: what the owner's faces would be trained on under, prepared.
+        facts: what the desensitizer says of itself (`describe`), prepared.
         plan: of the owner's own file.
+        by_masks: whether it is a `MaskOut`, of which something is asked where the file is silent.
 
     Raises:
         Refusal: another mask than `mask_hash`, or one with a mask ratio below `min_mask_ratio`.
     """
-    facts = desensitizer.describe()
     found = str(facts.get("mask_hash", ""))
     if plan.mask_hash is not None and found != plan.mask_hash:
         there = f"this one is {found[:12]}…" if found else f"{facts['method']} has none"
         raise Refusal(f"mask_hash: this owner's file asks for the mask {plan.mask_hash[:12]}…, {there}")
     least = plan.min_mask_ratio
     if least is None:
-        least = LEAST if plan.mask_hash is None and isinstance(desensitizer, MaskOut) else 0.0
+        least = LEAST if plan.mask_hash is None and by_masks else 0.0
     ratio = lowest_ratio(facts)
     if ratio is not None and ratio < least:
         raise Refusal(
