@@ -100,6 +100,33 @@ def check_claim(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> N
         raise ValueError(f"its settings ask for {asked} values, it has {there}")
 
 
+def check_described(data: object, what: str) -> None:
+    """Refuse a DataModule's state in a checkpoint whose values are of other kinds than ours: cards word them.
+
+    Args:
+        data: the state, if there is any.
+        what: to call the file in the message.
+
+    Raises:
+        ValueError: names the first that is of another kind.
+    """
+    if not isinstance(data, Mapping):
+        return
+    about = data.get("desensitizer")
+    kinds: list[tuple[str, object, tuple[type, ...]]] = [
+        ("mean", data.get("mean"), (float, int)), ("std", data.get("std"), (float, int)),
+        ("num_classes", data.get("num_classes"), (int,)), ("split", data.get("split"), (dict,)),
+        ("desensitizer", about, (dict,)),
+    ]  # fmt: skip
+    if isinstance(about, Mapping):
+        kinds += [("desensitizer.method", about.get("method", ()), (str,)),
+                  ("desensitizer.mask_hash", about.get("mask_hash"), (str,)),
+                  ("desensitizer.mask_ratio", about.get("mask_ratio"), (float, int))]  # fmt: skip
+    for name, value, wanted in kinds:
+        if value is not None and not isinstance(value, wanted):
+            raise ValueError(f"{what}: what it says of its data is damaged: {name} is {str(value)[:80]!r}")
+
+
 def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lightning_app.checkpoint_bounds import check_claim
+from lightning_app.checkpoint_bounds import check_claim, check_described
 from lightning_app.foreign import parse_json
 from lightning_app.known import known_class, ours
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask
@@ -108,6 +108,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
             "`python main.py fit` wrote for ResNet, ResNetMask or ResNetFSM"
         )
     kind = _class_of(state, saved, file)
+    check_described(checkpoint.get(_DATA), f"checkpoint {file}")
     known = signature(Recogniser).parameters.keys() | signature(kind).parameters.keys()
     # a compiled network would be compiled again for every shape of batch, and keys of Lightning's begin with _
     settings = {key: value for key, value in saved.items() if key in known} | {"compile": False}

@@ -119,8 +119,9 @@ def test_our_own_readers_are_known_by_a_table(evil: Path) -> None:
     with pytest.raises(FileNotFoundError):  # the veil is one of ours: it comes as far as the folder
         make_known(
             {"class_path": "datamodules.ReleasedFaces", "init_args": {"root": "x", "veil": veiled}},
-            FaceReader, "here",
-        )  # fmt: skip
+            FaceReader,  # type: ignore[type-abstract]
+            "here",
+        )
     assert READERS["ReleasedFaces"] is ReleasedFaces
 
 

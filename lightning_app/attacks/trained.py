@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_app.attacks.base import Attack
-from lightning_app.checkpoint_bounds import check_claim
+from lightning_app.checkpoint_bounds import check_claim, check_described
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs import resolve_checkpoint
@@ -112,6 +112,7 @@ def load_restorer(path: str | Path) -> Restorer:
         raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
     checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     state, saved = state_of_network(checkpoint, f"checkpoint {path}"), checkpoint["hyper_parameters"]
+    check_described(checkpoint.get(_DATA), f"checkpoint {path}")
     try:
         settings = {key: int(saved[key]) for key in SHAPE}
         if settings["recurrences"] > _MOST_RECURRENCES:
