@@ -24,6 +24,7 @@ _MAKERS = {"bytearray", "Tensor"} | {
 _REBUILT = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state"}
 _ENCODE = "_codecs encode"
 _SPARE = 1 << 20  # bytes
+DATA_STATE = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 
 
 def archive_flaw(path: Path) -> str | None:
@@ -65,16 +66,25 @@ def _pickle_flaw(content: bytes, length: int) -> str | None:
     return None
 
 
-def values_flaw(checkpoint: object) -> str | None:
-    """Word what in a checkpoint stands for more than it takes; None where nothing does.
+def values_flaw(checkpoint: Mapping[str, object]) -> str | None:
+    """Word what in a checkpoint stands for more than it takes, or is of another kind than we write; None if nothing is.
 
     Args:
-        checkpoint: as `torch.load(weights_only=True, mmap=True)` gave it.
+        checkpoint: as `torch.load(weights_only=True, mmap=True)` gave it, with a `state_dict`.
     """
     try:
         check_plain(checkpoint, "its content")
+        check_described(checkpoint.get(DATA_STATE), "its content")
     except ValueError as error:
         return f"{error}: refused"
+    for key in ("state_dict", "hyper_parameters"):
+        if not isinstance(checkpoint.get(key, {}), Mapping):
+            return f"its {key} are no mapping: refused"
+    state = checkpoint["state_dict"]
+    assert isinstance(state, Mapping)
+    for key, value in state.items():
+        if not isinstance(value, Tensor) and not str(key).endswith("_extra_state"):
+            return f"its state_dict holds {type(value).__name__} at {str(key)[:80]!r}, which is no tensor: refused"
     for tensor in _tensors(checkpoint, set()):
         if tensor.is_meta or tensor.layout != torch.strided:
             return f"holds a tensor without values of its own ({list(tensor.shape)}): refused"
