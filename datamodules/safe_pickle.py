@@ -12,7 +12,7 @@ import pickle
 import pickletools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 # what the unpickler raises on bytes that are no pickle, or half of one
 _BROKEN = (
@@ -135,7 +135,7 @@ def _check_claims(file: mmap.mmap) -> None:
     Raises:
         ValueError: something is longer than what is left of the file.
     """
-    for opcode, argument, position in pickletools.genops(file):
+    for opcode, argument, position in pickletools.genops(cast(BinaryIO, file)):  # it has what a file has
         place = position or 0
         if opcode.name in _MEMO and int(argument or 0) > place:
             raise ValueError(f"byte {place} names the place {argument} of its memo")

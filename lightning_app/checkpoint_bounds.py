@@ -24,6 +24,7 @@ _MAKERS = {"bytearray", "Tensor"} | {
 _REBUILT = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state"}
 _ENCODE = "_codecs encode"
 _SPARE = 1 << 20  # bytes
+DATA_STATE = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 
 
 def archive_flaw(path: Path) -> str | None:
@@ -65,16 +66,25 @@ def _pickle_flaw(content: bytes, length: int) -> str | None:
     return None
 
 
-def values_flaw(checkpoint: object) -> str | None:
-    """Word what in a checkpoint stands for more than it takes; None where nothing does.
+def values_flaw(checkpoint: Mapping[str, object]) -> str | None:
+    """Word what in a checkpoint stands for more than it takes, or is of another kind than we write; None if nothing is.
 
     Args:
-        checkpoint: as `torch.load(weights_only=True, mmap=True)` gave it.
+        checkpoint: as `torch.load(weights_only=True, mmap=True)` gave it, with a `state_dict`.
     """
     try:
         check_plain(checkpoint, "its content")
+        check_described(checkpoint.get(DATA_STATE), "its content")
     except ValueError as error:
         return f"{error}: refused"
+    for key in ("state_dict", "hyper_parameters"):
+        if not isinstance(checkpoint.get(key, {}), Mapping):
+            return f"its {key} are no mapping: refused"
+    state = checkpoint["state_dict"]
+    assert isinstance(state, Mapping)
+    for key, value in state.items():
+        if not isinstance(value, Tensor) and not str(key).endswith("_extra_state"):
+            return f"its state_dict holds {type(value).__name__} at {str(key)[:80]!r}, which is no tensor: refused"
     for tensor in _tensors(checkpoint, set()):
         if tensor.is_meta or tensor.layout != torch.strided:
             return f"holds a tensor without values of its own ({list(tensor.shape)}): refused"
@@ -98,6 +108,33 @@ def check_claim(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> N
     there = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
     if asked > there:
         raise ValueError(f"its settings ask for {asked} values, it has {there}")
+
+
+def check_described(data: object, what: str) -> None:
+    """Refuse a DataModule's state in a checkpoint whose values are of other kinds than ours: cards word them.
+
+    Args:
+        data: the state, if there is any.
+        what: to call the file in the message.
+
+    Raises:
+        ValueError: names the first that is of another kind.
+    """
+    if not isinstance(data, Mapping):
+        return
+    about = data.get("desensitizer")
+    kinds: list[tuple[str, object, tuple[type, ...]]] = [
+        ("mean", data.get("mean"), (float, int)), ("std", data.get("std"), (float, int)),
+        ("num_classes", data.get("num_classes"), (int,)), ("split", data.get("split"), (dict,)),
+        ("desensitizer", about, (dict,)),
+    ]  # fmt: skip
+    if isinstance(about, Mapping):
+        kinds += [("desensitizer.method", about.get("method", ()), (str,)),
+                  ("desensitizer.mask_hash", about.get("mask_hash"), (str,)),
+                  ("desensitizer.mask_ratio", about.get("mask_ratio"), (float, int))]  # fmt: skip
+    for name, value, wanted in kinds:
+        if value is not None and not isinstance(value, wanted):
+            raise ValueError(f"{what}: what it says of its data is damaged: {name} is {str(value)[:80]!r}")
 
 
 def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:

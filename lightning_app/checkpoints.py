@@ -12,14 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lightning_app.checkpoint_bounds import check_claim
+from lightning_app.checkpoint_bounds import DATA_STATE, check_claim, check_described
 from lightning_app.foreign import parse_json
 from lightning_app.known import known_class, ours
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask
 from lightning_app.models.base import Recogniser
 from lightning_app.runs import resolve_checkpoint
 
-_DATA = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 _BLOCK = 2**20  # bytes hashed at a time
 _LARGEST = 4096  # px; the size of an input is a setting, and nothing in the weights bounds it
 WEIGHTS_FORMAT = "weights/1"  # metadata `faceveil` of the safetensors that `export` writes
@@ -108,6 +107,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
             "`python main.py fit` wrote for ResNet, ResNetMask or ResNetFSM"
         )
     kind = _class_of(state, saved, file)
+    check_described(checkpoint.get(DATA_STATE), f"checkpoint {file}")
     known = signature(Recogniser).parameters.keys() | signature(kind).parameters.keys()
     # a compiled network would be compiled again for every shape of batch, and keys of Lightning's begin with _
     settings = {key: value for key, value in saved.items() if key in known} | {"compile": False}
@@ -128,7 +128,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     if "head.weight" not in state:  # exported without it, or of owners who keep their heads
         model.head = _NoHead()
     model.eval().requires_grad_(False)
-    data = checkpoint.get(_DATA)
+    data = checkpoint.get(DATA_STATE)
     return model, CheckpointFacts(
         path=file,
         sha256=file_sha256(file),
@@ -191,7 +191,7 @@ def _exported(file: Path) -> dict[str, Any]:
         data, step = parse_json(about["data"], what), int(about["step"])
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"checkpoint {file}: its metadata are damaged ({error!r}); export again") from error
-    return {"state_dict": state, "hyper_parameters": settings, "global_step": step, _DATA: data}
+    return {"state_dict": state, "hyper_parameters": settings, "global_step": step, DATA_STATE: data}
 
 
 def _reworded(error: ValueError) -> ValueError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_app.csv_text import csv_table, csv_text, read_csv_table
 from lightning_app.files import write_atomically
 
 log = logging.getLogger("faceveil")
@@ -72,18 +71,15 @@ class _Table(ExperimentWriter):
             return
         path = Path(self.metrics_file_path)
         keys = sorted(set(self.metrics_keys).union(*self.metrics))
-        text = io.StringIO()
-        table = csv.DictWriter(text, keys)
         if keys == self.metrics_keys and path.is_file():
-            table.writerows(self.metrics)
-            _append(path, text.getvalue().encode())
+            rows = ([row.get(key, "") for key in keys] for row in self.metrics)
+            _append(path, csv_text(rows, "\r\n").encode())
         else:
-            table.writeheader()
+            earlier: list[dict[str, str]] = []
             if path.is_file():
-                with path.open(newline="") as file:
-                    table.writerows(csv.DictReader(file))
-            table.writerows(self.metrics)
-            write_atomically(path, text.getvalue())
+                with path.open(newline="", encoding="utf-8") as file:
+                    earlier = list(read_csv_table(file))
+            write_atomically(path, csv_table(keys, [*earlier, *self.metrics], "\r\n"))
         self.metrics_keys, self.metrics = keys, []
 
 

@@ -62,7 +62,7 @@ def parse_yaml(text: str, what: str) -> Any:
     except RecursionError as error:
         raise ValueError(f"{what}: is nested more than {DEEPEST} levels deep") from error
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def read_json(path: str | Path) -> Any:

@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
+
+from lightning_app.wandb_privacy import UNTOLD, no_error_reports, without_places
 
 if TYPE_CHECKING:  # wandb takes a second to import: only when a run begins
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -57,6 +60,8 @@ class WandbLogger(LightningWandbLogger):
         group: W&B group of runs.
         tags: W&B tags.
         notes: W&B notes.
+        machine: also let W&B collect what it does by default: hostname, command line, folders, git's remote, installed
+            packages, hardware. Off, it is told none of these, and paths in the configuration are shortened.
 
     Raises:
         ValueError: `log_model` together with `offline`.
@@ -74,7 +79,11 @@ class WandbLogger(LightningWandbLogger):
         group: str | None = None,
         tags: list[str] | None = None,
         notes: str | None = None,
+        machine: bool = False,
     ) -> None:
+        if not machine:
+            no_error_reports()
+        self._machine = machine
         if offline and log_model:
             raise ValueError(
                 f"WandbLogger: log_model={log_model} needs the network and offline=true forbids it: drop one"
@@ -150,9 +159,7 @@ class WandbLogger(LightningWandbLogger):
             if mode == "online"
             else {"silent": True}
         )
-        settings["console"] = (
-            "off"  # what is printed names people: bad images by path, identities in both sets
-        )
+        settings |= {"console": UNTOLD["console"]} if self._machine else UNTOLD
         # finish_timeout and its fellow are younger than the oldest W&B we run with
         known = {key: value for key, value in settings.items() if key in _setting_names(wandb.Settings)}
         self._wandb_init["mode"] = mode
@@ -172,8 +179,13 @@ class WandbLogger(LightningWandbLogger):
         self._guarded(send)
 
     def log_hyperparams(self, params: Any) -> None:
-        """Log the configuration."""
-        self._guarded(lambda: super(WandbLogger, self).log_hyperparams(params))
+        """Log the configuration, without the folders of this machine."""
+        told = (
+            params
+            if self._machine
+            else without_places(vars(params) if isinstance(params, Namespace) else params)
+        )
+        self._guarded(lambda: super(WandbLogger, self).log_hyperparams(told))
 
     def log_table(self, key: str, columns: Any = None, data: Any = None, *args: Any, **kwargs: Any) -> None:
         """Log a table: `columns` are its heads, `data` its rows."""

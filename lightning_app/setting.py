@@ -185,7 +185,7 @@ def saved_reader(run: Path, trust: Collection[str] = ()) -> FaceReader:
     if saved is None:
         raise FileNotFoundError(f"{config} is not there")
     part = _taken(lambda found: {"reader": found["data"]["init_args"]["reader"]}, saved, run)["reader"]
-    return make_known(part, FaceReader, f"{config}: data.reader", trust)
+    return make_known(part, FaceReader, f"{config}: data.reader", trust)  # type: ignore[type-abstract]
 
 
 def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:

@@ -119,8 +119,9 @@ def test_our_own_readers_are_known_by_a_table(evil: Path) -> None:
     with pytest.raises(FileNotFoundError):  # the veil is one of ours: it comes as far as the folder
         make_known(
             {"class_path": "datamodules.ReleasedFaces", "init_args": {"root": "x", "veil": veiled}},
-            FaceReader, "here",
-        )  # fmt: skip
+            FaceReader,  # type: ignore[type-abstract]
+            "here",
+        )
     assert READERS["ReleasedFaces"] is ReleasedFaces
 
 
@@ -251,6 +252,8 @@ def nested(levels: int) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (lambda: {"x": 3}, "holds int at 'x', which is no tensor"),
+        (lambda: 3, "its state_dict are no mapping"),
         (lambda: {"x": Made(bytearray, 10**10)}, "bytearray"),
         (lambda: {"x": Made(torch.FloatTensor, 10**10)}, "FloatTensor"),
         (lambda: {"w": torch.zeros(1).expand(10**5, 10**5)}, "claims more values than the file has"),
@@ -267,6 +270,22 @@ def test_a_checkpoint_that_stands_for_more_than_it_has(
     torch.save({"state_dict": content()}, path)
     with pytest.raises(ValueError, match=said):
         resolve_checkpoint(str(path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"hyper_parameters": 3}, "its hyper_parameters are no mapping"),
+        ({"FaceDataModule": {"desensitizer": "x"}}, "desensitizer is 'x'"),
+        ({"FaceDataModule": {"desensitizer": {"mask_hash": "x"}}}, r"desensitizer\.method is '\(\)'"),
+        ({"FaceDataModule": {"desensitizer": {"method": "MaskOut", "mask_ratio": "x"}}}, "mask_ratio is 'x'"),
+        ({"FaceDataModule": {"mean": [1]}}, r"mean is '\[1\]'"),
+    ],
+)
+def test_a_checkpoint_with_values_of_other_kinds(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}} | more, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=said):
+        resolve_checkpoint(str(tmp_path / "a.ckpt"), tmp_path)
 
 
 def test_a_checkpoint_that_is_compressed_or_claims_more_bytes(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from lightning_app.alignment.similarity import Points
+from lightning_app.csv_text import unescaped
 
 Order = Literal["xyxy", "xxyy"]
 _NUMBERS = 10
@@ -108,7 +109,7 @@ class LandmarkFile:
             numbers = _numbers(fields)
             if numbers is not None:
                 started = True
-                yield fields[0], numbers
+                yield unescaped(fields[0]), numbers  # as `review.csv` has it
             elif started or not _is_head(fields):
                 raise ValueError(
                     f"{self.argument}: line {number} of {self.path} is {line.strip()[:60]!r}, not {_ENTRY}"

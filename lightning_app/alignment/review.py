@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from PIL import Image, ImageDraw
 from lightning_app.alignment.pixels import Undecodable, read_upright
 from lightning_app.alignment.place import Outcome
 from lightning_app.alignment.similarity import Pixels
+from lightning_app.csv_text import csv_text
 from lightning_app.files import PRIVATE, write_atomically
 from lightning_app.report.figures import png_bytes, rendered
 
@@ -32,17 +31,16 @@ def review_csv(outcomes: Sequence[Outcome]) -> bytes:
         outcomes: of the refused images, in the order of the contact sheets.
 
     Returns:
-        UTF-8 with a header: `file`, `reason`, `width` and `height` of the upright image in pixels, `faces`
-        found, how far the most `central` and the `following` lie off the centre (in sides of a face),
-        `interocular` distance in pixels, `misfit` to the template. What was not measured is empty.
+        UTF-8, a name that begins as a formula with an apostrophe before it (see `csv_text`). With a header:
+        `file`, `reason`, `width` and `height` of the upright image in pixels, `faces` found, how far the most
+        `central` and the `following` lie off the centre (in sides of a face), `interocular` distance in pixels,
+        `misfit` to the template. What was not measured is empty.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows: list[Sequence[object]] = [COLUMNS]
     for outcome in outcomes:
         values = [getattr(outcome, column) for column in COLUMNS]
-        writer.writerow([f"{value:.3f}" if isinstance(value, float) else value for value in values])
-    return text.getvalue().encode("utf-8", "surrogateescape")  # names as the file system has them
+        rows.append([f"{value:.3f}" if isinstance(value, float) else value for value in values])
+    return csv_text(rows).encode("utf-8", "surrogateescape")  # names as the file system has them
 
 
 def write_sheets(folder: Path, root: Path, outcomes: Sequence[Outcome]) -> list[Path]:

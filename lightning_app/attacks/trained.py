@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_app.attacks.base import Attack
-from lightning_app.checkpoint_bounds import check_claim
+from lightning_app.checkpoint_bounds import DATA_STATE, check_claim
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs import resolve_checkpoint
@@ -18,7 +18,6 @@ from lightning_app.runs import resolve_checkpoint
 SHAPE = ("width", "recurrences", "depth", "input_size")  # settings that make another network
 _PREFIX = "network."
 _MOST_RECURRENCES = 64  # share their weights, so that nothing in the file bounds them; the paper takes 6
-_DATA = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def load_restorer(path: str | Path) -> Restorer:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
     network.eval().requires_grad_(False)
-    data = checkpoint.get(_DATA)
+    data = checkpoint.get(DATA_STATE)
     return Restorer(
         path=file,
         network=network,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import io
 import logging
 import math
 import platform
@@ -21,6 +19,7 @@ from rich import get_console
 from datamodules.drawn import DrawnFaces
 from lightning_app.attacks import Attack
 from lightning_app.comparison import Candidate, describe
+from lightning_app.csv_text import csv_text
 from lightning_app.files import write_atomically
 from lightning_app.loggers import send_report
 from lightning_app.metrics.reidentification import one_of_each
@@ -161,9 +160,7 @@ def write_report(out: Outcome, final: bool = False) -> None:
             text[f"compare/{label}/strongest/attack"] = seen[3]
     write_metrics(out.folder / "metrics.json", text)
     heads, rows = table(out)
-    lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(csv_rows(out))
-    write_atomically(out.folder / "compare.csv", lines.getvalue())
+    write_atomically(out.folder / "compare.csv", csv_text(csv_rows(out)))
     write_atomically(out.folder / "report.html", render(_page(out)))
     if not final:
         return

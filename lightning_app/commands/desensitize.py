@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import resource
 import sys
@@ -16,6 +14,7 @@ from jsonargparse import Namespace
 
 from datamodules.reader import FaceReader
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
+from lightning_app.csv_text import csv_text
 from lightning_app.desensitize import Desensitizer
 from lightning_app.files import PRIVATE, write_atomically
 from lightning_app.masks import load_mask
@@ -184,10 +183,8 @@ def _bar() -> Iterator[Report]:
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([head, *rows])
     # names that are no UTF-8 are written as the file system has them
-    write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"), mode=PRIVATE)
+    write_atomically(path, csv_text([head, *rows]).encode("utf-8", "surrogateescape"), mode=PRIVATE)
 
 
 def _figures(release: Release, seconds: float) -> dict[str, float | str | None]:

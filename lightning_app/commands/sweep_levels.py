@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import time
@@ -18,6 +16,7 @@ from datamodules.pairs import PairFaces
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.draw_mask_set import level_name
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser, name_run
+from lightning_app.csv_text import csv_text
 from lightning_app.device import choose_device
 from lightning_app.draws import hashed, integers
 from lightning_app.files import write_atomically
@@ -252,10 +251,8 @@ def _show(name: str, summary: dict[str, Scalar], models: list[str], levels: list
         texts = [_text(values[0], values[1], sign) for values, sign in zip(cells, signs, strict=True)]
         rows.append([level, f"{ratio:.4f}", *texts])
         lines.append([level, ratio, *(value for values in cells for value in values)])
-    table = io.StringIO()
     heads = ["level", "mask_ratio", *(f"{k} {figure}" for k, of in parts.items() for figure in of)]
-    csv.writer(table, lineterminator="\n").writerows([heads, *lines])
-    write_atomically(run_dir / "table.csv", table.getvalue())
+    write_atomically(run_dir / "table.csv", csv_text([heads, *lines]))
     title = (
         f"{name}: verification accuracy ± standard deviation over {summary['sweep/repeats']} draws of the masks, "
         f"{summary['sweep/pairs']} pairs"

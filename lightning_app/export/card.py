@@ -12,6 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _TEMPLATE = "card.md.j2"
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+_SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
+_BEGINNING = re.compile(r"^([0-9]*)([.)](?=\s)|[+\-](?=\s)|#+(?=\s)|[=\-]+$)")  # of a list, a heading, a rule
+_TICKS = re.compile(r"`+")
 _TAGS = ["face-recognition", "face-verification", "desensitized", "faceveil", "onnx", "safetensors"]
 _METRICS = {"accuracy": "accuracy", "auc": "roc_auc", "eer": "equal_error_rate"}  # ours -> the Hub's
 
@@ -29,11 +32,54 @@ def render(card: dict[str, Any], rows: list[list[str]]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        finalize=plain_text,
     )  # fmt: skip
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "code": code, "block": _block, "ready": Ready}
     matter = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)
     page = environment.get_template(_TEMPLATE).render(c=card, rows=rows, veiling=veiling(card))
     return f"---\n{matter}---\n\n{page}"
+
+
+class Ready(str):
+    """Markdown already: it is put into the card as it is."""
+
+    __slots__ = ()
+
+
+def plain_text(value: object) -> object:
+    """Escape text so that Markdown shows it letter by letter, in one line, in a table's cell too.
+
+    What a checkpoint, or the config beside it, calls things stands in the card: neither HTML nor Markdown of theirs
+    counts.
+
+    Args:
+        value: of an expression in the template; what is no text, or `Ready`, stays as it is.
+    """
+    if not isinstance(value, str) or isinstance(value, Ready):
+        return value
+    text = _SPECIAL.sub(r"\\\g<0>", _one_line(value).replace("&", "&amp;"))
+    return _BEGINNING.sub(r"\1\\\2", text.replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def code(value: object) -> Ready:
+    """Make a code span of text, whatever backticks and bars are in it.
+
+    Args:
+        value: made text.
+    """
+    text = _one_line(str(value)).replace("|", "\\|")
+    ticks = "`" * (1 + max(map(len, _TICKS.findall(text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") or not text.strip() else ""
+    return Ready(f"{ticks}{space}{text}{space}{ticks}")
+
+
+def _block(value: str) -> Ready:
+    ticks = "`" * max(3, 1 + max(map(len, _TICKS.findall(value)), default=0))
+    return Ready(f"{ticks}\n{value}\n{ticks}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def front_matter(card: dict[str, Any]) -> dict[str, Any]:
@@ -87,15 +133,15 @@ def veiling(card: dict[str, Any]) -> str:
     if about["method"] == "Identity":
         return "The model was trained on clean faces: images are not veiled, and the graph veils nothing."
     rest = {key: value for key, value in about.items() if key not in ("method", "mask_hash")}
-    how = ", ".join(f"{key} {json.dumps(value)}" for key, value in rest.items())
+    how = ", ".join(f"{plain_text(key)} {plain_text(json.dumps(value))}" for key, value in rest.items())
     if about["method"] == "MaskOut":
         low, high = about.get("mask_ratio_range", (about.get("mask_ratio"),) * 2)
         how = (
             f"hidden pixels black, {about.get('masks', 'several')} masks of mask ratio {low:.4f} … {high:.4f}"
         )
     return (
-        f"**Images must be veiled before**, as in training: `{about['method']}`{f' ({how})' if how else ''}. The graph "
-        "does not veil: a clean image, or one veiled in another way, gives an embedding that means little."
+        f"**Images must be veiled before**, as in training: {code(about['method'])}{f' ({how})' if how else ''}. The "
+        "graph does not veil: a clean image, or one veiled in another way, gives an embedding that means little."
     )
 
 

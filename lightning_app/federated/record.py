@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from lightning_app.csv_text import csv_table
 from lightning_app.federated.messages import plain
 from lightning_app.files import write_atomically
 from lightning_app.report import png_bytes
@@ -97,11 +96,7 @@ def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image | None:
         OSError: the folder cannot be written.
     """
     keys = list(dict.fromkeys(key for record in rounds for key in record))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, keys, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rounds)
-    write_atomically(run_dir / "rounds.csv", text.getvalue())
+    write_atomically(run_dir / "rounds.csv", csv_table(keys, rounds))
     accuracy = accuracy_key(rounds)
     at = [int(record["round"]) for record in rounds]
     series: dict[str, list[float]] = {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_app.csv_text import csv_text
 from lightning_app.draws import hashed
 from lightning_app.files import write_atomically
 from lightning_app.masks.bits import Size, as_array, as_size, size_text
@@ -191,14 +190,12 @@ def write_candidates(rows: Sequence[SearchRow], path: str | Path) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *_BRUSH])
+    lines: list[list[object]] = [[*_COLUMNS, *_BRUSH]]
     for row in rows:
         own = [getattr(row, name) for name in _COLUMNS[:-1]]  # csv writes None as nothing, floats by repr
         brush = [None if row.brush is None else getattr(row.brush, name) for name in _BRUSH]
-        writer.writerow([*own, " ".join(map(str, row.parents)), *brush])
-    return write_atomically(path, text.getvalue())
+        lines.append([*own, " ".join(map(str, row.parents)), *brush])
+    return write_atomically(path, csv_text(lines))
 
 
 def _checked(

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+# names stand in our figures: between two $ they would be read as formulas, and end the run where they are none
+matplotlib.rcParams["text.parse_math"] = False
 _DPI = 100
 _GAP = 6  # pixels between faces
 _LABEL = 150  # pixels left of the faces, for the rows' names

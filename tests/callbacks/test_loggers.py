@@ -26,6 +26,7 @@ from wandb.sdk.mailbox import HandleAbandonedError
 
 from lightning_app import loggers
 from lightning_app.loggers import WandbLogger, place_loggers, reachable
+from lightning_app.wandb_privacy import without_places
 from tests.callbacks.tiny_run import MakeTrainer, TinyData, TinyModel
 from tests.callbacks.wandb_server import wandb_server
 from tests.command_line import write_config
@@ -77,6 +78,66 @@ def test_what_is_printed_stays_here(tmp_path: Path) -> None:
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert not [path for path in files if path.name == "output.log" or b"Anna Secret" in path.read_bytes()]
+
+
+def test_the_machine_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/elsewhere/main.py", "fit", "--secret-option", "x"])
+    monkeypatch.chdir(tmp_path)
+    logger = WandbLogger(offline=True, name="run")
+    logger.use_run_dir(tmp_path / "run")
+    logger.log_hyperparams(
+        {"root": "/secret/folder/faces", "own": str(tmp_path / "data"), "deep": [Path("/secret/x")]}
+    )
+    logger.log_metrics({"lfw/accuracy": 0.5}, 1)
+    told = logger.experiment.settings
+    assert (told.host, told.disable_git, told.x_disable_meta, told.save_code) == (
+        "private",
+        True,
+        True,
+        False,
+    )
+    assert dict(logger.experiment.config) == {"root": "faces", "own": "data", "deep": ["x"]}
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
+    logger.finalize("success")
+    (written,) = (tmp_path / "run").rglob("run-*.wandb")
+    content = written.read_bytes()
+    assert b"lfw/accuracy" in content
+    names = [
+        str(tmp_path),
+        "secret",
+        "elsewhere",
+        "AMD",
+        "Intel",
+        "CPython",
+        sys.executable,
+        os.path.expanduser("~"),
+    ]
+    # a hostname of a few letters may stand in any file
+    names += [socket.gethostname()] if len(socket.gethostname()) > 5 else []
+    assert [name for name in names if len(name) > 2 and name.encode() in content] == []
+    assert {path.name for path in written.parent.iterdir()} <= {"logs", "files", "tmp", written.name}
+    assert not list(written.parent.rglob("requirements.txt")) + list(
+        written.parent.rglob("wandb-metadata.json")
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("/data/anna/faces", "faces"),
+        ("~/faces", "faces"),
+        ("../faces", "faces"),
+        ("data/lfw", "data/lfw"),
+        ("C:\\anna\\faces", "faces"),
+        ("--data.root=/data/anna", "--data.root=anna"),
+        ("https://host/x", "https://host/x"),
+        ("a / b", "a / b"),
+        (Path("/data/anna"), "anna"),
+        ({"a": [("/x/y", 3, None, True)]}, {"a": [["y", 3, None, True]]}),
+    ],
+)
+def test_paths_are_shortened(value: object, told: object) -> None:
+    assert without_places(value) == told
 
 
 def test_offline_run_is_written_with_one_line(

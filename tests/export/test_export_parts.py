@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from lightning_app.checkpoints import CheckpointFacts
 from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut
 from lightning_app.export import find_veil
+from lightning_app.export.card import plain_text, render
 from lightning_app.export.folder import check_output, folder_at_once
 from lightning_app.export.source import normalisation, read_run
 from lightning_app.masks import freeform_masks, save_mask
@@ -128,3 +131,39 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     check_output(out, {"b": "b"}, overwrite=True)
     with pytest.raises(ValueError, match="is a file"):
         check_output(out / "b", {"b": "b"}, overwrite=True)
+
+
+HOSTILE = "<img src=x onerror=alert(1)>`|\n# [a](http://b) *c*"
+
+
+def test_a_card_shows_hostile_names_letter_by_letter() -> None:
+    """What a checkpoint and the config beside it say is neither HTML nor Markdown in the card, nor a row of its own."""
+    card: dict[str, Any] = {
+        "name": HOSTILE, "files": {}, "licence": HOSTILE, "trained_on": HOSTILE, "head": False, "figures": {},
+        "desensitizer": {"method": HOSTILE, HOSTILE: HOSTILE}, "mask": None, "command": HOSTILE + "\n```\n<b>",
+        "input": {"channels": 3, "size": 32, "mean": 0.5, "std": 0.5}, "output": {"dimensions": 512, "unit": True},
+        "model": {"class": "ResNet", "backbone": HOSTILE, "insertion_points": [], "parameters": 3},
+        "checkpoint": {"sha256": "0" * 64, "step": 3},
+        "agreement": {"difference": 1e-5, "cosine": 1.0, "batches": [1]},
+        "training": {"images": 1, "identities": 2, "steps": 3, "epochs": None, "precision": HOSTILE, "crop": None,
+                     "federation": {"owners": 2, "partition": HOSTILE, "rounds": 1, "local_epochs": 1, "images": 1}},
+        "measured_on": [{"name": HOSTILE, "list": HOSTILE, "flip": False}],
+        "versions": {HOSTILE: HOSTILE},
+    }  # fmt: skip
+    text = render(card, [[HOSTILE, HOSTILE]])
+    assert yaml.safe_load(text.split("---\n")[1])["license_name"] == "see-the-card"
+    page, command = text.split("---\n", 2)[2].split("````\n", 1)
+    outside = re.sub(r"``(?!`).+?``", "", page)  # code spans hold anything
+    assert "<img" not in outside
+    assert "&lt;img" in outside
+    headings = [line for line in page.splitlines() if line.startswith("#")]
+    assert headings == ["# " + str(plain_text(HOSTILE)), *(h for h in headings[1:] if h.startswith("## "))]
+    assert "](http" not in outside.replace("\\](http", "").replace("[FaceVeil](http", "")
+    for line in (line for line in page.splitlines() if line.startswith("| ")):
+        assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4), line
+    assert command.rstrip().endswith("````")
+    plain = dict(
+        card, name="face", desensitizer={"method": "Mosaic", "block": 8}, versions={"torch": "2.14.1+cpu"}
+    )
+    assert "as in training: `Mosaic` (block 8). The graph does not veil" in render(plain, [])
+    assert "torch 2.14.1+cpu." in render(plain, [])

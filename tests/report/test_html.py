@@ -227,3 +227,19 @@ def test_an_axis_that_cannot_be_is_refused(text: str, judges: list[str], message
 
 def test_texts_are_escaped() -> None:
     assert html.escape("a & b") in render(page_of())
+
+
+def test_hostile_names_are_text() -> None:
+    """Labels come from configs, and captions and failures from file names: none of them becomes markup."""
+    evil = "\"'></title></svg><script>alert(1)</script>"
+    results = {f"{label}{evil}": {key.replace("/A", f"/A{evil}"): value for key, value in figures.items()}
+               for label, figures in RESULTS.items()}  # fmt: skip
+    page = render(page_of(
+        title=evil, results=results, about={evil: evil}, judges={f"A{evil}": evil}, recognisers={evil: evil},
+        faces=evil, commands=[evil], versions={evil: evil}, failed=[evil], facts={evil: evil},
+        axis=Axis("rank1"), examples={evil: [Example(evil, DrawnFaces(2, 1, 32).__getitems__([0, 1])["image"] / 255)]},
+    ))  # fmt: skip
+    assert page.count("<script>") == 1
+    assert page.count("</svg>") == page.count("<svg") == 1
+    assert "alert(1)</script>" not in page
+    assert "&#34;&#39;&gt;&lt;/title&gt;" in page
