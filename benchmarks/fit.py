@@ -108,7 +108,7 @@ def measure(repeats: int = 7) -> list[Row]:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     note = f"ResNet-34, {SIZE} px, batch {BATCH}, bf16, per step"
     clean, masked = _data(Identity()), _data(MaskOut(freeform=(0.755, 0.765), size=SIZE))
-    whole = clean._train
+    whole = clean.training
     assert whole is not None
     everything = whole.__getitems__(range(len(whole)))
     pixels, identity = everything["image"], everything["identity"]

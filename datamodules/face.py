@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augment import Augment
 from datamodules.drawn import DrawnFaces
 from datamodules.loader import TimedLoader
-from datamodules.reader import BadImages, CachedReader, FaceReader, Subset, whole
+from datamodules.reader import BadImages, CachedReader, FaceReader, whole
 from datamodules.resumable import ignore_signals
+from datamodules.same_data import BY_NUMBER, Split, check_normalised, check_place, other_pixels
 from datamodules.sampler import EpochBatchSampler
-from datamodules.split import NoImages, Share, digest, first_of, held_out
+from datamodules.split import NoImages, Share, digest, first_of
 from datamodules.veils import brief, check_same, same_veil
 from lightning_app.batch import Batch, Moment
 from lightning_app.desensitize import Desensitizer, Identity
@@ -40,13 +41,17 @@ class FaceDataModule(L.LightningDataModule):
         augment: what training images undergo after veiling; a flip by default.
         global_batch_size: images per step over all processes; each takes an equal share.
         num_workers: processes that read images.
-        val_share: share of each identity's images held out for validation, 0 … 1; at least one stays.
+        val_share: share of each identity's images held out for validation, 0 … 1: floor(n · share) of n images, so
+            that at least one stays. Seed and stable names choose them (`FaceReader.stable_name`): new people change
+            nothing for others, a new image at most who of its own identity stands at the edge of the share.
         cache: keep the decoded images in memory.
         seed: of the order, the split, the masks and the augmentation; `seed_everything` by default.
         mean: subtracted from every channel, on [0,1] pixels.
         std: what every channel is divided by then.
         keep_clean: give batches the clean faces too, as `clean [B,3,H,W]` float in [0,1], moved as `image` is.
             For training attackers (`Inpainter`) on faces they may see, and for nothing else.
+        other_data: what to do where a checkpoint that training or validation goes on with was made with other images,
+            or held out others: 'refuse', or 'accept' and say so. Held-out figures may then be of training images.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class FaceDataModule(L.LightningDataModule):
         mean: float = 0.5,
         std: float = 0.5,
         keep_clean: bool = False,
+        other_data: Literal["refuse", "accept"] = "refuse",
     ) -> None:
         super().__init__()
         if not 0 <= val_share < 1:
@@ -87,11 +93,11 @@ class FaceDataModule(L.LightningDataModule):
                 "data.keep_clean: true, but a released set has no clean faces; give the raw images"
             )
         self.verification: list[FaceReader] = []  # sets that callbacks verify on; they enter here in setup
-        self._train: FaceReader | None = None
-        self._val: FaceReader | None = None
+        self._split: Split | None = None
+        self._no_figures = False  # of held-out images: a checkpoint does not know them
         self._sampler: EpochBatchSampler | None = None
         self._bad: BadImages | None = None
-        self._split_facts: dict[str, int | str] | None = None
+        self.other_data = other_data
         self._warned = 0
         self._epoch = -1
 
@@ -144,11 +150,11 @@ class FaceDataModule(L.LightningDataModule):
                 raise ValueError(
                     f"{self.num_classes} identity in the training set: a recogniser needs two or more"
                 )
-            if self._train is None:
-                self._split(CachedReader(self.reader) if self.cache else self.reader)
-        elif stage in ("validate", "test") and self.val_share > 0 and self._val is None:
+            if self._split is None:
+                self._deal(CachedReader(self.reader) if self.cache else self.reader)
+        elif stage in ("validate", "test") and self.val_share > 0 and self._split is None:
             try:
-                self._split(self.reader.open())
+                self._deal(self.reader.open())
             except FileNotFoundError as error:
                 log.warning("No held-out images to validate on: %s", error)
         agree("training set and desensitizer", self._facts)
@@ -156,52 +162,89 @@ class FaceDataModule(L.LightningDataModule):
     def _facts(self) -> dict[str, object]:
         """Name what has to be the same on every rank."""
         veil = self.desensitizer.describe()
-        there = self._train is not None
+        there = self._split is not None
         return {
             "images": len(self.reader) if there else 0,
             "identities": self.num_classes if there else 0,
             "order": digest(self.reader)[:12] if there else "",
-            "held_out": 0 if self._val is None else len(self._val),
+            "held_out": 0 if self.held_out is None else len(self.held_out),
             "mask": str(veil.get("mask_hash"))[:12],
             "desensitizer": veil["method"] if "mask_hash" in veil else veil,
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
         }
 
-    def _split(self, whole: FaceReader) -> None:
+    def _deal(self, whole: FaceReader) -> None:
         self._bad = BadImages(len(whole))
-        held = held_out(whole.labels, self.val_share, self.seed)
-        digest = hashlib.sha256(whole.labels.numpy().tobytes() + held.numpy().tobytes()).hexdigest()
-        self._split_facts = {"images": len(held), "held_out": int(held.sum()), "hash": digest}
-        self._train = whole
-        if held.any():
-            self._val = Subset(whole, torch.nonzero(held).flatten())
-            self._train = Subset(whole, torch.nonzero(~held).flatten())
+        self._split = Split(whole, self.val_share, self.seed)
+
+    def check_split(self, theirs: Mapping[str, Any], who: str) -> None:
+        """Refuse data other than those a checkpoint was trained on, or other held-out images than its.
+
+        Held-out images of a checkpoint that drew them by number, as FaceVeil did before, are then drawn so here too.
+        Where these data hold none out it does not matter which a checkpoint held out, but in `fit`.
+
+        Args:
+            theirs: `split` of a checkpoint, see `state_dict`.
+            who: the checkpoint, for messages.
+
+        Raises:
+            ValueError: images, identities, their names or order, or the choice of held-out images are others, and
+                `other_data` is 'refuse'.
+        """
+        if self._split is None:
+            return
+        fitting = self._stage == "fit"
+        self._split, found = self._split.meeting(theirs, fitting or self.held_out is not None)
+        if not found:
+            if self._split.version == BY_NUMBER and self.held_out is not None:
+                log.info(
+                    "%s drew its held-out images by their numbers, as FaceVeil did before: so they are here.",
+                    who,
+                )
+            return
+        what = f"{who} was made with other data ({'; '.join(found)})"
+        if self.other_data == "accept":
+            log.warning("%s: figures of held-out images may be of images it was trained on.", what)
+            return
+        if fitting:
+            raise ValueError(
+                f"{what}: go on with those of its config.yaml, or begin a new run with another --name and without "
+                "--ckpt_path (data.other_data: accept goes on all the same)"
+            )
+        raise ValueError(
+            f"{what}: held-out images may be images it was trained on; give reader, val_share and seed of its "
+            "config.yaml, or data.val_share 0 to do without (data.other_data: accept takes them all the same)"
+        )
+
+    @property
+    def _stage(self) -> str:
+        return str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else ""
 
     @property
     def training(self) -> FaceReader | None:
         """The training images, once set up for `fit`."""
-        return self._train
+        return None if self._split is None else self._split.training
 
     @property
     def held_out(self) -> FaceReader | None:
         """The held-out images of the training identities, once set up; None where there are none."""
-        return self._val
+        return None if self._split is None or self._no_figures else self._split.held_out
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Serve training batches in the order of (seed, epoch), from where a resumed run left off."""
-        assert self._train is not None
+        assert self._split is not None
         trainer = self.trainer
         assert trainer is not None
         if self._sampler is None:
             self._sampler = EpochBatchSampler(
-                len(self._train),
+                len(self._split.training),
                 self.batch_size,
                 self.seed,
                 rank=trainer.global_rank,
                 world=trainer.world_size,
             )
-        loader = self._loader(self._train, batch_sampler=self._sampler)
+        loader = self._loader(self._split.training, batch_sampler=self._sampler)
         loader.before_epoch = self._find_place
         return loader
 
@@ -216,9 +259,9 @@ class FaceDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Serve held-out images; without any an empty batch, since callbacks need a batch."""
-        if self._val is None:
+        if self.held_out is None:
             return DataLoader(NoImages(self.size), batch_size=1, collate_fn=first_of)
-        return self._evaluation_loader(self._val)
+        return self._evaluation_loader(self.held_out)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Serve what `val_dataloader` serves."""
@@ -340,7 +383,7 @@ class FaceDataModule(L.LightningDataModule):
             uint8 `[n,3,H,W]`, n ≤ `count`; n = 0 where there are none.
         """
         verified = next(iter(self.verification), None)
-        source = verified if self.released else self._val or verified or self.reader
+        source = verified if self.released else self.held_out or verified or self.reader
         if source is None:
             return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
         at = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
@@ -349,29 +392,76 @@ class FaceDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Give what a checkpoint keeps: how faces were veiled and normalised, which were held out; no path, no name.
 
-        `split` holds the number of images, how many of them were held out and a hash of labels and choice, so
-        that a later search can tell whether its images were trained on.
+        `split` tells of images and choice what another run needs to know that its own are the same, see `split_facts`;
+        None before they were looked through.
         """
         return {
             "desensitizer": self.desensitizer.describe(),
             "num_classes": self.num_classes,
-            "split": self._split_facts,
+            "split": None if self._split is None else self._split.facts,
             "mean": self.mean,
             "std": self.std,
+            "pixels": self.reader.pixel_facts(),
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+            "batches_done": self._batches_done(),
         }
 
+    def _batches_done(self) -> int:
+        """Tell how many batches of the epoch under way are done; 0 between two epochs, and outside `fit`."""
+        if self.trainer is None or self._stage != "fit":
+            return 0
+        done = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+        return done if done < self.trainer.num_training_batches else 0
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Say so where a checkpoint's faces were veiled in another way than these."""
-        if self._val is not None and state_dict.get("num_classes") not in (None, self.num_classes):
-            self._val = None
-            log.warning(
-                "The checkpoint knows %d identities, this set has %d: no loss and accuracy of held-out images.",
-                state_dict["num_classes"], self.num_classes,
-            )  # fmt: skip
+        """Compare these data with a checkpoint's: refuse what would make its figures wrong, say what may.
+
+        Raises:
+            ValueError: it was trained on pixels of another size or normalised otherwise; in `fit`, or where images are
+                held out, its data were others (see `check_split`).
+        """
+        check_normalised(state_dict, self.mean, self.std)
+        self._check_pixels(state_dict.get("pixels") or {})
+        split = state_dict.get("split")
+        other_people = state_dict.get("num_classes") not in (None, self.num_classes)
+        untold = (
+            split is None and state_dict.get("num_classes") is not None
+        )  # without a head there is none anyway
+        if self.held_out is not None and self._stage != "fit" and (other_people or untold):
+            self._no_figures = True
+            if other_people:
+                log.warning(
+                    "The checkpoint knows %d identities, this set has %d: no loss and accuracy of held-out images.",
+                    state_dict["num_classes"], self.num_classes,
+                )  # fmt: skip
+            else:
+                log.warning(
+                    "The checkpoint does not tell which images it held out: no loss and accuracy of held-out images."
+                )
+        elif split is not None:
+            self.check_split(split, "the checkpoint")
+        if self._stage == "fit":
+            check_place(state_dict, self.state_dict())
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
         if theirs is not None and not same_veil(theirs, ours):
             log.warning("The checkpoint was trained on faces veiled by %s; these are veiled by %s.",
                         brief(theirs), brief(ours))  # fmt: skip
+
+    def _check_pixels(self, theirs: Mapping[str, Any]) -> None:
+        ours = self.reader.pixel_facts()
+        if theirs.get("size", self.size) != self.size:
+            raise ValueError(
+                f"the checkpoint was trained on images of {theirs['size']} px: give a reader of that size, not "
+                f"{self.size} px"
+            )
+        if self._stage in ("fit", "validate", "test") and (other := other_pixels(theirs, ours)):
+            if self._stage == "fit" and self.other_data == "refuse":
+                raise ValueError(
+                    f"the checkpoint was trained on other pixels ({'; '.join(other)}): go on with its config.yaml, or "
+                    "begin a new run with another --name (data.other_data: accept goes on all the same)"
+                )
+            log.warning("The checkpoint was trained on other pixels (%s).", "; ".join(other))
 
     def teardown(self, stage: str) -> None:
         """Count the bad images of all ranks and warn of those met since the last warning.

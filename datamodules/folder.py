@@ -105,6 +105,11 @@ class FolderFaces(FaceReader):
         """Tell an image's folder and file."""
         return f"{self.identities[int(self.labels[index])]}/{self._files[int(self._at[index])]}"
 
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        names = zip(self.labels.tolist(), self._files.take(self._at.tolist()), strict=True)
+        return (f"{self.identities[label]}/{file}" for label, file in names)
+
     def passed_over(self) -> Iterator[tuple[str, str]]:
         """List what the scan passed over: at the top, and in the folders of those who are taken.
 

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ class Names:
         first = int(self.ends[start - 1]) if start else 0
         last = int(self.ends[stop - 1]) if stop else 0
         return Names(self.blob[first:last], self.ends[start:stop] - first)
+
+    def take(self, places: Iterable[int]) -> Iterator[str]:
+        """Give the names at these places, one after the other: faster than one at a time."""
+        blob, ends = self.blob.tobytes(), [0, *self.ends.tolist()]
+        return (os.fsdecode(blob[ends[place] : ends[place + 1]]) for place in places)
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -102,8 +102,20 @@ class FaceReader(Dataset[Batch], ABC):
         return self.name(index)
 
     def stable_name(self, index: int) -> str:
-        """Name an image within its set, wherever the set lies: what its pseudonym is made of."""
+        """Name an image within its set, wherever the set lies: what its pseudonym is made of.
+
+        Whether it is held out hangs on this name, and so does whether a checkpoint's data are these: a reader whose
+        `name` holds a path of this machine overrides it.
+        """
         return self.name(index)
+
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        return map(self.stable_name, range(len(self)))
+
+    def pixel_facts(self) -> dict[str, object]:
+        """Tell what decides the pixels beside the files: plain values for a checkpoint, no path and no name."""
+        return {"size": self.size, "crop": getattr(self, "crop", None)}
 
     def passed_over(self) -> Iterator[tuple[str, str]]:
         """List what lies in the set and is not among its images: where it lies, and why, naming nothing."""
@@ -258,6 +270,10 @@ class Subset(FaceReader):
         """Name an image within the whole set."""
         return self.reader.stable_name(int(self.indices[index]))
 
+    def pixel_facts(self) -> dict[str, object]:
+        """Tell what the whole tells."""
+        return self.reader.pixel_facts()
+
     def number(self, index: int) -> int:
         """Tell the image's number in the whole."""
         return self.reader.number(int(self.indices[index]))
@@ -329,6 +345,14 @@ class CachedReader(FaceReader):
     def stable_name(self, index: int) -> str:
         """Name an image within its set, see `FaceReader.stable_name`."""
         return self.reader.stable_name(index)
+
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        return self.reader.stable_names()
+
+    def pixel_facts(self) -> dict[str, object]:
+        """Tell what the reader tells."""
+        return self.reader.pixel_facts()
 
     def number(self, index: int) -> int:
         """Tell the image's number in the whole reader."""

@@ -12,6 +12,7 @@ import os
 import struct
 import warnings
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ class RecordIOFaces(FaceReader):
     def stable_name(self, index: int) -> str:
         """Tell the image's identity and its place in the file."""
         return f"{self.identities[int(self.labels[index])]}/{int(self._offsets[index])}"
+
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        places = zip(self.labels.tolist(), self._offsets.tolist(), strict=True)
+        return (f"{self.identities[label]}/{offset}" for label, offset in places)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}  # a spawned worker opens the file itself

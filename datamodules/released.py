@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -108,6 +109,15 @@ class ReleasedFaces(FaceReader):
         """Tell an image's path."""
         identity = self.identities[int(self.labels[index])]
         return os.path.join(self.root, "images", identity, self._files[int(self._at[index])])
+
+    def stable_name(self, index: int) -> str:
+        """Tell an image's folder and file, which are pseudonyms."""
+        return f"{self.identities[int(self.labels[index])]}/{self._files[int(self._at[index])]}"
+
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        names = zip(self.labels.tolist(), self._files.take(self._at.tolist()), strict=True)
+        return (f"{self.identities[label]}/{file}" for label, file in names)
 
     def _check_signature(self, public_key: Path) -> None:
         key = load_public_key(public_key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,20 +19,25 @@ _HOLD_OUT = 110  # salt of the draw that splits validation images off
 _NAMES = 2**16  # most names that a digest is made of
 
 
-def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Choose the validation images: of each identity's n images floor(n · share), never all.
+def held_out(labels: Tensor, share: float, seed: int, keys: Tensor | None = None) -> Tensor:
+    """Choose the validation images: of each identity's n images floor(n · share), those of the lowest keys, never all.
+
+    With `name_keys` the choice hangs on seed and names alone: an image more or less changes nothing for other
+    identities, and for its own at most which one image stands at the edge of the share.
 
     Args:
         labels: `[N]` int64.
         share: 0 … 1.
-        seed: of the choice, which is a function of (seed, image number).
+        seed: of the choice.
+        keys: `[N]` int64, see `name_keys`; by default a function of (seed, image number), as FaceVeil drew before it
+            drew by names.
 
     Returns:
         `[N]` bool, True for validation.
     """
     if share <= 0:
         return torch.zeros(len(labels), dtype=torch.bool)
-    draw = hashed(torch.arange(len(labels)), _HOLD_OUT, seed)
+    draw = hashed(torch.arange(len(labels)), _HOLD_OUT, seed) if keys is None else keys
     order = torch.argsort(draw, stable=True)
     order = order[torch.argsort(labels[order], stable=True)]  # by identity, drawn order within
     counts = torch.bincount(labels)
@@ -42,6 +47,26 @@ def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
     held = torch.zeros(len(labels), dtype=torch.bool)
     held[order] = place < chosen[labels[order]]
     return held
+
+
+def name_keys(names: Iterable[str], seed: int) -> Tensor:
+    """Hash names to uniform keys, each a function of (seed, name) alone.
+
+    Args:
+        names: of N images, see `FaceReader.stable_names`.
+        seed: of the draw.
+
+    Returns:
+        `[N]` int64.
+    """
+    state = hashlib.blake2b(digest_size=8, key=str(seed).encode(), person=b"fv hold out")
+
+    def key(name: str) -> bytes:
+        own = state.copy()
+        own.update(os.fsencode(name))
+        return own.digest()
+
+    return torch.from_numpy(np.frombuffer(b"".join(map(key, names)), "<i8").astype(np.int64))
 
 
 class Share(Dataset[Batch]):

@@ -42,11 +42,24 @@ class _Parser(LightningArgumentParser):
 class RunConfig(SaveConfigCallback):
     """Writes the whole config of a `fit` into its run folder."""
 
+    _waits = False
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write `config.yaml`; on rank zero only."""
+        """Write `config.yaml`; on rank zero only. Where a run goes on, not before its checkpoint is accepted."""
         if stage != "fit":
             return
         # by now data, mask and verification set have been found good: the earlier run can go
+        self._waits = bool(self.config.get("ckpt_path"))
+        if not self._waits:
+            self._write(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the config of a run that goes on: by now its data have been held against the checkpoint's."""
+        if self._waits and trainer.is_global_zero:
+            self._write(trainer)
+        self._waits = False
+
+    def _write(self, trainer: L.Trainer) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         origin = self.config.get("ckpt_path")

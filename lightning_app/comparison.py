@@ -130,6 +130,7 @@ class Candidate:
             given = Path(self.method.checkpoint)
             try:
                 facts = load_recogniser(given)[1]
+                facts.check_normalised(self.setting.data.mean, self.setting.data.std)
             except (ValueError, OSError) as error:
                 raise ValueError(f"methods.{self.label}: {error}") from error
             home = given if given.is_dir() else given.parent.parent

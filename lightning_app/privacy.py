@@ -75,6 +75,7 @@ def recogniser_judge(
             f"checkpoint {facts.path}: a recogniser for {facts.in_channels} channels of {facts.input_size} px; these "
             f"images have 3 of {size} px: give one trained on such"
         )
+    facts.check_normalised(mean, std)
     where = device or torch.device("cpu")
     model.to(where)
 

@@ -80,6 +80,11 @@ def rank_scorers(
     refuse_released(data, "rank-scorers")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data.setup("fit")
+    models, hashes = {}, {}
+    for name, path in scorers.items():
+        models[name], facts = load_recogniser(path)
+        check_checkpoint(path, facts, data, clean=False)
+        hashes[name] = facts.sha256
     held = data.held_out or data.training
     assert held is not None
     count = len(held) if images is None else min(images, len(held))
@@ -89,12 +94,10 @@ def rank_scorers(
     for label, mask in loaded.items():
         figures |= {f"scorers/{label}/P": mask_ratio(mask), f"scorers/{label}/mask_hash": mask_hash(mask)}
     losses: dict[str, dict[str, float]] = {}
-    for name, path in scorers.items():
-        model, facts = load_recogniser(path)
-        check_checkpoint(path, facts, data, clean=False)
+    for name, model in models.items():
         scorer = MaskScorer(model, pixels, labels, mean=data.mean, std=data.std, batch_size=batch_size,
                             device=device)  # fmt: skip
-        figures[f"scorers/{name}/checkpoint"] = facts.sha256
+        figures[f"scorers/{name}/checkpoint"] = hashes[name]
         losses[name] = {}
         for label, mask in loaded.items():
             losses[name][label] = scorer.score(mask)

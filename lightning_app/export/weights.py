@@ -43,7 +43,9 @@ def to_safetensors(
         raise ValueError(f"--head: {facts.path} has no head; leave it out")
     tensors = {k: v.contiguous() for k, v in state.items() if head or not k.startswith("head.")}
     settings = {key: _plain(model.hparams[key]) for key in _SETTINGS if key in model.hparams}
-    data = {key: facts.data.get(key) for key in ("num_classes", "split")}
+    split = facts.data.get("split") or {}
+    counts = {key: split[key] for key in ("images", "held_out") if key in split}  # no digest of names
+    data = {"num_classes": facts.data.get("num_classes"), "split": counts or None}
     metadata = {
         "format": "pt",  # what transformers and others look for
         "faceveil": WEIGHTS_FORMAT,

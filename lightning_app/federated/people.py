@@ -40,6 +40,10 @@ class OwnPeople(FaceReader):
         """Name an image within the whole set."""
         return self.part.stable_name(index)
 
+    def pixel_facts(self) -> dict[str, object]:
+        """Tell what the whole tells."""
+        return self.part.pixel_facts()
+
     def number(self, index: int) -> int:
         """Tell the image's number in the whole."""
         return self.part.number(index)

@@ -150,6 +150,7 @@ class Inpainter(L.LightningModule):
         from lightning_app.checkpoints import load_recogniser  # which imports this package
 
         recogniser, facts = load_recogniser(self.features)
+        facts.check_normalised(data.mean, data.std)
         if facts.clean is False:
             log.warning("model.features: trained on veiled faces; a clean ResNet sees more.")
         maps = FeatureMaps(recogniser.backbone, data.mean, data.std)

@@ -266,6 +266,24 @@ def test_a_mask_is_not_replaced_unasked(clean: Path, tmp_path: Path) -> None:
     assert not list(folder.glob("template.*")) + list(folder.glob("saliency.png"))
 
 
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("--data.seed", "3"), r"data\.seed 0, here 3"),
+        (("--data.val_share", "0.3"), r"data\.val_share 0\.2, here 0\.3"),
+        (("--data.reader.max_images", "7"), "images 48, here 42"),
+    ],
+)
+def test_a_checkpoint_of_other_held_out_images_is_refused(
+    clean: Path, tmp_path: Path, other: tuple[str, str], named: str
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"checkpoint .* was made with other data \({named}.*held-out images may be"
+    ):
+        _searched(clean, tmp_path, *other)
+    assert not (tmp_path / "searched").exists()
+
+
 @pytest.mark.slow
 def test_what_says_little_is_warned_of(
     clean: Path, fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -279,11 +297,9 @@ def test_what_says_little_is_warned_of(
     copytree(fitted / "runs", tmp_path / "runs")
     veiled = tmp_path / "runs/tiny/checkpoints/last.ckpt"
     with caplog.at_level(logging.WARNING, "faceveil"):
-        _searched(clean, tmp_path / "b", "--data.seed", "3")
         _searched(clean, tmp_path / "c", "--data.val_share", "0")
         _searched(clean, tmp_path / "e", "--scorer", str(veiled))
     said = [record.message for record in caplog.records]
-    assert any("held out other images" in line for line in said)
     assert any("val_share holds no image out" in line for line in said)
     assert not any("trained on desensitized" in line for line in said)  # a scorer may be
     facts = json.loads((tmp_path / "e/searched/mask.json").read_text())

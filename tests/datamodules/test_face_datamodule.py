@@ -119,14 +119,14 @@ def test_held_out_images_are_a_share_of_each_identity_and_never_all() -> None:
 def test_training_and_validation_images_are_disjoint_and_complete() -> None:
     data = FaceDataModule(faces(), val_share=0.34)
     data.setup("fit")
-    assert data._train is not None
-    assert data._val is not None
-    train = {data._train.number(i) for i in range(len(data._train))}
-    val = {data._val.number(i) for i in range(len(data._val))}
+    assert data.training is not None
+    assert data.held_out is not None
+    train = {data.training.number(i) for i in range(len(data.training))}
+    val = {data.held_out.number(i) for i in range(len(data.held_out))}
     assert len(val) == 8
     assert train | val == set(range(24))
     assert not train & val
-    assert data._train.identities == data._val.identities
+    assert data.training.identities == data.held_out.identities
 
 
 def test_cached_images_are_the_readers() -> None:
@@ -143,8 +143,8 @@ def test_raw_samples_are_validation_images_and_the_same_every_time() -> None:
     assert first.shape == (5, 3, SIZE, SIZE)
     assert first.dtype == torch.uint8
     assert torch.equal(first, data.raw_samples(5))
-    assert data._val is not None
-    held = data._val.__getitems__(list(range(len(data._val))))["image"]
+    assert data.held_out is not None
+    held = data.held_out.__getitems__(list(range(len(data.held_out))))["image"]
     assert all((image == held).flatten(1).all(1).any() for image in first)
     assert len(data.raw_samples(1000)) == 8
 
@@ -179,8 +179,8 @@ def test_bad_images_are_counted_named_once_and_refused_above_1_percent(
         (tmp_path / "a" / f"{i}.png").write_bytes(b"no image")
     data = FaceDataModule(FolderFaces(tmp_path, size=16, cache_index=False))
     data.setup("fit")
-    assert data._train is not None
-    reader = data._train
+    assert data.training is not None
+    reader = data.training
     data.on_before_batch_transfer(reader.__getitems__([0, 50]), 0)
     data.on_before_batch_transfer(reader.__getitems__([0, 1]), 0)
     with caplog.at_level(logging.WARNING, "faceveil"):
