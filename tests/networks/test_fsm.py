@@ -78,9 +78,7 @@ def test_at_width_64_the_weights_are_torchvisions(name: str) -> None:
 
 
 def test_a_width_of_0_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"^width: 0 is not a positive number of channels"
-    ):
+    with pytest.raises(ValueError, match=r"^width: 0 is not a positive number of channels"):
         Backbone("resnet18", width=0)
 
 
