@@ -2,6 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
+# processes that test at once, one thread each
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.faceveil-installed
 
 .PHONY: demo test quick lint chromium bench install clean
@@ -20,13 +23,21 @@ lint: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy .
 
-test: lint chromium
-	$(PY) -m pytest
+# mypy works beside the tests; its last line follows theirs
+test: $(STAMP) chromium
+	@start=$$(date +%s); types=$$(mktemp); \
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . || exit 1; \
+	$(PY) -m mypy . >$$types 2>&1 & mypy=$$!; \
+	$(PYTEST); tests=$$?; \
+	wait $$mypy; wrong=$$?; \
+	echo "mypy: $$(cat $$types)"; rm -f $$types; \
+	echo "make test: $$(($$(date +%s) - start)) s with ruff and mypy"; \
+	test $$tests -eq 0 && test $$wrong -eq 0
 
 # for after every change: without mypy and the tests that start processes
 quick: $(STAMP)
 	$(PY) -m ruff check .
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # report.html is tested in a browser where there is one: CI fetches it, nobody else's machine is touched
 chromium:

@@ -29,7 +29,7 @@ def write_config(path: Path, root: Path, model: str = "ResNet", **more: object) 
         },
         "model": {
             "class_path": f"lightning_app.models.{model}",
-            "init_args": {"backbone": "resnet18"}
+            "init_args": {"backbone": "resnet18", "width": 8}  # wider takes longer and shows nothing more
             | ({"insertion_points": ["layer2"]} if "FSM" in model else {}),
         },
         "data": {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,39 @@ import torch
 from datamodules import DrawnFaces
 from tests.command_line import write_config
 
+# files whose tests start many processes and wait for them: first, so that two workers share the rest
+LONG = (
+    "test_deployment.py",
+    "test_ddp.py",
+    "test_resume.py",
+    "test_export.py",
+    "test_compare.py",
+    "test_flower.py",
+)
+STARTED = time.monotonic()
+
 os.environ.setdefault("WANDB_MODE", "disabled")
 # tiny networks gain nothing from threads, and two of them on busy cores wait for each other at every layer
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the others stay as they are."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how long it took, and what was skipped and why."""
+    skipped = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.section(f"{time.monotonic() - STARTED:.0f} s, {sum(skipped.values())} skipped")
+    for reason, count in sorted(skipped.items()):
+        terminalreporter.line(f"skipped {count}: {reason}")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    file, _, words = report.longrepr if isinstance(report.longrepr, tuple) else (report.nodeid, 0, "")
+    return f"{os.path.relpath(file)}: {words.removeprefix('Skipped: ')}"
 
 
 @pytest.fixture(scope="session")

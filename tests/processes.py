@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import ForkServerContext
+
+
+def fork_server() -> ForkServerContext:
+    """Give the context whose processes are forked from one server, which imports torch and Lightning once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.ddp_ranks", "tests.metrics.test_metric_classes"])
+    return context
 
 
 def pool(workers: int) -> ProcessPoolExecutor:
-    """Give processes that are forked from one server for all tests, which imports torch and Lightning once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.ddp_ranks", "tests.metrics.test_metric_classes"])
-    return ProcessPoolExecutor(workers, mp_context=context)
+    """Give so many processes of that server."""
+    return ProcessPoolExecutor(workers, mp_context=fork_server())

@@ -146,7 +146,7 @@ def test_a_path_is_taken_at_its_word(run: Path) -> None:
 
 def test_a_recogniser_comes_from_the_one_before(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = ResNet(backbone="resnet18", num_classes=2, input_size=32)
+    model = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=32)
     previous = write(tmp_path / "checkpoints/previous.ckpt", model)
     (tmp_path / "checkpoints/last.ckpt").write_bytes(previous.read_bytes()[:1000])
     loaded, facts = load_recogniser(tmp_path)

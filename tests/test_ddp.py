@@ -66,8 +66,8 @@ class TestRanks:
             for what in ("figures", "few held out"):
                 assert set(rank[what]) == set(one[what])
                 for key, value in one[what].items():
-                    exact = "accuracy" in key
-                    assert rank[what][key] == pytest.approx(value, abs=1e-6 if exact else 1e-5), (what, key)
+                    near = 1e-6 if "accuracy" in key else 1e-5
+                    assert rank[what][key] == pytest.approx(value, rel=near, abs=near), (what, key)
         assert {"lfw/accuracy", "lfw/auc_s3", "two/accuracy", "privacy/dssim", "val/loss"} <= set(
             one["figures"]
         )
@@ -79,7 +79,7 @@ class TestRanks:
             for name, values in one["embeddings"].items():
                 assert len(values) == int(name.split()[1])
                 torch.testing.assert_close(
-                    torch.tensor(rank["embeddings"][name]), torch.tensor(values), atol=1e-5, rtol=0
+                    torch.tensor(rank["embeddings"][name]), torch.tensor(values), atol=1e-5, rtol=1e-5
                 )
 
     def test_every_rank_embeds_its_share_without_a_word_to_the_others(
@@ -99,8 +99,11 @@ class TestRanks:
         network = ddp_ranks.model()
         network.load_state_dict(torch.load(folder / "trained.pt", weights_only=True))
         again = ddp_ranks.measured(folder, 1, network)["figures"]
+        assert again["val/loss"] < 4, (
+            "it diverged: chance is log 7, and of a large loss fp32 keeps few decimals"
+        )
         for key in ("lfw/accuracy", "lfw/auc", "lfw/eer", "lfw/accuracy_s3", "val/loss", "val/accuracy"):
-            assert found[0]["fit"][key] == pytest.approx(again[key], abs=1e-5), key
+            assert found[0]["fit"][key] == pytest.approx(again[key], rel=1e-5, abs=1e-5), key
 
     @pytest.mark.parametrize("count", [13, 2])
     def test_predict_deals_every_image_once(
@@ -150,7 +153,7 @@ def config_on(root: Path, folder: Path) -> Path:
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "enable_model_summary": False, "callbacks": [
             {"class_path": "callbacks.LFWVerification", "init_args": {"root": str(root), "bootstrap": 0}}]},
         "model": {"class_path": "lightning_app.models.ResNetFSM",
-                  "init_args": {"backbone": "resnet18", "insertion_points": ["layer2"]}},
+                  "init_args": {"backbone": "resnet18", "width": 8, "insertion_points": ["layer2"], "lr": 1e-3}},
         "data": {"class_path": "datamodules.FaceDataModule", "init_args": {
             "global_batch_size": 12, "val_share": 0.0,
             "reader": {"class_path": "datamodules.FolderFaces", "init_args": {"root": str(root), "size": 32}},

@@ -122,6 +122,12 @@ def test_the_last_line_of_a_run_that_failed_is_told(here: Path, caplog: pytest.L
     assert (here / "log.txt").read_text().startswith("$ python main.py fit --config x.yaml\n")
 
 
+def test_a_run_is_the_command_line(tmp_path: Path) -> None:
+    """The real `main.py`; its help needs no torch, which takes seconds to import."""
+    assert jobs.call(["--help"], tmp_path / "log.txt", "group")
+    assert "search-mask" in (tmp_path / "log.txt").read_text()
+
+
 def test_configs_are_hashed_by_what_they_say_and_checkpoints_by_their_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

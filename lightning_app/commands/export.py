@@ -35,6 +35,7 @@ from lightning_app.files import write_atomically
 from lightning_app.known import trusting
 from lightning_app.masks import mask_hash, mask_ratio, save_mask
 from lightning_app.models.base import Recogniser
+from lightning_app.networks.backbone import WIDTH
 from lightning_app.report import print_table
 from lightning_app.version import version
 
@@ -205,6 +206,7 @@ def _card(
         "model": {
             "class": facts.model,
             "backbone": settings["backbone"],
+            "width": settings.get("width", WIDTH),
             "insertion_points": list(settings.get("insertion_points", ())),
             "normalise": settings.get("normalise"),
             "parameters": sum(p.numel() for p in model.backbone.parameters()),

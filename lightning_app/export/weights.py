@@ -11,7 +11,15 @@ from lightning_app.checkpoints import WEIGHTS_FORMAT, CheckpointFacts
 from lightning_app.models.base import Recogniser
 
 # what makes the network; how it was optimised is nobody's business
-_SETTINGS = ("backbone", "insertion_points", "normalise", "input_size", "in_channels", "channels_last")
+_SETTINGS = (
+    "backbone",
+    "width",
+    "insertion_points",
+    "normalise",
+    "input_size",
+    "in_channels",
+    "channels_last",
+)
 
 
 def to_safetensors(

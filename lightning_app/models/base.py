@@ -15,11 +15,11 @@ from lightning_app.draws import seed_from
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone
-from lightning_app.networks.backbone import BackboneName
+from lightning_app.networks.backbone import WIDTH, BackboneName
 
 log = logging.getLogger("faceveil")
 _DROPOUT = 120  # salt of this draw
-_NETWORK = ("backbone", "insertion_points", "normalise", "in_channels")  # what makes another network
+_NETWORK = ("backbone", "width", "insertion_points", "normalise", "in_channels")  # what makes another network
 _KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
@@ -42,6 +42,7 @@ class Recogniser(L.LightningModule):
         dropout: on the embedding before the head, 0 … 1.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         compile: run the backbone through `torch.compile`.
+        width: channels of the backbone's first stage, 64 in torchvision's; a smaller one makes a small network of it.
     """
 
     def __init__(
@@ -60,13 +61,14 @@ class Recogniser(L.LightningModule):
         dropout: float = 0.0,
         channels_last: bool = True,
         compile: bool = False,  # the name users know from torch
+        width: int = WIDTH,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
         self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
         self.schedule, self.warmup = schedule, warmup
-        self.channels_last = channels_last
+        self.channels_last, self.width = channels_last, width
         self.backbone = self.configure_backbone(backbone, input_size, in_channels)
         self.dropout = nn.Dropout(dropout)
         # without classes a placeholder: setup builds the data's in fit, on_load_checkpoint the checkpoint's
@@ -99,7 +101,7 @@ class Recogniser(L.LightningModule):
 
     def configure_backbone(self, backbone: BackboneName, input_size: int, in_channels: int) -> Backbone:
         """Build the network; models that gate override this."""
-        return Backbone(backbone, input_size=input_size, in_channels=in_channels)
+        return Backbone(backbone, input_size=input_size, in_channels=in_channels, width=self.width)
 
     def embed(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
         """Embed normalised images: the avgpool output, the head dropped (paper, 4.1).

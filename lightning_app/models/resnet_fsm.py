@@ -38,7 +38,7 @@ class ResNetFSM(Recogniser):
 
     def configure_backbone(self, backbone: BackboneName, input_size: int, in_channels: int) -> Backbone:
         """Build the network with its gates."""
-        return Backbone(backbone, self._points, input_size, self._normalise, in_channels)
+        return Backbone(backbone, self._points, input_size, self._normalise, in_channels, self.width)
 
     def gate(self, mask: Tensor) -> dict[str, Tensor]:
         """Return the gate of each mask `[M,1,H,W]`: insertion point → `[M,C,h,w]` in [0,1]."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from lightning_app.networks.fsm import FSM, Normaliser
 
@@ -16,11 +16,24 @@ BackboneName = Literal["resnet18", "resnet34", "resnet50"]
 InsertionPoint = Literal["layer1", "layer2", "layer3", "layer4"]
 INSERTION_POINTS: tuple[InsertionPoint, ...] = ("layer1", "layer2", "layer3", "layer4")
 STEM = ("conv1", "bn1", "relu", "maxpool")
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "resnet18": torchvision.models.resnet18,
-    "resnet34": torchvision.models.resnet34,
-    "resnet50": torchvision.models.resnet50,
+WIDTH = 64  # channels of torchvision's first stage
+_LAYOUTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
 }
+
+
+class _Net(ResNet):
+    """torchvision's ResNet with the channels of every stage scaled; the stem keeps its 64."""
+
+    def __init__(self, name: str, width: int) -> None:
+        self.width = width
+        super().__init__(*_LAYOUTS[name])
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        scaled = planes // WIDTH * self.width  # 64, 128, 256 and 512 in torchvision's
+        return super()._make_layer(block, scaled, *args, **kwargs)
 
 
 def feature_sizes(input_size: int) -> dict[InsertionPoint, int]:
@@ -40,9 +53,11 @@ class Backbone(nn.Module):
         input_size: height and width of images and masks; only gates depend on it.
         normalise: how the FSMs come to (0,1).
         in_channels: channels of the image, a desensitizer's `out_channels`.
+        width: channels of the first stage, 64 in torchvision's; the later ones, and the embedding, grow and shrink
+            with it.
 
     Raises:
-        ValueError: an unknown network or insertion point, or a feature map too small for a gate.
+        ValueError: an unknown network or insertion point, a feature map too small for a gate, or a width below 1.
     """
 
     def __init__(
@@ -52,14 +67,14 @@ class Backbone(nn.Module):
         input_size: int = 224,
         normalise: Normaliser = "sigmoid",
         in_channels: int = 3,
+        width: int = WIDTH,
     ) -> None:
         super().__init__()
-        if name not in _BUILDERS:
-            raise ValueError(f"backbone={name!r}: choose one of {', '.join(_BUILDERS)}")
-        net = _BUILDERS[name](weights=None)
-        head = net.fc
-        assert isinstance(head, nn.Linear)
-        self.dim = head.in_features
+        if name not in _LAYOUTS:
+            raise ValueError(f"backbone={name!r}: choose one of {', '.join(_LAYOUTS)}")
+        if width < 1:
+            raise ValueError(f"width: {width} is not a positive number of channels; torchvision's is {WIDTH}")
+        net = _Net(name, width)
         for part in (*STEM, *INSERTION_POINTS):
             self.add_module(part, getattr(net, part))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -68,6 +83,7 @@ class Backbone(nn.Module):
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         sizes = feature_sizes(input_size)
         channels = {p: getattr(self, p)[-1].bn1.num_features * _expansion(self, p) for p in INSERTION_POINTS}
+        self.dim = channels["layer4"]
         self.gates = nn.ModuleDict()
         for point in insertion_points:
             if point not in INSERTION_POINTS:

@@ -34,7 +34,7 @@ def veil_of(count: int = 5) -> MaskOut:
 def network(*points: str, of: Recogniser | None = None) -> Recogniser:
     """One with gates at these points, with the weights of another as far as it has them."""
     torch.manual_seed(2)
-    kept = {"backbone": "resnet18", "num_classes": 4, "input_size": SIZE}
+    kept = {"backbone": "resnet18", "width": 8, "num_classes": 4, "input_size": SIZE}
     model: Recogniser = ResNetFSM(list(points), **kept) if points else ResNet(**kept)  # type: ignore[arg-type]
     if of is not None:
         model.load_state_dict({k: v for k, v in of.state_dict().items() if k in model.state_dict()})

@@ -34,7 +34,7 @@ class CountingPairs(DrawnPairs):
 
 def trained_a_little() -> ResNetFSM:
     torch.manual_seed(0)
-    return ResNetFSM(["layer2"], backbone="resnet18", num_classes=4, input_size=SIZE)
+    return ResNetFSM(["layer2"], backbone="resnet18", width=8, num_classes=4, input_size=SIZE)
 
 
 def run(
@@ -143,7 +143,7 @@ def test_pairs_that_do_not_tell_who_is_who_are_reported(
         enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
     )  # fmt: skip
     with caplog.at_level(logging.INFO, "faceveil"):
-        trainer.fit(ResNet(backbone="resnet18", num_classes=4, input_size=SIZE), datamodule=data)
+        trainer.fit(ResNet(backbone="resnet18", width=8, num_classes=4, input_size=SIZE), datamodule=data)
     assert "some are in the training set too cannot be checked" in caplog.text
 
 
@@ -157,7 +157,7 @@ def test_shared_identities_are_reported(tmp_path: Path, caplog: pytest.LogCaptur
         enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     with caplog.at_level(logging.WARNING, "faceveil"):
-        trainer.fit(ResNet(backbone="resnet18", num_classes=6, input_size=SIZE), datamodule=data)
+        trainer.fit(ResNet(backbone="resnet18", width=8, num_classes=6, input_size=SIZE), datamodule=data)
     assert (
         "4 of 8 identities are in the training set too (Drawn_05000, Drawn_05001, Drawn_05002, …)"
         in caplog.text

@@ -134,6 +134,7 @@ def test_a_narrow_terminal_keeps_the_times(
     assert "waiting" not in text
 
 
+@pytest.mark.filterwarnings("ignore:.*dataloader is not resumable")  # TinyData is not, and need not be
 @pytest.mark.parametrize(
     "setting",
     [

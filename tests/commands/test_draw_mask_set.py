@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from lightning_app.commands.draw_mask_set import Task, draw_task, run
 from lightning_app.masks import MaskLevels, mask_hash
+from tests.processes import fork_server
 
 EDGES = ["0.1", "0.3", "0.5"]
 LEVELS = ((0.1, 0.3), (0.3, 0.5))
@@ -72,6 +74,9 @@ def test_two_processes_draw_what_one_does(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lightning_app.commands.draw_mask_set._CHUNK", 2)
+    # two spawned processes would import torch, each by itself
+    server = fork_server()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: server)
     draw(tmp_path / "two", workers=2)
     assert pixels(tmp_path / "two") == pixels(drawn)
 

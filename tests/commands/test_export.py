@@ -108,7 +108,7 @@ def test_the_graph_is_plain_and_says_what_it_is(run: Path) -> None:
     onnx.checker.check_model(proto, full_check=True)
     (image,), (embedding,) = proto.graph.input, proto.graph.output
     assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
-    assert [d.dim_param or d.dim_value for d in embedding.type.tensor_type.shape.dim] == ["batch", 512]
+    assert [d.dim_param or d.dim_value for d in embedding.type.tensor_type.shape.dim] == ["batch", 64]
     operators = {node.op_type for node in proto.graph.node}
     assert "BatchNormalization" not in operators
     assert not operators & {
@@ -212,7 +212,7 @@ def test_blurred_faces_are_veiled_before(
     tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    model = ResNet(backbone="resnet18", num_classes=5, input_size=32).eval()
+    model = ResNet(backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
     veiled_by = {"method": "GaussianBlur", "kernel": 9, "taps": 9, "sigma": 1.7}
     path = written(tmp_path / "blur.ckpt", model, veiled_by)
     line = refused(capsys, lambda: veil("export", "--ckpt_path", path, "--output", "out"))
@@ -247,7 +247,7 @@ def test_random_masks_need_one_for_the_gate(
     tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    model = ResNetFSM(("layer1", "layer2"), backbone="resnet18", num_classes=5, input_size=32).eval()
+    model = ResNetFSM(("layer1", "layer2"), backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
     about = MaskOut(freeform=(0.7, 0.8), count=3, size=32).describe()
     path = written(tmp_path / "random.ckpt", model, about, mean=0.5, std=0.5)
     line = refused(capsys, lambda: veil("export", "--ckpt_path", path, "--output", "out"))
@@ -264,7 +264,7 @@ def test_random_masks_need_one_for_the_gate(
     assert float((theirs - without).abs().max()) > 1e-3  # the gate is there
     assert "chosen at the export" in Path("out/README.md").read_text()
     # without gates any of the masks will do, and the graph cannot know which
-    plain = ResNet(backbone="resnet18", num_classes=5, input_size=32).eval()
+    plain = ResNet(backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
     again = written(tmp_path / "plain.ckpt", plain, about, mean=0.5, std=0.5)
     veil("export", "--ckpt_path", again, "--output", "plain")
     assert "hidden pixels black, 3 masks of mask ratio 0.7" in Path("plain/README.md").read_text()

@@ -70,7 +70,7 @@ def test_rho_is_that_of_losses_recomputed_by_hand(home: Path, capsys: pytest.Cap
         mask = load_mask(f"m{number}.png", 32)
         with torch.no_grad():
             losses.append(float(F.cross_entropy(model((pixels.float() / 255 * mask - 0.5) / 0.5), labels)))
-        assert found[f"scorers/clean/mask {number}/F"] == pytest.approx(losses[-1], abs=1e-4)
+        assert found[f"scorers/clean/mask {number}/F"] == pytest.approx(losses[-1], rel=1e-4)
     # accuracy falls with the number, so rho of −F and accuracy is 1 − 6 Σd²/(n(n²−1)) with these ranks
     ranks = [sorted(losses).index(loss) for loss in losses]
     d2 = sum((rank - number) ** 2 for number, rank in enumerate(ranks))

@@ -78,7 +78,7 @@ def test_the_mask_contains_the_template_and_its_figures_recompute(clean: Path, t
     model.eval()
     with torch.no_grad():
         loss = F.cross_entropy(model((pixels.float() / 255 * mask - 0.5) / 0.5), labels)
-    assert facts["F"] == pytest.approx(float(loss), abs=1e-4)
+    assert facts["F"] == pytest.approx(float(loss), rel=1e-4)
     assert facts["objective"] == pytest.approx(facts["F"] - facts["P"], abs=1e-9)
     assert facts["checkpoint"] == about.sha256
 
@@ -119,7 +119,7 @@ def test_in_bf16_the_figures_are_those_of_fp32(clean: Path, tmp_path: Path) -> N
     assert float(row["F"]) == pytest.approx(facts["F"], rel=0.03)
     exact = _searched(clean, tmp_path / "exact", "--strategy", "random")
     ours = next(float(row["F"]) for row in _rows(exact) if int(row["number"]) == facts["number"])
-    assert facts["F"] == pytest.approx(ours, abs=1e-4)
+    assert facts["F"] == pytest.approx(ours, rel=1e-4)
 
 
 def test_a_killed_search_that_replaces_goes_on_and_another_gamma_takes_its_scores(

@@ -43,8 +43,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
                        "0.5", "--workers", "1"])  # fmt: skip
     torch.manual_seed(0)
     made: dict[str, Recogniser] = {
-        "plain": ResNet(backbone="resnet18", num_classes=3, input_size=32),
-        "gated": ResNetFSM(("layer1",), backbone="resnet18", num_classes=3, input_size=32),
+        "plain": ResNet(backbone="resnet18", width=8, num_classes=3, input_size=32),
+        "gated": ResNetFSM(("layer1",), backbone="resnet18", width=8, num_classes=3, input_size=32),
     }
     for name, model in made.items():
         kept = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}

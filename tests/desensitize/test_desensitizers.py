@@ -110,7 +110,8 @@ def test_mosaic_against_a_loop(faces: Faces, block: int) -> None:
             for left in range(0, 24, block):
                 square = picture[top : top + block, left : left + block]
                 expected[top : top + block, left : left + block] = square.astype(np.float64).mean((0, 1))
-        np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), expected, rtol=0, atol=1e-6)
+        # fp32 sums of up to 1536 values, in an order that hangs on the CPU
+        np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_centre_block_against_slicing(faces: Faces) -> None:

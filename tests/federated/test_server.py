@@ -216,7 +216,7 @@ def test_without_a_head_it_embeds_and_refuses_to_classify(tmp_path: Path) -> Non
     server, three = pretended(tmp_path, partition="identities", real=True)
     server.serve(LocalLink(three))
     model, _ = load_recogniser(tmp_path)
-    assert model.embed(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+    assert model.embed(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
     with pytest.raises(ValueError, match="without the head: they embed, and do not classify"):
         model(torch.zeros(1, 3, 32, 32))
 

@@ -56,7 +56,9 @@ def config(**more: Any) -> dict[str, Any]:
     With `real` it is a ResNet-18 with a gate, in place of one convolution with a batch norm.
     """
     real = more.pop("real", False)
-    model = {"lr": 0.05} | ({"backbone": "resnet18", "insertion_points": ["layer2"]} if real else {})
+    model = {"lr": 0.05} | (
+        {"backbone": "resnet18", "width": 8, "insertion_points": ["layer2"]} if real else {}
+    )
     data = {"reader": DRAWN, "desensitizer": VEIL, "global_batch_size": 8}
     return {
         "rounds": 2,

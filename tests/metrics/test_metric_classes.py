@@ -35,7 +35,7 @@ def test_image_metrics_average_over_images(images: tuple[Tensor, Tensor]) -> Non
         similarity.update(a[rows], b[rows])
         noise.update(a[rows], b[rows], mask[rows])
     assert similarity.compute().item() == pytest.approx(dssim(a, b).mean().item(), abs=1e-6)
-    assert noise.compute().item() == pytest.approx(psnr(a, b, mask).mean().item(), rel=1e-6)
+    assert noise.compute().item() == pytest.approx(psnr(a, b, mask).mean().item(), rel=1e-5)
     similarity.reset()
     assert similarity(a[:2], b[:2]).item() == pytest.approx(dssim(a, b)[:2].mean().item(), abs=1e-6)
 
@@ -139,7 +139,7 @@ def test_two_processes_equal_one(tmp_path: Path, pairs: MakePairs) -> None:
         found = [rank.result() for rank in ranks]
     for two in found:
         assert two["dssim"] == pytest.approx(one["dssim"], abs=1e-6)
-        assert two["psnr"] == pytest.approx(one["psnr"], rel=1e-6)
+        assert two["psnr"] == pytest.approx(one["psnr"], rel=1e-5)
         assert two["dealt"] == one["dealt"]
         assert two["lonely"] == one["lonely"]
         assert two["kept"] == 101

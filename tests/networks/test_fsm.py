@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from lightning_app.networks import FSM, Backbone
@@ -54,6 +55,31 @@ def test_feature_sizes_and_channels_are_those_of_the_network(size: int, name: st
     net.eval()(torch.randn(1, 3, size, size))
     for name_of_gate, gate in gated.gate(torch.ones(1, 1, size, size)).items():
         assert gate.shape == seen[name_of_gate]
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "dim"), [("resnet18", 8, 64), ("resnet50", 16, 512), ("resnet34", 1, 8)]
+)
+def test_a_narrow_network_has_gates_and_embedding_to_match(name: str, width: int, dim: int) -> None:
+    net = Backbone(name, ["layer1", "layer3"], 64, width=width).eval()  # type: ignore[arg-type]  # parametrised
+    assert net.dim == dim
+    assert net(torch.randn(2, 3, 64, 64), random_masks(1, 64)).shape == (2, dim)
+    assert [gate.shape[1] for gate in net.gate(random_masks(1, 64)).values()] == [dim // 8, dim // 2]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_at_width_64_the_weights_are_torchvisions(name: str) -> None:
+    torch.manual_seed(0)
+    ours = Backbone(name).state_dict()  # type: ignore[arg-type]  # parametrised
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)().state_dict()
+    assert set(theirs) - set(ours) == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_width_of_0_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^width: 0 is not a positive number of channels"):
+        Backbone("resnet18", width=0)
 
 
 def test_feature_sizes_at_224_are_the_papers() -> None:

@@ -55,7 +55,7 @@ def test_partial_convolution_against_numpy(stride: int, bias: bool, channels: in
         x.double().numpy(), own, conv.weight.detach().double().numpy(),
         conv.bias.detach().double().numpy() if conv.bias is not None else None, stride, 2,
     )  # fmt: skip
-    np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(seen[which].numpy(), expected_seen)
     assert (expected_seen == 0).any()
     assert (found.detach().numpy()[np.broadcast_to(expected_seen == 0, found.shape)] == 0).all()
@@ -120,13 +120,17 @@ def test_attention_against_a_written_out_reference() -> None:
     found_2, last = attention(second, torch.ones(1, 1, 3, 5), None, remembered)
     for b in range(2):
         rebuilt, scores = slow_attention(first[b].double().numpy(), 0.7, None, None)
-        np.testing.assert_allclose(found_1[b].detach().numpy(), rebuilt + first[b].numpy(), atol=1e-5)
-        np.testing.assert_allclose(remembered.scores[b].detach().numpy(), scores, atol=1e-6)
+        np.testing.assert_allclose(
+            found_1[b].detach().numpy(), rebuilt + first[b].numpy(), rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(remembered.scores[b].detach().numpy(), scores, rtol=1e-5, atol=1e-6)
         rebuilt, scores = slow_attention(
             second[b].double().numpy(), 0.7, scores, masks[b, 0].double().numpy()
         )
-        np.testing.assert_allclose(found_2[b].detach().numpy(), rebuilt + second[b].numpy(), atol=1e-5)
-        np.testing.assert_allclose(last.scores[b].detach().numpy(), scores, atol=1e-6)
+        np.testing.assert_allclose(
+            found_2[b].detach().numpy(), rebuilt + second[b].numpy(), rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(last.scores[b].detach().numpy(), scores, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(last.scores.sum(1).detach().numpy(), 1, atol=1e-5)
 
 
