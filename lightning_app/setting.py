@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
 from datamodules.reader import FaceReader
+from lightning_app.desensitize import Desensitizer
 from lightning_app.foreign import read_yaml
 from lightning_app.known import make_known, named_classes
 
@@ -160,13 +161,30 @@ def make_reader(part: object) -> FaceReader:
     Raises:
         FileNotFoundError, ValueError: it cannot be made; the message says why.
     """
+    made: FaceReader = _make("reader", FaceReader, part)
+    return made
+
+
+def make_desensitizer(part: object) -> Desensitizer:
+    """Make a desensitizer as a config describes it.
+
+    Args:
+        part: `class_path` and `init_args`.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be made; the message says why.
+    """
+    made: Desensitizer = _make("desensitizer", Desensitizer, part)
+    return made
+
+
+def _make(name: str, kind: object, part: object) -> Any:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--reader", type=FaceReader)
+    parser.add_argument(f"--{name}", type=kind)
     try:
-        reader: FaceReader = parser.instantiate(parser.parse_object({"reader": part})).reader
+        return parser.instantiate(parser.parse_object({name: part}))[name]
     except ArgumentError as error:
         raise ValueError(" ".join(str(error).split())[:400]) from error
-    return reader
 
 
 def saved_reader(run: Path, trust: Collection[str] = ()) -> FaceReader:

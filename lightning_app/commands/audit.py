@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -23,17 +26,21 @@ from lightning_app.files import write_atomically
 from lightning_app.masks import load_mask
 from lightning_app.printing import printable
 from lightning_app.progress import progress_bar
-from lightning_app.release.against_raw import compare_images, find_names
+from lightning_app.release.against_raw import compare_images, count_refused, find_names
+from lightning_app.release.agreed import Agreed
 from lightning_app.release.audit import Audit
 from lightning_app.release.audit import audit as audit_release
-from lightning_app.release.manifest import MASK, image_file
-from lightning_app.release.method import desensitizer_of
+from lightning_app.release.manifest import MANIFEST, MASK, image_file
+from lightning_app.release.method import desensitizer_of, is_known
 from lightning_app.release.pseudonyms import Pseudonyms, load_key, refuse_inside
 from lightning_app.release.signing import load_public_key
+from lightning_app.release.verdict import compared_line, figures, left_open
 from lightning_app.report import print_table
-from lightning_app.setting import make_reader
+from lightning_app.setting import make_desensitizer, make_reader
 
 _SHOWN = 20  # findings in the table; --json has them all
+_SEED_BITS = 48  # of a seed drawn anew: nobody guesses the sample, and JSON holds the number
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def audit(
@@ -42,8 +49,12 @@ def audit(
     key: str | None = None,
     config: str | None = None,
     public_key: str | None = None,
+    mask: str | None = None,
+    mask_hash: str | None = None,
+    min_mask_ratio: float | None = None,
     sample: int = 64,
-    seed: int = 0,
+    compare_all: bool = False,
+    seed: int | None = None,
     json_path: str | None = None,
     ignore_times: bool = False,
     workers: int | None = None,
@@ -51,19 +62,25 @@ def audit(
     """Prove of a released set that it holds what its manifest says and nothing else, or say what is wrong, by file.
 
     Every file is decoded again: hidden pixels are 0, no chunk holds more than pixels, every file is listed and
-    has the hash listed, the signature holds. With the raw set, which only the owner has, no name of it occurs
-    anywhere, and a sample of images, released again with noise under the mask, gives the same bytes.
+    has the hash listed, the signature holds, and every value of the manifest is one that its schema allows. With
+    the raw set, which only the owner has, no name of it occurs anywhere, and a sample of images, released again with
+    noise under the mask, gives the same bytes. The first line of the verdict says how much is hidden, and what was
+    not proven.
 
     Args:
         released: the released folder.
         raw: the raw set that was released, a folder of images per identity.
         key: the owner's key file, which made the pseudonyms; needs raw or config.
-        config: the config of `desensitize`, whose reader reads the raw set (by default FolderFaces, with crop
-            and size of the manifest).
+        config: the config of `desensitize`: its reader reads the raw set (by default FolderFaces, with crop
+            and size of the manifest), and its desensitizer, mask and parameters must be the release's.
         public_key: PEM file of the owner's public key: the release must be signed by it.
+        mask: the mask file that was agreed on: the release must be under it, or under it widened by its guard.
+        mask_hash: of the mask that was agreed on, 64 hexadecimal digits, as `mask_hash` in a mask's JSON.
+        min_mask_ratio: share of the pixels that must be hidden at least, in [0,1]; by default 0.1.
         sample: how many images are released again.
-        seed: of the draw of these images, and of the noise.
-        json_path: where to write all findings, notes and counts as JSON.
+        compare_all: release all images again.
+        seed: of the draw of these images, and of the noise; drawn anew each time by default, and printed.
+        json_path: where to write verdict, findings, notes and figures as JSON.
         ignore_times: do not check time stamps: a copy made without keeping them has others.
         workers: processes; by default one per CPU where there are files enough.
 
@@ -83,9 +100,12 @@ def audit(
         raise FileNotFoundError(f"raw: {raw}: no such folder; give the raw set that was released")
     if json_path is not None:
         refuse_inside(json_path, released, "--json")
+    part = None if config is None else _configured(config)
+    agreed = _agreed(mask, mask_hash, min_mask_ratio, part)
     pseudonyms = None if key is None else Pseudonyms(load_key(key))
     signer = None if public_key is None else load_public_key(public_key)
-    begun, compared = time.monotonic(), 0
+    seed = secrets.randbits(_SEED_BITS) if seed is None else seed
+    begun = time.monotonic()
     with progress_bar() as bar:
         advance: list[Callable[[int], None]] = []
 
@@ -94,57 +114,92 @@ def audit(
             advance.append(lambda done: bar.advance(task, done))
 
         found = audit_release(
-            released, signer, times=not ignore_times, workers=workers, begin=begin,
+            released, signer, agreed=agreed, times=not ignore_times, workers=workers, begin=begin,
             advance=lambda done: advance[-1](done),
         )  # fmt: skip
-        if found.manifest is not None and (raw is not None or config is not None):
-            reader = _reader(raw, config, found)
+        if found.manifest is not None and (raw is not None or part is not None):
+            reader = _reader(raw, part, found)
             find_names(Path(released), found, _names(raw, reader))
             if pseudonyms is None:
                 found.notes.append("pixels were not compared with the raw set: give the owner's --key")
             else:
-                task = bar.add_task("Releasing a sample again", total=min(sample, found.manifest.images))
-                compared = _compare(
-                    Path(released),
-                    found,
-                    reader,
-                    pseudonyms,
-                    sample,
-                    seed,
+                count = found.manifest.images if compare_all else min(sample, found.manifest.images)
+                task = bar.add_task("Releasing a sample again", total=count)
+                origin = _origin(reader, pseudonyms)
+                count_refused(found, reader, origin, exact=part is not None)
+                _compare(
+                    Path(released), found, reader, agreed, origin, None if compare_all else sample, seed,
                     lambda done: bar.advance(task, done),
-                )
+                )  # fmt: skip
         elif found.manifest is not None:
             found.notes.append(
                 "names and pixels were not compared with the raw set: its owner gives --raw and --key"
             )
+    _unknown(found)
     found.findings.sort()
-    figures = _figures(found, compared, time.monotonic() - begun)
+    found.unproven = left_open(found, agreed, signer is not None)
+    report = figures(found, found.unproven, agreed, time.monotonic() - begun)
+    _tell(released, found, str(report["verdict"]), json_path)
     if json_path is not None:
-        write_atomically(json_path, json.dumps(figures, indent=2) + "\n")  # in ASCII: names may be no UTF-8
-    _tell(released, found, figures, json_path)
+        write_atomically(json_path, json.dumps(report, indent=2) + "\n")  # in ASCII: names may be no UTF-8
     return found
 
 
-def _reader(raw: str | None, config: str | None, found: Audit) -> FaceReader:
+def _unknown(found: Audit) -> None:
+    """Find a release of a class that only --config knows, without a mask, of which nothing was compared."""
+    manifest, compared = found.manifest, found.compared
+    if manifest is None or manifest.mask is not None or is_known(manifest.method["method"]):
+        return
+    if (compared is None or not compared.images) and not any(
+        "nothing shows" in f.what for f in found.findings
+    ):
+        found.add(
+            MANIFEST,
+            "it has no mask, and nothing shows that its faces are desensitized: give --raw and --key as well",
+        )
+
+
+def _agreed(
+    mask: str | None, mask_hash: str | None, min_mask_ratio: float | None, part: dict[str, Any] | None
+) -> Agreed:
+    """Read what was agreed on."""
+    if mask_hash is not None and not _HASH.fullmatch(mask_hash):
+        raise ValueError(
+            f"mask_hash: {mask_hash[:80]!r} is not 64 hexadecimal digits in lower case; a mask's JSON has it"
+        )
+    if min_mask_ratio is not None and not 0 <= min_mask_ratio <= 1:
+        raise ValueError(f"min_mask_ratio: {min_mask_ratio} is not a share in [0,1]")
+    veil = None if part is None else part.get("desensitizer")
+    return Agreed(
+        mask=None if mask is None else load_mask(mask), mask_hash=mask_hash, min_mask_ratio=min_mask_ratio,
+        desensitizer=None if not veil else make_desensitizer(veil),
+    )  # fmt: skip
+
+
+def _reader(raw: str | None, part: dict[str, Any] | None, found: Audit) -> FaceReader:
     """Make the reader of the raw set: the config's, else of folders as the manifest says."""
     manifest = found.manifest
     assert manifest is not None
-    if config is None:
+    if part is None:
         assert raw is not None
         crop = manifest.crop
         box = (crop[0], crop[1], crop[2], crop[3]) if isinstance(crop, list) else crop
         reader: FaceReader = FolderFaces(raw, crop=box, size=manifest.size, cache_index=False)
     else:
-        reader = _configured(config)
+        reader = make_reader(part["reader"])
     if reader.size != manifest.size:
         raise ValueError(
             f"config: its reader gives {reader.size} px images, the release has {manifest.size} px"
         )
+    cut = getattr(reader, "crop", None)
+    if (list(cut) if isinstance(cut, tuple | list) else cut) != manifest.crop:
+        found.add(MANIFEST, f"its crop is {manifest.crop}, --config's reader cuts {cut}")
     reader.strict = True  # as `desensitize` reads
     return reader.open()
 
 
-def _configured(config: str) -> FaceReader:
+def _configured(config: str) -> dict[str, Any]:
+    """Read the config of `desensitize`, or the data of a `fit`'s."""
     path = find_config(config)
     part = yaml.safe_load(path.read_text())
     for level in ("data", "init_args"):  # the config of a `fit` has its reader there
@@ -152,7 +207,7 @@ def _configured(config: str) -> FaceReader:
             part = part[level]
     if not isinstance(part, dict) or not part.get("reader"):
         raise ValueError(f"config: {path} has no `reader`; give the config of `desensitize`")
-    return make_reader(part["reader"])
+    return part
 
 
 def _names(raw: str | None, reader: FaceReader) -> set[str]:
@@ -168,27 +223,36 @@ def _names(raw: str | None, reader: FaceReader) -> set[str]:
     return names
 
 
-def _compare(
-    root: Path,
-    found: Audit,
-    reader: FaceReader,
-    pseudonyms: Pseudonyms,
-    sample: int,
-    seed: int,
-    advance: Callable[[int], None],
-) -> int:
-    assert found.manifest is not None
-    try:
-        desensitizer = desensitizer_of(root, found.manifest)
-    except (ValueError, FileNotFoundError) as error:
-        found.notes.append(f"pixels were not compared with the raw set: {error}")
-        return 0
-    data = FaceDataModule(reader, desensitizer)
+def _origin(reader: FaceReader, pseudonyms: Pseudonyms) -> dict[str, int]:
+    """Return the path in the release of every raw image, and its number."""
     identities = [pseudonyms.identity(name) for name in reader.identities]
     origin = {}
     for index, label in enumerate(reader.labels.tolist()):
         image = pseudonyms.image(reader.identities[label], reader.stable_name(index))
         origin[image_file(identities[label], image)] = index
+    return origin
+
+
+def _compare(
+    root: Path,
+    found: Audit,
+    reader: FaceReader,
+    agreed: Agreed,
+    origin: dict[str, int],
+    sample: int | None,
+    seed: int,
+    advance: Callable[[int], None],
+) -> None:
+    assert found.manifest is not None
+    try:
+        desensitizer = agreed.desensitizer or desensitizer_of(root, found.manifest)
+        visible = None if found.manifest.mask is None else load_mask(root / MASK, reader.size)
+    except (ValueError, FileNotFoundError) as error:
+        found.add(
+            "images", f"could not be compared with the raw set: {error}; --config names the desensitizer"
+        )
+        return
+    data = FaceDataModule(reader, desensitizer)
 
     def read(number: int) -> Tensor:
         return torch.from_numpy(reader.read(number).copy()).expand(3, -1, -1)
@@ -196,30 +260,17 @@ def _compare(
     def release(images: Tensor) -> Tensor:
         return (data.desensitized(images)["image"] * 255).round().to(torch.uint8)
 
-    visible = None if found.manifest.mask is None else load_mask(root / MASK, data.size)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one small image at a time: threads would only wait for each other
     try:
-        return compare_images(root, found, origin, read, release, visible, sample, seed, advance)
+        compare_images(root, found, origin, read, release, visible, sample, seed, advance)
+    except ValueError as error:  # of another size, say: what was agreed on has not made this release
+        found.add("images", f"could not be compared with the raw set: {error}")
     finally:
         torch.set_num_threads(threads)
 
 
-def _figures(found: Audit, compared: int, seconds: float) -> dict[str, object]:
-    manifest = found.manifest
-    return {
-        "passed": not found.findings,
-        "images": found.files,
-        "identities": None if manifest is None else manifest.identities,
-        "bytes": found.bytes,
-        "released_again": compared,
-        "seconds": round(seconds, 3),
-        "findings": [{"file": finding.file, "what": finding.what} for finding in found.findings],
-        "notes": found.notes,
-    }
-
-
-def _tell(released: str, found: Audit, figures: dict[str, object], json_path: str | None) -> None:
+def _tell(released: str, found: Audit, verdict: str, json_path: str | None) -> None:
     console = get_console()
     if found.findings:
         rows = [[printable(finding.file), printable(finding.what)] for finding in found.findings[:_SHOWN]]
@@ -228,15 +279,9 @@ def _tell(released: str, found: Audit, figures: dict[str, object], json_path: st
             where = f"all of them: {json_path}" if json_path else "--json PATH writes them all"
             if more > 0:
                 console.print(f"and {more} more; {where}", markup=False, highlight=False)
-    for note in found.notes:
-        console.print(f"note: {printable(note)}", markup=False, highlight=False, soft_wrap=True)
-    files = len({finding.file for finding in found.findings})
-    verdict = f"FAILED: {len(found.findings)} findings in {files} files" if found.findings else "PASSED"
-    console.print(
-        f"audit {verdict}; {found.files} images of {figures['identities']} identities decoded, "
-        f"{found.bytes / 1e6:.1f} MB, {figures['released_again']} released again, {figures['seconds']} s",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    compared = compared_line(found)
+    for line in (verdict, *([compared] if compared else []), *(f"note: {note}" for note in found.notes)):
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def build_parser() -> CommandParser:
@@ -245,15 +290,25 @@ def build_parser() -> CommandParser:
     parser.add_argument("released", type=str, metavar="RELEASED_DIR", help="the released folder.")
     parser.add_argument("--json", type=str | None, default=None, metavar="PATH",
                         help="where to write all findings, notes and counts as JSON.")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="release all images again, not a sample.")
+    parser.add_argument("--mask-hash", "--mask_hash", type=str | None, default=None, metavar="HEX",
+                        help="of the mask that was agreed on, as `mask_hash` in a mask's JSON.")  # fmt: skip
+    parser.add_argument("--min-mask-ratio", "--min_mask_ratio", type=float | None, default=None, metavar="SHARE",
+                        help="share of the pixels that must be hidden at least; by default 0.1.")  # fmt: skip
     parser.add_argument("--ignore-times", action="store_true",
                         help="do not check time stamps: a copy made without keeping them has others.")  # fmt: skip
     parser.add_argument("-c", "--config", type=str | None, default=None,
-                        help="the config of `desensitize`, whose reader reads the raw set.")  # fmt: skip
+                        help="the config of `desensitize`: its reader reads the raw set, its desensitizer must be the "
+                        "release's.")  # fmt: skip
     parser.add_argument("--public-key", type=str | None, default=None, metavar="PEM",
                         help="the owner's public key: the release must be signed by it.")  # fmt: skip
     parser.add_function_arguments(
-        audit, skip={"released", "json_path", "ignore_times", "config", "public_key"}
-    )
+        audit,
+        skip={
+            "released", "json_path", "ignore_times", "config", "public_key", "compare_all", "mask_hash",
+            "min_mask_ratio",
+        },
+    )  # fmt: skip
     return parser
 
 
@@ -268,5 +323,5 @@ def run(args: list[str]) -> None:
         FileNotFoundError, ValueError: see `audit`.
     """
     values = build_parser().parse_args(args).as_dict()
-    if audit(json_path=values.pop("json"), **values).findings:
+    if audit(json_path=values.pop("json"), compare_all=values.pop("all"), **values).findings:
         sys.exit(1)

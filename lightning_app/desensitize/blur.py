@@ -11,6 +11,8 @@ from torch import Tensor
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.centre import centre_box, check_fraction
 
+WIDEST = 1 << 15  # of a window, in pixels: no image is so large, and its weights are a list
+NARROWEST = 0.5  # sigma in pixels: below, the middle pixel keeps 79 % of its weight and more
 _CACHED = 1 << 16  # pixels blurred at a time on a CPU: what its second cache holds, with what is made of them
 
 
@@ -26,9 +28,13 @@ def gaussian_taps(kernel: int, sigma: float | None = None) -> list[float]:
     """
     if kernel < 2:
         raise ValueError(f"kernel: {kernel} blurs nothing; take 2 or more pixels (the paper takes 9 and 18)")
+    if kernel > WIDEST:
+        raise ValueError(f"kernel: {kernel} is wider than any image; take {WIDEST} pixels at most")
     sigma = default_sigma(kernel) if sigma is None else sigma
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma: {sigma} is not a positive number of pixels")
+    if not (math.isfinite(sigma) and 0 < sigma <= WIDEST):
+        raise ValueError(f"sigma: {sigma} is not a positive number of pixels up to {WIDEST}")
+    if sigma < NARROWEST:
+        raise ValueError(f"sigma: {sigma} blurs next to nothing; take {NARROWEST} pixels or more")
     reach = kernel // 2
     weights = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-reach, reach + 1)]
     total = math.fsum(weights)
@@ -93,8 +99,8 @@ class GaussianBlur(Desensitizer):
 
     Args:
         kernel: width of the window in pixels, at least 2.
-        sigma: standard deviation in pixels; None takes OpenCV's rule, 0.3·((kernel − 1)/2 − 1) + 0.8, which
-            gives 1.7 for 9 and 3.05 for 18.
+        sigma: standard deviation in pixels, at least 0.5; None takes OpenCV's rule,
+            0.3·((kernel − 1)/2 − 1) + 0.8, which gives 1.7 for 9 and 3.05 for 18.
 
     Raises:
         ValueError: on a kernel or sigma out of range, and for images not larger than half the window.

@@ -35,10 +35,11 @@ class Mosaic(Desensitizer):
     def veil(self, image: Tensor) -> Tensor:
         """Pixelate images `[B,3,H,W]` float in [0,1]; the same shape and range, float32."""
         height, width = image.shape[-2:]
+        block = min(self.block, max(height, width))  # a larger one would take its square in memory
         # ceil_mode without padding divides a ragged block by the pixels it really has
-        means = F.avg_pool2d(image.to(torch.float32), self.block, ceil_mode=True)
-        tall = means.repeat_interleave(self.block, dim=-2)[..., :height, :]
-        return tall.repeat_interleave(self.block, dim=-1)[..., :width]
+        means = F.avg_pool2d(image.to(torch.float32), block, ceil_mode=True)
+        tall = means.repeat_interleave(block, dim=-2)[..., :height, :]
+        return tall.repeat_interleave(block, dim=-1)[..., :width]
 
     def describe(self) -> dict[str, object]:
         """Return method and block size in pixels."""

@@ -38,3 +38,20 @@ def guarded(mask: Tensor, guard: int) -> Tensor:
     wide = F.max_pool2d(planes, (1, 2 * guard + 1), stride=1, padding=(0, guard))
     square = F.max_pool2d(wide, (2 * guard + 1, 1), stride=1, padding=(guard, 0))
     return 1 - square.reshape(mask.shape)
+
+
+def has_margin(mask: Tensor, guard: int) -> bool:
+    """Tell whether a mask can be a guarded one: whether some mask, given this guard, becomes it.
+
+    The hidden area of a guarded mask is a union of squares of 2·N + 1 pixels, cut off at the image's edge; so what
+    is left of it when N pixels are taken away and given back again is all of it (a morphological opening).
+
+    Args:
+        mask: `[H,W]`, `[1,H,W]` or `[N,1,H,W]` of 0 (hidden) and 1 (visible).
+        guard: N in pixels, at least 0; every mask has a margin of 0.
+
+    Raises:
+        ValueError: guard is below 0.
+    """
+    before = 1 - guarded(1 - mask.to(torch.float32), guard)  # the visible area, wider by N
+    return torch.equal(guarded(before, guard), mask.to(torch.float32))

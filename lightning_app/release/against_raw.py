@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from datamodules.reader import BadImage, FaceReader
 from lightning_app.draws import hashed
-from lightning_app.release.audit import Audit, strings
+from lightning_app.metrics import dssim
+from lightning_app.release.audit import Audit, Compared, strings
 from lightning_app.release.images import read_at_most
 from lightning_app.release.manifest import (
     IMAGES,
     MANIFEST,
     MASK,
     MASK_FACTS,
+    OTHER,
     REASONS,
     SIGNATURE,
     is_image_file,
@@ -27,6 +32,10 @@ from lightning_app.release.pseudonyms import DIGITS
 from lightning_app.release.strict_json import strict_json
 from lightning_app.release.tree import entries
 
+AS_CLEAN = (
+    0.01  # dSSIM: blur with kernel 9 makes 0.12 of photographs, a grey level more or less at random 0.005
+)
+_WINDOW = 6  # pixels a side that dSSIM needs at least
 _SAMPLE = 410  # salt of the draw of the images that are released again
 _SHORTEST = 4  # a name of fewer characters is found in any text by chance
 _OWN = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, IMAGES)
@@ -98,84 +107,141 @@ def compare_images(
     read: Callable[[int], Tensor],
     release: Callable[[Tensor], Tensor],
     visible: Tensor | None,
-    sample: int,
+    sample: int | None,
     seed: int,
     advance: Callable[[int], None] = lambda done: None,
-) -> int:
+) -> None:
     """Release a sample of the raw images again, their hidden pixels replaced by noise: the same pixels must come.
 
     `audit` has seen that every file's bytes are those of its pixels.
 
     Args:
         root: the released folder.
-        audit: of it, gets the findings.
+        audit: of it, gets the findings, and what was compared.
         origin: path in the release -> number of its raw image, for every raw image, by the owner's key.
         read: the raw image of a number, uint8 `[3,H,W]`; a ValueError where it cannot be decoded.
         release: desensitizes uint8 `[B,3,H,W]` as `fit` does on the fly.
         visible: the mask `[1,H,W]`, 1 = visible; None where nothing is hidden.
-        sample: how many images; all where there are fewer.
+        sample: how many images; all where there are fewer, or where it is None.
         seed: of the draw of images and of the noise.
         advance: told how many more are done.
-
-    Returns:
-        How many images were compared.
     """
-    assert audit.manifest is not None
-    released = sorted(name for name in audit.manifest.files if is_image_file(name))
+    manifest = audit.manifest
+    assert manifest is not None
+    released = sorted(name for name in manifest.files if is_image_file(name))
     known = [name for name in released if name in origin]
+    audit.compared = Compared(0, seed)
     if not known:
         audit.add("images", "no image bears the pseudonym of a raw one: other raw images, or another --key")
-        return 0
+        return
     for name in released:
         if name not in origin:
             audit.add(name, "bears the pseudonym of no raw image")
     order = torch.argsort(hashed(torch.arange(len(known)), _SAMPLE, seed), stable=True)[:sample]
     generator = torch.Generator().manual_seed(seed)
+    found: list[_Beside] = []
     for name in (known[i] for i in sorted(order.tolist())):
         path = root / name
         if path.is_file() and not path.is_symlink():  # what is missing has been said
-            fault = _fault(
-                read_at_most(path, audit.manifest.size),
-                origin[name],
-                read,
-                release,
-                visible,
-                generator,
-            )
-            if fault:
-                audit.add(name, fault)
+            data = read_at_most(path, manifest.size)
+            beside = _beside(data, origin[name], read, release, visible, generator)
+            found.append(beside)
+            if beside.fault:
+                audit.add(name, beside.fault)
         advance(1)
-    return len(order)
+    differences = [beside.dssim for beside in found if beside.dssim is not None]
+    mean = sum(differences) / len(differences) if differences else None
+    audit.compared = Compared(sum(beside.compared for beside in found), seed, mean)
+    if not audit.compared.images:
+        audit.add("images", f"none of {len(order)} images could be compared with its raw one")
+    elif mean is not None and mean < AS_CLEAN:
+        audit.add("images", f"are as good as clean: dSSIM from the raw images is {mean:.4f} on average")
 
 
-def _fault(
+def count_refused(audit: Audit, reader: FaceReader, origin: Mapping[str, int], exact: bool) -> None:
+    """Hold the counts of refused files against the raw set: a count is a number, and a number may carry a message.
+
+    Args:
+        audit: of the release, gets the findings.
+        reader: the raw set, as `desensitize` read it.
+        origin: path in the release -> number of its raw image, for every raw image.
+        exact: the reader is the very one, so the counts must be equal; else it may have more people than were
+            released, and counts may be smaller.
+    """
+    manifest = audit.manifest
+    assert manifest is not None
+    there = Counter(_reason(reason) for _, reason in reader.passed_over())
+    if exact or any(count > there[reason] for reason, count in manifest.refused.items()):
+        kept_back = (number for name, number in origin.items() if name not in manifest.files)
+        there.update(reason for number in kept_back if (reason := _refusal(reader, number)))
+    for reason in sorted(there.keys() | manifest.refused.keys()):
+        said, counted = manifest.refused.get(reason, 0), there[reason]
+        if said > counted or (exact and said != counted):
+            audit.add(MANIFEST, f"refused counts {said} files for {reason!r}, the raw set has {counted}")
+
+
+def _refusal(reader: FaceReader, number: int) -> str | None:
+    """Tell why an image is refused; None where it can be read."""
+    try:
+        reader.read(number)
+    except BadImage as error:
+        return _reason(error.reason)
+    return None
+
+
+def _reason(reason: str) -> str:
+    return reason if reason in REASONS else OTHER
+
+
+class _Beside(NamedTuple):
+    """A released image beside its raw one: what is wrong, whether they were compared, how far they are apart."""
+
+    fault: str | None = None
+    compared: bool = False
+    dssim: float | None = None
+
+
+def _beside(
     data: bytes,
     number: int,
     read: Callable[[int], Tensor],
     release: Callable[[Tensor], Tensor],
     visible: Tensor | None,
     generator: torch.Generator,
-) -> str | None:
-    """Word what is wrong with one released image, beside its raw one."""
+) -> _Beside:
+    """Compare one released image with what becomes of its raw one."""
     pixels = read_png(data).pixels
     if pixels is None:
-        return None  # has been said
+        return _Beside()  # has been said
     try:
         raw = read(number)
     except ValueError:
-        return "was released, but its raw image cannot be decoded"
+        return _Beside("was released, but its raw image cannot be decoded")
     found = torch.from_numpy(pixels.copy()).permute(2, 0, 1).expand(3, -1, -1)
     if found.shape != raw.shape:
-        return None  # has been said
+        return _Beside()  # has been said: the reader gives images of the manifest's size
+    apart = _dssim(found, raw) if visible is None else None
+    if torch.equal(found, raw) and not _is_flat(raw):
+        return _Beside("is clean: its pixels are those of the raw image", True, apart)
     honest = release(raw[None])[0]
-    if torch.equal(found, raw) and not torch.equal(honest, raw):
-        return "is clean: its pixels are those of the raw image"
     noise = torch.randint(0, 256, raw.shape, generator=generator, dtype=torch.uint8)
     changed = raw if visible is None else torch.where(visible.bool(), raw, noise)
     again = release(changed[None])[0]
+    fault = None
     if not torch.equal(again, honest):
-        return "depends on hidden pixels: releasing it with others under the mask gives another image"
-    if not torch.equal(found, again):
+        fault = "depends on hidden pixels: releasing it with others under the mask gives another image"
+    elif not torch.equal(found, again):
         differing = int((found != again).any(0).sum())
-        return f"differs in {differing} pixels from its raw image released again"
-    return None  # that its bytes are those of its pixels, `audit` has seen
+        fault = f"differs in {differing} pixels from its raw image released again"
+    return _Beside(fault, True, apart)
+
+
+def _dssim(found: Tensor, raw: Tensor) -> float | None:
+    if min(raw.shape[-2:]) < _WINDOW:
+        return None
+    return float(dssim(found[None].float() / 255, raw[None].float() / 255))
+
+
+def _is_flat(image: Tensor) -> bool:
+    """Tell whether an image `[3,H,W]` is of one colour: nothing could be hidden of it."""
+    return bool((image == image[:, :1, :1]).all())

@@ -14,8 +14,10 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
+from lightning_app.desensitize.blur import gaussian_taps
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
+from lightning_app.release.agreed import Agreed
 from lightning_app.release.canonical import RUNS, mask_faults
 from lightning_app.release.finish import mask_facts
 from lightning_app.release.images import Checked, Checks, check_images, read_at_most, useful_workers
@@ -29,15 +31,32 @@ from lightning_app.release.manifest import (
     is_image_file,
     made_with,
 )
+from lightning_app.release.method import is_known, margin_faults, method_faults
 from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from lightning_app.release.strict_json import strict_json
+from lightning_app.release.traces import Traces
 from lightning_app.release.tree import Finding, Tree, walk_release
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
 _PLACE = re.compile(r"^(/|~|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")  # text that names a place on a disk
 _HIDES_NOTHING = "Identity"
-_MASKED = ("MaskOut", "CentreBlock")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Which images were released again from their raw ones.
+
+    Attributes:
+        images: how many they were.
+        seed: of the draw of them, and of the noise.
+        mean_dssim: between raw and released image, of the images of a release without a mask; None under a mask,
+            and where images are too small to measure it.
+    """
+
+    images: int
+    seed: int
+    mean_dssim: float | None = None
 
 
 @dataclass
@@ -51,6 +70,8 @@ class Audit:
         files: images that were decoded.
         bytes: their length together.
         manifest: of the release; None where it cannot be read.
+        unproven: what nobody can know from what was checked, in words.
+        compared: what was compared with the raw set; None where nothing was tried.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -59,6 +80,8 @@ class Audit:
     files: int = 0
     bytes: int = 0
     manifest: Manifest | None = None
+    unproven: list[str] = field(default_factory=list)
+    compared: Compared | None = None
 
     def add(self, file: str, what: str) -> None:
         """Note a finding."""
@@ -69,6 +92,7 @@ def audit(
     root: str | Path,
     public_key: Ed25519PublicKey | None = None,
     *,
+    agreed: Agreed | None = None,
     times: bool = True,
     workers: int | None = None,
     begin: Callable[[int], None] = lambda total: None,
@@ -81,6 +105,7 @@ def audit(
     Args:
         root: the released folder.
         public_key: of the owner. Without it a signature is not checked, and a note says so.
+        agreed: which mask and method the release must have.
         times: also check that every time stamp is the one all releases bear (a copy may have lost it).
         workers: processes; by default one per CPU where there are files enough.
         begin: told the number of images, before the first is read.
@@ -103,14 +128,18 @@ def audit(
     if not times:
         found.notes.append("time stamps were not checked")
     _signature(root, manifest, public_key, tree, found)
-    hidden = _mask(root, manifest, tree, found)
-    _method(manifest, found)
+    visible = _mask(root, manifest, tree, found)
+    hidden = None if visible is None else ((1 - visible) * 255).to(torch.uint8).numpy()[..., None]
+    agreed = agreed or Agreed()
+    _method(root, manifest, visible, agreed, found)
+    for file, what in agreed.faults(manifest):
+        found.add(file, what)
     names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
     begin(len(names))
-    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden)
+    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest))
     checked = check_images(
         checks, [(name, manifest.files[name]) for name in names], workers or useful_workers(len(names)), advance,
-        level=getattr(manifest, "compression", None), other=_is_other(manifest, "zlib"),
+        level=manifest.compression, other=_is_other(manifest, "zlib"),
     )  # fmt: skip
     _images(root, checked, tree, found)
     found.findings.sort()
@@ -130,11 +159,6 @@ def _manifest(root: Path, found: Audit) -> Manifest | None:
         return None
     if manifest.to_bytes() != content:
         found.add(MANIFEST, "is not written as `desensitize` writes it: something was changed or added")
-    if manifest.versions.keys() - made_with().keys():
-        found.add(MANIFEST, "its versions have an entry that is no package's")
-    texts = [*strings(manifest.method), *manifest.refused, *strings(manifest.versions)]
-    if any(_PLACE.search(text) for text in texts):
-        found.add(MANIFEST, "names a place on a disk")
     return manifest
 
 
@@ -162,8 +186,8 @@ def _signature(
         )
 
 
-def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> NDArray[np.uint8] | None:
-    """Check mask and sidecar; `[size,size,1]` uint8, 255 where images must be black, if that can be known."""
+def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> torch.Tensor | None:
+    """Check mask and sidecar; the mask `[size,size]`, 1 = visible, if it can be known."""
     entry = manifest.mask
     if entry is None:
         found.notes.append("the release has no mask: no pixel is hidden, and none is checked to be black")
@@ -186,15 +210,19 @@ def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> NDArray[n
         for fault in faults or ():
             found.add(MASK, fault)
         if faults is None:
-            found.unproven.append(f"bytes of {MASK} not proven: made by other versions of Pillow or zlib")
+            found.unproven.append(
+                f"that the bytes of {MASK} carry nothing else (made by other versions of Pillow or zlib)"
+            )
     if visible is None or mask_hash(visible) != entry.mask_hash:
         if visible is not None:
             found.add(MASK, "its pixels are not those whose hash the manifest gives")
         found.notes.append(f"hidden pixels were not checked: {MASK} is not the manifest's")
         return None
-    if abs(float(mask_ratio(visible)) - entry.mask_ratio) > 1e-6:
-        found.add(MANIFEST, f"gives mask ratio {entry.mask_ratio:.6f}, {MASK} has {mask_ratio(visible):.6f}")
-    return ((1 - visible) * 255).to(torch.uint8).numpy()[..., None]
+    if mask_ratio(visible) != entry.mask_ratio:  # to the last digit, which is nobody's to choose
+        found.add(MANIFEST, f"gives mask ratio {entry.mask_ratio!r}, {MASK} has {mask_ratio(visible)!r}")
+    for what in margin_faults(manifest, visible[None]):
+        found.add(MASK, what)
+    return visible
 
 
 def _binary(pixels: NDArray[np.uint8], size: int, found: Audit) -> torch.Tensor | None:
@@ -238,17 +266,35 @@ def _mask_facts(data: bytes, manifest: Manifest, found: Audit) -> None:
         found.add(MASK_FACTS, "names a place on a disk")
 
 
-def _method(manifest: Manifest, found: Audit) -> None:
+def _method(
+    root: Path, manifest: Manifest, visible: torch.Tensor | None, agreed: Agreed, found: Audit
+) -> None:
     name = manifest.method["method"]
     if name == _HIDES_NOTHING:
         found.add(MANIFEST, f"its method is {name}: every released image is a clean one")
-    if name in _MASKED and manifest.mask is None:
-        found.add(MANIFEST, f"its method is {name}, but it has no mask")
-    said = manifest.method.get("mask_hash")
-    if said is not None and manifest.mask is not None and said != manifest.mask.mask_hash:
-        found.add(MANIFEST, "method.mask_hash is not mask.mask_hash")
+    elif manifest.mask is None and not is_known(name) and agreed.desensitizer is None:
+        found.add(
+            MANIFEST,
+            f"its method {name} is none of FaceVeil's, and it has no mask: nothing shows that its faces are "
+            "desensitized; give --config, --raw and --key",
+        )
+    for what in method_faults(root, manifest, None if visible is None else visible[None]):
+        found.add(MANIFEST, what)
     if manifest.mask is not None and guard_of(manifest.method) != manifest.mask.guard:
         found.add(MANIFEST, "method.guard is not mask.guard")
+
+
+def _traces(manifest: Manifest) -> Traces | None:
+    """What the manifest's method must have left in every image, where it is one that can be told."""
+    method = manifest.method
+    if manifest.mask is not None or not is_known(method["method"]):
+        return None
+    if method["method"] == "GaussianBlur":
+        try:
+            return Traces(manifest.size, taps=gaussian_taps(method["kernel"], method["sigma"]))
+        except ValueError:  # which `_method` has said
+            return None
+    return Traces(manifest.size, block=method.get("block", 0))
 
 
 def _is_other(manifest: Manifest, *packages: str) -> bool:
@@ -265,7 +311,7 @@ def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
     if checked.unproven:
         theirs, ours = found.manifest.versions["zlib"], made_with()["zlib"]
         found.unproven.append(
-            f"bytes of {checked.unproven} images not proven: made by zlib {theirs}, this is {ours}"
+            f"that the bytes of {checked.unproven} images carry nothing else (made by zlib {theirs}, this is {ours})"
         )
         found.notes.append(
             f"{checked.unproven} images have other bytes than this zlib gives their pixels: their chunks, filters and "

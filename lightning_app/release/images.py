@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lightning_app.parent import Bond, bond, end_with_parent
 from lightning_app.release.canonical import LEVELS, RUNS, Writing, byte_faults, is_written, writing_of
 from lightning_app.release.png import Png, read_png
+from lightning_app.release.traces import Traces
 
 _CHUNK = 64  # files per message between processes
 _EACH = 2048  # files that are worth another process
@@ -34,6 +35,7 @@ class Checks:
         channels: 1 where none may have more, else 3.
         hidden: `[size,size,1]` uint8, 255 where every image must be black, 0 elsewhere; None hides nothing.
         writing: how they are written; each is encoded again, and its bytes compared.
+        traces: what a method without a mask leaves in every image; None where nothing is known of it.
     """
 
     root: str
@@ -41,6 +43,7 @@ class Checks:
     channels: int
     hidden: NDArray[np.uint8] | None
     writing: Writing = field(default_factory=lambda: Writing(RUNS))
+    traces: Traces | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ def _faults(checks: Checks, hidden: dict[int, NDArray[np.uint8]], png: Png, leng
             where = np.argwhere(seen.any(axis=2))
             row, column = where[0].tolist()
             faults.append(f"{len(where)} hidden pixels are not 0, the first at row {row}, column {column}")
+    if checks.traces is not None:
+        faults += checks.traces.faults(pixels)
     return faults
 
 

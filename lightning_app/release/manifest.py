@@ -7,12 +7,12 @@ the method has a mask, and `images/<identity's pseudonym>/<image's pseudonym>.pn
 from __future__ import annotations
 
 import json
-import math
 import platform
 import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,23 @@ from typing_extensions import Self
 
 from lightning_app.release.png import LONGEST
 from lightning_app.release.pseudonyms import DIGITS
-from lightning_app.release.strict_json import LARGEST, strict_json
+from lightning_app.release.schema import (
+    PACKAGES,
+    brief,
+    check_method,
+    is_count,
+    is_crop,
+    is_hash,
+    is_share,
+    is_version,
+    most_refused,
+    plain_version,
+)
+from lightning_app.release.strict_json import strict_json
 from lightning_app.version import version
 
-FORMAT, VERSION = "faceveil-release", 1
+FORMAT, VERSION = "faceveil-release", 2
+_READ = (1, VERSION)  # 1 says more of MaskOut's masks than what they are, and not the level of compression
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MASK, MASK_FACTS, IMAGES = "mask.png", "mask.json", "images"
 OTHER = "other"
@@ -38,7 +51,6 @@ REASONS = frozenset({
 TIMESTAMP = 315532800  # 1980-01-01 00:00:00 UTC: when every file and folder of a release was last changed
 
 _IMAGE = re.compile(rf"{IMAGES}/([0-9a-f]{{{DIGITS}}})/[0-9a-f]{{{DIGITS}}}\.png")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,8 @@ class Manifest:
     """The manifest of a release.
 
     Attributes:
-        method: `Desensitizer.describe()` without names of files, see `public_method`.
+        method: what the desensitizer's class says of itself and of the mask, see
+            `lightning_app.release.method.describe`.
         size: side of the images in pixels.
         channels: 1 where every image is grey (three equal channels) and stored as grey PNG; 3 otherwise,
             each image being stored as grey PNG where it is grey, and as RGB where it is not.
@@ -78,6 +91,8 @@ class Manifest:
         files: path in the release -> SHA-256 of the file's bytes, for all files but the manifest and its
             signature.
         signer: fingerprint of the public key that `manifest.sig` verifies with; None where it is not signed.
+        compression: zlib's level that all images were encoded at; None in version 1, which does not say.
+        version: of the format, 1 or 2.
     """
 
     method: dict[str, Any]
@@ -91,10 +106,14 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     signer: str | None = None
+    compression: int | None = 1
+    version: int = VERSION
 
     def to_bytes(self) -> bytes:
         """Return the content of `manifest.json`: sorted keys, no time, no host, the same for the same release."""
-        whole = {"format": FORMAT, "version": VERSION} | asdict(self)
+        whole = {"format": FORMAT} | asdict(self)
+        if self.version == 1:
+            del whole["compression"]
         return json.dumps(whole, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
     @classmethod
@@ -114,20 +133,28 @@ class Manifest:
             raise ValueError(f"{where} is not JSON ({error}); the release is damaged") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError(f'{where} is no manifest of a release ("format": "{FORMAT}" is missing)')
-        if found.get("version") != VERSION:
+        number = found.get("version")
+        if not is_count(number) or number not in _READ:
             raise ValueError(
-                f"{where} has version {found.get('version')!r}, this FaceVeil reads {VERSION}: install the one that "
-                "made it, or a newer one"
+                f"{where} has version {brief(number)}, this FaceVeil reads {' and '.join(map(str, _READ))}: "
+                "install the one that made it, or a newer one"
             )
-        own = {key: value for key, value in found.items() if key not in ("format", "version")}
+        own = {key: value for key, value in found.items() if key != "format"}
+        if number == 1:
+            own.setdefault("compression", None)
         _check_keys(own, {f.name for f in fields(cls)}, str(where))
         for key, check, wanted in _SCHEMA:
             if not check(own[key]):
-                raise ValueError(
-                    f"{where}: {key} is {_brief(own[key])}, not {wanted}; the release is damaged"
-                )
+                raise ValueError(f"{where}: {key} is {brief(own[key])}, not {wanted}; the release is damaged")
+        if (own["compression"] is None) != (number == 1):
+            raise ValueError(f"{where}: compression is of another version; the release is damaged")
+        _check_tables(own, f"{where}")
         if own["mask"] is not None:
             own["mask"] = _mask_entry(own["mask"], f"{where}: mask", own["size"])
+        try:
+            check_method(own["method"], own["size"], own["mask"] is not None, own["version"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; the release is damaged") from error
         manifest = cls(**own)
         manifest._check_files(str(where))
         return manifest
@@ -166,7 +193,7 @@ class Manifest:
         if found != wanted:
             odd = sorted(found ^ wanted)[0]
             raise ValueError(
-                f"{where}: files: {odd!r} {'is missing' if odd in wanted else 'does not belong there'}"
+                f"{where}: files: {_short(odd)} {'is missing' if odd in wanted else 'does not belong there'}"
             )
         counts = {
             "identities": (self.identities, len(folders)),
@@ -188,7 +215,7 @@ def guard_of(method: Mapping[str, object]) -> int:
         method: as a manifest has it, see `public_method`.
     """
     guard = method.get("guard", 0)
-    return guard if isinstance(guard, int) and _count(guard) else 0
+    return guard if isinstance(guard, int) and is_count(guard) else 0
 
 
 def image_file(identity: str, image: str) -> str:
@@ -230,15 +257,21 @@ _FILE_LIKE = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
 
 def made_with() -> dict[str, str]:
     """Return the versions of what decodes, veils and encodes images, for the manifest."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> Mapping[str, str]:
     found = {"faceveil": version(), "python": platform.python_version(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
-    return found | {name: installed(name) for name in ("torch", "torchvision", "pillow", "numpy")}
+    found |= {name: installed(name) for name in ("torch", "torchvision", "pillow", "numpy")}
+    return {name: plain_version(text) for name, text in found.items()}
 
 
 def _mask_entry(found: dict[str, Any], where: str, size: int) -> MaskEntry:
     _check_keys(found, {f.name for f in fields(MaskEntry)}, where)
     for key, check, wanted in _MASK_SCHEMA:
         if not check(found[key]):
-            raise ValueError(f"{where}.{key} is {_brief(found[key])}, not {wanted}; the release is damaged")
+            raise ValueError(f"{where}.{key} is {brief(found[key])}, not {wanted}; the release is damaged")
     if found["guard"] > size:
         raise ValueError(
             f"{where}.guard is {found['guard']}, wider than the images of {size} px; the release is damaged"
@@ -252,48 +285,52 @@ def _check_keys(found: dict[str, Any], wanted: set[str], where: str) -> None:
         ("does not belong there", found.keys() - wanted),
     ):
         if keys:
-            raise ValueError(f"{where}: {min(keys)!r} {word}; the release is damaged")
+            raise ValueError(f"{where}: {_short(min(keys))} {word}; the release is damaged")
 
 
-def _count(value: object, least: int = 0, most: int = LARGEST) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+def _short(name: str) -> str:
+    text = repr(name)
+    return text if len(text) <= 40 else text[:36] + " …"
 
 
-def _hash(value: object) -> bool:
-    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+def _check_tables(own: dict[str, Any], where: str) -> None:
+    """Check reasons, counts and versions; what is odd is not shown, it may be a name."""
+    if not own["refused"].keys() <= REASONS:
+        raise ValueError(f"{where}: refused has a reason that is none of FaceVeil's; the release is damaged")
+    most = most_refused(own["images"])
+    if sum(own["refused"].values()) > most:
+        raise ValueError(
+            f"{where}: refused counts more than {most} files for {own['images']} images; the release is damaged"
+        )
+    if not own["versions"].keys() <= set(PACKAGES):
+        raise ValueError(f"{where}: its versions have an entry that is no package's; the release is damaged")
+    if not all(is_version(package, text) for package, text in own["versions"].items()):
+        raise ValueError(f"{where}: its versions have one that is no version; the release is damaged")
 
 
 def _table(value: object, check: Callable[[object], bool]) -> bool:
     return isinstance(value, dict) and all(check(item) for item in value.values())
 
 
-def _box(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(_count(side) for side in value)
-
-
 _Schema = tuple[tuple[str, Callable[[Any], bool], str], ...]
 _SCHEMA: _Schema = (
     ("method", lambda v: isinstance(v, dict) and isinstance(v.get("method"), str), "a method with its name"),
-    ("size", lambda v: _count(v, 1, LONGEST), f"a number of pixels from 1 to {LONGEST}"),
-    ("channels", lambda v: _count(v) and v in (1, 3), "1 or 3"),
-    ("crop", lambda v: v is None or _count(v, 1) or _box(v), "null, a number or four"),
+    ("size", lambda v: is_count(v, 1, LONGEST), f"a number of pixels from 1 to {LONGEST}"),
+    ("channels", lambda v: is_count(v) and v in (1, 3), "1 or 3"),
+    ("crop", is_crop, f"null, a number of pixels, or four (left, top, right, bottom) up to {LONGEST}"),
     ("mask", lambda v: v is None or isinstance(v, dict), "null or an object"),
-    ("identities", lambda v: _count(v, 1), "a positive number"),
-    ("images", lambda v: _count(v, 1), "a positive number"),
-    ("refused", lambda v: _table(v, lambda n: _count(n, 1)), "a count for each reason"),
+    ("identities", lambda v: is_count(v, 1), "a positive number"),
+    ("images", lambda v: is_count(v, 1), "a positive number"),
+    ("refused", lambda v: _table(v, lambda n: is_count(n, 1)), "a count for each reason"),
     ("versions", lambda v: _table(v, lambda n: isinstance(n, str)), "a version for each package"),
-    ("files", lambda v: _table(v, _hash), "a SHA-256 for each file"),
-    ("signer", lambda v: v is None or _hash(v), "null or a SHA-256"),
+    ("files", lambda v: _table(v, is_hash), "a SHA-256 for each file"),
+    ("signer", lambda v: v is None or is_hash(v), "null or a SHA-256"),
+    ("compression", lambda v: v is None or is_count(v, 0, 9), "a zlib level from 0 to 9"),
 )
 _MASK_SCHEMA: _Schema = (
     ("file", lambda v: v == MASK, MASK),
-    ("sha256", _hash, "a SHA-256"),
-    ("mask_hash", _hash, "a SHA-256"),
-    ("mask_ratio", lambda v: isinstance(v, float) and math.isfinite(v) and 0 < v < 1, "a share in (0,1)"),
-    ("guard", _count, "a number of pixels"),
+    ("sha256", is_hash, "a SHA-256"),
+    ("mask_hash", is_hash, "a SHA-256"),
+    ("mask_ratio", is_share, "a share in (0,1)"),
+    ("guard", is_count, "a number of pixels"),
 )
-
-
-def _brief(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:36] + " …"

@@ -21,7 +21,8 @@ from datamodules.reader import FaceReader
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.finish import PARTS, finish, make_room, open_release, write_mask
 from lightning_app.release.journal import Done, Journal
-from lightning_app.release.manifest import OTHER, REASONS, Manifest, guard_of, made_with, public_method
+from lightning_app.release.manifest import OTHER, REASONS, Manifest, guard_of, made_with
+from lightning_app.release.method import describe
 from lightning_app.release.plan import Plan
 from lightning_app.release.preflight import be_strict, check_arguments, check_signature
 from lightning_app.release.pseudonyms import Pseudonyms
@@ -102,12 +103,12 @@ def write_release(
     plan = Plan(reader.open(), Pseudonyms(key))
     crop = getattr(reader, "crop", None)
     facts: dict[str, Any] = {
-        "method": public_method(desensitizer.describe()), "size": reader.size,
+        "method": describe(desensitizer, reader.size, veil.mask), "size": reader.size, "compression": compression,
         "crop": list(crop) if isinstance(crop, tuple | list) else crop, "versions": made_with(),
     }  # fmt: skip
     header = facts | {
         "output": str(output.resolve()), "key": Pseudonyms(key).fingerprint, "images": plan.hash,
-        "compression": compression, "batch_size": batch_size,
+        "batch_size": batch_size,
     }  # fmt: skip
     check_signature(output, signer, overwrite)
     guard = guard_of(facts["method"])

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from math import comb
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +17,25 @@ from torch import Tensor
 
 from datamodules import FaceDataModule, FolderFaces, ReleasedFaces
 from lightning_app.desensitize import Desensitizer, Mosaic
+from lightning_app.masks import guarded, mask_hash, save_mask
 from lightning_app.release.against_raw import compare_images
-from lightning_app.release.audit import audit
+from lightning_app.release.audit import Compared, audit
 from lightning_app.release.manifest import Manifest, is_image_file, made_with
 from lightning_app.release.pseudonyms import Pseudonyms, load_key, write_secret
 from tests.command_line import Veil, refused
-from tests.release.by_hand import CROP, KEY, SIZE, blur, images, oval, png, relist, set_times, write_release
+from tests.release.by_hand import (
+    CROP,
+    KEY,
+    SIZE,
+    as_written,
+    blur,
+    images,
+    oval,
+    png,
+    relist,
+    set_times,
+    write_release,
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +107,6 @@ def test_a_name_of_the_raw_set_is_found_wherever_it_stands(
     (spoilt / "drawn-00004.txt").write_text("")
     facts = json.loads((spoilt / "mask.json").read_text())
     (spoilt / "mask.json").write_text(json.dumps(facts | {"seen_on": ["DRAWN 00005"]}))
-    old = Manifest.read(spoilt)
-    facts = {name: getattr(old, name) for name in Manifest.__dataclass_fields__}
-    manifest = Manifest(**(facts | {"refused": {"truncated: Drawn_00002_0004.png": 1}}))
-    (spoilt / "manifest.json").write_bytes(manifest.to_bytes())
     set_times(spoilt)
     everything = found(veil, spoilt, "--raw", drawn_root)
     bears = "bears the name of an identity or a file of the raw set"
@@ -102,25 +114,34 @@ def test_a_name_of_the_raw_set_is_found_wherever_it_stands(
     assert bears in everything[one.with_name("Drawn_00003_0001.png").relative_to(spoilt).as_posix()]
     assert bears in everything["drawn-00004.txt"]
     assert holds in everything["mask.json"]
-    assert everything["manifest.json"] == [holds]
     assert not any("Drawn_0000" in what for whats in everything.values() for what in whats if what == bears)
     without = found(veil, spoilt)
     assert not any(what in (bears, holds) for whats in without.values() for what in whats)
+    path = spoilt / "manifest.json"
+    whole = json.loads(path.read_text()) | {"refused": {"truncated: Drawn_00002_0004.png": 1}}
+    path.write_text(as_written(whole))
+    set_times(spoilt)
+    (what,) = found(veil, spoilt)["manifest.json"]  # with the raw set or not
+    assert what.startswith("refused has a reason that is none of FaceVeil's")
 
 
 def test_a_name_in_the_place_of_a_key_is_found(spoilt: Path, drawn_root: Path, veil: Veil) -> None:
     facts = json.loads((spoilt / "mask.json").read_text())
     (spoilt / "mask.json").write_text(json.dumps(facts | {"Drawn 00005": True}, indent=2) + "\n")
-    about = Manifest.read(spoilt).method | {"brush": {"DRAWN_00003": 1}}
-    relist(spoilt, method=about, versions=made_with() | {"drawn-00004": "1"})
-    everything = found(veil, spoilt, "--raw", drawn_root)
+    set_times(spoilt)
     holds = "holds the name of an identity or a file of the raw set"
-    assert holds in everything["mask.json"]
-    assert holds in everything["manifest.json"]
-    for versions in (made_with(), made_with() | {"drawn-00004": "1"}):
-        relist(spoilt, method={"method": "MaskOut"}, versions=versions)
-        everything = found(veil, spoilt, "--raw", drawn_root)
-        assert (holds in everything.get("manifest.json", [])) == (len(versions) > len(made_with()))
+    assert holds in found(veil, spoilt, "--raw", drawn_root)["mask.json"]
+    about = Manifest.read(spoilt).method
+    for changed, words in (
+        ({"method": about | {"brush": {"DRAWN_00003": 1}}}, "method: it has entries that MaskOut is not described by"),
+        ({"versions": made_with() | {"drawn-00004": "1"}}, "its versions have an entry that is no package's"),
+    ):  # fmt: skip
+        relist(spoilt, method=about, versions=made_with())
+        relist(spoilt, **changed)
+        for args in ((), ("--raw", drawn_root)):
+            (what,) = found(veil, spoilt, *args)["manifest.json"]
+            assert what.startswith(words)
+            assert "rawn" not in what.lower()
 
 
 def test_names_of_files_that_are_our_own_words_are_no_finding(
@@ -209,8 +230,13 @@ def test_a_clean_file_among_blurred_ones_is_found(
     one = images(root)[11]
     one.write_bytes((clean / one.relative_to(root)).read_bytes())
     relist(root)
+    name = one.relative_to(root).as_posix()
+    (alone,) = found(veil, root)[name]
+    assert alone.startswith(
+        {"blurred": "is not blurred as its method says", "mosaic": "is no mosaic"}[method]
+    )
     assert found(veil, root, "--raw", drawn_root, "--key", made / "key") == {
-        one.relative_to(root).as_posix(): ["is clean: its pixels are those of the raw image"]
+        name: ["is clean: its pixels are those of the raw image", alone]
     }
 
 
@@ -227,8 +253,8 @@ def test_a_method_that_looks_under_the_mask_is_found(made: Path) -> None:
         return (images // 2 + mean // 2) * oval().to(torch.uint8)
 
     origin = {name: number for number, name in enumerate(names)}
-    count = compare_images(root, report, origin, lambda n: raw[n], leaky, oval(), 5, 0)
-    assert count == 5
+    compare_images(root, report, origin, lambda n: raw[n], leaky, oval(), 5, 0)
+    assert report.compared == Compared(5, 0)
     assert [finding.what for finding in report.findings] == [
         "depends on hidden pixels: releasing it with others under the mask gives another image"
     ] * 5
@@ -248,12 +274,255 @@ def test_another_key_or_set_is_found(made: Path, drawn_root: Path, tmp_path: Pat
 
 
 def test_the_sample_is_drawn_by_the_seed(made: Path, drawn_root: Path, veil: Veil) -> None:
-    for sample, compared in ((5, 5), (1000, 48)):
-        veil(
-            "audit", made / "masked", "--raw", drawn_root, "--key", made / "key", "--sample", sample, "--seed", 3,
-            "--json", "audit.json",
-        )  # fmt: skip
-        assert json.loads(Path("audit.json").read_text())["released_again"] == compared
+    args = ("audit", made / "masked", "--raw", drawn_root, "--key", made / "key", "--json", "audit.json")
+
+    def report(*more: object) -> dict[str, Any]:
+        veil(*args, *more)
+        found: dict[str, Any] = json.loads(Path("audit.json").read_text())
+        return found
+
+    drawn = report("--sample", 5, "--seed", 3)
+    assert (drawn["released_again"], drawn["seed"]) == (5, 3)
+    assert drawn["compared_share"] == pytest.approx(5 / 48)
+    assert drawn["detection"] == {
+        "one": pytest.approx(5 / 48), "ten": pytest.approx(1 - comb(38, 5) / comb(48, 5)),
+        "one_percent": pytest.approx(5 / 48),
+    }  # fmt: skip
+    assert report("--sample", 1000)["released_again"] == 48
+    whole = report("--all")
+    assert (whole["released_again"], whole["compared_share"]) == (48, 1)
+    assert set(whole["detection"].values()) == {1}
+    seeds = {report("--sample", 5)["seed"] for _ in range(3)}
+    assert len(seeds) == 3, "drawn anew each time, by nobody's choice"
+    assert all(0 <= seed < 2**48 for seed in seeds)
+
+
+def test_an_unforeseen_sample_finds_what_seed_0_would_not(
+    spoilt: Path, made: Path, drawn_root: Path, veil: Veil
+) -> None:
+    """Of 48 images 24 are compared: one who knows the seed leaks in the others."""
+    report, sampled = audit(spoilt), list[int]()
+    assert report.manifest is not None
+    names = sorted(name for name in report.manifest.files if is_image_file(name))
+    raw = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
+    origin = {name: number for number, name in enumerate(names)}
+
+    def read(number: int) -> Tensor:
+        sampled.append(number)
+        return raw
+
+    compare_images(spoilt, report, origin, read, lambda images: images, oval(), 24, 0)
+    row, column = np.argwhere(oval()[0].numpy() == 1)[0].tolist()
+    left = [name for number, name in enumerate(names) if number not in sampled]
+    assert len(left) == 24
+
+    def brighter(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+        pixels[row, column] ^= 0x80
+
+    for name in left:
+        _forge(spoilt / name, brighter)
+    relist(spoilt)
+    args = (spoilt, "--raw", drawn_root, "--key", made / "key")
+    veil("audit", *args, "--sample", 24, "--seed", 0)  # passes, as it did unasked
+    for more in (("--sample", 24), ("--all",)):  # missed by chance: once in 3e13
+        assert set(found(veil, *args, *more)) <= set(left)
+    assert set(found(veil, *args, "--all")) == set(left)
+
+
+def verdict(text: str) -> str:
+    """The verdict's first line, which is one line."""
+    (line,) = [line for line in text.splitlines() if line.startswith("audit ") and " of " not in line[:9]]
+    return line
+
+
+def test_the_first_line_says_how_much_is_hidden_and_what_is_not_proven(
+    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = ("--raw", drawn_root, "--key", made / "key")
+    mask = ("--mask", made / "masked" / "mask.png")
+
+    def line(name: str, *args: object) -> str:
+        veil("audit", made / name, *args, "--json", "audit.json")
+        printed = verdict(capsys.readouterr().out)
+        report = json.loads(Path("audit.json").read_text())
+        assert report["verdict"][:90] == printed[:90]
+        assert printed.endswith("; NOT PROVEN: " + "; ".join(report["not_proven"]))
+        return printed
+
+    said = line("masked")
+    assert "mask ratio 0.7188, 0 released again" in said
+    for open_ in ("which mask was agreed on (--mask, --mask-hash)", "pseudonyms and counts carry nothing else (--raw,"
+                  " --key)", "who released it (not signed)"):  # fmt: skip
+        assert open_ in said
+    assert "which mask" not in line("masked", *mask)
+    said = line("masked", *mask, *raw)
+    assert said.endswith("48 released again, 0.1 MB, " + said.split("MB, ")[1])
+    assert said.endswith("NOT PROVEN: who released it (not signed)")
+    said = line("masked", *mask, *raw, "--sample", 40)
+    assert "that the 8 images not compared carry nothing else (--all)" in said
+    for name, about in (("blurred", "GaussianBlur kernel 9 sigma 1.7"), ("mosaic", "Mosaic block 8")):
+        said = line(name)
+        assert "no mask, 0 released again" in said
+        assert f"NOT PROVEN: that any pixel is hidden (no mask, {about})" in said
+        assert "that the faces are desensitized (--raw, --key)" in said
+        said = line(name, *raw)
+        assert f"NOT PROVEN: that any pixel is hidden (no mask, {about})" in said
+        assert "desensitized (--raw" not in said
+
+
+def test_what_was_compared_is_told(
+    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("--raw", drawn_root, "--key", made / "key", "--sample", 12, "--seed", 7)
+    veil("audit", made / "masked", *args)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compared with")]
+    ten = 1 - comb(38, 12) / comb(48, 12)
+    assert line == (
+        "compared with the raw set: 12 of 48 images (25.0%), drawn by --seed 7; this finds one image that leaks with "
+        f"probability 0.25, ten with probability {ten:.3g}, 1 % of them with probability 0.25"
+    )
+    veil("audit", made / "blurred", *args)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compared with")]
+    assert re.search(r"; dSSIM from the raw images 0\.[1-5]\d\d on average$", line)
+
+
+def test_the_mask_that_was_agreed_on(made: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+    root = made / "masked"
+    other = tmp_path / "other.png"
+    save_mask(oval().roll(1, -1), other)
+    veil(
+        "audit",
+        root,
+        "--mask",
+        root / "mask.png",
+        "--mask-hash",
+        mask_hash(oval()),
+        "--min-mask-ratio",
+        "0.7",
+    )
+    report = found(veil, root, "--mask", other, "--min-mask-ratio", "0.72")
+    assert report == {
+        "mask.png": [
+            "hides 0.7188 of the pixels, less than --min-mask-ratio 0.72",
+            "is not the mask that was agreed on (--mask)",
+        ]
+    }
+    assert found(veil, root, "--mask-hash", "ab" * 32) == {
+        "mask.png": ["is not the mask that was agreed on (--mask-hash)"]
+    }
+    args = ("--mask", other, "--mask-hash", "ab" * 32, "--min-mask-ratio", "0.5")
+    assert found(veil, made / "blurred", *args) == {
+        "manifest.json": [
+            f"it has no mask, but {option} was agreed on"
+            for option in ("--mask", "--mask-hash", "--min-mask-ratio")
+        ]
+    }
+    larger = tmp_path / "larger.png"
+    save_mask(torch.nn.functional.pad(oval(), (0, 8, 0, 8), value=1.0), larger)
+    assert "is not the mask" in found(veil, root, "--mask", larger)["mask.png"][0]
+
+
+def test_a_mask_agreed_on_may_be_widened_by_the_guard(drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+    write_release(tmp_path / "out", drawn_root, hides=guarded(oval(), 1))
+    facts = tmp_path / "out" / "mask.json"
+    facts.write_text(facts.read_text().replace('"guard": 0', '"guard": 1'))
+    old = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    relist(tmp_path / "out", mask=old["mask"] | {"guard": 1}, method=old["method"] | {"guard": 1})
+    save_mask(oval(), tmp_path / "agreed.png")
+    veil("audit", tmp_path / "out", "--mask", tmp_path / "agreed.png")
+    assert "is not the mask" in found(veil, tmp_path / "out", "--mask-hash", mask_hash(oval()))["mask.png"][0]
+
+
+def test_few_hidden_pixels_pass_only_where_that_is_asked_for(
+    drawn_root: Path, tmp_path: Path, veil: Veil
+) -> None:
+    mask = torch.ones(1, SIZE, SIZE)
+    mask[0, 3, 4] = 0
+    write_release(tmp_path / "out", drawn_root, hides=mask)
+    (what,) = found(veil, tmp_path / "out", "--mask", tmp_path / "out" / "mask.png")["mask.png"]
+    assert what == "its mask hides 0.0010 of the pixels, less than 0.1: images are as good as clean"
+    veil("audit", tmp_path / "out", "--min-mask-ratio", "0.0001")
+
+
+def desensitizer_config(path: str, raw: Path, name: str, **init: object) -> str:
+    reader = {
+        "class_path": "datamodules.FolderFaces",
+        "init_args": {"root": str(raw), "size": SIZE, "crop": CROP},
+    }
+    veiling = {"class_path": f"lightning_app.desensitize.{name}", "init_args": init}
+    Path(path).write_text(yaml.safe_dump({"reader": reader, "desensitizer": veiling, "output": "elsewhere"}))
+    return path
+
+
+def test_the_configs_desensitizer_must_be_the_releases(
+    made: Path, drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.png"
+    save_mask(oval().roll(1, -1), other)
+    same = desensitizer_config("a.yaml", drawn_root, "MaskOut", mask=str(made / "masked" / "mask.png"))
+    veil("audit", made / "masked", "--config", same, "--key", made / "key")
+    assert "which mask was agreed" not in verdict(capsys.readouterr().out)
+    cases: list[tuple[str, str, dict[str, object], str, str]] = [
+        ("masked", "MaskOut", {"mask": str(other)}, "mask.png", "is not the mask of --config's MaskOut"),
+        (
+            "masked",
+            "MaskOut",
+            {"mask": str(made / "masked" / "mask.png"), "guard": 1},
+            "mask.png",
+            "is not the mask",
+        ),
+        (
+            "masked",
+            "GaussianBlur",
+            {"kernel": 9},
+            "manifest.json",
+            "it has a mask, --config's GaussianBlur has none",
+        ),
+        ("blurred", "GaussianBlur", {"kernel": 18}, "manifest.json", "GaussianBlur: kernel, sigma, taps"),
+        (
+            "blurred",
+            "GaussianBlur",
+            {"kernel": 9, "sigma": 1.8},
+            "manifest.json",
+            "--config's GaussianBlur: sigma",
+        ),
+        (
+            "blurred",
+            "Mosaic",
+            {"block": 8},
+            "manifest.json",
+            "--config's Mosaic: block, kernel, method, sigma, taps",
+        ),
+        (
+            "blurred",
+            "MaskOut",
+            {"mask": str(other)},
+            "manifest.json",
+            "it has no mask, --config's MaskOut has one",
+        ),
+        ("blurred", "Identity", {}, "manifest.json", "--config's desensitizer cannot have made this release"),
+    ]
+    for name, kind, init, file, words in cases:
+        config = desensitizer_config("a.yaml", drawn_root, kind, **init)
+        assert any(words in what for what in found(veil, made / name, "--config", config)[file]), words
+        found(veil, made / name, "--config", config, "--key", made / "key")
+    good = desensitizer_config("a.yaml", drawn_root, "GaussianBlur", kernel=9)
+    veil("audit", made / "blurred", "--config", good, "--key", made / "key")
+
+
+def test_a_config_of_another_crop_or_a_missing_mask(
+    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = desensitizer_config("a.yaml", drawn_root, "MaskOut", mask=str(made / "masked" / "mask.png"))
+    part = yaml.safe_load(Path(config).read_text())
+    part["reader"]["init_args"]["crop"] = 40
+    Path(config).write_text(yaml.safe_dump(part))
+    assert (
+        "its crop is 44, --config's reader cuts 40"
+        in found(veil, made / "masked", "--config", config)["manifest.json"]
+    )
+    config = desensitizer_config("a.yaml", drawn_root, "MaskOut", mask="gone.png")
+    assert "gone.png" in refused(capsys, lambda: veil("audit", made / "masked", "--config", config))
 
 
 def test_a_config_brings_another_reader(made: Path, drawn_root: Path, veil: Veil) -> None:
@@ -277,6 +546,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "report in the release": (["RELEASED", "--json", "RELEASED/a.json"], "--json"),
     "no reader": (["RELEASED", "--config", "empty.yaml"], "has no `reader`"),
     "no config": (["RELEASED", "--config", "gone.yaml"], "no config 'gone.yaml'"),
+    "no mask": (["RELEASED", "--mask", "gone.png"], "mask gone.png: no such file"),
+    "short hash": (["RELEASED", "--mask-hash", "ab12"], "mask_hash: 'ab12' is not 64 hexadecimal digits"),
+    "no share": (["RELEASED", "--min-mask-ratio", "75"], "min_mask_ratio: 75.0 is not a share in [0,1]"),
+    "no number": (["RELEASED", "--min-mask-ratio", ".nan"], "min_mask_ratio: nan is not a share in [0,1]"),
 }
 
 

@@ -114,6 +114,12 @@ def test_mosaic_against_a_loop(faces: Faces, block: int) -> None:
         np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_block_larger_than_the_image_takes_no_more_memory(faces: Faces) -> None:
+    batch = faces(size=(37, 24))
+    huge = Mosaic(2**40)(batch)["image"]  # repeated that often, its one colour would fill any memory
+    torch.testing.assert_close(huge, batch["image"].mean((-2, -1), keepdim=True).expand(huge.shape))
+
+
 def test_centre_block_against_slicing(faces: Faces) -> None:
     batch = faces(size=(24, 20))
     veil = CentreBlock()
@@ -162,6 +168,21 @@ def test_errors(faces: Faces) -> None:
             GaussianBlur(kernel)
     with pytest.raises(ValueError, match=r"sigma: 0\.0 is not"):
         GaussianBlur(9, 0.0)
+    for sigma in (0.01, 0.49, 1e-300, 5e-324):
+        with pytest.raises(
+            ValueError, match=f"sigma: {sigma} blurs next to nothing; take 0.5 pixels or more"
+        ):
+            GaussianBlur(9, sigma)
+        with pytest.raises(ValueError, match=f"sigma: {sigma} blurs next to nothing"):
+            CentreBlur(0.5, 9, sigma)
+    for sigma in (math.nan, math.inf, -1.0, 1e200):
+        with pytest.raises(ValueError, match=r"sigma: .* is not a positive number of pixels up to 32768"):
+            GaussianBlur(9, sigma)
+    for kernel in (10**9, 2**62, 32769):
+        with pytest.raises(
+            ValueError, match=f"kernel: {kernel} is wider than any image; take 32768 pixels at"
+        ):
+            GaussianBlur(kernel)
     with pytest.raises(
         ValueError, match="kernel: 19 taps are too wide for images of 9×12; they need 10 pixels a side"
     ):

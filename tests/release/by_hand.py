@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
 from datamodules import FolderFaces
@@ -16,7 +20,8 @@ from lightning_app.masks import load_mask, mask_hash, mask_ratio, save_mask
 from lightning_app.png import encode_png
 from lightning_app.release import Manifest, MaskEntry, Pseudonyms
 from lightning_app.release.audit import Audit
-from lightning_app.release.manifest import TIMESTAMP, public_method
+from lightning_app.release.manifest import TIMESTAMP, made_with
+from lightning_app.release.signing import fingerprint, sign
 from lightning_app.version import version
 
 KEY = bytes(range(32))
@@ -30,14 +35,20 @@ def oval() -> Tensor:
     return (((rows + 2 * columns) % 40) < 12).float()[None]
 
 
-def write_release(root: Path, raw: Path, veil: Desensitizer | None = None, **changed: object) -> Manifest:
-    """Release a tree of faces under `oval`, or veiled otherwise; `changed` goes into the manifest."""
+def write_release(
+    root: Path,
+    raw: Path,
+    veil: Desensitizer | None = None,
+    hides: Tensor | None = None,
+    **changed: object,
+) -> Manifest:
+    """Release a tree of faces under `oval` or another mask, or veiled otherwise; `changed` goes into the manifest."""
     reader = FolderFaces(raw, size=SIZE, crop=CROP, cache_index=False)
     names, files = Pseudonyms(KEY), {}
     mask = None
     if veil is None:
         facts = {"made_by": "desensitize", "method": "MaskOut", "guard": 0, "version": version()}
-        save_mask(oval(), root / "mask.png", **facts)
+        save_mask(oval() if hides is None else hides, root / "mask.png", **facts)
         mask = load_mask(root / "mask.png")
     for index in range(len(reader)):
         folder, file = Path(reader.name(index)).parts[-2:]
@@ -55,11 +66,21 @@ def write_release(root: Path, raw: Path, veil: Desensitizer | None = None, **cha
     if mask is not None:
         files |= {name: sha256(root / name) for name in ("mask.png", "mask.json")}
         entry = MaskEntry("mask.png", files["mask.png"], mask_hash(mask), float(mask_ratio(mask)))
-    about = {"method": "MaskOut"} if veil is None else public_method(veil.describe())
+    if veil is not None:
+        about = {"method": type(veil).__name__} | ({} if is_own(veil) else veil.describe())
+    else:
+        assert entry is not None
+        lies = {
+            "size": [SIZE, SIZE],
+            "masks": 1,
+            "mask_hash": entry.mask_hash,
+            "mask_ratio": entry.mask_ratio,
+        }
+        about = {"method": "MaskOut"} | lies
     entries: dict[str, object] = {
         "method": about, "size": SIZE, "channels": 3, "crop": CROP, "mask": entry, "files": files,
         "identities": len(reader.identities), "images": len(reader),
-        "versions": {"faceveil": version()},
+        "versions": made_with(), "refused": dict(Counter(reason for _, reason in reader.passed_over())),
     }  # fmt: skip
     manifest = Manifest(**(entries | changed))  # type: ignore[arg-type]
     (root / "manifest.json").write_bytes(manifest.to_bytes())
@@ -67,13 +88,37 @@ def write_release(root: Path, raw: Path, veil: Desensitizer | None = None, **cha
     return manifest
 
 
-def relist(root: Path, **changed: object) -> None:
-    """Give the manifest the hashes that the files have now: what a forger without the signing key can do."""
-    old = Manifest.read(root)
-    files = {name: sha256(root / name) for name in old.files}
-    facts = {name: getattr(old, name) for name in Manifest.__dataclass_fields__}
-    (root / "manifest.json").write_bytes(Manifest(**(facts | {"files": files} | changed)).to_bytes())
+def is_own(veil: Desensitizer) -> bool:
+    """Whether a class is none of FaceVeil's: a manifest gives its name alone."""
+    return not type(veil).__module__.startswith("lightning_app.")
+
+
+def signed(root: Path, key: Ed25519PrivateKey) -> None:
+    """Sign a release as it is now: what a forger who has the owner's key can do."""
+    relist(root, signer=fingerprint(key.public_key()))
+    sign_as_it_is(root, key)
+
+
+def sign_as_it_is(root: Path, key: Ed25519PrivateKey) -> None:
+    """Sign the bytes of a manifest, whatever they are."""
+    (root / "manifest.sig").write_text(sign((root / "manifest.json").read_bytes(), key))
     set_times(root)
+
+
+def relist(root: Path, **changed: object) -> None:
+    """Give the manifest the hashes that the files have now: what a forger without the signing key can do.
+
+    Whatever else is changed is written as it is given, right or wrong.
+    """
+    old = json.loads((root / "manifest.json").read_text())
+    files = {name: sha256(root / name) for name in old["files"]}
+    (root / "manifest.json").write_text(as_written(old | {"files": files} | changed))
+    set_times(root)
+
+
+def as_written(manifest: dict[str, Any]) -> str:
+    """Write a manifest as `desensitize` does."""
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
 
 
 def images(root: Path) -> list[Path]:

@@ -220,7 +220,9 @@ def _counted(text: str) -> str:
 
 
 def _sized(text: str) -> str:
-    return text.replace('"size": 32', '"size": 33')
+    manifest = json.loads(text)
+    manifest["size"], manifest["method"]["size"] = 33, [33, 33]
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
 
 
 def _spaced(text: str) -> str:
@@ -255,7 +257,7 @@ def _placed(text: str) -> str:
         (_twice, "a name stands in it twice"),
         (_added, "'made_by' does not belong there"),
         (_ratio, "gives mask ratio"),
-        (_placed, "names a place on a disk"),
+        (_placed, "method: it has entries that MaskOut is not described by"),
         (lambda text: text[:-40], "is not JSON"),
         (lambda text: text.replace("images/", "../"), "does not belong there"),
     ],

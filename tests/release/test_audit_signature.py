@@ -19,7 +19,7 @@ from lightning_app.release.signing import (
     make_signing_key,
     sign,
 )
-from tests.release.by_hand import relist, said, set_times, write_release
+from tests.release.by_hand import relist, said, set_times, signed, write_release
 
 
 @pytest.fixture
@@ -27,12 +27,6 @@ def released(tmp_path: Path, drawn_root: Path) -> Path:
     """A good release, not signed."""
     write_release(tmp_path / "released", drawn_root)
     return tmp_path / "released"
-
-
-def signed(root: Path, key: Ed25519PrivateKey) -> None:
-    relist(root, signer=fingerprint(key.public_key()))
-    (root / "manifest.sig").write_text(sign((root / "manifest.json").read_bytes(), key))
-    set_times(root)
 
 
 def test_a_signature_is_checked_with_the_key_and_noted_without(released: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_app.batch import Batch, Moment
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import freeform_masks, guarded, mask_hash, mask_ratio, save_mask
+from lightning_app.masks.guard import has_margin
 
 
 def dotted(size: int, count: int = 1) -> Tensor:
@@ -46,6 +47,22 @@ def test_a_square_and_not_a_disc() -> None:
     assert not guarded(mask, 10**9).any()
     with pytest.raises(ValueError, match="guard: -1 is below 0"):
         guarded(mask, -1)
+
+
+@pytest.mark.parametrize("guard", [0, 1, 2, 5])
+def test_a_margin_is_seen_in_the_mask(guard: int) -> None:
+    for mask in dotted(40, 4):
+        assert has_margin(guarded(mask, guard), guard)
+        assert has_margin(guarded(mask, guard + 1), guard), "a wider one holds a narrower one"
+    one = torch.ones(1, 20, 20)
+    one[0, 7, 7] = 0
+    assert has_margin(guarded(one, guard), guard)
+    assert not has_margin(guarded(one, guard), guard + 1), "a square of one pixel less"
+    corner = torch.ones(20, 20)
+    corner[:3, :3] = 0
+    assert has_margin(corner, 2), "what lies beyond the edge may be hidden"
+    assert not has_margin(corner, 3)
+    assert has_margin(guarded(dotted(40, 4), 2), 2)
 
 
 def test_the_guarded_mask_is_the_mask(tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ def whole(masked: bool = True) -> Manifest:
     mask = MaskEntry("mask.png", "ef" * 32, "01" * 32, 0.75, 2) if masked else None
     if masked:
         files |= {"mask.png": "ef" * 32, "mask.json": "12" * 32}
+    lies = {"size": [112, 112], "masks": 1, "mask_hash": "01" * 32, "mask_ratio": 0.75, "guard": 2}
+    blur = {"method": "GaussianBlur", "kernel": 9, "taps": 9, "sigma": 1.7}
     return Manifest(
-        method={"method": "MaskOut", "guard": 2}, size=112, channels=1, crop=[1, 2, 3, 4], mask=mask,
+        method={"method": "MaskOut"} | lies if masked else blur, size=112, channels=1, crop=[1, 2, 3, 4], mask=mask,
         identities=2, images=2, refused={"truncated": 3}, versions={"torch": "2.4"}, files=files,
     )  # fmt: skip
 
@@ -38,10 +40,10 @@ def test_what_is_written_is_read(masked: bool, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     assert Manifest.read(tmp_path) == manifest
     found = json.loads(content)
-    assert (found["format"], found["version"]) == ("faceveil-release", 1)
+    assert (found["format"], found["version"]) == ("faceveil-release", 2)
     assert set(found) == {
         "format", "version", "method", "size", "channels", "crop", "mask", "identities", "images", "refused",
-        "versions", "signer", "files",
+        "versions", "signer", "files", "compression",
     }  # fmt: skip
     assert list(found) == sorted(found)
     assert list(found["files"]) == sorted(found["files"])
@@ -69,13 +71,16 @@ Change = Callable[[dict[str, Any]], object]
     ("change", "message"),
     [
         (lambda m: m.update(format="zip"), "is no manifest of a release"),
-        (lambda m: m.update(version=2), "has version 2, this FaceVeil reads 1"),
+        (lambda m: m.update(version=3), "has version 3, this FaceVeil reads 1 and 2"),
+        (lambda m: m.update(version=True), "has version true, this FaceVeil reads 1 and 2"),
+        (lambda m: m.update(version=1.0), r"has version 1\.0, this FaceVeil reads 1 and 2"),
+        (lambda m: m.update(version=1), "compression is of another version"),
         (lambda m: m.pop("size"), "'size' is missing"),
         (lambda m: m.update(host="mine"), "'host' does not belong there"),
         (lambda m: m.update(size="112"), 'size is "112", not a number of pixels'),
         (lambda m: m.update(size=True), "size is true"),
         (lambda m: m.update(channels=2), "channels is 2, not 1 or 3"),
-        (lambda m: m.update(crop=[1, 2]), r"crop is \[1, 2\], not null, a number or four"),
+        (lambda m: m.update(crop=[1, 2]), r"crop is \[1, 2\], not null, a number of pixels, or four"),
         (lambda m: m.update(method={}), "method is {}"),
         (lambda m: m.update(images=3), "images is 3, but its files have 2"),
         (lambda m: m.update(identities=1), "identities is 1, but its files have 2"),
@@ -86,7 +91,11 @@ Change = Callable[[dict[str, Any]], object]
         (lambda m: m["mask"].pop("guard"), "mask: 'guard' is missing"),
         (lambda m: m["mask"].update(sha256=DIGEST), r"mask\.sha256 is not that of mask\.png in files"),
         (lambda m: m["files"].pop("mask.json"), r"files: 'mask\.json' is missing"),
-        (lambda m: m.update(mask=None), r"files: 'mask\.json' does not belong there"),
+        (
+            lambda m: m.update(mask=None, method={"method": "Own"}),
+            r"files: 'mask\.json' does not belong there",
+        ),
+        (lambda m: m.update(mask=None), "method: it has entries that MaskOut is not described by"),
         (
             lambda m: m["files"].update({"../../etc/passwd": DIGEST}),
             "'../../etc/passwd' does not belong there",
