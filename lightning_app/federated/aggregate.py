@@ -67,21 +67,11 @@ def refusal(
     if wrong is not None:
         return wrong
     if max_norm is not None:
-        norm = update_norm(update, reference)
+        squares = (_went(there, reference[name]) for name, there in update.weights.items())
+        norm = math.sqrt(sum(float(went @ went) for went in squares))
         if norm > max_norm:
             return f"its update has the norm {norm:.4g}, above max_update_norm={max_norm:g}"
     return None
-
-
-def update_norm(update: Update, reference: Weights) -> float:
-    """Return the Euclidean norm of all that a client changed, batch-norm statistics as well.
-
-    Args:
-        update: of a client, of the same names and shapes.
-        reference: the global weights it started from.
-    """
-    squares = (_went(there, reference[name]) for name, there in update.weights.items())
-    return math.sqrt(sum(float(went @ went) for went in squares))
 
 
 def _went(there: Tensor, start: Tensor) -> Tensor:

@@ -6,15 +6,17 @@ Both are measured against the other owners' in the same round, so that they suit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from lightning_app.federated.aggregate import update_norm
+from torch import Tensor
+
 from lightning_app.federated.messages import Update, Weights
 
 # Healthy updates measured 0.0 … 1.9 times the norm of the weights, and up to twice the middle of the others'
 # (docs/federated.md): these are far from both.
 LONGEST, BESIDE = 100.0, 10.0
 _NOTHING = 1e-3  # of the norm of the weights: an update so short does no harm, however short the others' are
+_LONGER = 100.0  # times the others' batches: more allow no longer update
 _ABSURD = 100.0  # times the limit of images: no mistake any more, and no owner to go on with
 _GROWTH = 10.0  # times what an owner has said in earlier rounds
 
@@ -28,10 +30,24 @@ def middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
+def _spread(name: str, value: Tensor) -> Tensor:
+    """Take of batch norm's variances the standard deviations: they grow with the weights, variances with the square.
+
+    In a run that begins with a high learning rate variances are thousands of times as large for some steps.
+    """
+    value = value.double()
+    return value.clamp(min=0).sqrt() if name.endswith(".running_var") else value
+
+
+def _norm(values: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(value.square().sum()) for value in values))
+
+
 def overlong(updates: Sequence[Update], reference: Weights) -> dict[int, str]:
     """Say which updates are longer than any healthy one, and why.
 
-    The limits are 100 times the norm of the global weights, and, of three updates or more, 10 times the middle one of
+    Long in this sense: the Euclidean norm of all it changed, with batch norm's standard deviations in place of its
+    variances. The limits are 100 times the norm of the global weights, and, of three updates or more, 10 times the middle one of
     the others' norms, times how many more batches the owner trained on than the middle one of the others. A minority
     of owners can neither hide a long update of its own nor have an honest one left out.
 
@@ -42,8 +58,12 @@ def overlong(updates: Sequence[Update], reference: Weights) -> dict[int, str]:
     Returns:
         Client's number → reason, of those that are too long.
     """
-    own = math.sqrt(sum(float(value.double().square().sum()) for value in reference.values()))
-    norms = {update.client: update_norm(update, reference) for update in updates}
+    start = {name: _spread(name, value) for name, value in reference.items()}
+    own = _norm(start.values())
+    norms = {
+        update.client: _norm(_spread(name, value) - start[name] for name, value in update.weights.items())
+        for update in updates
+    }
     found = {}
     for update in updates:
         norm = norms[update.client]
@@ -52,11 +72,12 @@ def overlong(updates: Sequence[Update], reference: Weights) -> dict[int, str]:
             found[update.client] = f"{LONGEST:g} times the global weights' {own:.4g}"
         elif len(others) > 1:
             usual = middle([norms[other.client] for other in others])
-            more = max(1.0, update.batches / middle([other.batches for other in others]))
+            more = update.batches / middle([other.batches for other in others])
+            more = min(max(1.0, more), _LONGER)  # the number of batches is the owner's word as well
             if norm > max(BESIDE * usual * more, _NOTHING * own):
                 found[update.client] = f"{BESIDE * more:.4g} times the middle one of the others', {usual:.4g}"
     return {
-        client: f"its update has the norm {norms[client]:.4g}, above {limit} (max_update_norm takes its place)"
+        client: f"its update is {norms[client]:.4g} long, above {limit} (max_update_norm takes its place)"
         for client, limit in found.items()
     }
 

@@ -54,9 +54,10 @@ class Plan:
         gpus_per_client: GPUs, or a share of one, that each client of the simulation takes.
         keep: newest rounds whose checkpoints are kept, beside last.ckpt.
         max_update_norm: an owner whose update is longer is left out of the round; the Euclidean norm of all that
-            travels minus the global weights, batch-norm statistics as well, as `norm` in rounds.csv. By default 100
-            times the norm of the global weights, and, of three owners or more, 10 times the middle one of the others'
-            norms (per batch, where it trained on more of them): no healthy run comes near. `.inf` takes any.
+            travels minus the global weights, batch-norm statistics as well, as `norm` in rounds.csv. By default, with
+            standard deviations in place of batch norm's variances, 100 times the norm of the global weights, and, of
+            three owners or more, 10 times the middle one of the others' (per batch, where it trained on more of
+            them): no healthy run comes near. `.inf` takes any.
         max_images_ratio: an owner's images count for at most so many times the middle one of the other owners' images
             in the round, and the log says so. The number is the owner's word: one that says more than 100 times that
             limit, or than 10 times what it has said in earlier rounds, is left out. `.inf` takes any.

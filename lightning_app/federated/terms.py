@@ -93,14 +93,17 @@ def servers_mask(
     Raises:
         Refusal: the mask cannot be used, or nothing would be hidden.
     """
-    if data.released:
-        return None
-    if invitation.mask is None:
-        if own is None and not data.desensitizer.hides:
+    if own is None and not data.desensitizer.hides:
+        if data.released:
+            raise Refusal(
+                "data.reader: the released set hides nothing; if that is meant, write none as desensitizer"
+            )
+        if invitation.mask is None:
             raise Refusal(
                 "the server sends no mask, and this owner's file names no desensitizer (data.desensitizer: null): its "
                 "faces would be trained on as they are; write the desensitizer that all have agreed on there, or none"
             )
+    if data.released or invitation.mask is None:
         return None
     if data.desensitizer.hides:
         theirs = veil_of(data.desensitizer, data.size)[1]

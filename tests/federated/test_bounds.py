@@ -68,8 +68,22 @@ def test_who_trains_longer_may_go_further() -> None:
     updates = going(1.0, 1.0, 150.0, batches=(2, 2, 40))
     assert overlong(updates, {"w": START["w"] * 10}) == {}
     more = overlong(going(1.0, 1.0, 50.0, batches=(2, 2, 4)), START)
-    assert more == {2: "its update has the norm 50, above 20 times the middle one of the others', 1 "
+    assert more == {2: "its update is 50 long, above 20 times the middle one of the others', 1 "
                        "(max_update_norm takes its place)"}  # fmt: skip
+
+
+def test_variances_count_by_their_roots() -> None:
+    """For some steps of a healthy run they are ten thousand times as large; a million times is none."""
+    start = START | {"bn.running_var": torch.ones(4)}
+    for variance, left_out in ((1e4, []), (1e6, [0])):
+        update = replace(going(0.0)[0], weights=START | {"bn.running_var": torch.full((4,), variance)})
+        assert list(overlong([update], start)) == left_out
+
+
+def test_a_claim_of_many_batches_lifts_no_limit() -> None:
+    updates = going(1e-4, 1e-4, 0.2, batches=(2, 2, 10**6), images=(8, 8, 10**6))
+    assert list(overlong(updates, START)) == [2]
+    assert overlong(going(1e-4, 1e-4, 0.09, batches=(2, 2, 10**6)), START) == {}
 
 
 def test_counts_are_bounded_by_the_others_and_by_earlier_rounds() -> None:
@@ -151,7 +165,7 @@ def test_an_update_a_thousand_times_too_long_is_left_out_by_default(
         server = served(tmp_path, Pretender(0, spoil=boosted), rounds=1)
     assert server.rounds[0]["clients"] == 2
     assert "above 100 times the global weights' 6." in server.rounds[0]["client0/refused"]
-    assert "round 1, owner 0 is left out: its update has the norm" in caplog.text
+    assert "round 1, owner 0 is left out: its update is" in caplog.text
     lifted = served(tmp_path / "lifted", Pretender(0, spoil=boosted), rounds=1, max_update_norm=math.inf)
     assert lifted.rounds[0]["clients"] == 3
 

@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 
 from lightning_app.federated import clientapp, superexec
 from lightning_app.federated.flower import replace_in_flower
+from lightning_app.federated.owner import read_config
 from lightning_app.federated.superexec import InstalledAppExecutor, use_installed
 from lightning_app.federated.superlink import ControlFromHere, middleware
 
@@ -121,3 +122,11 @@ def test_the_shipped_configs_fit_each_other() -> None:
     sizes = {side["data"]["init_args"]["reader"]["init_args"]["size"] for side in (server, owner)}
     assert sizes == {112}
     assert owner["data"]["init_args"]["desensitizer"] is None
+    assert (owner["min_mask_ratio"], owner["private_heads"]) == (0.5, True)
+
+
+@pytest.mark.parametrize("side", ["server", "owner"])
+def test_the_shipped_configs_are_read(side: str) -> None:
+    plan, parts = read_config({"config": str(DEPLOY / f"{side}.yaml")})
+    assert plan.heads_stay
+    assert parts.model["class_path"] == "lightning_app.models.ResNetFSM"
