@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import yaml
 from rich import get_console
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from datamodules.reader import FaceReader
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.configs import find_config
 from lightning_app.files import write_atomically
+from lightning_app.foreign import read_yaml
 from lightning_app.masks import load_mask
 from lightning_app.printing import printable
 from lightning_app.progress import progress_bar
@@ -146,7 +146,7 @@ def _reader(raw: str | None, config: str | None, found: Audit) -> FaceReader:
 
 def _configured(config: str) -> FaceReader:
     path = find_config(config)
-    part = yaml.safe_load(path.read_text())
+    part = read_yaml(path)
     for level in ("data", "init_args"):  # the config of a `fit` has its reader there
         if isinstance(part, dict) and level in part:
             part = part[level]
