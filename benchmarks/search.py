@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from benchmarks.reader import _faces
 from benchmarks.timing import Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule, FolderFaces
+from lightning_app.checkpoints import load_recogniser
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import freeform_masks, mask_hash, save_mask
 from lightning_app.masks.objective import MaskScorer
@@ -181,5 +182,6 @@ def _recogniser() -> tuple[ResNet, Tensor, Tensor, str]:
 
 
 def _loaded() -> ResNet:
-    model = ResNet.load_from_checkpoint(_CHECKPOINT, map_location="cpu", weights_only=True)
-    return model.eval()
+    model = load_recogniser(_CHECKPOINT)[0]  # Lightning's own would import what the file names
+    assert isinstance(model, ResNet)
+    return model

@@ -24,6 +24,13 @@ _MAKERS = {"bytearray", "Tensor"} | {
 _REBUILT = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state"}
 _ENCODE = "_codecs encode"
 _SPARE = 1 << 20  # bytes
+_DATA_KINDS: dict[str, tuple[type, ...]] = {
+    "mean": (float, int), "std": (float, int), "num_classes": (int,), "split": (dict,), "desensitizer": (dict,),
+}  # fmt: skip
+_VEIL_KINDS: dict[str, tuple[type, ...]] = {
+    "method": (str,), "mask_hash": (str,), "mask_ratio": (float, int), "masks": (int,), "guard": (int,),
+    "mask_ratio_range": (list, tuple),
+}  # fmt: skip
 DATA_STATE = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 
 
@@ -123,17 +130,18 @@ def check_described(data: object, what: str) -> None:
     if not isinstance(data, Mapping):
         return
     about = data.get("desensitizer")
-    kinds: list[tuple[str, object, tuple[type, ...]]] = [
-        ("mean", data.get("mean"), (float, int)), ("std", data.get("std"), (float, int)),
-        ("num_classes", data.get("num_classes"), (int,)), ("split", data.get("split"), (dict,)),
-        ("desensitizer", about, (dict,)),
-    ]  # fmt: skip
+    found = {name: data.get(name) for name in _DATA_KINDS}
     if isinstance(about, Mapping):
-        kinds += [("desensitizer.method", about.get("method", ()), (str,)),
-                  ("desensitizer.mask_hash", about.get("mask_hash"), (str,)),
-                  ("desensitizer.mask_ratio", about.get("mask_ratio"), (float, int))]  # fmt: skip
-    for name, value, wanted in kinds:
-        if value is not None and not isinstance(value, wanted):
+        found |= {f"desensitizer.{name}": about.get(name) for name in _VEIL_KINDS}
+        found["desensitizer.method"] = about.get("method", ())  # which it must have
+        ends = about.get("mask_ratio_range")
+        if isinstance(ends, (list, tuple)) and [type(end) for end in ends] != [float, float]:
+            raise ValueError(
+                f"{what}: what it says of its data is damaged: mask_ratio_range is {str(ends)[:80]}"
+            )
+    kinds = _DATA_KINDS | {f"desensitizer.{name}": kind for name, kind in _VEIL_KINDS.items()}
+    for name, value in found.items():
+        if value is not None and not isinstance(value, kinds[name]):
             raise ValueError(f"{what}: what it says of its data is damaged: {name} is {str(value)[:80]!r}")
 
 

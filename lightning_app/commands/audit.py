@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich import get_console
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from datamodules.reader import FaceReader
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.configs import find_config
 from lightning_app.files import write_atomically
+from lightning_app.foreign import read_yaml
 from lightning_app.masks import load_mask
 from lightning_app.printing import printable
 from lightning_app.progress import progress_bar
@@ -201,7 +201,7 @@ def _reader(raw: str | None, part: dict[str, Any] | None, found: Audit) -> FaceR
 def _configured(config: str) -> dict[str, Any]:
     """Read the config of `desensitize`, or the data of a `fit`'s."""
     path = find_config(config)
-    part = yaml.safe_load(path.read_text())
+    part = read_yaml(path)
     for level in ("data", "init_args"):  # the config of a `fit` has its reader there
         if isinstance(part, dict) and level in part:
             part = part[level]

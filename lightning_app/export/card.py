@@ -136,9 +136,8 @@ def veiling(card: dict[str, Any]) -> str:
     how = ", ".join(f"{plain_text(key)} {plain_text(json.dumps(value))}" for key, value in rest.items())
     if about["method"] == "MaskOut":
         low, high = about.get("mask_ratio_range", (about.get("mask_ratio"),) * 2)
-        how = (
-            f"hidden pixels black, {about.get('masks', 'several')} masks of mask ratio {low:.4f} … {high:.4f}"
-        )
+        ratios = "not known" if low is None or high is None else f"{low:.4f} … {high:.4f}"
+        how = f"hidden pixels black, {about.get('masks', 'several')} masks of mask ratio {ratios}"
     return (
         f"**Images must be veiled before**, as in training: {code(about['method'])}{f' ({how})' if how else ''}. The "
         "graph does not veil: a clean image, or one veiled in another way, gives an embedding that means little."

@@ -18,6 +18,7 @@ from lightning_app.release.manifest import MASK, public_method
 log = logging.getLogger("faceveil")
 _ONLY_HIDE = ("MaskOut", "CentreBlock")  # they multiply by their mask and do nothing else
 _MASKLESS = ("Identity", "GaussianBlur", "CentreBlur", "Mosaic")  # under these a gate is 1, in training too
+_MOST = 4096  # of a brush's settings, in vertices and in pixels of a 256×256 image
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,10 @@ def _found(facts: CheckpointFacts, config: dict[str, Any]) -> Tensor:
     for name, make in _sources(facts, config, about):
         try:
             mask = make()
-        except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+            kept = None if mask is None else _matching(mask.reshape(1, *mask.shape[-2:]), about)
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
             looked.append(f"{name}: {error}")
             continue
-        kept = None if mask is None else _matching(mask.reshape(1, *mask.shape[-2:]), about)
         if kept is not None:
             return kept
         looked.append(f"{name} is another mask")
@@ -155,13 +156,24 @@ def _centre(about: dict[str, Any], size: int) -> Tensor | None:
 
 def _drawn(about: dict[str, Any], size: int) -> Tensor | None:
     low, high = about["freeform"]
-    return MaskOut(freeform=(low, high), count=1, seed=int(about["seed"]), brush=Brush(**about["brush"]),
-                   guard=int(about.get("guard", 0)), size=size).mask  # fmt: skip
+    brush = Brush(**about["brush"])
+    # the checkpoint may be somebody else's: what it asks for is bounded before it is drawn
+    if max(brush.max_vertex, brush.max_length, brush.max_brush_width) > _MOST:
+        raise ValueError(f"its brush {about['brush']} is beyond all images")
+    return MaskOut(freeform=(low, high), count=1, seed=int(about["seed"]), brush=brush,
+                   guard=_guard(about, size), size=size).mask  # fmt: skip
+
+
+def _guard(about: dict[str, Any], size: int) -> int:
+    guard = int(about.get("guard", 0))
+    if not 0 <= guard <= size:
+        raise ValueError(f"its guard of {guard} px is none for images of {size} px")
+    return guard
 
 
 def _matching(mask: Tensor, about: dict[str, Any]) -> Tensor | None:
     """Bring a mask to `[1,1,H,W]` if it is the one described, as it is or with the guard; None where it is not."""
-    guard = int(about.get("guard", 0))
+    guard = _guard(about, mask.shape[-1])
     for candidate in (mask, guarded(mask, guard)) if guard else (mask,):
         if mask_hash(candidate) == about["mask_hash"]:
             return candidate[None]

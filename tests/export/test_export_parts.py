@@ -133,6 +133,30 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         check_output(out / "b", {"b": "b"}, overwrite=True)
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"brush": {"min_vertex": 1, "max_vertex": 10**9}}, "beyond all images"),
+        ({"brush": {"max_brush_width": 1e9}}, "beyond all images"),
+        ({"guard": 10**9}, "guard of 1000000000 px"),
+        ({"guard": "x"}, "invalid literal"),
+        ({"brush": 3}, "mapping"),
+        ({"seed": 10**30}, "Overflow"),
+    ],
+)
+def test_a_mask_that_a_checkpoint_describes_absurdly(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    about = {
+        "method": "MaskOut",
+        "freeform": [0.7, 0.8],
+        "seed": 0,
+        "brush": {},
+        "mask_hash": "0" * 64,
+    } | more
+    facts = CheckpointFacts(tmp_path / "last.ckpt", "", "ResNet", 32, 3, 1, {"desensitizer": about})
+    with pytest.raises(ValueError, match=rf"is not found \(its description: .*{said}"):
+        find_veil(facts, {}, None, gated=True)
+
+
 HOSTILE = "<img src=x onerror=alert(1)>`|\n# [a](http://b) *c*"
 
 
@@ -150,7 +174,7 @@ def test_a_card_shows_hostile_names_letter_by_letter() -> None:
         "measured_on": [{"name": HOSTILE, "list": HOSTILE, "flip": False}],
         "versions": {HOSTILE: HOSTILE},
     }  # fmt: skip
-    text = render(card, [[HOSTILE, HOSTILE]])
+    text = render(card, [[HOSTILE, "0.77  [0.7, 0.8]"]])
     assert yaml.safe_load(text.split("---\n")[1])["license_name"] == "see-the-card"
     page, command = text.split("---\n", 2)[2].split("````\n", 1)
     outside = re.sub(r"``(?!`).+?``", "", page)  # code spans hold anything
