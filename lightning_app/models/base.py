@@ -19,7 +19,13 @@ from lightning_app.networks.backbone import BackboneName
 
 log = logging.getLogger("faceveil")
 _DROPOUT = 120  # salt of this draw
-_NETWORK = ("backbone", "insertion_points", "normalise", "in_channels")  # what makes another network
+_NETWORK = (
+    "backbone",
+    "insertion_points",
+    "normalise",
+    "in_channels",
+    "input_size",
+)  # what makes another network
 _KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
