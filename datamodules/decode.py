@@ -58,6 +58,18 @@ def read_bytes(path: str) -> bytes:
         raise BadImage(f"{path}: cannot be read ({error.strerror})", "cannot be read") from error
 
 
+def stored(path: str) -> bytes:
+    """Read a file to tell it from another; one that cannot be read is empty.
+
+    Args:
+        path: of the file.
+    """
+    try:
+        return read_bytes(path)
+    except BadImage:
+        return b""
+
+
 def decode(data: bytes, crop: Crop, size: int, name: str, upright: bool = False) -> Pixels:
     """Decode a JPEG, PNG or WebP image, crop it and resize it to a square.
 

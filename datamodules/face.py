@@ -17,7 +17,7 @@ from datamodules.drawn import DrawnFaces
 from datamodules.loader import TimedLoader
 from datamodules.reader import BadImages, CachedReader, FaceReader, whole
 from datamodules.resumable import ignore_signals
-from datamodules.same_data import BY_NUMBER, Split, check_normalised, check_place, other_pixels
+from datamodules.same_data import BY_NUMBER, Split, check_normalised, check_pixels, check_place, refuse_data
 from datamodules.sampler import EpochBatchSampler
 from datamodules.split import NoImages, Share, digest, first_of
 from datamodules.veils import brief, check_same, same_veil
@@ -94,6 +94,7 @@ class FaceDataModule(L.LightningDataModule):
             )
         self.verification: list[FaceReader] = []  # sets that callbacks verify on; they enter here in setup
         self._split: Split | None = None
+        self._met: dict[str, Any] | None = None  # what a checkpoint said that was not compared yet
         self._no_figures = False  # of held-out images: a checkpoint does not know them
         self._sampler: EpochBatchSampler | None = None
         self._bad: BadImages | None = None
@@ -199,23 +200,11 @@ class FaceDataModule(L.LightningDataModule):
         if not found:
             if self._split.version == BY_NUMBER and self.held_out is not None:
                 log.info(
-                    "%s drew its held-out images by their numbers, as FaceVeil did before: so they are here.",
+                    "%s drew its held-out images by number, as FaceVeil did before: so they are here.",
                     who,
                 )
             return
-        what = f"{who} was made with other data ({'; '.join(found)})"
-        if self.other_data == "accept":
-            log.warning("%s: figures of held-out images may be of images it was trained on.", what)
-            return
-        if fitting:
-            raise ValueError(
-                f"{what}: go on with those of its config.yaml, or begin a new run with another --name and without "
-                "--ckpt_path (data.other_data: accept goes on all the same)"
-            )
-        raise ValueError(
-            f"{what}: held-out images may be images it was trained on; give reader, val_share and seed of its "
-            "config.yaml, or data.val_share 0 to do without (data.other_data: accept takes them all the same)"
-        )
+        refuse_data(found, who, fitting, self.other_data == "accept")
 
     @property
     def _stage(self) -> str:
@@ -233,6 +222,7 @@ class FaceDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Serve training batches in the order of (seed, epoch), from where a resumed run left off."""
+        self._meet()
         assert self._split is not None
         trainer = self.trainer
         assert trainer is not None
@@ -259,6 +249,7 @@ class FaceDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Serve held-out images; without any an empty batch, since callbacks need a batch."""
+        self._meet()
         if self.held_out is None:
             return DataLoader(NoImages(self.size), batch_size=1, collate_fn=first_of)
         return self._evaluation_loader(self.held_out)
@@ -418,50 +409,51 @@ class FaceDataModule(L.LightningDataModule):
         """Compare these data with a checkpoint's: refuse what would make its figures wrong, say what may.
 
         Raises:
-            ValueError: it was trained on pixels of another size or normalised otherwise; in `fit`, or where images are
-                held out, its data were others (see `check_split`).
+            ValueError: it was trained on pixels normalised otherwise; in `fit`, or where images are held out, its data
+                were others (see `check_split`), which is found out after the model has looked at its weights.
         """
         check_normalised(state_dict, self.mean, self.std)
-        self._check_pixels(state_dict.get("pixels") or {})
-        split = state_dict.get("split")
-        other_people = state_dict.get("num_classes") not in (None, self.num_classes)
-        untold = (
-            split is None and state_dict.get("num_classes") is not None
-        )  # without a head there is none anyway
-        if self.held_out is not None and self._stage != "fit" and (other_people or untold):
-            self._no_figures = True
-            if other_people:
-                log.warning(
-                    "The checkpoint knows %d identities, this set has %d: no loss and accuracy of held-out images.",
-                    state_dict["num_classes"], self.num_classes,
-                )  # fmt: skip
-            else:
-                log.warning(
-                    "The checkpoint does not tell which images it held out: no loss and accuracy of held-out images."
-                )
-        elif split is not None:
-            self.check_split(split, "the checkpoint")
-        if self._stage == "fit":
-            check_place(state_dict, self.state_dict())
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
         if theirs is not None and not same_veil(theirs, ours):
             log.warning("The checkpoint was trained on faces veiled by %s; these are veiled by %s.",
                         brief(theirs), brief(ours))  # fmt: skip
+        self._met = state_dict
+        if self.trainer is None:
+            self._meet()
 
-    def _check_pixels(self, theirs: Mapping[str, Any]) -> None:
-        ours = self.reader.pixel_facts()
-        if theirs.get("size", self.size) != self.size:
-            raise ValueError(
-                f"the checkpoint was trained on images of {theirs['size']} px: give a reader of that size, not "
-                f"{self.size} px"
+    def _meet(self) -> None:
+        """Compare these data with those of the checkpoint that was loaded, if one was; once."""
+        state, self._met = self._met, None
+        if state is None:
+            return
+        fitting = self._stage == "fit"
+        pixels = state.get("pixels") or {}
+        check_pixels(pixels, self.reader.pixel_facts(), fitting, self.other_data == "accept")
+        if fitting or self.held_out is None or self._knows_held_out(state):
+            if state.get("split") is not None:
+                self.check_split(state["split"], "the checkpoint")
+        else:
+            self._no_figures = True
+        if fitting:
+            check_place(state, self.state_dict())
+
+    def _knows_held_out(self, state_dict: dict[str, Any]) -> bool:
+        """Tell whether a checkpoint can be measured on held-out images; where it cannot, say so."""
+        classes = state_dict.get("num_classes")
+        if classes is None:  # no head, which the model says
+            return True
+        if classes != self.num_classes:
+            log.warning(
+                "The checkpoint knows %d identities, this set has %d: no loss and accuracy of held-out images.",
+                classes, self.num_classes,
+            )  # fmt: skip
+            return False
+        if state_dict.get("split") is None:
+            log.warning(
+                "The checkpoint does not tell which images it held out: no loss and accuracy of held-out images."
             )
-        if self._stage in ("fit", "validate", "test") and (other := other_pixels(theirs, ours)):
-            if self._stage == "fit" and self.other_data == "refuse":
-                raise ValueError(
-                    f"the checkpoint was trained on other pixels ({'; '.join(other)}): go on with its config.yaml, or "
-                    "begin a new run with another --name (data.other_data: accept goes on all the same)"
-                )
-            log.warning("The checkpoint was trained on other pixels (%s).", "; ".join(other))
+            return False
+        return True
 
     def teardown(self, stage: str) -> None:
         """Count the bad images of all ranks and warn of those met since the last warning.

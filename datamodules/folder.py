@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
+from datamodules.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes, stored
 from datamodules.index import Arrays, Names, Scan
 from datamodules.reader import BadImage, FaceReader, OnBadImage, Pixels
 
@@ -100,6 +100,10 @@ class FolderFaces(FaceReader):
         return os.path.join(
             self.root, self.identities[int(self.labels[index])], self._files[int(self._at[index])]
         )
+
+    def content(self, index: int) -> bytes:
+        """Give the image's file."""
+        return stored(self.name(index))
 
     def stable_name(self, index: int) -> str:
         """Tell an image's folder and file."""

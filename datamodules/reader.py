@@ -113,6 +113,10 @@ class FaceReader(Dataset[Batch], ABC):
         """Give all stable names in order."""
         return map(self.stable_name, range(len(self)))
 
+    def content(self, index: int) -> bytes:
+        """Give an image as it is stored, which tells a set from another with the same names; by default nothing."""
+        return b""
+
     def pixel_facts(self) -> dict[str, object]:
         """Tell what decides the pixels beside the files: plain values for a checkpoint, no path and no name."""
         return {"size": self.size, "crop": getattr(self, "crop", None)}
@@ -270,6 +274,10 @@ class Subset(FaceReader):
         """Name an image within the whole set."""
         return self.reader.stable_name(int(self.indices[index]))
 
+    def content(self, index: int) -> bytes:
+        """Give an image of the part as it is stored."""
+        return self.reader.content(int(self.indices[index]))
+
     def pixel_facts(self) -> dict[str, object]:
         """Tell what the whole tells."""
         return self.reader.pixel_facts()
@@ -349,6 +357,10 @@ class CachedReader(FaceReader):
     def stable_names(self) -> Iterator[str]:
         """Give all stable names in order."""
         return self.reader.stable_names()
+
+    def content(self, index: int) -> bytes:
+        """Give an image as it is stored."""
+        return self.reader.content(index)
 
     def pixel_facts(self) -> dict[str, object]:
         """Tell what the reader tells."""

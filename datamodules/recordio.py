@@ -8,6 +8,7 @@ is cut there into parts (flags 1, 2, 3) and the magic left out. The payload of a
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import warnings
@@ -24,6 +25,7 @@ from datamodules.folder import check_counts, read_people, select
 from datamodules.index import Arrays, Scan
 from datamodules.reader import BadImage, FaceReader, OnBadImage, Pixels
 
+_log = logging.getLogger(__name__)
 _MAGIC = struct.pack("<I", 0xCED7230A)
 _FRAME = struct.Struct("<4sI")
 _HEADER = struct.Struct("<IfQQ")
@@ -95,6 +97,15 @@ class RecordIOFaces(FaceReader):
         except RecordError as error:
             raise BadImage(f"{name}: {error}") from error
         return decode(data, self.crop, self.size, name, upright=self.strict)
+
+    def content(self, index: int) -> bytes:
+        """Give the record."""
+        if self._file is None:
+            self._file = RecordFile(self.path)
+        try:
+            return self._file.record(int(self._offsets[index]))
+        except RecordError:
+            return b""
 
     def name(self, index: int) -> str:
         """Tell the file, the record's place in it and its identity."""
@@ -265,8 +276,9 @@ class RecordScan(Scan):
         """Read the label of every record."""
         file = RecordFile(self.path)
         try:
-            offsets = self._images(file)
+            keys, offsets, identities = self._images(file)
             labels = np.fromiter((self._label(file, at) for at in offsets.tolist()), np.int64, len(offsets))
+            self._compare(file, keys, labels, identities)
         except RecordError as error:
             raise ValueError(f"path={self.path}: {error}: fetch the file again") from error
         finally:
@@ -291,22 +303,59 @@ class RecordScan(Scan):
             raise RecordError(f"the record at byte {offset} has the label {label}, which is no class")
         return int(label)
 
-    def _images(self, file: RecordFile) -> NDArray[np.int64]:
-        """Give the offsets of the image records, without the header and identity records of InsightFace."""
+    def _images(self, file: RecordFile) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Find the image records: their keys and offsets, without InsightFace's own, and the identities' offsets."""
         keys, offsets = _read_idx(self._idx) if self._idx.exists() else (None, file.walk())
         if not len(offsets):
             raise RecordError("has no records")
         if keys is None:
             keys = np.arange(len(offsets))
+        identities = np.empty(0, np.int64)
         if keys[0] == 0:
             labels, image = unpack(file.record(int(offsets[0])))
-            # InsightFace's record 0 holds no image: images have the keys 1 … label[0] − 1, the rest are the
-            # identities' own records
+            # InsightFace's record 0 holds no image: images have the keys 1 … label[0] − 1, the identities' own
+            # records label[0] … label[1] − 1
             if not image and len(labels) >= 2:
-                if not labels[0].is_integer() or abs(labels[0]) > _LARGEST:
+                if any(not edge.is_integer() or abs(edge) > _LARGEST for edge in labels[:2]):
                     raise RecordError(f"its first record gives {labels[0]} as the number of its images")
-                offsets = offsets[(keys > 0) & (keys < int(labels[0]))]
-        return offsets
+                images = (keys > 0) & (keys < int(labels[0]))
+                identities = offsets[(keys >= int(labels[0])) & (keys < int(labels[1]))]
+                if (there := int(images.sum())) != int(labels[0]) - 1:
+                    _log.warning(
+                        "path=%s: its header promises %d images, there are %d.",
+                        self.path,
+                        int(labels[0]) - 1,
+                        there,
+                    )
+                keys, offsets = keys[images], offsets[images]
+        return keys, offsets, identities
+
+    def _compare(
+        self,
+        file: RecordFile,
+        keys: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        identities: NDArray[np.int64],
+    ) -> None:
+        """Say so where the images that an identity's record names have several labels, or share one with another's."""
+        order = np.argsort(keys, kind="stable")
+        keys, labels = keys[order], labels[order]
+        seen: dict[int, int] = {}
+        mixed = parted = 0
+        for at in identities.tolist():
+            span, _ = unpack(file.record(at))
+            first, last = np.searchsorted(keys, [int(edge) for edge in span[:2]]) if len(span) > 1 else (0, 0)
+            own = labels[first:last]
+            if len(own) == 0:
+                continue
+            mixed += bool((own != own[0]).any())
+            parted += seen.setdefault(int(own[0]), at) != at
+        if mixed or parted:
+            _log.warning(
+                "path=%s: the labels of its images are not those of its identities' records: %d of %d identities have "
+                "images of several labels, %d share one with another. The images' labels are taken.",
+                self.path, mixed, len(identities), parted,
+            )  # fmt: skip
 
 
 def _read_idx(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

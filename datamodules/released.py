@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.decode import Crop, decode, read_bytes
+from datamodules.decode import Crop, decode, read_bytes, stored
 from datamodules.folder import check_counts, select
 from datamodules.index import Names
 from datamodules.reader import FaceReader, OnBadImage, Pixels
@@ -109,6 +109,10 @@ class ReleasedFaces(FaceReader):
         """Tell an image's path."""
         identity = self.identities[int(self.labels[index])]
         return os.path.join(self.root, "images", identity, self._files[int(self._at[index])])
+
+    def content(self, index: int) -> bytes:
+        """Give the image's file."""
+        return stored(self.name(index))
 
     def stable_name(self, index: int) -> str:
         """Tell an image's folder and file, which are pseudonyms."""

@@ -22,6 +22,7 @@ Facts = dict[str, int | float | str]
 
 BY_NUMBER, BY_NAME = 1, 2  # ways to draw the held-out images: version 1 hashed image numbers, which shift
 _SALT = b"faceveil: data of a checkpoint"
+_READ = 64  # images whose stored bytes go into the digest
 _COST = 2**14  # of scrypt: 16 MiB and some 50 ms for every guess at a whole set
 
 
@@ -87,8 +88,9 @@ def split_facts(reader: FaceReader, held: Tensor, share: float, seed: int, versi
     """Tell what set a run has and which images of it are held out, for its checkpoint.
 
     Checkpoints travel, and names must not travel with them. So there is one digest of all identities, image names and
-    labels together, which is slow to compute (scrypt): whoever wants to test a guess has to guess the whole set, every
-    name in its order, at some 50 ms a guess. Nothing is told of a single name.
+    labels together with the stored bytes of 64 images, spread over the set, and it is slow to compute (scrypt): whoever
+    wants to test a guess needs every name in its order, those files, and some 50 ms. Nothing is told of a single name.
+    Other files under the same names are other data where one of the 64 differs.
 
     Args:
         reader: the whole set.
@@ -98,7 +100,7 @@ def split_facts(reader: FaceReader, held: Tensor, share: float, seed: int, versi
         version: of the draw.
 
     Returns:
-        `version`, `images`, `identities`, `held_out`, `share`, `seed`, `names` (the digest) and `hash` (of the digest
+        `version`, `images`, `identities`, `held_out`, `share`, `seed`, `set` (the digest) and `hash` (of the digest
         and the choice; of version 1, of labels and choice).
     """
     labels = np.ascontiguousarray(reader.labels.numpy()).tobytes()
@@ -106,8 +108,11 @@ def split_facts(reader: FaceReader, held: Tensor, share: float, seed: int, versi
     for name in (*reader.identities, "", *reader.stable_names()):
         whole.update(os.fsencode(name) + b"\0")
     whole.update(labels)
-    names = hashlib.scrypt(whole.digest(), salt=_SALT, n=_COST, r=8, p=1, maxmem=2**26, dklen=32)
-    choice = (labels if version == BY_NUMBER else names) + held.numpy().tobytes()
+    spread = torch.linspace(0, max(len(held) - 1, 0), min(len(held), _READ), dtype=torch.float64).long()
+    for index in spread.unique().tolist():
+        whole.update(hashlib.sha256(reader.content(index)).digest())
+    digest = hashlib.scrypt(whole.digest(), salt=_SALT, n=_COST, r=8, p=1, maxmem=2**26, dklen=32)
+    choice = (labels if version == BY_NUMBER else digest) + held.numpy().tobytes()
     return {
         "version": version,
         "images": len(held),
@@ -115,7 +120,7 @@ def split_facts(reader: FaceReader, held: Tensor, share: float, seed: int, versi
         "held_out": int(held.sum()),
         "share": share,
         "seed": seed,
-        "names": names.hex(),
+        "set": digest.hex(),
         "hash": hashlib.sha256(choice).hexdigest(),
     }
 
@@ -138,8 +143,8 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], held: bool =
         for key, word in words.items()
         if key in theirs and theirs[key] != ours[key]
     ]
-    if "names" in theirs and theirs["names"] != ours["names"] and theirs["images"] == ours["images"]:
-        found.append("names of identities or images, or their order")
+    if "set" in theirs and theirs["set"] != ours["set"] and theirs["images"] == ours["images"]:
+        found.append("names of identities or images, their order, or the files under them")
     if held and not found and theirs.get("hash") != ours["hash"]:
         if theirs.get("version", BY_NUMBER) != ours["version"]:
             found.append("held-out images are drawn by name in one and by number in the other")
@@ -148,19 +153,54 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], held: bool =
     return found
 
 
-def other_pixels(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Name the settings of a reader that give other pixels, of those both know.
+def refuse_data(found: list[str], who: str, fitting: bool, accept: bool) -> None:
+    """Refuse data other than a checkpoint's, or say so.
 
     Args:
-        theirs: what `FaceReader.pixel_facts` gave for a checkpoint.
-        ours: what it gives here.
+        found: in what they differ; something.
+        who: the checkpoint, for messages.
+        fitting: a run goes on; else held-out images are measured on.
+        accept: only say so.
+
+    Raises:
+        ValueError: unless `accept`.
     """
-    shared = [key for key in theirs if key in ours]
-    return [
-        f"reader.{key} {theirs[key]}, here {ours[key]}"
-        for key in shared
-        if _plain(theirs[key]) != _plain(ours[key])
-    ]
+    what = f"{who} was made with other data ({'; '.join(found)})"
+    if accept:
+        log.warning("%s: figures of held-out images may be of images it was trained on.", what)
+    elif fitting:
+        raise ValueError(
+            f"{what}: go on with those of its config.yaml, or begin a new run with another --name and without "
+            "--ckpt_path (data.other_data: accept goes on all the same)"
+        )
+    else:
+        raise ValueError(
+            f"{what}: held-out images may be images it was trained on; give reader, val_share and seed of its "
+            "config.yaml, or data.val_share 0 to do without (data.other_data: accept takes them all the same)"
+        )
+
+
+def check_pixels(theirs: Mapping[str, Any], ours: Mapping[str, Any], fitting: bool, accept: bool) -> None:
+    """Refuse to go on with a reader of other settings than a checkpoint's, or say so.
+
+    Args:
+        theirs: what `FaceReader.pixel_facts` gave for the checkpoint; settings that only one knows do not count.
+        ours: what it gives here.
+        fitting: a run goes on; else it is only measured, on other images maybe.
+        accept: only say so.
+
+    Raises:
+        ValueError: in `fit`, unless `accept`.
+    """
+    both = sorted({*theirs} & {*ours})
+    found = [f"reader.{k} {theirs[k]}, here {ours[k]}" for k in both if _plain(theirs[k]) != _plain(ours[k])]
+    if found and fitting and not accept:
+        raise ValueError(
+            f"the checkpoint was trained on other pixels ({'; '.join(found)}): go on with its config.yaml, or begin a "
+            "new run with another --name (data.other_data: accept goes on all the same)"
+        )
+    if found:
+        log.warning("The checkpoint was trained on other pixels (%s).", "; ".join(found))
 
 
 def _plain(value: Any) -> Any:

@@ -201,6 +201,8 @@ def test_a_trained_recogniser_judges(fitted: Path, subjects: Subjects) -> None:
         ValueError, match=r"a recogniser for 3 channels of 32 px; these images have 3 of 64 px"
     ):
         recogniser_judge(fitted / "runs/tiny", 64)
+    with pytest.raises(ValueError, match=r"trained on pixels normalised with mean 0\.5 and std 0\.5"):
+        recogniser_judge(fitted / "runs/tiny", SIZE, mean=0.4)
 
 
 def test_readers_without_pairs_are_refused() -> None:

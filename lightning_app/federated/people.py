@@ -40,6 +40,10 @@ class OwnPeople(FaceReader):
         """Name an image within the whole set."""
         return self.part.stable_name(index)
 
+    def content(self, index: int) -> bytes:
+        """Give an image of the part as it is stored."""
+        return self.part.content(index)
+
     def pixel_facts(self) -> dict[str, object]:
         """Tell what the whole tells."""
         return self.part.pixel_facts()

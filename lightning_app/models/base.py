@@ -19,7 +19,8 @@ from lightning_app.networks.backbone import WIDTH, BackboneName
 
 log = logging.getLogger("faceveil")
 _DROPOUT = 120  # salt of this draw
-_NETWORK = ("backbone", "width", "insertion_points", "normalise", "in_channels")  # what makes another network
+# what makes another network
+_NETWORK = ("backbone", "width", "insertion_points", "normalise", "in_channels", "input_size")
 _KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 

@@ -45,6 +45,32 @@ def test_insightface(tmp_path: Path) -> None:
     assert batch["identity"].tolist() == [3, 0, 2]
 
 
+def test_labels_that_are_not_the_header_s(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The identities' records say which images are theirs; the third image's own label is another's."""
+    records = insightface_records(IMAGES)
+    write_records(tmp_path / "train.rec", records)
+    RecordIOFaces(tmp_path, cache_index=False).open()
+    assert not caplog.records
+    records[3] = record([1, 1.0], IMAGES[2][1], 3)
+    write_records(tmp_path / "train.rec", records)
+    assert RecordIOFaces(tmp_path, cache_index=False).open().labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3]
+    assert "1 of 4 identities have images of several labels, 0 share one with another" in caplog.text
+    caplog.clear()
+    records[3] = insightface_records(IMAGES)[3]
+    records[4] = record([0, 1.0], IMAGES[3][1], 4)  # all of the second person's
+    write_records(tmp_path / "train.rec", records)
+    RecordIOFaces(tmp_path, cache_index=False).open()
+    assert "0 of 4 identities have images of several labels, 1 share one with another" in caplog.text
+
+
+def test_other_images_than_the_header_promises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+    lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
+    (tmp_path / "train.idx").write_text("".join(lines[:5] + lines[6:]))
+    assert len(RecordIOFaces(tmp_path, cache_index=False).open()) == 9
+    assert "its header promises 10 images, there are 9" in caplog.text
+
+
 @pytest.mark.parametrize("index", [True, False])
 @pytest.mark.parametrize("extended", [True, False])
 def test_plain_records_in_any_order(tmp_path: Path, index: bool, extended: bool) -> None:

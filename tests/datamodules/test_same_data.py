@@ -98,6 +98,20 @@ class TestNames:
         assert digest(one) == digest(other)
         assert Split(one, 0.2, 0).facts == Split(other, 0.2, 0).facts
 
+    @pytest.mark.parametrize("index", [0, 47])
+    def test_other_files_under_the_same_names_are_another(
+        self, drawn_root: Path, tmp_path: Path, index: int
+    ) -> None:
+        shutil.copytree(drawn_root, tmp_path / "copy")
+        one, other = (
+            FolderFaces(root, size=SIZE, cache_index=False).open() for root in (drawn_root, tmp_path / "copy")
+        )
+        with open(other.name(index), "ab") as file:
+            file.write(b"x")
+        assert digest(one) == digest(other)
+        found = differences(Split(other, 0.0, 0).facts, Split(one, 0.0, 0).facts)
+        assert found == ["names of identities or images, their order, or the files under them"]
+
     def test_no_name_and_no_quick_digest_of_names_is_kept(self) -> None:
         """Who has a guess at the whole set needs scrypt for it; single names cannot be tested."""
         reader = Named({"ann": 3, "bob": 2})
@@ -108,9 +122,11 @@ class TestNames:
         for name in (*reader.identities, "", *reader.names):
             whole.update(name.encode() + b"\0")
         whole.update(reader.labels.numpy().tobytes())
+        for index in range(5):
+            whole.update(hashlib.sha256(reader.content(index)).digest())
         slow = hashlib.scrypt(whole.digest(), salt=b"faceveil: data of a checkpoint", n=2**14, r=8, p=1, maxmem=2**26,
                               dklen=32)  # fmt: skip
-        assert facts["names"] == slow.hex()
+        assert facts["set"] == slow.hex()
         assert whole.hexdigest() not in text
         held = Split(reader, 0.4, 0).chosen.numpy().tobytes()
         assert facts["hash"] == hashlib.sha256(slow + held).hexdigest()
@@ -127,10 +143,12 @@ def test_what_differs_is_named() -> None:
     assert of(counts, seed=1) == ["data.seed 1, here 0"]
     assert of(counts, share=0.2) == ["data.val_share 0.2, here 0.4", "held-out images 2, here 4"]
     assert of({"ann": 6, "bob": 6}) == ["images 12, here 11"]
-    assert of({"ann": 5, "cyd": 6}) == ["names of identities or images, or their order"]
+    assert of({"ann": 5, "cyd": 6}) == ["names of identities or images, their order, or the files under them"]
     assert of({"ann": 5, "bob": 3, "cyd": 3})[0] == "identities 3, here 2"
     assert of(counts, seed=1, share=0.2, held=False) == []
-    assert of({"ann": 5, "cyd": 6}, held=False) == ["names of identities or images, or their order"]
+    assert of({"ann": 5, "cyd": 6}, held=False) == [
+        "names of identities or images, their order, or the files under them"
+    ]
     plain = [Split(Named(counts), 0.0, seed).facts for seed in (0, 1)]
     assert differences(plain[1], plain[0]) == []  # a seed draws nothing then
 
@@ -160,7 +178,7 @@ class TestEarlierCheckpoints:
         assert [data.training.number(i) for i in range(len(data.training))] == (
             ~old
         ).nonzero().flatten().tolist()
-        assert "drew its held-out images by their numbers" in caplog.text
+        assert "drew its held-out images by number" in caplog.text
         again = data.state_dict()["split"]  # of a run that goes on
         assert (again["version"], again["hash"]) == (BY_NUMBER, _earlier(faces, 0.34, 0)["hash"])
         another = FaceDataModule(faces, val_share=0.34, seed=0)
@@ -213,10 +231,6 @@ class TestDataModule:
                 r"normalised with mean 0\.5 and std 0\.5: give data\.mean and data\.std so, not 0\.4",
             ),
             ({"std": 0.25}, r"normalised with mean 0\.5 and std 0\.5"),
-            (
-                {"reader": DrawnFaces(4, 6, 20)},
-                "trained on images of 16 px: give a reader of that size, not 20",
-            ),
             ({"reader": DrawnFaces(4, 6, SIZE, first_identity=7)}, "names of identities or images"),
         ],
     )
