@@ -344,7 +344,8 @@ class RecordScan(Scan):
         mixed = parted = 0
         for at in identities.tolist():
             span, _ = unpack(file.record(at))
-            first, last = np.searchsorted(keys, [int(edge) for edge in span[:2]]) if len(span) > 1 else (0, 0)
+            edges = [int(edge) for edge in span[:2] if edge.is_integer() and abs(edge) <= _LARGEST]
+            first, last = np.searchsorted(keys, edges) if len(edges) == 2 else (0, 0)
             own = labels[first:last]
             if len(own) == 0:
                 continue
