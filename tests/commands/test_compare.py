@@ -65,7 +65,10 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
                 "mean face": {
                     "class_path": "lightning_app.attacks.MeanFace",
                     "init_args": {
-                        "reader": {"class_path": "datamodules.DrawnFaces", "init_args": {"size": 32}}
+                        "reader": {
+                            "class_path": "datamodules.DrawnFaces",
+                            "init_args": {"size": 32, "identities": 8, "images_per_identity": 4},
+                        }
                     },
                 },
                 "Telea": {"class_path": "lightning_app.attacks.Telea"},
