@@ -67,7 +67,8 @@ def test_a_mask_that_hides_enough_is_taken_and_told(tmp_path: Path, caplog: pyte
     picture = tmp_path / RUN / "mask.png"
     assert caplog.messages == [
         "owner 0 trains under MaskOut, which hides 0.5000 of the pixels, hash "
-        f"{asked.mask_hash}; look at it: {picture}"
+        f"{asked.mask_hash}",
+        f"owner 0: look at the mask: {picture}",
     ]
     assert picture.is_file()
 
