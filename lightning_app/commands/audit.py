@@ -89,6 +89,7 @@ def audit(
 
     Raises:
         FileNotFoundError, ValueError: an argument cannot be used. Findings raise nothing.
+        OSError: the JSON file cannot be written; raised after the verdict is shown.
     """
     if key is not None and raw is None and config is None:
         raise ValueError(f"key: {key} is of use with the raw set only; give --raw RAW_DIR too")
@@ -139,10 +140,22 @@ def audit(
     found.findings.sort()
     found.unproven = left_open(found, agreed, signer is not None)
     report = figures(found, found.unproven, agreed, time.monotonic() - begun)
-    _tell(released, found, str(report["verdict"]), json_path)
-    if json_path is not None:
-        write_atomically(json_path, json.dumps(report, indent=2) + "\n")  # in ASCII: names may be no UTF-8
+    unwritten = None if json_path is None else _write(json_path, report)
+    _tell(released, found, str(report["verdict"]), None if unwritten else json_path)
+    if unwritten is not None:
+        raise OSError(
+            f"--json {json_path}: was not written ({unwritten.strerror}); the verdict above stands"
+        ) from unwritten
     return found
+
+
+def _write(json_path: str, report: dict[str, object]) -> OSError | None:
+    """Write the report; the error that kept it from being written, for a full disk must not hide the verdict."""
+    try:
+        write_atomically(json_path, json.dumps(report, indent=2) + "\n")  # in ASCII: names may be no UTF-8
+    except OSError as error:
+        return error
+    return None
 
 
 def _unknown(found: Audit) -> None:

@@ -205,7 +205,7 @@ def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> torch.Ten
         found.add(MASK, fault)
     visible = None if png.pixels is None else _binary(png.pixels, manifest.size, found)
     if visible is not None and png.pixels is not None and not png.faults:
-        old = getattr(manifest, "version", 1) == 1
+        old = manifest.version == 1
         faults = mask_faults(data, png.pixels, old, _is_other(manifest, "zlib", "pillow"))
         for fault in faults or ():
             found.add(MASK, fault)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -605,3 +607,34 @@ def test_what_desensitize_releases_passes_and_trains(
 
     next(Path("released/images").rglob("*.png")).write_bytes(b"")
     assert len(found(veil, "released", "--ignore-times")) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "good"), [("full", True), ("full", False), ("no folder", True), ("a folder", True)]
+)
+def test_a_report_that_cannot_be_written_hides_no_verdict(
+    made: Path, spoilt: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, how: str, good: bool,
+) -> None:  # fmt: skip
+    root = made / "masked" if good else spoilt
+    if not good:
+        for one in images(spoilt):
+            one.unlink()
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "folder").mkdir()
+    path = {"full": "audit.json", "no folder": "file/audit.json", "a folder": "folder"}[how]
+    if how == "full":
+
+        def full(path: str, content: str) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("lightning_app.commands.audit.write_atomically", full)
+    with pytest.raises(SystemExit) as ended:
+        veil("audit", root, "--json", tmp_path / path)
+    assert ended.value.code not in (0, None)
+    printed = capsys.readouterr()
+    assert f"audit {'PASSED' if good else 'FAILED'}" in printed.out
+    assert "more; --json PATH writes them all" in printed.out or good, "not: all of them are there"
+    assert f"{path}: was not written (" in printed.err
+    assert printed.err.strip().endswith("the verdict above stands")
+    assert not list(tmp_path.glob("**/*.tmp"))
