@@ -89,6 +89,8 @@ def writing_of(files: Sequence[tuple[bytes, Pixels]], other: bool, level: int | 
     found = best if votes[best] or level is not None else None
     if not other or (found == RUNS and 2 * votes[RUNS] > len(files)):
         return Writing(found)
+    if level is not None:  # said, and not left to the files to choose
+        return Writing(level, Form(deflated(b"", level)[:2], {0: STORED, RUNS: PLAIN}.get(level, SEARCHED)))
     return Writing(found, _form([one for data, pixels in files if (one := _stream(data, pixels))]))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,16 @@ def relist(root: Path, **changed: object) -> None:
     """
     old = json.loads((root / "manifest.json").read_text())
     files = {name: sha256(root / name) for name in old["files"]}
-    (root / "manifest.json").write_text(as_written(old | {"files": files} | changed))
+    whole = old | {"files": files} | changed
+    if whole["version"] == 1:
+        whole.pop("compression", None)
+    (root / "manifest.json").write_text(as_written(whole))
     set_times(root)
 
 
 def as_written(manifest: dict[str, Any]) -> str:
     """Write a manifest as `desensitize` does."""
-    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+    return json.dumps(manifest, indent=1, sort_keys=True, default=asdict) + "\n"
 
 
 def images(root: Path) -> list[Path]:

@@ -214,7 +214,7 @@ class Odd(Desensitizer):
         self.calls += 1
         veiled = batch.copy()
         mask = torch.ones(1, 1, SIZE, SIZE)
-        mask[..., : self.calls if self.how == "another mask" else 5, :] = 0
+        mask[..., : 3 + self.calls if self.how == "another mask" else 5, :] = 0
         veiled["image"] = batch["image"] * (1 if self.how == "leaves pixels" else mask)
         if self.how == "too bright":
             veiled["image"] = veiled["image"] + 0.5
