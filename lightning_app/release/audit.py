@@ -308,6 +308,10 @@ def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
     assert found.manifest is not None
     files = found.manifest.files
     found.files, found.bytes = checked.files, checked.bytes
+    if 0 < checked.channels < found.manifest.channels:
+        found.add(
+            MANIFEST, f"channels is {found.manifest.channels}, no image has more than {checked.channels}"
+        )
     if checked.unproven:
         theirs, ours = found.manifest.versions["zlib"], made_with()["zlib"]
         found.unproven.append(

@@ -449,6 +449,17 @@ def test_refused_counts_are_counted_with_the_raw_set(tmp_path: Path, raw: Path, 
     assert audit(str(tmp_path / "released"), config=str(config), key=str(owner[2])).findings == []
 
 
+def test_channels_are_those_of_the_images(tmp_path: Path, raw: Path) -> None:
+    root = tmp_path / "released"
+    write_release(root, raw)
+    for one in images(root):
+        one.write_bytes(png(_pixels(one)[..., :1].repeat(3, 2)))
+    relist(root)
+    assert [f.what for f in audit(str(root)).findings] == ["channels is 3, no image has more than 1"]
+    relist(root, channels=1)
+    assert audit(str(root)).findings == []
+
+
 def test_nothing_compared_is_a_finding(tmp_path: Path, raw: Path, owner: Owner) -> None:
     write_release(tmp_path / "released", raw)
     shutil.copytree(raw, tmp_path / "raw")
