@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from datamodules.reader import BadImage, Pixels
+from datamodules.webp import is_lossy_webp
 
 Crop = tuple[int, int, int, int] | int | None
 
@@ -57,7 +58,22 @@ def read_bytes(path: str) -> bytes:
         raise BadImage(f"{path}: cannot be read ({error.strerror})", "cannot be read") from error
 
 
-def decode(data: bytes, crop: Crop, size: int, name: str, upright: bool = False) -> Pixels:
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Tell width and height of an encoded image in pixels, without decoding it; None where it is none.
+
+    Args:
+        data: the file's bytes.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            return opened.width, opened.height
+    except _BROKEN:
+        return None
+
+
+def decode(
+    data: bytes, crop: Crop, size: int, name: str, upright: bool = False, lossy_webp: bool = True
+) -> Pixels:
     """Decode a JPEG, PNG or WebP image, crop it and resize it to a square.
 
     Args:
@@ -68,13 +84,21 @@ def decode(data: bytes, crop: Crop, size: int, name: str, upright: bool = False)
         size: side of the result; PIL's bilinear filter with antialiasing.
         name: of the image, for messages.
         upright: refuse an image whose EXIF or XMP says that it must be turned to be upright.
+        lossy_webp: take a WebP that is coded with loss, see `datamodules.webp`; else refuse it.
 
     Returns:
         uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
 
     Raises:
-        BadImage: truncated, not an image of these formats, smaller than the crop, or not upright.
+        BadImage: truncated, not an image of these formats, smaller than the crop, not upright, or coded with loss
+            as WebP.
     """
+    if not lossy_webp and is_lossy_webp(data):
+        raise BadImage(
+            f"{name}: is a WebP coded with loss: what is hidden leaves traces all over it; take a JPEG, PNG or "
+            "lossless WebP made of the original, or allow it (allow_lossy_webp)",
+            "lossy WebP",
+        )
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             image = _plain(opened)
