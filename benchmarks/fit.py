@@ -26,13 +26,8 @@ from lightning_app.models.base import Recogniser
 from lightning_app.networks.backbone import BackboneName, InsertionPoint
 
 TINY: dict[str, Any] = {
-    "repeats": 1,
-    "size": 32,
-    "batch": 2,
-    "steps": 2,
-    "network": "resnet18",
-    "gated": ("layer1",),
-}
+    "repeats": 1, "size": 32, "batch": 2, "steps": 1, "warmup": 0, "network": "resnet18", "gated": ("layer1",),
+}  # fmt: skip
 GATED: tuple[InsertionPoint, ...] = ("layer1", "layer3")
 
 
@@ -111,10 +106,17 @@ def _bare_step(model: Recogniser, pixels: Tensor, identity: Tensor, batch: int, 
 
 
 def _paired(
-    name: str, ours: Callable[[], float], peer: Callable[[], float], repeats: int, bound: float, note: str
+    name: str,
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    repeats: int,
+    warmup: int,
+    bound: float,
+    note: str,
 ) -> Row:
     """Interleave two callables that time themselves and return seconds."""
-    ours(), peer()
+    for _ in range(min(1, warmup)):
+        ours(), peer()
     pairs: list[tuple[float, float]] = []
     for repeat in range(repeats):
         first, second = (ours, peer) if repeat % 2 == 0 else (peer, ours)
@@ -134,6 +136,7 @@ def measure(
     steps: int = 6,
     network: BackboneName = "resnet34",
     gated: Sequence[InsertionPoint] = GATED,
+    warmup: int = 3,
 ) -> list[Row]:
     """Return the rows of training and inference speed.
 
@@ -144,6 +147,7 @@ def measure(
         steps: of a run.
         network: the backbone.
         gated: insertion points, one model with a gate at each.
+        warmup: untimed runs before, at most.
     """  # fmt: skip
     for noisy in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -156,14 +160,16 @@ def measure(
     model, bare = sizes.model(), sizes.model()
     rows = [
         _paired("fit ÷ bare loop", lambda: _fit_step(model, clean, steps),
-                lambda: _bare_step(bare, pixels, identity, batch, steps), repeats, 1.02, sizes.note),
+                lambda: _bare_step(bare, pixels, identity, batch, steps), repeats, warmup, 1.02, sizes.note),
         _paired("fit, masks on the fly ÷ none", lambda: _fit_step(model, masked, steps),
-                lambda: _fit_step(bare, clean, steps), repeats, 1.01, sizes.note),
+                lambda: _fit_step(bare, clean, steps), repeats, warmup, 1.01, sizes.note),
     ]  # fmt: skip
-    return rows + _gates(sizes, masked, pixels[:batch], identity[:batch], repeats)
+    return rows + _gates(sizes, masked, pixels[:batch], identity[:batch], repeats, warmup)
 
 
-def _gates(sizes: _Sizes, data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int) -> list[Row]:
+def _gates(
+    sizes: _Sizes, data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int, warmup: int
+) -> list[Row]:
     plain = sizes.model()
     batch = data._normalised(
         data.augment(data.veiled({"image": images, "index": torch.arange(len(images))}), Moment())
@@ -185,7 +191,7 @@ def _gates(sizes: _Sizes, data: FaceDataModule, images: Tensor, identity: Tensor
 
     for point in sizes.gated:
         gated = sizes.gated_model(point)
-        timing = interleaved(partial(train, gated), lambda: train(plain), 2 * repeats, warmup=2)
+        timing = interleaved(partial(train, gated), lambda: train(plain), 2 * repeats, warmup=min(2, warmup))
         rows.append(Row(f"ResNet-FSM ({point}) ÷ ResNet, training step", *timing, 1.03, sizes.note))
     ready = data.prepare(images)
     mask = ready["mask"]
@@ -198,7 +204,7 @@ def _gates(sizes: _Sizes, data: FaceDataModule, images: Tensor, identity: Tensor
             partial(infer, gated, ready),
             lambda: infer(plain, ready),
             4 * repeats,
-            warmup=3,
+            warmup=warmup,
         )
         rows.append(Row(f"ResNet-FSM ({point}), gate frozen ÷ ResNet, inference", *timing, 1.01, sizes.note))
     return rows

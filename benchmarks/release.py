@@ -5,6 +5,7 @@ Pillow's optimised ones, bound 1.3; blur and mosaic per batch against torchvisio
 from __future__ import annotations
 
 import io
+import logging
 import multiprocessing
 import shutil
 import tempfile
@@ -43,7 +44,7 @@ def measure(repeats: int = 5, images: int = 2000, batch: int = 64, workers: int 
         batch: images that are blurred at a time.
         workers: processes of both sides; one per CPU by default, 0 works in this one.
     """
-    with _one_thread():
+    with _one_thread(), _quiet():
         return [
             *_release(repeats, images, cpus() if workers is None else workers),
             *_per_batch(repeats, batch),
@@ -166,6 +167,18 @@ def _per_batch(repeats: int, batch: int) -> list[Row]:
             )
         )  # fmt: skip
     return rows
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let `desensitize` not say each time that it resizes."""
+    log = logging.getLogger("faceveil")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

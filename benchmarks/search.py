@@ -25,7 +25,7 @@ from lightning_app.networks.backbone import BackboneName
 BATCH = 64
 RATIO = (0.74, 0.78)
 TINY: dict[str, Any] = {
-    "repeats": 1, "size": 32, "images": 4, "network": "resnet18", "candidates": 8, "full": 64, "few": 8, "orders": 2,
+    "repeats": 1, "size": 32, "images": 4, "network": "resnet18", "candidates": 8, "full": 64, "few": 8, "orders": 2, "epochs": 0,
 }  # fmt: skip
 _HERE = Path(__file__).resolve().parents[1]
 _CHECKPOINT = _HERE / "runs" / "lfwa_resnet" / "checkpoints" / "last.ckpt"
@@ -41,6 +41,7 @@ def measure(
     full: int = 256,
     few: int = 16,
     orders: int = 20,
+    epochs: int = 6,
 ) -> list[Row]:
     """Return a row for the time of one score and one for the forward passes of halving.
 
@@ -53,8 +54,12 @@ def measure(
         full: images of the second row.
         few: images of it that all masks are scored on.
         orders: in which the halving is repeated.
+        epochs: that a network is trained for where there is no clean checkpoint.
     """  # fmt: skip
-    return [_one_candidate(repeats, size, images, network), _halving(size, candidates, full, few, orders)]
+    return [
+        _one_candidate(repeats, size, images, network),
+        _halving(size, candidates, full, few, orders, epochs),
+    ]
 
 
 def _one_candidate(repeats: int, size: int, images: int, network: BackboneName) -> Row:
@@ -124,8 +129,8 @@ class _Replayed(MaskScorer):
         return {}
 
 
-def _halving(size: int, candidates: int, full: int, few: int, orders: int) -> Row:
-    model, images, labels, what = _recogniser(size, full)
+def _halving(size: int, candidates: int, full: int, few: int, orders: int, epochs: int) -> Row:
+    model, images, labels, what = _recogniser(size, full, epochs)
     scorer = _Recorded(model, images, labels, bf16=True)
     scorer.kept = {}
     side = scorer.size
@@ -163,7 +168,7 @@ def _gap(found: SearchResult, everything: SearchResult) -> float:
     return 100 * (value - best) / abs(best)
 
 
-def _recogniser(size: int, full: int) -> tuple[ResNet, Tensor, Tensor, str]:
+def _recogniser(size: int, full: int, epochs: int) -> tuple[ResNet, Tensor, Tensor, str]:
     """Return the clean checkpoint with LFW-a where both are at hand, else a small network trained on drawn faces."""
     root = _HERE / "data" / "lfw"
     if size == 112 and _CHECKPOINT.is_file() and root.is_dir() and _PEOPLE.is_file():
@@ -186,7 +191,7 @@ def _recogniser(size: int, full: int) -> tuple[ResNet, Tensor, Tensor, str]:
     model = ResNet("resnet18", num_classes=32, input_size=size // 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     pixels, labels = (raw["image"][~held].float() / 255 - 0.5) / 0.5, raw["identity"][~held]
-    for _ in range(6):
+    for _ in range(epochs):
         for at in torch.randperm(len(pixels)).split(BATCH):
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(pixels[at])

@@ -81,7 +81,8 @@ def test_one_that_fails_does_not_lose_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = {
-        "first": module(row("one")), "broken": module(fails="3 of [7] are\nodd"), "last": module(row("two"), row("three")),
+        "first": module(row("one")), "broken": module(fails="3 of [7] are\nodd"),
+        "last": module(row("two"), row("three")),
     }  # fmt: skip
     monkeypatch.setattr(command, "found", lambda: there)
     assert command.main(["--json", str(tmp_path / "rows.json")]) == 1
