@@ -39,7 +39,7 @@ class TrainerOptions(L.Callback):
         self._every: tuple[int | None, int | float | None] | None = None  # how often, while it is put aside
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check the monitors, say so where nothing will be verified, and lay the schedule over a rate that was found."""
+        """Check the monitors, say so where nothing is verified, and lay the schedule over a rate that was found."""
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
