@@ -26,7 +26,8 @@ from lightning_app.networks.backbone import BackboneName
 BATCH = 64
 RATIO = (0.74, 0.78)
 TINY: dict[str, Any] = {
-    "repeats": 1, "size": 32, "images": 4, "network": "resnet18", "candidates": 8, "full": 64, "few": 8, "orders": 2, "epochs": 0,
+    "repeats": 1, "size": 32, "images": 4, "network": "resnet18", "candidates": 8, "full": 64, "few": 8,
+    "orders": 2, "epochs": 0,
 }  # fmt: skip
 _HERE = Path(__file__).resolve().parents[1]
 _CHECKPOINT = _HERE / "runs" / "lfwa_resnet" / "checkpoints" / "last.ckpt"

@@ -62,7 +62,7 @@ def clean_config(path: Path, root: Path) -> Path:
     return path
 
 
-def refused(capsys: pytest.CaptureFixture[str], run: Callable[[], None]) -> str:
+def refused(capsys: pytest.CaptureFixture[str], run: Callable[[], object]) -> str:
     """Run what must fail: its message, one line, exit code ≠ 0, no traceback."""
     with pytest.raises(SystemExit) as stop:
         run()
