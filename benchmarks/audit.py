@@ -86,6 +86,6 @@ def _release(images: int, channels: int, size: int) -> Iterator[Path]:
             Image.fromarray(pixels.squeeze()).save(folder / f"{number:06d}.png", compress_level=1)
         write_release(
             FolderFaces(home / "raw", size=size, cache_index=False), MaskOut(home / "mask.png"), home / "released",
-            home / "owner", b"k" * 32, workers=0,
+            home / "owner", bytes(range(32)), workers=0,
         )  # fmt: skip
         yield home / "released"

@@ -71,7 +71,7 @@ def _release(repeats: int, images: int, workers: int) -> list[Row]:
             made.append(
                 write_release(
                     Subset(whole, order), MaskOut(folder / "mask.png"), folder / "released", folder / "owner",
-                    b"k" * 32, workers=workers,
+                    bytes(range(32)), workers=workers,
                 )
             )  # fmt: skip
 

@@ -160,7 +160,7 @@ def test_a_resize_that_needs_no_telling(tmp_path: Path, caplog: pytest.LogCaptur
 def test_the_guard_that_is_named_keeps_hidden_pixels_out(tmp_path: Path, size: int, guard: int) -> None:
     """Of a lossless source at 40 px, whose hidden part is another one: with the guard not a bit, without it some."""
     mask = torch.ones(1, size, size)
-    mask[:, size // 3 : 2 * size // 3, size // 4 : size // 2] = 0
+    mask[:, size // 3 : 2 * size // 3, size // 4 : 3 * size // 4] = 0
     save_mask(mask, tmp_path / "mask.png")
     rng = np.random.default_rng(0)
     side = (np.arange(CROP) + 0.5) * size / CROP  # where a source pixel's centre comes to lie
