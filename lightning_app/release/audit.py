@@ -31,12 +31,13 @@ from lightning_app.release.manifest import (
     is_image_file,
     made_with,
 )
+from lightning_app.release.marks import Finding
 from lightning_app.release.method import is_known, margin_faults, method_faults
 from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from lightning_app.release.strict_json import strict_json
 from lightning_app.release.traces import Traces
-from lightning_app.release.tree import Finding, Tree, walk_release
+from lightning_app.release.tree import Tree, walk_release
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
 _PLACE = re.compile(r"^(/|~|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")  # text that names a place on a disk
@@ -66,11 +67,10 @@ class Audit:
     Attributes:
         findings: what a release must not have; it is good where there are none.
         notes: what was not checked, and why.
-        unproven: what the release may still hold, for the first line of the verdict.
         files: images that were decoded.
         bytes: their length together.
         manifest: of the release; None where it cannot be read.
-        unproven: what nobody can know from what was checked, in words.
+        unproven: what nobody can know from what was checked, for the first line of the verdict.
         compared: what was compared with the raw set; None where nothing was tried.
     """
 
@@ -80,7 +80,6 @@ class Audit:
     files: int = 0
     bytes: int = 0
     manifest: Manifest | None = None
-    unproven: list[str] = field(default_factory=list)
     compared: Compared | None = None
 
     def add(self, file: str, what: str) -> None:
