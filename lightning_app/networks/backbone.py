@@ -24,7 +24,7 @@ _LAYOUTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
-class _Net(ResNet):
+class _Net(ResNet):  # type: ignore[misc]  # torchvision is not typed
     """torchvision's ResNet with the channels of every stage scaled; the stem keeps its 64."""
 
     def __init__(self, name: str, width: int) -> None:
@@ -33,7 +33,8 @@ class _Net(ResNet):
 
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
         scaled = planes // WIDTH * self.width  # 64, 128, 256 and 512 in torchvision's
-        return super()._make_layer(block, scaled, *args, **kwargs)
+        layer: nn.Sequential = super()._make_layer(block, scaled, *args, **kwargs)
+        return layer
 
 
 def feature_sizes(input_size: int) -> dict[InsertionPoint, int]:

@@ -37,11 +37,12 @@ from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from lightning_app.release.strict_json import strict_json
 from lightning_app.release.traces import Traces
-from lightning_app.release.tree import Tree, walk_release
+from lightning_app.release.tree import Tree, entries, walk_release
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
 _PLACE = re.compile(r"^(/|~|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")  # text that names a place on a disk
 _HIDES_NOTHING = "Identity"
+_SMALL, _LINE = 1 << 16, 300  # bytes: of the small files of a release; of a manifest's line
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,12 @@ def _manifest(root: Path, found: Audit) -> Manifest | None:
     if path.is_symlink() or not path.is_file():
         found.add(MANIFEST, "is missing: this is no finished release; nothing else was checked")
         return None
+    most = _SMALL + _LINE * sum(
+        1 for _ in entries(root)
+    )  # a sparse file of many gigabytes takes no room on a disk
+    if path.stat().st_size > most:
+        found.add(MANIFEST, "is larger than a manifest of these files can be; nothing else was checked")
+        return None
     content = path.read_bytes()
     try:
         manifest = Manifest.parse(content, MANIFEST)
@@ -159,6 +166,12 @@ def _manifest(root: Path, found: Audit) -> Manifest | None:
     if manifest.to_bytes() != content:
         found.add(MANIFEST, "is not written as `desensitize` writes it: something was changed or added")
     return manifest
+
+
+def _read(path: Path) -> bytes:
+    """Read a small file, but no more of it than such a one has; what is cut off, its hash or form tells."""
+    with path.open("rb") as file:
+        return file.read(_SMALL)
 
 
 def _signature(
@@ -172,7 +185,7 @@ def _signature(
         return
     if SIGNATURE not in tree.files:
         return  # said already: it is missing
-    signature = (root / SIGNATURE).read_bytes()
+    signature = _read(root / SIGNATURE)
     if not _SIGNED.fullmatch(signature):
         found.add(SIGNATURE, "is not 128 hexadecimal digits and a newline")
     elif public_key is None:
@@ -192,7 +205,7 @@ def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> torch.Ten
         found.notes.append("the release has no mask: no pixel is hidden, and none is checked to be black")
         return None
     if MASK_FACTS in tree.files:
-        _mask_facts((root / MASK_FACTS).read_bytes(), manifest, found)
+        _mask_facts(_read(root / MASK_FACTS), manifest, found)
     if MASK not in tree.files:
         found.notes.append(f"hidden pixels were not checked: {MASK} is missing")
         return None

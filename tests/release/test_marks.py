@@ -236,3 +236,20 @@ def test_a_listed_file_may_be_special_too(released: Path) -> None:
     one.write_bytes(b"")
     relist(released)
     assert said(audit(released))[relisted] == ["is no PNG"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("manifest.json", "is larger than a manifest of these files can be; nothing else was checked"),
+        ("mask.json", "its SHA-256 is not the manifest's"),
+        ("mask.png", "its SHA-256 is not the manifest's"),
+    ],
+)
+def test_a_sparse_file_of_many_gigabytes_is_not_read(released: Path, name: str, words: str) -> None:
+    with (released / name).open("r+b") as file:
+        file.truncate(50_000_000_000)
+    set_times(released)
+    found = said(audit(released))
+    assert list(found) == [name]
+    assert words in found[name]
