@@ -276,6 +276,7 @@ def test_what_is_switched_off_is_not_there(fit: Run, capsys: pytest.CaptureFixtu
     assert "Epoch 1" not in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:.*You are trying to `self.log")  # Lightning's, to the user
 def test_barebones_trains_and_keeps_nothing_but_the_figures(fit: Run) -> None:
     figures = fit(barebones=True, log_every_n_steps=None, enable_model_summary=None)
     assert figures["run/steps"] == STEPS
@@ -413,6 +414,7 @@ def test_an_error_of_our_own_is_not_blamed_on_a_callback() -> None:
         assert blamed(raised.value) == name
 
 
+@pytest.mark.filterwarnings("ignore:.*was called without a model", "ignore:.*there is no last checkpoint")
 def test_callbacks_that_watch_go_together(fit: Run) -> None:
     figures = fit(
         LIGHTNINGS + "RichModelSummary",
@@ -441,11 +443,14 @@ def test_a_learning_rate_that_is_found_is_trained_with(fit: Run, monkeypatch: py
     assert kept["hyper_parameters"]["lr"] == 0.02
 
 
+@pytest.mark.filterwarnings("ignore:The provided params to be frozen")  # Lightning's, to the user
 def test_a_backbone_rests_until_it_is_let_go(fit: Run) -> None:
     fit(lightnings("BackboneFinetuning", unfreeze_backbone_at_epoch=1), max_epochs=2)
     assert Seen.last.frozen == [True] * STEPS + [False] * STEPS
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*Unable to serialize instance")  # Lightning's, to the user
+@pytest.mark.filterwarnings("ignore:.*SWA is currently only supported")  # Lightning's, to the user
 def test_averaged_weights_are_those_that_are_kept(fit: Run) -> None:
     fit(lightnings("StochasticWeightAveraging", swa_lrs=0.05, swa_epoch_start=1), max_epochs=2)
     kept = torch.load(fit.run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -453,6 +458,7 @@ def test_averaged_weights_are_those_that_are_kept(fit: Run) -> None:
     assert torch.equal(kept["head.weight"], model.head.weight.detach())
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*Unable to serialize instance")  # Lightning's, to the user
 def test_pruned_weights_are_kept_as_such(fit: Run) -> None:
     pruning = lightnings("ModelPruning", pruning_fn="l1_unstructured", amount=0.5)
     fit(pruning, model={"channels_last": False})
