@@ -31,17 +31,18 @@ from lightning_app.release.manifest import (
     is_image_file,
     made_with,
 )
+from lightning_app.release.marks import Finding
 from lightning_app.release.method import is_known, margin_faults, method_faults
 from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from lightning_app.release.strict_json import strict_json
 from lightning_app.release.traces import Traces
-from lightning_app.release.tree import Finding, Tree, entries, walk_release
+from lightning_app.release.tree import Tree, entries, walk_release
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
 _PLACE = re.compile(r"^(/|~|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")  # text that names a place on a disk
 _HIDES_NOTHING = "Identity"
-_SMALL, _LINE = 1 << 16, 300  # bytes: of the small files of a release; of a manifest's line
+_SMALL, _LINE = 1 << 20, 300  # bytes: more than small files of a release have; of a manifest's line
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ class Audit:
     Attributes:
         findings: what a release must not have; it is good where there are none.
         notes: what was not checked, and why.
-        unproven: what the release may still hold, for the first line of the verdict.
         files: images that were decoded.
         bytes: their length together.
         manifest: of the release; None where it cannot be read.
@@ -77,7 +77,6 @@ class Audit:
 
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    unproven: list[str] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
     manifest: Manifest | None = None
