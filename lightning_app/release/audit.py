@@ -42,7 +42,7 @@ from lightning_app.release.tree import Tree, entries, walk_release
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
 _PLACE = re.compile(r"^(/|~|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")  # text that names a place on a disk
 _HIDES_NOTHING = "Identity"
-_SMALL, _LINE = 1 << 16, 300  # bytes: of the small files of a release; of a manifest's line
+_SMALL, _LINE = 1 << 20, 300  # bytes: more than small files of a release have; of a manifest's line
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ class Audit:
 
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    unproven: list[str] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
     manifest: Manifest | None = None

@@ -188,10 +188,9 @@ def test_a_secret_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         late = tmp_path / "late"
         real = tempfile.mkstemp
 
-        def mkstemp(**options: Any) -> tuple[int, str]:
+        def mkstemp(**options: Any) -> Any:
             late.write_bytes(b"another's")
-            made: tuple[int, str] = real(**options)
-            return made
+            return real(**options)
 
         monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
         with pytest.raises(FileExistsError, match="late is there already"):
