@@ -414,7 +414,9 @@ def test_an_error_of_our_own_is_not_blamed_on_a_callback() -> None:
         assert blamed(raised.value) == name
 
 
-@pytest.mark.filterwarnings("ignore:.*was called without a model", "ignore:.*there is no last checkpoint")
+@pytest.mark.filterwarnings(
+    "ignore:.*was called without a model", "ignore:.*there is no last checkpoint", "ignore:.*flops_per_batch"
+)
 def test_callbacks_that_watch_go_together(fit: Run) -> None:
     figures = fit(
         LIGHTNINGS + "RichModelSummary",
