@@ -475,8 +475,8 @@ def test_lossy_sources_are_counted_as_they_were_refused(
     )
     assert made.manifest.images == 6 + allowed
     assert made.manifest.refused.get("lossy WebP", 0) == (not allowed)
-    for args in ({"raw": str(tmp_path / "raw")}, {"config": str(config)}):
-        found = audit(str(tmp_path / "out"), key=str(owner[2]), **args)
+    for folder, given in ((str(tmp_path / "raw"), None), (None, str(config))):
+        found = audit(str(tmp_path / "out"), raw=folder, config=given, key=str(owner[2]))
         assert found.findings == []
         assert found.compared is not None
         assert found.compared.images == 6 + allowed
