@@ -68,15 +68,16 @@ class Audit:
     Attributes:
         findings: what a release must not have; it is good where there are none.
         notes: what was not checked, and why.
+        unproven: what nobody can know from what was checked, for the first line of the verdict.
         files: images that were decoded.
         bytes: their length together.
         manifest: of the release; None where it cannot be read.
-        unproven: what nobody can know from what was checked, for the first line of the verdict.
         compared: what was compared with the raw set; None where nothing was tried.
     """
 
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
     manifest: Manifest | None = None
