@@ -1,4 +1,7 @@
-"""Run every benchmark of this package, or those named, and print one table."""
+"""Run every benchmark of this package, or those named, and print one table.
+
+One that fails is named below the table and makes the exit code 1; the others are measured all the same.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import argparse
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable, Sequence
+import sys
+import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import benchmarks
@@ -18,11 +25,11 @@ from benchmarks.timing import Row
 from lightning_app.files import write_atomically
 
 
-def _found() -> dict[str, Callable[..., list[Row]]]:
-    """Return `measure` of each module of the package that has one, by module name."""
+def found() -> dict[str, ModuleType]:
+    """Return the modules of the package that have a `measure`, by name."""
     names = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__))
     modules = {name: importlib.import_module(f"benchmarks.{name}") for name in names if name != "__main__"}
-    return {name: module.measure for name, module in modules.items() if hasattr(module, "measure")}
+    return {name: module for name, module in modules.items() if hasattr(module, "measure")}
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -44,8 +51,15 @@ def _table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Parse the command line, measure, print the table."""
+def main(args: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure, print the table.
+
+    Args:
+        args: of the command line; those of the process by default.
+
+    Returns:
+        The exit code: 1 where a benchmark failed.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help="modules of benchmarks/ to run; all where none is named")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the rows here")
@@ -53,9 +67,9 @@ def main(args: Sequence[str] | None = None) -> None:
         "--repeats", type=int, help="timed runs of each; each module's own number if left out"
     )
     options = parser.parse_args(args)
-    found = _found()
-    if unknown := [name for name in options.names if name not in found]:
-        parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(found)}")
+    there = found()
+    if unknown := [name for name in options.names if name not in there]:
+        parser.error(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(there)}")
     if options.json and not options.json.absolute().parent.is_dir():
         parser.error(f"--json {options.json}: its folder does not exist")
     if options.repeats is not None and options.repeats < 1:
@@ -63,14 +77,25 @@ def main(args: Sequence[str] | None = None) -> None:
     given = {} if options.repeats is None else {"repeats": options.repeats}
     console = Console()
     rows: list[Row] = []
-    for name in options.names or found:
+    failed: dict[str, str] = {}
+    for name in options.names or there:
         with console.status(f"measuring {name} …"):
-            rows += found[name](**given)
-    console.print(_table(rows))
+            try:
+                rows += there[name].measure(**given)
+            except Exception as error:  # the others are measured all the same
+                traceback.print_exc()
+                failed[name] = f"{type(error).__name__}: {str(error).strip() or 'says no more'}".splitlines()[
+                    0
+                ]
+    if rows:
+        console.print(_table(rows))
+    for name, words in failed.items():
+        console.print(f"[red]failed:[/] {name}: {escape(words)}", soft_wrap=True)
     if options.json:
         content = json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False)
         write_atomically(options.json, content + "\n")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

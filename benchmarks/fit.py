@@ -6,7 +6,8 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,40 @@ from lightning_app.batch import Moment
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
-from lightning_app.networks.backbone import InsertionPoint
+from lightning_app.networks.backbone import BackboneName, InsertionPoint
 
-SIZE, BATCH, STEPS = 112, 32, 6
+TINY: dict[str, Any] = {
+    "repeats": 1, "size": 32, "batch": 2, "steps": 1, "warmup": 0, "network": "resnet18", "gated": ("layer1",),
+}  # fmt: skip
 GATED: tuple[InsertionPoint, ...] = ("layer1", "layer3")
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Of what is timed: side of the images in pixels, images a step, steps a run, the backbone, gates to put in."""
+
+    size: int
+    batch: int
+    steps: int
+    network: BackboneName
+    gated: Sequence[InsertionPoint]
+
+    @property
+    def note(self) -> str:
+        return f"{self.network}, {self.size} px, batch {self.batch}, bf16, per step"
+
+    def model(self) -> ResNet:
+        return ResNet(self.network, num_classes=16, input_size=self.size)
+
+    def gated_model(self, point: InsertionPoint) -> ResNetFSM:
+        return ResNetFSM([point], backbone=self.network, num_classes=16, input_size=self.size)
+
+    def data(self, desensitizer: Desensitizer) -> FaceDataModule:
+        each = (self.steps + 3) * self.batch // 16 + 1
+        people = DrawnFaces(identities=16, images_per_identity=each, size=self.size)
+        data = FaceDataModule(people, desensitizer, global_batch_size=self.batch, cache=True)
+        data.setup("fit")
+        return data
 
 
 class _StepTimes(L.Callback):
@@ -42,18 +73,11 @@ class _StepTimes(L.Callback):
         return statistics.median(b - a for a, b in zip(self.ends[1:-1], self.ends[2:], strict=True))
 
 
-def _data(desensitizer: Desensitizer) -> FaceDataModule:
-    people = DrawnFaces(identities=16, images_per_identity=(STEPS + 3) * BATCH // 16 + 1, size=SIZE)
-    data = FaceDataModule(people, desensitizer, global_batch_size=BATCH, cache=True)
-    data.setup("fit")
-    return data
-
-
-def _fit_step(model: Recogniser, data: FaceDataModule) -> float:
+def _fit_step(model: Recogniser, data: FaceDataModule, steps: int) -> float:
     times = _StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
-            accelerator="cpu", precision="bf16-mixed", max_steps=STEPS + 2, logger=CSVLogger(folder),
+            accelerator="cpu", precision="bf16-mixed", max_steps=steps + 2, logger=CSVLogger(folder),
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False, limit_val_batches=0, callbacks=[times], barebones=False,
         )  # fmt: skip
@@ -61,15 +85,15 @@ def _fit_step(model: Recogniser, data: FaceDataModule) -> float:
     return times.median
 
 
-def _bare_step(model: Recogniser, pixels: Tensor, identity: Tensor) -> float:
+def _bare_step(model: Recogniser, pixels: Tensor, identity: Tensor, batch: int, steps: int) -> float:
     """The same network, batch, precision, drawn order, flip and normalisation, with no framework."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     order, ends = torch.randperm(len(pixels)), []
-    for step in range(STEPS + 2):
-        at = order[step * BATCH : (step + 1) * BATCH]
+    for step in range(steps + 2):
+        at = order[step * batch : (step + 1) * batch]
         image = pixels[at].float() / 255
-        image = torch.where((torch.rand(BATCH) < 0.5).view(-1, 1, 1, 1), image.flip(-1), image)
+        image = torch.where((torch.rand(batch) < 0.5).view(-1, 1, 1, 1), image.flip(-1), image)
         image = ((image - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model.head(model.backbone(image))
@@ -82,10 +106,17 @@ def _bare_step(model: Recogniser, pixels: Tensor, identity: Tensor) -> float:
 
 
 def _paired(
-    name: str, ours: Callable[[], float], peer: Callable[[], float], repeats: int, bound: float, note: str
+    name: str,
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    repeats: int,
+    warmup: int,
+    bound: float,
+    note: str,
 ) -> Row:
     """Interleave two callables that time themselves and return seconds."""
-    ours(), peer()
+    for _ in range(min(1, warmup)):
+        ours(), peer()
     pairs: list[tuple[float, float]] = []
     for repeat in range(repeats):
         first, second = (ours, peer) if repeat % 2 == 0 else (peer, ours)
@@ -98,35 +129,50 @@ def _paired(
     )  # fmt: skip
 
 
-def measure(repeats: int = 7) -> list[Row]:
+def measure(
+    repeats: int = 7,
+    size: int = 112,
+    batch: int = 32,
+    steps: int = 6,
+    network: BackboneName = "resnet34",
+    gated: Sequence[InsertionPoint] = GATED,
+    warmup: int = 3,
+) -> list[Row]:
     """Return the rows of training and inference speed.
 
     Args:
         repeats: timed runs of each.
-    """
+        size: side of the images in pixels.
+        batch: images a step.
+        steps: of a run.
+        network: the backbone.
+        gated: insertion points, one model with a gate at each.
+        warmup: untimed runs before, at most.
+    """  # fmt: skip
     for noisy in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    note = f"ResNet-34, {SIZE} px, batch {BATCH}, bf16, per step"
-    clean, masked = _data(Identity()), _data(MaskOut(freeform=(0.755, 0.765), size=SIZE))
+    sizes = _Sizes(size, batch, steps, network, gated)
+    clean, masked = sizes.data(Identity()), sizes.data(MaskOut(freeform=(0.74, 0.78), size=size))
     whole = clean.training
-    assert whole is not None
+    assert whole is not None, "the data module has no training images after setup"
     everything = whole.__getitems__(range(len(whole)))
     pixels, identity = everything["image"], everything["identity"]
-    model = ResNet(num_classes=16, input_size=SIZE)
-    bare = ResNet(num_classes=16, input_size=SIZE)
+    model, bare = sizes.model(), sizes.model()
     rows = [
-        _paired("fit ÷ bare loop", lambda: _fit_step(model, clean), lambda: _bare_step(bare, pixels, identity),
-                repeats, 1.02, note),
-        _paired("fit, masks on the fly ÷ none", lambda: _fit_step(model, masked), lambda: _fit_step(bare, clean),
-                repeats, 1.01, note),
+        _paired("fit ÷ bare loop", lambda: _fit_step(model, clean, steps),
+                lambda: _bare_step(bare, pixels, identity, batch, steps), repeats, warmup, 1.02, sizes.note),
+        _paired("fit, masks on the fly ÷ none", lambda: _fit_step(model, masked, steps),
+                lambda: _fit_step(bare, clean, steps), repeats, warmup, 1.01, sizes.note),
     ]  # fmt: skip
-    return rows + _gates(masked, pixels[:BATCH], identity[:BATCH], repeats, note)
+    return rows + _gates(sizes, masked, pixels[:batch], identity[:batch], repeats, warmup)
 
 
-def _gates(data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int, note: str) -> list[Row]:
-    plain = ResNet(num_classes=16, input_size=SIZE)
+def _gates(
+    sizes: _Sizes, data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int, warmup: int
+) -> list[Row]:
+    plain = sizes.model()
     batch = data._normalised(
-        data.augment(data.veiled({"image": images, "index": torch.arange(BATCH)}), Moment())
+        data.augment(data.veiled({"image": images, "index": torch.arange(len(images))}), Moment())
     )
     rows = []
 
@@ -143,22 +189,22 @@ def _gates(data: FaceDataModule, images: Tensor, identity: Tensor, repeats: int,
         with torch.autocast("cpu", torch.bfloat16):
             model.embed(ready["image"], ready["mask"], ready["mask_index"])
 
-    for point in GATED:
-        gated = ResNetFSM([point], num_classes=16, input_size=SIZE)
-        timing = interleaved(partial(train, gated), lambda: train(plain), 2 * repeats, warmup=2)
-        rows.append(Row(f"ResNet-FSM ({point}) ÷ ResNet, training step", *timing, 1.03, note))
+    for point in sizes.gated:
+        gated = sizes.gated_model(point)
+        timing = interleaved(partial(train, gated), lambda: train(plain), 2 * repeats, warmup=min(2, warmup))
+        rows.append(Row(f"ResNet-FSM ({point}) ÷ ResNet, training step", *timing, 1.03, sizes.note))
     ready = data.prepare(images)
     mask = ready["mask"]
-    assert mask is not None
-    for point in GATED:
-        gated = ResNetFSM([point], num_classes=16, input_size=SIZE)
+    assert mask is not None, "MaskOut gave the batch no mask"
+    for point in sizes.gated:
+        gated = sizes.gated_model(point)
         gated.eval(), plain.eval()
         gated.freeze_gate(mask)
         timing = interleaved(
             partial(infer, gated, ready),
             lambda: infer(plain, ready),
             4 * repeats,
-            warmup=3,
+            warmup=warmup,
         )
-        rows.append(Row(f"ResNet-FSM ({point}), gate frozen ÷ ResNet, inference", *timing, 1.01, note))
+        rows.append(Row(f"ResNet-FSM ({point}), gate frozen ÷ ResNet, inference", *timing, 1.01, sizes.note))
     return rows

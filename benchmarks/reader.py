@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from datamodules.folder import FolderFaces
 from datamodules.reader import whole
 
 BATCH, SIZE = 64, 112
+TINY: dict[str, Any] = {"repeats": 1, "images": 16, "workers": (0,)}
+TINY_SLOW: dict[str, Any] = TINY | {"workers": (2,)}
 
 
 @contextmanager
-def _faces() -> Iterator[tuple[Path, str]]:
-    """Give LFW-a where it is at hand, else grey 250 px JPEGs of much the same number of bytes."""
+def _faces(images: int = 512) -> Iterator[tuple[Path, str]]:
+    """Give LFW-a where it is at hand, else so many grey 250 px JPEGs of much the same number of bytes."""
     here = Path(__file__).resolve().parents[1]
     given = os.environ.get("FACEVEIL_DATA")
     folders = [Path(given)] if given else [here / "data", here.parent / "shared" / "data"]
@@ -36,9 +38,9 @@ def _faces() -> Iterator[tuple[Path, str]]:
             return
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as temporary:
-        for i in range(512):
+        for i in range(min(images, 512)):
             coarse = Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8))
-            folder = Path(temporary, f"person{i % 32:02d}")
+            folder = Path(temporary, f"person{i % min(32, max(2, images // 4)):02d}")
             folder.mkdir(exist_ok=True)
             coarse.resize((250, 250), Image.Resampling.BICUBIC).save(folder / f"{i:04d}.jpg", quality=75)
         yield Path(temporary), "made-up JPEGs"
@@ -48,17 +50,16 @@ def _runner(loader: Iterable[object]) -> Callable[[], object]:
     return lambda: deque(loader, maxlen=0)
 
 
-def measure(repeats: int = 5, images: int = 2048) -> list[Row]:
+def measure(repeats: int = 5, images: int = 2048, workers: Sequence[int] = (0, 2)) -> list[Row]:
     """Return a row each for no workers and two, for the whole picture and for its central 150 px.
 
     Args:
         repeats: timed runs of each.
         images: how many are read in a run, in shuffled order.
+        workers: processes that read, of each pair of rows.
     """
-    with _faces() as (root, what):
-        return [
-            _row(root, what, crop, workers, repeats, images) for crop in (None, 150) for workers in (0, 2)
-        ]
+    with _faces(images) as (root, what):
+        return [_row(root, what, crop, number, repeats, images) for crop in (None, 150) for number in workers]
 
 
 def _row(root: Path, what: str, crop: int | None, workers: int, repeats: int, images: int) -> Row:

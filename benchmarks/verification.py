@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,27 +18,35 @@ from datamodules.reader import FaceReader
 from lightning_app.metrics import verification
 from lightning_app.models import ResNet
 
-SIZE, BATCH = 112, 64
+BATCH = 64
+TINY: dict[str, Any] = {"repeats": 1, "size": 32, "people": 4, "pairs_per_fold": 2}
 
 
-def _set() -> tuple[FaceReader, PairList, str]:
+def _set(size: int, people: int | None, pairs_per_fold: int) -> tuple[FaceReader, PairList, str]:
     root, pairs = Path("data/lfw"), Path("data/pairs.txt")
-    if root.is_dir() and pairs.is_file():
-        lfw = PairFaces(root, pairs, size=SIZE, crop=150)
+    if people is None and root.is_dir() and pairs.is_file():
+        lfw = PairFaces(root, pairs, size=size, crop=150)
         return lfw, lfw.pairs, "LFW View 2"
-    drawn = DrawnPairs(identities=200, images_per_identity=5, size=SIZE, pairs_per_fold=75)
-    return drawn, drawn.pairs, "drawn faces (no data/lfw)"
+    drawn = DrawnPairs(
+        identities=people or 200, images_per_identity=5, size=size, pairs_per_fold=pairs_per_fold
+    )
+    return drawn, drawn.pairs, "drawn faces"
 
 
-def measure(repeats: int = 3) -> list[Row]:
+def measure(
+    repeats: int = 3, size: int = 112, people: int | None = None, pairs_per_fold: int = 75
+) -> list[Row]:
     """Return one row, for situation 1 with an untrained ResNet-18.
 
     Args:
         repeats: timed runs of each.
+        size: side of the images in pixels.
+        people: how many are drawn; by default LFW where it is at hand, else 200.
+        pairs_per_fold: of each kind, where people are drawn.
     """
-    reader, pairs, name = _set()
-    model = ResNet(backbone="resnet18", num_classes=2, input_size=SIZE).eval()
-    data = FaceDataModule(DrawnFaces(identities=2, size=SIZE), global_batch_size=BATCH)
+    reader, pairs, name = _set(size, people, pairs_per_fold)
+    model = ResNet(backbone="resnet18", num_classes=2, input_size=size).eval()
+    data = FaceDataModule(DrawnFaces(identities=2, size=size), global_batch_size=BATCH)
     trainer = L.Trainer(
         accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,

@@ -6,6 +6,7 @@ from callbacks.embeddings import Embeddings
 from callbacks.end_together import EndTogether
 from callbacks.finite import FiniteLoss
 from callbacks.fsm_ablation import FSMAblation
+from callbacks.options import HeadFirst, TrainerOptions
 from callbacks.pictures import Pictures
 from callbacks.progress import ProgressBar
 from callbacks.restoration import RestorationPictures
@@ -19,6 +20,7 @@ __all__ = [
     "EndTogether",
     "FSMAblation",
     "FiniteLoss",
+    "HeadFirst",
     "LFWVerification",
     "Pictures",
     "ProgressBar",
@@ -26,4 +28,5 @@ __all__ = [
     "Results",
     "RunCheckpoint",
     "Throughput",
+    "TrainerOptions",
 ]

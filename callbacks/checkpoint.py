@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from callbacks.place import Place, begin_next_epoch, epoch_is_over, fit_is_over, mark, validation_follows
 from lightning_app.files import sync_folder
 from lightning_app.runs import LAST, PREVIOUS
+from lightning_app.trainer_options import blamed
 
 log = logging.getLogger("faceveil")
 _NEXT = "next.ckpt"  # what a checkpoint is called until the one before has made room
@@ -160,17 +161,35 @@ class RunCheckpoint(ModelCheckpoint):
             raise OSError(f"the last {self._unsaved}; make room and go on with --ckpt_path last")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say so where the checkpoint was of a run that had nothing left to train."""
-        if not self._trained and trainer.is_global_zero:
+        """Say so where nothing was trained, or nothing was left of the run that the checkpoint is of."""
+        if self._trained or not trainer.is_global_zero:
+            return
+        if trainer.ckpt_path is None:
             log.warning(
-                "Nothing was left to train. `validate --ckpt_path last` gives the figures of the checkpoint"
-            )
+                "Nothing was trained: trainer.max_epochs=%s, max_steps=%s, limit_train_batches=%s",
+                trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches,
+            )  # fmt: skip
+            return
+        log.warning(
+            "Nothing was left to train. `validate --ckpt_path last` gives the figures of the checkpoint"
+        )
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
+        """Give the signals back; what was trained before a callback of Lightning's failed is saved."""
         self._deaf()
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        new = (
+            self._trained
+            and batches.processed == batches.ready
+            and self._step != self._last_global_step_saved
+        )
+        place: Place | None = (
+            "before validation" if trainer.validating else "end" if epoch_is_over(trainer) else None
+        )
+        if new and place and trainer.world_size == 1 and trainer.state.fn == "fit" and blamed(exception):
+            self._keep(trainer, place)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -36,7 +36,7 @@ class Embeddings(BasePredictionWriter):
         batch_indices: Sequence[Any] | None,
     ) -> None:
         """Write all predictions of this process."""
-        if not predictions:
+        if not predictions or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         tensors = {key: torch.cat([part[key] for part in predictions]) for key in predictions[0]}
         order = torch.argsort(tensors["index"])

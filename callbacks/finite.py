@@ -162,19 +162,25 @@ class FiniteLoss(L.Callback):
                  "index": numbers}  # fmt: skip
         name = "nonfinite.ckpt" if rank == 0 else f"nonfinite.rank{rank}.ckpt"
         path = Path(trainer.default_root_dir) / LAST.parent / name
-        kept = f"Weights and batch are in {path}"
-        try:
-            # trainer.save_checkpoint would wait for the other ranks, which know nothing
-            state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            trainer.strategy.checkpoint_io.save_checkpoint({**state, "nonfinite": about}, path)
-        except OSError as error:
-            kept = f"{path} could not be written ({error})"
+        trying = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        kept = "fast_dev_run writes no checkpoint" if trying else _keep(trainer, path, about)
         images = ", ".join(map(str, numbers[:_SHOWN])) or "not known"
         more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
         raise NonFiniteLoss(
             f"the loss is {loss} at step {step.number} of epoch {step.epoch} (counted from 0; rank {rank}, lr "
             f"{step.lr:g}), images {images}{more}. {kept}. {_advice(trainer, pl_module)}"
         )
+
+
+def _keep(trainer: L.Trainer, path: Path, about: dict[str, Any]) -> str:
+    """Write the checkpoint of a spoilt step; give words on where it is."""
+    try:
+        # trainer.save_checkpoint would wait for the other ranks, which know nothing
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        trainer.strategy.checkpoint_io.save_checkpoint({**state, "nonfinite": about}, path)
+    except OSError as error:
+        return f"{path} could not be written ({error})"
+    return f"Weights and batch are in {path}"
 
 
 def _advice(trainer: L.Trainer, pl_module: L.LightningModule) -> str:

@@ -60,6 +60,8 @@ def save_picture(trainer: L.Trainer, name: str | Path, picture: Image.Image) -> 
     Raises:
         OSError: it cannot be written, outside `fit`.
     """
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
     path = Path(trainer.default_root_dir) / name
     try:
         write_atomically(path, png_bytes(picture))

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from datamodules.reader import BadImage, Pixels
+from datamodules.webp import is_lossy_webp
 from lightning_app.pixel_limit import check_pixels
 
 Crop = tuple[int, int, int, int] | int | None
@@ -70,7 +71,22 @@ def stored(path: str) -> bytes:
         return b""
 
 
-def decode(data: bytes, crop: Crop, size: int, name: str, upright: bool = False) -> Pixels:
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Tell width and height of an encoded image in pixels, without decoding it; None where it is none.
+
+    Args:
+        data: the file's bytes.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            return opened.width, opened.height
+    except _BROKEN:
+        return None
+
+
+def decode(
+    data: bytes, crop: Crop, size: int, name: str, upright: bool = False, lossy_webp: bool = True
+) -> Pixels:
     """Decode a JPEG, PNG or WebP image, crop it and resize it to a square.
 
     Args:
@@ -81,13 +97,21 @@ def decode(data: bytes, crop: Crop, size: int, name: str, upright: bool = False)
         size: side of the result; PIL's bilinear filter with antialiasing.
         name: of the image, for messages.
         upright: refuse an image whose EXIF or XMP says that it must be turned to be upright.
+        lossy_webp: take a WebP that is coded with loss, see `datamodules.webp`; else refuse it.
 
     Returns:
         uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
 
     Raises:
-        BadImage: truncated, not an image of these formats, smaller than the crop, or not upright.
+        BadImage: truncated, not an image of these formats, smaller than the crop, not upright, or coded with loss
+            as WebP.
     """
+    if not lossy_webp and is_lossy_webp(data):
+        raise BadImage(
+            f"{name}: is a WebP coded with loss: what is hidden leaves traces all over it; take a JPEG, PNG or "
+            "lossless WebP made of the original, or allow it (allow_lossy_webp)",
+            "lossy WebP",
+        )
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             check_pixels(opened)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -244,14 +245,16 @@ class FaceDataModule(L.LightningDataModule):
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         progress: Any = loop.epoch_progress.current  # not current_epoch: with max_steps it may be one behind
-        self._sampler.set_epoch(progress.processed)
+        # to overfit is to see the same batches again
+        again = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        self._sampler.set_epoch(0 if again else progress.processed)
         self._sampler.start = loop.epoch_loop.batch_progress.current.ready % len(self._sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Serve held-out images; without any an empty batch, since callbacks need a batch."""
         self._meet()
         if self.held_out is None:
-            return DataLoader(NoImages(self.size), batch_size=1, collate_fn=first_of)
+            return DataLoader(NoImages(self.size, self._fewest_batches()), batch_size=1, collate_fn=first_of)
         return self._evaluation_loader(self.held_out)
 
     def test_dataloader(self) -> DataLoader[Batch]:
@@ -264,7 +267,20 @@ class FaceDataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, reader: FaceReader) -> DataLoader[Batch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return self._loader(Share(reader, rank, world), batch_size=self.batch_size)
+        share = Share(reader, rank, world)
+        most = max(1, len(share) // self._fewest_batches())
+        return self._loader(share, batch_size=min(self.batch_size, most))
+
+    def _fewest_batches(self) -> int:
+        """Count the batches that a share of them (`limit_val_batches: 0.1` and its like) needs to be at least one."""
+        trainer: Any = self.trainer
+        if trainer is None or trainer.state.fn is None:
+            return 1
+        name = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}[
+            str(trainer.state.fn.value)
+        ]
+        limit = getattr(trainer, f"limit_{name}_batches")
+        return math.ceil(1 / limit) if isinstance(limit, float) and 0 < limit < 1 else 1
 
     def _loader(self, reader: Dataset[Batch], **order: Any) -> TimedLoader:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -92,8 +92,14 @@ class FolderFaces(FaceReader):
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
         path = self.name(index)
-        data = read_within(path, self._top) if self.strict else read_bytes(path)
-        return decode(data, self.crop, self.size, path, upright=self.strict)
+        return decode(self._bytes(path), self.crop, self.size, path, self.strict, self.allow_lossy_webp)
+
+    def encoded(self, index: int) -> bytes:
+        """Give the bytes of an image's file, see `FaceReader.encoded`."""
+        return self._bytes(self.name(index))
+
+    def _bytes(self, path: str) -> bytes:
+        return read_within(path, self._top) if self.strict else read_bytes(path)
 
     def name(self, index: int) -> str:
         """Tell an image's path."""

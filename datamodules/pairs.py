@@ -106,9 +106,13 @@ class PairFaces(FaceReader):
 
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
+        data, path = self.encoded(index), self.name(index)
+        return decode(data, self.crop, self.size, path, self.strict, self.allow_lossy_webp)
+
+    def encoded(self, index: int) -> bytes:
+        """Give the bytes of an image's file, see `FaceReader.encoded`."""
         path = self.name(index)
-        data = read_within(path, os.path.realpath(self.root)) if self.strict else read_bytes(path)
-        return decode(data, self.crop, self.size, path, upright=self.strict)
+        return read_within(path, os.path.realpath(self.root)) if self.strict else read_bytes(path)
 
     def name(self, index: int) -> str:
         """Tell an image's path."""
@@ -208,9 +212,13 @@ class BinFaces(FaceReader):
 
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
+        data, name = self.encoded(index), self.name(index)
+        return decode(data, self.crop, self.size, name, self.strict, self.allow_lossy_webp)
+
+    def encoded(self, index: int) -> bytes:
+        """Give the bytes of an image, as the file holds them, see `FaceReader.encoded`."""
         start = self._ends[index - 1] if index else 0
-        data = self._blob[start : self._ends[index]].tobytes()
-        return decode(data, self.crop, self.size, self.name(index))
+        return self._blob[start : self._ends[index]].tobytes()
 
     def file(self, index: int) -> str:
         """Tell the path of the file."""

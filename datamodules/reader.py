@@ -51,6 +51,7 @@ class FaceReader(Dataset[Batch], ABC):
             be decoded; 'error' raises `BadImage`.
         strict: refuse (`BadImage`) what a release must not make do with: files that lie outside the tree,
             images that are not upright.
+        allow_lossy_webp: take WebP images that are coded with loss; a release refuses them unless told otherwise.
     """
 
     size: int
@@ -58,6 +59,7 @@ class FaceReader(Dataset[Batch], ABC):
     labels: Tensor
     on_bad_image: OnBadImage = "replace"
     strict: bool = False
+    allow_lossy_webp: bool = True
 
     def scan(self) -> None:
         """Look through the set: set `identities`, `labels` and what else `read` needs.
@@ -92,6 +94,14 @@ class FaceReader(Dataset[Batch], ABC):
         Raises:
             BadImage: the image cannot be decoded.
         """
+
+    def encoded(self, index: int) -> bytes | None:
+        """Give the bytes of the image file an image is decoded from; None where it comes from no such file.
+
+        Raises:
+            BadImage: they cannot be read.
+        """
+        return None
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -261,6 +271,10 @@ class Subset(FaceReader):
     def read(self, index: int) -> Pixels:
         """Decode one image of the part, see `FaceReader.read`."""
         return self.reader.read(int(self.indices[index]))
+
+    def encoded(self, index: int) -> bytes | None:
+        """Give the bytes of an image's file, see `FaceReader.encoded`."""
+        return self.reader.encoded(int(self.indices[index]))
 
     def name(self, index: int) -> str:
         """Name an image of the part."""

@@ -89,14 +89,18 @@ class RecordIOFaces(FaceReader):
 
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
-        name = self.name(index)
+        data, name = self.encoded(index), self.name(index)
+        return decode(data, self.crop, self.size, name, self.strict, self.allow_lossy_webp)
+
+    def encoded(self, index: int) -> bytes:
+        """Give the bytes of an image, as its record holds them, see `FaceReader.encoded`."""
         if self._file is None:
             self._file = RecordFile(self.path)
         try:
             _, data = unpack(self._file.record(int(self._offsets[index])))
         except RecordError as error:
-            raise BadImage(f"{name}: {error}") from error
-        return decode(data, self.crop, self.size, name, upright=self.strict)
+            raise BadImage(f"{self.name(index)}: {error}") from error
+        return data
 
     def content(self, index: int) -> bytes:
         """Give the record."""

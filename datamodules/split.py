@@ -104,17 +104,18 @@ class Share(Dataset[Batch]):
 
 
 class NoImages(Dataset[Batch]):
-    """One empty batch.
+    """One empty batch, or several.
 
     Args:
         size: height and width its images would have.
+        count: how many batches.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, count: int = 1) -> None:
+        self.size, self.count = size, count
 
     def __len__(self) -> int:
-        return 1
+        return self.count
 
     def __getitem__(self, index: int) -> Batch:
         return no_images(self.size)

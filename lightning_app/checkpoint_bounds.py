@@ -131,7 +131,7 @@ def check_described(data: object, what: str) -> None:
         return
     about = data.get("desensitizer")
     found = {name: data.get(name) for name in _DATA_KINDS}
-    if isinstance(about, Mapping):
+    if isinstance(about, Mapping) and about:
         found |= {f"desensitizer.{name}": about.get(name) for name in _VEIL_KINDS}
         found["desensitizer.method"] = about.get("method", ())  # which it must have
         ends = about.get("mask_ratio_range")

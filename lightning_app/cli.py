@@ -11,15 +11,28 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.enums import StrEnum
 from rich.logging import RichHandler
 
-from callbacks import Embeddings, EndTogether, FiniteLoss, ProgressBar, Results, RunCheckpoint, Throughput
+from callbacks import (
+    Embeddings,
+    EndTogether,
+    FiniteLoss,
+    HeadFirst,
+    ProgressBar,
+    Results,
+    RunCheckpoint,
+    Throughput,
+    TrainerOptions,
+)
 from lightning_app.checkpoint_io import with_atomic_writes
 from lightning_app.commands import COMMANDS, LIGHTNING, find_command, show_commands
 from lightning_app.configs import FindConfig
@@ -28,6 +41,8 @@ from lightning_app.failure import worded
 from lightning_app.lock import hold
 from lightning_app.loggers import place_loggers
 from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoint, unsupported_gpu
+from lightning_app.trainer_options import check_asked, check_made
+from lightning_app.trainer_options import worded as of_callback
 
 log = logging.getLogger("faceveil")
 
@@ -121,8 +136,9 @@ class FaceVeilCLI(LightningCLI):
         if checkpoint is None and self.subcommand in ("validate", "test", "predict"):
             raise ValueError(f"{self.subcommand} needs a trained model: give --ckpt_path last, or a path")
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        check_asked(config.trainer, "FaceDataModule" in str(config.data.class_path))
         # the launcher starts the other ranks with the same command line when rank zero has begun already
-        if self.subcommand == "fit" and _is_rank_zero():
+        if self.subcommand == "fit" and _is_rank_zero() and not config.trainer.fast_dev_run:
             check_run(self.run_dir, checkpoint, config.overwrite)
         if "verbose" in config:  # Lightning's table of every key; Results prints ours
             config.verbose = False
@@ -132,7 +148,7 @@ class FaceVeilCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Keep other processes out of the run's folder, and put the CSV log of an earlier run aside."""
-        if _is_rank_zero():
+        if _is_rank_zero() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             hold(self.run_dir)
             keep_log(self.run_dir)
 
@@ -143,7 +159,8 @@ class FaceVeilCLI(LightningCLI):
         loggers: list[Logger] = (
             given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
         )
-        if given is not False and not any(isinstance(x, CSVLogger) for x in loggers):
+        bare = bool(trainer.get("barebones"))  # Lightning refuses then what we would add
+        if given is not False and not bare and not any(isinstance(x, CSVLogger) for x in loggers):
             version = "" if self.subcommand == "fit" else str(self.subcommand)
             loggers = [*loggers, CSVLog(self.run_dir, version)]
         wanted = trainer.get("callbacks") or []
@@ -154,27 +171,43 @@ class FaceVeilCLI(LightningCLI):
             callbacks = [c for c in callbacks if not isinstance(c, ModelCheckpoint)]
             kwargs["enable_checkpointing"] = False
         else:
-            if trainer.get("enable_checkpointing") is not False and not any(
-                isinstance(c, RunCheckpoint) for c in callbacks
-            ):
+            keeps = trainer.get("enable_checkpointing") is not False and not bare
+            if keeps and not any(isinstance(c, RunCheckpoint) for c in callbacks):
                 callbacks.append(RunCheckpoint())
-        for kind in (ProgressBar, Embeddings if self.subcommand == "predict" else Results):
-            if not any(isinstance(c, kind) for c in callbacks):
-                callbacks.append(kind())
+        shown = trainer.get("enable_progress_bar") is not False and not bare
+        if shown and not any(isinstance(c, AnyProgressBar) for c in callbacks):
+            callbacks.append(ProgressBar())
+        ending = Embeddings if self.subcommand == "predict" else Results
+        if not any(isinstance(c, ending) for c in callbacks):
+            callbacks.append(ending())
         for watch in (Throughput, FiniteLoss) if self.subcommand == "fit" else ():
             if not any(isinstance(c, watch) for c in callbacks):
                 callbacks.insert(0, watch())  # a spoilt model is found out before anything measures it
+        if any(isinstance(c, WeightAveraging) for c in callbacks):
+            callbacks.insert(0, HeadFirst())
         together = EndTogether()
         callbacks.insert(0, together)
-        made = super().instantiate_trainer(
-            default_root_dir=str(self.run_dir), logger=loggers or False, callbacks=callbacks, **kwargs
-        )
+        try:
+            made = super().instantiate_trainer(
+                default_root_dir=str(self.run_dir), logger=loggers or (None if bare else False), callbacks=callbacks,
+                **kwargs,
+            )  # fmt: skip
+        except (
+            TypeError,
+            ImportError,
+            RuntimeError,
+        ) as error:  # of a value that Lightning does not look at itself
+            raise ValueError(f"trainer: {error}") from error
+        check_made(made)
         parallel, device = isinstance(made.strategy, ParallelStrategy), made.strategy.root_device.type
         if trainer.get("sync_batchnorm") and parallel and device == "cpu":
             raise ValueError(
                 "trainer.sync_batchnorm: true needs GPUs, torch has no SyncBatchNorm for the CPU: leave it out "
                 "(--trainer.sync_batchnorm false), batch norm then counts each rank's share"
             )
+        if self.subcommand == "fit":  # behind Lightning's own timer and before what saves
+            saving = [number for number, c in enumerate(made.callbacks) if isinstance(c, Checkpoint)]  # type: ignore[attr-defined]
+            made.callbacks.insert(min(saving, default=len(made.callbacks)), TrainerOptions())  # type: ignore[attr-defined]
         place_loggers(made)
         together.watch(made)
         return made
@@ -203,6 +236,8 @@ def run(args: list[str]) -> None:
     ):
         warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
+    # as which YAML writes a default such as `Interval.step` of Lightning's Timer
+    yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
     torch.set_float32_matmul_precision("high")
     if not args or args[0] in ("-h", "--help"):
         show_commands()
@@ -231,7 +266,7 @@ def run(args: list[str]) -> None:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     except Exception as error:
-        if (said := worded(error)) is error:
+        if (said := worded(of_callback(error))) is error:
             raise
         raise said from error
     finally:

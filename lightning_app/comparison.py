@@ -15,6 +15,7 @@ from lightning_app import jobs
 from lightning_app.attacks import Attack
 from lightning_app.attacks.trained import load_restorer
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.known import Untrusted
 from lightning_app.report.tables import read_metrics
 from lightning_app.runs import LAST
 from lightning_app.setting import (
@@ -328,7 +329,8 @@ def warn_of_known_people(
         seed: of its runs.
 
     Raises:
-        FileNotFoundError, ValueError: the verification's list or its images cannot be read.
+        FileNotFoundError, ValueError: the verification's list or its images cannot be read, or the config beside an
+            attacker's checkpoint names a class that is not trusted.
     """
     first = next(iter(candidates.values())).setting
     assert first.verification is not None
@@ -344,6 +346,8 @@ def warn_of_known_people(
     for name, known in learnt.items():
         try:
             those = set(known())
+        except Untrusted as error:  # for the user to decide, before anything is trained
+            raise ValueError(f"{name}: {error}") from error
         except (ValueError, OSError) as error:
             log.warning(
                 "%s: whether it has learnt from people who are attacked cannot be checked (%s).", name, error

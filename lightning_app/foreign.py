@@ -16,6 +16,7 @@ import yaml
 MOST_VALUES = 1_000_000  # with every alias written out
 DEEPEST = 64  # levels of lists and mappings
 _MOST_YAML, _MOST_JSON = 4 << 20, 64 << 20  # bytes of a file; YAML is parsed in Python, slowly
+_MOST_BITS = 1000  # of an integer; a float takes 1024
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -52,7 +53,9 @@ def parse_yaml(text: str, what: str) -> Any:
         if node is None:
             return None
         _bounded(node, _inside_node, what)
-        return loader.construct_document(node)
+        found = loader.construct_document(node)
+        check_plain(found, what)
+        return found
     except (yaml.YAMLError, ValueError) as error:  # a date such as 2026-99-99 is a ValueError
         if str(error).startswith(what):
             raise
@@ -106,7 +109,8 @@ def check_plain(value: object, what: str) -> None:
         what: to call it in the message.
 
     Raises:
-        ValueError: more than `MOST_VALUES` with every place counted, more than `DEEPEST` levels, or it holds itself.
+        ValueError: more than `MOST_VALUES` with every place counted, more than `DEEPEST` levels, a number that no float
+            is near, or it holds itself.
     """
     _bounded(value, _inside_value, what)
 
@@ -118,6 +122,8 @@ def _bounded(top: object, inside: Callable[[Any], Iterable[object] | None], what
     def measure(one: object, depth: int) -> tuple[int, int]:
         items = inside(one)
         if items is None:
+            if isinstance(one, int) and one.bit_length() > _MOST_BITS:
+                raise ValueError(f"{what}: holds a number of {one.bit_length()} bits")
             return 1, 0
         if id(one) in above:
             raise ValueError(f"{what}: holds itself")

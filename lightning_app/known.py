@@ -19,6 +19,12 @@ from lightning_app.desensitize import Desensitizer
 from lightning_app.models.base import Recogniser
 
 _T = TypeVar("_T")
+
+
+class Untrusted(ValueError):
+    """Somebody else's file names a class that is neither ours nor trusted; the message says how to trust it."""
+
+
 READERS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
@@ -92,13 +98,14 @@ def known_class(class_path: str, base: type[_T], where: str, trust: Collection[s
         trust: class paths that may be imported, beside those of `trusting`.
 
     Raises:
-        ValueError: it is neither ours nor trusted, is not there, or is no `base`.
+        Untrusted: it is neither ours nor trusted.
+        ValueError: it is not there, or is no `base`.
     """
     kind = ours(class_path)
     if kind is None and class_path in _TRUSTED.get().union(trust):
         kind = _imported(class_path, where)
     if kind is None:
-        raise ValueError(
+        raise Untrusted(
             f"{where}: names the class {class_path!r}, which is none of FaceVeil's: not imported, for that would run "
             f"its code. Where you know it, give --trust {class_path}"
         )
@@ -117,7 +124,8 @@ def make_known(part: object, base: type[_T], where: str, trust: Collection[str] 
         trust: class paths that may be imported, beside those of `trusting`.
 
     Raises:
-        ValueError: it names a class that is neither ours nor trusted, or is no `base`; or it cannot be made so.
+        Untrusted: it names a class that is neither ours nor trusted.
+        ValueError: it is no `base`, or cannot be made so.
         OSError: what it names is not there.
     """
     if not isinstance(part, Mapping) or not isinstance(part.get("class_path"), str):

@@ -251,6 +251,11 @@ def place_loggers(trainer: pl.Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.use_run_dir(trainer.default_root_dir)
+        elif isinstance(logger, LightningWandbLogger):
+            log.warning(
+                "Lightning's own WandbLogger sends W&B the hostname, command line, folders and packages: take "
+                "lightning_app.loggers.WandbLogger, which does not."
+            )
 
 
 def send_report(

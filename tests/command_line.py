@@ -53,7 +53,16 @@ def write_config(path: Path, root: Path, model: str = "ResNet", **more: object) 
     return path
 
 
-def refused(capsys: pytest.CaptureFixture[str], run: Callable[[], None]) -> str:
+def clean_config(path: Path, root: Path) -> Path:
+    """The same `fit` of a plain ResNet without a desensitizer and without callbacks."""
+    config = yaml.safe_load(write_config(path, root, "ResNet").read_text())
+    config["trainer"]["callbacks"] = []
+    del config["data"]["init_args"]["desensitizer"]
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], run: Callable[[], object]) -> str:
     """Run what must fail: its message, one line, exit code ≠ 0, no traceback."""
     with pytest.raises(SystemExit) as stop:
         run()

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from datamodules import DrawnFaces
-from tests.command_line import write_config
+from tests.command_line import clean_config, write_config
 
 # files whose tests start many processes and wait for them: first, so that two workers share the rest
 LONG = (
@@ -26,9 +24,10 @@ LONG = (
 STARTED = time.monotonic()
 
 os.environ.setdefault("WANDB_MODE", "disabled")
-# tiny networks gain nothing from threads, and two of them on busy cores wait for each other at every layer
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+# tiny networks gain nothing from threads, and two of them on busy cores wait for each other at every layer; before
+# torch is imported, and only where it is used: the process that deals tests to two workers has no need of it
+for library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +51,8 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 @pytest.fixture(scope="session")
 def drawn_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder tree of 6 drawn people with 8 images of 48 px each, and its pairs.txt (4 folds)."""
+    from datamodules import DrawnFaces
+
     root = tmp_path_factory.mktemp("faces") / "drawn"
     DrawnFaces(identities=6, images_per_identity=8, size=48, seed=1).write(root, count_per_class=6, folds=4)
     return root
@@ -74,10 +75,20 @@ def veil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
     """A folder in which `fit --config tiny.yaml` has run once: ResNet-FSM."""
+    home = tmp_path_factory.mktemp("fitted")
+    return _fit(home, write_config(home / "tiny.yaml", drawn_root, "ResNetFSM"))
+
+
+@pytest.fixture(scope="session")
+def fitted_clean(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
+    """A folder in which `fit --config clean.yaml` has run once: ResNet on clean faces, verified on none."""
+    home = tmp_path_factory.mktemp("fitted_clean")
+    return _fit(home, clean_config(home / "clean.yaml", drawn_root))
+
+
+def _fit(home: Path, config: Path) -> Path:
     from main import main
 
-    home = tmp_path_factory.mktemp("fitted")
-    config = write_config(home / "tiny.yaml", drawn_root, "ResNetFSM")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         main(["fit", "--config", str(config), "--runs", str(home / "runs")])

@@ -147,7 +147,12 @@ def test_what_another_process_is_making_is_left_alone(tmp_path: Path) -> None:
     with folder_at_once(out) as folder:
         (folder / "a").write_text("1")
         read, write_end = os.pipe()
-        looks = FORK.Process(target=lambda: (recover(out), os.write(write_end, b".")))
+
+        def look() -> None:
+            recover(out)
+            os.write(write_end, b".")
+
+        looks = FORK.Process(target=look)
         looks.start()
         looks.join()
         assert os.read(read, 1) == b"."

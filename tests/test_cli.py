@@ -114,7 +114,7 @@ def test_an_error_with_workers_at_hand_ends_the_command(drawn_root: Path, tmp_pa
     config = write_config(tmp_path / "fails.yaml", drawn_root)
     args = ["fit", "--config", str(config), "--data.num_workers", "1", "--trainer.max_epochs", "1"]
     done = subprocess.run(
-        [sys.executable, "-c", _FAILS, *args], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-c", _FAILS, *args], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 1

@@ -21,7 +21,8 @@ from tests import ddp_ranks
 from tests.command_line import Veil, refused
 from tests.processes import pool
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+PATIENCE_S = 280  # on busy cores; a rank that sleeps does so for 600
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = CONFIGS / "overlays"
@@ -44,7 +45,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, lis
         for world in (2, 3):
             folder, port = tmp_path_factory.mktemp(f"ranks{world}"), free_port()
             jobs = [processes.submit(ddp_ranks.rank_of, world, rank, port, folder) for rank in range(world)]
-            found[world] = folder, [job.result(timeout=150) for job in jobs]
+            found[world] = folder, [job.result(timeout=PATIENCE_S) for job in jobs]
     return found
 
 
@@ -178,7 +179,7 @@ class Started:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def ended(self, timeout: float = 120) -> tuple[int, str]:
+    def ended(self, timeout: float = PATIENCE_S) -> tuple[int, str]:
         """Wait: exit code and output. Nothing of it may be left; what is gets killed and fails the test."""
         try:
             output, _ = self.process.communicate(timeout=timeout)
@@ -241,7 +242,7 @@ def test_a_rank_that_fails_ends_all_with_its_message(
         tmp_path, *FAILING, "fit", "--config", str(config), "--config",
         "overlays/cpu_ddp_2.yaml", "--trainer.precision", "32-true", FAILING_RANK=str(failing), OTHERS=others,
     )  # fmt: skip
-    code, output = started.ended(timeout=60)
+    code, output = started.ended()
     assert code != 0
     said = [line for line in output.splitlines() if line.startswith("error: ")]
     assert any(re.search(r"\.jpg: cannot be decoded$|\.png: cannot be decoded$", line) for line in said), (
@@ -256,7 +257,7 @@ def test_a_node_that_fails_ends_the_other_which_waits_for_nothing(drawn_root: Pa
     both = nodes(tmp_path, FAILING, config, "fails", FAILING_RANK="1", OTHERS="sleep")
     outputs = []
     for node in both:
-        code, output = node.ended(timeout=60)
+        code, output = node.ended()
         assert code != 0
         assert re.search(r"^error: rank 1( failed)?: .*cannot be decoded$", output, re.M), output
         outputs.append(output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import zipfile
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from lightning_app.known import MODELS, READERS, make_known, ours, trusting
 from lightning_app.models import Inpainter, ResNet
 from lightning_app.runs import resolve_checkpoint
 from lightning_app.setting import read_setting, saved_measured, saved_reader, saved_setting
-from tests.command_line import Veil, write_config
+from tests.command_line import write_config
 
 EVIL = """
 from pathlib import Path
@@ -152,19 +151,17 @@ def test_a_users_own_config_names_its_classes(drawn_root: Path, tmp_path: Path) 
     assert {"datamodules.FolderFaces", "lightning_app.desensitize.MaskOut"} <= classes
 
 
-@pytest.mark.parametrize("path", ["os.system", "evil.call"])
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [("--data.init_args.desensitizer", "os.system"), ("--data.init_args.reader", "evil.call")],
+)
 def test_a_class_of_another_kind_in_a_config_of_the_users_is_not_called(
-    path: str, evil: Path, drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    option: str, path: str, evil: Path, drawn_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "system", lambda *_: pytest.fail("called"))
     config = write_config(tmp_path / "tiny.yaml", drawn_root)
-    for option in ("--data.init_args.desensitizer", "--data.init_args.reader", "--model"):
-        with pytest.raises(SystemExit):
-            veil("fit", "--config", config, option, path)
-        message = capsys.readouterr().err
-        assert path in message
-        assert "Traceback" not in message
+    with pytest.raises(ValueError, match=path):
+        read_setting(["--config", str(config), option, path])
     assert not (tmp_path / "called").exists()
 
 
@@ -188,9 +185,6 @@ def test_a_class_that_a_checkpoint_names_is_not_imported(evil: Path, tmp_path: P
     torch.save(small(_class_path="evil.Net"), path)
     with trusting(["evil.Net"]):
         assert type(load_recogniser(path)[0]).__name__ == "Net"
-    torch.save(small(_class_path="evil.call"), path)
-    with trusting(["evil.call"]), pytest.raises(ValueError, match="is no Recogniser"):
-        load_recogniser(path)
 
 
 @pytest.mark.parametrize(
@@ -337,6 +331,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("{a: " * 5000, "nested more than 64 levels"),
         ("a: !!python/object/apply:os.system [x]", "no YAML of plain values"),
         ("a: !!python/name:os.system", "no YAML of plain values"),
+        (f"a: {'9' * 400}", "holds a number of 1329 bits"),
         ("a: 2026-99-99", "no YAML of plain values"),
     ],
 )
@@ -350,12 +345,8 @@ def test_json_of_somebody_else_is_bounded() -> None:
     for text in ("[" * 100_000, "[" * 70 + "]" * 70, '{"a":' * 5000):
         with pytest.raises(ValueError, match="it"):
             parse_json(text, "it")
+    with pytest.raises(ValueError, match="it: holds a number of 1329 bits"):
+        parse_json("9" * 400, "it")
     assert parse_json("[" * 60 + "]" * 60, "it")
     shared = parse_yaml("a: &a [1, 2]\nb: *a\n", "it")
     assert shared == {"a": [1, 2], "b": [1, 2]}
-
-
-def test_none_of_these_took_memory() -> None:
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20
-    )  # KiB; torch and Lightning take one GiB

@@ -15,6 +15,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
+from datamodules.webp import is_lossy_webp
 from lightning_app.alignment.detect import load_dlib
 from lightning_app.alignment.journal import AlignJournal, read_about
 from lightning_app.alignment.landmarks import LandmarkFile, Order
@@ -116,6 +117,7 @@ def align(
         left = [job for job in jobs if not _is_done(target, journal.outcomes.get(job.file), job)]
         if len(left) < len(jobs):
             log.info("%d of %d images are done already", len(jobs) - len(left), len(jobs))
+        _tell_of_lossy_webp(source, left)
         _align(rules, left, journal, workers or os.cpu_count() or 1)
         outcomes = [journal.outcomes[file] for file in files]
     counted: dict[str, Scalar] = {
@@ -123,6 +125,18 @@ def align(
         "time/align_s": time.monotonic() - started,
     }  # fmt: skip
     return _report(run_dir, source, target, outcomes, counted)
+
+
+def _tell_of_lossy_webp(root: Path, jobs: Sequence[Job]) -> None:
+    """Warn of WebP files coded with loss: what is aligned of them is no longer known as such to `desensitize`."""
+    webp = [root / job.file for job in jobs if job.file.lower().endswith(".webp")]
+    lossy = sum(path.is_file() and is_lossy_webp(path.read_bytes()) for path in webp)
+    if lossy:
+        log.warning(
+            "%d images are WebP coded with loss: what a mask hides of them has left traces all over them. Aligned, "
+            "they are no longer told apart, and `desensitize` takes them. Align their originals: "
+            "docs/threat_model.md.", lossy,
+        )  # fmt: skip
 
 
 def build_parser() -> CommandParser:

@@ -32,9 +32,11 @@ from lightning_app.release.audit import Audit
 from lightning_app.release.audit import audit as audit_release
 from lightning_app.release.manifest import MANIFEST, MASK, image_file
 from lightning_app.release.method import desensitizer_of, is_known
+from lightning_app.release.preflight import be_strict
 from lightning_app.release.pseudonyms import Pseudonyms, load_key, refuse_inside
 from lightning_app.release.signing import load_public_key
 from lightning_app.release.verdict import compared_line, figures, left_open
+from lightning_app.release.writer import LOSSY_WEBP
 from lightning_app.report import print_table
 from lightning_app.setting import make_desensitizer, make_reader
 
@@ -207,7 +209,7 @@ def _reader(raw: str | None, part: dict[str, Any] | None, found: Audit) -> FaceR
     cut = getattr(reader, "crop", None)
     if (list(cut) if isinstance(cut, tuple | list) else cut) != manifest.crop:
         found.add(MANIFEST, f"its crop is {manifest.crop}, --config's reader cuts {cut}")
-    reader.strict = True  # as `desensitize` reads
+    be_strict(reader, allow_lossy_webp=LOSSY_WEBP not in manifest.refused)  # as `desensitize` read
     return reader.open()
 
 

@@ -22,8 +22,8 @@ from lightning_app.progress import progress_bar
 from lightning_app.release.manifest import MANIFEST
 from lightning_app.release.pseudonyms import load_key, make_key, refuse_inside
 from lightning_app.release.signing import load_signing_key, make_signing_key
+from lightning_app.release.writer import LOSSY_WEBP, Release, write_release
 from lightning_app.release.writer import Progress as Report
-from lightning_app.release.writer import Release, write_release
 from lightning_app.report import print_table, write_metrics
 
 log = logging.getLogger("faceveil")
@@ -39,6 +39,7 @@ def desensitize(
     compression: int = 1,
     batch_size: int = 8,
     workers: int | None = None,
+    allow_lossy_webp: bool = False,
     pseudonym_table: bool = False,
     name: str = "desensitize",
     runs: str = "runs",
@@ -64,6 +65,8 @@ def desensitize(
         compression: zlib's level, 0 … 9; 1 is fast, and for veiled faces about as small as 6.
         batch_size: images veiled at a time.
         workers: processes; one per CPU by default, 0 works in this one.
+        allow_lossy_webp: also release WebP images that are coded with loss. There hidden pixels leave traces in visible
+            ones, however far away: no guard keeps them out. They are refused otherwise.
         pseudonym_table: also write `runs/<name>/pseudonyms.csv`: file, pseudonym. It undoes the pseudonyms.
         name: of the owner's folder; by default the config's.
         runs: folder in which runs/<name> lies.
@@ -88,7 +91,8 @@ def desensitize(
     with _bar() as report:
         release = write_release(
             reader, desensitizer, output, owner, _key(key_path), signer=signer, compression=compression,
-            batch_size=batch_size, workers=workers, overwrite=overwrite, progress=report,
+            batch_size=batch_size, workers=workers, allow_lossy_webp=allow_lossy_webp, overwrite=overwrite,
+            progress=report,
         )  # fmt: skip
     seconds = time.monotonic() - started
     _write_csv(owner / "refused.csv", ("file", "reason", "message"), release.refused)
@@ -108,6 +112,11 @@ def build_parser() -> CommandParser:
     parser = command_parser(desensitize)
     for flag, words in (
         ("--overwrite", "begin anew, and replace a release that is there."),
+        (
+            "--allow_lossy_webp",
+            "also release WebP images that are coded with loss: no guard keeps hidden pixels out of "
+            "visible ones there; they are refused otherwise.",
+        ),
         ("--pseudonym_table", "also write runs/<name>/pseudonyms.csv: file, pseudonym."),
     ):
         parser.add_argument(flag, type=bool, nargs="?", const=True, default=False, help=words)
@@ -118,7 +127,9 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--name", type=str | None, default=None,
                         help="of the owner's folder; by default the config's.")  # fmt: skip
-    parser.add_function_arguments(desensitize, skip={"overwrite", "pseudonym_table", "name", "sign_key"})
+    parser.add_function_arguments(
+        desensitize, skip={"allow_lossy_webp", "overwrite", "pseudonym_table", "name", "sign_key"}
+    )
     return parser
 
 
@@ -244,4 +255,9 @@ def _tell(release: Release, output: Path, owner: Path, figures: dict[str, float 
     if manifest.refused:
         reasons = [[reason, count] for reason, count in sorted(manifest.refused.items())]
         print_table(f"refused, see {owner / 'refused.csv'}", reasons, ["reason", "files"])
+    if lossy := manifest.refused.get(LOSSY_WEBP):
+        log.warning(
+            "%d images are refused as WebP coded with loss: hidden pixels leave traces all over them. Give their "
+            "originals; --allow_lossy_webp releases them as they are.", lossy,
+        )  # fmt: skip
     log.info("Next: python main.py audit %s", output)

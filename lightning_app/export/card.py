@@ -53,11 +53,11 @@ def plain_text(value: object) -> object:
     counts.
 
     Args:
-        value: of an expression in the template; what is no text, or `Ready`, stays as it is.
+        value: of an expression in the template; numbers, and what is `Ready`, stay as they are.
     """
-    if not isinstance(value, str) or isinstance(value, Ready):
+    if value is None or isinstance(value, int | float | Ready):
         return value
-    text = _SPECIAL.sub(r"\\\g<0>", _one_line(value).replace("&", "&amp;"))
+    text = _SPECIAL.sub(r"\\\g<0>", _one_line(str(value)).replace("&", "&amp;"))
     return _BEGINNING.sub(r"\1\\\2", text.replace("<", "&lt;").replace(">", "&gt;"))
 
 

@@ -106,6 +106,10 @@ def normalisation(
     found = []
     for name, given in (("mean", mean), ("std", std)):
         known = facts.data.get(name, settings.get(name))
+        if known is not None and not isinstance(known, int | float):
+            raise ValueError(
+                f"checkpoint {facts.path}: the config beside it gives {name}={str(known)[:80]!r}: mend it"
+            )
         value = given if known is None else float(known)
         if value is None:
             raise ValueError(

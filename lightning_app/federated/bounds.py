@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lightning_app.federated.messages import Update, Weights
 
-# Healthy updates measured 0.0 … 1.9 times the norm of the weights, and up to twice the middle of the others'
-# (docs/federated.md): these are far from both.
+# Healthy updates measured 0.05 … 2.7 times the norm of the weights, and at most 1.5 times the middle one of the
+# others' (docs/federated.md): these are far from both.
 LONGEST, BESIDE = 100.0, 10.0
 _NOTHING = 1e-3  # of the norm of the weights: an update so short does no harm, however short the others' are
 _LONGER = 100.0  # times the others' batches: more allow no longer update
@@ -47,9 +47,9 @@ def overlong(updates: Sequence[Update], reference: Weights) -> dict[int, str]:
     """Say which updates are longer than any healthy one, and why.
 
     Long in this sense: the Euclidean norm of all it changed, with batch norm's standard deviations in place of its
-    variances. The limits are 100 times the norm of the global weights, and, of three updates or more, 10 times the middle one of
-    the others' norms, times how many more batches the owner trained on than the middle one of the others. A minority
-    of owners can neither hide a long update of its own nor have an honest one left out.
+    variances. The limits are 100 times the norm of the global weights, and, of three updates or more, 10 times the
+    middle one of the others' norms, times how many more batches the owner trained on than the middle one of the
+    others. A minority of owners can neither hide a long update of its own nor have an honest one left out.
 
     Args:
         updates: of a round, all of the same names and shapes, finite.

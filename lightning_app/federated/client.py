@@ -163,8 +163,9 @@ class Client:
         ratio, found = lowest_ratio(facts), facts.get("mask_hash")
         hidden = "" if ratio is None else f", which hides {ratio:.4f} of the pixels"
         called = "" if found is None else f", hash {found}"
-        picture = f"; look at it: {mask}" if mask.is_file() else ""
-        log.info("owner %d trains under %s%s%s%s", self.number, facts["method"], hidden, called, picture)
+        log.info("owner %d trains under %s%s%s", self.number, facts["method"], hidden, called)
+        if mask.is_file():
+            log.info("owner %d: look at the mask: %s", self.number, mask)
         if facts["method"] == Identity.__name__:
             log.warning("owner %d trains on clean faces, as its own file says.", self.number)
 

@@ -27,15 +27,21 @@ def _plan(context: Context) -> Plan:
 
 def _serve(context: Context) -> Callable[[Link], object]:
     set_up_logging()
-    # Flower's, which started it; its own exit waits for the SuperLink for ever, and where it works, 5 s are enough. A
-    # round's files are whole or not there
-    end_with_parent(Bond(os.getppid(), lasting=False), grace=5.0)
+    _end_with(os.getppid())
     plan, parts = read_config(context.run_config)
     parts.use()
     run_dir = Path(str(context.run_config.get("runs", "runs"))) / str(
         context.run_config.get("name", "federated")
     )
     return Server(plan, parts, run_dir).serve
+
+
+def _end_with(parent: int) -> None:
+    """End this process when Flower's, which started it, is gone: Flower's own exit waits for the SuperLink for ever.
+
+    Where that works, it gets 5 s. A round's files are whole or not there.
+    """
+    end_with_parent(Bond(parent, lasting=False), grace=5.0)
 
 
 app = make_server_app(_serve, _plan)

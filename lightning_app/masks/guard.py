@@ -11,11 +11,13 @@ def guarded(mask: Tensor, guard: int) -> Tensor:
     """Hide N more pixels on the visible side of a mask's edge (erosion of the visible area).
 
     A pixel stays visible where no pixel within N rows and N columns is hidden: the neighbourhood is a square,
-    not a disc, since JPEG and WebP code square blocks: within one, a pixel leaves traces on all others,
+    not a disc, since JPEG codes square blocks: within one, a pixel leaves traces on all others,
     along the diagonals too. What lies beyond the image counts as visible.
 
     In a JPEG a pixel leaves traces up to 7 pixels away (its block has 8 a side), 15 where colours are stored
     at half the size. To keep them all out, take that times size / crop, rounded up, and one more for the resize.
+    Of a lossless source that one does, `size / crop` rounded up where images are made larger. In a WebP coded with
+    loss traces go anywhere: no guard keeps them out, and `desensitize` refuses it.
 
     Args:
         mask: `[H,W]`, `[1,H,W]` or `[N,1,H,W]` of 0 (hidden) and 1 (visible).

@@ -16,6 +16,7 @@ from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbone import WIDTH, BackboneName
+from lightning_app.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
 _DROPOUT = 120  # salt of this draw
@@ -186,7 +187,7 @@ class Recogniser(L.LightningModule):
             [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}],
             lr=self.lr, momentum=self.momentum, nesterov=self.nesterov,
         )  # fmt: skip
-        total = int(self.trainer.estimated_stepping_batches)
+        total = total_steps(self.trainer, f"schedule={self.schedule}")
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, total, self.schedule, self.warmup)
         )

@@ -21,6 +21,7 @@ from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks.feature_maps import FeatureMaps
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
+from lightning_app.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
 _LR, _LR_FINETUNE = 2e-4, 5e-5  # RFR-Net, section 4.1
@@ -255,7 +256,7 @@ class Inpainter(L.LightningModule):
     def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
         """Return Adam and the schedule over all steps of the run (RFR-Net, section 4.1)."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
-        total = int(self.trainer.estimated_stepping_batches)
+        total = total_steps(self.trainer, f"decay={self.decay}")
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, total, self.decay)
         )

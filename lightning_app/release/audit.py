@@ -71,7 +71,7 @@ class Audit:
         files: images that were decoded.
         bytes: their length together.
         manifest: of the release; None where it cannot be read.
-        unproven: what nobody can know from what was checked, in words.
+        unproven: what nobody can know from what was checked, for the first line of the verdict.
         compared: what was compared with the raw set; None where nothing was tried.
     """
 
@@ -320,6 +320,10 @@ def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
     assert found.manifest is not None
     files = found.manifest.files
     found.files, found.bytes = checked.files, checked.bytes
+    if 0 < checked.channels < found.manifest.channels:
+        found.add(
+            MANIFEST, f"channels is {found.manifest.channels}, no image has more than {checked.channels}"
+        )
     if checked.unproven:
         theirs, ours = found.manifest.versions["zlib"], made_with()["zlib"]
         found.unproven.append(

@@ -72,12 +72,14 @@ class Checked:
         bytes: their length together.
         faulty: those that have faults.
         unproven: how many have other bytes than they are given here, as another build of zlib may give them.
+        channels: most that one of them has; 0 where none can be decoded.
     """
 
     files: int
     bytes: int
     faulty: list[Faulty]
     unproven: int = 0
+    channels: int = 0
 
 
 def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
@@ -87,7 +89,7 @@ def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
         checks: what they must be.
         listed: path and expected hash of each.
     """
-    length, unproven = 0, 0
+    length, unproven, most = 0, 0, 0
     faulty: list[Faulty] = []
     # by channels: bytes are compared many times as fast where none has to be repeated
     hidden = {} if checks.hidden is None else {n: np.repeat(checks.hidden, n, axis=2) for n in (1, 3)}
@@ -101,13 +103,14 @@ def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
         digest = hashlib.sha256(data).hexdigest()
         faults = [] if digest == expected else ["its SHA-256 is not the manifest's"]
         png = read_png(data)
+        most = most if png.pixels is None else max(most, png.pixels.shape[2])
         # of what is no such PNG, or is cut off, the bytes are others in any case
         written = [] if png.faults or png.pixels is None else byte_faults(data, png.pixels, checks.writing)
         faults += [*_faults(checks, hidden, png, len(data)), *(written or [])]
         unproven += written is None
         if faults:
             faulty.append(Faulty(name, faults, None if digest == expected else digest, bool(written)))
-    return Checked(len(listed), length, faulty, unproven)
+    return Checked(len(listed), length, faulty, unproven, most)
 
 
 def read_at_most(path: Path, size: int) -> bytes:
@@ -190,13 +193,14 @@ def _check_all(
 ) -> Checked:
     rest = iter(listed)
     chunks = iter(lambda: list(islice(rest, _CHUNK)), [])
-    files, length, unproven = 0, 0, 0
+    files, length, unproven, most = 0, 0, 0, 0
     faulty: list[Faulty] = []
     for part in _results(checks, chunks, workers):
         files, length, unproven = files + part.files, length + part.bytes, unproven + part.unproven
         faulty += part.faulty
+        most = max(most, part.channels)
         advance(part.files)
-    return Checked(files, length, faulty, unproven)
+    return Checked(files, length, faulty, unproven, most)
 
 
 def _some(checks: Checks, listed: Sequence[Listed]) -> list[tuple[bytes, NDArray[np.uint8]]]:

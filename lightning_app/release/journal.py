@@ -76,7 +76,7 @@ class Journal:
             raise ValueError(f"{self.path} is no journal of a release; give another --name") from error
         if theirs == ours:
             return
-        if not isinstance(theirs, dict) or theirs.keys() != ours.keys():
+        if not isinstance(theirs, dict) or theirs.keys().isdisjoint(ours):  # one or the other may be optional
             raise ValueError(f"{self.path} is no journal of a release; give another --name")
         ours, theirs = _flat(ours), _flat(theirs)
         other = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))

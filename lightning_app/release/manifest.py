@@ -45,8 +45,8 @@ OTHER = "other"
 # reader of one's own could put a name into them
 REASONS = frozenset({
     "broken link", "cannot be decoded", "cannot be read", "empty file", "folder within an identity's", "hidden name",
-    "not upright (EXIF)", OTHER, "outside the identities' folders", "outside the tree", "smaller than the crop",
-    "special file", "truncated", "unknown format",
+    "lossy WebP", "not upright (EXIF)", OTHER, "outside the identities' folders", "outside the tree",
+    "smaller than the crop", "special file", "truncated", "unknown format",
 })  # fmt: skip
 TIMESTAMP = 315532800  # 1980-01-01 00:00:00 UTC: when every file and folder of a release was last changed
 

@@ -127,8 +127,9 @@ class Veil:
         again = self._checked(self._witness, raw, labels, numbers).numpy()
         if not np.array_equal(of_raw, again):
             raise ValueError(
-                f"desensitizer: {self._name} makes another image each time it is asked, of {some}: it may depend on what "
-                "is visible and on `index` alone, not on what it saw or drew before; nothing of the batch is released"
+                f"desensitizer: {self._name} makes another image each time it is asked, of {some}: it may depend on "
+                "what is visible and on `index` alone, not on what it saw before or drew; nothing of the batch "
+                "is released"
             )
         raise ValueError(
             f"desensitizer: {self._name} lets hidden pixels reach visible ones: with noise under the mask {some} came "

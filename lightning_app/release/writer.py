@@ -24,13 +24,20 @@ from lightning_app.release.journal import Done, Journal
 from lightning_app.release.manifest import OTHER, REASONS, Manifest, guard_of, made_with
 from lightning_app.release.method import describe
 from lightning_app.release.plan import Plan
-from lightning_app.release.preflight import be_strict, check_arguments, check_signature
+from lightning_app.release.preflight import (
+    be_strict,
+    check_arguments,
+    check_people,
+    check_signature,
+    warn_of_resize,
+)
 from lightning_app.release.pseudonyms import Pseudonyms
 from lightning_app.release.signing import fingerprint
 from lightning_app.release.veil import Veil
 from lightning_app.release.work import Work, work_through
 
 JOURNAL = "journal.jsonl"
+LOSSY_WEBP = "lossy WebP"  # as `datamodules.decode` words it
 _PATIENCE = 10.0  # seconds: processes may outlive a killed parent for one, and hold its lock
 _CHECKED = 4096  # batches compared between two reports of progress
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -67,6 +74,7 @@ def write_release(
     compression: int = 1,
     batch_size: int = 8,
     workers: int | None = None,
+    allow_lossy_webp: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Release:
@@ -87,6 +95,8 @@ def write_release(
         compression: zlib's level, see `encode_png`.
         batch_size: images veiled at a time; small ones stay in the processor's cache.
         workers: processes; by default one per CPU that this one may use, 0 works in this one.
+        allow_lossy_webp: also release WebP images that are coded with loss, whose visible pixels carry traces of
+            hidden ones; they are refused otherwise.
         overwrite: begin anew, and replace a release that is there.
         progress: called with what is done (`checking`, `writing`), how many images of it, of how many.
 
@@ -99,8 +109,9 @@ def write_release(
     output, owner = Path(output), Path(owner)
     check_arguments(reader, output, owner, compression, batch_size, workers)
     veil = Veil(desensitizer, reader.size)
-    be_strict(reader)
-    plan = Plan(reader.open(), Pseudonyms(key))
+    be_strict(reader, allow_lossy_webp)
+    check_people(reader.open())
+    plan = Plan(reader, Pseudonyms(key))
     crop = getattr(reader, "crop", None)
     facts: dict[str, Any] = {
         "method": describe(desensitizer, reader.size, veil.mask), "size": reader.size, "compression": compression,
@@ -110,8 +121,12 @@ def write_release(
         "output": str(output.resolve()), "key": Pseudonyms(key).fingerprint, "images": plan.hash,
         "batch_size": batch_size,
     }  # fmt: skip
+    if allow_lossy_webp:  # left out otherwise, as in journals from before it could be asked for
+        header["allow_lossy_webp"] = True
     check_signature(output, signer, overwrite)
     guard = guard_of(facts["method"])
+    if veil.mask is not None:
+        warn_of_resize(reader, guard)
     with _alone(owner, output), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
         writer = _Writer(Work(reader, veil, plan, output, compression, batch_size), journal, progress)
         try:
@@ -215,7 +230,8 @@ class _Writer:
         good = np.flatnonzero(self.channels).tolist()
         if not good:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(refused.items()))
-            raise ValueError(f"no image of the set can be released ({reasons})")
+            hint = "; give originals, or --allow_lossy_webp" if LOSSY_WEBP in refused else ""
+            raise ValueError(f"no image of the set can be released ({reasons}){hint}")
         names = [self.work.plan.file(place) for place in good]
         files = {name: self.digests[at].tobytes().hex() for name, at in zip(names, good, strict=True)}
         mask, lies_on = None, self.work.veil.mask

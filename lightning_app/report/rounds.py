@@ -54,7 +54,8 @@ def rounds_figure(
             for owner, values in clients[panel].items():
                 axes.plot(rounds, values, "o-", markersize=3, label=owner)
             axes.set_title(_TITLES[panel], fontsize=9)
-            axes.legend(fontsize=7)
+            if clients[panel]:
+                axes.legend(fontsize=7)
         axes.set_xlabel("round", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8)

@@ -388,7 +388,7 @@ def test_a_service_that_is_killed_ends_no_run(tmp_path: Path, drawn_root: Path) 
     environment |= {"PYTHONPATH": str(home), "XDG_CACHE_HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
     ended = subprocess.run(
         [sys.executable, home / "main.py", "fit", "--config", config],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     said = " ".join((ended.stdout + ended.stderr).split())
     assert ended.returncode == 0, said

@@ -367,6 +367,22 @@ def test_a_flat_folder_and_grey_images(made: dict[str, Points]) -> None:
     assert {Image.open(path).mode for path in Path("out").iterdir()} == {"L"}
 
 
+def test_webp_coded_with_loss_is_told(
+    made: dict[str, Points], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, (name, lossless) in enumerate((("a.webp", False), ("b.webp", True))):
+        with Image.open(Path("in") / list(made)[number]) as face:
+            face.save(tmp_path / "in" / "Person_0" / name, "WEBP", lossless=lossless)
+        made[f"Person_0/{name}"] = made[list(made)[number]]
+    write_list(tmp_path / "list.csv", made)
+    with caplog.at_level("WARNING", "faceveil"):
+        align("--size", 32)
+    told = [line for line in caplog.messages if "WebP" in line]
+    assert len(told) == 1
+    assert told[0].startswith("1 images are WebP coded with loss: ")
+    assert {"Person_0/a.png", "Person_0/b.png"} <= set(written()), "it is said, not refused"
+
+
 def test_bad_arguments(made: dict[str, Points], veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["align", "--root", "in", "--output", "out", "--landmarks", "list.csv"]
     for more, words in {

@@ -65,7 +65,10 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
                 "mean face": {
                     "class_path": "lightning_app.attacks.MeanFace",
                     "init_args": {
-                        "reader": {"class_path": "datamodules.DrawnFaces", "init_args": {"size": 32}}
+                        "reader": {
+                            "class_path": "datamodules.DrawnFaces",
+                            "init_args": {"size": 32, "identities": 8, "images_per_identity": 4},
+                        }
                     },
                 },
                 "Telea": {"class_path": "lightning_app.attacks.Telea"},
@@ -335,8 +338,9 @@ def test_an_attacker_who_knows_the_people_is_told(
 
 
 def test_an_attacker_of_another_method_is_told(
-    config: Callable[..., Path], fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    config: Callable[..., Path], fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     fit = str(fitted / "tiny.yaml")
     own = Candidate("mask", Method(fit), "both", Path("runs"), 0).setting.data.desensitizer.describe()
 
@@ -368,6 +372,15 @@ def test_an_attacker_of_another_method_is_told(
     with caplog.at_level("WARNING", "faceveil"):
         warn_of_known_people({"mask": candidate}, {}, None, 0)
     assert "methods.mask.restorer: 6 of the 6 people who are attacked" in caplog.text
+    # a class that the config beside the attacker names is not imported, and nothing is trained before that is settled
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reader = {"class_path": "evil.Reader", "init_args": {}}
+    (home / "config.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"reader": reader}}}))
+    with pytest.raises(
+        ValueError, match=r"methods\.mask\.restorer: .*'evil\.Reader'.* give --trust evil\.Reader"
+    ):
+        warn_of_known_people({"mask": candidate}, {}, None, 0)
     (tmp_path / "restorer.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"methods\.mask\.restorer: .*restorer\.ckpt"):
         Candidate("mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0)

@@ -212,12 +212,11 @@ class ByHand(DrawnFaces):
 
     def __init__(self, **other: Tensor) -> None:
         super().__init__(identities=8, images_per_identity=6, size=16)
-        a = torch.arange(40)
-        parts = {
-            "a": a, "b": torch.where(a < 20, a // 6 * 6 + (a + 1) % 6, (a + 7) % 48), "same": a < 20, "folds": a // 10
-        }  # fmt: skip
-        self.pairs = PairList([self.name(i) for i in range(48)], **(parts | other),
-                              identities=self.identities, labels=self.labels)  # fmt: skip
+        at = torch.arange(40)
+        a, same, folds = other.get("a", at), other.get("same", at < 20), other.get("folds", at // 10)
+        b = torch.where(at < 20, at // 6 * 6 + (at + 1) % 6, (at + 7) % 48)
+        names = [self.name(i) for i in range(48)]
+        self.pairs = PairList(names, a, b, same, folds, self.identities, self.labels)
 
 
 class TestByHand:

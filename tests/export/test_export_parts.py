@@ -169,7 +169,7 @@ def test_a_card_shows_hostile_names_letter_by_letter() -> None:
         "model": {"class": "ResNet", "backbone": HOSTILE, "insertion_points": [], "parameters": 3},
         "checkpoint": {"sha256": "0" * 64, "step": 3},
         "agreement": {"difference": 1e-5, "cosine": 1.0, "batches": [1]},
-        "training": {"images": 1, "identities": 2, "steps": 3, "epochs": None, "precision": HOSTILE, "crop": None,
+        "training": {"images": 1, "identities": 2, "steps": 3, "epochs": None, "precision": HOSTILE, "crop": [HOSTILE],
                      "federation": {"owners": 2, "partition": HOSTILE, "rounds": 1, "local_epochs": 1, "images": 1}},
         "measured_on": [{"name": HOSTILE, "list": HOSTILE, "flip": False}],
         "versions": {HOSTILE: HOSTILE},

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]  # where the processes find tests.federated.tiny
 SCRIPTS = ROOT / "deploy" / "federated"
-PATIENCE = 240.0  # seconds; on idle cores the whole takes a fifth of it
+PATIENCE = 480.0  # seconds; on idle cores the whole takes a tenth of it
 needs_openssl = pytest.mark.skipif(
     shutil.which("openssl") is None or shutil.which("ssh-keygen") is None,
     reason="needs openssl and ssh-keygen",
@@ -46,7 +46,7 @@ def this_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def script(name: str, *args: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(SCRIPTS / f"{name}.sh"), *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -110,7 +110,8 @@ class Deployment:
                 process.poll()
         left = self.survivors()
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in self.started.values():
             process.wait(10)
         return left
@@ -187,7 +188,7 @@ def write_configs(home: Path) -> tuple[Path, list[Path]]:
 
 
 @needs_openssl
-@pytest.mark.timeout(900)  # on cores that others use as well
+@pytest.mark.timeout(1800)  # on cores that others use as well
 @pytest.mark.usefixtures("matmul")
 def test_three_owners_over_tls_killed_in_a_round_end_in_the_weights_of_the_local_engine(
     tmp_path: Path, deployment: Deployment

@@ -92,6 +92,7 @@ def test_more_images_than_it_joined_with(tmp_path: Path) -> None:
     assert server.rounds[0]["images"] == 16 + 24
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # matplotlib's, on its way to the error
 def test_a_figure_that_cannot_be_drawn_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The record is one that a server without bounds had kept."""
     rounds = [

@@ -15,9 +15,10 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from PIL import Image
 from torch import Tensor
 
-from datamodules import DrawnFaces
+from datamodules import DrawnFaces, FolderFaces
 from lightning_app.commands.audit import audit
 from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, Mosaic
 from lightning_app.desensitize.blur import default_sigma
@@ -25,6 +26,7 @@ from lightning_app.release import Pseudonyms
 from lightning_app.release.audit import Audit
 from lightning_app.release.manifest import made_with
 from lightning_app.release.signing import fingerprint
+from lightning_app.release.writer import write_release as release
 from tests.release.by_hand import (
     KEY,
     SIZE,
@@ -162,8 +164,6 @@ def _replaced(root: Path, raw: Path, veil: Desensitizer | None, pixels: Callable
 
 
 def _pixels(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    from PIL import Image
-
     return np.array(Image.open(path).convert("RGB"))
 
 
@@ -447,6 +447,39 @@ def test_refused_counts_are_counted_with_the_raw_set(tmp_path: Path, raw: Path, 
     assert [f.what for f in exact.findings] == ["refused counts 0 files for 'empty file', the raw set has 1"]
     relist(tmp_path / "released", refused={"outside the identities' folders": 1, "empty file": 1})
     assert audit(str(tmp_path / "released"), config=str(config), key=str(owner[2])).findings == []
+
+
+def test_channels_are_those_of_the_images(tmp_path: Path, raw: Path) -> None:
+    root = tmp_path / "released"
+    write_release(root, raw)
+    for one in images(root):
+        one.write_bytes(png(_pixels(one)[..., :1].repeat(3, 2)))
+    relist(root)
+    assert [f.what for f in audit(str(root)).findings] == ["channels is 3, no image has more than 1"]
+    relist(root, channels=1)
+    assert audit(str(root)).findings == []
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_lossy_sources_are_counted_as_they_were_refused(
+    tmp_path: Path, raw: Path, owner: Owner, allowed: bool
+) -> None:
+    shutil.copytree(raw, tmp_path / "raw")
+    with Image.open(raw / "Drawn_00000" / "Drawn_00000_0001.png") as image:
+        image.save(tmp_path / "raw" / "Drawn_00000" / "lossy.webp", quality=80)
+    config = tmp_path / "d.yaml"
+    config.write_text(_config(tmp_path / "raw", "lightning_app.desensitize.GaussianBlur"))
+    reader = FolderFaces(tmp_path / "raw", size=SIZE, crop=44, cache_index=False)
+    made = release(
+        reader, GaussianBlur(), tmp_path / "out", tmp_path / "owner", KEY, workers=0, allow_lossy_webp=allowed
+    )
+    assert made.manifest.images == 6 + allowed
+    assert made.manifest.refused.get("lossy WebP", 0) == (not allowed)
+    for args in ({"raw": str(tmp_path / "raw")}, {"config": str(config)}):
+        found = audit(str(tmp_path / "out"), key=str(owner[2]), **args)
+        assert found.findings == []
+        assert found.compared is not None
+        assert found.compared.images == 6 + allowed
 
 
 def test_nothing_compared_is_a_finding(tmp_path: Path, raw: Path, owner: Owner) -> None:

@@ -1,0 +1,157 @@
+"""What a fit owes to Lightning's switches: figures of its last weights, and monitors that can be met."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
+from torch.optim.lr_scheduler import LambdaLR
+
+from callbacks.dssim import DSSIMReport
+from callbacks.fsm_ablation import FSMAblation
+from callbacks.place import epoch_is_over, fit_is_over, validation_follows
+from callbacks.verification import LFWVerification
+from datamodules.face import FaceDataModule
+from lightning_app.models.base import Recogniser
+
+log = logging.getLogger("faceveil")
+_VERIFIED = re.compile(r"(std|(accuracy|auc|eer|tar_at_far_[^/]+?)(_low|_high)?)(_s[123])?")
+_OURS = ("lightning.", "lightning_app.", "callbacks.")
+
+
+class TrainerOptions(L.Callback):
+    """Hold a fit to what its config asks, before it trains and at its end.
+
+    The command line adds it. Before training it refuses an `EarlyStopping` or `ModelCheckpoint` whose `monitor` no
+    model or callback of FaceVeil's will ever log, or not as often as it is looked at; where others are in the run,
+    nobody can know. At the end it validates the last weights, whatever `check_val_every_n_epoch`,
+    `val_check_interval` and `max_steps` say: figures in `metrics.json` are those of the weights in `last.ckpt`.
+
+    Raises:
+        ValueError: a monitor that cannot be met; names it and the keys there are.
+    """
+
+    def __init__(self) -> None:
+        self._every: tuple[int | None, int | float | None] | None = None  # how often, while it is put aside
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the monitors, say so where nothing is verified, and lay the schedule over a rate that was found."""
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
+                _check_monitor(callback, trainer, pl_module)
+        watching = [type(c).__name__ for c in callbacks if isinstance(c, LFWVerification | FSMAblation)]
+        if watching and trainer.limit_val_batches == 0 and trainer.is_global_zero:
+            log.warning(
+                "trainer.limit_val_batches=0: there is no validation, %s measures nothing", watching[0]
+            )
+
+        for callback in callbacks:
+            if isinstance(callback, LearningRateFinder) and callback.optimal_lr is not None:
+                _take_rate(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After the last batch of the fit let the validation follow."""
+        by_steps = 0 <= trainer.max_steps <= trainer.global_step
+        last = by_steps or trainer.should_stop or (epoch_is_over(trainer) and fit_is_over(trainer))
+        if last and trainer.enable_validation and not validation_follows(trainer):
+            self._every = trainer.check_val_every_n_epoch, trainer.val_check_batch
+            trainer.check_val_every_n_epoch = None
+            # asked to stop, Lightning validates, unless `min_steps` or `min_epochs` forbid to stop
+            if self._every[1] is None:  # validation by the clock
+                trainer.should_stop = True
+            elif not trainer.should_stop:
+                trainer.val_check_batch = 1
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put back how often to validate, where the fit goes on."""
+        self._put_back(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put back how often to validate."""
+        self._put_back(trainer)
+
+    def _put_back(self, trainer: L.Trainer) -> None:
+        if self._every is not None:
+            trainer.check_val_every_n_epoch, trainer.val_check_batch = self._every
+            self._every = None
+
+
+def _take_rate(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Give schedules the learning rate that was found: Lightning sets the optimiser's, which they would overwrite."""
+    rate = getattr(pl_module, "lr", None) or getattr(pl_module, "learning_rate", None)
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, LambdaLR) and rate is not None:
+            config.scheduler.base_lrs = [rate] * len(config.scheduler.base_lrs)
+            for group, factor in zip(
+                config.scheduler.optimizer.param_groups, config.scheduler.lr_lambdas, strict=True
+            ):
+                group["initial_lr"], group["lr"] = rate, rate * factor(config.scheduler.last_epoch)
+
+
+class HeadFirst(L.Callback):
+    """Build a recogniser's head before a callback behind this one copies the model, as `WeightAveraging` does."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Build it."""
+        pl_module.setup(stage)
+
+
+def _check_monitor(
+    callback: EarlyStopping | ModelCheckpoint, trainer: L.Trainer, pl_module: L.LightningModule
+) -> None:
+    key, name = str(callback.monitor), type(callback).__name__
+    strict = not isinstance(callback, EarlyStopping) or callback.strict
+    if not strict or (isinstance(callback, ModelCheckpoint) and key in ("epoch", "step")):
+        return
+    known = _known(trainer, pl_module)
+    if known is None:
+        return
+    fixed, verified = known
+    head, _, figure = key.partition("/")
+    if head in verified and _VERIFIED.fullmatch(figure):
+        every, looked = verified[head], trainer.check_val_every_n_epoch or 1
+        if isinstance(callback, ModelCheckpoint):
+            looked = math.lcm(looked, callback.every_n_epochs or 1)
+        if looked % every and trainer.max_epochs != 1:
+            raise ValueError(
+                f"trainer.callbacks: {name} looks at {key} every {looked} epochs, but it is measured every {every}: "
+                f"lower every_n_epochs of the verification, or give trainer.check_val_every_n_epoch={every} instead"
+            )
+        return
+    if key in fixed:
+        return
+    there = ", ".join([*sorted(fixed), *(f"{head}/accuracy" for head in verified)])
+    raise ValueError(
+        f"trainer.callbacks: {name} monitors {key}, which this run never logs; there will be: {there}"
+    )
+
+
+def _known(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[set[str], dict[str, int]] | None:
+    """Give the keys a fit will log, and the names of its verification sets with how often they are measured.
+
+    None where a model or a callback of somebody else's may log what it likes.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    data = getattr(trainer, "datamodule", None)
+    if type(pl_module).training_step is not Recogniser.training_step or not isinstance(data, FaceDataModule):
+        return None
+    if any(not type(c).__module__.startswith(_OURS) or isinstance(c, FSMAblation) for c in callbacks):
+        return None
+    keys = {"train/loss", "train/lr", "train/accuracy"}
+    verified: dict[str, int] = {}
+    if trainer.enable_validation:
+        verified = {c.name: c.every_n_epochs for c in callbacks if isinstance(c, LFWVerification)}
+        if data.held_out is not None:
+            keys |= {"val/loss", "val/accuracy"}
+        if any(isinstance(c, DSSIMReport) for c in callbacks):
+            keys |= {"privacy/dssim", "privacy/psnr", "privacy/mask_ratio"}
+    return keys, verified

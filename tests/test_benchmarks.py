@@ -1,0 +1,113 @@
+"""Every benchmark runs at a tiny size: `make bench` must not be found broken by who wants its table."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import scale
+from benchmarks.timing import Row
+
+FOUND = command.found()
+
+
+def cases() -> list[Any]:
+    """Each module with the sizes it names: `TINY`, and `TINY_SLOW` for what starts processes."""
+    named = [
+        pytest.param(name, sizes, id=f"{name}-{sizes}", marks=[pytest.mark.slow] if "SLOW" in sizes else [])
+        for name, module in FOUND.items()
+        for sizes in ("TINY", "TINY_SLOW")
+        if hasattr(module, sizes)
+    ]
+    bare = [
+        name
+        for name, module in FOUND.items()
+        if not hasattr(module, "TINY") and not hasattr(module, "TINY_SLOW")
+    ]
+    return [*named, *(pytest.param(name, "TINY", id=f"{name}-names no sizes") for name in bare)]
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases())
+def test_it_runs_at_a_tiny_size(
+    name: str, sizes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACEVEIL_DATA", str(tmp_path))  # made-up faces, whatever lies on this machine
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = FOUND[name].measure(**getattr(FOUND[name], sizes))
+    assert rows
+    for row in rows:
+        assert row.bound > 0
+        assert all(math.isfinite(value) for value in (row.ours_s, row.peer_s, row.ratio)), row
+        assert row.low <= row.ratio <= row.high, row
+    assert len({row.name for row in rows}) == len(rows)
+    command._table(rows)
+
+
+def test_every_size_is_an_argument() -> None:
+    """What `make bench` measures are the defaults: the tiny sizes override some of them and nothing else."""
+    for module in FOUND.values():
+        known = inspect.signature(module.measure).parameters
+        named = {*getattr(module, "TINY", {}), *getattr(module, "TINY_SLOW", {})}
+        assert {"repeats", *named} <= known.keys(), module.__name__
+        assert all(one.default is not inspect.Parameter.empty for one in known.values()), module.__name__
+    assert set(FOUND) >= {"audit", "ddp", "dssim", "ebp", "fit", "memory", "reader", "release", "search"}
+
+
+def test_the_tables_of_scale() -> None:
+    small = scale.cost("resnet18", size=64, points=("layer3",))
+    assert small.flops > 0
+    speed, bound = scale.images_per_s(small, small, 64, 1, 100, 1.0)
+    assert speed > 0
+    assert bound in ("arithmetic and memory", "kernel launches", "all-reduce")
+
+
+def module(*rows: Row, fails: str = "") -> SimpleNamespace:
+    def measure(repeats: int = 1) -> Sequence[Row]:
+        assert not fails, fails
+        return list(rows)
+
+    return SimpleNamespace(measure=measure)
+
+
+def row(name: str) -> Row:
+    return Row(name, 1.0, 2.0, 0.5, 0.4, 0.6, bound=1)
+
+
+def test_one_that_fails_does_not_lose_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = {
+        "first": module(row("one")), "broken": module(fails="3 of [7] are\nodd"),
+        "last": module(row("two"), row("three")),
+    }  # fmt: skip
+    monkeypatch.setattr(command, "found", lambda: there)
+    assert command.main(["--json", str(tmp_path / "rows.json")]) == 1
+    shown, errors = capsys.readouterr()
+    assert [one["name"] for one in json.loads((tmp_path / "rows.json").read_text())] == [
+        "one",
+        "two",
+        "three",
+    ]
+    for name in ("one", "two", "three"):
+        assert name in shown
+    assert shown.splitlines()[-1] == "failed: broken: AssertionError: 3 of [7] are"
+    assert "Traceback" in errors, "what its author needs"
+    assert command.main(["first", "last"]) == 0
+    assert "failed" not in capsys.readouterr().out
+    assert command.main(["broken"]) == 1
+    assert capsys.readouterr().out.splitlines() == ["failed: broken: AssertionError: 3 of [7] are"]
+
+
+def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command, "found", lambda: {"first": module(row("one"))})
+    with pytest.raises(SystemExit):
+        command.main(["second"])
+    assert "no benchmark named second; there are: first" in capsys.readouterr().err
