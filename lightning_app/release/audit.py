@@ -81,7 +81,6 @@ class Audit:
     files: int = 0
     bytes: int = 0
     manifest: Manifest | None = None
-    unproven: list[str] = field(default_factory=list)
     compared: Compared | None = None
 
     def add(self, file: str, what: str) -> None:
