@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from lightning_app.desensitize import Desensitizer
 from lightning_app.federated.client import Client, model_hash
 from lightning_app.federated.link import LocalLink, answer
 from lightning_app.federated.messages import Failure, Invitation, Refusal, Task, discreet
@@ -22,11 +23,19 @@ from lightning_app.federated.server import Server
 from lightning_app.federated.veil import digest
 from lightning_app.federated.weights import travelling
 from lightning_app.masks import mask_hash, save_mask
+from lightning_app.release.pseudonyms import make_key
 from tests.federated.tiny import VEIL, Pretender, config, plan_and_parts
 
 RUN = "0" * 16
 BLUR = {"class_path": "lightning_app.desensitize.GaussianBlur", "init_args": {"kernel": 9}}
 NONE = {"class_path": "lightning_app.desensitize.Identity"}
+
+
+class Still(Desensitizer):
+    """It says that it hides, and does nothing, as a blur whose sigma is next to nothing did."""
+
+    def veil(self, image: Tensor) -> Tensor:
+        return image
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +190,7 @@ def test_another_desensitizer_or_none_stands_in_the_owners_own_file(
         assert owner(tmp_path / "none", NONE).join(invitation(None)).mask_hash
     assert "trains on clean faces, as its own file says" in caplog.text
     with pytest.raises(Refusal, match="changes no pixel: this owner's faces would be trained on as they are"):
-        owner(tmp_path / "still", BLUR | {"init_args": {"kernel": 9, "sigma": 1e-3}}).join(invitation(None))
+        owner(tmp_path / "still", {"class_path": f"{__name__}.Still"}).join(invitation(None))
     with pytest.raises(Refusal, match=r"data\.desensitizer: this owner's veil has the hash"):
         owner(tmp_path / "other", BLUR).join(invitation(mask_hiding(0.7)))
     with pytest.raises(Refusal, match=r"mask_hash: .* GaussianBlur has none"):
@@ -259,9 +268,8 @@ def test_the_names_hash_tells_a_server_that_guesses_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = [tmp_path / f"{number}.key" for number in range(2)]
-    for number, key in enumerate(keys):
-        key.write_text(f"{number + 10:064x}\n")
-        key.chmod(0o600)
+    for key in keys:
+        make_key(key)
     asked = invitation(mask_hiding(0.7), private_heads=False)
 
     def said(name: str, **more: Any) -> str:
