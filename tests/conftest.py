@@ -48,6 +48,12 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return f"{os.path.relpath(file)}: {words.removeprefix('Skipped: ')}"
 
 
+@pytest.fixture(autouse=True)
+def _no_seed_of_another_test() -> None:
+    """Forget what an earlier test's `seed_everything` left in the environment: FaceDataModule would take it."""
+    os.environ.pop("PL_GLOBAL_SEED", None)
+
+
 @pytest.fixture(scope="session")
 def drawn_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder tree of 6 drawn people with 8 images of 48 px each, and its pairs.txt (4 folds)."""

@@ -21,12 +21,6 @@ from tests.federated.tiny import Pretender, federated, plan_and_parts, spoilt, w
 START = {"w": torch.full((4,), 0.5)}  # of norm 1
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing `rounds.png` takes longer than all else here."""
-    monkeypatch.setattr("lightning_app.federated.server.write_rounds", lambda *_: None)
-
-
 def going(*norms: float, batches: tuple[int, ...] = (), images: tuple[int, ...] = ()) -> list[Update]:
     return [
         Update(

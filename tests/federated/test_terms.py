@@ -38,12 +38,6 @@ class Still(Desensitizer):
         return image
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing `rounds.png` takes longer than all else here."""
-    monkeypatch.setattr("lightning_app.federated.server.write_rounds", lambda *_: None)
-
-
 def mask_hiding(share: float, turned: bool = False) -> Tensor:
     """`[1,32,32]` uint8 whose upper part is hidden."""
     mask = torch.ones(1, 32, 32, dtype=torch.uint8)

@@ -203,11 +203,12 @@ def test_the_fingerprint_knows_what_matters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "count"), [("resnet18", 40, 2), ("resnet34", 112, 16), ("resnet50", 72, 3)]
+    ("name", "size", "count", "width"),
+    [("resnet18", 40, 2, 64), ("resnet34", 112, 16, 32), ("resnet50", 72, 3, 16)],
 )
-def test_the_folded_backbone_embeds_alike(name: str, size: int, count: int) -> None:
+def test_the_folded_backbone_embeds_alike(name: str, size: int, count: int, width: int) -> None:
     torch.manual_seed(0)
-    backbone = Backbone(name, input_size=size)  # type: ignore[arg-type]
+    backbone = Backbone(name, input_size=size, width=width)  # type: ignore[arg-type]
     shaken(backbone).eval()
     images = torch.rand(count, 3, size, size)
     with torch.inference_mode():

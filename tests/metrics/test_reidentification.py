@@ -26,6 +26,7 @@ def faces() -> tuple[torch.Tensor, torch.Tensor]:
     return people[labels] + 1.2 * torch.randn(120, 16, generator=generator), labels
 
 
+@pytest.mark.filterwarnings("ignore:The number of unique classes")  # one image each: a gallery
 def test_rank_1_is_a_nearest_neighbour(faces: tuple[torch.Tensor, torch.Tensor]) -> None:
     embedding, labels = faces
     gallery = one_of_each(labels)

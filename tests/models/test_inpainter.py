@@ -128,6 +128,7 @@ def test_going_on_is_the_same_as_never_having_stopped(tmp_path: Path, veil: Veil
     assert again["inpaint/psnr"] == pytest.approx(metrics[0]["inpaint/psnr"], rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")  # the frozen batch norms
 def test_fine_tuning_freezes_batch_norm_and_begins_with_the_weights(tmp_path: Path, veil: Veil) -> None:
     veil("fit", "--config", write(tmp_path / "first.yaml", epochs=1))
     tuned = write(
