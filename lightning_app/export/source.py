@@ -86,8 +86,8 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
     epochs = metrics.get("run/epochs")
     if federation is not None:
         federation |= {key: metrics.get(f"federated/{key}") for key in ("rounds", "images")}
-    known = isinstance(epochs, int | float) and math.isfinite(epochs)
-    return Run(folder, config, figures, int(epochs) if known else None, federation)
+    known = int(epochs) if isinstance(epochs, int | float) and math.isfinite(epochs) else None
+    return Run(folder, config, figures, known, federation)
 
 
 def normalisation(

@@ -151,6 +151,8 @@ def compare_images(
             found.append(beside)
             if beside.fault:
                 audit.add(name, beside.fault)
+            elif beside.is_clean and not is_known(manifest.method["method"]):
+                audit.add(name, f"is as good as clean: dSSIM from its raw image is {beside.dssim:.4f}")
         advance(1)
     differences = [beside.dssim for beside in found if beside.dssim is not None]
     mean = sum(differences) / len(differences) if differences else None
@@ -213,6 +215,11 @@ class _Beside(NamedTuple):
     compared: bool = False
     dssim: float | None = None
     changeable: float = 0.0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether next to nothing was changed, though there is something to change."""
+        return self.dssim is not None and self.dssim < min(AS_CLEAN, _LITTLE * self.changeable)
 
 
 def _changeable(found: Iterable[_Beside]) -> float:

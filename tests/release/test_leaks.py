@@ -24,6 +24,7 @@ from lightning_app.commands.audit import audit
 from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, Mosaic
 from lightning_app.desensitize.blur import default_sigma
 from lightning_app.release import Pseudonyms
+from lightning_app.release.against_raw import AS_CLEAN
 from lightning_app.release.audit import Audit
 from lightning_app.release.manifest import made_with
 from lightning_app.release.signing import fingerprint
@@ -427,6 +428,28 @@ def test_a_class_of_ones_own_passes_where_the_config_names_it(
     assert found.findings == []
     assert found.compared is not None
     assert found.compared.images == 6
+
+
+class Favours(Desensitizer):
+    """Changes one pixel of some people's images, and every pixel of the others'."""
+
+    def veil(self, image: Tensor) -> Tensor:
+        spared = image[:, :, SIZE // 2, SIZE // 2].sum(1) * 255 % 2 < 1  # an odd or an even colour
+        return torch.where(spared.view(-1, 1, 1, 1), Speck().veil(image), 1 - image)
+
+
+def test_a_class_that_spares_some_is_found_though_most_are_changed(
+    tmp_path: Path, raw: Path, owner: Owner
+) -> None:
+    write_release(tmp_path / "released", raw, Favours())
+    (tmp_path / "d.yaml").write_text(_config(raw, "tests.release.test_leaks.Favours"))
+    found = audit(str(tmp_path / "released"), config=str(tmp_path / "d.yaml"), key=str(owner[2]))
+    assert found.compared is not None
+    assert found.compared.mean_dssim is not None
+    assert found.compared.mean_dssim > AS_CLEAN
+    said = [finding.what for finding in found.findings]
+    assert 0 < len(said) < 6
+    assert all(what.startswith("is as good as clean: dSSIM from its raw image is 0.00") for what in said)
 
 
 def _config(raw: Path, desensitizer: str) -> str:
