@@ -147,7 +147,7 @@ def compare_images(
         path = root / name
         if path.is_file() and not path.is_symlink():  # what is missing has been said
             data = read_at_most(path, manifest.size)
-            beside = _beside(data, origin[name], read, release, visible, generator)
+            beside = _beside(data, manifest.size, origin[name], read, release, visible, generator)
             found.append(beside)
             if beside.fault:
                 audit.add(name, beside.fault)
@@ -230,6 +230,7 @@ def _changeable(found: Iterable[_Beside]) -> float:
 
 def _beside(
     data: bytes,
+    size: int,
     number: int,
     read: Callable[[int], Tensor],
     release: Callable[[Tensor], Tensor],
@@ -238,7 +239,10 @@ def _beside(
 ) -> _Beside:
     """Compare one released image with what becomes of its raw one."""
     pixels = read_png(data).pixels
-    if pixels is None:
+    if pixels is None or pixels.shape[:2] != (
+        size,
+        size,
+    ):  # no raw one is brought to a size that is only claimed
         return _Beside()  # has been said
     try:
         raw = read(number)
