@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -573,3 +574,14 @@ def test_the_plants_are_what_they_say(tmp_path: Path, raw: Path) -> None:
     assert sha256(images(tmp_path / "clean")[0]) in (tmp_path / "clean" / "manifest.json").read_text()
     assert made_with().keys() >= {"faceveil", "torch"}
     assert 0.5 < 1 - float(oval().mean()) < 0.8
+
+
+def test_a_pipe_for_a_mask_is_not_waited_for(tmp_path: Path, raw: Path, owner: Owner) -> None:
+    """With the raw set the audit opened it, and never ended."""
+    good(tmp_path / "released", raw)
+    (tmp_path / "released" / "mask.png").unlink()
+    os.mkfifo(tmp_path / "released" / "mask.png")
+    found = _audited(tmp_path / "released", raw, owner, False, True)
+    said = [finding.what for finding in found.findings if finding.file in ("images", "mask.png")]
+    assert any("is neither file nor folder: name one PNG file" in what for what in said)
+    assert "is missing" in said
