@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from string import Formatter
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ LFW_PATTERN = "{name}/{name}_{number:04d}"
 
 _log = logging.getLogger(__name__)
 _LONGEST = 9  # digits of a count
+_FIELDS = {"name": "s?", "number": "0?[0-9]{0,2}d?"}  # of a pattern, and how each may be written
 
 
 @dataclass(frozen=True)
@@ -159,10 +162,11 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that cannot be read or leads out of the root (file, number and text are named), a header
-            that does not fit, pairs of one kind only, a pair listed both as the same person and as different ones, a
-            fold on some lines and not on others.
+        ValueError: a pattern of another form, a line that cannot be read or that leads out of the root (file,
+            number and text are named), a header that does not fit, pairs of one kind only, a pair listed both
+            as the same person and as different ones, a fold on some lines and not on others.
     """
+    check_pattern(pattern)
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"pairs={path}: no such file (looked for a list of pairs such as LFW's pairs.txt)"
@@ -269,6 +273,29 @@ def _check_within(where: str, *names: str) -> None:
                 raise ValueError(
                     f"{where}: {name[:200]!r} leads out of the folder of images: give paths relative to it, without .."
                 )
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse a pattern that says more than where name and number stand: Python's formats can ask for any memory.
+
+    Args:
+        pattern: see `read_pairs`.
+
+    Raises:
+        ValueError: it has other fields, or ones of another form.
+    """
+    try:
+        fields = [
+            (field, form, how) for _, field, form, how in Formatter().parse(pattern) if field is not None
+        ]
+    except ValueError as error:
+        raise ValueError(f"pattern={pattern[:200]!r}: {error}; give one such as {LFW_PATTERN}") from error
+    for field, form, how in fields:
+        if how or field not in _FIELDS or not re.fullmatch(_FIELDS[field], form or ""):
+            raise ValueError(
+                f"pattern={pattern[:200]!r}: {{{field[:80]}}} is neither {{name}} nor {{number}} of up to 99 digits; "
+                f"give one such as {LFW_PATTERN}"
+            )
 
 
 def _place(pattern: str, name: str, number: str) -> str:

@@ -31,6 +31,7 @@ _VEIL_KINDS: dict[str, tuple[type, ...]] = {
     "method": (str,), "mask_hash": (str,), "mask_ratio": (float, int), "masks": (int,), "guard": (int,),
     "mask_ratio_range": (list, tuple),
 }  # fmt: skip
+_SPLIT_KINDS: dict[str, tuple[type, ...]] = {"images": (int,), "held_out": (int,)}
 DATA_STATE = "FaceDataModule"  # under its class's name Lightning keeps a DataModule's state
 
 
@@ -139,7 +140,11 @@ def check_described(data: object, what: str) -> None:
             raise ValueError(
                 f"{what}: what it says of its data is damaged: mask_ratio_range is {str(ends)[:80]}"
             )
-    kinds = _DATA_KINDS | {f"desensitizer.{name}": kind for name, kind in _VEIL_KINDS.items()}
+    split = data.get("split")
+    if isinstance(split, Mapping):
+        found |= {f"split.{name}": split.get(name) for name in _SPLIT_KINDS}
+    kinds = _DATA_KINDS | {f"split.{name}": kind for name, kind in _SPLIT_KINDS.items()}
+    kinds |= {f"desensitizer.{name}": kind for name, kind in _VEIL_KINDS.items()}
     for name, value in found.items():
         if value is not None and not isinstance(value, kinds[name]):
             raise ValueError(f"{what}: what it says of its data is damaged: {name} is {str(value)[:80]!r}")

@@ -50,7 +50,7 @@ class CheckpointFacts:
     def desensitizer(self) -> dict[str, Any] | None:
         """How the training faces were veiled, as `Desensitizer.describe` tells; None where it is not known."""
         about = self.data.get("desensitizer")
-        return dict(about) if isinstance(about, dict) else None
+        return dict(about) if isinstance(about, dict) and about else None
 
     @property
     def clean(self) -> bool | None:
@@ -120,7 +120,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         model = kind(**settings)
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(state)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"checkpoint {file}: its weights do not fit a {kind.__name__} ({reason[:300]})"

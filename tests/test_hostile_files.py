@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import zipfile
@@ -20,7 +21,7 @@ from lightning_app.checkpoint_io import AtomicCheckpointIO
 from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands import compare, export, rank_scorers, search_mask, sweep_levels
 from lightning_app.export.source import read_run, training_data
-from lightning_app.export.veil import _sources
+from lightning_app.export.veil import _sources, find_veil
 from lightning_app.foreign import parse_json, parse_yaml
 from lightning_app.known import MODELS, READERS, make_known, ours, trusting
 from lightning_app.models import Inpainter, ResNet
@@ -194,6 +195,7 @@ def test_a_class_that_a_checkpoint_names_is_not_imported(evil: Path, tmp_path: P
         ({"backbone": "resnet50"}, "its settings ask for"),
         ({"input_size": 10**9}, "input_size 1000000000 px, more than 4096"),
         ({"input_size": "x"}, "do not fit"),
+        ({"input_size": math.inf}, "cannot convert float infinity"),
         ({"num_classes": 10**10}, None),  # the head's own weights count
     ],
 )
@@ -207,6 +209,26 @@ def test_settings_take_no_memory_before_they_fit(
         return
     with pytest.raises(ValueError, match=said):
         load_recogniser(path)
+
+
+def test_a_number_of_steps_that_is_none(tmp_path: Path) -> None:
+    torch.save(small() | {"global_step": math.inf}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="do not fit a ResNet"):
+        load_recogniser(tmp_path / "a.ckpt")
+
+
+def test_what_an_export_reads_beside_a_checkpoint_ends_in_no_traceback(tmp_path: Path) -> None:
+    """Epochs without end, a desensitizer that says nothing, one that says nothing of its masks."""
+    (tmp_path / "metrics.json").write_text('{"run/steps": 1, "run/epochs": Infinity}')
+
+    def facts(about: dict[str, Any]) -> CheckpointFacts:
+        return CheckpointFacts(tmp_path / "a.ckpt", "", "ResNet", 32, 3, 1, {"desensitizer": about})
+
+    assert read_run(tmp_path, facts({})).epochs is None
+    assert find_veil(facts({}), {}, None, False).method is None
+    silent = {"method": "MaskOut", "mask_hash": "ab" * 32, "masks": None}
+    with pytest.raises(ValueError, match=r"the mask it was trained under .* is not found"):
+        find_veil(facts(silent), {}, None, False)
 
 
 @pytest.mark.parametrize(("key", "value"), [("width", 1 << 16), ("recurrences", 10**9), ("depth", "x")])
@@ -274,6 +296,8 @@ def test_a_checkpoint_that_stands_for_more_than_it_has(
         ({"FaceDataModule": {"desensitizer": {"mask_hash": "x"}}}, r"desensitizer\.method is '\(\)'"),
         ({"FaceDataModule": {"desensitizer": {"method": "MaskOut", "mask_ratio": "x"}}}, "mask_ratio is 'x'"),
         ({"FaceDataModule": {"mean": [1]}}, r"mean is '\[1\]'"),
+        ({"FaceDataModule": {"split": {"images": "x", "held_out": 1}}}, r"split\.images is 'x'"),
+        ({"FaceDataModule": {"split": {"images": 9, "held_out": [1]}}}, r"split\.held_out is '\[1\]'"),
     ],
 )
 def test_a_checkpoint_with_values_of_other_kinds(more: dict[str, Any], said: str, tmp_path: Path) -> None:

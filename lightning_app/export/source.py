@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
     epochs = metrics.get("run/epochs")
     if federation is not None:
         federation |= {key: metrics.get(f"federated/{key}") for key in ("rounds", "images")}
-    return Run(folder, config, figures, int(epochs) if isinstance(epochs, int | float) else None, federation)
+    known = int(epochs) if isinstance(epochs, int | float) and math.isfinite(epochs) else None
+    return Run(folder, config, figures, known, federation)
 
 
 def normalisation(

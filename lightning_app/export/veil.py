@@ -48,7 +48,8 @@ class Veil:
         """How many masks it was trained under."""
         if self.about is None or "mask_hash" not in self.about:
             return 0
-        return int(self.about.get("masks", 1))
+        masks = self.about.get("masks")
+        return 1 if masks is None else int(masks)
 
 
 def find_veil(facts: CheckpointFacts, config: dict[str, Any], given: str | Path | None, gated: bool) -> Veil:

@@ -63,6 +63,8 @@ def load_mask(path: str | Path, size: Size | None = None) -> Tensor:
         raise ValueError(f"mask {path} is a folder: name one PNG file, or give the folder as `folder`")
     if not path.exists() and not finish_saving(path):
         raise FileNotFoundError(f"mask {path}: no such file; {draw_hint(path, size)}")
+    if not path.is_file():  # a pipe would be waited for, without end
+        raise ValueError(f"mask {path} is neither file nor folder: name one PNG file")
     try:
         with Image.open(path) as picture:
             check_pixels(picture)

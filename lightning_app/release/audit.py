@@ -36,7 +36,7 @@ from lightning_app.release.method import is_known, margin_faults, method_faults
 from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from lightning_app.release.strict_json import strict_json
-from lightning_app.release.traces import Traces
+from lightning_app.release.traces import LARGEST_BLURRED, Traces
 from lightning_app.release.tree import Tree, entries, walk_release
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
@@ -136,7 +136,9 @@ def audit(
         found.add(file, what)
     names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
     begin(len(names))
-    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest))
+    checks = Checks(
+        os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest, found)
+    )
     checked = check_images(
         checks, [(name, manifest.files[name]) for name in names], workers or useful_workers(len(names)), advance,
         level=manifest.compression, other=_is_other(manifest, "zlib"),
@@ -296,12 +298,15 @@ def _method(
         found.add(MANIFEST, "method.guard is not mask.guard")
 
 
-def _traces(manifest: Manifest) -> Traces | None:
+def _traces(manifest: Manifest, found: Audit) -> Traces | None:
     """What the manifest's method must have left in every image, where it is one that can be told."""
     method = manifest.method
     if manifest.mask is not None or not is_known(method["method"]):
         return None
     if method["method"] == "GaussianBlur":
+        if manifest.size > LARGEST_BLURRED:
+            found.unproven.append(f"that images of {manifest.size} px are blurred")
+            return None
         try:
             return Traces(manifest.size, taps=gaussian_taps(method["kernel"], method["sigma"]))
         except ValueError:  # which `_method` has said

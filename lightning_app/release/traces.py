@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST_BLURRED = 2048  # px: what is looked for a blur with takes some times the square of it in memory
 Pixels = NDArray[np.uint8]
 _PASSES = (0.01, 0.003, 0.001)  # share of a wave's amplitude that a blur lets through
 # RMS of rounding in grey levels is 0.29 where errors are spread evenly, 0.5 at most; seen on faces: below 0.28
@@ -26,12 +27,17 @@ class Traces:
         block: side of a mosaic's blocks; 0 where the method is none.
         taps: weights of a blur's window, as `lightning_app.desensitize.blur.gaussian_taps` gives them; none where
             the method is no blur of the whole image.
+
+    Raises:
+        ValueError: a blur of images of more than `LARGEST_BLURRED` pixels a side.
     """
 
     def __init__(self, size: int, block: int = 0, taps: Sequence[float] = ()) -> None:
         self._block = block
         self._bands: list[tuple[float, NDArray[np.float32]]] = []  # limit, weight of each wave below it
         if taps:
+            if size > LARGEST_BLURRED:
+                raise ValueError(f"size: {size} px; of more than {LARGEST_BLURRED} no blur can be told")
             self._basis, weight = _spectrum(size)
             wave = np.abs(_response(taps, size))
             passed = np.outer(wave, wave)

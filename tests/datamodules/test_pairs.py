@@ -120,6 +120,25 @@ class TestLists:
         assert read_pairs(path, "{name}/{number}").names == ["ann/1", "ann/2", "bob/1"]
 
     @pytest.mark.parametrize(
+        "pattern",
+        [
+            "{name}/{number:999999999}",
+            "{name.__class__}/{number}",
+            "{name}/{0}",
+            "{number!r}",
+            "{name",
+            "{name:>9999}",
+        ],
+    )
+    def test_a_pattern_of_another_form(self, tmp_path: Path, pattern: str) -> None:
+        """One ended in an IndexError, another took a gigabyte a line; a config beside a checkpoint may name it."""
+        path = _written(tmp_path / "pairs.txt", "ann 1 2\nann 1 bob 1\n")
+        with pytest.raises(
+            ValueError, match=r"^pattern='.*; give one such as \{name\}/\{name\}_\{number:04d\}"
+        ):
+            read_pairs(path, pattern)
+
+    @pytest.mark.parametrize(
         ("line", "shown"),
         [
             ("ann\t1", "'ann\\t1'"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from lightning_app.commands.audit import audit
 from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, Mosaic
 from lightning_app.desensitize.blur import default_sigma
 from lightning_app.release import Pseudonyms
+from lightning_app.release.against_raw import AS_CLEAN
 from lightning_app.release.audit import Audit
 from lightning_app.release.manifest import made_with
 from lightning_app.release.signing import fingerprint
@@ -365,6 +368,32 @@ def test_what_is_good_passes(
     assert bool(hidden) == (GOOD[method] is not None)
 
 
+@pytest.mark.parametrize("face", ["smooth", "dark", "of one colour"])
+@pytest.mark.parametrize("veil", [GaussianBlur(9), CentreBlur(0.5, 9), Mosaic(8)])
+def test_faces_that_no_method_could_change_much_pass(
+    tmp_path: Path, owner: Owner, veil: Desensitizer, face: str
+) -> None:
+    """Their dSSIM from the raw images is next to nothing, though all was done to them that can be."""
+    rows, columns = np.mgrid[:48, :48]
+    for person, number in itertools.product("ab", range(2)):
+        grey = {"smooth": 90 + rows / 4 + columns / 5 + number, "of one colour": rows * 0 + 40 + number}
+        grey["dark"] = (7 * rows + 5 * columns + number) % 11 // 10  # a grey level here and there
+        path = tmp_path / "raw" / person / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey[face].astype(np.uint8)).save(path)
+    write_release(tmp_path / "released", tmp_path / "raw", veil, channels=1)
+    found = _audited(tmp_path / "released", tmp_path / "raw", owner, False, True)
+    assert found.findings == []
+    assert found.compared is not None
+    assert found.compared.images == 4
+
+
+def test_a_weak_method_of_ours_is_as_good_as_clean(tmp_path: Path, raw: Path, owner: Owner) -> None:
+    write_release(tmp_path / "released", raw, CentreBlur(0.35, 2, 0.5))
+    found = _audited(tmp_path / "released", raw, owner, False, True)
+    assert [finding.what.partition(":")[0] for finding in found.findings] == ["are as good as clean"]
+
+
 @pytest.mark.parametrize("veil", [Nothing(), Grain(), Speck()])
 def test_a_class_that_changes_next_to_nothing_is_found_though_the_config_names_it(
     tmp_path: Path, raw: Path, owner: Owner, veil: Desensitizer
@@ -400,6 +429,28 @@ def test_a_class_of_ones_own_passes_where_the_config_names_it(
     assert found.findings == []
     assert found.compared is not None
     assert found.compared.images == 6
+
+
+class Favours(Desensitizer):
+    """Changes one pixel of some people's images, and every pixel of the others'."""
+
+    def veil(self, image: Tensor) -> Tensor:
+        spared = image[:, :, SIZE // 2, SIZE // 2].sum(1) * 255 % 2 < 1  # an odd or an even colour
+        return torch.where(spared.view(-1, 1, 1, 1), Speck().veil(image), 1 - image)
+
+
+def test_a_class_that_spares_some_is_found_though_most_are_changed(
+    tmp_path: Path, raw: Path, owner: Owner
+) -> None:
+    write_release(tmp_path / "released", raw, Favours())
+    (tmp_path / "d.yaml").write_text(_config(raw, "tests.release.test_leaks.Favours"))
+    found = audit(str(tmp_path / "released"), config=str(tmp_path / "d.yaml"), key=str(owner[2]))
+    assert found.compared is not None
+    assert found.compared.mean_dssim is not None
+    assert found.compared.mean_dssim > AS_CLEAN
+    said = [finding.what for finding in found.findings]
+    assert 0 < len(said) < 6
+    assert all(what.startswith("is as good as clean: dSSIM from its raw image is 0.00") for what in said)
 
 
 def _config(raw: Path, desensitizer: str) -> str:
@@ -523,3 +574,14 @@ def test_the_plants_are_what_they_say(tmp_path: Path, raw: Path) -> None:
     assert sha256(images(tmp_path / "clean")[0]) in (tmp_path / "clean" / "manifest.json").read_text()
     assert made_with().keys() >= {"faceveil", "torch"}
     assert 0.5 < 1 - float(oval().mean()) < 0.8
+
+
+def test_a_pipe_for_a_mask_is_not_waited_for(tmp_path: Path, raw: Path, owner: Owner) -> None:
+    """With the raw set the audit opened it, and never ended."""
+    good(tmp_path / "released", raw)
+    (tmp_path / "released" / "mask.png").unlink()
+    os.mkfifo(tmp_path / "released" / "mask.png")
+    found = _audited(tmp_path / "released", raw, owner, False, True)
+    said = [finding.what for finding in found.findings if finding.file in ("images", "mask.png")]
+    assert any("is neither file nor folder: name one PNG file" in what for what in said)
+    assert "is missing" in said

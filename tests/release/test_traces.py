@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ from scipy.fft import dctn
 
 from datamodules import DrawnFaces
 from lightning_app.desensitize import Desensitizer, GaussianBlur, Mosaic
-from lightning_app.desensitize.blur import blur, gaussian_taps
+from lightning_app.desensitize.blur import blur, default_sigma, gaussian_taps
+from lightning_app.release import Manifest
+from lightning_app.release.audit import audit
 from lightning_app.release.traces import Traces, _response, _spectrum
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -95,3 +99,19 @@ def test_a_mosaic_is_told_from_all_else(size: int, block: int) -> None:
 def test_nothing_is_asked_of_other_methods() -> None:
     for pixels in faces(20):
         assert Traces(20).faults(pixels) == []
+
+
+def test_a_size_that_a_manifest_only_claims_takes_no_memory(tmp_path: Path) -> None:
+    """A few bytes of text made the audit lay out 16384 × 32767 numbers."""
+    method = {"method": "GaussianBlur", "kernel": 32767, "taps": 32767, "sigma": default_sigma(32767)}
+    files = {"images/" + "ab" * 10 + "/" + "cd" * 10 + ".png": "ef" * 32}
+    manifest = Manifest(method, 16384, 1, None, None, 1, 1, files=files)
+    (tmp_path / "manifest.json").write_bytes(manifest.to_bytes())
+    tracemalloc.start()
+    found = audit(tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 26
+    assert found.unproven == ["that images of 16384 px are blurred"]
+    with pytest.raises(ValueError, match="size: 2049 px; of more than 2048 no blur can be told"):
+        Traces(2049, taps=(0.25, 0.5, 0.25))
