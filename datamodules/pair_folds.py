@@ -87,8 +87,8 @@ def tell_mix(same: NDArray[np.bool_], what: str) -> None:
     most = max(same.mean(), 1 - same.mean())
     if round(100 * most) > 50:
         _log.warning(
-            "%s: %d same and %d different pairs: an accuracy of %.0f %% is had by answering always the same, not 50 "
-            "%%; AUC, EER and TAR@FAR do not depend on the mix.",
+            "%s: %d same and %d different pairs: an accuracy of %.0f %% is had by giving every pair one answer, not "
+            "50 %%; AUC, EER and TAR@FAR do not depend on the mix.",
             what, same.sum(), (~same).sum(), 100 * most,
         )  # fmt: skip
 

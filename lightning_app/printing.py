@@ -209,7 +209,11 @@ class _Record(logging.LogRecord):
     def getMessage(self) -> str:
         args = self.args
         if isinstance(args, tuple):
-            args = tuple(one_line(x) if isinstance(x, str | os.PathLike | BaseException) else x for x in args)
+            # blanks at the ends stay: a message may be put together of parts
+            args = tuple(
+                printable(_NEWS.sub(" ", str(x))) if isinstance(x, str | os.PathLike | BaseException) else x
+                for x in args
+            )
         return printable(str(self.msg) % args if args else self.msg, keep="\n\t")
 
 

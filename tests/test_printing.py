@@ -184,6 +184,14 @@ def test_output_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None
     assert (sys.stdout, sys.stderr, logging.getLogRecordFactory()) == before
 
 
+def test_a_log_message_put_together_of_parts_keeps_its_blanks(caplog: pytest.LogCaptureFixture) -> None:
+    with safe_output():
+        logging.getLogger("faceveil").warning(
+            "round %d: %s%d owners%s", 1, "lfw/accuracy 0.7, ", 3, " of\n\x1b4"
+        )
+    assert caplog.messages == ["round 1: lfw/accuracy 0.7, 3 owners of \\x1b4"]
+
+
 @pytest.mark.parametrize("stream", [*(Failing(error, after=2) for error in FAILURES[::2]), Narrow()])
 def test_a_fit_whose_output_cannot_be_shown_keeps_everything(
     stream: io.StringIO, veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

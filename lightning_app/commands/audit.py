@@ -95,6 +95,10 @@ def audit(
     """
     if key is not None and raw is None and config is None:
         raise ValueError(f"key: {key} is of use with the raw set only; give --raw RAW_DIR too")
+    if compare_all and key is None:
+        raise ValueError(
+            "--all: releases all images again, which takes --key and the raw set (--raw or --config)"
+        )
     if sample < 1:
         raise ValueError(f"sample: {sample}; give at least 1 image")
     if workers is not None and workers < 1:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import FaceDataModule, FolderFaces, ReleasedFaces
+from lightning_app.commands.audit import audit as audit_command
 from lightning_app.desensitize import Desensitizer, Mosaic
 from lightning_app.masks import guarded, mask_hash, save_mask
 from lightning_app.release.against_raw import compare_images
@@ -638,3 +639,11 @@ def test_a_report_that_cannot_be_written_hides_no_verdict(
     assert f"{path}: was not written (" in printed.err
     assert printed.err.strip().endswith("the verdict above stands")
     assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_all_without_a_raw_set_or_its_key_compares_nothing_and_is_refused(
+    made: Path, drawn_root: Path
+) -> None:
+    for raw in (None, str(drawn_root)):
+        with pytest.raises(ValueError, match=r"--all: .* takes --key and the raw set"):
+            audit_command(str(made / "masked"), raw=raw, compare_all=True)

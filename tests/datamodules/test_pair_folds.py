@@ -183,7 +183,8 @@ class TestPaths:
         assert _mixes(found) == ([2] * 10, [6] * 10)
         (line,) = _said(caplog)
         assert (
-            "20 same and 60 different pairs: an accuracy of 75 % is had by answering always the same" in line
+            "20 same and 60 different pairs: an accuracy of 75 % is had by giving every pair one answer"
+            in line
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from datamodules.pair_folds import deal_folds
 from lightning_app.metrics import VerificationResult, verification
 
 Pairs = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]
@@ -262,3 +263,14 @@ def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^verification: {message}") as error:
         verification(**{**OK, **change})
     assert "\n" not in str(error.value)
+
+
+def test_folds_as_even_as_they_can_be_are_not_complained_of(caplog: pytest.LogCaptureFixture) -> None:
+    same = np.array([True] * 18 + [False] * 15)
+    folds = deal_folds(same)  # 1 or 2 of either kind in each, so from 33 to 67 % of one person
+    verification(np.linspace(1, 0, 33), same, folds, bootstrap=0)
+    assert not caplog.messages
+    folds[np.flatnonzero(same)[:8:2]] = 9
+    verification(np.linspace(1, 0, 33), same, folds, bootstrap=0)
+    (line,) = caplog.messages
+    assert "deal both kinds evenly over the folds" in line
