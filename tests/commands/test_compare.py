@@ -272,8 +272,12 @@ def test_a_checkpoints_own_figures_are_taken_only_where_they_are_the_methods(
         assert place(trainer=fit["trainer"] | {"callbacks": [callback, *others]}) == own, change
     data = fit["data"]["init_args"]
     reader = data["reader"] | {"init_args": data["reader"]["init_args"] | {"crop": 40}}
-    for init_args in (data | {"reader": reader}, data | {"mean": 0.4}, data | {"desensitizer": None}):
+    for init_args in (data | {"reader": reader}, data | {"desensitizer": None}):
         assert place(data=fit["data"] | {"init_args": init_args}) == own
+    with pytest.raises(
+        ValueError, match=r"methods\.m: checkpoint .*: trained on pixels normalised with mean 0\.5"
+    ):
+        place(data=fit["data"] | {"init_args": data | {"mean": 0.4}})
 
 
 def test_what_was_verified_of_another_checkpoint_is_not_taken(
