@@ -60,6 +60,7 @@ def run(
     trainer = L.Trainer(
         accelerator="cpu", logger=False, callbacks=list(callbacks), enable_progress_bar=False, devices=devices,
         enable_checkpointing=False, default_root_dir=tmp_path, enable_model_summary=False, strategy=strategy,
+        use_distributed_sampler=False,
     )  # fmt: skip
     trainer.validate(model, datamodule=data, verbose=False)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
