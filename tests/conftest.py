@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import rich
 
 from tests.command_line import clean_config, write_config
 
@@ -49,9 +50,10 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_seed_of_another_test() -> None:
-    """Forget what an earlier test's `seed_everything` left in the environment: FaceDataModule would take it."""
+def _nothing_of_another_test() -> None:
+    """Forget what an earlier test left behind: the seed of its `seed_everything`, and how rich's console is set."""
     os.environ.pop("PL_GLOBAL_SEED", None)
+    rich.reconfigure()
 
 
 @pytest.fixture(scope="session")
