@@ -33,7 +33,7 @@ def _faces(images: int = 512) -> Iterator[tuple[Path, str]]:
     given = os.environ.get("FACEVEIL_DATA")
     folders = [Path(given)] if given else [here / "data", here.parent / "shared" / "data"]
     for root in [folder / name for folder in folders for name in ("lfw", "lfwa")]:
-        if root.is_dir():
+        if any(root.glob("*/*.jpg")):  # not a folder of archives
             yield root, "LFW-a"
             return
     rng = np.random.default_rng(0)

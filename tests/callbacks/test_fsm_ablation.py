@@ -105,6 +105,9 @@ def test_mean_gate_is_that_of_hidden_cells_of_all_images(tmp_path: Path) -> None
     assert not any(key.endswith(("_low", "_high")) for key in found if key.startswith("fsm/"))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:It is recommended to use `self.log"
+)  # figures are summed over the ranks before
 def test_two_ranks_give_the_figures_of_one_process(tmp_path: Path) -> None:
     """37 images: one rank has 19, the other 18."""
 
