@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import rich
 
+from tests import warm
 from tests.command_line import clean_config, write_config
 
 # files whose tests start many processes and wait for them: first, so that two workers share the rest
@@ -29,6 +30,17 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 # torch is imported, and only where it is used: the process that deals tests to two workers has no need of it
 for library in ("OMP", "MKL", "OPENBLAS"):
     os.environ[f"{library}_NUM_THREADS"] = "1"
+# how wide and how coloured this terminal is changes no table
+for setting in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(setting, None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server of warm processes, once for all workers; those that run tests use it."""
+    if warm.FOLDER not in os.environ:
+        warm.start()
+    if not getattr(config.option, "numprocesses", None):
+        warm.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,6 +25,7 @@ from lightning_app.federated.client import Client
 from lightning_app.federated.link import LocalLink
 from lightning_app.federated.owner import read_config
 from lightning_app.federated.server import Server
+from tests import warm
 from tests.federated.tiny import VEIL, config
 
 pytestmark = pytest.mark.slow
@@ -127,7 +128,7 @@ def processes() -> list[tuple[int, int, int, bytes]]:
             continue
         state, parent, group = stat.rpartition(") ")[2].split()[:3]
         if state != "Z":
-            found.append((int(entry.name), int(parent), int(group), command))
+            found.append((int(entry.name), warm.asked_for_by(int(parent)), int(group), command))
     return found
 
 

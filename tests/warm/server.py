@@ -1,0 +1,204 @@
+"""The server of warm processes: it imports everything once, then forks for each program that asks; see the package."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+import types
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tests.warm import COLD, FOLDER, ROOT
+
+_MODULES = ("torch", "torch.distributed.run", "tests.small_run", "tests.federated.tiny", "main", "lightning_app.cli",
+            "lightning_app.commands", "lightning_app.export", "matplotlib.pyplot", "benchmarks")  # fmt: skip
+# Flower is an extra
+_EXTRAS = ("flwr.cli.app", "flwr.superlink.cli", "flwr.supernode.cli", "flwr.supercore.cli", "flwr.clientapp",
+           "flwr.serverapp", "flwr.simulation", "flwr.server.superlink.linkstate", "lightning_app.federated")  # fmt: skip
+
+
+def serve(folder: Path, listening: int) -> dict[str, Any]:
+    """Fork for each connection, until standard input ends; return in the fork, as the process that was asked for."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how the forks end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    door = socket.socket(fileno=listening)
+    imported = False
+    while True:
+        ready, _, _ = select.select([door, 0], [], [])
+        if 0 in ready:
+            os._exit(0)
+        connection, _ = door.accept()
+        if not imported:
+            imported = True
+            _import()
+        if os.fork() == 0:
+            break
+        connection.close()
+    door.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return _attend(connection, folder)
+
+
+def _import() -> None:
+    for name in _MODULES:
+        importlib.import_module(name)
+    for name in _EXTRAS:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy all of it
+
+
+def _attend(connection: socket.socket, folder: Path) -> dict[str, Any]:
+    """Fork the process, pass on its signals and its end; return in the fork."""
+    head, files, _, _ = socket.recv_fds(connection, 8, 250)
+    length, text = int.from_bytes(head, "big"), b""
+    while len(text) < length:
+        if not (more := connection.recv(length - len(text))):
+            os._exit(1)
+        text += more
+    order: dict[str, Any] = json.loads(text)
+    pid = os.fork()
+    if pid == 0:
+        (folder / str(os.getpid())).write_text(str(order["pid"]))
+        connection.close()
+        _become(order, files)
+        return order
+    for file in files:
+        os.close(file)
+    ended = os.pidfd_open(pid)
+    gone = False
+    while True:
+        ready, _, _ = select.select([ended] if gone else [ended, connection], [], [])
+        if ended in ready:
+            break
+        signals = b""
+        with suppress(ConnectionResetError):
+            signals = connection.recv(64)
+        gone = not signals
+        for number in signals or [signal.SIGKILL]:
+            os.kill(pid, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    (folder / str(pid)).unlink(missing_ok=True)
+    with suppress(BrokenPipeError):
+        connection.sendall(code.to_bytes(4, "big", signed=True))
+    os._exit(0)
+
+
+def _become(order: dict[str, Any], files: list[int]) -> None:
+    """Take on what the program was given: files by their numbers, environment, folder, signals that are ignored."""
+    wanted = order["files"]
+    lowest = max(wanted, default=0) + 3
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, lowest) for file in files]
+    for number in {int(name) for name in os.listdir("/proc/self/fd")} - set(high):
+        with suppress(OSError):
+            os.close(number)
+    for file, number in zip(high, wanted, strict=True):
+        os.dup2(file, number, inheritable=True)
+        os.close(file)
+    for number in order["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    os.umask(order["umask"])
+    os.setpgid(0, 0)
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.chdir(order["folder"])
+    added = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = added + [path for path in sys.path[1:] if path not in before.split(os.pathsep)]
+    sys.path.append(str(ROOT))
+    sys.executable = str(Path(os.environ[FOLDER]) / "python") if FOLDER in os.environ else COLD
+    multiprocessing.set_executable(sys.executable)
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
+    for name in ("stdin", "stdout", "stderr"):
+        _reopen(name, encoding, errors or ("backslashreplace" if name == "stderr" else "strict"))
+    # what was read of the environment on import
+    rank_zero = importlib.import_module("lightning.fabric.utilities.rank_zero")
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
+    importlib.import_module("torch").set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def _reopen(name: str, encoding: str, errors: str) -> None:
+    number = ("stdin", "stdout", "stderr").index(name)
+    try:
+        raw = open(number, "r" if name == "stdin" else "w", encoding=encoding, errors=errors, closefd=False,
+                   buffering=1)  # fmt: skip
+    except OSError:  # it was closed
+        raw = None
+    setattr(sys, name, raw)
+    setattr(sys, f"__{name}__", raw)
+
+
+def _run(order: dict[str, Any]) -> None:
+    """Run what Python was asked to: a script, `-c CODE` or `-m MODULE`; with other options a cold Python does."""
+    args = order["args"]
+    if order["script"]:
+        sys.argv = [order["program"], *args]
+        module, _, function = order["script"].partition(":")
+        sys.exit(getattr(importlib.import_module(module), function)())
+    while args and args[0] in ("-u", "-B"):
+        args = args[1:]
+    if not args or (args[0].startswith("-") and args[0] not in ("-c", "-m")):
+        os.execv(COLD, [COLD, *order["args"]])
+    kind, rest = args[0], args[1:]
+    if kind == "-c":
+        sys.path.insert(0, "")
+        sys.argv = ["-c", *rest[1:]]
+        module = types.ModuleType("__main__")
+        sys.modules["__main__"] = module
+        exec(compile(rest[0], "<string>", "exec"), module.__dict__)
+    elif kind == "-m":
+        sys.path.insert(0, os.getcwd())
+        sys.argv = [rest[0], *rest[1:]]
+        sys.modules.pop(rest[0], None)
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(kind).resolve().parent))
+        sys.argv = [kind, *rest]
+        runpy.run_path(kind, run_name="__main__")
+
+
+def _ended(order: dict[str, Any]) -> int:
+    """Run, end as Python ends, and return the exit code."""
+    code: object = 0
+    try:
+        _run(order)
+    except SystemExit as stop:
+        code = stop.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            code = 120
+    return (code or 0) & 0xFF
+
+
+if __name__ == "__main__":
+    # what is left of Python's end, taking thousands of modules apart, takes seconds
+    os._exit(_ended(serve(Path(sys.argv[1]), int(sys.argv[2]))))
