@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import random
+import re
 import shutil
 import signal
 import warnings
@@ -22,6 +23,7 @@ from tests.small_run import STEPS, Collector, Diary, fit, state, write_small_con
 pytestmark = pytest.mark.slow
 
 LAST = Path("checkpoints/last.ckpt")
+EPOCHS = 24  # ten kills, after 8 steps at the most, leave some of them
 MODES: dict[str, dict[str, Any]] = {
     "epochs": {"max_epochs": 3},
     "steps, to the end of an epoch": {"max_steps": 3 * STEPS},
@@ -126,16 +128,16 @@ class Small:
 
 @pytest.fixture(scope="module")
 def whole(forked: Forked, tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """A run of 40 epochs that nobody disturbed."""
-    run = Small(forked, tmp_path_factory.mktemp("whole"), 40)
+    """A run of EPOCHS epochs that nobody disturbed."""
+    run = Small(forked, tmp_path_factory.mktemp("whole"), EPOCHS)
     assert run.go() == [0]
     return run
 
 
 def test_ten_kills_leave_no_trace(forked: Forked, whole: Small, tmp_path: Path) -> None:
-    run, draw = Small(forked, tmp_path / "killed", 40), random.Random(0)
+    run, draw = Small(forked, tmp_path / "killed", EPOCHS), random.Random(0)
     for attempt in range(10):
-        kill = {"signal": signal.SIGKILL, "after": draw.randint(0, 12), "delay": draw.uniform(0, 0.03)}
+        kill = {"signal": signal.SIGKILL, "after": draw.randint(0, 8), "delay": draw.uniform(0, 0.03)}
         workers = 2 * (attempt % 2)  # neither may matter
         assert run.go("--data.init_args.num_workers", workers, kill=kill) == [-signal.SIGKILL], run.log[
             -2000:
@@ -150,7 +152,7 @@ def test_ten_kills_leave_no_trace(forked: Forked, whole: Small, tmp_path: Path) 
 def test_a_kill_while_a_checkpoint_is_written(
     forked: Forked, whole: Small, tmp_path: Path, patch: str
 ) -> None:
-    run = Small(forked, tmp_path / "killed", 40)
+    run = Small(forked, tmp_path / "killed", EPOCHS)
     folder = run.run_dir / "checkpoints"
     assert run.go(patch=patch, kill={"signal": signal.SIGKILL, "mark": "H", "after": 1}) == [-signal.SIGKILL]
     left = {path.name for path in folder.iterdir()}
@@ -170,7 +172,7 @@ def test_a_kill_while_a_checkpoint_is_written(
 def test_a_signal_saves_at_the_step_and_ends(
     forked: Forked, whole: Small, tmp_path: Path, group: bool
 ) -> None:
-    run = Small(forked, tmp_path / "stopped", 40, "--data.init_args.num_workers", 2)
+    run = Small(forked, tmp_path / "stopped", EPOCHS, "--data.init_args.num_workers", 2)
     number = signal.SIGTERM if group else signal.SIGUSR1  # SLURM signals the workers too
     assert run.go(kill={"signal": number, "after": 7, "group": group}) == [128 + number]
     step = run.state["/global_step"]
@@ -217,7 +219,10 @@ def test_a_full_disk_on_two_ranks(forked: Forked, tmp_path: Path) -> None:
     run = Small(forked, tmp_path / "full", 3, ranks=2)
     assert run.go(patch="full disk") == [1, 1], run.log[-3000:]
     assert max(run.order()) == 12  # it trained to the end
-    assert "error: the last checkpoint of step 12 could not be written to" in run.log
+    # whichever of the two is first to fail
+    assert re.search(
+        r"^error: (rank 1 failed: )?the last checkpoint of step 12 could not be written to", run.log, re.M
+    )
     assert "Traceback" not in run.log
     assert not (run.run_dir / "metrics.json").exists()
     assert run.go() == [0, 0]

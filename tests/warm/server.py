@@ -6,6 +6,7 @@ import atexit
 import fcntl
 import gc
 import importlib
+import io
 import json
 import multiprocessing
 import os
@@ -26,8 +27,14 @@ from tests.warm import COLD, FOLDER, ROOT
 _MODULES = ("torch", "torch.distributed.run", "tests.small_run", "tests.federated.tiny", "main", "lightning_app.cli",
             "lightning_app.commands", "lightning_app.export", "matplotlib.pyplot", "benchmarks")  # fmt: skip
 # Flower is an extra
-_EXTRAS = ("flwr.cli.app", "flwr.superlink.cli", "flwr.supernode.cli", "flwr.supercore.cli", "flwr.clientapp",
-           "flwr.serverapp", "flwr.simulation", "flwr.server.superlink.linkstate", "lightning_app.federated")  # fmt: skip
+_EXTRAS = (
+    "lightning_app.federated.apps",
+    "flwr.cli.app",
+    "flwr.superlink.cli",
+    "flwr.supernode.cli",
+    "flwr.supercore.cli",
+    "flwr.supernode.runtime.run_clientapp",
+)
 
 
 def serve(folder: Path, listening: int) -> dict[str, Any]:
@@ -37,7 +44,7 @@ def serve(folder: Path, listening: int) -> dict[str, Any]:
     door = socket.socket(fileno=listening)
     imported = False
     while True:
-        ready, _, _ = select.select([door, 0], [], [])
+        ready, _, _ = select.select([door.fileno(), 0], [], [])
         if 0 in ready:
             os._exit(0)
         connection, _ = door.accept()
@@ -83,7 +90,7 @@ def _attend(connection: socket.socket, folder: Path) -> dict[str, Any]:
     ended = os.pidfd_open(pid)
     gone = False
     while True:
-        ready, _, _ = select.select([ended] if gone else [ended, connection], [], [])
+        ready, _, _ = select.select([ended] if gone else [ended, connection.fileno()], [], [])
         if ended in ready:
             break
         signals = b""
@@ -135,12 +142,16 @@ def _become(order: dict[str, Any], files: list[int]) -> None:
 def _reopen(name: str, encoding: str, errors: str) -> None:
     number = ("stdin", "stdout", "stderr").index(name)
     try:
-        raw = open(number, "r" if name == "stdin" else "w", encoding=encoding, errors=errors, closefd=False,
-                   buffering=1)  # fmt: skip
+        os.fstat(number)
     except OSError:  # it was closed
-        raw = None
-    setattr(sys, name, raw)
-    setattr(sys, f"__{name}__", raw)
+        stream = None
+    else:
+        file = io.FileIO(number, "r" if name == "stdin" else "w", closefd=False)
+        buffer = io.BufferedReader(file) if name == "stdin" else io.BufferedWriter(file)
+        lines = name == "stderr" or os.isatty(number)
+        stream = io.TextIOWrapper(buffer, encoding=encoding, errors=errors, line_buffering=lines)
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
 
 
 def _run(order: dict[str, Any]) -> None:
@@ -174,14 +185,13 @@ def _run(order: dict[str, Any]) -> None:
 
 def _ended(order: dict[str, Any]) -> int:
     """Run, end as Python ends, and return the exit code."""
-    code: object = 0
+    code = 0
     try:
         _run(order)
     except SystemExit as stop:
-        code = stop.code
-        if code is not None and not isinstance(code, int):
-            print(code, file=sys.stderr)
-            code = 1
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
@@ -190,13 +200,13 @@ def _ended(order: dict[str, Any]) -> int:
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
+    try:
+        for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-        except OSError:
-            code = 120
-    return (code or 0) & 0xFF
+    except OSError:
+        code = 120
+    return code & 0xFF
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The program that stands for a warm process: it hands over what it was given, passes signals on, and ends alike."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -9,7 +11,7 @@ import sys
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 
 
-def main(server, cold, script):  # type: ignore[no-untyped-def]  # runs with -S: without typing's import
+def main(server: str, cold: str, script: str) -> None:
     """Run `python ARGUMENTS`, or a console script `module:function`, in a fork of the server's."""
     connection = socket.socket(socket.AF_UNIX)
     try:
@@ -52,7 +54,7 @@ def main(server, cold, script):  # type: ignore[no-untyped-def]  # runs with -S:
     os._exit(code)
 
 
-def _is_open(file):  # type: ignore[no-untyped-def]
+def _is_open(file: int) -> bool:
     try:
         os.fstat(file)
     except OSError:
@@ -60,7 +62,7 @@ def _is_open(file):  # type: ignore[no-untyped-def]
     return True
 
 
-def _umask():  # type: ignore[no-untyped-def]
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
