@@ -22,6 +22,7 @@ from tests.small_run import STEPS, Collector, Diary, fit, state, write_small_con
 pytestmark = pytest.mark.slow
 
 LAST = Path("checkpoints/last.ckpt")
+EPOCHS = 20  # 80 steps: ten kills, each after at most 8 steps and 0.02 s, come before the end
 MODES: dict[str, dict[str, Any]] = {
     "epochs": {"max_epochs": 3},
     "steps, to the end of an epoch": {"max_steps": 3 * STEPS},
@@ -126,16 +127,16 @@ class Small:
 
 @pytest.fixture(scope="module")
 def whole(forked: Forked, tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """A run of 40 epochs that nobody disturbed."""
-    run = Small(forked, tmp_path_factory.mktemp("whole"), 40)
+    """A run that nobody disturbed."""
+    run = Small(forked, tmp_path_factory.mktemp("whole"), EPOCHS)
     assert run.go() == [0]
     return run
 
 
 def test_ten_kills_leave_no_trace(forked: Forked, whole: Small, tmp_path: Path) -> None:
-    run, draw = Small(forked, tmp_path / "killed", 40), random.Random(0)
+    run, draw = Small(forked, tmp_path / "killed", EPOCHS), random.Random(0)
     for attempt in range(10):
-        kill = {"signal": signal.SIGKILL, "after": draw.randint(0, 12), "delay": draw.uniform(0, 0.03)}
+        kill = {"signal": signal.SIGKILL, "after": draw.randint(0, 8), "delay": draw.uniform(0, 0.02)}
         workers = 2 * (attempt % 2)  # neither may matter
         assert run.go("--data.init_args.num_workers", workers, kill=kill) == [-signal.SIGKILL], run.log[
             -2000:
@@ -150,7 +151,7 @@ def test_ten_kills_leave_no_trace(forked: Forked, whole: Small, tmp_path: Path) 
 def test_a_kill_while_a_checkpoint_is_written(
     forked: Forked, whole: Small, tmp_path: Path, patch: str
 ) -> None:
-    run = Small(forked, tmp_path / "killed", 40)
+    run = Small(forked, tmp_path / "killed", EPOCHS)
     folder = run.run_dir / "checkpoints"
     assert run.go(patch=patch, kill={"signal": signal.SIGKILL, "mark": "H", "after": 1}) == [-signal.SIGKILL]
     left = {path.name for path in folder.iterdir()}
@@ -170,7 +171,7 @@ def test_a_kill_while_a_checkpoint_is_written(
 def test_a_signal_saves_at_the_step_and_ends(
     forked: Forked, whole: Small, tmp_path: Path, group: bool
 ) -> None:
-    run = Small(forked, tmp_path / "stopped", 40, "--data.init_args.num_workers", 2)
+    run = Small(forked, tmp_path / "stopped", EPOCHS, "--data.init_args.num_workers", 2)
     number = signal.SIGTERM if group else signal.SIGUSR1  # SLURM signals the workers too
     assert run.go(kill={"signal": number, "after": 7, "group": group}) == [128 + number]
     step = run.state["/global_step"]
