@@ -132,7 +132,9 @@ class FaceVeilCLI(LightningCLI):
             whole = self.parser.dump(
                 self.config, format="yaml", skip_unset=False, skip_link_targets=False, skip_validation=True
             )
-            self.config_dump = yaml.safe_load(whole)[self.subcommand]
+            self.config_dump = yaml.safe_load(whole)
+            if "subcommand" in self.config:
+                self.config_dump = self.config_dump[self.config.subcommand]
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and its checkpoint before anything expensive is made."""
