@@ -82,7 +82,9 @@ class RunConfig(SaveConfigCallback):
             clear_run(folder)
         config = self.config.clone()  # a saved config must neither replace a run nor go on with one unasked
         config.name, config.overwrite, config.ckpt_path = folder.name, False, None
-        self.parser.save(config, folder / "config.yaml", skip_unset=False, overwrite=True, multifile=False)
+        self.parser.save(
+            config, folder / "config.yaml", skip_unset=False, skip_validation=True, overwrite=True, multifile=False
+        )  # fmt: skip
 
 
 class FaceVeilCLI(LightningCLI):
@@ -123,6 +125,16 @@ class FaceVeilCLI(LightningCLI):
         # Lightning would let the checkpoint's hyperparameters silently override --model.*; ours are compared
         # in Recogniser.on_load_checkpoint instead. No public hook comes before it.
         return
+
+    def _dump_config(self) -> None:
+        # Lightning's own checks every value again; they have just been parsed. No public hook comes before it.
+        if not hasattr(self, "config_dump"):
+            whole = self.parser.dump(
+                self.config, format="yaml", skip_unset=False, skip_link_targets=False, skip_validation=True
+            )
+            self.config_dump = yaml.safe_load(whole)
+            if "subcommand" in self.config:
+                self.config_dump = self.config_dump[self.config.subcommand]
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder and its checkpoint before anything expensive is made."""

@@ -114,6 +114,7 @@ class Candidate:
             "about": self.setting.about,
             "veil": self.setting.data.desensitizer.describe(),
         }
+        self._read: tuple[tuple[object, ...], CheckpointFacts] | None = None
         self._checked(own)
         self.commands: list[str] = []
 
@@ -130,7 +131,7 @@ class Candidate:
         if self.method.checkpoint is not None:
             given = Path(self.method.checkpoint)
             try:
-                facts = load_recogniser(given)[1]
+                facts = self._stored()
                 facts.check_normalised(self.setting.data.mean, self.setting.data.std)
             except (ValueError, OSError) as error:
                 raise ValueError(f"methods.{self.label}: {error}") from error
@@ -206,7 +207,7 @@ class Candidate:
         Raises:
             ValueError: a run of that name was trained on faces veiled in another way.
         """
-        facts = load_recogniser(self.checkpoint)[1]
+        facts = self._stored()
         theirs, ours = facts.desensitizer, self.setting.data.desensitizer.describe()
         if theirs is not None and not same_veil(theirs, ours):
             text = (
@@ -217,6 +218,15 @@ class Candidate:
                 raise ValueError(f"{text}: name another run")
             log.warning(text)
         return facts
+
+    def _stored(self) -> CheckpointFacts:
+        """Read the checkpoint's facts; a file that is still the same is read once."""
+        file = self.checkpoint / LAST if self.checkpoint.is_dir() else self.checkpoint
+        found = file.stat() if file.is_file() else None
+        key = () if found is None else (file, found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._read is None or not key or self._read[0] != key:
+            self._read = key, load_recogniser(self.checkpoint)[1]
+        return self._read[1]
 
     def train_restorer(self, restorer: Restorer, seed: int) -> Path | None:
         """Train an attacker on this method, of other people's faces, unless that is done.

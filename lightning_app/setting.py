@@ -86,7 +86,7 @@ def read_setting(args: Sequence[str]) -> Setting:
     callbacks = read.config_init.trainer.callbacks or []
     watching = callbacks if isinstance(callbacks, list) else [callbacks]
     verifying = [c for c in watching if isinstance(c, LFWVerification)]
-    plain = json.loads(read.parser.dump(read.config, format="json", skip_unset=False))
+    plain = json.loads(read.parser.dump(read.config, format="json", skip_unset=False, skip_validation=True))
     return Setting(
         data=data,
         verification=verifying[0] if verifying else None,

@@ -163,6 +163,7 @@ def write_small_config(folder: Path, epochs: int, every_n_steps: int | None = No
             "init_args": {
                 "global_batch_size": 4,
                 "val_share": 0.25,
+                "cache": True,
                 "reader": {
                     "class_path": "datamodules.DrawnFaces",
                     "init_args": {"identities": 3, "images_per_identity": 8, "size": 16},

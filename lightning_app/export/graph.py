@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_app.networks import Backbone
 
@@ -60,6 +61,7 @@ class Deployed(nn.Module):
             raise ValueError("veils: True, but there is no mask to multiply images by")
         # weights as they lie in a file: the exporter would transpose channels_last ones at every run
         self.backbone = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)
+        _fold(self.backbone)
         self.gated = mask is not None and len(backbone.gates) > 0
         for point, fsm in backbone.gates.items():
             with torch.no_grad():
@@ -78,6 +80,21 @@ class Deployed(nn.Module):
             return embedding
         length: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
         return embedding / length.clamp_min(_SMALLEST)
+
+
+def _fold(module: nn.Module) -> None:
+    """Fold batch norms into the convolutions that stand right before them.
+
+    The exporter does as much, but takes every norm to pieces first: half of its time.
+    """
+    before: tuple[nn.Module, str] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and before is not None:
+            convolution = getattr(*before)
+            setattr(*before, fuse_conv_bn_eval(convolution, child))
+            setattr(module, name, nn.Identity())
+        before = (module, name) if isinstance(child, nn.Conv2d) else None
+        _fold(child)
 
 
 class _Constant(nn.Module):

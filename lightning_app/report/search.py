@@ -56,7 +56,8 @@ def search_figure(
     )
     if title:
         figure.suptitle(title, fontsize=11, weight="bold")
-    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
+    # no ticks, and captions at a place given: to lay out what is not shown took longer than all the rest
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, (caption, picture, colours) in zip(grid[0], top, strict=False):
@@ -82,4 +83,4 @@ def _panel(axes: Axes, caption: str, picture: Tensor, colours: str | None) -> No
         axes.imshow(np.squeeze(pixels, 2), cmap=colours or "gray", vmin=0, vmax=1, interpolation="nearest")
     else:
         axes.imshow(pixels, interpolation="nearest")
-    axes.set_title(caption, fontsize=8)
+    axes.set_title(caption, fontsize=8, y=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 
 import lightning as L
@@ -55,10 +56,11 @@ def run(
 def written_out(
     reader: DrawnPairs, desensitizer: Desensitizer, model: ResNetFSM, situation: int, flip: bool
 ) -> float:
-    """Embed both images of every pair, one at a time, and count."""
+    """Embed both images of every pair, one image at a time, and count."""
     data = FaceDataModule(DrawnFaces(identities=4, size=SIZE), desensitizer)
     model.eval()
 
+    @cache  # an image stands in several pairs
     def embed(index: int, veiled: bool) -> Tensor:
         image = torch.from_numpy(DrawnPairs.read(reader, index).copy())[None]
         ready = data.prepare(image, torch.tensor([index]), desensitize=veiled)

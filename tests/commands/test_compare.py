@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from datamodules import DrawnFaces, FolderFaces
 from lightning_app import jobs, privacy
 from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.commands import compare as module
+from lightning_app.commands import compare_report
 from lightning_app.comparison import Candidate, Method, Restorer, warn_of_known_people
 from lightning_app.loggers import WandbLogger
 from tests.attacks.test_trained import checkpoint
@@ -34,6 +36,18 @@ def verified(fitted: Path, args: Sequence[str]) -> bool:
     anew = {"lfw/accuracy": ANEW, "lfw/accuracy_low": ANEW - 0.05, "lfw/accuracy_high": ANEW + 0.05}
     (home / "metrics.json").write_text(json.dumps(found | anew))
     return True
+
+
+@pytest.fixture
+def picture() -> None:
+    """Draw the scatter as it is."""
+
+
+@pytest.fixture(autouse=True)
+def _blank_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no scatter but where a test asks for it: it takes half a second each time."""
+    if "picture" not in request.fixturenames:
+        monkeypatch.setattr(compare_report, "compare_figure", lambda *rest: Image.new("RGB", (2, 2)))
 
 
 @pytest.fixture
@@ -86,6 +100,7 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("picture")
 def test_everything_is_measured_once_and_shown(
     config: Callable[..., Path], fitted: Path, veil: Veil, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -158,6 +173,7 @@ def test_faces_of_the_set_are_shown_only_when_asked(config: Callable[..., Path],
     assert page.count("verification set: ") == 2 * 3  # heads and the pictures' words
 
 
+@pytest.mark.usefixtures("picture")
 def test_loggers_get_the_table_and_no_face(
     config: Callable[..., Path], veil: Veil, monkeypatch: pytest.MonkeyPatch
 ) -> None:

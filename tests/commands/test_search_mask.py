@@ -24,6 +24,18 @@ from lightning_app.masks import freeform_masks, load_mask, save_mask
 from tests.command_line import Veil, write_config
 
 
+@pytest.fixture(autouse=True)
+def _blank_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no picture but where a test asks for it: drawing takes longer than searching."""
+    if "picture" not in request.fixturenames:
+        monkeypatch.setattr(search_report, "search_figure", lambda *rest: Image.new("RGB", (2, 2)))
+
+
+@pytest.fixture
+def picture() -> None:
+    """Draw the picture as it is."""
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory, fitted_clean: Path) -> Path:
     """A folder with `search.yaml`, which names the checkpoint of a clean model."""
@@ -49,6 +61,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("picture")
 def test_the_mask_contains_the_template_and_its_figures_recompute(clean: Path, tmp_path: Path) -> None:
     folder = _searched(clean, tmp_path)
     facts = json.loads((folder / "mask.json").read_text())
@@ -81,6 +94,7 @@ def test_the_mask_contains_the_template_and_its_figures_recompute(clean: Path, t
     assert all(0.6 <= float(row["P"]) <= 0.8 for row in _rows(folder))
     for name in ("search.png", "saliency.png"):
         Image.open(folder / name).verify()
+    assert Image.open(folder / "search.png").width > 1000
     assert json.loads((folder / "metrics.json").read_text())["search/F"] == pytest.approx(facts["F"])
 
 

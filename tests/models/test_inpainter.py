@@ -26,7 +26,7 @@ MOSAIC = {"class_path": "lightning_app.desensitize.Mosaic", "init_args": {"block
 
 
 def write(path: Path, desensitizer: object = MASK, epochs: int = 2, **model: object) -> Path:
-    """A `fit` of an Inpainter on 8 drawn people at 32 px."""
+    """A `fit` of an Inpainter on 8 drawn people at 32 px; features are recurred once where `model` says no more."""
     config: dict[str, Any] = {
         "trainer": {
             "accelerator": "cpu",
@@ -36,7 +36,7 @@ def write(path: Path, desensitizer: object = MASK, epochs: int = 2, **model: obj
         },
         "model": {
             "class_path": "lightning_app.models.Inpainter",
-            "init_args": {"width": 8, "recurrences": 2, "depth": 2, "learning_rate": 5e-3} | model,
+            "init_args": {"width": 8, "recurrences": 1, "depth": 2, "learning_rate": 5e-3} | model,
         },
         "data": {
             "class_path": "datamodules.FaceDataModule",
@@ -68,7 +68,7 @@ def test_a_run_learns_and_its_checkpoint_attacks(
     veiled: str, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
 ) -> None:
     desensitizer = MASK if veiled == "mask" else MOSAIC
-    veil("fit", "--config", write(tmp_path / "attack.yaml", desensitizer, 10))
+    veil("fit", "--config", write(tmp_path / "attack.yaml", desensitizer, 10, recurrences=2))
     printed = capsys.readouterr().out
     assert "no perceptual and no style loss" in " ".join(printed.split())
     assert "Inpainter" in printed
@@ -110,7 +110,7 @@ def test_a_run_learns_and_its_checkpoint_attacks(
 
 
 def test_going_on_is_the_same_as_never_having_stopped(tmp_path: Path, veil: Veil) -> None:
-    whole = write(tmp_path / "whole.yaml")
+    whole = write(tmp_path / "whole.yaml", recurrences=2)
     veil("fit", "--config", whole)
     veil("fit", "--config", whole, "--name", "part", "--trainer.max_epochs", 1)
     veil("fit", "--config", whole, "--name", "part", "--ckpt_path", "last")
@@ -159,7 +159,7 @@ def test_fine_tuning_freezes_batch_norm_and_begins_with_the_weights(tmp_path: Pa
 def test_features_of_a_recogniser_add_two_parts_and_stay_out_of_the_checkpoint(
     tmp_path: Path, veil: Veil, fitted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clean = ResNet(backbone="resnet18", num_classes=2, input_size=SIZE)
+    clean = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=SIZE)
     torch.save({"state_dict": clean.state_dict(), "hyper_parameters": dict(clean.hparams)}, "clean.ckpt")
     config = write(tmp_path / "attack.yaml", epochs=1, features="clean.ckpt")
     veil("fit", "--config", config)
