@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from lightning_app.desensitize.blur import gaussian_taps
+from lightning_app.desensitize.centre import centre_box
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
 from lightning_app.release.agreed import Agreed
@@ -32,11 +33,11 @@ from lightning_app.release.manifest import (
     made_with,
 )
 from lightning_app.release.marks import Finding
-from lightning_app.release.method import is_known, margin_faults, method_faults
+from lightning_app.release.method import is_known, margin_faults, method_faults, method_text
 from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from lightning_app.release.strict_json import strict_json
-from lightning_app.release.traces import LARGEST_BLURRED, Traces
+from lightning_app.release.traces import Traces, too_many
 from lightning_app.release.tree import Tree, entries, walk_release
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
@@ -136,9 +137,11 @@ def audit(
         found.add(file, what)
     names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
     begin(len(names))
-    checks = Checks(
-        os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest, found)
-    )
+    traces = _traces(manifest)
+    if traces is not None and not traces.shows:
+        found.add(MANIFEST, f"its method is {method_text(manifest)}, whose work on images of {manifest.size} pixels "
+                  "nothing tells from clean faces: of this no release is made")  # fmt: skip
+    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden, traces=traces)
     checked = check_images(
         checks, [(name, manifest.files[name]) for name in names], workers or useful_workers(len(names)), advance,
         level=manifest.compression, other=_is_other(manifest, "zlib"),
@@ -298,20 +301,20 @@ def _method(
         found.add(MANIFEST, "method.guard is not mask.guard")
 
 
-def _traces(manifest: Manifest, found: Audit) -> Traces | None:
+def _traces(manifest: Manifest) -> Traces | None:
     """What the manifest's method must have left in every image, where it is one that can be told."""
-    method = manifest.method
-    if manifest.mask is not None or not is_known(method["method"]):
+    about, size = manifest.method, manifest.size
+    if manifest.mask is not None or about["method"] not in ("Mosaic", "GaussianBlur", "CentreBlur"):
         return None
-    if method["method"] == "GaussianBlur":
-        if manifest.size > LARGEST_BLURRED:
-            found.unproven.append(f"that images of {manifest.size} px are blurred")
-            return None
-        try:
-            return Traces(manifest.size, taps=gaussian_taps(method["kernel"], method["sigma"]))
-        except ValueError:  # which `_method` has said
-            return None
-    return Traces(manifest.size, block=method.get("block", 0))
+    if about["method"] == "Mosaic":
+        return Traces(size, block=about["block"])
+    try:
+        taps = gaussian_taps(about["kernel"], about["sigma"])
+    except ValueError:  # which `_method` has said
+        return None
+    return Traces(
+        size, taps=taps, box=centre_box((size, size), about["fraction"])[0] if "fraction" in about else None
+    )
 
 
 def _is_other(manifest: Manifest, *packages: str) -> bool:
@@ -328,6 +331,12 @@ def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
     if 0 < checked.channels < found.manifest.channels:
         found.add(
             MANIFEST, f"channels is {found.manifest.channels}, no image has more than {checked.channels}"
+        )
+    if too_many(checked.sharp, checked.files):
+        found.add(
+            "images",
+            f"{checked.sharp} of {checked.files} are sharper than {method_text(found.manifest)} leaves any but odd "
+            "patterns: faces that were not blurred so, or less",
         )
     if checked.unproven:
         theirs, ours = found.manifest.versions["zlib"], made_with()["zlib"]

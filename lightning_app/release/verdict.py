@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_app.release.agreed import Agreed
 from lightning_app.release.audit import Audit
+from lightning_app.release.method import method_text
 from lightning_app.release.odds import typical
 
 _CASES = {"one": "one image that leaks", "ten": "ten", "one_percent": "1 % of them"}
@@ -26,7 +27,7 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
     compared = 0 if found.compared is None else found.compared.images
     said = []
     if manifest.mask is None:
-        said.append(f"that any pixel is hidden (no mask, {method_text(found)})")
+        said.append(f"that any pixel is hidden (no mask, {method_text(manifest)})")
         if not compared:
             said.append("that the faces are desensitized (--raw, --key)")
     elif not agreed.names_a_mask:
@@ -40,15 +41,6 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
     elif not public_key:
         said.append("who released it (--public-key)")
     return said + found.unproven
-
-
-def method_text(found: Audit) -> str:
-    """Word a release's method: its class and its parameters."""
-    assert found.manifest is not None
-    about = {key: value for key, value in found.manifest.method.items() if key not in ("method", "taps")}
-    shown = [found.manifest.method["method"]]
-    shown += [f"{key} {value:g}" for key, value in about.items() if isinstance(value, int | float)]
-    return " ".join(shown)
 
 
 def first_line(found: Audit, unproven: list[str], seconds: float) -> str:

@@ -357,7 +357,7 @@ def _changed(released: Path, change: Callable[[dict[str, Any]], object]) -> list
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(size=10**7), "size is 10000000, not a number of pixels from 1 to 16384"),
+        (lambda m: m.update(size=10**7), "size is 10000000, not a number of pixels from 1 to 2048"),
         (lambda m: m.update(size=10**19), "it holds a number that is too large"),
         (lambda m: m["mask"].update(guard=10**400), "it holds a number that is too large"),
         (lambda m: m["mask"].update(guard=33), "guard is 33, wider than the images of 32 px"),
