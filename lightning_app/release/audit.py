@@ -14,8 +14,6 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from lightning_app.desensitize.blur import gaussian_taps
-from lightning_app.desensitize.centre import centre_box
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
 from lightning_app.release.agreed import Agreed
@@ -33,7 +31,7 @@ from lightning_app.release.manifest import (
     made_with,
 )
 from lightning_app.release.marks import Finding
-from lightning_app.release.method import is_known, margin_faults, method_faults, method_text
+from lightning_app.release.method import is_known, margin_faults, method_faults, method_text, traces_of
 from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from lightning_app.release.strict_json import strict_json
@@ -55,11 +53,13 @@ class Compared:
         seed: of the draw of them, and of the noise.
         mean_dssim: between raw and released image, of the images of a release without a mask; None under a mask,
             and where images are too small to measure it.
+        black: of how many the raw one, too, has nothing but 0 under the mask: of them nothing was hidden.
     """
 
     images: int
     seed: int
     mean_dssim: float | None = None
+    black: int = 0
 
 
 @dataclass
@@ -137,11 +137,7 @@ def audit(
         found.add(file, what)
     names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
     begin(len(names))
-    traces = _traces(manifest)
-    if traces is not None and not traces.shows:
-        found.add(MANIFEST, f"its method is {method_text(manifest)}, whose work on images of {manifest.size} pixels "
-                  "nothing tells from clean faces: of this no release is made")  # fmt: skip
-    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden, traces=traces)
+    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest))
     checked = check_images(
         checks, [(name, manifest.files[name]) for name in names], workers or useful_workers(len(names)), advance,
         level=manifest.compression, other=_is_other(manifest, "zlib"),
@@ -303,18 +299,10 @@ def _method(
 
 def _traces(manifest: Manifest) -> Traces | None:
     """What the manifest's method must have left in every image, where it is one that can be told."""
-    about, size = manifest.method, manifest.size
-    if manifest.mask is not None or about["method"] not in ("Mosaic", "GaussianBlur", "CentreBlur"):
-        return None
-    if about["method"] == "Mosaic":
-        return Traces(size, block=about["block"])
     try:
-        taps = gaussian_taps(about["kernel"], about["sigma"])
+        return None if manifest.mask is not None else traces_of(manifest.method, manifest.size)
     except ValueError:  # which `_method` has said
         return None
-    return Traces(
-        size, taps=taps, box=centre_box((size, size), about["fraction"])[0] if "fraction" in about else None
-    )
 
 
 def _is_other(manifest: Manifest, *packages: str) -> bool:

@@ -18,15 +18,15 @@ from lightning_app.masks.freeform import Brush
 from lightning_app.masks.guard import has_margin
 from lightning_app.release.manifest import MASK, VERSION, Manifest, guard_of, public_method
 from lightning_app.release.schema import brief, canonical, check_method
+from lightning_app.release.traces import Traces
 
 LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves a clean face
-SHARPEST = (
-    112  # pixels a side that recognisers take: a mosaic of more blocks, or a blur as fine, is a clean face
-)
-LEAST_WIDTH = (
-    1.2  # px, standard deviation of a blur's weights: what a narrower one does, nothing tells from soft faces
-)
+# pixels a side that recognisers take: a mosaic of more blocks, or a blur as fine, is a clean face
+SHARPEST = 112
+# px, standard deviation of a blur's weights: what a narrower one does, nothing tells from soft faces
+LEAST_WIDTH = 1.2
 _MOSAIC_WIDTHS = 3.2  # so many times its width is the block of a mosaic that halves the same wave
+_SMALL = 64  # px: in images of more there are waves enough to tell a blur by
 _DECIMALS = 3  # of a sigma that is not its kernel's own
 _MADE: dict[str, Callable[[Mapping[str, Any]], Desensitizer]] = {
     "GaussianBlur": lambda a: GaussianBlur(a["kernel"], a["sigma"]),
@@ -127,9 +127,31 @@ def weak_method(about: Mapping[str, Any], size: int) -> list[str]:
     sigma = about.get("sigma")
     if sigma is not None:
         faults += _weak_blur(about["kernel"], sigma, size)
+        traces = traces_of(about, size) if size <= _SMALL and not faults else None
+        if traces is not None and not traces.shows:
+            faults.append(f"nothing tells what it blurs of images of {size} pixels from clean faces")
     if sigma is not None and sigma not in (default_sigma(about["kernel"]), round(sigma, _DECIMALS)):
         faults.append(f"sigma {brief(sigma)} has more than {_DECIMALS} decimals")
     return faults
+
+
+def traces_of(about: Mapping[str, Any], size: int) -> Traces | None:
+    """Return what to look for in images that went through a method without a mask; None where it is not known.
+
+    Args:
+        about: `method` of a manifest, which `check_method` let pass.
+        size: side of the images in pixels.
+
+    Raises:
+        ValueError: its sigma is none.
+    """
+    name = about["method"]
+    if name == "Mosaic" and "block" in about:
+        return Traces(size, block=about["block"])
+    if name not in ("GaussianBlur", "CentreBlur") or "kernel" not in about:
+        return None
+    box = centre_box((size, size), about["fraction"])[0] if "fraction" in about else None
+    return Traces(size, taps=gaussian_taps(about["kernel"], about["sigma"]), box=box)
 
 
 def _weak_blur(kernel: int, sigma: float, size: int) -> list[str]:
@@ -157,6 +179,14 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
     Returns:
         What is wrong, in words.
     """
+    faults = _made_faults(root, manifest, mask)
+    if faults or manifest.method["method"] not in _OURS:
+        return faults
+    return weak_method(manifest.method, manifest.size)
+
+
+def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> list[str]:
+    """Say what is wrong with a description, were it of a method that does enough, see `method_faults`."""
     about, name = manifest.method, str(manifest.method["method"])
     if manifest.mask is None:
         if name in _MASKED:
@@ -173,7 +203,7 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
         return [f"its method cannot be made from its description ({_line(error)})"]
     if canonical(made) != canonical(about):
         return [f"its method is not what {name} says of itself, made from that very description"]
-    return weak_method(about, manifest.size)
+    return []
 
 
 def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:
@@ -254,7 +284,7 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
             f"{root}: released by {name}, which cannot be made from its description: give the desensitizer itself "
             "(data.reader.init_args.veil)"
         )
-    if faults := method_faults(root, manifest, None):
+    if faults := _made_faults(root, manifest, None):
         raise ValueError(
             f"{root}: {faults[0]}: the release is damaged, or install the version that its manifest names"
         )

@@ -84,6 +84,11 @@ def compared_line(found: Audit) -> str | None:
         if compared.mean_dssim is None
         else f"; dSSIM from the raw images {compared.mean_dssim:.3f} on average"
     )
+    if compared.images >= manifest.images:
+        return (
+            f"compared with the raw set: all {manifest.images} images (noise by --seed {compared.seed}), so that any "
+            f"one that leaks is found{apart}"
+        )
     return (
         f"compared with the raw set: {compared.images} of {manifest.images} images "
         f"({compared.images / manifest.images:.1%}), drawn by --seed {compared.seed}; "
@@ -121,6 +126,7 @@ def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -
         "compared_share": None if manifest is None else images / manifest.images,
         "seed": None if compared is None else compared.seed,
         "detection": None if manifest is None else typical(manifest.images, min(images, manifest.images)),
+        "black_under_mask": 0 if compared is None else compared.black,
         "mean_dssim": None if compared is None else compared.mean_dssim,
         "seconds": round(seconds, 3),
         "findings": [{"file": finding.file, "what": finding.what} for finding in found.findings],
