@@ -154,8 +154,8 @@ def _faults(
             faults.append(f"{len(where)} hidden pixels are not 0, the first at row {row}, column {column}")
     if checks.traces is None:
         return faults, False
-    seen = checks.traces.look(pixels)
-    return faults + seen.faults, seen.sharp
+    shown = checks.traces.look(pixels)
+    return faults + shown.faults, shown.sharp
 
 
 def check_images(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from datamodules import DrawnFaces
 from lightning_app.desensitize import CentreBlur, Desensitizer, GaussianBlur, Mosaic
@@ -66,7 +67,7 @@ def test_a_clean_image_does_not_and_nor_does_a_weaker_blur(kernel: int) -> None:
 def textures(size: int) -> list[Pixels]:
     """Patterns of full contrast that no face has, and a few smooth ones."""
     row, column = np.indices((size, size))
-    found = [255 * ((row + column) % period < period / 2) for period in (2, 3, 5)]
+    found: list[NDArray[Any]] = [255 * ((row + column) % period < period / 2) for period in (2, 3, 5)]
     found += [255 * (column % period < period / 2) for period in (2, 3, 4, 8)]
     found += [127.5 + 127.5 * np.cos(((row - size / 2) ** 2 + (column - size / 2) ** 2) * np.pi / size)]
     found += [np.minimum(column * 0.4, 255), np.minimum((row + column) * 0.1, 255), np.full((size, size), 77)]
