@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -16,9 +15,18 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augment import Augment
 from datamodules.drawn import DrawnFaces
 from datamodules.loader import TimedLoader
+from datamodules.pixels import PixelDataModule
 from datamodules.reader import BadImages, CachedReader, FaceReader, whole
 from datamodules.resumable import ignore_signals
-from datamodules.same_data import BY_NUMBER, Split, check_normalised, check_pixels, check_place, refuse_data
+from datamodules.same_data import (
+    BY_NUMBER,
+    Split,
+    check_normalised,
+    check_pixels,
+    check_place,
+    knows_held_out,
+    refuse_data,
+)
 from datamodules.sampler import EpochBatchSampler
 from datamodules.split import NoImages, Share, digest, first_of
 from datamodules.veils import brief, check_same, same_veil
@@ -29,7 +37,7 @@ from lightning_app.ranks import agree, union
 log = logging.getLogger("faceveil")
 
 
-class FaceDataModule(L.LightningDataModule):
+class FaceDataModule(PixelDataModule):
     """Faces for training and validation, desensitized on the fly, whole batches at a time.
 
     The reader yields uint8; everything after it happens on the device in `on_after_batch_transfer`: to float
@@ -326,60 +334,6 @@ class FaceDataModule(L.LightningDataModule):
         masked = not self.released or "mask_hash" in self.desensitizer.describe()  # black again is black
         return self.veiled(batch, moment, desensitize=masked)
 
-    @torch.no_grad()
-    def veiled(self, batch: Batch, moment: Moment | None = None, desensitize: bool = True) -> Batch:
-        """Bring a reader's batch to [0,1] and veil it, rounded to the uint8 grid.
-
-        Args:
-            batch: `image` uint8 `[B,3,H,W]` and `index [B]`.
-            moment: what the masks' draws are a function of; None outside training.
-            desensitize: False gives the clean images, with no mask.
-
-        Returns:
-            `image` float in [0,1], a multiple of 1/255 where it is a picture; `mask`, `mask_index`.
-        """
-        out = batch.copy()
-        out["image"] = batch["image"].float() / 255
-        if self.keep_clean:
-            out["clean"] = out["image"]
-        if not desensitize:
-            out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
-            return out
-        self.desensitizer.to(out["image"].device)
-        out = self.desensitizer.forward(out, moment)
-        if self.desensitizer.is_image:
-            out["image"] = (out["image"] * 255).round() / 255
-        return out
-
-    def desensitized(self, images: Tensor, index: Tensor | None = None) -> Batch:
-        """Veil raw pixels as validation does; `image` stays in [0,1].
-
-        Args:
-            images: uint8 `[B,3,H,W]`.
-            index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
-        """
-        index = torch.arange(len(images), device=images.device) if index is None else index
-        return self.veiled({"image": images, "index": index})
-
-    def prepare(
-        self,
-        images: Tensor,
-        index: Tensor | None = None,
-        *,
-        desensitize: bool = True,
-        moment: Moment | None = None,
-    ) -> Batch:
-        """Make of raw pixels what a model takes: veiled (or clean, with no mask) and normalised.
-
-        Args:
-            images: uint8 `[B,3,H,W]`.
-            index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
-            desensitize: False gives clean images.
-            moment: what the masks' draws are a function of.
-        """
-        index = torch.arange(len(images), device=images.device) if index is None else index
-        return self._normalised(self.veiled({"image": images, "index": index}, moment, desensitize))
-
     def raw_samples(self, count: int) -> Tensor:
         """Give the raw pixels of a few validation images, for figures of privacy and for nothing else.
 
@@ -445,31 +399,13 @@ class FaceDataModule(L.LightningDataModule):
         fitting = self._stage == "fit"
         pixels = state.get("pixels") or {}
         check_pixels(pixels, self.reader.pixel_facts(), fitting, self.other_data == "accept")
-        if fitting or self.held_out is None or self._knows_held_out(state):
+        if fitting or self.held_out is None or knows_held_out(state, self.num_classes):
             if state.get("split") is not None:
                 self.check_split(state["split"], "the checkpoint")
         else:
             self._no_figures = True
         if fitting:
             check_place(state, self.state_dict())
-
-    def _knows_held_out(self, state_dict: dict[str, Any]) -> bool:
-        """Tell whether a checkpoint can be measured on held-out images; where it cannot, say so."""
-        classes = state_dict.get("num_classes")
-        if classes is None:  # no head, which the model says
-            return True
-        if classes != self.num_classes:
-            log.warning(
-                "The checkpoint knows %d identities, this set has %d: no loss and accuracy of held-out images.",
-                classes, self.num_classes,
-            )  # fmt: skip
-            return False
-        if state_dict.get("split") is None:
-            log.warning(
-                "The checkpoint does not tell which images it held out: no loss and accuracy of held-out images."
-            )
-            return False
-        return True
 
     def teardown(self, stage: str) -> None:
         """Count the bad images of all ranks and warn of those met since the last warning.
@@ -478,13 +414,6 @@ class FaceDataModule(L.LightningDataModule):
             ValueError: the set has too many of them.
         """
         self._warn_of_bad_images()
-
-    def _normalised(self, batch: Batch) -> Batch:
-        batch["image"] = (batch["image"] - self.mean) / self.std
-        if self.trainer is None:
-            return batch
-        ready: Batch = self.trainer.precision_plugin.convert_input(batch)  # for bf16-true and 16-true
-        return ready
 
     def _warn_of_bad_images(self) -> None:
         if self._bad is not None:

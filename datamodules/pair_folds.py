@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 FOLDS = 10  # of a list that does not state its own
 _MIX = 0.1  # by how much the share of same-person pairs of a fold may differ from the list's
+_UNEVEN = 0.05  # by how much guessing may get more than a half of the pairs right before that is told
 
 _log = logging.getLogger(__name__)
 
@@ -78,14 +79,14 @@ def sound_folds(
 
 
 def tell_mix(same: NDArray[np.bool_], what: str) -> None:
-    """Say so where guessing gets another share right than a half.
+    """Say so where guessing gets clearly more than a half right: 55 % and more.
 
     Args:
         same: `[P]`, whether a pair shows one person.
         what: the list, for the message.
     """
     most = max(same.mean(), 1 - same.mean())
-    if round(100 * most) > 50:
+    if most >= 0.5 + _UNEVEN:
         _log.warning(
             "%s: %d same and %d different pairs: an accuracy of %.0f %% is had by giving every pair one answer, not "
             "50 %%; AUC, EER and TAR@FAR do not depend on the mix.",

@@ -18,9 +18,11 @@ from datamodules.index import Names
 from datamodules.reader import FaceReader, OnBadImage, Pixels
 from datamodules.veils import check_same
 from lightning_app.desensitize import Desensitizer
+from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.progress import progress_bar
-from lightning_app.release.manifest import MANIFEST, SIGNATURE, Manifest, is_image_file
+from lightning_app.release.manifest import MANIFEST, MASK, SIGNATURE, Manifest, is_image_file
 from lightning_app.release.method import desensitizer_of
+from lightning_app.release.schema import is_hash
 from lightning_app.release.signing import fingerprint, load_public_key, signature_holds
 from lightning_app.release.tree import walk_release
 
@@ -45,10 +47,15 @@ class ReleasedFaces(FaceReader):
         max_images: take only the first so many images of each identity.
         veil: what the images went through, where that was a desensitizer of one's own without a mask.
         on_bad_image: 'error' for an image that cannot be decoded, or 'replace' it by one of its identity.
+        mask_hash: of the mask that was agreed on, 64 hexadecimal digits; a release under another, or under none, is
+            refused. By default any is taken.
+        min_mask_ratio: share of the pixels, in [0,1], that the release's mask must hide at least; a release without a
+            mask is refused then. By default it is not asked for.
 
     Raises:
         FileNotFoundError: no such folder, or no manifest in it.
-        ValueError: the release is not what its manifest says, or its signature does not hold.
+        ValueError: the release is not what its manifest says, its signature does not hold, or its mask is not the one
+            that was agreed on.
     """
 
     def __init__(
@@ -60,6 +67,8 @@ class ReleasedFaces(FaceReader):
         max_images: int | None = None,
         veil: Desensitizer | None = None,
         on_bad_image: OnBadImage = "error",
+        mask_hash: str | None = None,
+        min_mask_ratio: float | None = None,
     ) -> None:
         check_counts(min_images, max_images)
         self.root, self.verify, self.on_bad_image = Path(root), verify, on_bad_image
@@ -67,6 +76,7 @@ class ReleasedFaces(FaceReader):
         self.manifest = Manifest.read(self.root)
         if public_key is not None:
             self._check_signature(Path(public_key))
+        self._check_mask(mask_hash, min_mask_ratio)
         self.size = self.manifest.size
         crop = self.manifest.crop
         # what was cut out of the raw images: verification images are cut likewise
@@ -133,6 +143,36 @@ class ReleasedFaces(FaceReader):
         ):
             raise ValueError(
                 f"{signature} does not hold: {MANIFEST} was changed after it was signed; refused"
+            )
+
+    def _check_mask(self, agreed: str | None, least: float | None) -> None:
+        """Refuse a release under another mask than was agreed on, or under one that hides less."""
+        own = "data.reader.init_args"
+        if agreed is not None and not is_hash(agreed):
+            raise ValueError(
+                f"{own}.mask_hash={agreed[:80]!r}: give 64 hexadecimal digits in lower case, as a mask's JSON has them"
+            )
+        if least is not None and not 0 <= least <= 1:
+            raise ValueError(f"{own}.min_mask_ratio={least}: give a share in [0,1]")
+        if agreed is None and least is None:
+            return
+        if self.manifest.mask is None:
+            asked = "min_mask_ratio" if agreed is None else "mask_hash"
+            raise ValueError(
+                f"{self.root} has no mask, and {own}.{asked} asks for one; get a release under the mask agreed on"
+            )
+        mask = load_mask(
+            self.root / MASK, self.manifest.size
+        )  # what is there, whatever the manifest says of it
+        if agreed not in (None, mask_hash(mask)):
+            raise ValueError(
+                f"{self.root / MASK} is not the mask that was agreed on ({own}.mask_hash={agreed}): its hash is "
+                f"{mask_hash(mask)}"
+            )
+        if least is not None and mask_ratio(mask) < least:
+            raise ValueError(
+                f"{self.root / MASK} hides {mask_ratio(mask):.4f} of the pixels, less than "
+                f"{own}.min_mask_ratio={least}; get a release under a mask that hides more"
             )
 
     def _refuse(self, faults: list[str]) -> None:

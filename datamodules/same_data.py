@@ -252,3 +252,27 @@ def check_place(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"({'; '.join(other)}): images would be shown twice or not at all; end the epoch as it began, then change "
             "them"
         )
+
+
+def knows_held_out(state_dict: Mapping[str, Any], num_classes: int) -> bool:
+    """Tell whether a checkpoint can be measured on held-out images; where it cannot, say so.
+
+    Args:
+        state_dict: what the checkpoint keeps of its data.
+        num_classes: identities of the training set here.
+    """
+    classes = state_dict.get("num_classes")
+    if classes is None:  # no head, which the model says
+        return True
+    if classes != num_classes:
+        log.warning(
+            "The checkpoint knows %d identities, this set has %d: no loss and accuracy of held-out images.",
+            classes, num_classes,
+        )  # fmt: skip
+        return False
+    if state_dict.get("split") is None:
+        log.warning(
+            "The checkpoint does not tell which images it held out: no loss and accuracy of held-out images."
+        )
+        return False
+    return True

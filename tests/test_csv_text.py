@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,6 @@ FORMULAS = [
     "+1+cmd|' /C calc'!A0",
     "-2+3",
     "@SUM(1)",
-    "\t=1",
-    "\r=1",
     " =1",
     "＝1",
     "-",
@@ -32,6 +32,19 @@ FORMULAS = [
     "--1",
     "-x/y.png",
 ]
+# where another separator than the comma would begin a cell, and behind what a spreadsheet passes over
+WITHIN = {
+    "\t=1": "'\t'=1", "\r=1": "'\r'=1", "\n=1": "'\n'=1", "\tx": "'\tx", "a;=1+1": "a;'=1+1", "a; =1": "a;' =1",
+    'a;"=1': "a;'\"=1", "a\t@x": "a\t'@x", "a|-x": "a|'-x", "a\n+x": "a\n'+x", "a\r=1": "a\r'=1", ";=1;-2": ";'=1;'-2",
+    '"=1': "'\"=1", "\u200d=1": "'\u200d=1", "\u3164=1": "'\u3164=1", "\u0301=1": "'\u0301=1", "\xa0=1": "'\xa0=1",
+    "﹦1": "'﹦1",
+}  # fmt: skip
+# what a terminal or an editor would obey
+OBEYED = {
+    "\ufeff=1": "\\ufeff=1", "\x00=1": "\\x00=1", "\u200b=1": "\\u200b=1", "a\x1b[2Jb": "a\\x1b[2Jb",
+    "a\u202eb": "a\\u202eb", "\u2066a": "\\u2066a", "a\x9b2J": "a\\x9b2J", "a\x7f": "a\\x7f", "a\udc9b": "a\\udc9b",
+    "a\x85b\u2028c": "a\\x85b\\u2028c", "a\\b\x1b": "a\\\\b\\x1b", "a\\x1bc": "a\\\\x1bc", "\U000e0041": "\\U000e0041",
+}  # fmt: skip
 PLAIN = [
     "-0.5",
     "+1e-3",
@@ -46,6 +59,12 @@ PLAIN = [
     "x\ny",
     'a"b,c',
     "ann/1.png",
+    "C:\\x41\\u1234",
+    "C:\\Users\\ann",
+    "\\Uffffffff",
+    "a\u200cb",
+    "Andr\udce9",
+    "x;y",
 ]
 
 
@@ -54,6 +73,37 @@ def test_text_that_begins_a_formula_is_marked_as_text(text: str) -> None:
     assert escaped(text) == f"'{text}"
     assert unescaped(f"'{text}") == text
     assert unescaped(str(escaped(f"'{text}"))) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", [*WITHIN, *OBEYED])
+def test_nothing_begins_a_formula_or_is_obeyed_anywhere_in_a_cell(text: str) -> None:
+    assert escaped(text) == (WITHIN | OBEYED)[text]
+    assert unescaped((WITHIN | OBEYED)[text]) == text
+    for once in ((WITHIN | OBEYED)[text], f"'{text}", f"{text};{text}"):
+        assert unescaped(str(escaped(once))) == once
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_no_cell_is_a_formula_whatever_separates_them(separator: str) -> None:
+    names = [*FORMULAS, *WITHIN, *OBEYED]
+    table = csv_text(
+        [["file", name, 0.5] for name in names] + [[Path(name), "x"] for name in names if "\0" not in name]
+    )
+    cells = [cell for row in csv.reader(io.StringIO(table, newline=""), delimiter=separator) for cell in row]
+    cells += [cell for line in table.splitlines() for cell in line.split(separator)]  # quotes not honoured
+    passed_over = re.compile('^["\\s\u200b\u200d\ufeff\u3164\u0301\\0]*')
+    begins = {passed_over.sub("", cell)[:1] for cell in cells if cell != "-0.5"}
+    assert not begins & {*"=+-@＝＋－＠﹦"}
+    assert not {*table} & {*"\x1b\u202e\u2066\x9b\x7f\x00\ufeff"}
+    assert b"\x9b" not in table.encode("utf-8", "surrogateescape")
+
+
+def test_any_text_is_read_back_as_it_was() -> None:
+    signs = "=+-@'\";|\t\r\n\\x1bu20e\x1b\u202e\u200b\u200d\0 \ufeff,\udce9"
+    drawn = random.Random(0)
+    for _ in range(3000):
+        text = "".join(drawn.choices(signs, k=drawn.randrange(10)))
+        assert unescaped(str(escaped(text))) == text
 
 
 @pytest.mark.parametrize("value", [*PLAIN, -0.5, 3, None])

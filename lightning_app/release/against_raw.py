@@ -156,11 +156,24 @@ def compare_images(
         advance(1)
     differences = [beside.dssim for beside in found if beside.dssim is not None]
     mean = sum(differences) / len(differences) if differences else None
-    audit.compared = Compared(sum(beside.compared for beside in found), seed, mean)
-    if not audit.compared.images:
+    compared = sum(beside.compared for beside in found)
+    black = sum(beside.black for beside in found)
+    audit.compared = Compared(compared, seed, mean, black)
+    if not compared:
         audit.add("images", f"none of {len(order)} images could be compared with its raw one")
-    elif (
-        mean is not None
+    elif black == compared:
+        audit.add(
+            "images",
+            f"are clean: all {black} that were compared are black under the mask in the raw set too, so that it hides "
+            "nothing of them",
+        )
+    elif black:
+        audit.notes.append(
+            f"{black} of {compared} images compared are black under the mask in the raw set too: nothing to hide"
+        )
+    if (
+        compared
+        and mean is not None
         and mean < AS_CLEAN
         and not (
             # smooth and dark images have little that any method could change; what ours does to them has been compared
@@ -208,13 +221,15 @@ def _reason(reason: str) -> str:
 class _Beside(NamedTuple):
     """A released image beside its raw one: what is wrong, whether they were compared, how far they are apart.
 
-    Where they are hardly apart, `changeable` is the dSSIM that a plain blur would make; else it is that of theirs.
+    `black`: under the mask the raw one has nothing but 0 either. Where they are hardly apart, `changeable`
+    is the dSSIM that a plain blur would make; else it is that of theirs.
     """
 
     fault: str | None = None
     compared: bool = False
     dssim: float | None = None
     changeable: float = 0.0
+    black: bool = False
 
     @property
     def is_clean(self) -> bool:
@@ -255,7 +270,8 @@ def _beside(
     changeable = apart or 0.0
     if apart is not None and apart < AS_CLEAN:
         changeable = _dssim(blur(raw[None].float(), gaussian_taps(_PLAIN))[0], raw) or 0.0
-    if torch.equal(found, raw) and not _is_flat(raw):
+    black = visible is not None and not bool(raw[:, ~visible[0].bool()].any())
+    if torch.equal(found, raw) and not black and not _is_flat(raw):
         return _Beside("is clean: its pixels are those of the raw image", True, apart, changeable)
     honest = release(raw[None])[0]
     noise = torch.randint(0, 256, raw.shape, generator=generator, dtype=torch.uint8)
@@ -267,7 +283,7 @@ def _beside(
     elif not torch.equal(found, again):
         differing = int((found != again).any(0).sum())
         fault = f"differs in {differing} pixels from its raw image released again"
-    return _Beside(fault, True, apart, changeable)
+    return _Beside(fault, True, apart, changeable, black)
 
 
 def _dssim(found: Tensor, raw: Tensor) -> float | None:

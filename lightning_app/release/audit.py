@@ -14,7 +14,6 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from lightning_app.desensitize.blur import gaussian_taps
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
 from lightning_app.release.agreed import Agreed
@@ -32,11 +31,11 @@ from lightning_app.release.manifest import (
     made_with,
 )
 from lightning_app.release.marks import Finding
-from lightning_app.release.method import is_known, margin_faults, method_faults
+from lightning_app.release.method import is_known, margin_faults, method_faults, method_text, traces_of
 from lightning_app.release.png import read_png
 from lightning_app.release.signing import fingerprint, signature_holds
 from lightning_app.release.strict_json import strict_json
-from lightning_app.release.traces import LARGEST_BLURRED, Traces
+from lightning_app.release.traces import Traces, too_many
 from lightning_app.release.tree import Tree, entries, walk_release
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
@@ -54,11 +53,13 @@ class Compared:
         seed: of the draw of them, and of the noise.
         mean_dssim: between raw and released image, of the images of a release without a mask; None under a mask,
             and where images are too small to measure it.
+        black: of how many the raw one, too, has nothing but 0 under the mask: of them nothing was hidden.
     """
 
     images: int
     seed: int
     mean_dssim: float | None = None
+    black: int = 0
 
 
 @dataclass
@@ -136,9 +137,7 @@ def audit(
         found.add(file, what)
     names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
     begin(len(names))
-    checks = Checks(
-        os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest, found)
-    )
+    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest))
     checked = check_images(
         checks, [(name, manifest.files[name]) for name in names], workers or useful_workers(len(names)), advance,
         level=manifest.compression, other=_is_other(manifest, "zlib"),
@@ -298,20 +297,12 @@ def _method(
         found.add(MANIFEST, "method.guard is not mask.guard")
 
 
-def _traces(manifest: Manifest, found: Audit) -> Traces | None:
+def _traces(manifest: Manifest) -> Traces | None:
     """What the manifest's method must have left in every image, where it is one that can be told."""
-    method = manifest.method
-    if manifest.mask is not None or not is_known(method["method"]):
+    try:
+        return None if manifest.mask is not None else traces_of(manifest.method, manifest.size)
+    except ValueError:  # which `_method` has said
         return None
-    if method["method"] == "GaussianBlur":
-        if manifest.size > LARGEST_BLURRED:
-            found.unproven.append(f"that images of {manifest.size} px are blurred")
-            return None
-        try:
-            return Traces(manifest.size, taps=gaussian_taps(method["kernel"], method["sigma"]))
-        except ValueError:  # which `_method` has said
-            return None
-    return Traces(manifest.size, block=method.get("block", 0))
 
 
 def _is_other(manifest: Manifest, *packages: str) -> bool:
@@ -328,6 +319,12 @@ def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
     if 0 < checked.channels < found.manifest.channels:
         found.add(
             MANIFEST, f"channels is {found.manifest.channels}, no image has more than {checked.channels}"
+        )
+    if too_many(checked.sharp, checked.files):
+        found.add(
+            "images",
+            f"{checked.sharp} of {checked.files} are sharper than {method_text(found.manifest)} leaves any but odd "
+            "patterns: faces that were not blurred so, or less",
         )
     if checked.unproven:
         theirs, ours = found.manifest.versions["zlib"], made_with()["zlib"]

@@ -73,6 +73,7 @@ class Checked:
         faulty: those that have faults.
         unproven: how many have other bytes than they are given here, as another build of zlib may give them.
         channels: most that one of them has; 0 where none can be decoded.
+        sharp: how many are sharper than their method leaves any but odd patterns.
     """
 
     files: int
@@ -80,6 +81,7 @@ class Checked:
     faulty: list[Faulty]
     unproven: int = 0
     channels: int = 0
+    sharp: int = 0
 
 
 def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
@@ -89,7 +91,7 @@ def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
         checks: what they must be.
         listed: path and expected hash of each.
     """
-    length, unproven, most = 0, 0, 0
+    length, unproven, most, sharp = 0, 0, 0, 0
     faulty: list[Faulty] = []
     # by channels: bytes are compared many times as fast where none has to be repeated
     hidden = {} if checks.hidden is None else {n: np.repeat(checks.hidden, n, axis=2) for n in (1, 3)}
@@ -106,11 +108,13 @@ def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
         most = most if png.pixels is None else max(most, png.pixels.shape[2])
         # of what is no such PNG, or is cut off, the bytes are others in any case
         written = [] if png.faults or png.pixels is None else byte_faults(data, png.pixels, checks.writing)
-        faults += [*_faults(checks, hidden, png, len(data)), *(written or [])]
+        shown, is_sharp = _faults(checks, hidden, png, len(data))
+        faults += [*shown, *(written or [])]
+        sharp += is_sharp
         unproven += written is None
         if faults:
             faulty.append(Faulty(name, faults, None if digest == expected else digest, bool(written)))
-    return Checked(len(listed), length, faulty, unproven, most)
+    return Checked(len(listed), length, faulty, unproven, most, sharp)
 
 
 def read_at_most(path: Path, size: int) -> bytes:
@@ -128,15 +132,18 @@ def _most(size: int) -> int:
     return 6 * size * size + (1 << 16)  # twice the pixels
 
 
-def _faults(checks: Checks, hidden: dict[int, NDArray[np.uint8]], png: Png, length: int) -> list[str]:
+def _faults(
+    checks: Checks, hidden: dict[int, NDArray[np.uint8]], png: Png, length: int
+) -> tuple[list[str], bool]:
+    """Say what is wrong with an image, and whether it is sharp, see `Traces`."""
     pixels, faults = png.pixels, list(png.faults)
     if length > _most(checks.size):
         faults.append("is larger than an image of this size can be; the rest of it was not read")
     if pixels is None:
-        return faults
+        return faults, False
     height, width, channels = pixels.shape
     if (height, width) != (checks.size, checks.size):
-        return [*faults, f"has {width}×{height} pixels, the manifest says {checks.size}×{checks.size}"]
+        return [*faults, f"has {width}×{height} pixels, the manifest says {checks.size}×{checks.size}"], False
     if channels > checks.channels:
         faults.append(f"has {channels} channels, the manifest says {checks.channels}")
     if hidden:
@@ -145,9 +152,10 @@ def _faults(checks: Checks, hidden: dict[int, NDArray[np.uint8]], png: Png, leng
             where = np.argwhere(seen.any(axis=2))
             row, column = where[0].tolist()
             faults.append(f"{len(where)} hidden pixels are not 0, the first at row {row}, column {column}")
-    if checks.traces is not None:
-        faults += checks.traces.faults(pixels)
-    return faults
+    if checks.traces is None:
+        return faults, False
+    shown = checks.traces.look(pixels)
+    return faults + shown.faults, shown.sharp
 
 
 def check_images(
@@ -193,14 +201,14 @@ def _check_all(
 ) -> Checked:
     rest = iter(listed)
     chunks = iter(lambda: list(islice(rest, _CHUNK)), [])
-    files, length, unproven, most = 0, 0, 0, 0
+    files, length, unproven, most, sharp = 0, 0, 0, 0, 0
     faulty: list[Faulty] = []
     for part in _results(checks, chunks, workers):
         files, length, unproven = files + part.files, length + part.bytes, unproven + part.unproven
         faulty += part.faulty
-        most = max(most, part.channels)
+        most, sharp = max(most, part.channels), sharp + part.sharp
         advance(part.files)
-    return Checked(files, length, faulty, unproven, most)
+    return Checked(files, length, faulty, unproven, most, sharp)
 
 
 def _some(checks: Checks, listed: Sequence[Listed]) -> list[tuple[bytes, NDArray[np.uint8]]]:

@@ -19,9 +19,10 @@ from typing import Any
 
 from typing_extensions import Self
 
-from lightning_app.release.png import LONGEST
+from lightning_app.release.png import LARGEST
 from lightning_app.release.pseudonyms import DIGITS
 from lightning_app.release.schema import (
+    LONGEST,
     PACKAGES,
     brief,
     check_method,
@@ -315,7 +316,7 @@ def _table(value: object, check: Callable[[object], bool]) -> bool:
 _Schema = tuple[tuple[str, Callable[[Any], bool], str], ...]
 _SCHEMA: _Schema = (
     ("method", lambda v: isinstance(v, dict) and isinstance(v.get("method"), str), "a method with its name"),
-    ("size", lambda v: is_count(v, 1, LONGEST), f"a number of pixels from 1 to {LONGEST}"),
+    ("size", lambda v: is_count(v, 1, LARGEST), f"a number of pixels from 1 to {LARGEST}"),
     ("channels", lambda v: is_count(v) and v in (1, 3), "1 or 3"),
     ("crop", is_crop, f"null, a number of pixels, or four (left, top, right, bottom) up to {LONGEST}"),
     ("mask", lambda v: v is None or isinstance(v, dict), "null or an object"),

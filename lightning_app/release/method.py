@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,22 @@ from typing import Any
 from torch import Tensor
 
 from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, MaskOut, Mosaic
-from lightning_app.desensitize.blur import default_sigma
+from lightning_app.desensitize.blur import default_sigma, gaussian_taps
 from lightning_app.desensitize.centre import centre_box
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.masks.freeform import Brush
 from lightning_app.masks.guard import has_margin
 from lightning_app.release.manifest import MASK, VERSION, Manifest, guard_of, public_method
 from lightning_app.release.schema import brief, canonical, check_method
+from lightning_app.release.traces import Traces
 
 LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves a clean face
+# pixels a side that recognisers take: a mosaic of more blocks, or a blur as fine, is a clean face
+SHARPEST = 112
+# px, standard deviation of a blur's weights: what a narrower one does, nothing tells from soft faces
+LEAST_WIDTH = 1.2
+_MOSAIC_WIDTHS = 3.2  # so many times its width is the block of a mosaic that halves the same wave
+_SMALL = 64  # px: in images of more there are waves enough to tell a blur by
 _DECIMALS = 3  # of a sigma that is not its kernel's own
 _MADE: dict[str, Callable[[Mapping[str, Any]], Desensitizer]] = {
     "GaussianBlur": lambda a: GaussianBlur(a["kernel"], a["sigma"]),
@@ -35,6 +43,14 @@ _OF_THE_MASK = ("size", "masks", "mask_hash", "mask_ratio", "guard")
 def is_known(name: str) -> bool:
     """Tell whether a method is one of FaceVeil's own, which can be made from its description."""
     return name in _OURS
+
+
+def method_text(manifest: Manifest) -> str:
+    """Word a release's method: its class and its parameters."""
+    about = {key: value for key, value in manifest.method.items() if key not in ("method", "taps")}
+    shown = [manifest.method["method"]]
+    shown += [f"{key} {value:g}" for key, value in about.items() if isinstance(value, int | float)]
+    return " ".join(shown)
 
 
 def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict[str, Any]:
@@ -105,10 +121,50 @@ def weak_method(about: Mapping[str, Any], size: int) -> list[str]:
                 f"fraction {about['fraction']} blurs {share:.4f} of the pixels, less than {LEAST_HIDDEN}: images are "
                 "as good as clean"
             )
+    if about["method"] == "Mosaic" and size > about["block"] * SHARPEST:
+        faults.append(f"block {about['block']} leaves images of {size} pixels as good as clean: "
+                      f"more than {SHARPEST} blocks a side")  # fmt: skip
     sigma = about.get("sigma")
+    if sigma is not None:
+        faults += _weak_blur(about["kernel"], sigma, size)
+        traces = traces_of(about, size) if size <= _SMALL and not faults else None
+        if traces is not None and not traces.shows:
+            faults.append(f"nothing tells what it blurs of images of {size} pixels from clean faces")
     if sigma is not None and sigma not in (default_sigma(about["kernel"]), round(sigma, _DECIMALS)):
         faults.append(f"sigma {brief(sigma)} has more than {_DECIMALS} decimals")
     return faults
+
+
+def traces_of(about: Mapping[str, Any], size: int) -> Traces | None:
+    """Return what to look for in images that went through a method without a mask; None where it is not known.
+
+    Args:
+        about: `method` of a manifest, which `check_method` let pass.
+        size: side of the images in pixels.
+
+    Raises:
+        ValueError: its sigma is none.
+    """
+    name = about["method"]
+    if name == "Mosaic" and "block" in about:
+        return Traces(size, block=about["block"])
+    if name not in ("GaussianBlur", "CentreBlur") or "kernel" not in about:
+        return None
+    box = centre_box((size, size), about["fraction"])[0] if "fraction" in about else None
+    return Traces(size, taps=gaussian_taps(about["kernel"], about["sigma"]), box=box)
+
+
+def _weak_blur(kernel: int, sigma: float, size: int) -> list[str]:
+    """Say what is wrong with a window that leaves faces as good as clean, or that nothing tells from clean ones."""
+    reach = kernel // 2
+    width = math.sqrt(sum(t * (i - reach) ** 2 for i, t in enumerate(gaussian_taps(kernel, sigma))))
+    least = max(LEAST_WIDTH, size / (_MOSAIC_WIDTHS * SHARPEST))
+    if width >= least:
+        return []
+    return [
+        f"sigma {sigma:g} with {2 * reach + 1} weights blurs by {width:.2f} pixels, less than {least:.2f}: images of "
+        f"{size} pixels are as good as clean"
+    ]
 
 
 def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> list[str]:
@@ -123,6 +179,14 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
     Returns:
         What is wrong, in words.
     """
+    faults = _made_faults(root, manifest, mask)
+    if faults or manifest.method["method"] not in _OURS:
+        return faults
+    return weak_method(manifest.method, manifest.size)
+
+
+def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> list[str]:
+    """Say what is wrong with a description, were it of a method that does enough, see `method_faults`."""
     about, name = manifest.method, str(manifest.method["method"])
     if manifest.mask is None:
         if name in _MASKED:
@@ -139,7 +203,7 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
         return [f"its method cannot be made from its description ({_line(error)})"]
     if canonical(made) != canonical(about):
         return [f"its method is not what {name} says of itself, made from that very description"]
-    return weak_method(about, manifest.size)
+    return []
 
 
 def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:
@@ -220,7 +284,7 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
             f"{root}: released by {name}, which cannot be made from its description: give the desensitizer itself "
             "(data.reader.init_args.veil)"
         )
-    if faults := method_faults(root, manifest, None):
+    if faults := _made_faults(root, manifest, None):
         raise ValueError(
             f"{root}: {faults[0]}: the release is damaged, or install the version that its manifest names"
         )

@@ -17,7 +17,9 @@ _IHDR = struct.Struct(">IIBBBBB")  # width, height, bits, colour type, compressi
 _MODES = {0: ("L", 1), 2: ("RGB", 3)}  # colour type → Pillow's mode, channels
 _ALLOWED = (b"IHDR", b"IDAT", b"IEND")
 _SUB = 1  # a row's filter
-LONGEST = 1 << 14  # pixels of a side: a larger image is no face, and it takes gigabytes to decode
+LARGEST = (
+    1 << 11
+)  # pixels of a side: a larger image is no face, and a few of its bytes may stand for gigabytes
 
 
 @dataclass
@@ -61,7 +63,7 @@ def read_png(data: bytes) -> Png:
             f"is not plain 8-bit grey or RGB (bit depth {bits}, colour type {colour}, interlace {interlace})"
         )
         return found
-    if not (0 < width <= LONGEST and 0 < height <= LONGEST):
+    if not (0 < width <= LARGEST and 0 < height <= LARGEST):
         found.faults.append(f"claims {width}×{height} pixels: not decoded")
         return found
     mode, channels = _MODES[colour]

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from datamodules.decode import size_of
 from datamodules.reader import BadImage, CachedReader, FaceReader, Subset
 from lightning_app.release.manifest import MANIFEST, Manifest
+from lightning_app.release.png import LARGEST
 from lightning_app.release.pseudonyms import refuse_inside
 from lightning_app.release.signing import fingerprint
 
@@ -39,6 +40,10 @@ def check_arguments(
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise ValueError(f"{name}: {value}; give at least {least}")
+    if reader.size > LARGEST:
+        raise ValueError(
+            f"reader.init_args.size: {reader.size}; a release has images of at most {LARGEST} pixels a side"
+        )
     if reader.desensitizer() is not None:
         raise ValueError("reader: is a released set already; give the raw one")
     refuse_inside(owner, output, "the owner's folder")

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lightning_app.release.png import LONGEST
 from lightning_app.release.strict_json import LARGEST
 
 PACKAGES = ("faceveil", "numpy", "pillow", "python", "torch", "torchvision", "zlib")
@@ -21,6 +20,7 @@ _VERSION = re.compile(
     r"(\+(cpu|xpu|cu\d{2,3}|rocm\d(\.\d{1,2}){1,2}|git[0-9a-f]{7}|[0-9a-f]{7,10}\.nv\d\d\.\d\d)?|\.zlib-ng|-motley)?",
     re.ASCII,
 )
+LONGEST = 1 << 14  # pixels of a side of what a crop is cut out of
 _OTHER = "other"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")

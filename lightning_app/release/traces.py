@@ -1,68 +1,135 @@
 """What a method without a mask leaves in every image it made: looked for without the raw image.
 
-A mosaic is flat within each block. A Gaussian blur leaves nothing at high frequencies but the error of rounding to
+A mosaic is flat within each block. A Gaussian blur leaves next to nothing of fine waves but the error of rounding to
 whole grey levels. A clean face is neither. It proves that images are smooth, not that they are of the raw set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST_BLURRED = 2048  # px: what is looked for a blur with takes some times the square of it in memory
 Pixels = NDArray[np.uint8]
 _PASSES = (0.01, 0.003, 0.001)  # share of a wave's amplitude that a blur lets through
 # RMS of rounding in grey levels is 0.29 where errors are spread evenly, 0.5 at most; seen on faces: below 0.28
 _ROUNDING = 0.4
 _LARGEST = 127.5  # RMS of a picture about its middle grey, at most
+_RINGS = (
+    1e-4,
+    3e-4,
+    1e-3,
+    2e-3,
+    4e-3,
+    8e-3,
+    0.016,
+    0.032,
+)  # as `_PASSES`, each reaching down to the one before
+_WAVES = 16  # of a ring at least: the mean of fewer is a matter of chance
+_EXCESS = 1.4  # RMS, as a multiple of what blurred noise has: that has 1.33 at most, blurred faces 1.1
+
+
+class Seen(NamedTuple):
+    """What an image was found to show.
+
+    Attributes:
+        faults: what no image at all shows that went through the method, in words.
+        sharp: it shows more than noise of the highest contrast would after the method. A pattern of stripes can do
+            that; some share of faces cannot.
+    """
+
+    faults: list[str]
+    sharp: bool = False
 
 
 class Traces:
     """Look at released images for what their method must have left in them.
 
+    A blur `A` turns an image `X` into `A X Aᵀ`. With `A = U S Vᵀ` the coefficients of `Uᵀ (A X Aᵀ) U` are those of
+    `Vᵀ X V`, each times two singular values: how much of that wave is let through. Where that is little, a released
+    image has next to nothing. Of a blurred centre what lies around it is known, and is taken off before.
+
     Args:
         size: side of the images in pixels.
         block: side of a mosaic's blocks; 0 where the method is none.
         taps: weights of a blur's window, as `lightning_app.desensitize.blur.gaussian_taps` gives them; none where
-            the method is no blur of the whole image.
-
-    Raises:
-        ValueError: a blur of images of more than `LARGEST_BLURRED` pixels a side.
+            the method is no blur.
+        box: rows, which are the columns too, that are blurred; None for the whole image.
     """
 
-    def __init__(self, size: int, block: int = 0, taps: Sequence[float] = ()) -> None:
+    def __init__(
+        self, size: int, block: int = 0, taps: Sequence[float] = (), box: slice | None = None
+    ) -> None:
         self._block = block
-        self._bands: list[tuple[float, NDArray[np.float32]]] = []  # limit, weight of each wave below it
+        self._box = slice(0, size) if box is None else box
+        self._bands: list[tuple[float, NDArray[np.bool_]]] = []  # limit, and the waves below it
+        self._rings, self._noise = np.empty(0, np.int64), np.empty(0)
         if taps:
-            if size > LARGEST_BLURRED:
-                raise ValueError(f"size: {size} px; of more than {LARGEST_BLURRED} no blur can be told")
-            self._basis, weight = _spectrum(size)
-            wave = np.abs(_response(taps, size))
-            passed = np.outer(wave, wave)
-            self._bands = [(p, weight * (passed <= p)) for p in _PASSES if (passed <= p).any()]
+            self._around = window_matrix(taps, size)[self._box]
+            basis, passes, _ = np.linalg.svd(self._around[:, self._box])
+            passed = np.outer(passes, passes)
+            self._basis, self._around = basis.T.astype(np.float32), self._around.astype(np.float32)
+            self._bands = [(p, passed <= p) for p in _PASSES if (passed <= p).any()]
+            self._rings, self._noise = _rings(passed)
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is anything to look for: a blur must take away enough of some wave."""
+        return bool(self._block or self._noise.size)
 
     def faults(self, pixels: Pixels) -> list[str]:
-        """Say what an image shows that its method would have taken away.
+        """Say what an image shows that its method would have taken away, whatever it was made of.
+
+        Args:
+            pixels: `[size,size,C]` uint8.
+        """
+        return self.look(pixels).faults
+
+    def look(self, pixels: Pixels) -> Seen:
+        """Look at one image.
 
         Args:
             pixels: `[size,size,C]` uint8.
         """
         if self._block and not _is_mosaic(pixels, self._block):
-            return [f"is no mosaic: its blocks of {self._block} pixels are not of one colour each"]
-        if not self._bands:
-            return []
-        for channel in np.moveaxis(pixels, 2, 0):
-            power = (self._basis @ (channel.astype(np.float32) - _LARGEST) @ self._basis.T) ** 2
-            for limit, weight in self._bands:
-                rms = float(np.sqrt((power * weight).sum()))
-                if rms > _ROUNDING + limit * _LARGEST:
-                    return [
-                        f"is not blurred as its method says: waves of which that leaves {limit} stand out by "
-                        f"{rms:.1f} grey levels"
-                    ]
-        return []
+            return Seen([f"is no mosaic: its blocks of {self._block} pixels are not of one colour each"])
+        sharp = False
+        if self._bands:
+            for channel in np.moveaxis(pixels, 2, 0):
+                power = self._power(channel.astype(np.float32))
+                for limit, waves in self._bands:
+                    rms = float(np.sqrt(power[waves].sum() / power.size))
+                    if rms > _ROUNDING + limit * _LARGEST:
+                        what = f"waves of which that leaves {limit} stand out by {rms:.1f} grey levels"
+                        return Seen([f"is not blurred as its method says: {what}"], True)
+                if self._noise.size:
+                    found = np.bincount(self._rings.ravel(), power.ravel(), len(self._noise) + 1)[1:]
+                    sharp |= bool((found > _EXCESS**2 * self._noise).any())
+        return Seen([], sharp)
+
+    def _power(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the square of each wave's coefficient, about the middle grey."""
+        if self._box != slice(0, len(image)):
+            inner = image[self._box, self._box]
+            around = image.copy()
+            around[self._box, self._box] = _LARGEST
+            image = inner - self._around @ around @ self._around.T
+        else:
+            image = image - np.float32(_LARGEST)
+        power: NDArray[np.float32] = (self._basis @ image @ self._basis.T) ** 2
+        return power
+
+
+def too_many(sharp: int, images: int) -> bool:
+    """Tell whether so many images are sharp that they are no odd patterns.
+
+    Args:
+        sharp: how many images are, see `Seen`.
+        images: how many there are.
+    """
+    return sharp > 0 and sharp >= min(images, max(3, images / 10))
 
 
 def _is_mosaic(pixels: Pixels, block: int) -> bool:
@@ -70,24 +137,37 @@ def _is_mosaic(pixels: Pixels, block: int) -> bool:
     return np.array_equal(first[: pixels.shape[0], : pixels.shape[1]], pixels)
 
 
-def _spectrum(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return a basis `[size,size]` and weights: `weight · (basis @ x @ basis.T)²` sums to the mean square of x.
+def window_matrix(taps: Sequence[float], size: int) -> NDArray[np.float64]:
+    """Return the matrix `[size,size]` that blurs a row of pixels; beyond the edge lies the mirror image.
 
-    It is the cosine transform (DCT-I) of what a blur sees: the image and, beyond its edges, its mirror image without
-    the edge pixel again. The blur multiplies each of its waves by a number, see `_response`.
+    Args:
+        taps: an odd number of weights, fewer than 2·size.
+        size: pixels of the row.
     """
-    steps = np.arange(size)
-    ends = np.ones(size)
-    ends[[0, -1]] = 0.5
-    basis = np.cos(np.pi * np.outer(steps, steps) / (size - 1)) * ends / (size - 1)
-    return basis.astype(np.float32), (4 * np.outer(ends, ends)).astype(np.float32)
-
-
-def _response(taps: Sequence[float], size: int) -> NDArray[np.float64]:
-    """Return by what a window multiplies each wave of the cosine transform, `[size]`."""
     reach = len(taps) // 2
-    offsets = np.arange(-reach, reach + 1)
-    waves: NDArray[np.float64] = np.cos(np.pi * np.outer(np.arange(size), offsets) / (size - 1)) @ np.array(
-        taps
-    )
-    return waves
+    at = np.abs(np.arange(size)[:, None] + np.arange(-reach, reach + 1))
+    at = np.where(at >= size, 2 * (size - 1) - at, at)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], at), np.broadcast_to(taps, at.shape))
+    return matrix
+
+
+def _rings(passed: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Sort waves into rings of some share that is let through; say what noise would have in each.
+
+    Returns:
+        The ring of every wave from 1 on, 0 for those of which too much is let through; for each ring the sum of
+        squares after a blur of black and white at random, rounding errors of twice their usual size added.
+    """
+    rings = np.zeros(passed.shape, np.int64)
+    noise: list[float] = []
+    waiting = np.zeros(passed.shape, bool)
+    low = -1.0
+    for high in _RINGS:
+        waiting |= (passed > low) & (passed <= high)
+        low = high
+        if waiting.sum() >= _WAVES:
+            noise.append(float(((_LARGEST * passed[waiting]) ** 2 + 4 / 12).sum()))
+            rings[waiting] = len(noise)
+            waiting = np.zeros(passed.shape, bool)
+    return rings, np.array(noise)

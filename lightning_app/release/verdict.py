@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_app.release.agreed import Agreed
 from lightning_app.release.audit import Audit
+from lightning_app.release.method import method_text
 from lightning_app.release.odds import typical
 
 _CASES = {"one": "one image that leaks", "ten": "ten", "one_percent": "1 % of them"}
@@ -26,7 +27,7 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
     compared = 0 if found.compared is None else found.compared.images
     said = []
     if manifest.mask is None:
-        said.append(f"that any pixel is hidden (no mask, {method_text(found)})")
+        said.append(f"that any pixel is hidden (no mask, {method_text(manifest)})")
         if not compared:
             said.append("that the faces are desensitized (--raw, --key)")
     elif not agreed.names_a_mask:
@@ -40,15 +41,6 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
     elif not public_key:
         said.append("who released it (--public-key)")
     return said + found.unproven
-
-
-def method_text(found: Audit) -> str:
-    """Word a release's method: its class and its parameters."""
-    assert found.manifest is not None
-    about = {key: value for key, value in found.manifest.method.items() if key not in ("method", "taps")}
-    shown = [found.manifest.method["method"]]
-    shown += [f"{key} {value:g}" for key, value in about.items() if isinstance(value, int | float)]
-    return " ".join(shown)
 
 
 def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
@@ -92,6 +84,11 @@ def compared_line(found: Audit) -> str | None:
         if compared.mean_dssim is None
         else f"; dSSIM from the raw images {compared.mean_dssim:.3f} on average"
     )
+    if compared.images >= manifest.images:
+        return (
+            f"compared with the raw set: all {manifest.images} images (noise by --seed {compared.seed}), so that any "
+            f"one that leaks is found{apart}"
+        )
     return (
         f"compared with the raw set: {compared.images} of {manifest.images} images "
         f"({compared.images / manifest.images:.1%}), drawn by --seed {compared.seed}; "
@@ -129,6 +126,7 @@ def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -
         "compared_share": None if manifest is None else images / manifest.images,
         "seed": None if compared is None else compared.seed,
         "detection": None if manifest is None else typical(manifest.images, min(images, manifest.images)),
+        "black_under_mask": 0 if compared is None else compared.black,
         "mean_dssim": None if compared is None else compared.mean_dssim,
         "seconds": round(seconds, 3),
         "findings": [{"file": finding.file, "what": finding.what} for finding in found.findings],

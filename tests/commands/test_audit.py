@@ -384,6 +384,12 @@ def test_what_was_compared_is_told(
         "compared with the raw set: 12 of 48 images (25.0%), drawn by --seed 7; this finds one image that leaks with "
         f"probability 0.25, ten with probability {ten:.3g}, 1 % of them with probability 0.25"
     )
+    veil("audit", made / "masked", *args[:-4], "--all", "--seed", 7)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compared with")]
+    assert (
+        line
+        == "compared with the raw set: all 48 images (noise by --seed 7), so that any one that leaks is found"
+    )
     veil("audit", made / "blurred", *args)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compared with")]
     assert re.search(r"; dSSIM from the raw images 0\.[1-5]\d\d on average$", line)

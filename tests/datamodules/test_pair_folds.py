@@ -187,6 +187,14 @@ class TestPaths:
             in line
         )
 
+    @pytest.mark.parametrize(("same", "told"), [(31, False), (33, True), (27, True)])
+    def test_a_few_more_of_one_kind_are_nothing_to_tell(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, same: int, told: bool
+    ) -> None:
+        lines = [f"s{i} t{i} 1" for i in range(same)] + [f"s{i} t{i + 1} 0" for i in range(60 - same)]
+        read_pairs(_written(tmp_path / "list.txt", *lines))
+        assert any("is had by giving every pair one answer" in line for line in _said(caplog)) == told
+
 
 class TestBin:
     def test_sorted_by_kind(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

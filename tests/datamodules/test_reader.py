@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import datamodules.reader as module
+import datamodules.cached as module
 from datamodules.reader import (
     BadImage,
     BadImages,

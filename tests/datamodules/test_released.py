@@ -251,6 +251,40 @@ def test_a_signature_is_asked_for(made: Path, spoilt: Path, tmp_path: Path) -> N
         ReleasedFaces(spoilt, public_key=public)
 
 
+def test_the_mask_that_was_agreed_on(made: Path, spoilt: Path) -> None:
+    """A recipient says which mask, or how much it must hide, as an auditor and an owner do."""
+    root, ratio = made / "masked", 1 - oval().mean().item()
+    FaceDataModule(ReleasedFaces(root, mask_hash=mask_hash(oval()), min_mask_ratio=0.7))
+    with pytest.raises(
+        ValueError, match=r"mask\.png is not the mask that was agreed on \(data\.reader.*mask_hash=abab"
+    ):
+        ReleasedFaces(root, mask_hash="ab" * 32)
+    with pytest.raises(
+        ValueError, match=rf"hides {ratio:.4f} of the pixels, less than .*min_mask_ratio=0\.75"
+    ):
+        ReleasedFaces(root, min_mask_ratio=0.75)
+    for asked in ({"mask_hash": mask_hash(oval())}, {"min_mask_ratio": 0.0}):
+        (key,) = asked
+        with pytest.raises(
+            ValueError, match=rf"blurred has no mask, and data\.reader\.init_args\.{key} asks for one"
+        ):
+            ReleasedFaces(made / "blurred", **asked)
+    with pytest.raises(ValueError, match=r"mask_hash='ab12': give 64 hexadecimal digits"):
+        ReleasedFaces(root, mask_hash="ab12")
+    with pytest.raises(ValueError, match=r"min_mask_ratio=75: give a share in \[0,1\]"):
+        ReleasedFaces(root, min_mask_ratio=75)
+    path = spoilt / "manifest.json"  # which lies about both
+    old = Manifest.read(spoilt).mask
+    assert old is not None
+    path.write_text(
+        path.read_text().replace(old.mask_hash, "ab" * 32).replace(f": {old.mask_ratio!r}", ": 0.9")
+    )
+    with pytest.raises(ValueError, match="is not the mask that was agreed on"):
+        ReleasedFaces(spoilt, mask_hash="ab" * 32)
+    with pytest.raises(ValueError, match=rf"hides {ratio:.4f} of the pixels, less than"):
+        ReleasedFaces(spoilt, min_mask_ratio=0.8)
+
+
 def released_config(path: Path, root: Path, release: Path, model: str) -> Path:
     """The tiny `fit`, on a released set, verified on the clean tree."""
     config = yaml.safe_load(write_config(path, root, model).read_text())

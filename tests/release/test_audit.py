@@ -3,8 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +17,7 @@ from PIL import Image
 from lightning_app.desensitize import Identity
 from lightning_app.png import encode_png
 from lightning_app.release.audit import audit
-from tests.release.by_hand import blur, images, oval, relist, said, set_times, write_release
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
-    """A good release of 6 drawn people with 8 images each."""
-    root = tmp_path_factory.mktemp("made") / "released"
-    write_release(root, drawn_root)
-    return root
-
-
-@pytest.fixture
-def released(made: Path, tmp_path: Path) -> Path:
-    """A copy of it to spoil."""
-    return Path(shutil.copytree(made, tmp_path / "released"))
+from tests.release.by_hand import blur, images, oval, relist, said, set_times, sha256, write_release
 
 
 def save(path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
@@ -357,7 +343,7 @@ def _changed(released: Path, change: Callable[[dict[str, Any]], object]) -> list
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(size=10**7), "size is 10000000, not a number of pixels from 1 to 16384"),
+        (lambda m: m.update(size=10**7), "size is 10000000, not a number of pixels from 1 to 2048"),
         (lambda m: m.update(size=10**19), "it holds a number that is too large"),
         (lambda m: m["mask"].update(guard=10**400), "it holds a number that is too large"),
         (lambda m: m["mask"].update(guard=33), "guard is 33, wider than the images of 32 px"),
@@ -434,3 +420,27 @@ def test_a_huge_file_is_not_read_whole(released: Path) -> None:
         file.write(b"x")
     set_times(released)
     assert "its SHA-256 is not the manifest's" in said(audit(released))[one.relative_to(released).as_posix()]
+
+
+@pytest.mark.parametrize("name", ["mask.png", "images"])
+def test_a_picture_that_only_claims_its_size_takes_no_memory(released: Path, name: str) -> None:
+    """Some kilobytes of nothing that stand for 16384 × 16384 pixels."""
+    one = images(released)[0] if name == "images" else released / name
+    nothing = zlib.compress(bytes((1 << 14) * ((1 << 12) + 1)), 9)  # the first quarter of it
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", 1 << 14, 1 << 14, 8, 0, 0, 0, 0)),
+        (b"IDAT", nothing),
+        (b"IEND", b""),
+    )
+    one.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in parts)
+    )
+    entry = json.loads((released / "manifest.json").read_text())["mask"]
+    relist(released, mask=entry | {"sha256": sha256(released / "mask.png")})
+    tracemalloc.start()
+    found = said(audit(released, workers=1))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "claims 16384×16384 pixels: not decoded" in found[one.relative_to(released).as_posix()]
+    assert most < 1 << 23

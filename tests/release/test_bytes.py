@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -27,25 +26,11 @@ from lightning_app.release.manifest import Manifest, made_with
 from lightning_app.release.png import data_chunks, read_png
 from lightning_app.release.pseudonyms import write_secret
 from lightning_app.release.signing import fingerprint, sign
-from tests.release.by_hand import KEY, images, relist, said, set_times, sha256, write_release
+from tests.release.by_hand import KEY, images, relist, said, set_times, sha256
 from tests.release.test_png import chunk
 
 FACE = bytes(range(7, 247, 8))  # 30 bytes that must not leave
 Planted = Callable[[bytes], bytes]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
-    """A good release of drawn people."""
-    root = tmp_path_factory.mktemp("made") / "released"
-    write_release(root, drawn_root)
-    return root
-
-
-@pytest.fixture
-def released(made: Path, tmp_path: Path) -> Path:
-    """A copy of it to spoil."""
-    return Path(shutil.copytree(made, tmp_path / "released"))
 
 
 def signed(root: Path) -> Ed25519PrivateKey:

@@ -391,7 +391,11 @@ def test_faces_that_no_method_could_change_much_pass(
 def test_a_weak_method_of_ours_is_as_good_as_clean(tmp_path: Path, raw: Path, owner: Owner) -> None:
     write_release(tmp_path / "released", raw, CentreBlur(0.35, 2, 0.5))
     found = _audited(tmp_path / "released", raw, owner, False, True)
-    assert [finding.what.partition(":")[0] for finding in found.findings] == ["are as good as clean"]
+    said = {finding.file: finding.what for finding in found.findings}
+    assert said["images"].startswith("are as good as clean: dSSIM")
+    assert said["manifest.json"].startswith("sigma 0.5 with 3 weights blurs by 0.4"), (
+        "without the raw set too"
+    )
 
 
 @pytest.mark.parametrize("veil", [Nothing(), Grain(), Speck()])
@@ -411,6 +415,35 @@ def test_a_class_that_changes_next_to_nothing_is_found_though_the_config_names_i
     assert said.count("is clean: its pixels are those of the raw image") == (
         6 if type(veil) is Nothing else 0
     )
+
+
+@pytest.mark.parametrize("black", [2, 6])
+def test_images_that_are_black_under_the_mask_anyway_are_told_from_clean_ones(
+    tmp_path: Path, raw: Path, owner: Owner, black: int
+) -> None:
+    """Cut-out faces on black: nothing of them is hidden, and nothing of them leaks."""
+    cut = Path(shutil.copytree(raw, tmp_path / "raw"))
+    files = sorted(cut.rglob("*.png"))
+    for file in files[:black]:
+        pixels = np.array(Image.open(file))
+        pixels[:, 20:] = 0  # of 48; the crop takes 44, and the mask hides their right half
+        Image.fromarray(pixels).save(file)
+    left = torch.zeros(1, SIZE, SIZE)
+    left[..., : SIZE // 2] = 1
+    write_release(tmp_path / "released", cut, hides=left)
+    found = _audited(tmp_path / "released", cut, owner, False, True)
+    assert found.compared is not None
+    assert (found.compared.images, found.compared.black) == (len(files), black)
+    if black < len(files):
+        assert found.findings == []
+        assert (
+            f"{black} of {len(files)} images compared are black under the mask in the raw set too"
+            in " ".join(found.notes)
+        )
+    else:
+        (finding,) = found.findings
+        assert finding.file == "images"
+        assert "black under the mask in the raw set too, so that it hides nothing" in finding.what
 
 
 class Inverted(Desensitizer):

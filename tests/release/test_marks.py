@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,24 +12,10 @@ import pytest
 
 from lightning_app.release.audit import audit
 from lightning_app.release.marks import Marks
-from tests.release.by_hand import images, relist, said, set_times, write_release
+from tests.release.by_hand import images, relist, said, set_times
 from tests.release.released import raw_tree, release
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="rights, owners and links are POSIX's")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
-    """A good release of drawn people."""
-    root = tmp_path_factory.mktemp("made") / "released"
-    write_release(root, drawn_root)
-    return root
-
-
-@pytest.fixture
-def released(made: Path, tmp_path: Path) -> Path:
-    """A copy of it to spoil."""
-    return Path(shutil.copytree(made, tmp_path / "released"))
 
 
 Attributes = Callable[[Callable[[str], dict[str, bytes]]], None]

@@ -160,6 +160,7 @@ FAULTS = {
     "interlaced": (SIGNATURE + header(interlace=1) + image_data() + chunk(b"IEND"), "interlace 1"),
     "no pixels": (SIGNATURE + header(width=0) + image_data() + chunk(b"IEND"), "claims 0×2 pixels"),
     "too many": (SIGNATURE + header(width=1 << 20) + image_data() + chunk(b"IEND"), "claims 1048576×2 pixels"),
+    "too many of a square": (SIGNATURE + header(width=2049) + image_data() + chunk(b"IEND"), "claims 2049×2 pixels"),
 }  # fmt: skip
 
 

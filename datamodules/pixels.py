@@ -1,0 +1,87 @@
+"""What becomes of a reader's uint8 pixels on the device: [0,1], desensitized on the uint8 grid, normalised."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_app.batch import Batch, Moment
+from lightning_app.desensitize import Desensitizer
+
+
+class PixelDataModule(L.LightningDataModule):
+    """Bring pixels to what a model takes.
+
+    Attributes:
+        desensitizer: how the images are veiled.
+        mean: subtracted from every channel, on [0,1] pixels.
+        std: what every channel is divided by then.
+        keep_clean: give batches the clean faces too, as `clean [B,3,H,W]` float in [0,1].
+    """
+
+    desensitizer: Desensitizer
+    mean: float
+    std: float
+    keep_clean: bool
+
+    @torch.no_grad()
+    def veiled(self, batch: Batch, moment: Moment | None = None, desensitize: bool = True) -> Batch:
+        """Bring a reader's batch to [0,1] and veil it, rounded to the uint8 grid.
+
+        Args:
+            batch: `image` uint8 `[B,3,H,W]` and `index [B]`.
+            moment: what the masks' draws are a function of; None outside training.
+            desensitize: False gives the clean images, with no mask.
+
+        Returns:
+            `image` float in [0,1], a multiple of 1/255 where it is a picture; `mask`, `mask_index`.
+        """
+        out = batch.copy()
+        out["image"] = batch["image"].float() / 255
+        if self.keep_clean:
+            out["clean"] = out["image"]
+        if not desensitize:
+            out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
+            return out
+        self.desensitizer.to(out["image"].device)
+        out = self.desensitizer.forward(out, moment)
+        if self.desensitizer.is_image:
+            out["image"] = (out["image"] * 255).round() / 255
+        return out
+
+    def desensitized(self, images: Tensor, index: Tensor | None = None) -> Batch:
+        """Veil raw pixels as validation does; `image` stays in [0,1].
+
+        Args:
+            images: uint8 `[B,3,H,W]`.
+            index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
+        """
+        index = torch.arange(len(images), device=images.device) if index is None else index
+        return self.veiled({"image": images, "index": index})
+
+    def prepare(
+        self,
+        images: Tensor,
+        index: Tensor | None = None,
+        *,
+        desensitize: bool = True,
+        moment: Moment | None = None,
+    ) -> Batch:
+        """Make of raw pixels what a model takes: veiled (or clean, with no mask) and normalised.
+
+        Args:
+            images: uint8 `[B,3,H,W]`.
+            index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
+            desensitize: False gives clean images.
+            moment: what the masks' draws are a function of.
+        """
+        index = torch.arange(len(images), device=images.device) if index is None else index
+        return self._normalised(self.veiled({"image": images, "index": index}, moment, desensitize))
+
+    def _normalised(self, batch: Batch) -> Batch:
+        batch["image"] = (batch["image"] - self.mean) / self.std
+        if self.trainer is None:
+            return batch
+        ready: Batch = self.trainer.precision_plugin.convert_input(batch)  # for bf16-true and 16-true
+        return ready
