@@ -18,7 +18,7 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
 
-from benchmarks.timing import Row
+from benchmarks.timing import PRECISION, Row
 from callbacks import FiniteLoss, ProgressBar, RunCheckpoint, Throughput
 from datamodules import DrawnFaces, FaceDataModule
 from lightning_app.checkpoint_io import AtomicCheckpointIO
@@ -84,7 +84,7 @@ def worker(output: Path, size: int, batch: int, steps: int) -> None:
     model = ResNetFSM(backbone="resnet18", insertion_points=["layer3"], input_size=size)
     profiler, window = _Recorder(steps), _Window()
     trainer = L.Trainer(
-        accelerator="cpu", devices=int(os.environ["LOCAL_WORLD_SIZE"]), strategy="ddp", precision="bf16-mixed",
+        accelerator="cpu", devices=int(os.environ["LOCAL_WORLD_SIZE"]), strategy="ddp", precision=PRECISION,
         max_steps=steps, logger=CSVLogger(str(output)), default_root_dir=output, enable_model_summary=False,
         use_distributed_sampler=False, limit_val_batches=0, profiler=profiler,
         callbacks=[Throughput(), FiniteLoss(), RunCheckpoint(), ProgressBar(), window], plugins=[AtomicCheckpointIO()],
@@ -142,7 +142,7 @@ def measure(repeats: int = 3, ranks: int = 2, size: int = 112, batch: int = 64, 
     parts = {name: statistics.median(run[name] / run["all"] for run in runs) for name in _PARTS}
     parts["optimiser"] = statistics.median(run["work"] / run["all"] for run in runs) - sum(parts.values())
     note = (
-        f"ResNet-18, FSM at layer3, {size} px, {batch} images a step, bf16, {ranks} ranks of one thread: "
+        f"ResNet-18, FSM at layer3, {size} px, {batch} images a step, {PRECISION}, {ranks} ranks of one thread: "
         + ", ".join(f"{name} {share:.0%}" for name, share in parts.items())
     )
     return [

@@ -1,4 +1,4 @@
-"""What `fit` costs beyond a bare loop, and masks and gates beyond none: ResNet-34, 112 px, bf16 on the CPU."""
+"""What `fit` costs beyond a bare loop, and masks and gates beyond none: ResNet-34, 112 px, on the CPU."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.timing import Row, interleaved
+from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule
 from lightning_app.batch import Moment
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
 from lightning_app.networks.backbone import BackboneName, InsertionPoint
+from lightning_app.precision import autocast
 
 TINY: dict[str, Any] = {
     "repeats": 1, "size": 32, "batch": 2, "steps": 1, "warmup": 0, "network": "resnet18", "gated": ("layer1",),
@@ -43,7 +44,7 @@ class _Sizes:
 
     @property
     def note(self) -> str:
-        return f"{self.network}, {self.size} px, batch {self.batch}, bf16, per step"
+        return f"{self.network}, {self.size} px, batch {self.batch}, {PRECISION}, per step"
 
     def model(self) -> ResNet:
         return ResNet(self.network, num_classes=16, input_size=self.size)
@@ -77,7 +78,7 @@ def _fit_step(model: Recogniser, data: FaceDataModule, steps: int) -> float:
     times = _StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
-            accelerator="cpu", precision="bf16-mixed", max_steps=steps + 2, logger=CSVLogger(folder),
+            accelerator="cpu", precision=PRECISION, max_steps=steps + 2, logger=CSVLogger(folder),
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False, limit_val_batches=0, callbacks=[times], barebones=False,
         )  # fmt: skip
@@ -95,7 +96,7 @@ def _bare_step(model: Recogniser, pixels: Tensor, identity: Tensor, batch: int, 
         image = pixels[at].float() / 255
         image = torch.where((torch.rand(batch) < 0.5).view(-1, 1, 1, 1), image.flip(-1), image)
         image = ((image - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(PRECISION, CPU):
             logits = model.head(model.backbone(image))
             loss = F.cross_entropy(logits.float(), identity[at])
         optimizer.zero_grad()
@@ -177,7 +178,7 @@ def _gates(
     rows = []
 
     def train(model: Recogniser) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(PRECISION, CPU):
             loss = F.cross_entropy(
                 model(batch["image"], batch["mask"], batch["mask_index"]).float(), identity
             )
@@ -186,7 +187,7 @@ def _gates(
 
     @torch.inference_mode()
     def infer(model: Recogniser, ready: Any) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(PRECISION, CPU):
             model.embed(ready["image"], ready["mask"], ready["mask_index"])
 
     for point in sizes.gated:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.reader import _faces
-from benchmarks.timing import Row, interleaved
+from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule, FolderFaces
 from lightning_app.checkpoints import load_recogniser
 from lightning_app.desensitize import MaskOut
@@ -22,6 +22,7 @@ from lightning_app.masks.objective import MaskScorer
 from lightning_app.masks.search import SearchResult, search
 from lightning_app.models import ResNet
 from lightning_app.networks.backbone import BackboneName
+from lightning_app.precision import autocast
 
 BATCH = 64
 RATIO = (0.74, 0.78)
@@ -81,14 +82,14 @@ def _one_candidate(repeats: int, size: int, images: int, network: BackboneName) 
             for start in range(0, len(order), BATCH):
                 raw = reader.__getitems__(order[start : start + BATCH])
                 ready = data.prepare(raw["image"])
-                with torch.autocast("cpu", torch.bfloat16):
+                with autocast(PRECISION, CPU):
                     logits = model(ready["image"], ready["mask"], ready["mask_index"])
                 total += float(F.cross_entropy(logits.float(), raw["identity"] % classes, reduction="sum"))
             return total / len(order)
 
         raw = reader.__getitems__(order)
         start = time.perf_counter()
-        scorer = MaskScorer(model, raw["image"], raw["identity"] % classes, bf16=True)
+        scorer = MaskScorer(model, raw["image"], raw["identity"] % classes, bf16=PRECISION == "bf16-mixed")
         prepared = time.perf_counter() - start
         exact = MaskScorer(model, raw["image"], raw["identity"] % classes).score(mask)
         mine, theirs = scorer.score(mask), naive()
@@ -97,7 +98,7 @@ def _one_candidate(repeats: int, size: int, images: int, network: BackboneName) 
     return Row(
         "scoring one candidate ÷ reading, masking, inferring anew", *timing, bound=0.5,
         note=f"{'resnet34' if trained else network} ({weights}), {size} px, {len(order)} images ({what}), "
-        f"bf16 both, {torch.get_num_threads()} threads; F {mine:.4f} against {theirs:.4f}, in fp32 {exact:.4f}; "
+        f"{PRECISION} both, {torch.get_num_threads()} threads; F {mine:.4f} against {theirs:.4f}, in fp32 {exact:.4f}; "
         f"{prepared:.1f} s once to prepare",
     )  # fmt: skip
 
@@ -133,7 +134,7 @@ class _Replayed(MaskScorer):
 
 def _halving(size: int, candidates: int, full: int, few: int, orders: int, epochs: int) -> Row:
     model, images, labels, what = _recogniser(size, full, epochs)
-    scorer = _Recorded(model, images, labels, bf16=True)
+    scorer = _Recorded(model, images, labels, bf16=PRECISION == "bf16-mixed")
     scorer.kept = {}
     side = scorer.size
     start = time.perf_counter()
@@ -195,7 +196,7 @@ def _recogniser(size: int, full: int, epochs: int) -> tuple[ResNet, Tensor, Tens
     pixels, labels = (raw["image"][~held].float() / 255 - 0.5) / 0.5, raw["identity"][~held]
     for _ in range(epochs):
         for at in torch.randperm(len(pixels)).split(BATCH):
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(PRECISION, CPU):
                 logits = model(pixels[at])
             optimizer.zero_grad()
             F.cross_entropy(logits.float(), labels[at]).backward()

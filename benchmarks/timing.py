@@ -10,6 +10,12 @@ from typing import NamedTuple
 
 import torch
 
+from lightning_app.precision import Precision, computes_in
+
+CPU = torch.device("cpu")
+# what a user of this CPU would take: where bf16 is emulated, a benchmark in it would last for hours
+PRECISION: Precision = "bf16-mixed" if computes_in(torch.bfloat16, CPU) else "32-true"
+
 
 @dataclass(frozen=True)
 class Row:

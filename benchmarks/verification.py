@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.timing import Row, interleaved
+from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from callbacks.sharded import Way, embed_sharded
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule, PairFaces
 from datamodules.pairs import PairList
 from datamodules.reader import FaceReader
 from lightning_app.metrics import verification
 from lightning_app.models import ResNet
+from lightning_app.precision import autocast
 
 BATCH = 64
 TINY: dict[str, Any] = {"repeats": 1, "size": 32, "people": 4, "pairs_per_fold": 2}
@@ -48,7 +49,7 @@ def measure(
     model = ResNet(backbone="resnet18", num_classes=2, input_size=size).eval()
     data = FaceDataModule(DrawnFaces(identities=2, size=size), global_batch_size=BATCH)
     trainer = L.Trainer(
-        accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False,
+        accelerator="cpu", precision=PRECISION, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     found: dict[str, float] = {}
@@ -66,7 +67,7 @@ def measure(
         parts = []
         for chunk in ids.split(BATCH):
             ready = data.prepare(reader.__getitems__(chunk.tolist())["image"], desensitize=False)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(PRECISION, CPU):
                 parts.append(model.embed(ready["image"]).float())
         return F.normalize(torch.cat(parts))
 
@@ -74,5 +75,8 @@ def measure(
         found["peer"] = score(embed_list(pairs.a), embed_list(pairs.b))
 
     timing = interleaved(ours, peer, repeats, warmup=0)
-    note = f"{name}: {len(reader)} images, {len(pairs)} pairs; accuracy {found['ours']:.4f} against {found['peer']:.4f}"
+    note = (
+        f"{name}: {len(reader)} images, {len(pairs)} pairs, {PRECISION}; accuracy {found['ours']:.4f} against "
+        f"{found['peer']:.4f}"
+    )
     return [Row("verification ÷ both images of every pair", *timing, 0.66, note)]

@@ -20,6 +20,8 @@ from lightning_app.models.base import Recogniser
 
 log = logging.getLogger("faceveil")
 _VERIFIED = re.compile(r"(std|(accuracy|auc|eer|tar_at_far_[^/]+?)(_low|_high)?)(_s[123])?")
+_PRECISION = "precision"  # of a checkpoint
+_PLAIN = re.compile(r"[\w-]{1,30}")
 _OURS = ("lightning.", "lightning_app.", "callbacks.")
 
 
@@ -29,7 +31,8 @@ class TrainerOptions(L.Callback):
     The command line adds it. Before training it refuses an `EarlyStopping` or `ModelCheckpoint` whose `monitor` no
     model or callback of FaceVeil's will ever log, or not as often as it is looked at; where others are in the run,
     nobody can know. At the end it validates the last weights, whatever `check_val_every_n_epoch`,
-    `val_check_interval` and `max_steps` say: figures in `metrics.json` are those of the weights in `last.ckpt`.
+    `val_check_interval` and `max_steps` say: figures in `metrics.json` are those of the weights in `last.ckpt`. A
+    checkpoint holds the precision of its training, and a line says where the run goes on in another.
 
     Raises:
         ValueError: a monitor that cannot be met; names it and the keys there are.
@@ -53,6 +56,23 @@ class TrainerOptions(L.Callback):
         for callback in callbacks:
             if isinstance(callback, LearningRateFinder) and callback.optimal_lr is not None:
                 _take_rate(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write down in which precision the run trains."""
+        checkpoint[_PRECISION] = str(trainer.precision)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say where the run goes on in another precision; of a checkpoint made before, nothing is known."""
+        before, now = str(checkpoint.get(_PRECISION, "")), str(trainer.precision)
+        if before != now and _PLAIN.fullmatch(before):
+            log.warning(
+                "The run goes on with trainer.precision %s; until now it was %s (--trainer.precision %s keeps it).",
+                now, before, before,
+            )  # fmt: skip
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

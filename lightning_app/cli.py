@@ -40,6 +40,7 @@ from lightning_app.csv_log import CSVLog
 from lightning_app.failure import worded
 from lightning_app.lock import hold
 from lightning_app.loggers import place_loggers
+from lightning_app.precision import warn_of_emulation
 from lightning_app.runs import check_run, clear_run, keep_log, resolve_checkpoint, unsupported_gpu
 from lightning_app.trainer_options import check_asked, check_made
 from lightning_app.trainer_options import worded as of_callback
@@ -211,6 +212,7 @@ class FaceVeilCLI(LightningCLI):
         ) as error:  # of a value that Lightning does not look at itself
             raise ValueError(f"trainer: {error}") from error
         check_made(made)
+        warn_of_emulation(made.precision, made.strategy.root_device, "--trainer.precision")
         parallel, device = isinstance(made.strategy, ParallelStrategy), made.strategy.root_device.type
         if trainer.get("sync_batchnorm") and parallel and device == "cpu":
             raise ValueError(

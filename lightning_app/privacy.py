@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +27,11 @@ from lightning_app.metrics.reidentification import (
     similarity,
     worst_identities,
 )
+from lightning_app.precision import autocast
 
 Part = dict[str, Tensor]
 Tick = Callable[[int], None]
 _FORM = 1  # of a part; another number, and what was measured before is measured again
-_AMP = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 # what is measured per image: name -> sign that makes a higher value less private
 _LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1}
 _RANKS = (1, 5)
@@ -80,8 +79,7 @@ def recogniser_judge(
     model.to(where)
 
     def embed(image: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
-        amp = _AMP.get(precision)
-        with nullcontext() if amp is None else torch.autocast(where.type, amp):
+        with autocast(precision, where):
             return model.embed((image - mean) / std, mask, mask_index)
 
     return Judge(f"{facts.sha256} {mean} {std} {precision}", embed)

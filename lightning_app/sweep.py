@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,11 @@ from lightning_app.masks import MaskLevels
 from lightning_app.metrics import verification
 from lightning_app.metrics.rank import rank_correlation
 from lightning_app.models.base import Recogniser
+from lightning_app.precision import Precision, autocast
 from lightning_app.report.tables import Scalar
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Cell = dict[str, Any]
 _Key = tuple[str, str, int, str]  # model, level, repeat, mask
-_AMP = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _CELLS = "cells.jsonl"
 
 
@@ -84,7 +83,7 @@ class Faces:
                 image = image * mask
                 which = torch.arange(len(rows), device=self.device) % len(mask)
             image = (image - self.mean) / self.std
-            with torch.autocast(self.device.type, _AMP.get(self.precision), enabled=self.precision in _AMP):
+            with autocast(self.precision, self.device):
                 parts.append(model.embed(image, mask, which).float())
             tick(len(rows))
         return F.normalize(torch.cat(parts)).cpu()

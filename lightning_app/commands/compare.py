@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from lightning.pytorch.loggers import Logger
@@ -29,6 +28,7 @@ from lightning_app.configs import find_config
 from lightning_app.device import choose_device
 from lightning_app.dlib_judge import DlibJudge
 from lightning_app.known import trusting
+from lightning_app.precision import Precision, warn_of_emulation
 from lightning_app.privacy import (
     Judge,
     Subjects,
@@ -61,7 +61,7 @@ def compare(
     mean: float = 0.5,
     std: float = 0.5,
     batch_size: int = 64,
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    precision: Precision = "32-true",
     bootstrap: int = 1000,
     device: str = "auto",
     logger: Logger | list[Logger] | None = None,
@@ -115,6 +115,7 @@ def compare(
     _check(name, methods, who, compared, mounted, restorer, examples, bootstrap)
     axis = parse_axis(privacy_axis, list(who))
     where = choose_device(device)
+    warn_of_emulation(precision, where, "--precision")
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
     warn_of_known_people(candidates, mounted, restorer, seed)

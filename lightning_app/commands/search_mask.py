@@ -33,6 +33,7 @@ from lightning_app.masks.levels import Hidden
 from lightning_app.masks.objective import check_gamma
 from lightning_app.masks.search import Strategy
 from lightning_app.masks.template import check_threshold
+from lightning_app.precision import computes_in
 from lightning_app.report import write_metrics
 from lightning_app.version import version
 
@@ -93,7 +94,7 @@ def search_mask(
     given: GivenMasks | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    bf16: bool = True,
+    bf16: bool | None = None,
     overwrite: bool = False,
 ) -> None:
     """Find the mask that hides most at the least cost in recognition, and write it to `<output>/<name>/`.
@@ -134,7 +135,8 @@ def search_mask(
             are not looked at then, and `brushes` refused.
         seed: of faces, images and candidates.
         batch_size: images per step.
-        bf16: score in bfloat16, twice as fast where the processor has it; reported figures are in float32.
+        bf16: score in bfloat16, twice as fast where the processor has it, which by default decides; reported figures
+            are in float32. A search goes on only with what it began with.
         overwrite: replace a mask that is there. Scores of a search of the same images, scorer, template and seed are
             kept, so that one that was killed goes on and another `gamma` needs few new ones.
 
@@ -158,6 +160,11 @@ def search_mask(
     refuse_released(data, "search-mask")
     ebp = given is None if ebp is None else ebp
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    low = computes_in(torch.bfloat16, device) if bf16 is None else bf16
+    if low and not computes_in(torch.bfloat16, device):
+        log.warning(
+            "bf16 true: this device has no bfloat16, torch emulates it, many times slower: leave it out"
+        )
     model, facts = load_recogniser(checkpoint)
     model.eval().to(device)
     judge, judge_facts = (model, facts) if scorer is None else load_recogniser(scorer)
@@ -185,7 +192,7 @@ def search_mask(
         settings: dict[str, Any] = {
             "mean": data.mean, "std": data.std, "batch_size": batch_size, "device": device,
         }  # fmt: skip
-        fast = MaskScorer(judge, pixels, labels, bf16=bf16, **settings)
+        fast = MaskScorer(judge, pixels, labels, bf16=low, **settings)
         files, pool = ([], None) if given is None else _pool(given, data.size, seed)
         folder.mkdir(parents=True, exist_ok=True)
         about = {"T": threshold, "K": faces, "sigma": sigma, "target": target}
@@ -207,7 +214,7 @@ def search_mask(
         "F_clean": exact.score(torch.ones_like(found.mask)), "strategy": strategy, "seed": seed,
         "candidates": len({row.number for row in found.rows}), "number": found.best.number,
         "images": len(labels), "held_out": data.held_out is not None, "passes": found.asked,
-        "passes_made": found.passes, "bf16": bf16,
+        "passes_made": found.passes, "bf16": low,
         "checkpoint": facts.sha256, "scorer": judge_facts.sha256, "ebp": ebp,
     }  # fmt: skip
     if strategy == "halving":

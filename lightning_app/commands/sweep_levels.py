@@ -25,11 +25,12 @@ from lightning_app.masks import NVIDIA_LEVELS, MaskLevels
 from lightning_app.masks.io import bits_hash, bits_ratio
 from lightning_app.masks.levels import Hidden, Level
 from lightning_app.models.base import Recogniser
+from lightning_app.precision import Precision, warn_of_emulation
 from lightning_app.progress import progress_bar
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.levels import levels_figure
 from lightning_app.report.tables import Scalar
-from lightning_app.sweep import Cell, Cells, Faces, Precision, single_masks, summarise
+from lightning_app.sweep import Cell, Cells, Faces, single_masks, summarise
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ def sweep_levels(
         raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
     chosen: list[Level] = [(float(low), float(high)) for low, high in levels or NVIDIA_LEVELS]
     run_dir, where = Path(runs) / name, choose_device(device)
+    warn_of_emulation(precision, where, "--precision")
     models = {key: _loaded(key, path, size, mean, std) for key, path in checkpoints.items()}
     bank = MaskLevels(masks, size, chosen, hidden, edges=chosen)
     faces = Faces(PairFaces(root, pairs, crop=crop, size=size), bank, mean, std, batch_size, precision,

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from datamodules import FaceDataModule
 from lightning_app.federated.partition import Partition
 from lightning_app.models.base import Recogniser
+from lightning_app.precision import warn_of_emulation
 
 log = logging.getLogger("faceveil")
 
@@ -258,6 +259,9 @@ def read_plan(config: Namespace) -> tuple[Plan, Parts]:
     listed = {key: _as_list(trainer[key]) for key in ("callbacks", "logger")}
     taken = {key: value for key, value in given.items() if key in _TAKEN}
     client_trainer(taken)
+    warn_of_emulation(
+        taken.get("precision"), _device(taken.get("accelerator", "auto")), "--trainer.precision"
+    )
     parts = Parts(
         values["model"], values["data"], taken, listed["callbacks"], listed["logger"],
         values["seed_everything"], max(1, torch.get_num_threads() // plan.at_once),
@@ -300,6 +304,12 @@ def _add_model_and_data(parser: ArgumentParser) -> None:
     parser.add_subclass_arguments(FaceDataModule, "data", required=True)
     parser.link_arguments("data.size", "model.init_args.input_size", apply_on="instantiate")
     parser.link_arguments("data.in_channels", "model.init_args.in_channels", apply_on="instantiate")
+
+
+def _device(accelerator: Any) -> torch.device:
+    """Give the device of a client's trainer: the CPU where it is asked for, or where there is no GPU."""
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def _as_list(given: Any) -> list[Any]:

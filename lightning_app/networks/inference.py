@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lightning_app.networks.backbone import INSERTION_POINTS, Backbone
+from lightning_app.precision import computes_in
 
 _SMALL = 4  # side of the largest output map that is joined to strips for a 3×3 convolution in bf16 on the CPU
 _STRIP = 16  # images joined to one strip
@@ -140,9 +141,7 @@ def _tensor(value: object) -> Tensor:
 
 
 def _has_fused_steps(device: torch.device) -> bool:
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if device.type != "cpu" or not computes_in(torch.bfloat16, device):
         return False
     names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and all(
-        hasattr(torch.ops.mkldnn, name) for name in names
-    )
+    return all(hasattr(torch.ops.mkldnn, name) for name in names)

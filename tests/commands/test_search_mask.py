@@ -116,14 +116,19 @@ def test_the_same_seed_gives_the_same_mask_and_a_killed_search_goes_on(clean: Pa
     assert 0 < resumed["passes_made"] < whole["passes"]
 
 
-def test_in_bf16_the_figures_are_those_of_fp32(clean: Path, tmp_path: Path) -> None:
+def test_in_bf16_the_figures_are_those_of_fp32(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = _searched(clean, tmp_path, "--bf16", "true", "--strategy", "random")
     facts = json.loads((folder / "mask.json").read_text())
     row = next(row for row in _rows(folder) if int(row["number"]) == facts["number"])
     assert facts["bf16"] is True
     assert float(row["F"]) != facts["F"]
     assert float(row["F"]) == pytest.approx(facts["F"], rel=0.03)
-    exact = _searched(clean, tmp_path / "exact", "--strategy", "random")
+    # by default as the device has it
+    monkeypatch.setattr("lightning_app.commands.search_mask.computes_in", lambda dtype, device: False)
+    exact = _searched(clean, tmp_path / "exact", "--strategy", "random", "--bf16", "null")
+    assert json.loads((exact / "mask.json").read_text())["bf16"] is False
     ours = next(float(row["F"]) for row in _rows(exact) if int(row["number"]) == facts["number"])
     assert facts["F"] == pytest.approx(ours, rel=1e-4)
 
