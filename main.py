@@ -9,9 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning_app.commands import show_commands
-from lightning_app.parent import end_with_caller
-from lightning_app.printing import check_shown, one_line, safe_output
+from lightning_app.commands import run
+from lightning_app.core.printing import check_shown, one_line, reason, safe_output
+from lightning_app.distributed.parent import end_with_caller
 
 
 def main(args: list[str] | None = None) -> None:
@@ -34,11 +34,6 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _main(args: list[str]) -> None:
-    if not args or args[0] in ("-h", "--help"):
-        show_commands()
-        return
-    from lightning_app.cli import reason, run  # torch takes seconds to import: not before it is needed
-
     try:
         with _ending_well():
             run(args)

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import benchmarks
 from benchmarks.timing import Row
-from lightning_app.files import write_atomically
+from lightning_app.core.files import write_atomically
 
 
 def found() -> dict[str, ModuleType]:

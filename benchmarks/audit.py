@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import Row, interleaved
-from datamodules.folder import FolderFaces
+from datamodules.readers.folder import FolderFaces
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import freeform_masks, save_mask
-from lightning_app.release.audit import audit
-from lightning_app.release.manifest import is_image_file
-from lightning_app.release.tree import entries
-from lightning_app.release.writer import write_release
+from lightning_app.release.audit.run import audit
+from lightning_app.release.format.manifest import is_image_file
+from lightning_app.release.format.tree import entries
+from lightning_app.release.write.writer import write_release
 
 TINY: dict[str, Any] = {"repeats": 1, "images": 6, "size": 24}
 _EACH = 16  # images of an identity

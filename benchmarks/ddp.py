@@ -21,9 +21,9 @@ from lightning.pytorch.profilers import SimpleProfiler
 from benchmarks.timing import PRECISION, Row
 from callbacks import FiniteLoss, ProgressBar, RunCheckpoint, Throughput
 from datamodules import DrawnFaces, FaceDataModule
-from lightning_app.checkpoint_io import AtomicCheckpointIO
 from lightning_app.desensitize import MaskOut
 from lightning_app.models import ResNetFSM
+from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
 
 EVERY, WARMUP = 1000, 3  # steps between checkpoints, steps that do not count
 TINY_SLOW: dict[str, Any] = {"repeats": 1, "ranks": 1, "size": 32, "batch": 4, "steps": 5}

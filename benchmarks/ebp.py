@@ -24,7 +24,7 @@ from torchvision.models import get_model
 from torchvision.models.resnet import Bottleneck
 
 from benchmarks.timing import Row, interleaved
-from lightning_app.masks.ebp import ExcitationBackprop
+from lightning_app.masks.saliency.ebp import ExcitationBackprop
 
 CLASSES = 100
 TINY: dict[str, Any] = {"repeats": 1, "network": "resnet18", "faces": 2, "size": 32, "memory": False}
@@ -163,7 +163,7 @@ def _timed(repeats: int, network: str, count: int, size: int) -> list[Row]:
 _STEP = """
 import resource, sys, torch
 from torchvision.models import get_model
-from lightning_app.masks.ebp import ExcitationBackprop
+from lightning_app.masks.saliency.ebp import ExcitationBackprop
 what, network, count, size, classes = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 torch.manual_seed(0)
 net = get_model(network, weights=None, num_classes=classes)

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule
-from lightning_app.batch import Moment
+from lightning_app.core.batch import Moment
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
+from lightning_app.distributed.precision import autocast
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
 from lightning_app.networks.backbone import BackboneName, InsertionPoint
-from lightning_app.precision import autocast
 
 TINY: dict[str, Any] = {
     "repeats": 1, "size": 32, "batch": 2, "steps": 1, "warmup": 0, "network": "resnet18", "gated": ("layer1",),

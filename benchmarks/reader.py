@@ -18,8 +18,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.timing import Row, interleaved
-from datamodules.folder import FolderFaces
-from datamodules.reader import whole
+from datamodules.readers.base import whole
+from datamodules.readers.folder import FolderFaces
 
 BATCH, SIZE = 64, 112
 TINY: dict[str, Any] = {"repeats": 1, "images": 16, "workers": (0,)}

@@ -23,11 +23,11 @@ from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.reader import _faces
 from benchmarks.timing import Row, interleaved
-from datamodules.folder import FolderFaces
-from datamodules.reader import Subset
+from datamodules.readers.folder import FolderFaces
+from datamodules.readers.subset import Subset
 from lightning_app.desensitize import Desensitizer, GaussianBlur, MaskOut, Mosaic
 from lightning_app.masks import freeform_masks, save_mask
-from lightning_app.release.writer import Release, cpus, write_release
+from lightning_app.release.write.writer import Release, cpus, write_release
 
 SIZE, CROP, CHUNK = 112, 150, 64
 TINY: dict[str, Any] = {"repeats": 1, "images": 4, "batch": 2, "workers": 0}

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from benchmarks.reader import _faces
 from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule, FolderFaces
-from lightning_app.checkpoints import load_recogniser
 from lightning_app.desensitize import MaskOut
+from lightning_app.distributed.precision import autocast
 from lightning_app.masks import freeform_masks, mask_hash, save_mask
-from lightning_app.masks.objective import MaskScorer
-from lightning_app.masks.search import SearchResult, search
+from lightning_app.masks.search.objective import MaskScorer
+from lightning_app.masks.search.run import SearchResult, search
 from lightning_app.models import ResNet
+from lightning_app.models.checkpoints import load_recogniser
 from lightning_app.networks.backbone import BackboneName
-from lightning_app.precision import autocast
 
 BATCH = 64
 RATIO = (0.74, 0.78)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from lightning_app.precision import Precision, computes_in
+from lightning_app.distributed.precision import Precision, computes_in
 
 CPU = torch.device("cpu")
 # what a user of this CPU would take: where bf16 is emulated, a benchmark in it would last for hours

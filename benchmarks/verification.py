@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from callbacks.sharded import Way, embed_sharded
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule, PairFaces
-from datamodules.pairs import PairList
-from datamodules.reader import FaceReader
+from datamodules.readers.base import FaceReader
+from datamodules.verification.readers import PairList
+from lightning_app.distributed.precision import autocast
 from lightning_app.metrics import verification
 from lightning_app.models import ResNet
-from lightning_app.precision import autocast
 
 BATCH = 64
 TINY: dict[str, Any] = {"repeats": 1, "size": 32, "people": 4, "pairs_per_fold": 2}

@@ -19,9 +19,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.place import Place, begin_next_epoch, epoch_is_over, fit_is_over, mark, validation_follows
-from lightning_app.files import sync_folder
-from lightning_app.runs import LAST, PREVIOUS
-from lightning_app.trainer_options import blamed
+from lightning_app.core.files import sync_folder
+from lightning_app.runs.folder import LAST, PREVIOUS
+from lightning_app.runs.trainer_options import blamed
 
 log = logging.getLogger("faceveil")
 _NEXT = "next.ckpt"  # what a checkpoint is called until the one before has made room

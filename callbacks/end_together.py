@@ -6,11 +6,11 @@ import signal
 
 import lightning as L
 
-from lightning_app.failure import Watch
+from lightning_app.distributed.failure import Watch
 
 
 class EndTogether(L.Callback):
-    """End every rank of a run when one of them fails, with its message (see `lightning_app.failure`).
+    """End every rank of a run when one of them fails, with its message (see `lightning_app.distributed.failure`).
 
     The command line puts it before all other callbacks: those that save something when a run breaks wait for
     ranks that may have gone.

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_app.runs import LAST, has_checkpoint
+from lightning_app.runs.folder import LAST, has_checkpoint
 
 _SHOWN = 32  # image numbers in the message; the checkpoint has them all
 

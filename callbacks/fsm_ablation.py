@@ -12,8 +12,8 @@ from torch import Tensor
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
-from datamodules.pairs import pairs_of
-from lightning_app.batch import Batch
+from datamodules.verification.readers import pairs_of
+from lightning_app.core.batch import Batch
 from lightning_app.metrics.paired import AccuracyGain, accuracy_gain
 from lightning_app.networks import Backbone
 from lightning_app.networks.fsm import resized_mask

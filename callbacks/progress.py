@@ -20,7 +20,7 @@ from rich.text import Text
 
 from callbacks.clock import Clocked, FitClock, hms
 from callbacks.throughput import memory
-from lightning_app.printing import safe_output
+from lightning_app.core.printing import safe_output
 
 _THEME = RichProgressBarTheme(
     description="bold", progress_bar="cyan", progress_bar_finished="green", progress_bar_pulse="cyan",

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from datamodules.face import FaceDataModule
-from datamodules.pairs import PairList
-from datamodules.reader import FaceReader, whole
+from datamodules.readers.base import FaceReader, whole
 from datamodules.resumable import ignore_signals
-from lightning_app.batch import Batch
+from datamodules.verification.readers import PairList
+from lightning_app.core.batch import Batch
+from lightning_app.distributed.ranks import share_buffers
 from lightning_app.networks import Backbone
-from lightning_app.ranks import share_buffers
 
 
 @dataclass(frozen=True)

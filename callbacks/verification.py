@@ -10,11 +10,11 @@ import lightning as L
 
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
-from datamodules.pairs import BinFaces, PairFaces, PairList, pairs_of
-from datamodules.reader import FaceReader
+from datamodules.readers.base import FaceReader
 from datamodules.split import digest
+from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
+from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import VerificationResult, verification
-from lightning_app.ranks import agree
 
 log = logging.getLogger("faceveil")
 Situation = Literal[1, 2, 3]
@@ -25,7 +25,7 @@ class LFWVerification(L.Callback):
 
     Every unique image is read once and embedded once per state (clean, desensitized); cosine similarity
     decides. Every fold has as many same and as many different pairs as the others; where those of a list have not,
-    its pairs are dealt anew, and a line says so (`datamodules.pair_folds.sound_folds`). Situation 1: both
+    its pairs are dealt anew, and a line says so (`datamodules.verification.pair_folds.sound_folds`). Situation 1: both
     desensitized; 2: the first clean, the second desensitized; 3: both clean (paper, 4.3). Keys: `lfw/accuracy`
     (situation 1), `lfw/accuracy_s1` … `_s3`, and the like.
 

@@ -1,13 +1,13 @@
 """Where pixels and identities come from."""
 
 from datamodules.augment import Augment
-from datamodules.drawn import DrawnFaces
-from datamodules.drawn_pairs import DrawnPairs
+from datamodules.drawing.pairs import DrawnPairs
+from datamodules.drawing.reader import DrawnFaces
 from datamodules.face import FaceDataModule
-from datamodules.folder import FolderFaces
-from datamodules.pairs import BinFaces, PairFaces
-from datamodules.recordio import RecordIOFaces
-from datamodules.released import ReleasedFaces
+from datamodules.readers.folder import FolderFaces
+from datamodules.readers.recordio import RecordIOFaces
+from datamodules.readers.released import ReleasedFaces
+from datamodules.verification.readers import BinFaces, PairFaces
 
 __all__ = [
     "Augment",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_app.batch import Batch, Moment
-from lightning_app.draws import uniform
+from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.draws import uniform
 
 _FLIP, _ANGLE, _SCALE, _SHIFT_X, _SHIFT_Y, _LIGHT = range(101, 107)  # salts: one number per kind of draw
 

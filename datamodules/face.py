@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augment import Augment
-from datamodules.drawn import DrawnFaces
+from datamodules.drawing.reader import DrawnFaces
 from datamodules.loader import TimedLoader
 from datamodules.pixels import PixelDataModule
-from datamodules.reader import BadImages, CachedReader, FaceReader, whole
+from datamodules.readers.bad_images import BadImages
+from datamodules.readers.base import FaceReader, whole
+from datamodules.readers.cached import CachedReader
 from datamodules.resumable import ignore_signals
 from datamodules.same_data import (
     BY_NUMBER,
@@ -27,12 +29,12 @@ from datamodules.same_data import (
     knows_held_out,
     refuse_data,
 )
+from datamodules.same_description import brief, check_same, same_veil
 from datamodules.sampler import EpochBatchSampler
 from datamodules.split import NoImages, Share, digest, first_of
-from datamodules.veils import brief, check_same, same_veil
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import Desensitizer, Identity
-from lightning_app.ranks import agree, union
+from lightning_app.distributed.ranks import agree, union
 
 log = logging.getLogger("faceveil")
 

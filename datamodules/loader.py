@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from datamodules.resumable import ResumableLoader
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 
 
 class TimedLoader(ResumableLoader):

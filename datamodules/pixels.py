@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import Desensitizer
 
 

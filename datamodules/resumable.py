@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 
 
 class ResumableLoader(DataLoader[Batch]):

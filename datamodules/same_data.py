@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.reader import FaceReader, Subset
+from datamodules.readers.base import FaceReader
+from datamodules.readers.subset import Subset
+from datamodules.same_description import same_veil
 from datamodules.split import held_out, name_keys
-from datamodules.veils import same_veil
 
 log = logging.getLogger("faceveil")
 Facts = dict[str, int | float | str]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from lightning_app.draws import seed_from
+from lightning_app.core.draws import seed_from
 
 _ORDER = 100  # salt of this draw
 

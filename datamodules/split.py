@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.reader import FaceReader
-from lightning_app.batch import Batch
-from lightning_app.draws import hashed
+from datamodules.readers.base import FaceReader
+from lightning_app.core.batch import Batch
+from lightning_app.core.draws import hashed
 
 _HOLD_OUT = 110  # salt of the draw that splits validation images off
 _NAMES = 2**16  # most names that a digest is made of

@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from callbacks import DSSIMReport, Embeddings, LFWVerification
 from callbacks.sharded import Way, embed_sharded
 from datamodules import DrawnFaces, FaceDataModule
-from datamodules.pairs import PairList
+from datamodules.verification.readers import PairList
 from lightning_app.desensitize import MaskOut
+from lightning_app.distributed.ranks import agree, share_buffers
 from lightning_app.models import ResNetFSM
-from lightning_app.ranks import agree, share_buffers
 
 # at 32 px the last map is 1×1, and the batch norm of a rank with two images sees two numbers a channel: they are ±1
 # whatever comes, the running variance is another world, and the loss in evaluation in the thousands

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 
 from datamodules import FolderFaces
-from datamodules.bad_images import BadImage
-from lightning_app.batch import Batch
+from datamodules.readers.bad_images import BadImage
+from lightning_app.core.batch import Batch
 from main import main
 
 rank = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)

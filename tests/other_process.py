@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning_app.lock import LOCK
+from lightning_app.runs.lock import LOCK
 
 # without the seconds that importing torch takes
 _ASKS = f"""

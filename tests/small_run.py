@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from callbacks import RunCheckpoint
 from datamodules import DrawnFaces, FaceDataModule
-from lightning_app.checkpoint_io import AtomicCheckpointIO
 from lightning_app.desensitize import MaskOut
 from lightning_app.models.base import Recogniser
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks import Backbone
+from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
 
 STEPS = 4  # optimiser steps of an epoch
 Event = tuple[Any, ...]

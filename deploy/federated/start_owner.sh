@@ -62,7 +62,7 @@ while true; do
     --auth-supernode-private-key "$folder/owner-$number.key" --node-config "$facts" \
     --isolation process --host 127.0.0.1 --port "$port" &
   node=$!
-  python -m lightning_app.federated.superexec --runtime-api-address "127.0.0.1:$port" --insecure --parent-pid "$node" &
+  python -m lightning_app.federated.flower.superexec --runtime-api-address "127.0.0.1:$port" --insecure --parent-pid "$node" &
   trains=$!
   wait -n "$node" "$trains" || true
   stop

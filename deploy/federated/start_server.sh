@@ -31,6 +31,6 @@ done
 umask 077
 FLWR_HOME=$(realpath "$folder")/flower
 export FLWR_HOME
-exec python -m lightning_app.federated.superlink --host "$host" --port "$port" \
+exec python -m lightning_app.federated.flower.superlink --host "$host" --port "$port" \
   --ssl-ca-certfile "$folder/ca.pem" --ssl-certfile "$folder/server.pem" --ssl-keyfile "$folder/server.key" \
   --enable-supernode-auth --disable-runtime-dependency-installation

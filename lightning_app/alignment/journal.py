@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from lightning_app.alignment.place import Outcome
-from lightning_app.files import PRIVATE, make_private, write_atomically
+from lightning_app.core.files import PRIVATE, make_private, write_atomically
 
 
 class AlignJournal:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from lightning_app.alignment.similarity import Points
-from lightning_app.csv_text import unescaped
+from lightning_app.core.csv_text import unescaped
 
 Order = Literal["xyxy", "xxyy"]
 _NUMBERS = 10

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from datamodules.decode import SUFFIXES
-from datamodules.folder import TreeScan, natural
-from datamodules.index import Names
+from datamodules.readers.decode import SUFFIXES
+from datamodules.readers.folder import TreeScan, natural
+from datamodules.readers.index import Names
 from lightning_app.alignment.landmarks import LandmarkFile
 from lightning_app.alignment.place import Job, Reason
 from lightning_app.alignment.similarity import Points
-from lightning_app.files import is_temporary
+from lightning_app.core.files import is_temporary
 
 
 def list_images(root: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Image files to upright pixels, and aligned pixels to files; light, for every worker process imports it.
 
-`datamodules.decode` brings torch with it, ten seconds of processor time a process; a test holds the two equal.
+`datamodules.readers.decode` brings torch with it, ten seconds of processor time a process; a test holds the two equal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lightning_app.alignment.similarity import Pixels
-from lightning_app.pixel_limit import check_pixels
+from lightning_app.core.pixel_limit import check_pixels
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)

@@ -12,7 +12,7 @@ import numpy as np
 from lightning_app.alignment.detect import Box, DlibFaces, choose_face
 from lightning_app.alignment.pixels import Undecodable, encode, read_upright
 from lightning_app.alignment.similarity import Pixels, Points, align_face, is_flat, misfit
-from lightning_app.files import write_atomically
+from lightning_app.core.files import write_atomically
 
 Reason: TypeAlias = Literal[
     "undecodable",

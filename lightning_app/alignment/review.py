@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from lightning_app.alignment.pixels import Undecodable, read_upright
 from lightning_app.alignment.place import Outcome
 from lightning_app.alignment.similarity import Pixels
-from lightning_app.csv_text import csv_text
-from lightning_app.files import PRIVATE, write_atomically
+from lightning_app.core.csv_text import csv_text
+from lightning_app.core.files import PRIVATE, write_atomically
 from lightning_app.report.figures import png_bytes, rendered
 
 COLUMNS = ("file", "reason", "width", "height", "faces", "central", "following", "interocular", "misfit")

@@ -12,7 +12,7 @@ from itertools import islice
 import cv2
 
 from lightning_app.alignment.place import Job, Outcome, Placer, Rules
-from lightning_app.parent import Bond, bond, end_with_parent
+from lightning_app.distributed.parent import Bond, bond, end_with_parent
 
 _CHUNK = 32  # images per message between processes
 _WORTH = {

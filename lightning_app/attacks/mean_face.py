@@ -12,7 +12,7 @@ from typing_extensions import Self
 from lightning_app.attacks.base import Attack
 
 if TYPE_CHECKING:
-    from datamodules.reader import FaceReader
+    from datamodules.readers.base import FaceReader
 
 _BATCH = 64  # images read at a time
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_app.attacks.base import Attack
-from lightning_app.checkpoint_bounds import DATA_STATE, check_claim
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
-from lightning_app.runs import resolve_checkpoint
+from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
+from lightning_app.runs.folder import resolve_checkpoint
 
 SHAPE = ("width", "recurrences", "depth", "input_size")  # settings that make another network
 _PREFIX = "network."

@@ -33,6 +33,28 @@ COMMANDS = {
 }
 
 
+def run(args: list[str]) -> None:
+    """Run one command of the command line.
+
+    Args:
+        args: the command and its options.
+
+    Raises:
+        ValueError, OSError: something the user can mend, in one line.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        show_commands()
+        return
+    # torch takes seconds to import: not before it is needed
+    importlib.import_module("lightning_app.cli.surroundings").set_up()
+    if args[0] in COMMANDS:
+        find_command(args[0])(args[1:])
+        return
+    if args[0] not in LIGHTNING and not args[0].startswith("-"):
+        raise ValueError(f"no command {args[0]!r}; there are: {', '.join([*LIGHTNING, *COMMANDS])}")
+    importlib.import_module("lightning_app.cli.app").run_lightning(args)
+
+
 def find_command(name: str) -> Callable[[list[str]], None]:
     """Import what does a command.
 

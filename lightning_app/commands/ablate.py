@@ -11,14 +11,14 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from lightning_app import jobs
+from lightning_app.cli.configs import find_config
 from lightning_app.commands.ablate_report import TAKEN, Outcome, write_report
 from lightning_app.commands.parser import CommandParser, command_parser
-from lightning_app.configs import find_config
-from lightning_app.jobs import slug
+from lightning_app.core.progress import progress_bar
 from lightning_app.masks import load_mask, mask_hash
-from lightning_app.progress import progress_bar
 from lightning_app.report import read_metrics
+from lightning_app.studies import runner as jobs
+from lightning_app.studies.runner import slug
 
 log = logging.getLogger("faceveil")
 

@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
-from datamodules.webp import is_lossy_webp
+from datamodules.readers.webp import is_lossy_webp
 from lightning_app.alignment.detect import load_dlib
 from lightning_app.alignment.journal import AlignJournal, read_about
 from lightning_app.alignment.landmarks import LandmarkFile, Order
@@ -24,8 +24,8 @@ from lightning_app.alignment.place import Job, Outcome, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
-from lightning_app.files import PRIVATE, write_atomically
-from lightning_app.progress import progress_bar
+from lightning_app.core.files import PRIVATE, write_atomically
+from lightning_app.core.progress import progress_bar
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.tables import Scalar
 

@@ -17,28 +17,28 @@ from rich import get_console
 from torch import Tensor
 
 from datamodules.face import FaceDataModule
-from datamodules.folder import FolderFaces
-from datamodules.reader import FaceReader
+from datamodules.readers.base import FaceReader
+from datamodules.readers.folder import FolderFaces
+from lightning_app.cli.configs import find_config
+from lightning_app.cli.fit_config import make_desensitizer, make_reader
 from lightning_app.commands.parser import CommandParser, command_parser
-from lightning_app.configs import find_config
-from lightning_app.files import write_atomically
-from lightning_app.foreign import read_yaml
+from lightning_app.core.files import write_atomically
+from lightning_app.core.foreign import read_yaml
+from lightning_app.core.printing import printable
+from lightning_app.core.progress import progress_bar
 from lightning_app.masks import load_mask
-from lightning_app.printing import printable
-from lightning_app.progress import progress_bar
-from lightning_app.release.against_raw import compare_images, count_refused, find_names
-from lightning_app.release.agreed import Agreed
-from lightning_app.release.audit import Audit
-from lightning_app.release.audit import audit as audit_release
-from lightning_app.release.manifest import MANIFEST, MASK, image_file
-from lightning_app.release.method import desensitizer_of, is_known
-from lightning_app.release.preflight import be_strict
-from lightning_app.release.pseudonyms import Pseudonyms, load_key, refuse_inside
-from lightning_app.release.signing import load_public_key
-from lightning_app.release.verdict import compared_line, figures, left_open
-from lightning_app.release.writer import LOSSY_WEBP
+from lightning_app.release.audit.against_raw import compare_images, count_refused, find_names
+from lightning_app.release.audit.agreed import Agreed
+from lightning_app.release.audit.run import Audit
+from lightning_app.release.audit.run import audit as audit_release
+from lightning_app.release.audit.verdict import compared_line, figures, left_open
+from lightning_app.release.format.manifest import MANIFEST, MASK, image_file
+from lightning_app.release.format.method import desensitizer_of, is_known
+from lightning_app.release.format.signing import load_public_key
+from lightning_app.release.write.preflight import be_strict
+from lightning_app.release.write.pseudonyms import Pseudonyms, load_key, refuse_inside
+from lightning_app.release.write.writer import LOSSY_WEBP
 from lightning_app.report import print_table
-from lightning_app.setting import make_desensitizer, make_reader
 
 _SHOWN = 20  # findings in the table; --json has them all
 _SEED_BITS = 48  # of a seed drawn anew: nobody guesses the sample, and JSON holds the number

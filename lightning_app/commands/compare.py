@@ -13,23 +13,15 @@ import torch
 from lightning.pytorch.loggers import Logger
 from rich.progress import Progress
 
-from lightning_app import jobs
 from lightning_app.attacks import Attack, TrainedRestorer
+from lightning_app.cli.configs import find_config
 from lightning_app.commands.compare_report import Outcome, write_report
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
-from lightning_app.comparison import (
-    Candidate,
-    Method,
-    Restorer,
-    check_same_people,
-    warn_of_known_people,
-)
-from lightning_app.configs import find_config
-from lightning_app.device import choose_device
-from lightning_app.dlib_judge import DlibJudge
-from lightning_app.known import trusting
-from lightning_app.precision import Precision, warn_of_emulation
-from lightning_app.privacy import (
+from lightning_app.core.progress import progress_bar
+from lightning_app.distributed.device import choose_device
+from lightning_app.distributed.precision import Precision, warn_of_emulation
+from lightning_app.evaluation.judges.dlib import DlibJudge
+from lightning_app.evaluation.privacy import (
     Judge,
     Subjects,
     applies,
@@ -40,8 +32,16 @@ from lightning_app.privacy import (
     part_key,
     recogniser_judge,
 )
-from lightning_app.progress import progress_bar
+from lightning_app.models.known import trusting
 from lightning_app.report.compare import RELEASED, parse_axis
+from lightning_app.studies import runner as jobs
+from lightning_app.studies.compare import (
+    Candidate,
+    Method,
+    Restorer,
+    check_same_people,
+    warn_of_known_people,
+)
 
 log = logging.getLogger("faceveil")
 OWN, DLIB = "own", "dlib"

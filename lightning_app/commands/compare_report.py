@@ -16,19 +16,19 @@ import torch
 from lightning.pytorch.loggers import Logger
 from rich import get_console
 
-from datamodules.drawn import DrawnFaces
+from datamodules.drawing.reader import DrawnFaces
 from lightning_app.attacks import Attack
-from lightning_app.comparison import Candidate, describe
-from lightning_app.csv_text import csv_text
-from lightning_app.files import write_atomically
-from lightning_app.loggers import send_report
+from lightning_app.core.csv_text import csv_text
+from lightning_app.core.files import write_atomically
+from lightning_app.core.printing import SafeConsole
+from lightning_app.core.version import version
+from lightning_app.evaluation.privacy import Subjects, applies
 from lightning_app.metrics.reidentification import one_of_each
-from lightning_app.printing import SafeConsole
-from lightning_app.privacy import Subjects, applies
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.compare import RELEASED, Axis, compare_figure, strongest
 from lightning_app.report.html import Comparison, Example, render, state_table
-from lightning_app.version import version
+from lightning_app.runs.loggers import send_report
+from lightning_app.studies.compare import Candidate, describe
 
 log = logging.getLogger("faceveil")
 T = TypeVar("T")

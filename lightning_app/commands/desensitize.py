@@ -12,18 +12,18 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from datamodules.reader import FaceReader
+from datamodules.readers.base import FaceReader
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
-from lightning_app.csv_text import csv_text
+from lightning_app.core.csv_text import csv_text
+from lightning_app.core.files import PRIVATE, write_atomically
+from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
-from lightning_app.files import PRIVATE, write_atomically
 from lightning_app.masks import load_mask
-from lightning_app.progress import progress_bar
-from lightning_app.release.manifest import MANIFEST
-from lightning_app.release.pseudonyms import load_key, make_key, refuse_inside
-from lightning_app.release.signing import load_signing_key, make_signing_key
-from lightning_app.release.writer import LOSSY_WEBP, Release, write_release
-from lightning_app.release.writer import Progress as Report
+from lightning_app.release.format.manifest import MANIFEST
+from lightning_app.release.format.signing import load_signing_key, make_signing_key
+from lightning_app.release.write.pseudonyms import load_key, make_key, refuse_inside
+from lightning_app.release.write.writer import LOSSY_WEBP, Release, write_release
+from lightning_app.release.write.writer import Progress as Report
 from lightning_app.report import print_table, write_metrics
 
 log = logging.getLogger("faceveil")

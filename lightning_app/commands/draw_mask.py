@@ -11,8 +11,8 @@ from rich import get_console
 from torch import Tensor
 
 from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.core.version import version
 from lightning_app.masks import Brush, freeform_masks, load_mask, mask_hash, mask_ratio, save_mask
-from lightning_app.version import version
 
 
 def draw_mask(

@@ -19,17 +19,17 @@ from PIL import Image
 from rich import get_console
 
 from lightning_app.commands.parser import CommandParser, command_parser
-from lightning_app.draws import seed_from, uniform
-from lightning_app.files import write_atomically
+from lightning_app.core.draws import seed_from, uniform
+from lightning_app.core.files import write_atomically
+from lightning_app.core.progress import progress_bar
+from lightning_app.core.version import version
+from lightning_app.distributed.parent import Bond, bond, end_with_parent
 from lightning_app.masks import NVIDIA_LEVELS, Brush, MaskLevels, freeform_masks
 from lightning_app.masks.bits import as_array, as_size
 from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.io import bits_hash
 from lightning_app.masks.levels import Level
-from lightning_app.parent import Bond, bond, end_with_parent
-from lightning_app.progress import progress_bar
 from lightning_app.report import print_table
-from lightning_app.version import version
 
 FACTS = "set.json"
 _EDGES = [NVIDIA_LEVELS[0][0], *(high for _, high in NVIDIA_LEVELS)]

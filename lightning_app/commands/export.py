@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from callbacks.results import rows_of
-from lightning_app.at_once import files_at_once, folder_at_once
-from lightning_app.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.cli.configs import find_config
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
-from lightning_app.configs import find_config
+from lightning_app.core.files import write_atomically
+from lightning_app.core.version import version
 from lightning_app.export import (
     Agreement,
     Deployed,
@@ -31,13 +31,13 @@ from lightning_app.export.card import render
 from lightning_app.export.folder import check_output, named_after, renamed
 from lightning_app.export.graph import OPSET
 from lightning_app.export.source import Run, measured_on, normalisation, read_run, training_data
-from lightning_app.files import write_atomically
-from lightning_app.known import trusting
 from lightning_app.masks import mask_hash, mask_ratio, save_mask
 from lightning_app.models.base import Recogniser
+from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.known import trusting
 from lightning_app.networks.backbone import WIDTH
 from lightning_app.report import print_table
-from lightning_app.version import version
+from lightning_app.runs.atomic import files_at_once, folder_at_once
 
 _WHAT = {
     "model.onnx": "the network as one graph for onnxruntime and others",

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from datamodules.face import FaceDataModule
-from datamodules.reader import FaceReader
-from lightning_app.draws import hashed
+from datamodules.readers.base import FaceReader
+from lightning_app.core.draws import hashed
 
 _CHUNK = 64
 

@@ -7,12 +7,12 @@ import logging
 from pathlib import Path
 
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
-from lightning_app.federated.client import Client
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.messages import Link
-from lightning_app.federated.partition import GIVES
-from lightning_app.federated.plan import Parts, Plan, add_arguments, read_plan
-from lightning_app.federated.server import Server
+from lightning_app.federated.owner.client import Client
+from lightning_app.federated.owner.link import LocalLink
+from lightning_app.federated.protocol.messages import Link
+from lightning_app.federated.protocol.partition import GIVES
+from lightning_app.federated.protocol.plan import Parts, Plan, add_arguments, read_plan
+from lightning_app.federated.server.run import Server
 from lightning_app.report import print_table
 from lightning_app.report.tables import Scalar
 
@@ -66,7 +66,7 @@ def federate(plan: Plan, parts: Parts, run_dir: Path, overwrite: bool = False) -
         found.append(server.serve(link))
 
     if plan.engine == "flower" and len(server.rounds) < plan.rounds:
-        from lightning_app.federated.apps import simulate
+        from lightning_app.federated.flower.apps import simulate
 
         simulate(plan, parts, folder, serve)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lightning_app.configs import FindConfig
+from lightning_app.cli.configs import FindConfig
 
 
 class CommandParser(ArgumentParser):

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from datamodules.face import FaceDataModule
-from lightning_app.checkpoints import load_recogniser
+from lightning_app.cli.configs import find_config
 from lightning_app.commands import ablate
 from lightning_app.commands.faces import drawn_numbers, load_faces, refuse_released
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.commands.search_mask import check_checkpoint
-from lightning_app.configs import find_config
-from lightning_app.files import write_atomically
-from lightning_app.known import trusting
+from lightning_app.core.files import write_atomically
 from lightning_app.masks import MaskScorer, load_mask, mask_hash, mask_ratio
 from lightning_app.metrics.rank import rank_correlation
+from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.known import trusting
 from lightning_app.report import png_bytes, print_table, read_metrics, write_metrics
 from lightning_app.report.scorers import scorers_figure
 from lightning_app.report.tables import Scalar

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from datamodules.face import FaceDataModule
-from lightning_app.at_once import files_at_once, recover
-from lightning_app.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.commands.search_report import Watch, save_picture, save_template, tell_search
-from lightning_app.known import trusting
+from lightning_app.core.version import version
+from lightning_app.distributed.precision import computes_in
 from lightning_app.masks import (
     BrushRange,
     MaskLevels,
@@ -27,15 +26,16 @@ from lightning_app.masks import (
     search,
     write_candidates,
 )
-from lightning_app.masks.explain import Explainer, find_template
 from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.levels import Hidden
-from lightning_app.masks.objective import check_gamma
-from lightning_app.masks.search import Strategy
-from lightning_app.masks.template import check_threshold
-from lightning_app.precision import computes_in
+from lightning_app.masks.saliency.explain import Explainer, find_template
+from lightning_app.masks.saliency.template import check_threshold
+from lightning_app.masks.search.objective import check_gamma
+from lightning_app.masks.search.run import Strategy
+from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.known import trusting
 from lightning_app.report import write_metrics
-from lightning_app.version import version
+from lightning_app.runs.atomic import files_at_once, recover
 
 log = logging.getLogger("faceveil")
 # salts of the draws of images: those explained, their mates, those scored on; of the masks of a given set

@@ -12,11 +12,11 @@ from PIL import Image
 from rich.progress import TaskID
 from torch import Tensor
 
-from datamodules.drawn import DrawnFaces
-from lightning_app.files import PRIVATE, write_atomically
+from datamodules.drawing.reader import DrawnFaces
+from lightning_app.core.files import PRIVATE, write_atomically
+from lightning_app.core.progress import progress_bar
 from lightning_app.masks import SearchResult, SearchRow, save_mask
-from lightning_app.masks.explain import Template
-from lightning_app.progress import progress_bar
+from lightning_app.masks.saliency.explain import Template
 from lightning_app.report import png_bytes, print_table
 from lightning_app.report.search import search_figure
 

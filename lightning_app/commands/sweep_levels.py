@@ -11,26 +11,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.decode import Crop
-from datamodules.pairs import PairFaces
-from lightning_app.checkpoints import CheckpointFacts, load_recogniser
+from datamodules.readers.decode import Crop
+from datamodules.verification.readers import PairFaces
 from lightning_app.commands.draw_mask_set import level_name
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser, name_run
-from lightning_app.csv_text import csv_text
-from lightning_app.device import choose_device
-from lightning_app.draws import hashed, integers
-from lightning_app.files import write_atomically
-from lightning_app.known import trusting
+from lightning_app.core.csv_text import csv_text
+from lightning_app.core.draws import hashed, integers
+from lightning_app.core.files import write_atomically
+from lightning_app.core.progress import progress_bar
+from lightning_app.distributed.device import choose_device
+from lightning_app.distributed.precision import Precision, warn_of_emulation
 from lightning_app.masks import NVIDIA_LEVELS, MaskLevels
 from lightning_app.masks.io import bits_hash, bits_ratio
 from lightning_app.masks.levels import Hidden, Level
 from lightning_app.models.base import Recogniser
-from lightning_app.precision import Precision, warn_of_emulation
-from lightning_app.progress import progress_bar
+from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.known import trusting
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.levels import levels_figure
 from lightning_app.report.tables import Scalar
-from lightning_app.sweep import Cell, Cells, Faces, single_masks, summarise
+from lightning_app.studies.sweep import Cell, Cells, Faces, single_masks, summarise
 
 log = logging.getLogger(__name__)
 

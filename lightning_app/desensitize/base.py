@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 
 
 class Desensitizer(nn.Module):

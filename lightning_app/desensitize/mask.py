@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_app import draws
-from lightning_app.batch import Batch, Moment
+from lightning_app.core import draws
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.masks.bits import Size, as_size, pack_masks, size_text, unpack_masks
 from lightning_app.masks.freeform import Brush, check_ratio, freeform_masks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lightning_app.at_once import files_at_once, folder_at_once, recover
+from lightning_app.runs.atomic import files_at_once, folder_at_once, recover
 
 __all__ = ["check_output", "files_at_once", "folder_at_once", "named_after", "renamed"]
 

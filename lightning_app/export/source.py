@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.pairs import read_pairs
-from lightning_app.checkpoints import CheckpointFacts
-from lightning_app.federated.state import RECORD
-from lightning_app.foreign import read_json, read_yaml
+from datamodules.verification.readers import read_pairs
+from lightning_app.core.foreign import read_json, read_yaml
+from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.report.tables import read_metrics
+from lightning_app.runs.folder import RECORD
 
 log = logging.getLogger("faceveil")
 _NOT_FIGURES = (

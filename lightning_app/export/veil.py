@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_app.checkpoints import CheckpointFacts
 from lightning_app.desensitize import CentreBlock, MaskOut
 from lightning_app.masks import Brush, guarded, load_mask, mask_hash, mask_ratio
-from lightning_app.release.manifest import MASK, public_method
+from lightning_app.models.checkpoints import CheckpointFacts
+from lightning_app.release.format.manifest import MASK, public_method
 
 log = logging.getLogger("faceveil")
 _ONLY_HIDE = ("MaskOut", "CentreBlock")  # they multiply by their mask and do nothing else

@@ -7,8 +7,8 @@ from typing import Any
 
 from safetensors.torch import save
 
-from lightning_app.checkpoints import WEIGHTS_FORMAT, CheckpointFacts
 from lightning_app.models.base import Recogniser
+from lightning_app.models.checkpoints import WEIGHTS_FORMAT, CheckpointFacts
 
 # what makes the network; how it was optimised is nobody's business
 _SETTINGS = (

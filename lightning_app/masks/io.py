@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_app.files import is_temporary, publish, replacing
+from lightning_app.core.files import is_temporary, publish, replacing
+from lightning_app.core.pixel_limit import check_pixels
+from lightning_app.core.png import encode_png
 from lightning_app.masks.bits import Array, Size, as_array, as_size, pack_masks, size_text
-from lightning_app.pixel_limit import check_pixels
-from lightning_app.png import encode_png
 
 # What Pillow raises for files that are no image, broken, cut short or absurdly large.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_app.core.pixel_limit import check_pixels
 from lightning_app.masks.bits import Array, Size, as_size, size_text, unpack_masks
 from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.io import DECODE_ERRORS
-from lightning_app.pixel_limit import check_pixels
 
 log = logging.getLogger(__name__)
 

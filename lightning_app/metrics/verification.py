@@ -245,7 +245,7 @@ def verification(
 
     *Folds.* Each has to have both kinds of pairs, in the mix of the others; where the share of same-person pairs of a
     fold is more than 0.1 off, and the folds' counts differ by more than a pair, a line says so. Lists that readers give
-    have such folds (`datamodules.pair_folds`).
+    have such folds (`datamodules.verification.pair_folds`).
 
     *Accuracy.* Each fold's threshold is chosen on the other folds: among the midpoints of the distinct scores
     seen there, the one that decides most pairs rightly, the lowest of ties. Two faces are the

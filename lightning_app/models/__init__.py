@@ -1,7 +1,10 @@
 """LightningModules, one per system of the paper."""
 
 from lightning_app.models.inpainter import Inpainter
+from lightning_app.models.known import MODELS
 from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
 
 __all__ = ["Inpainter", "ResNet", "ResNetFSM", "ResNetMask"]
+
+MODELS |= {kind.__name__: kind for kind in (Inpainter, ResNet, ResNetFSM, ResNetMask)}

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_app.batch import Batch
-from lightning_app.draws import seed_from
+from lightning_app.core.batch import Batch
+from lightning_app.core.draws import seed_from
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbone import WIDTH, BackboneName
-from lightning_app.trainer_options import total_steps
+from lightning_app.runs.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
 _DROPOUT = 120  # salt of this draw

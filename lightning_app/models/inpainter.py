@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from lightning_app.attacks.base import keep_visible
 from lightning_app.attacks.losses import restoration
 from lightning_app.attacks.trained import SHAPE, load_restorer, state_of_network
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 from lightning_app.metrics import psnr
+from lightning_app.models.checkpoints import load_recogniser
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks.feature_maps import FeatureMaps
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
-from lightning_app.trainer_options import total_steps
+from lightning_app.runs.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
 _LR, _LR_FINETUNE = 2e-4, 5e-5  # RFR-Net, section 4.1
@@ -148,8 +149,6 @@ class Inpainter(L.LightningModule):
         if self.features is None:
             log.info("Inpainter: no features given, so no perceptual and no style loss (model.features).")
             return []
-        from lightning_app.checkpoints import load_recogniser  # which imports this package
-
         recogniser, facts = load_recogniser(self.features)
         facts.check_normalised(data.mean, data.std)
         if facts.clean is False:

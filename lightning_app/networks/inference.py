@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from lightning_app.distributed.precision import computes_in
 from lightning_app.networks.backbone import INSERTION_POINTS, Backbone
-from lightning_app.precision import computes_in
 
 _SMALL = 4  # side of the largest output map that is joined to strips for a 3×3 convolution in bf16 on the CPU
 _STRIP = 16  # images joined to one strip

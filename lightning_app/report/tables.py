@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_app.files import write_atomically
-from lightning_app.foreign import read_json
-from lightning_app.printing import printable, safe_output
+from lightning_app.core.files import write_atomically
+from lightning_app.core.foreign import read_json
+from lightning_app.core.printing import printable, safe_output
 
 Scalar: TypeAlias = float | int | bool | str | None
 

@@ -10,7 +10,7 @@ import torch
 from lightning_app.alignment import DlibFaces, choose_face, off_centre, template
 from lightning_app.alignment.pixels import read_upright
 from lightning_app.alignment.similarity import align_face
-from lightning_app.dlib_judge import DlibJudge
+from lightning_app.evaluation.judges.dlib import DlibJudge
 
 LFW = Path(__file__).parents[2] / "data" / "lfw"
 has_dlib = pytest.mark.skipif(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.decode import decode
+from datamodules.readers.decode import decode
 from lightning_app.alignment.pixels import Undecodable, encode, read_upright
 from tests.datamodules.face_files import encoded, picture
 

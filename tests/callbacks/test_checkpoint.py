@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from callbacks import RunCheckpoint
-from lightning_app.runs import resolve_checkpoint
+from lightning_app.runs.folder import resolve_checkpoint
 from tests.command_line import Veil, refused
 from tests.small_run import STEPS, Diary, fit, state, write_small_config
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from callbacks import FiniteLoss, RunCheckpoint, finite
 from callbacks.finite import NonFiniteLoss
 from datamodules.sampler import EpochBatchSampler
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 from lightning_app.models import ResNet
 from tests.callbacks.tiny_run import MakeTrainer, TinyData, TinyModel
 from tests.command_line import Veil, refused, write_config

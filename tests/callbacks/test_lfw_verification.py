@@ -1,4 +1,4 @@
-"""LFWVerification against a written-out embedding of every pair; on several ranks: tests/test_ddp.py."""
+"""LFWVerification against a written-out embedding of every pair; on several ranks: tests/distributed/test_ddp.py."""
 
 from __future__ import annotations
 

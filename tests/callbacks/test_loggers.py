@@ -24,9 +24,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from wandb.sdk.mailbox import HandleAbandonedError
 
-from lightning_app import loggers
-from lightning_app.loggers import WandbLogger, place_loggers, reachable
-from lightning_app.wandb_privacy import without_places
+from lightning_app.runs import loggers
+from lightning_app.runs.loggers import WandbLogger, place_loggers, reachable
+from lightning_app.runs.wandb_privacy import without_places
 from tests.callbacks.tiny_run import MakeTrainer, TinyData, TinyModel
 from tests.callbacks.wandb_server import wandb_server
 from tests.command_line import write_config
@@ -374,7 +374,7 @@ def test_a_file_that_cannot_be_closed_is_told_though_the_service_answered_before
 def test_a_service_that_is_killed_ends_no_run(tmp_path: Path, drawn_root: Path) -> None:
     # a process of its own: the service is missed once more when Python exits
     broken = {"class_path": "tests.callbacks.test_loggers.Breaks"}
-    wandb_logger = {"class_path": "lightning_app.loggers.WandbLogger", "init_args": {"offline": True}}
+    wandb_logger = {"class_path": "lightning_app.runs.loggers.WandbLogger", "init_args": {"offline": True}}
     trainer = {
         "accelerator": "cpu",
         "max_epochs": 2,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks import RestorationPictures
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 from tests.callbacks.tiny_run import Recorder, TinyData, TinyModel
 
 

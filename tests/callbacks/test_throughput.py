@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks import Throughput
 from callbacks.clock import FitClock
 from callbacks.throughput import memory
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 from tests.callbacks.tiny_run import MakeTrainer, TinyData, TinyModel
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize.base import Desensitizer
-from lightning_app.loggers import WandbLogger
+from lightning_app.runs.loggers import WandbLogger
 
 SIZE = 32
 HIDDEN = (255, 0, 255)  # what lies under the mask of TinyData's faces; nothing else has this colour

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_app import jobs
 from lightning_app.commands.ablate import Plan, System, Variant, build_parser, run
-from lightning_app.loggers import WandbLogger
 from lightning_app.masks import freeform_masks, save_mask
+from lightning_app.runs.loggers import WandbLogger
+from lightning_app.studies import runner as jobs
 from main import main
 from tests.command_line import Veil, write_config
 
@@ -39,7 +39,7 @@ def table(tmp_path: Path, drawn_root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class RunsHere:
-    """Runs in this process, which has imported torch already; `tests/test_jobs.py` has those of their own."""
+    """Runs in this process, which has imported torch already; `tests/studies/test_runner.py` has those of their own."""
 
     def __init__(self) -> None:
         self.args: list[list[str]] = []
@@ -290,7 +290,7 @@ def test_loggers_get_table_figure_and_numbers_in_the_group_of_the_runs(
     monkeypatch.setattr(WandbLogger, "log_table", take)
     monkeypatch.setattr(WandbLogger, "log_image", take)
     monkeypatch.setattr(WandbLogger, "log_metrics", lambda self, figures: sent.update(figures))
-    run(["--config", str(gated), "--logger", "lightning_app.loggers.WandbLogger"])
+    run(["--config", str(gated), "--logger", "lightning_app.runs.loggers.WandbLogger"])
     heads, rows = sent["ablation/table"]
     assert heads == ["variant", "mask ratio", "dSSIM", "resnet-mask", "gate off", "gate contributes", "paper"]
     assert [row[0] for row in rows] == ["plain", "gated", "other"]

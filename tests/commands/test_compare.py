@@ -12,12 +12,13 @@ import yaml
 from PIL import Image
 
 from datamodules import DrawnFaces, FolderFaces
-from lightning_app import jobs, privacy
 from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.commands import compare as module
 from lightning_app.commands import compare_report
-from lightning_app.comparison import Candidate, Method, Restorer, warn_of_known_people
-from lightning_app.loggers import WandbLogger
+from lightning_app.evaluation import privacy
+from lightning_app.runs.loggers import WandbLogger
+from lightning_app.studies import runner as jobs
+from lightning_app.studies.compare import Candidate, Method, Restorer, warn_of_known_people
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import Veil, refused, write_config
 
@@ -182,7 +183,7 @@ def test_loggers_get_the_table_and_no_face(
     monkeypatch.setattr(WandbLogger, "log_image", lambda self, key, images: sent.append((key, images)))
     methods = yaml.safe_load(config().read_text())["methods"]
     path = config(methods={"mask": methods["mask"]}, attacks={}, judges={}, privacy_axis="dssim",
-                  logger={"class_path": "lightning_app.loggers.WandbLogger"})  # fmt: skip
+                  logger={"class_path": "lightning_app.runs.loggers.WandbLogger"})  # fmt: skip
     veil("compare", "--config", path)
     assert [key for key, _ in sent] == ["compare/table", "compare/picture"]
     assert sent[0][1][0][0] == "mask"

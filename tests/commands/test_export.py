@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules import FolderFaces
-from lightning_app.checkpoints import load_recogniser
 from lightning_app.commands import export as command
 from lightning_app.desensitize import MaskOut
 from lightning_app.export import graph, to_safetensors
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models import Inpainter, ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
+from lightning_app.models.checkpoints import load_recogniser
 from tests.command_line import Veil, refused
 
 pytestmark = pytest.mark.slow

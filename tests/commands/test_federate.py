@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from lightning_app.federated.client import Client
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.owner import read_config
+from lightning_app.federated.owner.client import Client
+from lightning_app.federated.owner.config import read_config
+from lightning_app.federated.owner.link import LocalLink
 from lightning_app.masks import freeform_masks, mask_hash, save_mask
 from tests.command_line import refused
 from tests.federated.tiny import config
@@ -100,7 +100,7 @@ def test_the_federation_of_a_serverapp_is_exported_with_a_card_of_its_own(
 ) -> None:
     """Its mask is found by the config, which is there before the first round; traffic is no figure of quality."""
     pytest.importorskip("flwr")
-    from lightning_app.federated import serverapp
+    from lightning_app.federated.flower import serverapp
 
     monkeypatch.setattr(
         serverapp, "_end_with", lambda parent: None

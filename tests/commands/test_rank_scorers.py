@@ -13,10 +13,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from datamodules import FaceDataModule, FolderFaces
-from lightning_app.checkpoints import load_recogniser
 from lightning_app.commands.faces import drawn_numbers, load_faces
 from lightning_app.commands.rank_scorers import _SCORED, run
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
+from lightning_app.models.checkpoints import load_recogniser
 from lightning_app.report import write_metrics
 from tests.command_line import Veil
 

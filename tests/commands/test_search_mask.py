@@ -16,11 +16,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from datamodules import FaceDataModule, FolderFaces
-from lightning_app.checkpoints import load_recogniser
 from lightning_app.commands import search_mask, search_report
 from lightning_app.commands.faces import drawn_numbers, load_faces
 from lightning_app.commands.search_mask import _SCORED, run
 from lightning_app.masks import freeform_masks, load_mask, save_mask
+from lightning_app.models.checkpoints import load_recogniser
 from tests.command_line import Veil, write_config
 
 

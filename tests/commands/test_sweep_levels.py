@@ -17,8 +17,7 @@ from torch.nn.functional import cosine_similarity
 from torchmetrics.functional import spearman_corrcoef
 
 from datamodules import FaceDataModule
-from datamodules.pairs import PairFaces
-from lightning_app.checkpoints import load_recogniser
+from datamodules.verification.readers import PairFaces
 from lightning_app.commands import draw_mask_set
 from lightning_app.commands.sweep_levels import cells_of, members, run
 from lightning_app.desensitize import MaskOut
@@ -27,7 +26,8 @@ from lightning_app.metrics import verification
 from lightning_app.metrics.rank import rank_correlation
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
-from lightning_app.sweep import Faces
+from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.studies.sweep import Faces
 
 LEVELS = [(0.1, 0.3), (0.3, 0.5)]
 MODELS = ("plain", "gated")

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from datamodules.augment import Augment
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 
 
 def a_batch(count: int = 16, masks: int | None = 1) -> Batch:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from sklearn.model_selection import KFold
 
-from datamodules.decode import decode
-from datamodules.pairs import BinFaces
-from datamodules.safe_pickle import load_bin
+from datamodules.readers.decode import decode
+from datamodules.verification.readers import BinFaces
+from datamodules.verification.safe_pickle import load_bin
 from tests.datamodules.face_files import encoded, picture
 
 IMAGES = [encoded(picture(i), "PNG" if i % 3 else "JPEG") for i in range(8)]

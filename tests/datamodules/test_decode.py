@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.decode import Crop, check_geometry, decode
-from datamodules.reader import BadImage
+from datamodules.readers.bad_images import BadImage
+from datamodules.readers.decode import Crop, check_geometry, decode
 from lightning_app.alignment.pixels import Undecodable, read_upright
 from lightning_app.masks import MaskLevels, load_mask
 from tests.datamodules.face_files import encoded, picture

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.drawn import DrawnFaces
+from datamodules.drawing.reader import DrawnFaces
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,8 +47,8 @@ def test_same_from_another_process() -> None:
         "import hashlib, sys, types\n"
         "package = types.ModuleType('datamodules'); package.__path__ = ['datamodules']\n"
         "sys.modules['datamodules'] = package\n"
-        "from datamodules.face_drawing import draw_face\n"
-        "from datamodules.face_parameters import person, shot\n"
+        "from datamodules.drawing.draw import draw_face\n"
+        "from datamodules.drawing.parameters import person, shot\n"
         "order = [5, 0, 3, 1, 4, 2]\n"
         "got = {i: draw_face(person(5, i // 2), shot(5, i // 2, i % 2, 32, 1.0)) for i in order}\n"
         "print(hashlib.sha256(b''.join(got[i].tobytes() for i in range(6))).hexdigest())"

@@ -7,9 +7,9 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import Augment, DrawnFaces, FaceDataModule, FolderFaces
-from datamodules.reader import CachedReader
+from datamodules.readers.cached import CachedReader
 from datamodules.split import held_out
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import (
     CentreBlock,
     CentreBlur,

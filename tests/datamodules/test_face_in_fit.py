@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import DrawnFaces, FaceDataModule
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 from lightning_app.desensitize import MaskOut
 
 SIZE = 24

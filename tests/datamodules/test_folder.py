@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from datamodules.decode import Crop
-from datamodules.folder import FolderFaces, TreeScan
-from datamodules.index import Names
-from datamodules.reader import whole
-from lightning_app.batch import Batch
+from datamodules.readers.base import whole
+from datamodules.readers.decode import Crop
+from datamodules.readers.folder import FolderFaces, TreeScan
+from datamodules.readers.index import Names
+from lightning_app.core.batch import Batch
 from tests.datamodules.face_files import encoded, make_tree, picture
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from datamodules import Augment, DrawnFaces, FaceDataModule
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut, Mosaic
 
 SIZE = 40

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from datamodules import DrawnFaces, DrawnPairs
-from datamodules.pair_list import PairList, checked_pairs
-from datamodules.pairs import BinFaces, PairFaces, pairs_of, read_pairs
+from datamodules.verification.pair_list import PairList, checked_pairs
+from datamodules.verification.readers import BinFaces, PairFaces, pairs_of, read_pairs
+from lightning_app.evaluation.privacy import Subjects
 from lightning_app.metrics import verification
-from lightning_app.privacy import Subjects
 from tests.datamodules.face_files import encoded, picture
 
 FOLDS, EACH = 10, 6

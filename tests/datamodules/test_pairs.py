@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.decode import decode
-from datamodules.pairs import PairFaces, read_pairs
+from datamodules.readers.decode import decode
+from datamodules.verification.readers import PairFaces, read_pairs
 from tests.datamodules.face_files import encoded, make_tree, picture
 
 

@@ -5,18 +5,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import datamodules.cached as module
-from datamodules.reader import (
-    BadImage,
-    BadImages,
-    CachedReader,
-    FaceReader,
-    OnBadImage,
-    Pixels,
-    Subset,
-    whole,
-)
-from lightning_app.batch import Batch
+import datamodules.readers.cached as module
+from datamodules.readers.bad_images import BadImage, BadImages
+from datamodules.readers.base import FaceReader, OnBadImage, Pixels, whole
+from datamodules.readers.cached import CachedReader
+from datamodules.readers.subset import Subset
+from lightning_app.core.batch import Batch
 
 
 class Counted(FaceReader):

@@ -12,10 +12,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch.utils.data import DataLoader
 
-from datamodules.decode import decode
-from datamodules.reader import whole
-from datamodules.recordio import RecordFile, RecordIOFaces, RecordScan
-from lightning_app.batch import Batch
+from datamodules.readers.base import whole
+from datamodules.readers.decode import decode
+from datamodules.readers.recordio import RecordFile, RecordIOFaces, RecordScan
+from lightning_app.core.batch import Batch
 from tests.datamodules.face_files import (
     MAGIC,
     encoded,

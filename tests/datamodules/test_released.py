@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules import Augment, FaceDataModule, FolderFaces, ReleasedFaces
-from datamodules.reader import FaceReader, whole
-from lightning_app.batch import Batch
+from datamodules.readers.base import FaceReader, whole
+from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Desensitizer, GaussianBlur, Identity, MaskOut, Mosaic
 from lightning_app.masks import mask_hash
-from lightning_app.release.manifest import Manifest
-from lightning_app.release.pseudonyms import Pseudonyms
+from lightning_app.release.format.manifest import Manifest
+from lightning_app.release.write.pseudonyms import Pseudonyms
 from tests.command_line import Veil, refused, write_config
 from tests.release.by_hand import CROP, KEY, SIZE, blur, oval, write_release
 
@@ -234,7 +234,7 @@ def test_the_list_alone_is_compared_where_asked(spoilt: Path) -> None:
 
 
 def test_a_signature_is_asked_for(made: Path, spoilt: Path, tmp_path: Path) -> None:
-    from lightning_app.release.signing import load_signing_key, make_signing_key, sign
+    from lightning_app.release.format.signing import load_signing_key, make_signing_key, sign
 
     public = tmp_path / "sign.pub"
     owner = make_signing_key(tmp_path / "sign")

@@ -16,7 +16,9 @@ import torch
 import yaml
 
 from datamodules import DrawnFaces, FaceDataModule, FolderFaces
-from datamodules.reader import CachedReader, FaceReader, Subset
+from datamodules.readers.base import FaceReader
+from datamodules.readers.cached import CachedReader
+from datamodules.readers.subset import Subset
 from datamodules.same_data import BY_NUMBER, Split, check_place, differences
 from datamodules.split import digest, held_out, name_keys
 from lightning_app.desensitize import MaskOut

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from datamodules.decode import decode
-from datamodules.reader import BadImage
-from datamodules.webp import is_lossy_webp
+from datamodules.readers.bad_images import BadImage
+from datamodules.readers.decode import decode
+from datamodules.readers.webp import is_lossy_webp
 from tests.datamodules.face_files import encoded, picture
 
 

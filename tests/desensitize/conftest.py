@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 from lightning_app.masks import freeform_masks, save_mask
 
 

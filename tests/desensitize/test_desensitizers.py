@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, Identity, Mosaic
 from lightning_app.masks import mask_hash
 

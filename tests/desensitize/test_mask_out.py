@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut
 from lightning_app.masks import Brush, MaskLevels, freeform_masks, load_mask, mask_hash, mask_ratio
 

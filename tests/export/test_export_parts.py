@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from lightning_app.checkpoints import CheckpointFacts
 from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut
 from lightning_app.export import find_veil
 from lightning_app.export.card import plain_text, render
 from lightning_app.export.folder import check_output, folder_at_once
 from lightning_app.export.source import normalisation, read_run
 from lightning_app.masks import freeform_masks, save_mask
+from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.report import write_metrics
 
 SIZE = 32

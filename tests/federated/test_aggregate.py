@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_app.federated.aggregate import aggregate, drifts, refusal
-from lightning_app.federated.messages import Update, Weights
-from lightning_app.federated.weights import weights_hash
+from lightning_app.federated.protocol.aggregate import aggregate, drifts, refusal
+from lightning_app.federated.protocol.messages import Update, Weights
+from lightning_app.federated.protocol.weights import weights_hash
 
 DRAW = torch.Generator().manual_seed(0)
 START: Weights = {

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_app.federated.bounds import BESIDE, LONGEST, counts, middle, overcounted, overlong
-from lightning_app.federated.client import model_hash
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.messages import Update
-from lightning_app.federated.server import Server
+from lightning_app.federated.owner.client import model_hash
+from lightning_app.federated.owner.link import LocalLink
+from lightning_app.federated.protocol.bounds import BESIDE, LONGEST, counts, middle, overcounted, overlong
+from lightning_app.federated.protocol.messages import Update
+from lightning_app.federated.server.run import Server
 from tests.federated.tiny import Pretender, federated, plan_and_parts, spoilt, weights_of
 
 START = {"w": torch.full((4,), 0.5)}  # of norm 1
@@ -173,7 +173,7 @@ def test_no_healthy_owner_comes_near(
     """Whatever the shares: with limits a tenth as high, and a count that may be trebled, nobody is left out."""
     for name, limit in (("LONGEST", LONGEST), ("BESIDE", BESIDE / 2)):
         monkeypatch.setattr(
-            f"lightning_app.federated.bounds.{name}", limit / 10 if name == "LONGEST" else limit
+            f"lightning_app.federated.protocol.bounds.{name}", limit / 10 if name == "LONGEST" else limit
         )
     server = federated(tmp_path, max_images_ratio=3, **more)
     assert [record["clients"] for record in server.rounds] == [3, 3]

@@ -9,10 +9,10 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_app.federated.client import Client, client_seed
-from lightning_app.federated.local import quiet
-from lightning_app.federated.messages import Invitation, Task
-from lightning_app.federated.weights import travelling, weights_hash
+from lightning_app.federated.owner.client import Client, client_seed
+from lightning_app.federated.owner.local import quiet
+from lightning_app.federated.protocol.messages import Invitation, Task
+from lightning_app.federated.protocol.weights import travelling, weights_hash
 from lightning_app.models.schedule import lr_factor
 from tests.federated.tiny import equal, federated, owners, plan_and_parts, weights_of
 
@@ -33,7 +33,7 @@ def centralised(
     """The state of an ordinary fit of as many epochs as there are rounds, from the same weights."""
     plan, parts = plan_and_parts(**more)
     model, data = parts.make()
-    from lightning_app.federated.client import new_head
+    from lightning_app.federated.owner.client import new_head
 
     model.head = new_head(model, data.num_classes, parts.seed)
     with quiet():

@@ -21,10 +21,10 @@ import yaml
 
 pytest.importorskip("flwr")
 
-from lightning_app.federated.client import Client
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.owner import read_config
-from lightning_app.federated.server import Server
+from lightning_app.federated.owner.client import Client
+from lightning_app.federated.owner.config import read_config
+from lightning_app.federated.owner.link import LocalLink
+from lightning_app.federated.server.run import Server
 from tests import warm
 from tests.federated.tiny import VEIL, config
 

@@ -9,9 +9,9 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.plan import add_arguments, read_plan
-from lightning_app.federated.server import Server
+from lightning_app.federated.owner.link import LocalLink
+from lightning_app.federated.protocol.plan import add_arguments, read_plan
+from lightning_app.federated.server.run import Server
 from lightning_app.networks.backbone import BackboneName
 from tests.federated.tiny import Tiny, TinyBackbone, config, owners, weights_of
 

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("flwr")
 pytest.importorskip("ray")
 
-from lightning_app.federated.apps import simulate
-from lightning_app.federated.server import Server
+from lightning_app.federated.flower.apps import simulate
+from lightning_app.federated.server.run import Server
 from tests.federated.tiny import federated, plan_and_parts
 
 pytestmark = pytest.mark.slow

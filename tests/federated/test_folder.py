@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_app import lock
-from lightning_app.federated.state import RECORD, open_run
-from lightning_app.lock import LOCK
+from lightning_app.federated.server.state import open_run
+from lightning_app.runs import lock
+from lightning_app.runs.folder import RECORD
+from lightning_app.runs.lock import LOCK
 from tests.federated.tiny import plan_and_parts
 from tests.other_process import other_process, said
 

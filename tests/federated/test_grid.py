@@ -15,9 +15,17 @@ pytest.importorskip("flwr")
 
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from lightning_app.federated.apps import FlowerLink
-from lightning_app.federated.messages import Failure, Invitation, Joined, Late, Task, Unreached, Update
-from lightning_app.federated.wire import decode, encode
+from lightning_app.federated.flower.apps import FlowerLink
+from lightning_app.federated.protocol.messages import (
+    Failure,
+    Invitation,
+    Joined,
+    Late,
+    Task,
+    Unreached,
+    Update,
+)
+from lightning_app.federated.protocol.wire import decode, encode
 
 INVITATION = Invitation("0" * 16, 8, 1, True, 3, None, "abc")
 TASK = Task("0" * 16, 1, "abc", {})
@@ -31,7 +39,7 @@ def _outside_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
         metadata = SimpleNamespace(dst_node_id=node, message_type=kind, ttl=ttl)
         return SimpleNamespace(content=content, metadata=metadata)
 
-    monkeypatch.setattr("lightning_app.federated.apps.Message", message)
+    monkeypatch.setattr("lightning_app.federated.flower.apps.Message", message)
 
 
 class Grid:
@@ -186,7 +194,7 @@ def test_whatever_an_answer_is_it_ends_no_round(
     def unforeseen(content: RecordDict) -> None:
         raise TypeError("who knows")
 
-    monkeypatch.setattr("lightning_app.federated.apps.decode", unforeseen)
+    monkeypatch.setattr("lightning_app.federated.flower.apps.decode", unforeseen)
     with caplog.at_level(logging.WARNING, "faceveil"):
         reasons = {one.reason for one in flower.train(TASK, members) if isinstance(one, Failure)}
     assert reasons == {"TypeError: who knows"}

@@ -21,11 +21,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from lightning_app.federated import clientapp, superexec
-from lightning_app.federated.flower import replace_in_flower
-from lightning_app.federated.owner import read_config
-from lightning_app.federated.superexec import InstalledAppExecutor, use_installed
-from lightning_app.federated.superlink import ControlFromHere, middleware
+from lightning_app.federated.flower import clientapp, superexec
+from lightning_app.federated.flower.hooks import replace_in_flower
+from lightning_app.federated.flower.superexec import InstalledAppExecutor, use_installed
+from lightning_app.federated.flower.superlink import ControlFromHere, middleware
+from lightning_app.federated.owner.config import read_config
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "federated"
 

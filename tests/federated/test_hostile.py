@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_app.federated.aggregate import drifts, refusal
-from lightning_app.federated.client import model_hash
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.messages import Failure, Update, one_line
-from lightning_app.federated.record import write_rounds
-from lightning_app.federated.server import Server
-from lightning_app.federated.state import last_round
+from lightning_app.federated.owner.client import model_hash
+from lightning_app.federated.owner.link import LocalLink
+from lightning_app.federated.protocol.aggregate import drifts, refusal
+from lightning_app.federated.protocol.messages import Failure, Update, one_line
+from lightning_app.federated.server.record import write_rounds
+from lightning_app.federated.server.run import Server
+from lightning_app.federated.server.state import last_round
 from tests.federated.tiny import CLASSES, Pretender, plan_and_parts, spoilt
 
 HUGE = 2**62

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from datamodules import DrawnFaces
-from lightning_app.federated.partition import Partition, deal, partition_table
-from lightning_app.federated.people import OwnPeople, part_of
+from lightning_app.federated.protocol.partition import Partition, deal, partition_table
+from lightning_app.federated.protocol.people import OwnPeople, part_of
 
 LABELS = torch.arange(20).repeat_interleave(torch.arange(3, 23))  # person p has p + 3 images
 

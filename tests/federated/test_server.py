@@ -10,12 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_app.checkpoints import load_recogniser
-from lightning_app.federated.client import model_hash
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.messages import Failure, Invitation, Joined, Task, Unreached, Update, Weights
-from lightning_app.federated.server import Server
-from lightning_app.federated.weights import size_of, weights_hash
+from lightning_app.federated.owner.client import model_hash
+from lightning_app.federated.owner.link import LocalLink
+from lightning_app.federated.protocol.messages import (
+    Failure,
+    Invitation,
+    Joined,
+    Task,
+    Unreached,
+    Update,
+    Weights,
+)
+from lightning_app.federated.protocol.weights import size_of, weights_hash
+from lightning_app.federated.server.run import Server
+from lightning_app.models.checkpoints import load_recogniser
 from tests.federated.tiny import Pretender, federated, owners, plan_and_parts, spoilt, weights_of
 
 

@@ -15,15 +15,15 @@ import yaml
 from torch import Tensor
 
 from lightning_app.desensitize import Desensitizer
-from lightning_app.federated.client import Client, model_hash
-from lightning_app.federated.link import LocalLink, answer
-from lightning_app.federated.messages import Failure, Invitation, Refusal, Task, discreet
-from lightning_app.federated.owner import read_config
-from lightning_app.federated.server import Server
-from lightning_app.federated.veil import digest
-from lightning_app.federated.weights import travelling
+from lightning_app.federated.owner.client import Client, model_hash
+from lightning_app.federated.owner.config import read_config
+from lightning_app.federated.owner.link import LocalLink, answer
+from lightning_app.federated.protocol.messages import Failure, Invitation, Refusal, Task, discreet
+from lightning_app.federated.protocol.shared_mask import digest
+from lightning_app.federated.protocol.weights import travelling
+from lightning_app.federated.server.run import Server
 from lightning_app.masks import mask_hash, save_mask
-from lightning_app.release.pseudonyms import make_key
+from lightning_app.release.write.pseudonyms import make_key
 from tests.federated.tiny import VEIL, Pretender, config, plan_and_parts
 
 RUN = "0" * 16
@@ -318,6 +318,6 @@ def test_what_an_owner_fails_of_names_nobody_to_the_server(caplog: pytest.LogCap
 
 def test_a_deployed_owner_is_discreet() -> None:
     pytest.importorskip("flwr")
-    from lightning_app.federated.apps import make_client_app
+    from lightning_app.federated.flower.apps import make_client_app
 
     assert signature(make_client_app).parameters["words"].default is discreet

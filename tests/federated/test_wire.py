@@ -13,8 +13,8 @@ pytest.importorskip("flwr")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from lightning_app.federated.messages import Failure, Invitation, Joined, Task, Update
-from lightning_app.federated.wire import decode, encode
+from lightning_app.federated.protocol.messages import Failure, Invitation, Joined, Task, Update
+from lightning_app.federated.protocol.wire import decode, encode
 
 WEIGHTS = {
     "conv": torch.randn(2, 3, 3, 3).contiguous(memory_format=torch.channels_last),

@@ -11,13 +11,13 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from lightning_app.federated.client import Client
-from lightning_app.federated.link import LocalLink
-from lightning_app.federated.messages import Invitation, Joined, Task, Update, Weights
-from lightning_app.federated.plan import Parts, Plan, add_arguments, read_plan
-from lightning_app.federated.server import Server
-from lightning_app.federated.veil import digest
-from lightning_app.federated.weights import travelling
+from lightning_app.federated.owner.client import Client
+from lightning_app.federated.owner.link import LocalLink
+from lightning_app.federated.protocol.messages import Invitation, Joined, Task, Update, Weights
+from lightning_app.federated.protocol.plan import Parts, Plan, add_arguments, read_plan
+from lightning_app.federated.protocol.shared_mask import digest
+from lightning_app.federated.protocol.weights import travelling
+from lightning_app.federated.server.run import Server
 from lightning_app.models.base import Recogniser
 from lightning_app.networks.backbone import BackboneName
 

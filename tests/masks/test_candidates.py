@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from lightning_app.masks import Brush, Stroke, draw_strokes, freeform_strokes, mask_hash, mask_ratio
-from lightning_app.masks.candidates import BrushRange, Candidate, cross, drawn_candidate, mutate, united
+from lightning_app.masks.search.candidates import (
+    BrushRange,
+    Candidate,
+    cross,
+    drawn_candidate,
+    mutate,
+    united,
+)
 
 RATIO = (0.6, 0.65)
 SIZE = 48

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from benchmarks.ebp import LrpTail, stem
-from lightning_app.masks.ebp import ExcitationBackprop
-from lightning_app.masks.ebp_layers import FoldedConv
+from lightning_app.masks.saliency.ebp import ExcitationBackprop
+from lightning_app.masks.saliency.ebp_layers import FoldedConv
 from lightning_app.models import ResNet
 from lightning_app.networks import Backbone
 

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_app.masks.ebp import ExcitationBackprop
+from lightning_app.masks.saliency.ebp import ExcitationBackprop
 from lightning_app.models import ResNet
 from tests.masks.test_ebp import drawn, seeded_net
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_app.masks import ExcitationBackprop, mean_saliency
-from lightning_app.masks.explain import Explainer, Template, find_template
+from lightning_app.masks.saliency.explain import Explainer, Template, find_template
 from lightning_app.models import ResNet
 from tests.masks.test_ebp import seeded_net, shaken
 from tests.masks.test_template import Classifier

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datamodules import DrawnFaces, FaceDataModule
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import freeform_masks, mask_ratio, save_mask
-from lightning_app.masks.objective import MaskScorer, objective
+from lightning_app.masks.search.objective import MaskScorer, objective
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.networks import Backbone
 from lightning_app.networks.inference import InferenceBackbone, _has_fused_steps, _Step

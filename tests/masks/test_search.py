@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightning_app.masks import MaskLevels, freeform_masks, mask_hash, mask_ratio
-from lightning_app.masks.candidates import BrushRange
-from lightning_app.masks.objective import MaskScorer
-from lightning_app.masks.search import SearchResult, Strategy, search, write_candidates
-from lightning_app.masks.strategies import SearchRow, rungs
+from lightning_app.masks.search.candidates import BrushRange
+from lightning_app.masks.search.objective import MaskScorer
+from lightning_app.masks.search.run import SearchResult, Strategy, search, write_candidates
+from lightning_app.masks.search.strategies import SearchRow, rungs
 
 SIZE, CLASSES, IMAGES = 24, 4, 40
 RATIO = (0.5, 0.6)

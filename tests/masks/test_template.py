@@ -10,8 +10,8 @@ from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from lightning_app.masks.ebp import ExcitationBackprop
-from lightning_app.masks.template import (
+from lightning_app.masks.saliency.ebp import ExcitationBackprop
+from lightning_app.masks.saliency.template import (
     MeanSaliency,
     critical_template,
     enlarge,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from datamodules.pair_folds import deal_folds
+from datamodules.verification.pair_folds import deal_folds
 from lightning_app.metrics import VerificationResult, verification
 
 Pairs = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]

@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
 from datamodules import FolderFaces
+from lightning_app.core.png import encode_png
+from lightning_app.core.version import version
 from lightning_app.desensitize import Desensitizer, GaussianBlur
 from lightning_app.masks import load_mask, mask_hash, mask_ratio, save_mask
-from lightning_app.png import encode_png
 from lightning_app.release import Manifest, MaskEntry, Pseudonyms
-from lightning_app.release.audit import Audit
-from lightning_app.release.manifest import TIMESTAMP, made_with
-from lightning_app.release.signing import fingerprint, sign
-from lightning_app.version import version
+from lightning_app.release.audit.run import Audit
+from lightning_app.release.format.manifest import TIMESTAMP, made_with
+from lightning_app.release.format.signing import fingerprint, sign
 
 KEY = bytes(range(32))
 SIZE = 32

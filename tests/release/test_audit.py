@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightning_app.core.png import encode_png
 from lightning_app.desensitize import Identity
-from lightning_app.png import encode_png
-from lightning_app.release.audit import audit
+from lightning_app.release.audit.run import audit
 from tests.release.by_hand import blur, images, oval, relist, said, set_times, sha256, write_release
 
 

@@ -8,10 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from lightning_app.release import signing
-from lightning_app.release.audit import audit
-from lightning_app.release.pseudonyms import write_secret
-from lightning_app.release.signing import (
+from lightning_app.release.audit.run import audit
+from lightning_app.release.format import signing
+from lightning_app.release.format.signing import (
     _SMALL_ORDER,
     fingerprint,
     load_public_key,
@@ -19,6 +18,7 @@ from lightning_app.release.signing import (
     make_signing_key,
     sign,
 )
+from lightning_app.release.write.pseudonyms import write_secret
 from tests.release.by_hand import relist, said, set_times, signed, write_release
 
 

@@ -9,7 +9,7 @@ import torch
 from skimage.morphology import erosion
 from torch import Tensor
 
-from lightning_app.batch import Batch, Moment
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import freeform_masks, guarded, mask_hash, mask_ratio, save_mask
 from lightning_app.masks.guard import has_margin

@@ -25,11 +25,11 @@ from lightning_app.commands.audit import audit
 from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, Mosaic
 from lightning_app.desensitize.blur import default_sigma
 from lightning_app.release import Pseudonyms
-from lightning_app.release.against_raw import AS_CLEAN
-from lightning_app.release.audit import Audit
-from lightning_app.release.manifest import made_with
-from lightning_app.release.signing import fingerprint
-from lightning_app.release.writer import write_release as release
+from lightning_app.release.audit.against_raw import AS_CLEAN
+from lightning_app.release.audit.run import Audit
+from lightning_app.release.format.manifest import made_with
+from lightning_app.release.format.signing import fingerprint
+from lightning_app.release.write.writer import write_release as release
 from tests.release.by_hand import (
     KEY,
     SIZE,

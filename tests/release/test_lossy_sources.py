@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from datamodules import BinFaces, DrawnFaces, FolderFaces, RecordIOFaces
-from datamodules.decode import decode
-from datamodules.reader import FaceReader, Subset
+from datamodules.readers.base import FaceReader
+from datamodules.readers.decode import decode
+from datamodules.readers.subset import Subset
 from lightning_app.desensitize import CentreBlock, GaussianBlur, MaskOut
 from lightning_app.masks import save_mask
-from lightning_app.release.manifest import REASONS
+from lightning_app.release.format.manifest import REASONS
 from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
 from tests.release.released import CROP, SIZE, mask_file, raw_tree, reader_of, release
 
@@ -47,7 +48,7 @@ def reach(kind: str, **options: object) -> int:
 
 
 def test_a_webp_with_loss_has_no_margin() -> None:
-    """The reason of it all: what the docstrings of `datamodules.webp` and `guarded` say of reach."""
+    """The reason of it all: what the docstrings of `datamodules.readers.webp` and `guarded` say of reach."""
     assert reach("WEBP", quality=90) > 64
     assert reach("WEBP", lossless=True) == 0
     assert reach("PNG") == 0

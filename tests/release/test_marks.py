@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_app.release.audit import audit
-from lightning_app.release.marks import Marks
+from lightning_app.release.audit.run import audit
+from lightning_app.release.format.marks import Marks
 from tests.release.by_hand import images, relist, said, set_times
 from tests.release.released import raw_tree, release
 

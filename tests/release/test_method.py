@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_app.batch import Batch
+from lightning_app.core.batch import Batch
 from lightning_app.desensitize import (
     CentreBlock,
     CentreBlur,
@@ -19,8 +19,8 @@ from lightning_app.desensitize import (
     Mosaic,
 )
 from lightning_app.masks import save_mask
-from lightning_app.release.method import describe
-from lightning_app.release.schema import is_version, plain_version
+from lightning_app.release.format.method import describe
+from lightning_app.release.format.schema import is_version, plain_version
 from tests.release.released import SIZE, mask_file, raw_tree, release
 
 

@@ -6,7 +6,7 @@ from math import comb
 import pytest
 from scipy.stats import hypergeom
 
-from lightning_app.release.odds import detection, typical
+from lightning_app.release.audit.odds import detection, typical
 
 
 def test_by_hand() -> None:

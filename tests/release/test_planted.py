@@ -11,12 +11,13 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from datamodules import DrawnFaces
-from datamodules.index import Names
-from datamodules.reader import BadImage, Pixels
-from datamodules.recordio import RecordIOFaces
+from datamodules.readers.bad_images import BadImage
+from datamodules.readers.base import Pixels
+from datamodules.readers.index import Names
+from datamodules.readers.recordio import RecordIOFaces
 from lightning_app.masks import load_mask
 from lightning_app.release import Pseudonyms
-from lightning_app.release.manifest import REASONS
+from lightning_app.release.format.manifest import REASONS
 from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
 from tests.release.released import CROP, KEY, SIZE, contents, raw_tree, reader_of, release
 

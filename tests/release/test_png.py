@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from lightning_app.release.png import SIGNATURE, read_png
+from lightning_app.release.format.png import SIGNATURE, read_png
 
 RNG = np.random.default_rng(0)
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from datamodules import DrawnFaces
-from lightning_app.files import PRIVATE, replacing, write_atomically
+from lightning_app.core.files import PRIVATE, replacing, write_atomically
 from lightning_app.release import Pseudonyms
-from lightning_app.release.plan import Plan
-from lightning_app.release.pseudonyms import (
+from lightning_app.release.write.plan import Plan
+from lightning_app.release.write.pseudonyms import (
     DIGITS,
     is_guessable,
     load_key,

@@ -17,10 +17,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from datamodules import DrawnFaces, FolderFaces, RecordIOFaces
-from datamodules.reader import Pixels
+from datamodules.readers.base import Pixels
 from lightning_app.desensitize import GaussianBlur, MaskOut
-from lightning_app.release import finish, work
-from lightning_app.release.journal import Done, Journal
+from lightning_app.release.write import finish, work
+from lightning_app.release.write.journal import Done, Journal
 from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
 from tests.release.released import CONSTANT, KEY, SIZE, contents, mask_file, raw_tree, release, times
 
@@ -135,7 +135,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 
 
 def test_a_second_run_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_app.release.writer._PATIENCE", 0.1)
+    monkeypatch.setattr("lightning_app.release.write.writer._PATIENCE", 0.1)
     log = tmp_path / "reads.log"
     process = in_a_process(tmp_path, Counted(log, 0.05), 0)
     while len(reads(log)) < 2:
@@ -147,7 +147,7 @@ def test_a_second_run_at_the_same_time(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_second_run_into_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_app.release.writer._PATIENCE", 0.1)
+    monkeypatch.setattr("lightning_app.release.write.writer._PATIENCE", 0.1)
     log = tmp_path / "reads.log"
     process = in_a_process(tmp_path, Counted(log, 0.05), 0)
     while len(reads(log)) < 2:

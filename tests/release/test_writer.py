@@ -16,8 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import DrawnFaces, FaceDataModule, RecordIOFaces
-from datamodules.reader import CachedReader, FaceReader, Subset
-from lightning_app.batch import Batch, Moment
+from datamodules.readers.base import FaceReader
+from datamodules.readers.cached import CachedReader
+from datamodules.readers.subset import Subset
+from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.png import encode_png
 from lightning_app.desensitize import (
     CentreBlock,
     CentreBlur,
@@ -28,9 +31,8 @@ from lightning_app.desensitize import (
     Mosaic,
 )
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
-from lightning_app.png import encode_png
 from lightning_app.release import Manifest, Pseudonyms
-from lightning_app.release.signing import fingerprint, signature_holds
+from lightning_app.release.format.signing import fingerprint, signature_holds
 from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
 from tests.release.released import (
     CONSTANT,
@@ -312,7 +314,7 @@ def test_a_write_that_fails(raw: Path, tmp_path: Path, monkeypatch: pytest.Monke
         if count > 8:
             raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("lightning_app.release.work.stamp", stamp)
+    monkeypatch.setattr("lightning_app.release.write.work.stamp", stamp)
     words = "no space left on the disk" if number != errno.EROFS else "Read-only file system"
     with pytest.raises(OSError, match=words):
         release(tmp_path, raw)

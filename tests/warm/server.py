@@ -24,11 +24,21 @@ from typing import Any
 
 from tests.warm import COLD, FOLDER, ROOT
 
-_MODULES = ("torch", "torch.distributed.run", "tests.small_run", "tests.federated.tiny", "main", "lightning_app.cli",
-            "lightning_app.commands", "lightning_app.export", "matplotlib.pyplot", "benchmarks")  # fmt: skip
+_MODULES = (
+    "torch",
+    "torch.distributed.run",
+    "tests.small_run",
+    "tests.federated.tiny",
+    "main",
+    "lightning_app.cli.app",
+    "lightning_app.commands",
+    "lightning_app.export",
+    "matplotlib.pyplot",
+    "benchmarks",
+)
 # Flower is an extra
 _EXTRAS = (
-    "lightning_app.federated.apps",
+    "lightning_app.federated.flower.apps",
     "flwr.cli.app",
     "flwr.superlink.cli",
     "flwr.supernode.cli",

@@ -1,0 +1,1 @@
+"""Faces of nobody, drawn from a seed."""

@@ -1,0 +1,1 @@
+"""Readers of faces: folders, InsightFace records, released sets; pixels as uint8."""

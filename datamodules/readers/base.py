@@ -1,0 +1,232 @@
+"""What every source of faces has in common: compact, map-style, whole batches of uint8 pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+from typing_extensions import Self
+
+from datamodules.readers.bad_images import BadImage
+from lightning_app.core.batch import Batch
+from lightning_app.desensitize import Desensitizer
+
+Pixels = NDArray[np.uint8]
+OnBadImage = Literal["replace", "error"]
+
+
+class FaceReader(Dataset[Batch], ABC):
+    """Map-style source of faces; a subclass sets the attributes and decodes one image.
+
+    `DataLoader(reader, batch_size=B, collate_fn=whole)` yields whole batches: torch's fetcher calls
+    `__getitems__`, which fills one array for all B images.
+
+    Attributes:
+        size: height and width of the images it yields, in pixels.
+        identities: names of the classes, sorted; the position is the class index.
+        labels: `[N]` int64, class index of each image.
+        on_bad_image: 'replace' puts the next good image of the same identity in the place of one that cannot
+            be decoded; 'error' raises `BadImage`.
+        strict: refuse (`BadImage`) what a release must not make do with: files that lie outside the tree,
+            images that are not upright.
+        allow_lossy_webp: take WebP images that are coded with loss; a release refuses them unless told otherwise.
+    """
+
+    size: int
+    identities: list[str]
+    labels: Tensor
+    on_bad_image: OnBadImage = "replace"
+    strict: bool = False
+    allow_lossy_webp: bool = True
+
+    def scan(self) -> None:
+        """Look through the set: set `identities`, `labels` and what else `read` needs.
+
+        A reader whose set is costly to look through, or may be absent, does it here and not when it is made:
+        `validate` makes the training set's reader for its size alone.
+
+        Raises:
+            FileNotFoundError, ValueError: the set cannot be used; the message says why.
+        """
+        raise AttributeError(f"{type(self).__name__} sets neither identities and labels nor overrides scan")
+
+    def open(self) -> Self:
+        """Look through the set now, rather than at the first need; see `scan` for what it raises."""
+        _ = self.labels
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # called only for what is not there yet; others (dunders while unpickling) are plainly absent
+        if name in ("identities", "labels"):
+            self.scan()
+            return self.__dict__[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @abstractmethod
+    def read(self, index: int) -> Pixels:
+        """Decode, crop and resize one image.
+
+        Returns:
+            uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
+
+        Raises:
+            BadImage: the image cannot be decoded.
+        """
+
+    def encoded(self, index: int) -> bytes | None:
+        """Give the bytes of the image file an image is decoded from; None where it comes from no such file.
+
+        Raises:
+            BadImage: they cannot be read.
+        """
+        return None
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Name an image as messages show it: its path, or the file and the record in it."""
+
+    def file(self, index: int) -> str:
+        """Tell the path of the file an image is read from; where it is read from none, some name that no file has."""
+        return self.name(index)
+
+    def stable_name(self, index: int) -> str:
+        """Name an image within its set, wherever the set lies: what its pseudonym is made of.
+
+        Whether it is held out hangs on this name, and so does whether a checkpoint's data are these: a reader whose
+        `name` holds a path of this machine overrides it.
+        """
+        return self.name(index)
+
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        return map(self.stable_name, range(len(self)))
+
+    def content(self, index: int) -> bytes:
+        """Give an image as it is stored, which tells a set from another with the same names; by default nothing."""
+        return b""
+
+    def pixel_facts(self) -> dict[str, object]:
+        """Tell what decides the pixels beside the files: plain values for a checkpoint, no path and no name."""
+        return {"size": self.size, "crop": getattr(self, "crop", None)}
+
+    def passed_over(self) -> Iterator[tuple[str, str]]:
+        """List what lies in the set and is not among its images: where it lies, and why, naming nothing."""
+        return iter(())
+
+    def number(self, index: int) -> int:
+        """Tell the image's number in the whole reader (a `Subset` keeps it, so draws do not change)."""
+        return index
+
+    def desensitizer(self) -> Desensitizer | None:
+        """Make what its images went through already; None where they are raw."""
+        return None
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Read a batch.
+
+        Args:
+            indices: B positions in this reader.
+
+        Returns:
+            `image` uint8 `[B,3,size,size]` (grey becomes three equal channels), `identity` `[B]` int64,
+            `index` `[B]` int64 (the number of the image asked for, also where it was replaced) and `bad`
+            `[K]` int64 (numbers of those that could not be decoded).
+
+        Raises:
+            BadImage: an image cannot be decoded and `on_bad_image` is 'error', or a whole identity cannot.
+        """
+        image = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
+        if get_worker_info() is not None:
+            image.untyped_storage().share_memory_()  # filled where it is sent from
+        pixels = image.numpy()
+        taken, bad = [], []
+        for row, index in enumerate(indices):
+            read = self.read(index) if self.on_bad_image == "error" else self._try(index)
+            if read is None:
+                bad.append(self.number(index))
+                index, read = self.replacement(index)
+            pixels[row] = read  # one grey channel broadcasts to three
+            taken.append(index)
+        return {
+            "image": image,
+            "identity": self.labels[torch.tensor(taken, dtype=torch.int64)],
+            "index": torch.tensor([self.number(index) for index in indices], dtype=torch.int64),
+            "bad": torch.tensor(bad, dtype=torch.int64),
+        }
+
+    def replacement(self, index: int) -> tuple[int, Pixels]:
+        """Find the next good image of the same identity, in index order, wrapping at the end.
+
+        Returns:
+            Its position and its pixels.
+
+        Raises:
+            BadImage: no image of the identity can be decoded.
+        """
+        label = int(self.labels[index])
+        found = self._next_good(index, torch.nonzero(self.labels == label).flatten())
+        if found is None:
+            raise BadImage(
+                f"no image of identity {self.identities[label]!r} can be decoded, remove it or fetch its "
+                f"images again: {self._reason(index)}"
+            )
+        return found
+
+    def _next_good(self, index: int, positions: Tensor) -> tuple[int, Pixels] | None:
+        """Decode `positions` (sorted) from the one after `index` on, around, until one is good."""
+        start = int(torch.searchsorted(positions, index, right=True))
+        for position in torch.roll(positions, -start).tolist():
+            if position != index and (pixels := self._try(position)) is not None:
+                return position, pixels
+        return None
+
+    def _reason(self, index: int) -> str:
+        try:
+            self.read(index)
+        except BadImage as error:
+            return str(error)
+        return self.name(index)
+
+    def _try(self, index: int) -> Pixels | None:
+        try:
+            return self.read(index)
+        except BadImage:
+            return None
+
+
+def whole(batch: Any) -> Any:
+    """Hand a reader's batch on as it is: the `collate_fn` of its DataLoader.
+
+    From a worker only the image goes through shared memory; each tensor that does costs a file descriptor and
+    some 0.3 ms, so the small ones travel inside the message.
+    """
+    return batch if get_worker_info() is None else _Sent(batch)
+
+
+class _Sent(dict[str, Tensor]):
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[object, ...]]:
+        small = (self[key].numpy() for key in ("identity", "index", "bad"))
+        return _received, (self["image"], *small)
+
+
+def _received(
+    image: Tensor, identity: NDArray[np.int64], index: NDArray[np.int64], bad: NDArray[np.int64]
+) -> Batch:
+    return {
+        "image": image,
+        "identity": torch.from_numpy(identity),
+        "index": torch.from_numpy(index),
+        "bad": torch.from_numpy(bad),
+    }

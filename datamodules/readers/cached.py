@@ -1,0 +1,154 @@
+"""Decoded images kept in memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.readers.bad_images import BadImage
+from datamodules.readers.base import FaceReader, Pixels
+from lightning_app.core.batch import Batch
+
+
+class CachedReader(FaceReader):
+    """Keep the decoded images of a reader in memory, one uint8 tensor shared by all workers.
+
+    Filled when made, with threads. A set that is grey throughout takes one channel, any other three.
+
+    Args:
+        reader: what to keep.
+        threads: how many decode at a time; by default one per CPU.
+
+    Raises:
+        ValueError: the images do not fit into the memory available; names the size needed.
+    """
+
+    def __init__(self, reader: FaceReader, threads: int | None = None) -> None:
+        self.reader = reader
+        self.size = reader.size
+        self.identities = reader.identities
+        self.labels = reader.labels
+        self.on_bad_image = reader.on_bad_image
+        self.pixels, self.bad, self._given = _fill(reader, threads or os.cpu_count() or 1)
+        self._known = frozenset(self.bad.tolist())
+
+    def read(self, index: int) -> Pixels:
+        """Give one image of the cache.
+
+        Raises:
+            BadImage: it could not be decoded; in batches the place holds its replacement.
+        """
+        if self.number(index) in self._known:
+            raise BadImage(f"{self.name(index)}: cannot be decoded")
+        kept: Pixels = self.pixels[index].numpy()
+        return kept
+
+    def name(self, index: int) -> str:
+        """Name an image, see `FaceReader.name`."""
+        return self.reader.name(index)
+
+    def file(self, index: int) -> str:
+        """Tell the path of an image's file, see `FaceReader.file`."""
+        return self.reader.file(index)
+
+    def stable_name(self, index: int) -> str:
+        """Name an image within its set, see `FaceReader.stable_name`."""
+        return self.reader.stable_name(index)
+
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        return self.reader.stable_names()
+
+    def content(self, index: int) -> bytes:
+        """Give an image as it is stored."""
+        return self.reader.content(index)
+
+    def pixel_facts(self) -> dict[str, object]:
+        """Tell what the reader tells."""
+        return self.reader.pixel_facts()
+
+    def number(self, index: int) -> int:
+        """Tell the image's number in the whole reader."""
+        return self.reader.number(index)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Gather a batch from memory, equal to what the reader gives."""
+        at = torch.tensor(indices, dtype=torch.int64)
+        numbers = torch.tensor([self.number(index) for index in indices], dtype=torch.int64)
+        return {
+            "image": self.pixels[at].expand(-1, 3, -1, -1).contiguous(),
+            "identity": self._given[at],
+            "index": numbers,
+            "bad": numbers[torch.isin(numbers, self.bad)],
+        }
+
+
+def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class given with each."""
+    count = len(reader)
+    pixels = _allocate(count, 1, reader.size)
+    given = torch.empty(count, dtype=torch.int64)
+    bad: list[Tensor] = []
+    chunks = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    with ThreadPoolExecutor(threads) as pool:
+        for rows, batch in zip(chunks, _ahead(pool, reader.__getitems__, chunks, 2 * threads), strict=True):
+            image = batch["image"]
+            if pixels.shape[1] == 1 and not bool((image == image[:, :1]).all()):
+                kept = pixels
+                pixels = _allocate(count, 3, reader.size)
+                pixels[: rows.start] = kept[: rows.start]
+                del kept
+            pixels[rows.start : rows.stop] = image[:, : pixels.shape[1]]
+            given[rows.start : rows.stop] = batch["identity"]
+            bad.append(batch["bad"])
+    return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Sequence[int]], Batch], items: Sequence[range], depth: int
+) -> Iterator[Batch]:
+    """Map in order with at most `depth` results waiting: `pool.map` would hold the whole set twice."""
+    waiting = [pool.submit(work, item) for item in items[:depth]]
+    for following in range(depth, len(items) + depth):
+        if not waiting:
+            return
+        yield waiting.pop(0).result()
+        if following < len(items):
+            waiting.append(pool.submit(work, items[following]))
+
+
+def available_memory() -> int:
+    """Tell how many bytes can be allocated without swapping, as the system or the container's limit says."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{what}") for what in ("max", "current"))
+    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
+        free = min(free, int(most) - int(used.read_text()))
+    return free
+
+
+def _allocate(count: int, channels: int, size: int) -> Tensor:
+    needed = count * channels * size * size
+    available = available_memory()
+    if needed > available:
+        raise ValueError(
+            f"cache: {count} images of {channels}×{size}×{size} take {needed / 2**30:.1f} GiB, "
+            f"{available / 2**30:.1f} GiB are available: switch the cache off or take a smaller size"
+        )
+    shared = Path("/dev/shm")
+    # where /dev/shm is too small (containers give 64 MB), writing to it would kill the process;
+    # private memory filled before the workers fork is shared with them just as well
+    fits = not shared.exists() or shutil.disk_usage(shared).free > needed
+    pixels = torch.empty(count, channels, size, size, dtype=torch.uint8)
+    if fits:
+        pixels.untyped_storage().share_memory_()
+    return pixels

@@ -1,0 +1,203 @@
+"""A released set: faces that were desensitized where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from datamodules.readers.base import FaceReader, OnBadImage, Pixels
+from datamodules.readers.decode import Crop, decode, read_bytes, stored
+from datamodules.readers.folder import check_counts, select
+from datamodules.readers.index import Names
+from datamodules.same_description import check_same
+from lightning_app.core.progress import progress_bar
+from lightning_app.desensitize import Desensitizer
+from lightning_app.masks import load_mask, mask_hash, mask_ratio
+from lightning_app.release.format.manifest import MANIFEST, MASK, SIGNATURE, Manifest, is_image_file
+from lightning_app.release.format.method import desensitizer_of
+from lightning_app.release.format.schema import is_hash
+from lightning_app.release.format.signing import fingerprint, load_public_key, signature_holds
+from lightning_app.release.format.tree import walk_release
+
+log = logging.getLogger(__name__)
+_THREADS = 16  # hashing waits for the file system
+_CHUNK = 4096  # files hashed between two looks at the progress bar
+
+
+class ReleasedFaces(FaceReader):
+    """Read what `desensitize` released, with the mask it brings, once it is found to be what its manifest says.
+
+    Classes are the identities' pseudonyms, sorted, and so are images within each. A `FaceDataModule` neither
+    veils these images again nor needs a desensitizer: training batches get the release's mask, and clean
+    images to verify on are veiled as the release was.
+
+    Args:
+        root: the released folder, the one with `manifest.json`.
+        verify: before the first use compare `all` files with the manifest, byte for byte by their hash, or
+            only the `list` of files. Either is done anew in every run.
+        public_key: PEM file of the owner's public key; the manifest's signature must hold then.
+        min_images: leave out identities with fewer images.
+        max_images: take only the first so many images of each identity.
+        veil: what the images went through, where that was a desensitizer of one's own without a mask.
+        on_bad_image: 'error' for an image that cannot be decoded, or 'replace' it by one of its identity.
+        mask_hash: of the mask that was agreed on, 64 hexadecimal digits; a release under another, or under none, is
+            refused. By default any is taken.
+        min_mask_ratio: share of the pixels, in [0,1], that the release's mask must hide at least; a release without a
+            mask is refused then. By default it is not asked for.
+
+    Raises:
+        FileNotFoundError: no such folder, or no manifest in it.
+        ValueError: the release is not what its manifest says, its signature does not hold, or its mask is not the one
+            that was agreed on.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        verify: Literal["all", "list"] = "all",
+        public_key: str | os.PathLike[str] | None = None,
+        min_images: int = 1,
+        max_images: int | None = None,
+        veil: Desensitizer | None = None,
+        on_bad_image: OnBadImage = "error",
+        mask_hash: str | None = None,
+        min_mask_ratio: float | None = None,
+    ) -> None:
+        check_counts(min_images, max_images)
+        self.root, self.verify, self.on_bad_image = Path(root), verify, on_bad_image
+        self.min_images, self.max_images, self.veil = min_images, max_images, veil
+        self.manifest = Manifest.read(self.root)
+        if public_key is not None:
+            self._check_signature(Path(public_key))
+        self._check_mask(mask_hash, min_mask_ratio)
+        self.size = self.manifest.size
+        crop = self.manifest.crop
+        # what was cut out of the raw images: verification images are cut likewise
+        self.crop: Crop = (crop[0], crop[1], crop[2], crop[3]) if isinstance(crop, list) else crop
+
+    def desensitizer(self) -> Desensitizer:
+        """Make what the images went through: of the release's own mask, or as its manifest describes it."""
+        if self.veil is not None and self.manifest.mask is None:
+            self.veil.prepare((self.size, self.size))
+            if self.veil.describe().get("method") != self.manifest.method["method"]:
+                raise ValueError(
+                    f"data.reader.init_args.veil={type(self.veil).__name__}: {self.root} was released by "
+                    f"{self.manifest.method['method']}"
+                )
+            return self.veil
+        made = desensitizer_of(self.root, self.manifest)
+        check_same(made, self.veil, self.size)
+        return made
+
+    def scan(self) -> None:
+        """Compare the folder with its manifest and list its images."""
+        tree = walk_release(self.root, self.manifest)
+        self._refuse([f"{finding.file} {finding.what}" for finding in tree.findings])
+        if self.verify == "all":
+            self._refuse([f"{name}: its SHA-256 is not the manifest's" for name in self._changed()])
+        files = sorted(name for name in self.manifest.files if is_image_file(name))
+        people, names = zip(*(name.split("/")[1:] for name in files), strict=True)
+        identities, counts = np.unique(np.array(people), return_counts=True)
+        self._files = Names.of(names)
+        self.identities, self.labels, self._at = select(
+            identities.tolist(), counts, counts > 0, self.min_images, self.max_images, str(self.root)
+        )
+
+    def read(self, index: int) -> Pixels:
+        """Decode one image, see `FaceReader.read`."""
+        path = self.name(index)
+        return decode(read_bytes(path), None, self.size, path)
+
+    def name(self, index: int) -> str:
+        """Tell an image's path."""
+        identity = self.identities[int(self.labels[index])]
+        return os.path.join(self.root, "images", identity, self._files[int(self._at[index])])
+
+    def content(self, index: int) -> bytes:
+        """Give the image's file."""
+        return stored(self.name(index))
+
+    def stable_name(self, index: int) -> str:
+        """Tell an image's folder and file, which are pseudonyms."""
+        return f"{self.identities[int(self.labels[index])]}/{self._files[int(self._at[index])]}"
+
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        names = zip(self.labels.tolist(), self._files.take(self._at.tolist()), strict=True)
+        return (f"{self.identities[label]}/{file}" for label, file in names)
+
+    def _check_signature(self, public_key: Path) -> None:
+        key = load_public_key(public_key)
+        signature = self.root / SIGNATURE
+        if self.manifest.signer != fingerprint(key) or not signature.is_file():
+            raise ValueError(f"{self.root} is not signed by the owner of {public_key}: refused")
+        if not signature_holds(
+            (self.root / MANIFEST).read_bytes(), signature.read_text("ascii", "replace"), key
+        ):
+            raise ValueError(
+                f"{signature} does not hold: {MANIFEST} was changed after it was signed; refused"
+            )
+
+    def _check_mask(self, agreed: str | None, least: float | None) -> None:
+        """Refuse a release under another mask than was agreed on, or under one that hides less."""
+        own = "data.reader.init_args"
+        if agreed is not None and not is_hash(agreed):
+            raise ValueError(
+                f"{own}.mask_hash={agreed[:80]!r}: give 64 hexadecimal digits in lower case, as a mask's JSON has them"
+            )
+        if least is not None and not 0 <= least <= 1:
+            raise ValueError(f"{own}.min_mask_ratio={least}: give a share in [0,1]")
+        if agreed is None and least is None:
+            return
+        if self.manifest.mask is None:
+            asked = "min_mask_ratio" if agreed is None else "mask_hash"
+            raise ValueError(
+                f"{self.root} has no mask, and {own}.{asked} asks for one; get a release under the mask agreed on"
+            )
+        mask = load_mask(
+            self.root / MASK, self.manifest.size
+        )  # what is there, whatever the manifest says of it
+        if agreed not in (None, mask_hash(mask)):
+            raise ValueError(
+                f"{self.root / MASK} is not the mask that was agreed on ({own}.mask_hash={agreed}): its hash is "
+                f"{mask_hash(mask)}"
+            )
+        if least is not None and mask_ratio(mask) < least:
+            raise ValueError(
+                f"{self.root / MASK} hides {mask_ratio(mask):.4f} of the pixels, less than "
+                f"{own}.min_mask_ratio={least}; get a release under a mask that hides more"
+            )
+
+    def _refuse(self, faults: list[str]) -> None:
+        if faults:
+            more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+            raise ValueError(
+                f"{self.root} is not what its manifest says: {'; '.join(faults[:3])}{more}; see "
+                f"`python main.py audit {self.root}`"
+            )
+
+    def _changed(self) -> list[str]:
+        """Hash every file: the names of those that differ."""
+        names = sorted(self.manifest.files)
+        changed: list[str] = []
+        with progress_bar(transient=True) as progress, ThreadPoolExecutor(_THREADS) as pool:
+            task = progress.add_task(f"Comparing {self.root} with its manifest", total=len(names))
+            for start in range(0, len(names), _CHUNK):
+                part = names[start : start + _CHUNK]
+                hashes = pool.map(self._hash, part)
+                changed += [
+                    n for n, digest in zip(part, hashes, strict=True) if digest != self.manifest.files[n]
+                ]
+                progress.advance(task, len(part))
+        log.info("%s: %d files compared with the manifest, %d differ.", self.root, len(names), len(changed))
+        return changed
+
+    def _hash(self, name: str) -> str:
+        return hashlib.sha256((self.root / name).read_bytes()).hexdigest()

@@ -1,0 +1,88 @@
+"""Part of a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.readers.bad_images import BadImage
+from datamodules.readers.base import FaceReader, Pixels
+from lightning_app.core.batch import Batch
+
+
+class Subset(FaceReader):
+    """Part of a reader, with the classes and image numbers of the whole.
+
+    A bad image is replaced from within the part, so that parts stay disjoint. Where its identity has no other
+    good image in the part but has one in the whole, the next good image of the part stands in, with its own
+    identity.
+
+    Args:
+        reader: the whole.
+        indices: `[n]` int64, positions in it, in the order the part shall have.
+    """
+
+    def __init__(self, reader: FaceReader, indices: Tensor) -> None:
+        self.reader = reader
+        self.indices = indices.to(torch.int64)
+        self.size = reader.size
+        self.identities = reader.identities
+        self.labels = reader.labels[self.indices]
+        self.on_bad_image = reader.on_bad_image
+
+    def read(self, index: int) -> Pixels:
+        """Decode one image of the part, see `FaceReader.read`."""
+        return self.reader.read(int(self.indices[index]))
+
+    def encoded(self, index: int) -> bytes | None:
+        """Give the bytes of an image's file, see `FaceReader.encoded`."""
+        return self.reader.encoded(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        """Name an image of the part."""
+        return self.reader.name(int(self.indices[index]))
+
+    def file(self, index: int) -> str:
+        """Tell the path of an image's file, see `FaceReader.file`."""
+        return self.reader.file(int(self.indices[index]))
+
+    def stable_name(self, index: int) -> str:
+        """Name an image within the whole set."""
+        return self.reader.stable_name(int(self.indices[index]))
+
+    def content(self, index: int) -> bytes:
+        """Give an image of the part as it is stored."""
+        return self.reader.content(int(self.indices[index]))
+
+    def pixel_facts(self) -> dict[str, object]:
+        """Tell what the whole tells."""
+        return self.reader.pixel_facts()
+
+    def number(self, index: int) -> int:
+        """Tell the image's number in the whole."""
+        return self.reader.number(int(self.indices[index]))
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Read a batch of the part, see `FaceReader.__getitems__`."""
+        at = self.indices[torch.tensor(indices, dtype=torch.int64)]
+        batch = self.reader.__getitems__(at.tolist())
+        # the whole's replacements may lie outside the part
+        for row in torch.isin(batch["index"], batch["bad"]).nonzero().flatten().tolist():
+            other, pixels = self.replacement(indices[row])
+            batch["image"][row] = torch.from_numpy(np.ascontiguousarray(pixels))
+            batch["identity"][row] = self.labels[other]
+        return batch
+
+    def replacement(self, index: int) -> tuple[int, Pixels]:
+        """Find the next good image within the part, of the same identity where there is one."""
+        try:
+            return super().replacement(index)
+        except BadImage:
+            self.reader.replacement(int(self.indices[index]))  # raises where the whole identity is bad
+            found = self._next_good(index, torch.arange(len(self)))
+            if found is None:
+                raise
+            return found

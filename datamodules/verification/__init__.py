@@ -1,0 +1,1 @@
+"""Verification sets: lists of pairs, their folds, and the images they name."""

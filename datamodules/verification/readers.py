@@ -1,0 +1,239 @@
+"""Readers of verification sets: the distinct images of a list of pairs, in a folder or in a `.bin` file."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from datamodules.readers.base import FaceReader, OnBadImage, Pixels
+from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
+from datamodules.readers.folder import read_within
+from datamodules.verification.pair_folds import FOLDS, sound_folds, tell_mix
+from datamodules.verification.pair_list import (
+    LFW_PATTERN,
+    PairList,
+    checked_pairs,
+    need_two_folds,
+    read_pairs,
+)
+from datamodules.verification.safe_pickle import load_bin
+
+__all__ = ["BinFaces", "PairFaces", "PairList", "pairs_of", "read_pairs"]
+
+_log = logging.getLogger(__name__)
+
+
+def pairs_of(reader: FaceReader) -> PairList:
+    """Give the pairs of a verification set, looked through: see `checked_pairs`.
+
+    A list made by hand is looked through at the first call, and the reader keeps what came of it.
+
+    Args:
+        reader: with an attribute `pairs`.
+
+    Raises:
+        ValueError: it has none, they cannot be used, or are too few to choose a threshold on.
+    """
+    what, pairs = type(reader).__name__, getattr(reader, "pairs", None)
+    if not isinstance(pairs, PairList):
+        raise ValueError(f"reader={what}: it has no list of pairs; use PairFaces or DrawnPairs")
+    if not pairs.checked:
+        pairs = checked_pairs(pairs, len(reader), f"reader={what}")
+        reader.pairs = pairs  # type: ignore[attr-defined]  # just seen to be there
+    return need_two_folds(pairs, f"reader={what}")
+
+
+class PairFaces(FaceReader):
+    """Read the distinct images of a verification list, each once.
+
+    An image that cannot be decoded is an error: another in its place would change the pair.
+
+    Args:
+        root: folder the list's images lie under.
+        pairs: the list, see `read_pairs`; by default `pairs.txt` in the root or beside it.
+        crop: box (left, top, right, bottom) in pixels of the files, or the side of a central square; by
+            default the whole image.
+        size: side of the images handed out, in pixels.
+        missing: what to do about pairs whose images are not there: 'error', or 'skip' them and say how many.
+        pattern: where an image of LFW's form lies under the root, without suffix.
+
+    Attributes:
+        pairs: the list, `a` and `b` being positions in this reader.
+
+    Raises:
+        FileNotFoundError: no such root or list, or images missing.
+        ValueError: the list cannot be read.
+    """
+
+    on_bad_image: OnBadImage = "error"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        pairs: str | os.PathLike[str] | None = None,
+        crop: Crop = None,
+        size: int = 112,
+        missing: Literal["error", "skip"] = "error",
+        pattern: str = LFW_PATTERN,
+    ) -> None:
+        check_geometry(crop, size)
+        self.root, self.crop, self.size = Path(root), crop, size
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"root={root}: no such folder (looked for the images of a list of pairs)")
+        if pairs is None:
+            beside = (self.root / "pairs.txt", self.root.parent / "pairs.txt")
+            pairs = next((path for path in beside if path.is_file()), beside[0])
+        listed = read_pairs(pairs, pattern)
+        files = find_images(self.root, listed.names)
+        absent = [i for i, name in enumerate(listed.names) if name not in files]
+        if absent:
+            first = ", ".join(listed.names[i] for i in absent[:3])
+            what = f"{len(absent)} of its {len(listed.names)} images are not in {root}, the first: {first}"
+            if missing == "error":
+                raise FileNotFoundError(f"pairs={pairs}: {what} (missing: skip leaves their pairs out)")
+            total, listed = len(listed), listed.without(torch.tensor(absent))
+            if not bool(listed.same.any()) or bool(listed.same.all()):
+                raise FileNotFoundError(f"pairs={pairs}: {what}; too few pairs are left without them")
+            _log.warning("pairs=%s: %s; %d of %d pairs left out", pairs, what, total - len(listed), total)
+            same = listed.same.numpy()
+            folds = sound_folds(same, listed.folds.numpy(), f"pairs={pairs} without them", by_name=True)
+            tell_mix(same, f"pairs={pairs} without them")
+            listed = replace(listed, folds=torch.from_numpy(folds))
+        self.pairs, self.identities, self.labels = listed, listed.identities, listed.labels
+        self._files = [files[name] for name in listed.names]
+
+    def read(self, index: int) -> Pixels:
+        """Decode one image, see `FaceReader.read`."""
+        data, path = self.encoded(index), self.name(index)
+        return decode(data, self.crop, self.size, path, self.strict, self.allow_lossy_webp)
+
+    def encoded(self, index: int) -> bytes:
+        """Give the bytes of an image's file, see `FaceReader.encoded`."""
+        path = self.name(index)
+        return read_within(path, os.path.realpath(self.root)) if self.strict else read_bytes(path)
+
+    def name(self, index: int) -> str:
+        """Tell an image's path."""
+        return os.path.join(self.root, self._files[index])
+
+    def stable_name(self, index: int) -> str:
+        """Tell an image's name in the list."""
+        return self.pairs.names[index]
+
+
+def find_images(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Find images under a root by name, whichever suffix they have there.
+
+    Args:
+        root: the folder.
+        names: paths relative to it; one that is not there as given is looked for with the other suffixes
+            (a released set holds PNG where the list says JPEG).
+
+    Returns:
+        Paths relative to the root, by name; names that are not found are left out.
+    """
+    found = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        known = suffix.lower() in SUFFIXES
+        candidates = [name] if known else []
+        candidates += [(stem if known else name) + other for other in SUFFIXES]
+        for candidate in candidates:
+            if os.path.isfile(os.path.join(root, candidate)):
+                found[name] = candidate
+                break
+    return found
+
+
+class BinFaces(FaceReader):
+    """Read an InsightFace verification set (`lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`).
+
+    The file is a pickle of encoded images and a list of which pairs are the same person; images 2i and 2i + 1
+    are pair i. It is read by an unpickler that can build nothing but these. Images that are equal byte for
+    byte are kept once. Pairs go into ten folds of consecutive pairs, as InsightFace's evaluation takes them
+    (scikit-learn's KFold, not shuffled), where these are of so many same and so many different pairs each, as in
+    the published sets; else they are dealt anew, with a line that says so (see `sound_folds`). An image that cannot
+    be decoded is an error.
+
+    Args:
+        path: the file.
+        size: side of the images handed out, in pixels.
+        crop: box (left, top, right, bottom) in pixels of the images, or the side of a central square; by
+            default the whole image.
+
+    Attributes:
+        pairs: the list, `a` and `b` being positions in this reader.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file carries code, is truncated or holds something else.
+    """
+
+    on_bad_image: OnBadImage = "error"
+
+    def __init__(self, path: str | os.PathLike[str], size: int = 112, crop: Crop = None) -> None:
+        check_geometry(crop, size)
+        self.path, self.size, self.crop = Path(path), size, crop
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"bin={path}: no such file (looked for an InsightFace set such as lfw.bin)"
+            )
+        images, issame = load_bin(self.path)
+        position: dict[bytes, int] = {}
+        kept: list[bytes] = []
+        at = np.empty(len(images), np.int64)
+        digests = {id(image): hashlib.sha256(image).digest() for image in images}  # a file may name one often
+        for i, image in enumerate(images):
+            at[i] = position.setdefault(digests[id(image)], len(kept))
+            if at[i] == len(kept):
+                kept.append(image)
+        same = np.array(issame, bool)
+        _, sizes = np.unique(
+            np.arange(len(same)) % FOLDS, return_counts=True
+        )  # KFold: the first are the larger
+        # one blob: a list of bytes would be copied by every forked worker that touches it
+        self._blob = np.frombuffer(b"".join(kept), np.uint8)
+        self._ends = np.cumsum([len(image) for image in kept], dtype=np.int64)
+        self._first = np.unique(at, return_index=True)[1]
+        self.identities = []
+        self.labels = torch.full((len(kept),), -1, dtype=torch.int64)
+        stated = PairList(
+            names=[self.name(i) for i in range(len(kept))],
+            a=torch.from_numpy(at[::2].copy()),
+            b=torch.from_numpy(at[1::2].copy()),
+            same=torch.from_numpy(same),
+            folds=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
+            identities=[],
+            labels=self.labels,
+        )
+        self.pairs = checked_pairs(stated, len(kept), f"bin={path}", by_name=False)
+
+    def read(self, index: int) -> Pixels:
+        """Decode one image, see `FaceReader.read`."""
+        data, name = self.encoded(index), self.name(index)
+        return decode(data, self.crop, self.size, name, self.strict, self.allow_lossy_webp)
+
+    def encoded(self, index: int) -> bytes:
+        """Give the bytes of an image, as the file holds them, see `FaceReader.encoded`."""
+        start = self._ends[index - 1] if index else 0
+        return self._blob[start : self._ends[index]].tobytes()
+
+    def file(self, index: int) -> str:
+        """Tell the path of the file."""
+        return str(self.path)
+
+    def name(self, index: int) -> str:
+        """Tell the file and where in it the image stands first."""
+        return f"{self.path}[{int(self._first[index])}]"
+
+    def stable_name(self, index: int) -> str:
+        """Tell where in the file the image stands first."""
+        return str(int(self._first[index]))

@@ -1,0 +1,270 @@
+"""What a `fit` config says, read without running it: the data, who verifies, and what decides the figures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import ArgumentError, ArgumentParser
+
+from callbacks.verification import LFWVerification
+from datamodules.face import FaceDataModule
+from datamodules.readers.base import FaceReader
+from lightning_app.cli.app import FaceVeilCLI
+from lightning_app.core.foreign import read_yaml
+from lightning_app.core.printing import reason
+from lightning_app.desensitize import Desensitizer
+from lightning_app.models.known import make_known, named_classes
+
+_DECISIVE = ("max_epochs", "max_steps")  # of the trainer; the rest is where and how fast
+_IDLE = ("num_workers", "cache")  # of the data: how fast, not what
+_WHEN = ("every_n_epochs", "batch_size")  # of the verification: when and how fast, not what
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One `fit`, read.
+
+    Attributes:
+        data: the DataModule, not yet set up.
+        verification: the callback that verifies; None where the config has none.
+        about: what decides the figures of the run, JSON-able: seed, epochs, model, data.
+        desensitizer: `class_path` and `init_args`, as a config has them; None where nothing is hidden.
+        measured: what decides the figures of a recogniser that is there, JSON-able: who verifies, on what pixels.
+        classes: every `class_path` the config names.
+    """
+
+    data: FaceDataModule
+    verification: LFWVerification | None
+    about: dict[str, Any]
+    desensitizer: dict[str, Any] | None
+    measured: dict[str, Any]
+    classes: frozenset[str] = frozenset()
+
+
+def read_setting(args: Sequence[str]) -> Setting:
+    """Read what `fit` would be run with.
+
+    Args:
+        args: the command line after `fit`: `--config NAME.yaml` and overrides.
+
+    Raises:
+        FileNotFoundError: a config or a file it names is not there.
+        ValueError: an argument or value is wrong, or the data is not a FaceDataModule.
+    """
+
+    class Reader(FaceVeilCLI):
+        def before_instantiate_classes(self) -> None:
+            """Leave run folders alone."""
+
+        def instantiate_classes(self) -> None:
+            """Build the data and the callbacks, no trainer."""
+            self.config_init = self.parser.instantiate(self.config)
+
+    try:
+        with _quietly():
+            read = Reader(
+                L.LightningModule, L.LightningDataModule, save_config_callback=None, subclass_mode_model=True,
+                subclass_mode_data=True, auto_configure_optimizers=False, seed_everything_default=0, run=False,
+                args=list(args), parser_kwargs={"exit_on_error": False},
+            )  # fmt: skip
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())[:400]) from error
+    except (ValueError, OSError) as error:  # jsonargparse wraps what a class refused in what it was tried as
+        raise ValueError(reason(error)) from error
+    data = read.config_init.data
+    if not isinstance(data, FaceDataModule):
+        raise ValueError(
+            f"{' '.join(args)}: data is a {type(data).__name__}; give a datamodules.FaceDataModule"
+        )
+    callbacks = read.config_init.trainer.callbacks or []
+    watching = callbacks if isinstance(callbacks, list) else [callbacks]
+    verifying = [c for c in watching if isinstance(c, LFWVerification)]
+    plain = json.loads(read.parser.dump(read.config, format="json", skip_unset=False, skip_validation=True))
+    return Setting(
+        data=data,
+        verification=verifying[0] if verifying else None,
+        about=_decisive(plain),
+        desensitizer=plain["data"]["init_args"].get("desensitizer"),
+        measured=_measured(plain),
+        classes=frozenset(named_classes(plain)),
+    )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep Lightning from telling of the seed, and from warning of arguments beside the command line's own."""
+    own, disabled = sys.argv, logging.root.manager.disable
+    sys.argv = own[:1]
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        sys.argv = own
+        logging.disable(disabled)
+
+
+def saved_setting(run: Path) -> dict[str, Any] | None:
+    """Read what decided the figures of a run that is there; None where its folder has no config.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        ValueError: its config is damaged.
+    """
+    config = _saved(run)
+    return None if config is None else _taken(_decisive, config, run)
+
+
+def saved_measured(run: Path) -> dict[str, Any] | None:
+    """Read what decided the figures that a run's recogniser got; None where its folder has no config, or no verifier.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        ValueError: its config is damaged.
+    """
+    config = _saved(run)
+    found = None if config is None else _taken(_measured, config, run)
+    return found if found is not None and found["verification"] else None
+
+
+def _saved(run: Path) -> Any:
+    """Read a run's `config.yaml`, which may be somebody else's; None where there is none."""
+    config = run / "config.yaml"
+    return read_yaml(config) if config.is_file() else None
+
+
+def _taken(what: Callable[[Any], dict[str, Any]], config: Any, run: Path) -> dict[str, Any]:
+    try:
+        return what(config)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{run / 'config.yaml'} is not the config of a run ({error!r}); move it away"
+        ) from error
+
+
+def make_reader(part: object) -> FaceReader:
+    """Make a reader as a config describes it.
+
+    Args:
+        part: `class_path` and `init_args`.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be made; the message says why.
+    """
+    made: FaceReader = _make("reader", FaceReader, part)
+    return made
+
+
+def make_desensitizer(part: object) -> Desensitizer:
+    """Make a desensitizer as a config describes it.
+
+    Args:
+        part: `class_path` and `init_args`.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be made; the message says why.
+    """
+    made: Desensitizer = _make("desensitizer", Desensitizer, part)
+    return made
+
+
+def _make(name: str, kind: object, part: object) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{name}", type=kind)
+    try:
+        return parser.instantiate(parser.parse_object({name: part}))[name]
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())[:400]) from error
+
+
+def saved_reader(run: Path, trust: Collection[str] = ()) -> FaceReader:
+    """Make the reader that a run was trained with; its folder may be somebody else's, and no code of its runs.
+
+    Args:
+        run: the run's folder.
+        trust: class paths that may be imported, beside our own and those of `trusting`.
+
+    Raises:
+        FileNotFoundError, ValueError: its config is not there, names a class that is neither ours nor trusted, or
+            the reader cannot be made.
+    """
+    config = run / "config.yaml"
+    saved = _saved(run)
+    if saved is None:
+        raise FileNotFoundError(f"{config} is not there")
+    part = _taken(lambda found: {"reader": found["data"]["init_args"]["reader"]}, saved, run)["reader"]
+    return make_known(part, FaceReader, f"{config}: data.reader", trust)  # type: ignore[type-abstract]
+
+
+def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
+    """Name the first setting in which two runs differ, with both values; None where they agree.
+
+    A setting that only one of them knows does not count: it came with another version of FaceVeil.
+
+    Args:
+        made: `Setting.about` of the one that is there.
+        wanted: of the one asked for.
+        path: what stands before the setting's name.
+    """
+    for key in sorted({*made} & {*wanted}):
+        theirs, ours = made[key], wanted[key]
+        if isinstance(theirs, dict) and isinstance(ours, dict):
+            found = difference(theirs, ours, f"{path}{key}.")
+            if found is not None:
+                return found
+        elif theirs != ours:
+            return f"{path}{key} is {_short(theirs)}, not {_short(ours)}"
+    return None
+
+
+def decisive_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a DataModule's config what only decides how fast it reads.
+
+    Args:
+        data: `class_path` and `init_args`.
+    """
+    arguments = {key: value for key, value in data["init_args"].items() if key not in _IDLE}
+    return {**data, "init_args": arguments}
+
+
+def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "seed_everything": config["seed_everything"],
+        "trainer": {key: config["trainer"].get(key) for key in _DECISIVE},
+        "model": config["model"],
+        "data": decisive_data(config["data"]),
+    }
+
+
+def _measured(config: dict[str, Any]) -> dict[str, Any]:
+    callbacks = config["trainer"].get("callbacks") or []
+    verifying = [
+        callback.get("init_args") or {}
+        for callback in (callbacks if isinstance(callbacks, list) else [callbacks])
+        if callback["class_path"].rpartition(".")[2] == LFWVerification.__name__
+    ]
+    data = config["data"].get("init_args") or {}
+    reader = (data.get("reader") or {}).get("init_args") or {}
+    first = verifying[0] if verifying else {}
+    return {
+        "verification": {key: value for key, value in first.items() if key not in _WHEN},
+        "pixels": {key: data.get(key) for key in ("mean", "std")}
+        | {key: reader.get(key) for key in ("size", "crop")},
+        "precision": config["trainer"].get("precision"),
+    }
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

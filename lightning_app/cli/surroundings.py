@@ -1,0 +1,48 @@
+"""What stands around every command: log messages on the terminal, and warnings of Lightning's that help no user."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.enums import StrEnum
+from rich.logging import RichHandler
+
+
+def set_up() -> None:
+    """Set up logging, warnings, YAML and matrix products for a command; a second time changes nothing."""
+    set_up_logging()
+    for noise in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r"Be aware that when using `ckpt_path`.*",
+        r"torch.distributed.nn.functional.all_gather is deprecated.*",
+        r"It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # ours are summed over the ranks before
+        r"Experiment logs directory .* exists and is not empty.*",  # keep_log has put the earlier log aside
+    ):
+        warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
+    # as which YAML writes a default such as `Interval.step` of Lightning's Timer
+    yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
+    torch.set_float32_matmul_precision("high")
+
+
+def is_rank_zero() -> bool:
+    """Tell whether this is the first of all ranks, before they have met too."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _not_an_advertisement(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("💡")
+
+
+def set_up_logging() -> None:
+    """Send FaceVeil's own messages to the terminal, one line each, once."""
+    for name in ("faceveil", "lightning_app", "datamodules", "callbacks"):
+        ours = logging.getLogger(name)
+        if not ours.handlers:
+            ours.addHandler(RichHandler(show_time=False, show_path=False, markup=False))
+            # of several ranks one speaks; the others are heard where they fail
+            ours.setLevel(logging.INFO if is_rank_zero() else logging.ERROR)

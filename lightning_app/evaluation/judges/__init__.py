@@ -1,0 +1,1 @@
+"""Judges: networks that tell whether two images show the same person."""

@@ -1,0 +1,356 @@
+"""What a desensitized image set gives away: likeness, and who is found again, before and after attacks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.face import FaceDataModule
+from datamodules.readers.base import FaceReader
+from datamodules.readers.cached import CachedReader
+from datamodules.verification.readers import PairList, pairs_of
+from lightning_app.attacks import Attack
+from lightning_app.core.files import write_atomically
+from lightning_app.distributed.precision import autocast
+from lightning_app.metrics import dssim, psnr, verification
+from lightning_app.metrics.reidentification import (
+    mate_ranks,
+    mean_over_people,
+    one_of_each,
+    similarity,
+    worst_identities,
+)
+from lightning_app.models.checkpoints import load_recogniser
+
+Part = dict[str, Tensor]
+Tick = Callable[[int], None]
+_FORM = 1  # of a part; another number, and what was measured before is measured again
+# what is measured per image: name -> sign that makes a higher value less private
+_LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1}
+_RANKS = (1, 5)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Somebody who tells faces apart.
+
+    Attributes:
+        about: what it is, such as the hash of its weights: equal for equal judges.
+        embed: images `[B,3,H,W]` in [0,1], a mask `[M,1,H,W]` or None, `mask_index [B]` or None -> `[B,D]`.
+    """
+
+    about: str
+    embed: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+
+def recogniser_judge(
+    checkpoint: str | Path, size: int, *, mean: float = 0.5, std: float = 0.5, precision: str = "32-true",
+    device: torch.device | None = None,
+) -> Judge:  # fmt: skip
+    """Make a judge of a trained recogniser.
+
+    Args:
+        checkpoint: a `.ckpt`, or a run's folder.
+        size: side of the images in pixels.
+        mean: subtracted from every channel, on [0,1] pixels, as in its training.
+        std: what every channel is divided by then.
+        precision: `bf16-mixed` and `16-mixed` embed under autocast, as `fit` does.
+        device: where it works; the CPU by default.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it is no recogniser's, or was trained on images of another size.
+    """
+    model, facts = load_recogniser(checkpoint)
+    if facts.input_size != size or facts.in_channels != 3:
+        raise ValueError(
+            f"checkpoint {facts.path}: a recogniser for {facts.in_channels} channels of {facts.input_size} px; these "
+            f"images have 3 of {size} px: give one trained on such"
+        )
+    facts.check_normalised(mean, std)
+    where = device or torch.device("cpu")
+    model.to(where)
+
+    def embed(image: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
+        with autocast(precision, where):
+            return model.embed((image - mean) / std, mask, mask_index)
+
+    return Judge(f"{facts.sha256} {mean} {std} {precision}", embed)
+
+
+class Subjects:
+    """The people whose privacy is measured: the images of a verification set, read once.
+
+    The gallery is the first image of each person, clean. Everybody's other images are looked for in it.
+
+    Args:
+        reader: images and an attribute `pairs`.
+        batch_size: images at a time.
+        device: where everything is computed.
+
+    Attributes:
+        pixels: uint8 `[N,1 or 3,H,W]`.
+        pairs: the list of pairs over them.
+        labels: `[N]` int64, person of each; −1 where not known.
+        gallery: `[G]` int64, positions of the gallery's images.
+        hash: SHA-256 of pixels, people and pairs.
+    """
+
+    def __init__(self, reader: FaceReader, batch_size: int = 64, device: torch.device | None = None) -> None:
+        pairs = pairs_of(reader)
+        if batch_size < 1:
+            raise ValueError(f"batch_size: {batch_size}; give at least 1")
+        self.reader, self.pairs, self.labels = reader, pairs, reader.labels
+        self.pixels = CachedReader(reader).pixels
+        self.batch_size, self.device = batch_size, device or torch.device("cpu")
+        self.gallery = one_of_each(self.labels)
+        digest = hashlib.sha256(self.pixels.numpy().data)
+        for part in (self.labels, pairs.a, pairs.b, pairs.same, pairs.folds):
+            digest.update(part.numpy().tobytes())
+        self.hash = digest.hexdigest()
+        self._clean: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self.pixels)
+
+    @property
+    def probes(self) -> Tensor:
+        """Positions `[K]` int64 of the images that are looked for: their person has another in the gallery."""
+        enrolled = torch.zeros(len(self), dtype=torch.bool)
+        enrolled[self.gallery] = True
+        return torch.nonzero((self.labels >= 0) & ~enrolled).flatten()
+
+    def raw(self, rows: Tensor) -> Tensor:
+        """Give raw pixels: uint8 `[n,3,H,W]` on the device."""
+        return self.pixels[rows].to(self.device).expand(-1, 3, -1, -1)
+
+    @torch.inference_mode()
+    def clean(self, judge: Judge, tick: Tick = lambda n: None) -> Tensor:
+        """Embed every clean image, once per judge however often it is asked for: `[N,D]` of length 1, on the CPU."""
+        if judge.about not in self._clean:
+            parts = []
+            for rows in torch.arange(len(self)).split(self.batch_size):
+                parts.append(judge.embed(self.raw(rows).float() / 255, None, None).float())
+                tick(len(rows))
+            self._clean[judge.about] = F.normalize(torch.cat(parts)).cpu()
+        return self._clean[judge.about]
+
+
+def applies(attack: Attack | None, data: FaceDataModule) -> bool:
+    """Tell whether an attack can be mounted on what a method releases.
+
+    Args:
+        attack: None stands for looking at the released images as they are.
+        data: the method's data, of which the desensitizer matters.
+    """
+    veil = data.desensitizer
+    veil.prepare((data.size, data.size))  # a mask is known by its hash once it is read or drawn
+    if attack is None or not veil.is_image:
+        return attack is None and veil.is_image
+    masked = "mask_hash" in veil.describe()
+    return veil.hides and (masked or not attack.needs_mask)
+
+
+def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) -> str:
+    """Name what a part depends on beside its judges: images, method, attack with its weights; 16 hex digits.
+
+    Args:
+        subjects: whose images are attacked.
+        data: the method's; its desensitizer is prepared for these images.
+        attack: None for the released images as they are.
+    """
+    size = subjects.reader.size
+    data.desensitizer.prepare((size, size))
+    about: dict[str, object] = {
+        "form": _FORM,
+        "images": subjects.hash,
+        "method": data.desensitizer.describe(),
+        "attack": None,
+    }
+    if attack is not None:
+        attack.to(subjects.device).eval()
+        some = data.desensitized(subjects.raw(torch.arange(1)))
+        if applies(attack, data):  # what an attack learns or loads at the first need is there after it
+            attack.restore(some["image"], some["mask"], some["mask_index"])
+        about["attack"] = {**attack.describe(), "state": _state_hash(attack)}
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@torch.inference_mode()
+def measure(
+    subjects: Subjects,
+    data: FaceDataModule,
+    attack: Attack | None,
+    judges: Sequence[Judge] = (),
+    recognisers: Sequence[Judge] = (),
+    have: Part | None = None,
+    tick: Tick = lambda n: None,
+) -> Part:
+    """Desensitize every image, attack it, and measure what is seen then; whole batches on the device.
+
+    Nothing of a face stays in the result: no pixel and no embedding, only figures per image and per pair.
+
+    Args:
+        subjects: whose images.
+        data: the method's, of which the desensitizer is used.
+        attack: None for the released images as they are.
+        judges: who link what is seen to clean images.
+        recognisers: who compare what is seen with what is seen (paper, Table 2).
+        have: what was measured before with other judges; that is not measured again.
+        tick: called with the number of images done.
+
+    Returns:
+        `dssim`, `psnr` and, under a mask, `psnr_hidden` `[N]` against the clean image; for each judge, J standing
+        for the start of its hash: `own/J` `[N]` cosine similarity with its own clean image, `rank/J` `[N]` int64
+        rank of its person in the clean gallery (0 for the gallery's own images), `linked/J` `[P]` similarity of
+        each pair's first image, clean, and its second, as seen; for each recogniser `pairs/J` `[P]`, both as
+        seen. And all that was had before.
+    """
+    part = dict(have or {})
+    wanted = {j.about: j for j in judges if f"own/{_short(j)}" not in part}
+    looking = wanted | {r.about: r for r in recognisers if f"pairs/{_short(r)}" not in part}
+    likeness = "dssim" not in part
+    if not looking and not likeness:
+        return part
+    found: dict[str, list[Tensor]] = {about: [] for about in looking}
+    alike: dict[str, list[Tensor]] = {}
+    for rows in torch.arange(len(subjects)).split(subjects.batch_size):
+        raw = subjects.raw(rows)
+        veiled = data.desensitized(raw, rows.to(raw.device))
+        seen, mask, which = veiled["image"], veiled["mask"], veiled["mask_index"]
+        if attack is not None:
+            seen = attack.restore(seen, mask, which)
+        if likeness:
+            _compare(raw.float() / 255, seen, mask, which, alike)
+        for about, judge in looking.items():
+            # an attacker's picture has no hidden pixel left, so the judge is told of none
+            embedding = judge.embed(seen, *((mask, which) if attack is None else (None, None)))
+            found[about].append(F.normalize(embedding.float()).cpu())
+        tick(len(rows))
+    part |= {name: torch.cat(values) for name, values in alike.items()}
+    pairs, gallery = subjects.pairs, subjects.gallery
+    for judge in looking.values():
+        embedded, short = torch.cat(found[judge.about]), _short(judge)
+        if judge.about in wanted:
+            clean = subjects.clean(judge)
+            ranks = mate_ranks(embedded, subjects.labels, clean[gallery], subjects.labels[gallery])
+            ranks[gallery] = 0  # the very picture, or its restoration, is no probe
+            part |= {f"own/{short}": similarity(embedded, clean), f"rank/{short}": ranks}
+            part[f"linked/{short}"] = similarity(clean[pairs.a], embedded[pairs.b])
+        part[f"pairs/{short}"] = similarity(embedded[pairs.a], embedded[pairs.b])
+    return part
+
+
+def measured(folder: Path, label: str, key: str) -> tuple[Path, Part]:
+    """Find a part measured before.
+
+    Args:
+        folder: of the parts.
+        label: a plain name for people; `key` alone decides.
+        key: of `part_key`.
+
+    Returns:
+        Where it lies or will lie, and what it holds; empty where there is none.
+    """
+    path = folder / f"{label}-{key}.safetensors"
+    return path, load_file(path) if path.is_file() else {}
+
+
+def keep(path: Path, part: Part) -> None:
+    """Write a part, whole or not at all."""
+    write_atomically(path, save({name: values.contiguous() for name, values in part.items()}))
+
+
+def figures(
+    part: Part,
+    subjects: Subjects,
+    judges: Mapping[str, Judge],
+    recognisers: Mapping[str, Judge],
+    bootstrap: int = 1000,
+) -> dict[str, float]:
+    """Make figures of what was measured, with 95 % intervals (`_low`, `_high`) over people or over pairs.
+
+    Args:
+        part: of `measure`.
+        subjects: whose.
+        judges: label -> judge.
+        recognisers: label -> recogniser.
+        bootstrap: resamples; 0 for no intervals.
+
+    Returns:
+        `dssim`, `psnr`, `psnr_hidden` (means over images); by judge `similarity/J`, `rank1/J`, `rank5/J`,
+        `verification/J` (accuracy of telling whether a clean image and one as seen are of the same person, pair
+        protocol); by recogniser `accuracy/R` (the same of two images as seen); and `worst/…`: what one person in
+        twenty is worse off than (95th percentile over people of each one's mean).
+    """
+    out: dict[str, float] = {}
+    labels = subjects.labels
+
+    def add(name: str, values: Tensor, of: Tensor, sign: int, judge: str = "") -> None:
+        triple = mean_over_people(values, of, bootstrap)
+        for end, value in zip(("", "_low", "_high"), triple, strict=True):
+            out[f"{name}{end}{judge}"] = value
+        out[f"worst/{name}{judge}"] = sign * worst_identities(sign * values.double(), of) + 0.0  # no −0
+
+    for name, sign in _LIKENESS.items():
+        if name in part:
+            add(name, part[name], labels, sign)
+    probes = subjects.probes
+    for label, judge in judges.items():
+        short = _short(judge)
+        if f"own/{short}" not in part:
+            continue
+        add("similarity", part[f"own/{short}"], labels, 1, f"/{label}")
+        ranks = part[f"rank/{short}"][probes]
+        for k in _RANKS if len(probes) else ():
+            add(f"rank{k}", (ranks <= k).double(), labels[probes], 1, f"/{label}")
+            if bootstrap and out[f"rank{k}/{label}"] in (0, 1):
+                # resampling what never happened says 'never': the exact 95 % bound for so many people instead
+                bound = 0.05 ** (1 / len(labels[probes].unique()))
+                end, value = ("high", 1 - bound) if out[f"rank{k}/{label}"] == 0 else ("low", bound)
+                out[f"rank{k}_{end}/{label}"] = value
+        out |= _verified("verification", part[f"linked/{short}"], subjects.pairs, bootstrap, label)
+    for label, judge in recognisers.items():
+        if f"pairs/{_short(judge)}" in part:
+            out |= _verified("accuracy", part[f"pairs/{_short(judge)}"], subjects.pairs, bootstrap, label)
+    return {name: value for name, value in out.items() if value == value}  # without bootstrap no intervals
+
+
+def _verified(name: str, scores: Tensor, pairs: PairList, bootstrap: int, label: str) -> dict[str, float]:
+    result = verification(scores.double(), pairs.same, pairs.folds, bootstrap=bootstrap)
+    (low, high), mean = result.accuracy_ci, result.accuracy
+    return {f"{name}/{label}": mean, f"{name}_low/{label}": low, f"{name}_high/{label}": high}
+
+
+def _compare(
+    clean: Tensor, seen: Tensor, mask: Tensor | None, which: Tensor, alike: dict[str, list[Tensor]]
+) -> None:
+    alike.setdefault("dssim", []).append(dssim(clean, seen).cpu())
+    alike.setdefault("psnr", []).append(psnr(clean, seen).cpu())
+    if mask is not None:
+        hidden = 1 - (mask if len(mask) == 1 else mask.index_select(0, which))
+        alike.setdefault("psnr_hidden", []).append(psnr(clean, seen, hidden).cpu())
+
+
+def _short(judge: Judge) -> str:
+    return hashlib.sha256(judge.about.encode()).hexdigest()[:16]
+
+
+def _state_hash(module: nn.Module) -> str:
+    """Hash weights and buffers, those that are not saved as well."""
+    digest = hashlib.sha256()
+    for name, value in sorted(
+        [*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]
+    ):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

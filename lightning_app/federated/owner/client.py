@@ -1,0 +1,266 @@
+"""An owner: trains on its own faces, veiled by the federation's mask, and hands out weights alone."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from datamodules import FaceDataModule
+from lightning_app.core.draws import seed_from
+from lightning_app.core.files import write_atomically
+from lightning_app.desensitize import Identity, MaskOut
+from lightning_app.federated.owner.local import train_round
+from lightning_app.federated.owner.terms import (
+    about,
+    check_changes,
+    check_invitation,
+    check_kept,
+    check_veil,
+    lowest_ratio,
+    servers_mask,
+)
+from lightning_app.federated.protocol.messages import Invitation, Joined, Refusal, Task, Update
+from lightning_app.federated.protocol.partition import deal
+from lightning_app.federated.protocol.people import part_of
+from lightning_app.federated.protocol.plan import Parts, Plan
+from lightning_app.federated.protocol.shared_mask import digest, veil_of
+from lightning_app.federated.protocol.weights import check_run_id, install, not_finite, travelling, unlike
+from lightning_app.masks import load_mask, mask_hash, save_mask
+from lightning_app.models.base import Recogniser
+from lightning_app.release.write.pseudonyms import load_key
+
+log = logging.getLogger("faceveil")
+_SEED, _HEAD = 0x666C7364, 0x666C6864  # "flsd", "flhd": name the draws
+
+
+class Client:
+    """One owner of faces.
+
+    What it has to remember lies in its own folder, under the federation's name: the invitation with the mask, and its
+    head where heads are private. So it may be another process in every round. What it accepts, and for a run keeps to,
+    its own file decides (`terms`).
+
+    Args:
+        plan: how the federation goes; of its own config, of which rounds, epochs and seed are the server's.
+        parts: its model, data and trainer.
+        number: of the owner, from 0.
+        folder: of the owner's files.
+    """
+
+    def __init__(self, plan: Plan, parts: Parts, number: int, folder: Path) -> None:
+        self.plan, self.parts, self.number, self.folder = plan, parts, number, folder
+        self._invitation: Invitation | None = None
+        self._made: tuple[Recogniser, FaceDataModule] | None = None
+        self._mask_hash = ""
+
+    def join(self, invitation: Invitation) -> Joined:
+        """Take the federation's mask, and tell what there is to train on.
+
+        Args:
+            invitation: of the server.
+
+        Raises:
+            ValueError: the owner's data or model cannot be used; a `Refusal` where the invitation asks for what the
+                owner's own file does not allow, or is another than this owner has accepted for the run.
+        """
+        home = self.folder / check_run_id(invitation.run)
+        kept = self._kept(invitation.run)
+        if kept is not None:
+            check_kept(kept, invitation)
+        self._invitation, self._made = None, None
+        made = self._make(invitation)
+        model, data = made
+        if kept is None:  # only now: what was refused is not remembered, and not trained on
+            write_atomically(home / "invitation.json", json.dumps(about(invitation), indent=2) + "\n")
+        self._invitation, self._made = invitation, made
+        self._say(data.desensitizer.describe(), home / "mask.png")
+        return Joined(
+            client=self.number,
+            images=len(data.reader),
+            identities=data.num_classes,
+            classes_hash=self._names_hash(data.reader.identities),
+            model_hash=model_hash(model),
+            mask_hash=self._mask_hash,
+        )
+
+    def train(self, task: Task) -> Update:
+        """Train for one round.
+
+        Args:
+            task: of the server.
+
+        Returns:
+            The weights that travel; a private head is written into the owner's folder instead.
+
+        Raises:
+            FileNotFoundError: this owner was never invited.
+            ValueError: mask or weights are not those it joined with, or cannot be used.
+        """
+        self.parts.use()
+        if self._invitation is None or self._invitation.run != task.run:
+            self._invitation, self._made = self._remembered(task.run), None
+        invitation = self._invitation
+        model, data = self._made = self._made or self._make(invitation)
+        if not 1 <= task.round <= invitation.rounds:
+            raise Refusal(f"round {task.round} of a federation of {invitation.rounds} rounds")
+        if task.mask_hash != self._mask_hash:
+            raise Refusal(
+                f"the round's mask has the hash {task.mask_hash[:12]}…, this owner's {self._mask_hash[:12]}…: all "
+                "veil with the same mask"
+            )
+        model.head = self._head(model, data, task.round)
+        wrong = unlike(task.weights, travelling(model, invitation.private_heads)) or not_finite(task.weights)
+        if wrong is not None:
+            raise Refusal(f"the server's weights: {wrong}; give all owners the same model")
+        install(model, task.weights, invitation.private_heads, "the server's weights")
+        done = train_round(model, data, self.parts.trainer, task.round, invitation.rounds,
+                           invitation.local_epochs, self.folder)  # fmt: skip
+        if invitation.private_heads:
+            self._keep_head(model.head, task.round)
+        return Update(
+            client=self.number, round=task.round, mask_hash=self._mask_hash,
+            images=done.batches * data.global_batch_size, batches=done.batches, loss=done.loss, lr=done.lr,
+            seconds=done.seconds, weights=travelling(model, invitation.private_heads),
+        )  # fmt: skip
+
+    def _make(self, invitation: Invitation) -> tuple[Recogniser, FaceDataModule]:
+        """Make model and data, with this owner's part, seed and veil, if the invitation may be accepted at all."""
+        check_invitation(invitation, self.plan)
+        model, data = self.parts.make()
+        if self.plan.partition != "own":
+            labels = data.reader.labels
+            plan = self.plan
+            part = deal(labels, plan.clients, plan.partition, self.parts.seed, plan.alpha)[self.number]
+            data.reader = part_of(data.reader, part, invitation.private_heads)
+        data.seed = client_seed(invitation.seed, self.number)
+        own = self.parts.data.get("init_args", {}).get("desensitizer")
+        mask = servers_mask(invitation, data, own, self.plan)
+        if mask is not None:
+            data.desensitizer = self._masked(invitation, mask, data.size)
+        self._mask_hash = veil_of(data.desensitizer, data.size)[1]
+        check_veil(data.desensitizer.describe(), self.plan, isinstance(data.desensitizer, MaskOut))
+        if data.desensitizer.hides and not data.released:
+            check_changes(data)
+        return model, data
+
+    def _masked(self, invitation: Invitation, mask: Tensor, size: int) -> MaskOut:
+        """Hide by the server's mask, out of this owner's own file of it."""
+        file = self.folder / invitation.run / "mask.png"
+        if not file.is_file() or mask_hash(load_mask(file)) != invitation.mask_hash:
+            save_mask(mask, file)
+        return MaskOut(mask=file, size=size)
+
+    def _say(self, facts: dict[str, object], mask: Path) -> None:
+        """Tell the owner what it trains under."""
+        ratio, found = lowest_ratio(facts), facts.get("mask_hash")
+        hidden = "" if ratio is None else f", which hides {ratio:.4f} of the pixels"
+        called = "" if found is None else f", hash {found}"
+        log.info("owner %d trains under %s%s%s", self.number, facts["method"], hidden, called)
+        if mask.is_file():
+            log.info("owner %d: look at the mask: %s", self.number, mask)
+        if facts["method"] == Identity.__name__:
+            log.warning("owner %d trains on clean faces, as its own file says.", self.number)
+
+    def _names_hash(self, names: Sequence[str]) -> str:
+        """Hash the people's names for a shared head so that owners can be compared, and no name be guessed."""
+        assert self._invitation is not None
+        if self._invitation.private_heads:
+            return ""
+        if self.plan.partition != "own":  # one set, dealt on one machine: its server has the names
+            return digest(names)
+        if self.plan.names_key is None:
+            log.warning("owner %d shares its head without names_key: nobody checks that all owners have the same "
+                        "people.", self.number)  # fmt: skip
+            return ""
+        key = load_key(self.plan.names_key)
+        return hmac.digest(
+            key, b"names of a shared head\n" + json.dumps(list(names)).encode(), "sha256"
+        ).hex()
+
+    def _kept(self, run: str) -> dict[str, Any] | None:
+        """Read what this owner has accepted for a run; None where it has not, or has lost its files."""
+        file = self.folder / check_run_id(run) / "invitation.json"
+        if not file.is_file():
+            return None
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return kept
+
+    def _remembered(self, run: str) -> Invitation:
+        home, kept = self.folder / check_run_id(run), self._kept(run)
+        if kept is None:
+            raise FileNotFoundError(
+                f"owner {self.number} has no invitation in {home}: it has to join before it trains"
+            )
+        mask = load_mask(home / "mask.png").to(torch.uint8) if kept["mask"] else None
+        return Invitation(**(kept | {"mask": mask}))
+
+    def _head(self, model: Recogniser, data: FaceDataModule, number: int) -> nn.Module:
+        """Give a head of the right size; a private one with the weights it had before this round."""
+        invitation = self._invitation
+        assert invitation is not None
+        seed = client_seed(invitation.seed, self.number) if invitation.private_heads else invitation.seed
+        head = new_head(model, data.num_classes, seed)
+        before = [path for path in self._heads() if _round_of(path) < number]
+        if invitation.private_heads and before:
+            head.load_state_dict(load_file(before[-1]))
+        return head
+
+    def _keep_head(self, head: nn.Module, number: int) -> None:
+        """Write the head after a round; a server that is killed, or lost a file, may ask for earlier ones again."""
+        file = self._home() / f"head-{number:05d}.safetensors"
+        write_atomically(file, save({key: value.contiguous() for key, value in head.state_dict().items()}))
+        for old in [path for path in self._heads() if _round_of(path) < number][: -self.plan.keep]:
+            old.unlink()
+
+    def _heads(self) -> list[Path]:
+        return sorted(self._home().glob("head-*.safetensors"))
+
+    def _home(self) -> Path:
+        assert self._invitation is not None
+        return self.folder / self._invitation.run
+
+
+def client_seed(seed: int, client: int) -> int:
+    """Give an owner's seed; owner 0 has the federation's own, so that a federation of one is an ordinary `fit`.
+
+    Args:
+        seed: of the federation.
+        client: number of the owner.
+    """
+    return seed if client == 0 else seed_from(_SEED, seed, client) % 2**31
+
+
+def new_head(model: Recogniser, classes: int, seed: int) -> nn.Linear:
+    """Make a classification head, a function of the seed alone.
+
+    Args:
+        model: whose embeddings it takes.
+        classes: identities it tells apart.
+        seed: of its weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_from(_HEAD, seed))
+        return nn.Linear(model.backbone.dim, classes)
+
+
+def model_hash(model: Recogniser) -> str:
+    """Hash a model's class and settings; the number of classes and how it is compiled do not count.
+
+    Args:
+        model: of a client or the server.
+    """
+    spared = ("num_classes", "compile", "channels_last")
+    settings = {key: value for key, value in model.hparams.items() if key not in spared and key[0] != "_"}
+    return digest({"class": type(model).__name__, **settings})
+
+
+def _round_of(path: Path) -> int:
+    return int(path.stem.removeprefix("head-"))

@@ -1,0 +1,188 @@
+"""What an owner insists on, whatever the server says: by its own file, and by what it has agreed to before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules import FaceDataModule
+from lightning_app.desensitize import MaskOut
+from lightning_app.federated.protocol.messages import Invitation, Refusal
+from lightning_app.federated.protocol.plan import Plan
+from lightning_app.federated.protocol.shared_mask import veil_of
+from lightning_app.masks import mask_hash, mask_ratio
+from lightning_app.masks.bits import as_array
+
+log = logging.getLogger("faceveil")
+LEAST = 0.5  # mask ratio of a mask that nobody said more of
+_ROUNDS, _SEEDS = 10**6, 2**63
+
+
+def about(invitation: Invitation) -> dict[str, Any]:
+    """Give what an owner writes down of an invitation: all of it, and of the mask whether there is one."""
+    return asdict(replace(invitation, mask=None)) | {"mask": invitation.mask is not None}
+
+
+def check_invitation(invitation: Invitation, plan: Plan) -> None:
+    """Refuse an invitation that asks more of an owner than its own file allows.
+
+    Args:
+        invitation: of the server.
+        plan: of the owner's own file.
+
+    Raises:
+        Refusal: it does.
+    """
+    for key, low, high in (
+        ("rounds", 1, _ROUNDS),
+        ("local_epochs", 1, plan.max_local_epochs),
+        ("seed", -_SEEDS, _SEEDS),
+    ):
+        value = getattr(invitation, key)
+        if not low <= value <= high:
+            own = " (max_local_epochs of this owner's file)" if key == "local_epochs" else ""
+            raise Refusal(f"the server's {key}={value} is not within {low} to {high}{own}")
+    if plan.heads_stay and not invitation.private_heads:
+        said = "says" if plan.private_heads else "is silent, which means"
+        raise Refusal(
+            "the server asks for the head, a row for each person (private_heads: false), and this owner's file "
+            f"{said} private_heads: true: its head stays; write private_heads: false there to give it away"
+        )
+
+
+def check_kept(kept: Mapping[str, Any], invitation: Invitation) -> None:
+    """Refuse an invitation to a run that differs from the one this owner has accepted.
+
+    Args:
+        kept: what `about` gave of that one.
+        invitation: as it comes now.
+
+    Raises:
+        Refusal: it does; names the field.
+    """
+    now = about(invitation)
+    other = next((key for key in now if kept.get(key) != now[key]), None)
+    if other is not None:
+        raise Refusal(
+            f"the server's {other} has changed since this owner joined the run {invitation.run} "
+            f"({kept.get(other)} then, {now[other]} now): an owner keeps to what it accepted; a new run of the server "
+            "has another name"
+        )
+
+
+def servers_mask(
+    invitation: Invitation, data: FaceDataModule, own: Mapping[str, Any] | str | None, plan: Plan
+) -> Tensor | None:
+    """Give the mask that the server wants, where the owner's own file does not speak against it.
+
+    Args:
+        invitation: of the server.
+        data: of the owner, as its file has it.
+        plan: of the owner's own file.
+        own: the desensitizer in that file; None where it names none.
+
+    Returns:
+        `[1,H,W]` uint8, 1 = visible; None where the owner hides its faces by what its own file, or its released set,
+        names.
+
+    Raises:
+        Refusal: the mask cannot be used, or nothing would be hidden.
+    """
+    if own is None and not data.desensitizer.hides:
+        if data.released:
+            raise Refusal(
+                "data.reader: the released set hides nothing; if that is meant, write none as desensitizer"
+            )
+        if invitation.mask is None:
+            raise Refusal(
+                "the server sends no mask, and this owner's file names no desensitizer (data.desensitizer: null): its "
+                "faces would be trained on as they are; write the desensitizer that all have agreed on there, or none"
+            )
+    if data.released or invitation.mask is None:
+        return None
+    if data.desensitizer.hides:
+        theirs = veil_of(data.desensitizer, data.size)[1]
+        if theirs != invitation.mask_hash:
+            raise Refusal(
+                f"data.desensitizer: this owner's veil has the hash {theirs[:12]}…, the federation's "
+                f"{invitation.mask_hash[:12]}…: leave it out (desensitizer: null), the server sends the mask"
+            )
+    mask, size = invitation.mask, data.size
+    if tuple(mask.shape) != (1, size, size):
+        raise Refusal(f"the server's mask is {list(mask.shape)}, this owner's images need {[1, size, size]}")
+    try:
+        pixels = torch.from_numpy(as_array(mask))
+    except ValueError as error:
+        raise Refusal(f"the server's {error}") from error
+    if mask_hash(pixels) != invitation.mask_hash:
+        raise Refusal(
+            f"the server's mask has the hash {mask_hash(pixels)[:12]}…, its invitation says "
+            f"{invitation.mask_hash[:12]}…"
+        )
+    ratio = float(mask_ratio(pixels[0]))
+    if not 0 < ratio < 1:
+        raise Refusal(f"the server's mask hides {'every' if ratio else 'no'} pixel")
+    facts = {"method": MaskOut.__name__, "mask_hash": invitation.mask_hash, "mask_ratio": ratio}
+    check_veil(facts, plan, by_masks=True)
+    return pixels
+
+
+def check_veil(facts: Mapping[str, object], plan: Plan, by_masks: bool) -> None:
+    """Refuse what hides less than an owner's own file asks for.
+
+    Args:
+        facts: what the desensitizer says of itself (`describe`), prepared.
+        plan: of the owner's own file.
+        by_masks: whether it is a `MaskOut`, of which something is asked where the file is silent.
+
+    Raises:
+        Refusal: another mask than `mask_hash`, or one with a mask ratio below `min_mask_ratio`.
+    """
+    found = str(facts.get("mask_hash", ""))
+    if plan.mask_hash is not None and found != plan.mask_hash:
+        there = f"this one is {found[:12]}…" if found else f"{facts['method']} has none"
+        raise Refusal(f"mask_hash: this owner's file asks for the mask {plan.mask_hash[:12]}…, {there}")
+    least = plan.min_mask_ratio
+    if least is None:
+        least = LEAST if plan.mask_hash is None and by_masks else 0.0
+    ratio = lowest_ratio(facts)
+    if ratio is not None and ratio < least:
+        raise Refusal(
+            f"the mask hides {ratio:.4f} of the pixels, this owner asks for {least:g} or more: another mask, or, where "
+            "that is agreed on, min_mask_ratio or mask_hash in this owner's file"
+        )
+
+
+def check_changes(data: FaceDataModule) -> None:
+    """Refuse a desensitizer that leaves images as they are, such as a blur whose sigma does nothing.
+
+    Args:
+        data: of the owner; noise is desensitized with it.
+
+    Raises:
+        Refusal: not one pixel is changed.
+    """
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (2, 3, data.size, data.size), generator=draw, dtype=torch.uint8)
+    with torch.random.fork_rng(devices=[]):
+        image = data.desensitized(noise)["image"]
+    if image.shape == noise.shape and torch.equal((image * 255).round(), noise.float()):
+        raise Refusal(
+            f"data.desensitizer: {data.desensitizer.describe()} changes no pixel: this owner's faces would be trained "
+            "on as they are; if that is meant, write none"
+        )
+
+
+def lowest_ratio(facts: Mapping[str, object]) -> float | None:
+    """Give the lowest mask ratio of the masks that a description speaks of; None where it has none.
+
+    Args:
+        facts: as `Desensitizer.describe` gives them.
+    """
+    ratios: Any = facts.get("mask_ratio_range") or [facts.get("mask_ratio")]
+    return None if ratios[0] is None else float(ratios[0])

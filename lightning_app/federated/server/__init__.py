@@ -1,0 +1,1 @@
+"""The federation's server: rounds, its memory, its record."""

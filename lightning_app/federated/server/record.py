@@ -1,0 +1,166 @@
+"""What a round is remembered by: one flat record, as a line of a table, of a CSV file, and of the logs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lightning_app.core.csv_text import csv_table
+from lightning_app.core.files import write_atomically
+from lightning_app.federated.protocol.messages import plain
+from lightning_app.report import png_bytes
+from lightning_app.report.rounds import rounds_figure
+from lightning_app.report.tables import Scalar
+
+log = logging.getLogger("faceveil")
+Record = dict[str, Any]
+ACCURACY = "lfw/accuracy"
+_TIMES = ("clients", "overhead", "verify", "join", "round")
+
+
+def client_keys(rounds: Sequence[Record], figure: str) -> list[str]:
+    """Name the keys of a figure of all clients, such as `client0/loss`, in the order of their numbers.
+
+    Args:
+        rounds: records.
+        figure: such as `loss`.
+    """
+    found = {
+        key for record in rounds for key in record if key.startswith("client") and key.endswith(f"/{figure}")
+    }
+    return sorted(found, key=lambda key: int(key.removeprefix("client").split("/")[0]))
+
+
+def heads_and_rows(rounds: Sequence[Record]) -> tuple[list[str], list[list[object]]]:
+    """Make the table of the rounds.
+
+    Args:
+        rounds: records.
+
+    Returns:
+        Heads and rows: round, owners, accuracy, loss and drift of each owner in the order of their numbers, MB
+        both ways, seconds of the owners' training and beside it; `rounds.csv` has the rest.
+    """
+    losses, norms = client_keys(rounds, "loss"), client_keys(rounds, "drift")
+    accuracy = accuracy_key(rounds)
+    heads = ["round", "owners"]
+    heads += [] if accuracy is None else ["accuracy"]
+    heads += ["losses", "drifts", "MB", "train s", "rest s"]
+    rows: list[list[object]] = []
+    for record in rounds:
+        row: list[object] = [str(record["round"]), record["clients"]]
+        row += [] if accuracy is None else [_text(record.get(accuracy), 4)]
+        row += [
+            " ".join(_text(record.get(key), digits) for key in keys)
+            for keys, digits in ((losses, 2), (norms, 1))
+        ]
+        row += [f"{(record['bytes_down'] + record['bytes_up']) / 1e6:.0f}"]
+        row += [f"{record[key]:.1f}" for key in ("time/clients_s", "time/overhead_s")]
+        rows.append(row)
+    return heads, rows
+
+
+def accuracy_key(rounds: Sequence[Record]) -> str | None:
+    """Name the verification accuracy that is shown: LFW's, else the first there is.
+
+    Args:
+        rounds: records.
+    """
+    keys = [
+        key
+        for record in rounds
+        for key in record
+        if key.endswith("/accuracy") and not key.startswith("client")
+    ]
+    return ACCURACY if ACCURACY in keys else next(iter(keys), None)
+
+
+def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image | None:
+    """Write `rounds.csv`, a line for each round, and the figure `rounds.png`.
+
+    A figure that cannot be drawn is named in the log: the rounds go on.
+
+    Args:
+        run_dir: `runs/<name>`.
+        rounds: records.
+
+    Returns:
+        The figure; None where it could not be drawn.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    keys = list(dict.fromkeys(key for record in rounds for key in record))
+    write_atomically(run_dir / "rounds.csv", csv_table(keys, rounds))
+    accuracy = accuracy_key(rounds)
+    at = [int(record["round"]) for record in rounds]
+    series: dict[str, list[float]] = {}
+    if accuracy is not None:
+        series = {
+            end: [_number(record.get(accuracy + end)) for record in rounds] for end in ("", "_low", "_high")
+        }
+    lines = {
+        figure: {
+            f"owner {key.removeprefix('client').split('/')[0]}": [
+                _number(record.get(key)) for record in rounds
+            ]
+            for key in client_keys(rounds, figure)
+        }
+        for figure in ("loss", "drift", "cosine")
+    }
+    try:
+        picture = rounds_figure(at, series, lines, accuracy or "", title=run_dir.name)
+        drawn = png_bytes(picture)
+    except Exception as error:  # whatever strange figures make of a drawing, the round is done
+        log.warning("%s is not drawn (%s)", run_dir / "rounds.png", plain(str(error)), exc_info=True)
+        return None
+    write_atomically(run_dir / "rounds.png", drawn)
+    return picture
+
+
+def summary(rounds: Sequence[Record], clients: int, epochs: int) -> dict[str, Scalar]:
+    """Make the flat figures of a federation.
+
+    Args:
+        rounds: records, at least one.
+        clients: owners that were planned.
+        epochs: of a round.
+
+    Returns:
+        The last round's verification under its log keys, `federated/…` and `time/…` over all rounds.
+    """
+    last = rounds[-1]
+    spared = ("round", "clients", "images", "batches", "bytes_down", "bytes_up", "hash", "classes")
+    figures: dict[str, Scalar] = {
+        key: value for key, value in last.items()
+        if key not in spared and not key.startswith(("client", "time/", "refused"))
+    }  # fmt: skip
+    summed = ("bytes_down", "bytes_up", *(f"time/{key}_s" for key in _TIMES))
+    total = {key: sum(record[key] for record in rounds) for key in summed}
+    training = total["time/clients_s"]
+    figures |= {f"federated/{key}_per_round": total[key] / len(rounds) for key in ("bytes_down", "bytes_up")}
+    figures |= {
+        "federated/rounds": len(rounds), "federated/clients": clients, "federated/hash": last["hash"],
+        "federated/images": sum(record["images"] for record in rounds),
+        "federated/left_out": sum(len(client_keys([record], "refused")) for record in rounds),
+        "federated/overhead_share": total["time/overhead_s"] / training if training > 0 else math.nan,
+        "run/epochs": len(rounds) * epochs, "run/steps": sum(record["batches"] for record in rounds),
+        **{key: total[key] for key in total if key.startswith("time/")},
+    }  # fmt: skip
+    figures |= {
+        f"federated/{key}": value for key, value in last.items() if key.startswith("client") and "/" in key
+    }
+    return figures
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _text(value: object, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "–"

@@ -1,0 +1,1 @@
+"""Where a recogniser looks: excitation backprop, explainers, and the critical template made of their maps."""

@@ -1,0 +1,222 @@
+"""A trained recogniser out of its checkpoint, without the config it was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lightning_app.core.foreign import parse_json
+from lightning_app.models.base import Recogniser
+from lightning_app.models.known import known_class, ours
+from lightning_app.models.resnet import ResNet, ResNetMask
+from lightning_app.models.resnet_fsm import ResNetFSM
+from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
+from lightning_app.runs.folder import resolve_checkpoint
+
+_BLOCK = 2**20  # bytes hashed at a time
+_LARGEST = 4096  # px; the size of an input is a setting, and nothing in the weights bounds it
+WEIGHTS_FORMAT = "weights/1"  # metadata `faceveil` of the safetensors that `export` writes
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What a checkpoint says of itself beside its weights.
+
+    Attributes:
+        path: the file.
+        sha256: of the file's bytes, in hexadecimal.
+        model: name of the recogniser's class.
+        input_size: height and width of the images it was trained on, in pixels.
+        in_channels: channels of those images.
+        step: optimiser steps done.
+        data: the DataModule's state, see `FaceDataModule.state_dict`; empty where there was another or none.
+    """
+
+    path: Path
+    sha256: str
+    model: str
+    input_size: int
+    in_channels: int
+    step: int
+    data: dict[str, Any]
+
+    @property
+    def desensitizer(self) -> dict[str, Any] | None:
+        """How the training faces were veiled, as `Desensitizer.describe` tells; None where it is not known."""
+        about = self.data.get("desensitizer")
+        return dict(about) if isinstance(about, dict) and about else None
+
+    @property
+    def clean(self) -> bool | None:
+        """Whether it was trained on clean faces; None where it is not known."""
+        about = self.desensitizer
+        return None if about is None else about.get("method") == "Identity"
+
+    def check_normalised(self, mean: float, std: float) -> None:
+        """Refuse to show it pixels that are normalised otherwise than in its training, where that is known.
+
+        Args:
+            mean: subtracted from pixels in [0,1].
+            std: what they are divided by then.
+
+        Raises:
+            ValueError: its training had another mean or standard deviation.
+        """
+        own_mean, own_std = self.data.get("mean", mean), self.data.get("std", std)
+        if (own_mean, own_std) != (mean, std):
+            raise ValueError(
+                f"checkpoint {self.path}: trained on pixels normalised with mean {own_mean:g} and std {own_std:g}; "
+                f"give mean and std so, not {mean:g} and {std:g}"
+            )
+
+
+def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
+    """Build the recogniser a checkpoint holds, with its weights, for inference.
+
+    The class follows from the weights: gates make a `ResNetFSM`, all else is a `ResNet` (`ResNetMask` by name,
+    the same network). Nothing in the file is run: it may hold weights and plain values alone, and a class of
+    somebody else's that it names is imported only within `lightning_app.models.known.trusting`. Its settings take no
+    memory before they are found to ask for no more weights than the file has.
+
+    Args:
+        path: a `.ckpt`, a `.safetensors` that `export` wrote (without a head it embeds, and refuses to classify),
+            or the folder of a run, of which `checkpoints/last.ckpt` is taken.
+
+    Returns:
+        The model in `eval()`, in fp32 on the CPU, its weights without gradients; and what else the file says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds more than weights, is no recogniser's, or of a class that is not trusted.
+    """
+    file = _file(Path(path))
+    if file.suffix == ".safetensors":
+        checkpoint = _exported(file)
+    else:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    state, saved = checkpoint["state_dict"], checkpoint.get("hyper_parameters")
+    if not isinstance(saved, dict) or not any(key.startswith("backbone.") for key in state):
+        raise ValueError(
+            f"checkpoint {file}: not of a recogniser (it has no backbone with its settings); give one that "
+            "`python main.py fit` wrote for ResNet, ResNetMask or ResNetFSM"
+        )
+    kind = _class_of(state, saved, file)
+    check_described(checkpoint.get(DATA_STATE), f"checkpoint {file}")
+    known = signature(Recogniser).parameters.keys() | signature(kind).parameters.keys()
+    # a compiled network would be compiled again for every shape of batch, and keys of Lightning's begin with _
+    settings = {key: value for key, value in saved.items() if key in known} | {"compile": False}
+    try:
+        settings["num_classes"] = len(state["head.weight"]) if "head.weight" in state else None
+        if int(settings.get("input_size", 0)) > _LARGEST:
+            raise ValueError(f"input_size {settings['input_size']} px, more than {_LARGEST}")
+        check_claim(lambda: kind(**settings), state)
+        step = int(checkpoint.get("global_step", 0))
+        model = kind(**settings)
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(state)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"checkpoint {file}: its weights do not fit a {kind.__name__} ({reason[:300]})"
+        ) from error
+    if "head.weight" not in state:  # exported without it, or of owners who keep their heads
+        model.head = _NoHead()
+    model.eval().requires_grad_(False)
+    data = checkpoint.get(DATA_STATE)
+    return model, CheckpointFacts(
+        path=file,
+        sha256=file_sha256(file),
+        model=kind.__name__,
+        input_size=int(model.hparams["input_size"]),
+        in_channels=int(model.hparams["in_channels"]),
+        step=step,
+        data=data if isinstance(data, dict) else {},
+    )
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        try:
+            return resolve_checkpoint("last", path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"checkpoint {path}: the folder has no checkpoints/last.ckpt; give a .ckpt or the folder of a run"
+            ) from error
+        except ValueError as error:
+            raise _reworded(error) from error
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"checkpoint {path}: no such file; give a .ckpt of a run, or the run's folder"
+        )
+    if path.suffix == ".safetensors":
+        return path
+    try:
+        resolve_checkpoint(str(path.absolute()), path.parent)  # absolute: a file may be called `last`
+    except ValueError as error:
+        raise _reworded(error) from error
+    return path
+
+
+class _NoHead(nn.Module):
+    """In the place of a head that is not there: logits must not be taken for what they are not."""
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        raise ValueError("these weights come without the head: they embed, and do not classify")
+
+
+def _exported(file: Path) -> dict[str, Any]:
+    """Read what `export` wrote, in the form of a checkpoint."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = opened.metadata() or {}
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  (no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"checkpoint {file}: the file is truncated or no safetensors ({error})") from error
+    if about.get("faceveil") != WEIGHTS_FORMAT:
+        raise ValueError(
+            f"checkpoint {file}: not of a recogniser (its metadata are not {WEIGHTS_FORMAT}); give one that "
+            "`python main.py export` wrote"
+        )
+    try:
+        what = "its metadata"
+        settings = parse_json(about["settings"], what) | {
+            "_class_path": f"lightning_app.models.{about['model']}"
+        }
+        data, step = parse_json(about["data"], what), int(about["step"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"checkpoint {file}: its metadata are damaged ({error!r}); export again") from error
+    return {"state_dict": state, "hyper_parameters": settings, "global_step": step, DATA_STATE: data}
+
+
+def _reworded(error: ValueError) -> ValueError:
+    # the user of this function gave no --ckpt_path
+    return ValueError(str(error).replace("--ckpt_path ", "checkpoint ", 1))
+
+
+def _class_of(state: dict[str, Any], saved: dict[str, Any], file: Path) -> type[Recogniser]:
+    named = str(saved.get("_class_path") or "")
+    if named and ours(named) is None:
+        return known_class(named, Recogniser, f"checkpoint {file}: hyper_parameters")
+    if any(key.startswith("backbone.gates.") for key in state):
+        return ResNetFSM
+    return ResNetMask if named.endswith(".ResNetMask") else ResNet
+
+
+def file_sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal; it is read by and by.
+
+    Args:
+        file: an existing file.
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""What an audit comes to, in words and as figures."""
+
+from __future__ import annotations
+
+from lightning_app.release.audit.agreed import Agreed
+from lightning_app.release.audit.odds import typical
+from lightning_app.release.audit.run import Audit
+from lightning_app.release.format.method import method_text
+
+_CASES = {"one": "one image that leaks", "ten": "ten", "one_percent": "1 % of them"}
+
+
+def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
+    """Say what nobody can know from what was checked, for the first line of the verdict.
+
+    Args:
+        found: by the audit.
+        agreed: what the release was held against.
+        public_key: whether the owner's was given.
+
+    Returns:
+        Each to be read after "not proven:", with the options that would prove it.
+    """
+    manifest = found.manifest
+    if manifest is None:
+        return ["anything"]
+    compared = 0 if found.compared is None else found.compared.images
+    said = []
+    if manifest.mask is None:
+        said.append(f"that any pixel is hidden (no mask, {method_text(manifest)})")
+        if not compared:
+            said.append("that the faces are desensitized (--raw, --key)")
+    elif not agreed.names_a_mask:
+        said.append("which mask was agreed on (--mask, --mask-hash)")
+    if not compared:
+        said.append("that visible pixels, pseudonyms and counts carry nothing else (--raw, --key)")
+    elif compared < manifest.images:
+        said.append(f"that the {manifest.images - compared} images not compared carry nothing else (--all)")
+    if manifest.signer is None:
+        said.append("who released it (not signed)")
+    elif not public_key:
+        said.append("who released it (--public-key)")
+    return said + found.unproven
+
+
+def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
+    """Word the verdict in one line: passed or not, how much is hidden, how much was compared, what is not proven.
+
+    Args:
+        found: by the audit.
+        unproven: see `left_open`.
+        seconds: that it took.
+    """
+    manifest = found.manifest
+    files = len({finding.file for finding in found.findings})
+    verdict = f"FAILED: {len(found.findings)} findings in {files} files" if found.findings else "PASSED"
+    if manifest is None:
+        return f"audit {verdict}; nothing else was checked"
+    mask = "no mask" if manifest.mask is None else f"mask ratio {manifest.mask.mask_ratio:.4f}"
+    compared = 0 if found.compared is None else found.compared.images
+    line = (
+        f"audit {verdict}; {found.files} images of {manifest.identities} identities decoded, {mask}, {compared} "
+        f"released again, {found.bytes / 1e6:.1f} MB, {seconds:.1f} s"
+    )
+    return line + (f"; NOT PROVEN: {'; '.join(unproven)}" if unproven and not found.findings else "")
+
+
+def compared_line(found: Audit) -> str | None:
+    """Word what share of the images was compared with the raw set, and how surely that finds a leak.
+
+    Args:
+        found: by the audit.
+
+    Returns:
+        One line; None where nothing was compared.
+    """
+    manifest, compared = found.manifest, found.compared
+    if manifest is None or compared is None or not compared.images:
+        return None
+    odds = typical(manifest.images, min(compared.images, manifest.images))
+    words = [f"{what} with probability {odds[key]:.3g}" for key, what in _CASES.items() if key in odds]
+    apart = (
+        ""
+        if compared.mean_dssim is None
+        else f"; dSSIM from the raw images {compared.mean_dssim:.3f} on average"
+    )
+    if compared.images >= manifest.images:
+        return (
+            f"compared with the raw set: all {manifest.images} images (noise by --seed {compared.seed}), so that any "
+            f"one that leaks is found{apart}"
+        )
+    return (
+        f"compared with the raw set: {compared.images} of {manifest.images} images "
+        f"({compared.images / manifest.images:.1%}), drawn by --seed {compared.seed}; "
+        f"this finds {', '.join(words)}{apart}"
+    )
+
+
+def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -> dict[str, object]:
+    """Return all that an audit found as JSON can hold it.
+
+    Args:
+        found: by the audit.
+        unproven: see `left_open`.
+        agreed: what the release was held against.
+        seconds: that it took.
+    """
+    manifest, compared = found.manifest, found.compared
+    entry = None if manifest is None else manifest.mask
+    images = 0 if compared is None else compared.images
+    return {
+        "passed": not found.findings,
+        "verdict": first_line(found, unproven, seconds),
+        "not_proven": unproven,
+        "images": found.files,
+        "identities": None if manifest is None else manifest.identities,
+        "bytes": found.bytes,
+        "format_version": None if manifest is None else manifest.version,
+        "method": None if manifest is None else manifest.method,
+        "mask_ratio": None if entry is None else entry.mask_ratio,
+        "mask_hash": None if entry is None else entry.mask_hash,
+        "mask_agreed": agreed.names_a_mask,
+        "min_mask_ratio": agreed.min_mask_ratio,
+        "signer": None if manifest is None else manifest.signer,
+        "released_again": images,
+        "compared_share": None if manifest is None else images / manifest.images,
+        "seed": None if compared is None else compared.seed,
+        "detection": None if manifest is None else typical(manifest.images, min(images, manifest.images)),
+        "black_under_mask": 0 if compared is None else compared.black,
+        "mean_dssim": None if compared is None else compared.mean_dssim,
+        "seconds": round(seconds, 3),
+        "findings": [{"file": finding.file, "what": finding.what} for finding in found.findings],
+        "notes": found.notes,
+    }

@@ -1,0 +1,1 @@
+"""How a release is written: planned, desensitized, encoded, renamed; gone on with after a kill."""

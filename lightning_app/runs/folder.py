@@ -1,0 +1,153 @@
+"""The folder of a run: `runs/<name>/` with config, checkpoints, metrics.json, CSV and pictures."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import torch
+
+from lightning_app.runs.checkpoint_bounds import archive_flaw, values_flaw
+
+log = logging.getLogger("faceveil")
+RECORD = "federation.json"  # what a federation is called, and what its result depends on
+LAST = Path("checkpoints") / "last.ckpt"
+PREVIOUS = LAST.with_name("previous.ckpt")  # the one before, see callbacks.RunCheckpoint
+_MARKS = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")  # what only a run leaves behind
+# all that a run leaves and a new one does not write over; W&B's folders stay, they may not be synced yet
+_REMAINS = ("checkpoints", "metrics.json", "metrics.*.csv", "faces.png", "restored.png",
+            "embeddings*.safetensors", "hparams.yaml", "validate", "test", "predict")  # fmt: skip
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Tell whether a run can be gone on with: it has `last.ckpt`, or at least the checkpoint before it.
+
+    Args:
+        run_dir: `runs/<name>`.
+    """
+    return (run_dir / LAST).is_file() or (run_dir / PREVIOUS).is_file()
+
+
+def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
+    """Turn `last` into the run's newest whole checkpoint and refuse a file that is no whole checkpoint.
+
+    Args:
+        ckpt_path: `last`, a path, or the folder of a run, whose last it then is. `last` is `last.ckpt`; where that is
+            missing or damaged, `previous.ckpt`, and a line says so.
+        run_dir: `runs/<name>`.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint; names the folder.
+        ValueError: the file is truncated, no checkpoint, or carries more than weights; of `last`, both are.
+    """
+    if ckpt_path != "last":
+        path = Path(ckpt_path)
+        if path.is_dir():
+            return resolve_checkpoint("last", path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"--ckpt_path {ckpt_path}: no such file; give a .ckpt of a run, the run's folder, or 'last'"
+            )
+        if flaw := _flaw(path):
+            raise ValueError(f"--ckpt_path {path}: {flaw}")
+        return path
+    last, previous = run_dir / LAST, run_dir / PREVIOUS
+    if not has_checkpoint(run_dir):
+        raise FileNotFoundError(
+            f"--ckpt_path last: no last.ckpt in {last.parent}; train first (fit without --ckpt_path) or give "
+            "--name of the run to go on with"
+        )
+    of_last = flaw_of(last) if last.is_file() else "missing"
+    if of_last is None:
+        return last
+    of_previous = flaw_of(previous) if previous.is_file() else "missing"
+    if of_previous is not None:
+        raise ValueError(
+            f"--ckpt_path last: neither checkpoint of {last.parent} can be used (last.ckpt: {of_last}; "
+            f"previous.ckpt: {of_previous}): train anew with --overwrite"
+        )
+    log.warning("%s: %s. Taking %s, the checkpoint before it.", last, of_last.partition(";")[0], previous)
+    return previous
+
+
+def flaw_of(path: Path) -> str | None:
+    """Word what is wrong with a checkpoint that we wrote, its bytes' checksums included; None where nothing is.
+
+    Args:
+        path: an existing file.
+    """
+    return _torn(path) or _flaw(path)
+
+
+def _torn(path: Path) -> str | None:
+    """Word what is wrong with the bytes of a file that we wrote, with their checksums; None where nothing is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "the file is damaged" if archive.testzip() else None
+    except zipfile.BadZipFile:
+        return "the file is truncated or no checkpoint"
+
+
+def _flaw(path: Path) -> str | None:
+    """Word what is wrong with a checkpoint; None where nothing is."""
+    # torch writes a zip archive whose directory stands at the end: a truncated file has none
+    if not zipfile.is_zipfile(path):
+        return "the file is truncated or no checkpoint; take an earlier one"
+    try:
+        if flaw := archive_flaw(path):
+            return flaw
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        return "holds more than weights and plain values (code, perhaps): refused"
+    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        return f"the file is damaged ({str(error).splitlines()[0]}); take an earlier one"
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        return "not a Lightning checkpoint (no state_dict); take a run's last.ckpt"
+    return values_flaw(checkpoint)
+
+
+def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:
+    """Refuse to `fit` into a folder that has a run, unless it is gone on with or may be replaced.
+
+    Args:
+        run_dir: `runs/<name>`.
+        checkpoint: what is gone on with, if anything.
+        overwrite: whether an earlier run may be replaced.
+
+    Raises:
+        FileExistsError: the folder has a run.
+        ValueError: `overwrite` would remove the checkpoint that is gone on with.
+    """
+    own = checkpoint is not None and run_dir.resolve() in checkpoint.resolve().parents
+    if own and overwrite:
+        raise ValueError(
+            f"--overwrite would remove {checkpoint}, which --ckpt_path goes on with: leave one out"
+        )
+    ours = [(run_dir / name).resolve() for name in (LAST, PREVIOUS)]
+    going_on = checkpoint is not None and checkpoint.resolve() in ours
+    if not going_on and not overwrite and any((run_dir / mark).exists() for mark in _MARKS):
+        raise FileExistsError(
+            f"{run_dir} holds a run already: go on with it (--ckpt_path last), replace it (--overwrite) or choose "
+            "another --name"
+        )
+
+
+def keep_log(run_dir: Path) -> None:
+    """Rename `metrics.csv` to `metrics.N.csv`: CSVLogger deletes the one it finds."""
+    if (run_dir / "metrics.csv").exists():
+        (run_dir / "metrics.csv").rename(
+            run_dir / f"metrics.{len(list(run_dir.glob('metrics.*.csv'))) + 1}.csv"
+        )
+
+
+def clear_run(run_dir: Path) -> None:
+    """Remove what an earlier run left in its folder, and nothing else."""
+    for pattern in _REMAINS:
+        for path in run_dir.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

@@ -1,0 +1,1 @@
+"""Studies made of many runs: comparisons, sweeps over levels, and the runner of their commands."""

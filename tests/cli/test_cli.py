@@ -1,0 +1,302 @@
+"""Every behaviour of the command line end to end, on tiny drawn sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from callbacks import RunCheckpoint
+from lightning_app.cli.configs import CONFIGS, find_config, shipped
+from lightning_app.commands import COMMANDS
+from lightning_app.runs import lock
+from tests.command_line import Veil, refused, write_config
+from tests.other_process import other_process, said
+
+
+def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
+    run = fitted / "runs" / "tiny"
+    metrics = json.loads((run / "metrics.json").read_text())
+    accuracies = [f"lfw/accuracy{s}" for s in ("", "_s1", "_s2", "_s3", "_low", "_high")]
+    for key in (
+        *accuracies,
+        "lfw/auc",
+        "lfw/eer",
+        "privacy/dssim",
+        "train/loss",
+        "val/accuracy",
+        "time/fit_s",
+    ):
+        assert isinstance(metrics[key], float), key
+    assert 0.7 <= metrics["privacy/mask_ratio"] <= 0.8
+    assert metrics["lfw/accuracy"] == metrics["lfw/accuracy_s1"]
+    assert metrics["run/epochs"] == 2
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
+    assert (run / "faces.png").is_file()
+    assert "train/loss" in (run / "metrics.csv").read_text()
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["data"]["init_args"]["global_batch_size"] == 16
+
+
+def test_validate_gives_the_figures_of_fit_again(
+    fitted: Path, capsys: pytest.CaptureFixture[str], veil: Veil
+) -> None:
+    before = json.loads((fitted / "runs/tiny/metrics.json").read_text())
+    veil("validate", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs", "--ckpt_path", "last")
+    after = json.loads((fitted / "runs/tiny/metrics.json").read_text())
+    for key in ("lfw/accuracy", "lfw/auc", "lfw/accuracy_s3", "val/loss", "privacy/dssim"):
+        assert after[key] == pytest.approx(before[key], rel=1e-6, abs=1e-6), key
+    assert f"{before['lfw/accuracy']:.4f}"[:4] in capsys.readouterr().out
+
+
+def test_validate_needs_no_training_set(fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+    config = write_config(tmp_path / "tiny.yaml", drawn_root, "ResNetFSM")
+    text = yaml.safe_load(config.read_text())
+    text["data"]["init_args"]["reader"]["init_args"]["root"] = str(tmp_path / "gone")
+    config.write_text(yaml.safe_dump(text))
+    veil("validate", "--config", config, "--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt")
+    metrics = json.loads((tmp_path / "runs/tiny/metrics.json").read_text())
+    fit = json.loads((fitted / "runs/tiny/metrics.json").read_text())
+    assert metrics["lfw/accuracy"] == pytest.approx(fit["lfw/accuracy"], abs=1e-6)
+
+
+def test_test_and_predict_run(fitted: Path, veil: Veil) -> None:
+    last = fitted / "runs/tiny/checkpoints/last.ckpt"
+    veil("test", "--config", fitted / "tiny.yaml", "--ckpt_path", last)
+    assert "lfw/accuracy" in json.loads(Path("runs/tiny/metrics.json").read_text())
+    veil("predict", "--config", fitted / "tiny.yaml", "--ckpt_path", last)
+    found = load_file("runs/tiny/embeddings.safetensors")
+    assert found["embedding"].shape == (48, 64)
+    assert found["index"].tolist() == list(range(48))
+    assert found["identity"].tolist() == [i // 8 for i in range(48)]
+
+
+@pytest.mark.slow
+def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+    config = write_config(tmp_path / "go.yaml", drawn_root)
+    veil("fit", "--config", config)
+    veil("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    assert json.loads(Path("runs/go/metrics.json").read_text())["run/epochs"] == 3
+    state = torch.load("runs/go/checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 3 * 2
+    figures = Path("runs/go/metrics.json").read_bytes()
+    veil("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)  # nothing is left to do
+    assert Path("runs/go/metrics.json").read_bytes() == figures
+    assert b"lfw/accuracy" in figures
+
+
+_FAILS = """
+import sys
+import callbacks.verification
+from main import main
+
+def verification(*args, **kwargs):
+    raise ValueError("a pair too many")
+
+callbacks.verification.verification = verification
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_an_error_with_workers_at_hand_ends_the_command(drawn_root: Path, tmp_path: Path) -> None:
+    """Workers leave SIGTERM to the main process: at its end Python would wait for them for ever."""
+    config = write_config(tmp_path / "fails.yaml", drawn_root)
+    args = ["fit", "--config", str(config), "--data.num_workers", "1", "--trainer.max_epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", _FAILS, *args], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: a pair too many" in done.stderr
+
+
+def test_another_checkpoint_and_overwrite_leave_nothing_of_the_run_before(
+    fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copytree(fitted / "runs/tiny", tmp_path / "runs/tiny")
+    monkeypatch.setattr(RunCheckpoint, "_keep", lambda *args: None)  # as if killed before the first save
+    veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt",
+         "--overwrite", "--trainer.max_epochs", 3)  # fmt: skip
+    assert not list((tmp_path / "runs/tiny").rglob("*.ckpt"))
+
+
+def test_a_folder_with_a_run_is_not_overwritten_unasked(
+    fitted: Path, capsys: pytest.CaptureFixture[str], veil: Veil
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        veil("fit", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs")
+    assert stop.value.code == 1
+    assert (
+        "holds a run already: go on with it (--ckpt_path last), replace it (--overwrite)"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(fitted: Path, veil: Veil) -> None:
+    saved = yaml.safe_load((fitted / "runs/tiny/config.yaml").read_text())
+    assert (saved["name"], saved["overwrite"], saved["ckpt_path"]) == ("tiny", False, None)
+    # the name stands in it, so that `last` is found
+    veil(
+        "validate",
+        "--config",
+        fitted / "runs/tiny/config.yaml",
+        "--runs",
+        fitted / "runs",
+        "--ckpt_path",
+        "last",
+    )
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(
+    drawn_root: Path,
+    tmp_path: Path,
+    veil: Veil,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path / "tiny.yaml", drawn_root, "ResNet")
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.0)
+    with other_process(tmp_path / "runs/tiny") as other:
+        assert said(other) == "holds it"
+        for option in ((), ("--overwrite",)):
+            with pytest.raises(SystemExit):
+                veil("fit", "--config", config, *option)
+            assert (
+                "runs/tiny: another process is writing here (process 7 on elsewhere)"
+                in capsys.readouterr().err
+            )
+    assert [path.name for path in (tmp_path / "runs/tiny").iterdir()] == [lock.LOCK]
+
+
+def test_overwrite_replaces_the_run_and_nothing_else(fitted: Path, tmp_path: Path, veil: Veil) -> None:
+    run = tmp_path / "runs" / "tiny"
+    copytree(fitted / "runs" / "tiny", run)
+    (run / "notes.txt").write_text("mine")
+    (run / "src").mkdir()
+    (run / "src" / "precious.py").write_text("mine")
+    (run / "embeddings.safetensors").write_text("of the earlier run")
+    veil("fit", "--config", fitted / "tiny.yaml", "--overwrite", "--trainer.max_epochs", 1)
+    assert (run / "notes.txt").read_text() == (run / "src" / "precious.py").read_text() == "mine"
+    assert not (run / "embeddings.safetensors").exists()
+    assert json.loads((run / "metrics.json").read_text())["run/epochs"] == 1
+
+
+def test_a_fit_that_cannot_begin_leaves_the_earlier_run_whole(
+    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "tiny"
+    copytree(fitted / "runs" / "tiny", run)
+    where = "--data.init_args.reader.init_args.root"
+    refused(capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--overwrite", where, "nowhere"))
+    for name in ("checkpoints/last.ckpt", "metrics.json", "config.yaml", "faces.png"):
+        assert (run / name).read_bytes() == (fitted / "runs/tiny" / name).read_bytes(), name
+    assert (run / "metrics.1.csv").read_bytes() == (fitted / "runs/tiny/metrics.csv").read_bytes()
+
+
+def test_going_on_from_another_run_does_not_take_over_a_folder(
+    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copytree(fitted / "runs" / "tiny", tmp_path / "runs" / "tiny")
+    other = fitted / "runs/tiny/checkpoints/last.ckpt"
+    message = refused(capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", other))
+    assert "holds a run already" in message
+    message = refused(
+        capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", "last", "--overwrite")
+    )
+    assert "--overwrite would remove" in message
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "."])
+def test_a_name_is_a_plain_name(name: str, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "plain name" in refused(capsys, lambda: veil("fit", "--config", "demo.yaml", "--name", name))
+
+
+def test_a_gpu_that_is_not_there(veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    message = refused(capsys, lambda: veil("fit", "--config", "demo.yaml", "--trainer.accelerator", "gpu"))
+    assert "gpu" in message
+
+
+def test_a_model_is_loaded_from_a_run_in_python(fitted: Path) -> None:
+    from lightning_app.models import ResNetFSM
+
+    model = ResNetFSM.load_from_checkpoint(
+        fitted / "runs/tiny/checkpoints/last.ckpt", map_location="cpu"
+    ).eval()
+    mask = torch.ones(1, 1, 32, 32)
+    assert model.embed(torch.zeros(2, 3, 32, 32), mask).shape == (2, 64)
+    assert model(torch.zeros(2, 3, 32, 32), mask).shape == (2, 6)
+    assert set(model.gate(mask)) == {"layer2"}
+
+
+# configs of other commands than Lightning's own: the module in lightning_app.commands that reads them
+OF_COMMANDS = {
+    **{f"compare{which}.yaml": "compare" for which in ("", "_demo")},
+    "table2.yaml": "compare",
+    "align.yaml": "align",
+    "desensitize.yaml": "desensitize",
+    "fsm_ablation.yaml": "ablate",
+    "rank_masks.yaml": "ablate",
+    "table3_masks.yaml": "ablate",
+    "rank_scorers.yaml": "rank_scorers",
+    "search_mask.yaml": "search_mask",
+    "federated.yaml": "federate",
+    "federated_demo.yaml": "federate",
+    "sweep_levels.yaml": "sweep_levels",
+    **{f"table{number}.yaml": "ablate" for number in (3, 6, 8)},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name not in OF_COMMANDS])
+def test_every_shipped_config_parses(name: str, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--config", "demo.yaml"] if name.startswith("overlays/") else []
+    with pytest.raises(SystemExit) as stop:
+        veil("fit", *base, "--config", name, "--print_config")
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["class_path"].startswith("lightning_app.models.")
+
+
+@pytest.mark.parametrize(("name", "command"), OF_COMMANDS.items())
+def test_every_config_of_a_command_parses(name: str, command: str) -> None:
+    module = import_module(f"lightning_app.commands.{command}")
+    parsed = module.build_parser().parse_args(["--config", name]).as_dict()
+    written = yaml.safe_load((CONFIGS / name).read_text())
+    plain = {key: value for key, value in written.items() if isinstance(value, str | int | float)}
+    assert plain
+    assert {key: parsed[key] for key in plain} == plain
+
+
+def test_shipped_configs_are_those_the_readme_promises() -> None:
+    wanted = {"demo", "resnet", "resnet_mask", "lfwa_resnet", "lfwa_mask", "lfwa_fsm_layer3", "overlays/cpu",
+              "overlays/ddp_4gpu", "overlays/wandb", *(f"fsm_layer{i}" for i in range(1, 5))}  # fmt: skip
+    assert wanted <= {name.removesuffix(".yaml") for name in shipped()}
+
+
+def test_bare_names_are_found_here_then_in_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("demo.yaml") == find_config("demo") == CONFIGS / "demo.yaml"
+    (tmp_path / "demo.yaml").write_text("{}")
+    assert find_config("demo.yaml") == Path("demo.yaml")
+
+
+def test_every_command_is_shown_and_an_unknown_one_named(
+    veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    veil("--help")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("fit", "predict", *COMMANDS))
+    line = refused(capsys, lambda: veil("search_mask"))
+    assert "no command 'search_mask'; there are: fit, validate, test, predict, ablate" in line

@@ -1,0 +1,193 @@
+"""After a kill at any point the old or the new is there whole, and nothing is left over."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_app.runs import atomic as at_once
+from lightning_app.core import files
+from lightning_app.runs.atomic import files_at_once, folder_at_once, recover, swap
+from lightning_app.export.folder import check_output
+from lightning_app.masks import load_mask, mask_hash, save_mask
+
+FORK = multiprocessing.get_context("fork")
+OLD, NEW = ({"a": "1", "b": "1"}, {"a": "2", "c": "2"})
+NAMES = {"a": "x.a", "b": "x.b", "c": "x.c"}
+
+
+class Dies:
+    """`os.rename`, `os.replace` and the like, which kill the process with -9 before or after the n-th call."""
+
+    def __init__(self, calls: int, after: bool) -> None:
+        self.left, self.after = calls, after
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **more: Any) -> Any:
+            self.left -= 1
+            now = self.left == 0
+            if now and not self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = function(*args, **more)
+            if now:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        return called
+
+
+def killed(does: Callable[[], None], calls: int, after: bool, swaps: bool) -> bool:
+    """Do something in a process that is killed at one of its steps; tell whether it came so far."""
+
+    def run() -> None:
+        dies = Dies(calls, after)
+        for name in ("rename", "replace", "unlink"):
+            setattr(os, name, dies(getattr(os, name)))
+        setattr(at_once, "swap", dies(swap) if swaps else lambda *_: False)  # noqa: B010
+        does()
+
+    process = FORK.Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def write(folder: Path, what: dict[str, str]) -> None:
+    for name, text in what.items():
+        (folder / name).write_text(text)
+
+
+def make_folder(output: Path, what: dict[str, str]) -> None:
+    with folder_at_once(output) as folder:
+        write(folder, what)
+
+
+def make_files(folder: Path, what: dict[str, str]) -> None:
+    with files_at_once(folder, NAMES) as work:
+        write(work, what)
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_folder_after_a_kill_at_any_step(tmp_path: Path, swaps: bool) -> None:
+    """`export` killed between its two renames lost the earlier export."""
+    found, calls = set(), 0
+    while True:
+        calls += 1
+        for after in (False, True):
+            out = tmp_path / f"{calls}-{after}" / "out"
+            make_folder(out, OLD)
+            came = killed(partial(make_folder, out, NEW), calls, after, swaps)
+            if swaps and came:  # before anybody has put anything right
+                assert content(out) in (OLD, NEW)
+            recover(out)
+            assert content(out) in (OLD, NEW)
+            found.add(content(out)["a"])
+            assert [path.name for path in out.parent.iterdir()] == ["out"]
+        if not came:
+            break
+    assert calls > 1
+    assert found == {"1", "2"}
+
+
+def test_files_after_a_kill_at_any_step(tmp_path: Path) -> None:
+    """Never some of each; the next look at the place ends what was decided."""
+    old, new = ({NAMES[key]: text for key, text in what.items()} for what in (OLD, NEW))
+    found, calls = set(), 0
+    while True:
+        calls += 1
+        for after in (False, True):
+            folder = tmp_path / f"{calls}-{after}"
+            make_files(folder, OLD)
+            came = killed(partial(make_files, folder, NEW), calls, after, True)
+            assert content(folder) in (old, new) or "x.a" not in content(folder)
+            recover(folder / "x.a")
+            assert content(folder) in (old, new)
+            found.add(content(folder)["x.a"])
+            assert not [path for path in folder.iterdir() if path.is_dir()]
+        if not came:
+            break
+    assert calls > 3
+    assert found == {"1", "2"}
+
+
+def test_a_mask_and_its_facts_after_a_kill_at_any_step(tmp_path: Path) -> None:
+    masks = [torch.zeros(8, 8), torch.zeros(8, 8)]
+    masks[0][:4], masks[1][:2] = 1, 1
+    found, calls = set(), 0
+    while True:
+        calls += 1
+        for after in (False, True):
+            path = tmp_path / f"{calls}-{after}" / "mask.png"
+            save_mask(masks[0], path)
+            came = killed(partial(save_mask, masks[1], path), calls, after, True)
+            read = load_mask(path)
+            assert json.loads(path.with_suffix(".json").read_text())["mask_hash"] == mask_hash(read)
+            found.add(mask_hash(read))
+        if not came:
+            break
+    assert calls > 2
+    assert found == {mask_hash(mask) for mask in masks}
+
+
+def test_what_another_process_is_making_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with folder_at_once(out) as folder:
+        (folder / "a").write_text("1")
+        read, write_end = os.pipe()
+
+        def look() -> None:
+            recover(out)
+            os.write(write_end, b".")
+
+        looks = FORK.Process(target=look)
+        looks.start()
+        looks.join()
+        assert os.read(read, 1) == b"."
+        assert (folder / "a").exists()
+    assert content(out) == {"a": "1"}
+
+
+def test_an_export_looks_for_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    """Of an earlier version, or where names cannot be swapped: the earlier export lies in the temporary folder."""
+    work = tmp_path / ".out.abcd_123.tmp"
+    (work / "old").mkdir(parents=True)
+    (work / "old" / "a").write_text("1")
+    (work / "new").mkdir()
+    with pytest.raises(FileExistsError, match="there is an export already; give --overwrite"):
+        check_output(tmp_path / "out", {"a": "a"}, overwrite=False)
+    assert content(tmp_path / "out") == {"a": "1"}
+    assert not work.exists()
+
+
+def test_swapping_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "here").touch()
+    if not swap(tmp_path / "here", tmp_path / "here"):
+        pytest.skip("this system cannot swap names")
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        swap(tmp_path / "here", tmp_path / "there")
+
+
+def test_old_parts_of_a_mask_go_and_new_ones_stay(tmp_path: Path) -> None:
+    mask = torch.zeros(8, 8)
+    mask[:4] = 1
+    parts = [tmp_path / f".mask.png.abcdefg{number}.tmp" for number in range(2)]
+    for part in parts:
+        part.write_bytes(b"half")
+    os.utime(parts[0], (0, 0))
+    save_mask(mask, tmp_path / "mask.png")
+    assert [part.exists() for part in parts] == [False, True]
+    assert files.is_temporary(parts[1].name, "mask.png")
