@@ -27,6 +27,7 @@ _RINGS = (
     0.016,
     0.032,
 )  # as `_PASSES`, each reaching down to the one before
+_CUTS = tuple(sorted({*_PASSES, *_RINGS}))
 _WAVES = 16  # of a ring at least: the mean of fewer is a matter of chance
 _EXCESS = 1.4  # RMS, as a multiple of what blurred noise has: that has 1.33 at most, blurred faces 1.1
 
@@ -64,20 +65,24 @@ class Traces:
     ) -> None:
         self._block = block
         self._box = slice(0, size) if box is None else box
-        self._bands: list[tuple[float, NDArray[np.bool_]]] = []  # limit, and the waves below it
-        self._rings, self._noise = np.empty(0, np.int64), np.empty(0)
+        self._blurs = bool(taps)
+        self._rings = np.empty((0, 0))
         if taps:
             self._around = window_matrix(taps, size)[self._box]
             basis, passes, _ = np.linalg.svd(self._around[:, self._box])
-            passed = np.outer(passes, passes)
             self._basis, self._around = basis.T.astype(np.float32), self._around.astype(np.float32)
-            self._bands = [(p, passed <= p) for p in _PASSES if (passed <= p).any()]
-            self._rings, self._noise = _rings(passed)
+            passed = np.outer(passes, passes).ravel()
+            self._bins = np.searchsorted(
+                _CUTS, passed
+            )  # of each wave; the last are those of which too much is left
+            self._bands = np.array([[cut <= limit for cut in _CUTS] for limit in _PASSES], np.float64)
+            self._most = passed.size * (_ROUNDING + np.array(_PASSES) * _LARGEST) ** 2
+            self._rings, self._noise = _rings(passed, self._bins)
 
     @property
     def shows(self) -> bool:
         """Whether there is anything to look for: a blur must take away enough of some wave."""
-        return bool(self._block or self._noise.size)
+        return bool(self._block or len(self._rings))
 
     def faults(self, pixels: Pixels) -> list[str]:
         """Say what an image shows that its method would have taken away, whatever it was made of.
@@ -95,31 +100,31 @@ class Traces:
         """
         if self._block and not _is_mosaic(pixels, self._block):
             return Seen([f"is no mosaic: its blocks of {self._block} pixels are not of one colour each"])
-        sharp = False
-        if self._bands:
-            for channel in np.moveaxis(pixels, 2, 0):
-                power = self._power(channel.astype(np.float32))
-                for limit, waves in self._bands:
-                    rms = float(np.sqrt(power[waves].sum() / power.size))
-                    if rms > _ROUNDING + limit * _LARGEST:
-                        what = f"waves of which that leaves {limit} stand out by {rms:.1f} grey levels"
-                        return Seen([f"is not blurred as its method says: {what}"], True)
-                if self._noise.size:
-                    found = np.bincount(self._rings.ravel(), power.ravel(), len(self._noise) + 1)[1:]
-                    sharp |= bool((found > _EXCESS**2 * self._noise).any())
-        return Seen([], sharp)
+        if not self._blurs:
+            return Seen([])
+        power = self._power(pixels)
+        over = power @ self._bands.T > self._most  # `[C, limits]`
+        if over.any():
+            channel, limit = np.argwhere(over)[0]
+            rms = float(np.sqrt((power @ self._bands.T)[channel, limit] / self._bins.size))
+            what = f"waves of which that leaves {_PASSES[limit]} stand out by {rms:.1f} grey levels"
+            return Seen([f"is not blurred as its method says: {what}"], True)
+        return Seen([], bool((power @ self._rings.T > _EXCESS**2 * self._noise).any()))
 
-    def _power(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the square of each wave's coefficient, about the middle grey."""
-        if self._box != slice(0, len(image)):
-            inner = image[self._box, self._box]
-            around = image.copy()
-            around[self._box, self._box] = _LARGEST
-            image = inner - self._around @ around @ self._around.T
+    def _power(self, pixels: Pixels) -> NDArray[np.float64]:
+        """Sum the squares of the waves' coefficients about the middle grey, `[C, bins]`."""
+        image = np.ascontiguousarray(np.moveaxis(pixels, 2, 0)).astype(np.float32)
+        if self._box == slice(0, image.shape[1]):
+            image -= np.float32(_LARGEST)
         else:
-            image = image - np.float32(_LARGEST)
-        power: NDArray[np.float32] = (self._basis @ image @ self._basis.T) ** 2
-        return power
+            inner = image[:, self._box, self._box].copy()
+            image[:, self._box, self._box] = _LARGEST
+            image = inner - self._around @ image @ self._around.T
+        waves = self._basis @ image @ self._basis.T
+        waves *= waves
+        bins = len(_CUTS)
+        sums = [np.bincount(self._bins, one.ravel(), bins + 1)[:bins] for one in waves]
+        return np.stack(sums)
 
 
 def too_many(sharp: int, images: int) -> bool:
@@ -152,22 +157,28 @@ def window_matrix(taps: Sequence[float], size: int) -> NDArray[np.float64]:
     return matrix
 
 
-def _rings(passed: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Sort waves into rings of some share that is let through; say what noise would have in each.
+def _rings(
+    passed: NDArray[np.float64], bins: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Join bins of waves to rings of enough waves each, and say what noise would have in them.
+
+    Args:
+        passed: of each wave the share that is let through.
+        bins: of each wave.
 
     Returns:
-        The ring of every wave from 1 on, 0 for those of which too much is let through; for each ring the sum of
-        squares after a blur of black and white at random, rounding errors of twice their usual size added.
+        Which bins are in each ring, `[R, bins]` of 0 and 1; for each ring the sum of squares after a blur of black and
+        white at random, rounding errors of twice their usual size added.
     """
-    rings = np.zeros(passed.shape, np.int64)
+    power = (_LARGEST * passed) ** 2 + 4 / 12
+    rings: list[NDArray[np.float64]] = []
     noise: list[float] = []
-    waiting = np.zeros(passed.shape, bool)
-    low = -1.0
-    for high in _RINGS:
-        waiting |= (passed > low) & (passed <= high)
-        low = high
-        if waiting.sum() >= _WAVES:
-            noise.append(float(((_LARGEST * passed[waiting]) ** 2 + 4 / 12).sum()))
-            rings[waiting] = len(noise)
-            waiting = np.zeros(passed.shape, bool)
-    return rings, np.array(noise)
+    joined = np.zeros(len(_CUTS))
+    for number, cut in enumerate(_CUTS):
+        joined[number] = 1
+        within = np.isin(bins, np.flatnonzero(joined))
+        if cut in _RINGS and within.sum() >= _WAVES:
+            rings.append(joined)
+            noise.append(float(power[within].sum()))
+            joined = np.zeros(len(_CUTS))
+    return np.array(rings).reshape(-1, len(_CUTS)), np.array(noise)
