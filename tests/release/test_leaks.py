@@ -183,6 +183,13 @@ PLANTS: dict[str, tuple[Plant, str]] = {
     "clean, called CentreBlock": (clean(method="CentreBlock"), "but it has no mask"),
     "clean, called a blur": (clean(**blurred()), "is not blurred as its method says"),
     "clean, called a wide blur": (clean(**blurred(18)), "is not blurred as its method says"),
+    "clean, called a blurred centre": (
+        clean(**blurred(18, method="CentreBlur", fraction=0.5)), "is not blurred as its method says"
+    ),
+    "clean, called a weakly blurred centre": (
+        clean(**blurred(9, 1.3, method="CentreBlur", fraction=0.5)), "are sharper than noise would be after CentreBlur"
+    ),
+    "clean, called a weak blur": (clean(**blurred(9, 1.0)), "blurs by 1.00 pixels, less than 1.20"),
     "clean, called a mosaic": (clean(method="Mosaic", block=8), "is no mosaic"),
     "clean, sigma of nothing": (clean(**blurred(9, 0.01)), "sigma: 0.01 blurs next to nothing"),
     "clean, sigma of no number": (clean(**blurred(9, 1e-300)), "sigma: 1e-300 blurs next to nothing"),

@@ -323,8 +323,8 @@ def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
     if too_many(checked.sharp, checked.files):
         found.add(
             "images",
-            f"{checked.sharp} of {checked.files} are sharper than {method_text(found.manifest)} leaves any but odd "
-            "patterns: faces that were not blurred so, or less",
+            f"{checked.sharp} of {checked.files} are sharper than noise would be after {method_text(found.manifest)}: "
+            "they were not blurred so",
         )
     if checked.unproven:
         theirs, ours = found.manifest.versions["zlib"], made_with()["zlib"]

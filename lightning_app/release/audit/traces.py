@@ -17,16 +17,8 @@ _PASSES = (0.01, 0.003, 0.001)  # share of a wave's amplitude that a blur lets t
 # RMS of rounding in grey levels is 0.29 where errors are spread evenly, 0.5 at most; seen on faces: below 0.28
 _ROUNDING = 0.4
 _LARGEST = 127.5  # RMS of a picture about its middle grey, at most
-_RINGS = (
-    1e-4,
-    3e-4,
-    1e-3,
-    2e-3,
-    4e-3,
-    8e-3,
-    0.016,
-    0.032,
-)  # as `_PASSES`, each reaching down to the one before
+# as `_PASSES`, each reaching down to the one before
+_RINGS = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 0.016, 0.032)
 _CUTS = tuple(sorted({*_PASSES, *_RINGS}))
 _WAVES = 16  # of a ring at least: the mean of fewer is a matter of chance
 _EXCESS = 1.4  # RMS, as a multiple of what blurred noise has: that has 1.33 at most, blurred faces 1.1
