@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -66,6 +67,15 @@ def _nothing_of_another_test() -> None:
     """Forget what an earlier test left behind: the seed of its `seed_everything`, and how rich's console is set."""
     os.environ.pop("PL_GLOBAL_SEED", None)
     rich.reconfigure()
+
+
+@pytest.fixture(autouse=True)
+def _faces_drawn_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the same faces once, but where the drawing is looked at."""
+    if "datamodules" in sys.modules and "drawn" not in request.path.name:
+        from tests.drawn_once import remember_drawn_faces
+
+        remember_drawn_faces(monkeypatch)
 
 
 @pytest.fixture(scope="session")

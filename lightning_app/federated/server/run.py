@@ -143,7 +143,8 @@ class Server:
         classes = None if self.classes is None else self.classes[0]
         keep_round(self.run_dir, self.model, self.data, [*self.rounds, record], classes, self.plan)
         self.rounds.append(record)  # only now: the round is done when its checkpoint is there
-        write_rounds(self.run_dir, self.rounds)
+        if number < self.plan.rounds:  # the report writes all of them after the last
+            write_rounds(self.run_dir, self.rounds)
         accuracy = accuracy_key([record])
         shown = "" if accuracy is None else f"{accuracy} {record[accuracy]:.4f}, "
         log.info("round %d of %d: %s%d owners, %.1f s of training, %.1f s beside it", number, self.plan.rounds,

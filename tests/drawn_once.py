@@ -1,0 +1,31 @@
+"""Drawn faces that are drawn once in a test run: hundreds of tests train on the same few dozen."""
+
+from __future__ import annotations
+
+import pytest
+
+from datamodules.base import Pixels
+from datamodules.drawn import DrawnFaces
+
+_LARGEST = 64  # side in pixels of the images that are kept
+_MOST = 4000  # of them: 48 MB
+_kept: dict[tuple[object, ...], Pixels] = {}
+_draw = DrawnFaces.read
+
+
+def remember_drawn_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `DrawnFaces` draw each image once; that it is a function of the key alone is shown in test_drawn.py."""
+    monkeypatch.setattr(DrawnFaces, "read", _read)
+
+
+def _read(self: DrawnFaces, index: int) -> Pixels:
+    if not 0 <= index < len(self) or self.size > _LARGEST:
+        return _draw(self, index)
+    person, image = divmod(index, self.images_per_identity)
+    key = (self.seed, self.first_identity + person, image, self.size, self.nuisance)
+    if key not in _kept:
+        if len(_kept) >= _MOST:
+            _kept.clear()
+        _kept[key] = _draw(self, index)
+    own: Pixels = _kept[key].copy()
+    return own
