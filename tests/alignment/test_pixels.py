@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 from datamodules.readers.decode import decode
 from lightning_app.alignment.pixels import Undecodable, encode, read_upright
 from tests.datamodules.face_files import encoded, picture
+from tests.warm import COLD
 
 
 @pytest.mark.parametrize(
@@ -66,5 +66,5 @@ def test_png_is_lossless_and_bare() -> None:
 
 def test_a_worker_process_starts_without_torch() -> None:
     code = "import sys, lightning_app.alignment.work; print([m for m in ('torch', 'lightning') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([COLD, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
