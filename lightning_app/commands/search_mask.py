@@ -163,7 +163,7 @@ def search_mask(
     low = computes_in(torch.bfloat16, device) if bf16 is None else bf16
     if low and not computes_in(torch.bfloat16, device):
         log.warning(
-            "bf16 true: this device has no bfloat16, torch emulates it, many times slower: leave it out"
+            "bf16 true: this device has no bfloat16, torch emulates it, several times slower: leave it out"
         )
     model, facts = load_recogniser(checkpoint)
     model.eval().to(device)

@@ -58,7 +58,7 @@ def warn_of_emulation(precision: str | int | None, device: torch.device, option:
         return
     kind = str(dtype).removeprefix("torch.")
     if device.type == "cpu":
-        said = f"this CPU has no {kind}, torch emulates it, tens of times slower than float32: give {option} 32-true"
+        said = f"this CPU has no {kind}, torch emulates it, several times slower than float32: give {option} 32-true"
     else:
         name = torch.cuda.get_device_name(device)
         said = f"{name} has no {kind}, torch emulates it, slower than float16: give {option} 16-mixed"

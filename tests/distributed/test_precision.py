@@ -80,7 +80,7 @@ def test_what_an_old_cpu_emulates_is_said_in_one_line(
 ) -> None:
     warn_of_emulation(precision, CPU, "--trainer.precision")
     told = f"--trainer.precision {precision}: this CPU has no {kind}, torch emulates it, "
-    wanted = [told + "tens of times slower than float32: give --trainer.precision 32-true"]
+    wanted = [told + "several times slower than float32: give --trainer.precision 32-true"]
     assert said() == (wanted if kind else [])
 
 

@@ -274,6 +274,8 @@ def simulate(plan: Plan, parts: Parts, folder: Path, serve: Callable[[Link], obj
         return client_here(plan, parts, number, home / str(number))
 
     cpus = os.cpu_count() or 1
+    # Ray's workers are nicer than all else (15) and stand still beside any other work; here they are the work
+    os.environ.setdefault("RAY_worker_niceness", "0")
     logging.getLogger("flwr").setLevel(logging.ERROR)
     # Ray's remark on GPUs for those who ask for none
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
