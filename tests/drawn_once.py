@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from datamodules.readers.base import Pixels
 from datamodules.drawing.reader import DrawnFaces
+from datamodules.readers.base import Pixels
 
 _LARGEST = 64  # side in pixels of the images that are kept
 _MOST = 4000  # of them: 48 MB
