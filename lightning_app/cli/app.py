@@ -33,6 +33,7 @@ from lightning_app.cli.surroundings import is_rank_zero
 from lightning_app.distributed.device import unsupported_gpu
 from lightning_app.distributed.failure import worded
 from lightning_app.distributed.precision import warn_of_emulation
+from lightning_app.runs import loggers
 from lightning_app.runs.checkpoint_io import with_atomic_writes
 from lightning_app.runs.csv_log import CSVLog
 from lightning_app.runs.folder import check_run, clear_run, keep_log, resolve_checkpoint
@@ -42,6 +43,8 @@ from lightning_app.runs.trainer_options import check_asked, check_made
 from lightning_app.runs.trainer_options import worded as of_callback
 
 log = logging.getLogger("faceveil")
+# the class path that configs gave W&B's logger before its module lay in a room
+sys.modules.setdefault("lightning_app.loggers", loggers)
 
 
 class _Parser(LightningArgumentParser):

@@ -77,6 +77,7 @@ class Recogniser(L.LightningModule):
         self.head: nn.Module = nn.Linear(self.backbone.dim, num_classes) if num_classes else nn.Identity()
         self._held_out = HeldOutMeans("loss", "accuracy")
         self._headless_told = False
+        self._lowest = 0.0  # what a black pixel becomes in training, where a checkpoint told
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -116,10 +117,21 @@ class Recogniser(L.LightningModule):
         Returns:
             `[B,D]` embeddings, not normalised.
         """
+        if self._lowest < 0 and not self.training:
+            self._check_normalised(image)
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
         embedding: Tensor = self.backbone(image, mask, mask_index)
         return embedding
+
+    def _check_normalised(self, image: Tensor) -> None:
+        """Warn, of the first images alone, where they look like pixels in [0,1] or 0 … 255."""
+        self._lowest = 0.0
+        if len(image) and float(image.amin()) >= 0:
+            log.warning(
+                "The images have no value below 0, as if they were not normalised: the embeddings are then others than "
+                "in training, without any error. Take `lightning_app.load_recogniser(run).embed_images(uint8 pixels)`."
+            )
 
     def forward(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
         """Return the logits `[B, num_classes]` of normalised images; arguments as in `embed`."""
@@ -213,6 +225,7 @@ class Recogniser(L.LightningModule):
                 f"{len({k for k, _ in wrong})} weights or settings differ, the first is {wrong[0][0]}): use the "
                 "config it was trained with"
             )
+        self._lowest = _black(checkpoint.get("FaceDataModule"))
         head = state.get("head.weight")
         if head is None:
             return
@@ -232,6 +245,14 @@ class Recogniser(L.LightningModule):
             log.info("The head has the checkpoint's %d identities.", len(head))
         if not isinstance(self.head, nn.Linear) or len(head) != self.head.out_features:
             self.head = nn.Linear(self.backbone.dim, len(head)).to(self.device)
+
+
+def _black(data: object) -> float:
+    """Tell what a black pixel becomes when it is normalised as a checkpoint's data were; 0 where that is not known."""
+    mean, std = (data.get(key) if isinstance(data, dict) else None for key in ("mean", "std"))
+    if not isinstance(mean, int | float) or not isinstance(std, int | float) or std <= 0:
+        return 0.0
+    return -mean / std
 
 
 def _accuracy(logits: Tensor, identity: Tensor) -> Tensor:

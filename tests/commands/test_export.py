@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+import lightning_app
 from datamodules import FolderFaces
 from lightning_app.commands import export as command
 from lightning_app.desensitize import MaskOut
@@ -102,6 +103,10 @@ def test_the_graph_gives_what_predict_writes(run: Path, drawn_root: Path, veil: 
             theirs = embedded(run / "export", images[:size])
             assert float((theirs - ours[:size]).abs().max()) < 1e-5
             assert theirs.norm(dim=1).numpy() == pytest.approx(1, abs=1e-5)
+    # the front door, of pixels that nobody has masked
+    loaded = lightning_app.load_recogniser(run)
+    raw = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    assert float((torch.from_numpy(loaded.embed_images(raw)) - ours).abs().max()) < 1e-5
 
 
 def test_the_graph_is_plain_and_says_what_it_is(run: Path) -> None:

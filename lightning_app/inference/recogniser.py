@@ -1,0 +1,215 @@
+"""The front door for who embeds images: everything that training did to pixels is done here too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from datamodules.readers.decode import Crop, decode, read_bytes
+from lightning_app.desensitize import Desensitizer, Identity
+from lightning_app.export.source import Run, normalisation, read_run
+from lightning_app.export.veil import find_veil
+from lightning_app.models import checkpoints
+from lightning_app.models.base import Recogniser
+from lightning_app.models.checkpoints import CheckpointFacts
+from lightning_app.models.known import make_known, trusting
+
+log = logging.getLogger("faceveil")
+Images = NDArray[np.uint8] | Sequence[str | Path]
+
+
+class LoadedRecogniser:
+    """A recogniser with all that training did to its pixels; made by `load_recogniser`.
+
+    Attributes:
+        model: the network, in `eval()`; what it takes itself is desensitized and normalised.
+        facts: what the checkpoint says beside its weights.
+        size: height and width of the images it takes, in pixels.
+        crop: what `embed_images` cuts out of a file before it is resized, see `datamodules.readers.decode`.
+        hides: how images are desensitized before they are embedded, in words.
+    """
+
+    def __init__(
+        self,
+        model: Recogniser,
+        facts: CheckpointFacts,
+        normalised: tuple[float, float],
+        crop: Crop,
+        desensitizer: Desensitizer,
+        mask: Tensor | None,
+        hides: str,
+    ) -> None:
+        self.model, self.facts, self.crop, self.hides = model, facts, crop, hides
+        self.size = facts.input_size
+        self._mean, self._std = normalised
+        self._desensitizer, self._mask = desensitizer, mask
+
+    def __repr__(self) -> str:
+        """Name the model, its input, and what is hidden of it."""
+        return f"{self.facts.model}({self.size} px, {self.hides}) of {self.facts.path}"
+
+    def to(self, device: str | torch.device) -> LoadedRecogniser:
+        """Move the network to a device.
+
+        Args:
+            device: such as `cuda`.
+        """
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def embed_images(self, images: Images, batch_size: int = 64) -> NDArray[np.float32]:
+        """Embed images: desensitize and normalise them as in training, and return unit vectors.
+
+        The scalar product of two rows is the cosine similarity that verification compares.
+
+        Args:
+            images: uint8 `[N,H,W,3]`, RGB, as large as the model takes; or paths of aligned image files, which are
+                cropped and resized as in training.
+            batch_size: images that are embedded at a time.
+
+        Returns:
+            float32 `[N,D]`, each row of length 1.
+
+        Raises:
+            ValueError: the images are of another type, shape or size.
+            datamodules.readers.bad_images.BadImage: a file cannot be decoded.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: give at least 1")
+        pixels = self._checked(images) if isinstance(images, np.ndarray) else None
+        count = len(images)
+        found = [np.empty((0, self.model.backbone.dim), np.float32)]
+        for first in range(0, count, batch_size):
+            last = min(first + batch_size, count)
+            chosen = self._read(images[first:last]) if pixels is None else pixels[first:last]  # type: ignore[arg-type]
+            found.append(self._embed(torch.from_numpy(np.ascontiguousarray(chosen)), first))
+        return np.concatenate(found)
+
+    def _embed(self, pixels: Tensor, first: int) -> NDArray[np.float32]:
+        device = self.model.device
+        image = pixels.to(device).permute(0, 3, 1, 2).float() / 255
+        index = torch.arange(first, first + len(image), device=device)
+        batch = self._desensitizer.to(device)({"image": image, "index": index})
+        if self._desensitizer.is_image:
+            batch["image"] = (batch["image"] * 255).round() / 255  # the uint8 grid, as a released file has it
+        mask = batch["mask"] if self._mask is None else self._mask.to(device)
+        among = batch["mask_index"] if self._mask is None else None
+        embedding = self.model.embed((batch["image"] - self._mean) / self._std, mask, among)
+        found: NDArray[np.float32] = normalize(embedding.float()).cpu().numpy()
+        return found
+
+    def _checked(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if images.dtype != np.uint8:
+            raise ValueError(
+                f"images: an array of {images.dtype}; give pixels as uint8, 0 to 255: they are normalised here"
+            )
+        if images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images: an array of shape {images.shape}; give [N,H,W,3], RGB")
+        if len(images) and images.shape[1:3] != (self.size, self.size):
+            raise ValueError(
+                f"images: of {images.shape[1]}×{images.shape[2]} pixels, and the model takes {self.size}×{self.size}: "
+                "crop and resize them as the training set was, or give paths of the files"
+            )
+        return images
+
+    def _read(self, paths: Sequence[str | Path]) -> NDArray[np.uint8]:
+        read = [decode(read_bytes(str(path)), self.crop, self.size, str(path)) for path in paths]
+        return np.stack(
+            [np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0) for pixels in read]
+        )
+
+
+def load_recogniser(
+    run_or_checkpoint: str | Path,
+    mask: str | Path | None = None,
+    desensitize: bool = True,
+    trust: Collection[str] = (),
+) -> LoadedRecogniser:
+    """Load a trained recogniser that takes pixels: it desensitizes and normalises them itself.
+
+    What is hidden of every image is logged in one line, whether it was asked for or not.
+
+    Args:
+        run_or_checkpoint: a run's folder, a `.ckpt`, or the `.safetensors` of an export.
+        mask: PNG of the mask that lies on every image, where the checkpoint was trained under many or does not tell.
+        desensitize: False for images that are desensitized already; their mask still opens the gates.
+        trust: class paths of somebody else's classes that the checkpoint names and that may be imported.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint or mask.
+        ValueError: it is damaged, of a class that is not trusted, or does not tell how its images were desensitized
+            or normalised.
+    """
+    with trusting(trust):
+        model, facts = checkpoints.load_recogniser(run_or_checkpoint)
+        run = read_run(run_or_checkpoint, facts)
+        normalised = normalisation(facts, run, None, None)
+        gated = len(model.backbone.gates) > 0
+        veil = find_veil(facts, run.config, mask, gated)
+        desensitizer, hides = _desensitizer(facts, run, veil.mask, desensitize)
+    log.info("%s: %s.", facts.path, hides)
+    return LoadedRecogniser(model, facts, normalised, _crop(run), desensitizer, veil.mask, hides)
+
+
+class _Masked(Desensitizer):
+    """Multiply images by one mask, as `MaskOut` and `CentreBlock` do."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def veil(self, image: Tensor) -> Tensor:
+        mask = self.get_buffer("mask")
+        return image * mask
+
+
+def _desensitizer(
+    facts: CheckpointFacts, run: Run, mask: Tensor | None, wanted: bool
+) -> tuple[Desensitizer, str]:
+    """Return what is done to images before they are embedded, and that in words."""
+    about = facts.desensitizer
+    if not wanted:
+        return Identity(), "images are taken as they are, desensitized already (desensitize=False)"
+    if mask is not None:
+        return _Masked(mask), f"{1 - float(mask.mean()):.1%} of every image is hidden under its mask"
+    if about is None:
+        raise ValueError(
+            f"checkpoint {facts.path}: does not tell how its training images were desensitized: give mask=, or "
+            "desensitize=False for images that are what it was trained on"
+        )
+    if facts.clean:
+        return Identity(), "trained on clean faces, nothing is hidden"
+    data = run.config.get("data")
+    part = data.get("init_args", {}).get("desensitizer") if isinstance(data, dict) else None
+    where = f"checkpoint {facts.path}: config.yaml of its run"
+    if part is None:
+        raise ValueError(
+            f"checkpoint {facts.path}: trained on images desensitized by {about.get('method')}, and no config.yaml of "
+            "its run tells its settings: give the run's folder, or desensitize=False for images that are desensitized "
+            "already"
+        )
+    made = make_known(part, Desensitizer, where)
+    made.prepare((facts.input_size, facts.input_size))
+    return made.eval(), f"every image is desensitized by {about.get('method')}, as in training"
+
+
+def _crop(run: Run) -> Crop:
+    data = run.config.get("data")
+    found: Any = data.get("init_args", {}) if isinstance(data, dict) else {}
+    for key in ("reader", "init_args", "crop"):
+        found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, int):
+        return found
+    if isinstance(found, list | tuple) and len(found) == 4:
+        left, top, right, bottom = (int(side) for side in found)
+        return left, top, right, bottom
+    return None
