@@ -81,18 +81,10 @@ def calls(text: str, commands: set[str]) -> Iterator[Call]:
     lines = "\n".join(fenced(text)).replace("\\\n", " ").splitlines()
     for line in [*lines, *(span.replace("\\|", "|") for span in code_spans(text))]:
         bare = line.split(" #")[0].strip()
-        before, found, after = bare.partition("main.py ")
-        words = _split(after if found else bare)
-        if not words or (not found and (words[0] not in commands or "--" not in bare)):
-            continue
-        if (
-            found
-            and not before.strip().endswith(("python", "python3"))
-            and "torchrun" not in before
-            and before
-        ):
-            continue
-        if words[0].isupper():  # COMMAND
+        before, ours, after = bare.partition("main.py ")
+        ours = ours if before.endswith("python ") or before.startswith("torchrun ") else ""
+        words = _split(after if ours else bare)
+        if not words or words[0].isupper() or not (ours or (words[0] in commands and "--" in bare)):
             continue
         yield Call(words[0], [word.split("=")[0] for word in words[1:] if word.startswith("--")])
 

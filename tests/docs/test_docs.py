@@ -72,7 +72,7 @@ def test_configs_are_shipped_or_the_users_own(name: str) -> None:
         own = re.search(
             rf"^cp .* {re.escape(config)}\b|^# {re.escape(config)}$|`{re.escape(config)}` \(yours", text, re.M
         )
-        assert shipped or own or config == "runs/<name>/config.yaml", f"{name}: {config}"
+        assert shipped or own or config == "NAME.yaml" or config.startswith("runs/"), f"{name}: {config}"
 
 
 def test_the_configs_that_readers_are_to_copy_parse(veil: Callable[..., None], tmp_path: Path) -> None:
@@ -123,7 +123,10 @@ def test_commands_and_options_are_there(name: str) -> None:
 def test_calls_are_found() -> None:
     found = [call for name in NAMES for call in calls(read(name), ALL)]
     assert {call.command for call in found} == ALL - {"test"}
-    text = "```\npython main.py frobnicate --x 1  # --y\npython main.py fit \\\n    --config a.yaml --data.seed=3\n```\n`audit --raw`"
+    block = (
+        "python main.py frobnicate --x 1  # --y\npython main.py fit \\\n    --config a.yaml --data.seed=3\n"
+    )
+    text = f"```\n{block}```\n`audit --raw`"
     assert [tuple(call) for call in calls(text, ALL)] == [
         ("frobnicate", ["--x"]),
         ("fit", ["--config", "--data.seed"]),
@@ -144,13 +147,8 @@ def test_readme_is_short_and_names_every_command() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_named_files_of_the_repository_are_there(name: str) -> None:
-    wrong = []
-    for span in code_spans(read(name)):
-        for place in PLACE.findall(span):
-            made = place.startswith("docs/searched") or (ROOT / place).exists()
-            if not made and place not in ("tests/x.py",):
-                wrong.append(place)
-    assert wrong == []
+    places = {place for span in code_spans(read(name)) for place in PLACE.findall(span)}
+    assert {place for place in places if not (ROOT / place).exists()} == set()
 
 
 def test_log_keys_are_explained() -> None:
@@ -159,9 +157,9 @@ def test_log_keys_are_explained() -> None:
     for path in (file for folder in SOURCES for file in (ROOT / folder).rglob("*.py")):
         docs = _docstrings(tree := ast.parse(path.read_text(encoding="utf-8")))
         for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
-                if KEY.fullmatch(node.value) and f"`{node.value}" not in page:
-                    missing.add(node.value)
+            word = node.value if isinstance(node, ast.Constant) and id(node) not in docs else None
+            if isinstance(word, str) and KEY.fullmatch(word) and f"`{word}" not in page:
+                missing.add(word)
     assert missing == set()
 
 
@@ -177,7 +175,7 @@ def test_examples_of_the_library_run(
     drawn_root: Path, veil: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "faces").symlink_to(drawn_root)
-    veil("draw-mask", "--ratio", "0.74", "0.78", "--size", "112", "--output", "masks/mine.png")
+    veil("draw-mask", "--ratio", "0.755", "0.765", "--size", "112", "--output", "masks/mine.png")
     capsys.readouterr()
     count = len(list(drawn_root.rglob("*.*g")))
     vectors = np.random.default_rng(0).normal(size=(count, 8)).astype(np.float32)
