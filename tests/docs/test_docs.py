@@ -26,6 +26,7 @@ PARTS = (
     "search", "sweep", "scorers", "ablation", "compare", "federated", "pictures", "results",
 )  # fmt: skip
 KEY = re.compile(rf"(?:{'|'.join(PARTS)})/[a-z0-9_]+")
+DOTTED = re.compile(r"(?<![\w./-])(?:lightning_app|datamodules|callbacks)\.[\w.]*\w(?![\w/])")
 PLACE = re.compile(
     r"(?:lightning_app|datamodules|callbacks|tests|configs|deploy|docs|benchmarks)/[\w./-]*\w\.\w+|main\.py"
 )
@@ -149,6 +150,22 @@ def test_readme_is_short_and_names_every_command() -> None:
 def test_named_files_of_the_repository_are_there(name: str) -> None:
     places = {place for span in code_spans(read(name)) for place in PLACE.findall(span)}
     assert {place for place in places if not (ROOT / place).exists()} == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_named_modules_and_classes_are_there(name: str) -> None:
+    text = read(name)
+    dotted = {word.rstrip(".") for word in DOTTED.findall(text)}
+    assert {word for word in dotted if not _is_ours(word)} == set()
+
+
+def _is_ours(dotted: str) -> bool:
+    """Tell whether a dotted name is a module of ours, or stands in one."""
+    parts, file = dotted.split("."), ROOT
+    while parts and ((file / parts[0]).is_dir() or (file / f"{parts[0]}.py").is_file()):
+        file /= parts.pop(0)
+    source = file.with_suffix(".py") if file.with_suffix(".py").is_file() else file / "__init__.py"
+    return all(re.search(rf"\b{part}\b", source.read_text(encoding="utf-8")) for part in parts)
 
 
 def test_log_keys_are_explained() -> None:
