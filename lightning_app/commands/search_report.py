@@ -46,7 +46,7 @@ def tell_search(folder: Path, report: dict[str, Any], identities: int) -> None:
         log.warning(
             "F is %.2f nats, above chance (log %d = %.2f): under such masks the scorer is no recogniser any more. How "
             "well its order of masks, and that of one trained under random masks (--scorer), agreed with training: "
-            "docs/results.md, rank-scorers.",
+            "docs/results/scorers.md.",
             report["F"], identities, chance,
         )  # fmt: skip
 

@@ -45,5 +45,5 @@ def unsupported_gpu() -> str | None:
         return None
     return (
         f"{torch.cuda.get_device_name()} ({arch}) is not supported by torch {torch.__version__} (built for "
-        f"{', '.join(built)}): install a build with {arch} (see the README), or use --trainer.accelerator cpu"
+        f"{', '.join(built)}): install a build with {arch} (see docs/gpus.md), or use --trainer.accelerator cpu"
     )
