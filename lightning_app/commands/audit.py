@@ -34,9 +34,9 @@ from lightning_app.release.audit.run import audit as audit_release
 from lightning_app.release.audit.verdict import compared_line, figures, left_open
 from lightning_app.release.format.manifest import MANIFEST, MASK, image_file
 from lightning_app.release.format.method import desensitizer_of, is_known
+from lightning_app.release.format.pseudonyms import Pseudonyms, load_key, refuse_inside
 from lightning_app.release.format.signing import load_public_key
 from lightning_app.release.write.preflight import be_strict
-from lightning_app.release.write.pseudonyms import Pseudonyms, load_key, refuse_inside
 from lightning_app.release.write.writer import LOSSY_WEBP
 from lightning_app.report import print_table
 

@@ -20,8 +20,8 @@ from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask
 from lightning_app.release.format.manifest import MANIFEST
+from lightning_app.release.format.pseudonyms import load_key, make_key, refuse_inside
 from lightning_app.release.format.signing import load_signing_key, make_signing_key
-from lightning_app.release.write.pseudonyms import load_key, make_key, refuse_inside
 from lightning_app.release.write.writer import LOSSY_WEBP, Release, write_release
 from lightning_app.release.write.writer import Progress as Report
 from lightning_app.report import print_table, write_metrics

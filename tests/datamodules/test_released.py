@@ -17,7 +17,7 @@ from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Desensitizer, GaussianBlur, Identity, MaskOut, Mosaic
 from lightning_app.masks import mask_hash
 from lightning_app.release.format.manifest import Manifest
-from lightning_app.release.write.pseudonyms import Pseudonyms
+from lightning_app.release.format.pseudonyms import Pseudonyms
 from tests.command_line import Veil, refused, write_config
 from tests.release.by_hand import CROP, KEY, SIZE, blur, oval, write_release
 

@@ -23,7 +23,7 @@ from lightning_app.federated.protocol.shared_mask import digest
 from lightning_app.federated.protocol.weights import travelling
 from lightning_app.federated.server.run import Server
 from lightning_app.masks import mask_hash, save_mask
-from lightning_app.release.write.pseudonyms import make_key
+from lightning_app.release.format.pseudonyms import make_key
 from tests.federated.tiny import VEIL, Pretender, config, plan_and_parts
 
 RUN = "0" * 16

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from lightning_app.release.audit.run import audit
 from lightning_app.release.format import signing
+from lightning_app.release.format.pseudonyms import write_secret
 from lightning_app.release.format.signing import (
     _SMALL_ORDER,
     fingerprint,
@@ -18,7 +19,6 @@ from lightning_app.release.format.signing import (
     make_signing_key,
     sign,
 )
-from lightning_app.release.write.pseudonyms import write_secret
 from tests.release.by_hand import relist, said, set_times, signed, write_release
 
 

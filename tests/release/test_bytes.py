@@ -24,8 +24,8 @@ from lightning_app.release.audit.run import audit
 from lightning_app.release.format.deflate import take_apart
 from lightning_app.release.format.manifest import Manifest, made_with
 from lightning_app.release.format.png import data_chunks, read_png
+from lightning_app.release.format.pseudonyms import write_secret
 from lightning_app.release.format.signing import fingerprint, sign
-from lightning_app.release.write.pseudonyms import write_secret
 from tests.release.by_hand import KEY, images, relist, said, set_times, sha256
 from tests.release.test_png import chunk
 

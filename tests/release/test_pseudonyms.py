@@ -15,8 +15,7 @@ import pytest
 from datamodules import DrawnFaces
 from lightning_app.core.files import PRIVATE, replacing, write_atomically
 from lightning_app.release import Pseudonyms
-from lightning_app.release.write.plan import Plan
-from lightning_app.release.write.pseudonyms import (
+from lightning_app.release.format.pseudonyms import (
     DIGITS,
     is_guessable,
     load_key,
@@ -24,6 +23,7 @@ from lightning_app.release.write.pseudonyms import (
     refuse_inside,
     write_secret,
 )
+from lightning_app.release.write.plan import Plan
 
 KEY = bytes(range(32))
 

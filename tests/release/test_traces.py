@@ -17,8 +17,8 @@ from lightning_app.desensitize.blur import blur, default_sigma, gaussian_taps
 from lightning_app.desensitize.centre import centre_box
 from lightning_app.release import Manifest
 from lightning_app.release.audit.run import audit
-from lightning_app.release.audit.traces import Traces, too_many, window_matrix
 from lightning_app.release.format.method import describe, weak_method
+from lightning_app.release.format.traces import Traces, too_many, window_matrix
 from tests.release.by_hand import SIZE, said, write_release
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]

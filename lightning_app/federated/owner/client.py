@@ -35,7 +35,7 @@ from lightning_app.federated.protocol.shared_mask import digest, veil_of
 from lightning_app.federated.protocol.weights import check_run_id, install, not_finite, travelling, unlike
 from lightning_app.masks import load_mask, mask_hash, save_mask
 from lightning_app.models.base import Recogniser
-from lightning_app.release.write.pseudonyms import load_key
+from lightning_app.release.format.pseudonyms import load_key
 
 log = logging.getLogger("faceveil")
 _SEED, _HEAD = 0x666C7364, 0x666C6864  # "flsd", "flhd": name the draws

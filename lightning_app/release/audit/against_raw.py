@@ -31,9 +31,9 @@ from lightning_app.release.format.manifest import (
 )
 from lightning_app.release.format.method import is_known
 from lightning_app.release.format.png import read_png
+from lightning_app.release.format.pseudonyms import DIGITS
 from lightning_app.release.format.strict_json import strict_json
 from lightning_app.release.format.tree import entries
-from lightning_app.release.write.pseudonyms import DIGITS
 
 AS_CLEAN = (
     0.01  # dSSIM: blur with kernel 9 makes 0.12 of photographs, a grey level more or less at random 0.005

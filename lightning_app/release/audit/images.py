@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
-from lightning_app.release.audit.traces import Traces
 from lightning_app.release.format.canonical import LEVELS, RUNS, Writing, byte_faults, is_written, writing_of
 from lightning_app.release.format.png import Png, read_png
+from lightning_app.release.format.traces import Traces
 
 _CHUNK = 64  # files per message between processes
 _EACH = 2048  # files that are worth another process

@@ -18,7 +18,6 @@ from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.images import Checked, Checks, check_images, read_at_most, useful_workers
-from lightning_app.release.audit.traces import Traces, too_many
 from lightning_app.release.format.canonical import RUNS, mask_faults
 from lightning_app.release.format.manifest import (
     MANIFEST,
@@ -35,6 +34,7 @@ from lightning_app.release.format.method import is_known, margin_faults, method_
 from lightning_app.release.format.png import read_png
 from lightning_app.release.format.signing import fingerprint, signature_holds
 from lightning_app.release.format.strict_json import strict_json
+from lightning_app.release.format.traces import Traces, too_many
 from lightning_app.release.format.tree import Tree, entries, walk_release
 from lightning_app.release.write.finish import mask_facts
 

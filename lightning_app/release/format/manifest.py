@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from lightning_app.core.version import version
 from lightning_app.release.format.png import LARGEST
+from lightning_app.release.format.pseudonyms import DIGITS
 from lightning_app.release.format.schema import (
     LONGEST,
     PACKAGES,
@@ -35,7 +36,6 @@ from lightning_app.release.format.schema import (
     plain_version,
 )
 from lightning_app.release.format.strict_json import strict_json
-from lightning_app.release.write.pseudonyms import DIGITS
 
 FORMAT, VERSION = "faceveil-release", 2
 _READ = (1, VERSION)  # 1 says more of MaskOut's masks than what they are, and not the level of compression

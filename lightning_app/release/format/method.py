@@ -16,9 +16,9 @@ from lightning_app.desensitize.centre import centre_box
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.masks.freeform import Brush
 from lightning_app.masks.guard import has_margin
-from lightning_app.release.audit.traces import Traces
 from lightning_app.release.format.manifest import MASK, VERSION, Manifest, guard_of, public_method
 from lightning_app.release.format.schema import brief, canonical, check_method
+from lightning_app.release.format.traces import Traces
 
 LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves a clean face
 # pixels a side that recognisers take: a mosaic of more blocks, or a blur as fine, is a clean face

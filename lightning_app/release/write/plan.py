@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from datamodules.readers.base import FaceReader
 from lightning_app.release.format.manifest import image_file
-from lightning_app.release.write.pseudonyms import DIGITS, Pseudonyms
+from lightning_app.release.format.pseudonyms import DIGITS, Pseudonyms
 
 _BYTES = DIGITS // 2  # of a pseudonym
 

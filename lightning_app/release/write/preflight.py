@@ -15,8 +15,8 @@ from datamodules.readers.decode import size_of
 from datamodules.readers.subset import Subset
 from lightning_app.release.format.manifest import MANIFEST, Manifest
 from lightning_app.release.format.png import LARGEST
+from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.signing import fingerprint
-from lightning_app.release.write.pseudonyms import refuse_inside
 
 log = logging.getLogger("faceveil")
 _LOOKED_AT = 16  # images whose size is looked at where the whole of them is taken

@@ -21,6 +21,7 @@ from datamodules.readers.base import FaceReader
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.format.manifest import OTHER, REASONS, Manifest, guard_of, made_with
 from lightning_app.release.format.method import describe
+from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.signing import fingerprint
 from lightning_app.release.write.desensitizing import Veil
 from lightning_app.release.write.finish import PARTS, finish, make_room, open_release, write_mask
@@ -33,7 +34,6 @@ from lightning_app.release.write.preflight import (
     check_signature,
     warn_of_resize,
 )
-from lightning_app.release.write.pseudonyms import Pseudonyms
 from lightning_app.release.write.work import Work, work_through
 
 JOURNAL = "journal.jsonl"

@@ -1,0 +1,156 @@
+"""The house as a graph of imports: rooms in layers, arrows downwards, no circle, nothing lazy but what has a reason."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# from top to bottom; rooms of one line do not import each other. The longest name that fits is a module's room
+LAYERS = (
+    ("main",),
+    ("lightning_app",),
+    ("lightning_app.commands",),
+    ("lightning_app.studies", "lightning_app.federated", "lightning_app.inference"),
+    ("lightning_app.cli",),
+    ("callbacks",),
+    ("lightning_app.export", "lightning_app.evaluation"),
+    ("lightning_app.models",),
+    ("lightning_app.release.audit",),
+    ("lightning_app.release.write",),
+    ("lightning_app.alignment",),
+    ("datamodules",),
+    ("lightning_app.release", "lightning_app.release.format"),
+    ("lightning_app.attacks",),
+    ("lightning_app.desensitize",),
+    ("lightning_app.masks",),
+    ("lightning_app.networks",),
+    ("lightning_app.metrics",),
+    ("lightning_app.report",),
+    ("lightning_app.runs",),
+    ("lightning_app.distributed",),
+    ("lightning_app.core",),
+)
+PLAIN = ("networks", "masks", "desensitize", "attacks", "metrics")  # rooms that know no Lightning
+# imports within functions of our own modules, and why
+LAZY = {
+    "lightning_app": "load_recogniser, without Lightning for who imports a desensitizer",
+    "lightning_app.commands.federate": "Flower is an extra",
+    "lightning_app.federated.flower.superexec": "a forked process imports the app, the one that forks does not",
+}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    found = [ROOT / "main.py"]
+    for package in ("lightning_app", "datamodules", "callbacks"):
+        found += sorted((ROOT / package).rglob("*.py"))
+    return {_name(path): path for path in found}
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def imports(module: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Names that a module imports when it is imported itself, and names that its functions import."""
+    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(node)
+    }
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    now, lazy = set[str](), set[str]()
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found = {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found = {alias.name for alias in node.names}
+        else:
+            continue
+        (lazy if id(node) in later else now).update(found)
+    return frozenset(now), frozenset(lazy)
+
+
+def own(names: frozenset[str]) -> set[str]:
+    """Those of our own modules that import statements name: a module itself, or the one that a name is taken from."""
+    known = modules()
+    return {name if name in known else parent for name in names if (parent := name.rpartition(".")[0]) in known
+            or name in known}  # fmt: skip
+
+
+def layer(module: str) -> int:
+    depth = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        if (found := depth.get(".".join(parts[:end]))) is not None:
+            return found
+    raise AssertionError(f"{module} lies in no room")
+
+
+def room(module: str) -> str:
+    rooms = [room for row in LAYERS for room in row if f"{module}.".startswith(f"{room}.")]
+    return max(rooms, key=len)
+
+
+def test_the_walk_sees_the_imports() -> None:
+    now, lazy = imports("lightning_app.models.checkpoints")
+    assert "lightning_app.models.base" in own(now)
+    assert "lightning_app.desensitize.base" in own(imports("datamodules.pixels")[0]) | own(
+        frozenset({"lightning_app.desensitize.base.Desensitizer"})
+    )
+    assert not lazy
+    assert len(modules()) > 200
+
+
+def test_every_module_lies_in_a_room() -> None:
+    loose = [p.name for p in (ROOT / "lightning_app").glob("*.py") if p.name != "__init__.py"]
+    assert loose == []
+    assert {room(module) for module in modules()} == {room for row in LAYERS for room in row}
+
+
+def test_there_is_no_circle() -> None:
+    graph = {module: own(imports(module)[0]) - {module} for module in modules()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_arrows_go_downwards() -> None:
+    wrong = [
+        f"{module} -> {target}"
+        for module in modules()
+        for target in own(imports(module)[0] | imports(module)[1])
+        if room(target) != room(module)
+        and not target.startswith(f"{module}.")  # a package shows what lies in it
+        and layer(target) <= layer(module)
+    ]
+    assert wrong == []
+
+
+def test_nothing_of_ours_is_imported_late_without_a_reason() -> None:
+    late = {module: sorted(own(imports(module)[1])) for module in modules() if own(imports(module)[1])}
+    assert set(late) == set(LAZY), late
+
+
+def test_plain_rooms_know_no_lightning() -> None:
+    for name in PLAIN:
+        for module in modules():
+            if module.startswith(f"lightning_app.{name}"):
+                now, lazy = imports(module)
+                assert not {n for n in now | lazy if n.split(".")[0] in ("lightning", "wandb")}, module
