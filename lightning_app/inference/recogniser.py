@@ -131,17 +131,19 @@ class LoadedRecogniser:
 def load_recogniser(
     run_or_checkpoint: str | Path,
     mask: str | Path | None = None,
-    desensitize: bool = True,
+    desensitize: bool | None = None,
     trust: Collection[str] = (),
 ) -> LoadedRecogniser:
     """Load a trained recogniser that takes pixels: it desensitizes and normalises them itself.
 
-    What is hidden of every image is logged in one line, whether it was asked for or not.
+    What is hidden of every image is logged in one line: as a warning, which is seen without any set-up, where nobody
+    said whether to desensitize.
 
     Args:
         run_or_checkpoint: a run's folder, a `.ckpt`, or the `.safetensors` of an export.
         mask: PNG of the mask that lies on every image, where the checkpoint was trained under many or does not tell.
-        desensitize: False for images that are desensitized already; their mask still opens the gates.
+        desensitize: True does to every image what training did, and so does None, which says so in a warning; False
+            is for images that are desensitized already: their mask still opens the gates.
         trust: class paths of somebody else's classes that the checkpoint names and that may be imported.
 
     Raises:
@@ -155,8 +157,15 @@ def load_recogniser(
         normalised = normalisation(facts, run, None, None)
         gated = len(model.backbone.gates) > 0
         veil = find_veil(facts, run.config, mask, gated)
-        desensitizer, hides = _desensitizer(facts, run, veil.mask, desensitize)
-    log.info("%s: %s.", facts.path, hides)
+        desensitizer, hides = _desensitizer(facts, run, veil.mask, desensitize is not False)
+    if desensitize is None and not isinstance(desensitizer, Identity):
+        log.warning(
+            "%s: %s. desensitize=True says that this is meant, False takes images as they are.",
+            facts.path,
+            hides,
+        )
+    else:
+        log.info("%s: %s.", facts.path, hides)
     return LoadedRecogniser(model, facts, normalised, _crop(run), desensitizer, veil.mask, hides)
 
 

@@ -96,9 +96,13 @@ def test_it_is_said_what_is_hidden(
 ) -> None:
     with caplog.at_level(logging.INFO, "faceveil"):
         load_recogniser(fitted / "runs/tiny")
+        load_recogniser(fitted / "runs/tiny", desensitize=True)
         load_recogniser(fitted_clean / "runs/clean")
-    assert "of every image is hidden under its mask" in caplog.messages[-2]
-    assert "trained on clean faces, nothing is hidden" in caplog.messages[-1]
+    unasked, asked, clean = caplog.records[-3:]
+    assert "of every image is hidden under its mask" in unasked.message
+    assert "of every image is hidden under its mask" in asked.message
+    assert "trained on clean faces, nothing is hidden" in clean.message
+    assert [record.levelname for record in (unasked, asked, clean)] == ["WARNING", "INFO", "INFO"]
 
 
 def test_a_method_without_a_mask_comes_from_the_run(
