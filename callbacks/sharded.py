@@ -21,6 +21,7 @@ from datamodules.resumable import ignore_signals
 from datamodules.verification.readers import PairList
 from lightning_app.core.batch import Batch
 from lightning_app.distributed.ranks import share_buffers
+from lightning_app.evaluation.embed import Embedder, Shown, embed_images, rank_share
 from lightning_app.networks import Backbone
 
 
@@ -68,37 +69,41 @@ def embed_sharded(
     Returns:
         Name → `[N,D]`, normalised, in the reader's order, on the CPU.
     """
-    count, rank, world = len(reader), trainer.global_rank, trainer.world_size
-    mine = torch.arange(count)[rank::world]  # none where there are fewer images than ranks
-    steps = [ids.tolist() for ids in mine.split(batch_size or data.batch_size) if len(ids)]
+    count = len(reader)
+    steps = rank_share(count, batch_size or data.batch_size, trainer.global_rank, trainer.world_size)
+    mine = torch.cat(steps) if steps else torch.empty(0, dtype=torch.int64)
     loader: DataLoader[Batch] = DataLoader(
-        reader, batch_sampler=steps, collate_fn=whole, num_workers=data.num_workers,
+        reader, batch_sampler=[rows.tolist() for rows in steps], collate_fn=whole, num_workers=data.num_workers,
         worker_init_fn=ignore_signals,
     )  # fmt: skip
     device = trainer.strategy.root_device
+    precision = trainer.precision_plugin.val_step_context
+    by = {
+        veiled: {name: _embedder(pl_module, way.off) for name, way in ways.items() if way.veiled == veiled}
+        for veiled in dict.fromkeys(way.veiled for way in ways.values())
+    }
+
+    def states(batch: Batch) -> Iterator[Shown]:
+        images, index = batch["image"].to(device), batch["index"].to(device)
+        for veiled, embedders in by.items():
+            ready = data.prepare(images, index, desensitize=veiled)
+            if watch is not None and veiled:
+                with precision():
+                    watch(ready)
+            yield Shown(ready["image"], embedders, ready["mask"], ready["mask_index"])
+
     share_buffers(pl_module)
-    found: dict[str, list[Tensor]] = {name: [] for name in ways}
     was_training = pl_module.training
     pl_module.eval()
     with _ticking(trainer, title, len(mine)) as advance:
-        for batch in loader:
-            images, index = batch["image"].to(device), batch["index"].to(device)
-            for veiled in dict.fromkeys(way.veiled for way in ways.values()):
-                ready = data.prepare(images, index, desensitize=veiled)
-                with trainer.precision_plugin.val_step_context():
-                    if watch is not None and veiled:
-                        watch(ready)
-                    for name, way in ways.items():
-                        if way.veiled == veiled:
-                            found[name].append(_embedded(pl_module, ready, way.off, flip).float())
-            advance(len(images))
+        found = embed_images(map(states, loader), flip=flip, precision=precision, tick=advance)
     pl_module.train(was_training)
     # a rank without images learns from the others how long an embedding is
-    width = max((part.shape[1] for parts in found.values() for part in parts), default=0)
+    width = max((own.shape[1] for own in found.values()), default=0)
     width = int(trainer.strategy.reduce(torch.tensor(width, device=device), reduce_op="max"))
     gathered = {}
-    for name, parts in found.items():
-        own = torch.cat(parts) if parts else torch.empty(0, width, device=device)
+    for name in ways:
+        own = found.get(name, torch.empty(0, width, device=device))
         gathered[name] = F.normalize(_gathered(trainer, own, mine.to(device), count)).cpu()
     return gathered
 
@@ -145,22 +150,19 @@ def is_due(trainer: L.Trainer, every_n_epochs: int) -> bool:
     return trainer.state.fn != "fit" or done % every_n_epochs == 0 or last
 
 
-def _embedded(pl_module: L.LightningModule, batch: Batch, off: tuple[str, ...], flip: bool) -> Tensor:
-    if off:
-        backbone = pl_module.backbone
-        assert isinstance(backbone, Backbone)
+def _embedder(pl_module: L.LightningModule, off: tuple[str, ...]) -> Embedder:
+    """Make of a recogniser what embeds images, with the gates at some insertion points left out."""
+    embed: Embedder = pl_module.embed  # type: ignore[assignment]  # what recognisers offer beside forward
+    if not off:
+        return embed
+    backbone = pl_module.backbone
+    assert isinstance(backbone, Backbone)
+
+    def without(image: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
         with backbone.gates_off(*off):
-            return _embedded(pl_module, batch, (), flip)
-    embed: Any = pl_module.embed  # what recognisers offer beside forward
-    embedding: Tensor = embed(batch["image"], batch["mask"], batch["mask_index"])
-    return embedding + _embedded(pl_module, _mirrored(batch), (), False) if flip else embedding
+            return embed(image, mask, mask_index)
 
-
-def _mirrored(batch: Batch) -> Batch:
-    mirrored = batch.copy()
-    mirrored["image"] = batch["image"].flip(-1)
-    mirrored["mask"] = None if batch["mask"] is None else batch["mask"].flip(-1)
-    return mirrored
+    return without
 
 
 def _gathered(trainer: L.Trainer, own: Tensor, ids: Tensor, count: int) -> Tensor:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
-from datamodules.readers.cached import CachedReader
-from datamodules.verification.readers import PairList, pairs_of
+from datamodules.verification.readers import PairList
 from lightning_app.attacks import Attack
 from lightning_app.core.files import write_atomically
-from lightning_app.distributed.precision import autocast
+from lightning_app.distributed.precision import Precision
+from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
+from lightning_app.evaluation.judges.base import Judge, state_hash
+from lightning_app.evaluation.judges.recogniser import RecogniserJudge
+from lightning_app.evaluation.pair_images import PairImages
 from lightning_app.metrics import dssim, psnr, verification
 from lightning_app.metrics.reidentification import (
     mate_ranks,
@@ -28,31 +30,16 @@ from lightning_app.metrics.reidentification import (
     similarity,
     worst_identities,
 )
-from lightning_app.models.checkpoints import load_recogniser
 
 Part = dict[str, Tensor]
-Tick = Callable[[int], None]
 _FORM = 1  # of a part; another number, and what was measured before is measured again
 # what is measured per image: name -> sign that makes a higher value less private
 _LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1}
 _RANKS = (1, 5)
 
 
-@dataclass(frozen=True)
-class Judge:
-    """Somebody who tells faces apart.
-
-    Attributes:
-        about: what it is, such as the hash of its weights: equal for equal judges.
-        embed: images `[B,3,H,W]` in [0,1], a mask `[M,1,H,W]` or None, `mask_index [B]` or None -> `[B,D]`.
-    """
-
-    about: str
-    embed: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-
-
 def recogniser_judge(
-    checkpoint: str | Path, size: int, *, mean: float = 0.5, std: float = 0.5, precision: str = "32-true",
+    checkpoint: str | Path, size: int, *, mean: float = 0.5, std: float = 0.5, precision: Precision = "32-true",
     device: torch.device | None = None,
 ) -> Judge:  # fmt: skip
     """Make a judge of a trained recogniser.
@@ -69,24 +56,12 @@ def recogniser_judge(
         FileNotFoundError: there is no such checkpoint.
         ValueError: it is no recogniser's, or was trained on images of another size.
     """
-    model, facts = load_recogniser(checkpoint)
-    if facts.input_size != size or facts.in_channels != 3:
-        raise ValueError(
-            f"checkpoint {facts.path}: a recogniser for {facts.in_channels} channels of {facts.input_size} px; these "
-            f"images have 3 of {size} px: give one trained on such"
-        )
-    facts.check_normalised(mean, std)
-    where = device or torch.device("cpu")
-    model.to(where)
-
-    def embed(image: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
-        with autocast(precision, where):
-            return model.embed((image - mean) / std, mask, mask_index)
-
-    return Judge(f"{facts.sha256} {mean} {std} {precision}", embed)
+    judge = RecogniserJudge(checkpoint, mean, std, precision)
+    judge.check_size(size)
+    return judge.to(device or torch.device("cpu"))
 
 
-class Subjects:
+class Subjects(PairImages):
     """The people whose privacy is measured: the images of a verification set, read once.
 
     The gallery is the first image of each person, clean. Everybody's other images are looked for in it.
@@ -97,30 +72,17 @@ class Subjects:
         device: where everything is computed.
 
     Attributes:
-        pixels: uint8 `[N,1 or 3,H,W]`.
-        pairs: the list of pairs over them.
         labels: `[N]` int64, person of each; −1 where not known.
         gallery: `[G]` int64, positions of the gallery's images.
         hash: SHA-256 of pixels, people and pairs.
     """
 
     def __init__(self, reader: FaceReader, batch_size: int = 64, device: torch.device | None = None) -> None:
-        pairs = pairs_of(reader)
-        if batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size}; give at least 1")
-        self.reader, self.pairs, self.labels = reader, pairs, reader.labels
-        self.pixels = CachedReader(reader).pixels
-        self.batch_size, self.device = batch_size, device or torch.device("cpu")
+        super().__init__(reader, batch_size, device)
+        self.labels = reader.labels
         self.gallery = one_of_each(self.labels)
-        digest = hashlib.sha256(self.pixels.numpy().data)
-        for part in (self.labels, pairs.a, pairs.b, pairs.same, pairs.folds):
-            digest.update(part.numpy().tobytes())
-        self.hash = digest.hexdigest()
+        self.hash = self.digest(self.labels)
         self._clean: dict[str, Tensor] = {}
-
-    def __len__(self) -> int:
-        """Return how many images there are."""
-        return len(self.pixels)
 
     @property
     def probes(self) -> Tensor:
@@ -129,19 +91,16 @@ class Subjects:
         enrolled[self.gallery] = True
         return torch.nonzero((self.labels >= 0) & ~enrolled).flatten()
 
-    def raw(self, rows: Tensor) -> Tensor:
-        """Give raw pixels: uint8 `[n,3,H,W]` on the device."""
-        return self.pixels[rows].to(self.device).expand(-1, 3, -1, -1)
-
     @torch.inference_mode()
-    def clean(self, judge: Judge, tick: Tick = lambda n: None) -> Tensor:
-        """Embed every clean image, once per judge however often it is asked for: `[N,D]` of length 1, on the CPU."""
+    def embedded(self, judge: Judge, tick: Tick = no_tick) -> Tensor:
+        """Embed every clean image, once per judge however often it is asked for: `[N,D]` on the CPU.
+
+        Where the judge compares by cosine, of length 1.
+        """
         if judge.about not in self._clean:
-            parts = []
-            for rows in torch.arange(len(self)).split(self.batch_size):
-                parts.append(judge.embed(self.raw(rows).float() / 255, None, None).float())
-                tick(len(rows))
-            self._clean[judge.about] = F.normalize(torch.cat(parts)).cpu()
+            by = {judge.about: judge}
+            shown = ([Shown(self.clean(rows), by)] for rows in rank_share(len(self), self.batch_size))
+            self._clean[judge.about] = _scaled(embed_images(shown, tick=tick)[judge.about], judge)
         return self._clean[judge.about]
 
 
@@ -181,8 +140,8 @@ def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) ->
         some = data.desensitized(subjects.raw(torch.arange(1)))
         if applies(attack, data):  # what an attack learns or loads at the first need is there after it
             attack.restore(some["image"], some["mask"], some["mask_index"])
-        about["attack"] = {**attack.describe(), "state": _state_hash(attack)}
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        about["attack"] = {**attack.describe(), "state": state_hash(attack)}
+    return _hex(json.dumps(about, sort_keys=True, default=str))
 
 
 @torch.inference_mode()
@@ -193,7 +152,7 @@ def measure(
     judges: Sequence[Judge] = (),
     recognisers: Sequence[Judge] = (),
     have: Part | None = None,
-    tick: Tick = lambda n: None,
+    tick: Tick = no_tick,
 ) -> Part:
     """Desensitize every image, attack it, and measure what is seen then; whole batches on the device.
 
@@ -221,33 +180,88 @@ def measure(
     likeness = "dssim" not in part
     if not looking and not likeness:
         return part
-    found: dict[str, list[Tensor]] = {about: [] for about in looking}
     alike: dict[str, list[Tensor]] = {}
-    for rows in torch.arange(len(subjects)).split(subjects.batch_size):
-        raw = subjects.raw(rows)
-        veiled = data.desensitized(raw, rows.to(raw.device))
-        seen, mask, which = veiled["image"], veiled["mask"], veiled["mask_index"]
-        if attack is not None:
-            seen = attack.restore(seen, mask, which)
-        if likeness:
-            _compare(raw.float() / 255, seen, mask, which, alike)
-        for about, judge in looking.items():
+
+    def released() -> Iterator[list[Shown]]:
+        for rows in rank_share(len(subjects), subjects.batch_size):
+            raw = subjects.raw(rows)
+            veiled = data.desensitized(raw, rows.to(raw.device))
+            seen, mask, which = veiled["image"], veiled["mask"], veiled["mask_index"]
+            if attack is not None:
+                seen = attack.restore(seen, mask, which)
+            if likeness:
+                _compare(raw.float() / 255, seen, mask, which, alike)
             # an attacker's picture has no hidden pixel left, so the judge is told of none
-            embedding = judge.embed(seen, *((mask, which) if attack is None else (None, None)))
-            found[about].append(F.normalize(embedding.float()).cpu())
-        tick(len(rows))
+            yield [Shown(seen, looking, *((mask, which) if attack is None else (None, None)))]
+
+    found = embed_images(released(), tick=tick)
     part |= {name: torch.cat(values) for name, values in alike.items()}
     pairs, gallery = subjects.pairs, subjects.gallery
     for judge in looking.values():
-        embedded, short = torch.cat(found[judge.about]), _short(judge)
+        embedded, short, by = _scaled(found[judge.about], judge), _short(judge), judge.metric
         if judge.about in wanted:
-            clean = subjects.clean(judge)
-            ranks = mate_ranks(embedded, subjects.labels, clean[gallery], subjects.labels[gallery])
+            clean = subjects.embedded(judge)
+            ranks = mate_ranks(embedded, subjects.labels, clean[gallery], subjects.labels[gallery], by)
             ranks[gallery] = 0  # the very picture, or its restoration, is no probe
-            part |= {f"own/{short}": similarity(embedded, clean), f"rank/{short}": ranks}
-            part[f"linked/{short}"] = similarity(clean[pairs.a], embedded[pairs.b])
-        part[f"pairs/{short}"] = similarity(embedded[pairs.a], embedded[pairs.b])
+            part |= {f"own/{short}": similarity(embedded, clean, by), f"rank/{short}": ranks}
+            part[f"linked/{short}"] = similarity(clean[pairs.a], embedded[pairs.b], by)
+        part[f"pairs/{short}"] = similarity(embedded[pairs.a], embedded[pairs.b], by)
     return part
+
+
+def measure_clean(subjects: Subjects, judges: Sequence[Judge], have: Part | None = None) -> Part:
+    """Let judges look at clean faces: what they cannot tell apart there says nothing about a method.
+
+    Args:
+        subjects: whose images.
+        judges: who link faces.
+        have: what was measured before with other judges; that is not measured again.
+
+    Returns:
+        For each judge, J standing for the start of its hash, `pairs/J` `[P]` and `rank/J` `[N]`, as `measure` has them;
+        and all that was had before.
+    """
+    part, pairs, gallery = dict(have or {}), subjects.pairs, subjects.gallery
+    for judge in judges:
+        short = _short(judge)
+        if f"pairs/{short}" not in part:
+            clean = subjects.embedded(judge)
+            ranks = mate_ranks(clean, subjects.labels, clean[gallery], subjects.labels[gallery], judge.metric)
+            ranks[gallery] = 0
+            part[f"rank/{short}"] = ranks
+            part[f"pairs/{short}"] = similarity(clean[pairs.a], clean[pairs.b], judge.metric)
+    return part
+
+
+def clean_key(subjects: Subjects) -> str:
+    """Name what a part of `measure_clean` depends on beside its judges; 16 hex digits."""
+    return _hex(f"{_FORM} {subjects.hash} clean")
+
+
+def clean_figures(
+    part: Part, subjects: Subjects, judges: Mapping[str, Judge], bootstrap: int = 1000
+) -> dict[str, float]:
+    """Make figures of how well judges tell clean faces apart, with 95 % intervals (`_low`, `_high`).
+
+    Args:
+        part: of `measure_clean`.
+        subjects: whose.
+        judges: label -> judge.
+        bootstrap: resamples; 0 for no intervals.
+
+    Returns:
+        By judge `judge_accuracy/J` (pair protocol, both images clean) and `judge_rank1/J`.
+    """
+    out: dict[str, float] = {}
+    probes = subjects.probes
+    for label, judge in judges.items():
+        out |= _verified("judge_accuracy", part[f"pairs/{_short(judge)}"], subjects.pairs, bootstrap, label)
+        if len(probes):
+            right = (part[f"rank/{_short(judge)}"][probes] <= 1).double()
+            ends = mean_over_people(right, subjects.labels[probes], bootstrap)
+            for end, value in zip(("", "_low", "_high"), ends, strict=True):
+                out[f"judge_rank1{end}/{label}"] = value
+    return {name: value for name, value in out.items() if value == value}  # without bootstrap no intervals
 
 
 def measured(folder: Path, label: str, key: str) -> tuple[Path, Part]:
@@ -342,15 +356,13 @@ def _compare(
 
 
 def _short(judge: Judge) -> str:
-    return hashlib.sha256(judge.about.encode()).hexdigest()[:16]
+    return _hex(judge.about)
 
 
-def _state_hash(module: nn.Module) -> str:
-    """Hash weights and buffers, those that are not saved as well."""
-    digest = hashlib.sha256()
-    for name, value in sorted(
-        [*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]
-    ):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _hex(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _scaled(embedding: Tensor, judge: Judge) -> Tensor:
+    """Bring embeddings `[N,D]` to the CPU; to length 1 where only their direction counts."""
+    return (F.normalize(embedding) if judge.metric == "cosine" else embedding).cpu()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+EmbeddingMetric = Literal["cosine", "euclidean"]
 
 _ROWS = 4096  # probes compared with the whole gallery at a time
 _LEVEL = 0.95
@@ -33,15 +37,16 @@ def one_of_each(labels: Tensor) -> Tensor:
     return torch.tensor(first, dtype=torch.int64)
 
 
-def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine similarity of embeddings row by row.
+def similarity(a: Tensor, b: Tensor, metric: EmbeddingMetric = "cosine") -> Tensor:
+    """Return how alike embeddings are, row by row.
 
     Args:
         a: `[N,D]`, of any length.
         b: the same shape.
+        metric: `cosine` similarity, or minus the `euclidean` distance.
 
     Returns:
-        `[N]` float32 in [−1,1]; 0 where one of the two is zero.
+        `[N]` float32, higher = more alike: in [−1,1], and 0 where one of the two is zero; or at most 0.
 
     Raises:
         ValueError: the shapes differ.
@@ -50,11 +55,19 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(
             f"similarity: a is {list(a.shape)} and b {list(b.shape)}; give two [N,D] of one shape"
         )
+    if metric == "euclidean":
+        return -(a.float() - b.float()).norm(dim=1)
     return (F.normalize(a.float()) * F.normalize(b.float())).sum(1)
 
 
-def mate_ranks(probes: Tensor, probe_labels: Tensor, gallery: Tensor, gallery_labels: Tensor) -> Tensor:
-    """Tell at which rank each probe finds its own person in a gallery, by cosine similarity.
+def mate_ranks(
+    probes: Tensor,
+    probe_labels: Tensor,
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    metric: EmbeddingMetric = "cosine",
+) -> Tensor:
+    """Tell at which rank each probe finds its own person in a gallery.
 
     The rank is 1 + the number of entries of other people that are at least as similar as the best entry of the
     probe's own person. A tie counts against the probe: a judge that cannot decide has recognised nobody.
@@ -64,6 +77,7 @@ def mate_ranks(probes: Tensor, probe_labels: Tensor, gallery: Tensor, gallery_la
         probe_labels: `[N]` int64, person of each probe.
         gallery: `[G,D]` embeddings.
         gallery_labels: `[G]` int64.
+        metric: by `cosine` similarity, or by `euclidean` distance.
 
     Returns:
         `[N]` int64 from 1; 0 for a probe whose person is unknown (label below 0) or not in the gallery.
@@ -93,9 +107,12 @@ def mate_ranks(probes: Tensor, probe_labels: Tensor, gallery: Tensor, gallery_la
     ranks = torch.zeros(len(probes), dtype=torch.int64, device=probes.device)
     if not len(gallery):
         return ranks
-    entries = F.normalize(gallery.float())
+    entries = gallery.float() if metric == "euclidean" else F.normalize(gallery.float())
     for rows in torch.arange(len(probes), device=probes.device).split(_ROWS):
-        scores = F.normalize(probes[rows].float()) @ entries.T  # [n,G]
+        if metric == "euclidean":
+            scores = -torch.cdist(probes[rows].float(), entries)  # [n,G]
+        else:
+            scores = F.normalize(probes[rows].float()) @ entries.T
         own = probe_labels[rows, None] == gallery_labels[None]
         best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
         closer = ((scores >= best) & ~own).sum(1)

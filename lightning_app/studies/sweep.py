@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.readers.cached import CachedReader
-from datamodules.verification.readers import PairFaces, pairs_of
+from datamodules.verification.readers import PairFaces
 from lightning_app.core.files import write_atomically
-from lightning_app.distributed.precision import Precision, autocast
+from lightning_app.distributed.precision import Precision
+from lightning_app.evaluation.embed import Embedder, Shown, Tick, embed_images, rank_share
+from lightning_app.evaluation.judges.recogniser import embed_pixels
+from lightning_app.evaluation.pair_images import PairImages
 from lightning_app.masks import MaskLevels
 from lightning_app.metrics import verification
 from lightning_app.metrics.rank import rank_correlation
@@ -28,7 +30,7 @@ _Key = tuple[str, str, int, str]  # model, level, repeat, mask
 _CELLS = "cells.jsonl"
 
 
-class Faces:
+class Faces(PairImages):
     """The images of a list of pairs, read once, and masks to lay on them.
 
     Args:
@@ -49,21 +51,13 @@ class Faces:
         self, reader: PairFaces, bank: MaskLevels, mean: float, std: float, batch_size: int,
         precision: Precision, bootstrap: int, device: torch.device,
     ) -> None:  # fmt: skip
-        self.pixels = CachedReader(reader).pixels  # uint8 [N, 1 or 3, H, W]
-        self.pairs, self.bank = pairs_of(reader), bank
-        self.mean, self.std, self.batch_size = mean, std, batch_size
-        self.precision, self.bootstrap, self.device = precision, bootstrap, device
-        digest = hashlib.sha256(self.pixels.numpy().data)
-        for part in (self.pairs.a, self.pairs.b, self.pairs.same, self.pairs.folds):
-            digest.update(part.numpy().tobytes())
-        self.hash = digest.hexdigest()
-
-    def __len__(self) -> int:
-        """Return how many images there are."""
-        return len(self.pixels)
+        super().__init__(reader, batch_size, device)
+        self.bank, self.mean, self.std = bank, mean, std
+        self.precision, self.bootstrap = precision, bootstrap
+        self.hash = self.digest()
 
     @torch.inference_mode()
-    def embed(self, model: Recogniser, numbers: Tensor | None, tick: Callable[[int], None]) -> Tensor:
+    def embed(self, model: Recogniser, numbers: Tensor | None, tick: Tick) -> Tensor:
         """Embed every image once.
 
         Args:
@@ -74,23 +68,19 @@ class Faces:
         Returns:
             `[N,D]` float32 of length 1, on the CPU.
         """
-        parts = []
-        for rows in torch.arange(len(self)).split(self.batch_size):
-            image = self.pixels[rows].to(self.device).expand(-1, 3, -1, -1).float() / 255
-            mask = which = None
-            if numbers is not None:
-                mask = self.bank.masks(numbers if len(numbers) == 1 else numbers[rows]).to(self.device)
-                image = image * mask
-                which = torch.arange(len(rows), device=self.device) % len(mask)
-            image = (image - self.mean) / self.std
-            with autocast(self.precision, self.device):
-                parts.append(model.embed(image, mask, which).float())
-            tick(len(rows))
-        return F.normalize(torch.cat(parts)).cpu()
+        about = {"mean": self.mean, "std": self.std, "precision": self.precision}
+        by: dict[str, Embedder] = {"model": partial(embed_pixels, model, **about)}
+        shown = (self._shown(rows, numbers, by) for rows in rank_share(len(self), self.batch_size))
+        return F.normalize(embed_images(shown, tick=tick)["model"]).cpu()
 
-    def measure(
-        self, model: Recogniser, numbers: Tensor | None, tick: Callable[[int], None]
-    ) -> dict[str, float]:
+    def _shown(self, rows: Tensor, numbers: Tensor | None, by: dict[str, Embedder]) -> list[Shown]:
+        image = self.clean(rows)
+        if numbers is None:
+            return [Shown(image, by)]
+        mask = self.bank.masks(numbers if len(numbers) == 1 else numbers[rows]).to(self.device)
+        return [Shown(image * mask, by, mask, torch.arange(len(rows), device=self.device) % len(mask))]
+
+    def measure(self, model: Recogniser, numbers: Tensor | None, tick: Tick) -> dict[str, float]:
         """Return accuracy and AUC of a recogniser under masks with 95 % intervals over pairs; see `embed`."""
         embedding = self.embed(model, numbers, tick)
         scores = (embedding[self.pairs.a] * embedding[self.pairs.b]).sum(1).double()

@@ -31,16 +31,26 @@ from lightning_app.metrics import dssim, verification
 SIZE, PEOPLE, IMAGES = 32, 12, 4
 
 
-class Counting:
+class Counting(Judge):
     """A judge that looks at colours in a 4×4 grid, and counts the images it was shown."""
 
     def __init__(self, name: str = "grid", side: int = 4) -> None:
-        self.seen, self.side = 0, side
-        self.judge = Judge(name, self.embed)
+        super().__init__()
+        self.name, self.seen, self.side = name, 0, side
 
-    def embed(self, image: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
-        self.seen += len(image)
-        return adaptive_avg_pool2d(image, self.side).flatten(1) - 0.5
+    def embed(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return adaptive_avg_pool2d(images, self.side).flatten(1) - 0.5
+
+    def describe(self) -> dict[str, object]:
+        return {"judge": self.name, "side": self.side}
+
+
+class Blind(Judge):
+    """Finds all faces alike."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        return torch.ones(len(images), 3)
 
 
 class Perfect(Attack):
@@ -72,8 +82,8 @@ def clean_of(subjects: Subjects) -> Tensor:
 
 def test_figures_against_plain_loops(subjects: Subjects) -> None:
     data, grid = data_of(CentreBlock(0.5)), Counting()
-    judges = {"grid": grid.judge}
-    found = figures(measure(subjects, data, None, [grid.judge], [grid.judge]), subjects, judges, judges)
+    judges = {"grid": grid}
+    found = figures(measure(subjects, data, None, [grid], [grid]), subjects, judges, judges)
     clean = clean_of(subjects)
     hidden = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     hidden[8:24, 8:24] = True
@@ -111,26 +121,26 @@ def test_figures_against_plain_loops(subjects: Subjects) -> None:
 
 def test_clean_images_hide_nothing_and_a_perfect_attack_sees_all(subjects: Subjects) -> None:
     grid = Counting()
-    judges = {"grid": grid.judge}
-    clean = figures(measure(subjects, data_of(), None, [grid.judge]), subjects, judges, {})
+    judges = {"grid": grid}
+    clean = figures(measure(subjects, data_of(), None, [grid]), subjects, judges, {})
     assert clean["dssim"] == 0
     assert clean["worst/dssim"] == 0
     assert clean["psnr"] == clean["psnr_high"] == clean["worst/psnr"] == math.inf
     assert clean["similarity/grid"] == pytest.approx(1, abs=1e-6)
     assert "psnr_hidden" not in clean
     veiled = data_of(MaskOut(freeform=(0.7, 0.8), size=SIZE))
-    attacked = measure(subjects, veiled, Perfect(clean_of(subjects)), [grid.judge])
+    attacked = measure(subjects, veiled, Perfect(clean_of(subjects)), [grid])
     found = figures(attacked, subjects, judges, {})
     assert found["psnr"] == found["psnr_hidden"] == math.inf
     for key in ("rank1/grid", "verification/grid", "dssim"):
         assert found[key] == clean[key], key
-    released = figures(measure(subjects, veiled, None, [grid.judge]), subjects, judges, {})
+    released = figures(measure(subjects, veiled, None, [grid]), subjects, judges, {})
     assert released["rank1/grid"] < clean["rank1/grid"]
 
 
 def test_an_interval_of_what_never_happened_is_not_empty(subjects: Subjects) -> None:
     """Nobody of 12 people is found: up to 1 − 0.05^(1/12) = 22.1 % may be (the exact binomial bound)."""
-    blind = Judge("blind", lambda image, mask, which: torch.ones(len(image), 3))
+    blind = Blind()
     part = measure(subjects, data_of(), None, [blind])
     found = figures(part, subjects, {"blind": blind}, {}, bootstrap=20)
     assert [found[f"rank1{end}/blind"] for end in ("", "_low")] == [0, 0]
@@ -139,14 +149,14 @@ def test_an_interval_of_what_never_happened_is_not_empty(subjects: Subjects) -> 
 
 def test_nothing_is_computed_twice(subjects: Subjects) -> None:
     grid, data = Counting("twice"), data_of(GaussianBlur(9))
-    part = measure(subjects, data, None, [grid.judge], [grid.judge])
+    part = measure(subjects, data, None, [grid], [grid])
     count = len(subjects)
     assert grid.seen == 2 * count  # every image clean and as seen, though judge and recogniser are one
-    assert measure(subjects, data, None, [grid.judge], [grid.judge], part) == part
-    measure(subjects, data_of(GaussianBlur(18)), None, [grid.judge])
+    assert measure(subjects, data, None, [grid], [grid], part) == part
+    measure(subjects, data_of(GaussianBlur(18)), None, [grid])
     assert grid.seen == 3 * count  # the gallery is embedded once per judge
     other, before = Counting("another", 2), grid.seen
-    both = measure(subjects, data, None, [grid.judge, other.judge], [], part)
+    both = measure(subjects, data, None, [grid, other], [], part)
     assert (grid.seen, other.seen) == (before, 2 * count)
     assert part.items() <= both.items()
     ticks: list[int] = []
@@ -156,7 +166,7 @@ def test_nothing_is_computed_twice(subjects: Subjects) -> None:
 
 def test_a_part_holds_no_face_and_no_embedding(subjects: Subjects, tmp_path: Path) -> None:
     grid = Counting()
-    part = measure(subjects, data_of(GaussianBlur(9)), None, [grid.judge], [grid.judge])
+    part = measure(subjects, data_of(GaussianBlur(9)), None, [grid], [grid])
     assert {value.ndim for value in part.values()} == {1}
     assert {len(value) for value in part.values()} == {len(subjects), len(subjects.pairs)}
     path, had = measured(tmp_path, "blur", "abc")
@@ -165,7 +175,7 @@ def test_a_part_holds_no_face_and_no_embedding(subjects: Subjects, tmp_path: Pat
     again: Part = measured(tmp_path, "blur", "abc")[1]
     assert again.keys() == part.keys()
     assert all(torch.equal(again[name], part[name]) for name in part)
-    judges = {"grid": grid.judge}
+    judges = {"grid": grid}
     assert figures(again, subjects, judges, judges) == figures(part, subjects, judges, judges)
 
 
@@ -191,7 +201,7 @@ def test_which_attacks_can_be_mounted() -> None:
 
 def test_a_trained_recogniser_judges(fitted: Path, subjects: Subjects) -> None:
     judge = recogniser_judge(fitted / "runs/tiny", SIZE)
-    clean = subjects.clean(judge)
+    clean = subjects.embedded(judge)
     assert clean.shape == (len(subjects), 64)
     torch.testing.assert_close(clean.norm(dim=1), torch.ones(len(subjects)))
     data = data_of(MaskOut(freeform=(0.7, 0.8), size=SIZE))

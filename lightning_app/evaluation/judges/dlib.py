@@ -9,6 +9,8 @@ from torch.nn.functional import interpolate
 
 from lightning_app.alignment.detect import LANDMARKS_5, RECOGNISER, load_dlib, model_path
 from lightning_app.alignment.similarity import Pixels
+from lightning_app.evaluation.judges.base import Judge
+from lightning_app.metrics.reidentification import EmbeddingMetric
 
 _CHIP = 150  # pixels; the side that dlib's network takes
 _SIDE = 250  # pixels; a smaller image is enlarged: dlib rounds landmarks to whole pixels
@@ -17,7 +19,7 @@ _BATCH = 32  # chips a call
 BOX = (0.5, 0.57, 0.75)
 
 
-class DlibJudge:
+class DlibJudge(Judge):
     """Embed aligned faces with dlib's recogniser, whatever has been done to them.
 
     A face chip needs landmarks, and these a box. dlib's detector may see no face any more in one that was
@@ -32,6 +34,7 @@ class DlibJudge:
         detect: look for the face with dlib's detector, and take the box where it finds none.
         box: (x, y of the centre, side) of the face's box, in sides of the image. The default suits faces
             aligned by `align` and LFW-a's central 150 pixels; LFW-a's whole 250 need (0.51, 0.54, 0.45).
+        metric: `cosine`, as other judges compare, or dlib's own `euclidean`.
 
     Raises:
         ValueError: dlib or its models are not installed, or the box is none.
@@ -39,14 +42,17 @@ class DlibJudge:
     Source: King, dlib's `face_recognition_resnet_model_v1` (ResNet with 29 convolutions), 2017.
     """
 
-    def __init__(self, detect: bool = False, box: tuple[float, float, float] = BOX) -> None:
+    def __init__(
+        self, detect: bool = False, box: tuple[float, float, float] = BOX, metric: EmbeddingMetric = "cosine"
+    ) -> None:
+        super().__init__()
         if not (0 <= box[0] <= 1 and 0 <= box[1] <= 1 and 0 < box[2] <= 1):
             raise ValueError(f"box: {box}; give the centre's x and y and the side, in sides of the image")
         self._dlib = load_dlib("DlibJudge")
         self._detector = self._dlib.get_frontal_face_detector() if detect else None
         self._predictor = self._dlib.shape_predictor(model_path(LANDMARKS_5))
         self._network = self._dlib.face_recognition_model_v1(model_path(RECOGNISER))
-        self.box = box
+        self.box, self.metric = box, metric
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed aligned faces.
@@ -62,12 +68,24 @@ class DlibJudge:
         """
         if images.dim() != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"images are {tuple(images.shape)}; expected [B,3,H,W]")
-        embeddings = torch.empty(len(images), 128)
+        embeddings = torch.empty(len(images), 128)  # on the CPU, where dlib works
         for start in range(0, len(images), _BATCH):
             chips = [self.chip(image) for image in images[start : start + _BATCH]]
             found = self._network.compute_face_descriptor(chips)
             embeddings[start : start + len(chips)] = torch.tensor(np.array(found), dtype=torch.float32)
         return embeddings
+
+    def describe(self) -> dict[str, object]:
+        """Return dlib's network, and the box in which it looks for landmarks."""
+        return {"judge": "dlib face_recognition_resnet_model_v1", "box": list(self.box),
+                "detect": self._detector is not None, "metric": self.metric}  # fmt: skip
+
+    @property
+    def about(self) -> str:
+        """The network and its box, as parts of earlier comparisons name them."""
+        detect = ", detector" if self._detector is not None else ""
+        metric = "" if self.metric == "cosine" else f", {self.metric}"
+        return f"dlib face_recognition_resnet_model_v1, box {tuple(self.box)}{detect}{metric}"
 
     def chip(self, image: Tensor) -> Pixels:
         """Cut out the face as the network wants it.

@@ -1,0 +1,95 @@
+"""A recogniser that FaceVeil trained, as a judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_app.distributed.precision import Precision, autocast
+from lightning_app.evaluation.judges.base import Judge
+from lightning_app.models.base import Recogniser
+from lightning_app.models.checkpoints import load_recogniser
+
+
+class RecogniserJudge(Judge):
+    """Embed faces with a trained recogniser; one with gates is told which pixels are hidden.
+
+    Args:
+        checkpoint: a `.ckpt`, a `.safetensors` that `export` wrote, or a run's folder.
+        mean: subtracted from every channel, on [0,1] pixels, as in its training.
+        std: what every channel is divided by then.
+        precision: `bf16-mixed` and `16-mixed` embed under autocast, as `fit` does.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it is no recogniser's, is not one for pictures, or was trained on pixels normalised otherwise.
+    """
+
+    def __init__(
+        self, checkpoint: str | Path, mean: float = 0.5, std: float = 0.5, precision: Precision = "32-true"
+    ) -> None:
+        super().__init__()
+        self.model, self.facts = load_recogniser(checkpoint)
+        if self.facts.in_channels != 3:
+            raise ValueError(
+                f"checkpoint {self.facts.path}: a recogniser for {self.facts.in_channels} channels of "
+                f"{self.facts.input_size} px; a judge looks at pictures, which have 3: give one trained on such"
+            )
+        self.facts.check_normalised(mean, std)
+        self.input_size = self.facts.input_size
+        self.mean, self.std, self.precision = mean, std, precision
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embed clean or restored faces, see `Judge.embed`."""
+        return self.embed_masked(images, None, None)
+
+    def embed_masked(self, images: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
+        """Embed faces under masks, see `Judge.embed_masked`."""
+        return embed_pixels(self.model, images, mask, mask_index, self.mean, self.std, self.precision)
+
+    def check_size(self, size: int) -> None:
+        """Refuse images of another size than those it was trained on: enlarged, they would make it look weak."""
+        if self.input_size != size:
+            raise ValueError(
+                f"checkpoint {self.facts.path}: a recogniser for {self.facts.in_channels} channels of "
+                f"{self.input_size} px; these images have 3 of {size} px: give one trained on such"
+            )
+
+    def describe(self) -> dict[str, object]:
+        """Return the recogniser's class and the start of its file's hash."""
+        return {"judge": self.facts.model, "checkpoint": self.facts.sha256[:12]}
+
+    @property
+    def about(self) -> str:
+        """The hash of its checkpoint and how pixels come to it."""
+        return f"{self.facts.sha256} {self.mean} {self.std} {self.precision}"
+
+
+def embed_pixels(
+    model: Recogniser,
+    images: Tensor,
+    mask: Tensor | None,
+    mask_index: Tensor | None,
+    mean: float,
+    std: float,
+    precision: Precision,
+) -> Tensor:
+    """Normalise pixels and embed them as `fit` does.
+
+    Args:
+        model: in `eval()`, on the images' device.
+        images: `[B,3,H,W]` float in [0,1].
+        mask: `[M,1,H,W]`, 1 = visible; None where nothing is hidden.
+        mask_index: `[B]` int64 into the masks, or None.
+        mean: subtracted from every channel.
+        std: what every channel is divided by then.
+        precision: as for Lightning's trainer.
+
+    Returns:
+        `[B,D]`, not normalised.
+    """
+    normalised = (images - mean) / std
+    with torch.no_grad(), autocast(precision, images.device):
+        return model.embed(normalised, mask, mask_index)
