@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from lightning.pytorch.loggers import Logger
 from rich.progress import Progress
 
@@ -20,17 +19,19 @@ from lightning_app.commands.parser import CommandParser, add_trust, command_pars
 from lightning_app.core.progress import progress_bar
 from lightning_app.distributed.device import choose_device
 from lightning_app.distributed.precision import Precision, warn_of_emulation
-from lightning_app.evaluation.judges.dlib import DlibJudge
+from lightning_app.evaluation import Judge, RecogniserJudge
+from lightning_app.evaluation.judges.named import NAMES, known_name, named_judge
 from lightning_app.evaluation.privacy import (
-    Judge,
     Subjects,
     applies,
+    clean_figures,
+    clean_key,
     figures,
     keep,
     measure,
+    measure_clean,
     measured,
     part_key,
-    recogniser_judge,
 )
 from lightning_app.models.known import trusting
 from lightning_app.report.compare import RELEASED, parse_axis
@@ -44,14 +45,15 @@ from lightning_app.studies.compare import (
 )
 
 log = logging.getLogger("faceveil")
-OWN, DLIB = "own", "dlib"
+OWN = "own"  # of `recognisers`: the one trained on the method's images
+Who = str | Judge  # a judge, or what stands for one
 
 
 def compare(
     name: str,
     methods: dict[str, Method],
-    judges: dict[str, str] | None = None,
-    recognisers: dict[str, str] | None = None,
+    judges: dict[str, str | Judge] | None = None,
+    recognisers: dict[str, str | Judge] | None = None,
     attacks: dict[str, Attack] | None = None,
     restorer: Restorer | None = None,
     privacy_axis: str = "rank1",
@@ -79,10 +81,11 @@ def compare(
     Args:
         name: of the comparison.
         methods: label -> method, the rows.
-        judges: label -> who tries to recognise people: a checkpoint, the label of a method (its recogniser), or
-            `dlib`.
-        recognisers: label -> who compares two faces as seen (Table 2): a checkpoint, the label of a method, or
-            `own`, the method's; by default `own`.
+        judges: label -> who tries to recognise people, by `class_path`. Shorthand: the label of a method (its
+            recogniser), a checkpoint (a RecogniserJudge of it), or `dlib` (a DlibJudge). How well each tells
+            clean faces apart is reported beside what it says of methods.
+        recognisers: label -> who compares two faces as seen (Table 2): as in `judges`, or `own`, the method's; by
+            default `own`.
         attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none.
         restorer: an attacker to train for each method that hides anything.
         privacy_axis: what stands for privacy in the picture: rank1, rank5, verification, similarity (each also
@@ -90,7 +93,7 @@ def compare(
         seed: of the runs.
         examples: faces shown in the report; drawn ones.
         show_faces: show faces of the verification set as well, clean ones among them: the report must not leave.
-        mean: subtracted from every channel, on [0,1] pixels, for judges given by checkpoint.
+        mean: subtracted from every channel, on [0,1] pixels, for judges given as a checkpoint.
         std: what every channel is divided by then.
         batch_size: images at a time.
         precision: of judges and recognisers; `bf16-mixed` and `16-mixed` embed under autocast.
@@ -110,7 +113,8 @@ def compare(
 
     Source: On Mask-based Image Set Desensitization with Recognition Support, section 4.3, Tables 2, 4 and 5.
     """
-    who, compared = judges or {}, recognisers or {OWN: OWN}
+    who: dict[str, Who] = dict(judges or {})
+    compared: dict[str, Who] = dict(recognisers or {OWN: OWN})
     mounted: dict[str, Attack] = dict(attacks or {})
     _check(name, methods, who, compared, mounted, restorer, examples, bootstrap)
     axis = parse_axis(privacy_axis, list(who))
@@ -119,11 +123,12 @@ def compare(
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
     warn_of_known_people(candidates, mounted, restorer, seed)
-    dlib = _dlib(where) if DLIB in {*who.values(), *compared.values()} - {*methods} else None
+    texts = {one for one in (*who.values(), *compared.values()) if isinstance(one, str)}
+    made = {text: NAMES[text]().to(where) for text in sorted(texts - {*methods}) if text in NAMES}
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
     out = Outcome(
         name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
-        attacks=[*mounted, *([trained.label] if trained else [])], judges=dict(who), recognisers=dict(compared),
+        attacks=[*mounted, *([trained.label] if trained else [])], judges=_words(who), recognisers=_words(compared),
         loggers=logger if isinstance(logger, list) else [] if logger is None else [logger],
         command=command or f"python main.py compare ({name})",
     )  # fmt: skip
@@ -134,29 +139,30 @@ def compare(
         subjects = Subjects(first.verification.open(first.data), batch_size, where)
         out.count(subjects)
 
-        def judge(text: str, of: Candidate | None = None) -> Judge:
-            target = of if text == OWN else candidates.get(text)
-            if target is None and text == DLIB and dlib is not None:
-                return dlib
-            if target is None:
-                return recogniser_judge(
-                    text, subjects.reader.size, mean=mean, std=std, precision=precision, device=where
-                )
-            target.facts()
-            data = target.setting.data
-            return recogniser_judge(target.checkpoint, subjects.reader.size, mean=data.mean, std=data.std,
-                                    precision=precision, device=where)  # fmt: skip
+        def judge(one: Who, of: Candidate | None = None) -> Judge:
+            target = of if one == OWN else candidates.get(one) if isinstance(one, str) else None
+            if target is not None:
+                target.facts()
+                data = target.setting.data
+                found: Judge = RecogniserJudge(target.checkpoint, data.mean, data.std, precision)
+            elif isinstance(one, str):
+                found = made.get(one) or named_judge(one, mean, std, precision)
+            else:
+                found = one
+            found.check_size(subjects.reader.size)
+            return found.to(where)
 
-        def judges_of(kind: str, texts: Mapping[str, str], of: Candidate | None = None) -> dict[str, Judge]:
+        def judges_of(kind: str, given: Mapping[str, Who], of: Candidate | None = None) -> dict[str, Judge]:
             found = {}
-            for label, text in texts.items():
-                if text in candidates and text not in ready:
-                    out.failed.append(f"{kind} {label}: {text} is not trained")
-                elif (one := out.tried(f"{kind} {label}", partial(judge, text, of))) is not None:
+            for label, who in given.items():
+                if who in candidates and who not in ready:
+                    out.failed.append(f"{kind} {label}: {who} is not trained")
+                elif (one := out.tried(f"{kind} {label}", partial(judge, who, of))) is not None:
                     found[label] = one
             return found
 
         bench = _Bench(subjects, judges_of("judge", who), bootstrap, out.folder / "parts")
+        out.judged(out.tried("judges on clean faces", bench.clean) or {})
         shared = judges_of("recogniser", {k: v for k, v in compared.items() if v != OWN})
         task = bar.add_task("", total=len(subjects) * len(candidates) * (1 + len(out.attacks)))
         for number, (label, candidate) in enumerate(candidates.items()):
@@ -192,7 +198,7 @@ def compare(
 
 
 def _check(
-    name: str, methods: Mapping[str, Method], judges: Mapping[str, str], recognisers: Mapping[str, str],
+    name: str, methods: Mapping[str, Method], judges: Mapping[str, Who], recognisers: Mapping[str, Who],
     attacks: Mapping[str, Attack], restorer: Restorer | None, examples: int, bootstrap: int,
 ) -> None:  # fmt: skip
     """Refuse what cannot be meant, before anything is read or trained."""
@@ -213,12 +219,12 @@ def _check(
             raise ValueError(f"{kind}: {wrong[0]!r} is no label; give one without a slash")
     for config in [m.config for m in methods.values()] + ([restorer.config] if restorer else []):
         find_config(config)
-    for kind, texts in (("judges", judges), ("recognisers", recognisers)):
-        for label, text in texts.items():
-            special = text in methods or text == DLIB or (text == OWN and kind == "recognisers")
-            if not special and not Path(text).exists():
+    for kind, given in (("judges", judges), ("recognisers", recognisers)):
+        for label, one in given.items():
+            special = one in methods or (one == OWN and kind == "recognisers")
+            if isinstance(one, str) and not special and not known_name(one):
                 raise FileNotFoundError(
-                    f"{kind}.{label} {text}: no such checkpoint, nor a method of that label; methods are "
+                    f"{kind}.{label} {one}: no such checkpoint, nor a method of that label; methods are "
                     f"{', '.join(methods)}"
                 )
 
@@ -262,6 +268,14 @@ class _Bench:
     bootstrap: int
     parts: Path
 
+    def clean(self) -> dict[str, float]:
+        """Let the judges look at clean faces, or read what they found before."""
+        path, had = measured(self.parts, "clean", clean_key(self.subjects))
+        part = measure_clean(self.subjects, [*self.judges.values()], had)
+        if part.keys() != had.keys():
+            keep(path, part)
+        return clean_figures(part, self.subjects, self.judges, self.bootstrap)
+
     def figures(
         self, candidate: Candidate, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
         tick: Callable[[int], None],
@@ -280,11 +294,9 @@ class _Bench:
         return figures(part, self.subjects, self.judges, recognisers, self.bootstrap)
 
 
-def _dlib(device: torch.device) -> Judge:
-    """Make a judge of dlib's recogniser, an optional extra; it works on the CPU."""
-    judge = DlibJudge()
-    about = f"dlib face_recognition_resnet_model_v1, box {judge.box}"
-    return Judge(about, lambda image, mask, which: judge.embed(image).to(device))
+def _words(given: Mapping[str, Who]) -> dict[str, str]:
+    """Say of judges what they are: what stands for them, or their description."""
+    return {label: one if isinstance(one, str) else one.title for label, one in given.items()}
 
 
 def build_parser() -> CommandParser:

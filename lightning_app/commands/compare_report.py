@@ -46,7 +46,7 @@ class Outcome:
         candidates: label -> method.
         axis: what stands for privacy.
         attacks: labels.
-        judges: label -> checkpoint, method or `dlib`.
+        judges: label -> what it is: a checkpoint, a method, or a judge's description.
         recognisers: label -> the same, or `own`.
         loggers: where copies go.
         command: the command line.
@@ -100,6 +100,23 @@ class Outcome:
         }
         if gallery:
             self.facts["rank-1 by guessing"] = f"{100 / gallery:.2g} %"
+
+    def judged(self, found: Mapping[str, float]) -> None:
+        """Note how well the judges tell clean faces apart: what a weak one says of a method is worth little.
+
+        Args:
+            found: of `clean_figures`.
+        """
+        self.figures |= {f"compare/{key}": value for key, value in found.items()}
+        for label in self.judges:
+            shares = {
+                "verification": _share(found, "judge_accuracy", label),
+                "rank-1": _share(found, "judge_rank1", label),
+            }
+            said = ", ".join(f"{name} {share}" for name, share in shares.items() if share)
+            if said:
+                self.facts[f"{label} on clean faces"] = said
+                log.info("judge %s on clean faces: %s", label, said)
 
     @torch.inference_mode()
     def show(
@@ -226,6 +243,16 @@ def versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):  # it may be installed under another name
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def _share(found: Mapping[str, float], name: str, label: str) -> str:
+    """Write a share in per cent with its interval; empty where it was not measured."""
+    value, low, high = (found.get(f"{name}{end}/{label}") for end in ("", "_low", "_high"))
+    if value is None:
+        return ""
+    return f"{100 * value:.1f} %" + (
+        "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    )
 
 
 def _page(out: Outcome) -> Comparison:

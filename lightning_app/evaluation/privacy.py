@@ -17,10 +17,8 @@ from datamodules.readers.base import FaceReader
 from datamodules.verification.readers import PairList
 from lightning_app.attacks import Attack
 from lightning_app.core.files import write_atomically
-from lightning_app.distributed.precision import Precision
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
 from lightning_app.evaluation.judges.base import Judge, state_hash
-from lightning_app.evaluation.judges.recogniser import RecogniserJudge
 from lightning_app.evaluation.pair_images import PairImages
 from lightning_app.metrics import dssim, psnr, verification
 from lightning_app.metrics.reidentification import (
@@ -36,29 +34,6 @@ _FORM = 1  # of a part; another number, and what was measured before is measured
 # what is measured per image: name -> sign that makes a higher value less private
 _LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1}
 _RANKS = (1, 5)
-
-
-def recogniser_judge(
-    checkpoint: str | Path, size: int, *, mean: float = 0.5, std: float = 0.5, precision: Precision = "32-true",
-    device: torch.device | None = None,
-) -> Judge:  # fmt: skip
-    """Make a judge of a trained recogniser.
-
-    Args:
-        checkpoint: a `.ckpt`, or a run's folder.
-        size: side of the images in pixels.
-        mean: subtracted from every channel, on [0,1] pixels, as in its training.
-        std: what every channel is divided by then.
-        precision: `bf16-mixed` and `16-mixed` embed under autocast, as `fit` does.
-        device: where it works; the CPU by default.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: it is no recogniser's, or was trained on images of another size.
-    """
-    judge = RecogniserJudge(checkpoint, mean, std, precision)
-    judge.check_size(size)
-    return judge.to(device or torch.device("cpu"))
 
 
 class Subjects(PairImages):

@@ -56,7 +56,7 @@ def similarity(a: Tensor, b: Tensor, metric: EmbeddingMetric = "cosine") -> Tens
             f"similarity: a is {list(a.shape)} and b {list(b.shape)}; give two [N,D] of one shape"
         )
     if metric == "euclidean":
-        return -(a.float() - b.float()).norm(dim=1)
+        return -F.pairwise_distance(a.float(), b.float(), eps=0.0)
     return (F.normalize(a.float()) * F.normalize(b.float())).sum(1)
 
 

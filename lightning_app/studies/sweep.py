@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +67,11 @@ class Faces(PairImages):
         Returns:
             `[N,D]` float32 of length 1, on the CPU.
         """
-        about = {"mean": self.mean, "std": self.std, "precision": self.precision}
-        by: dict[str, Embedder] = {"model": partial(embed_pixels, model, **about)}
+
+        def embedder(image: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
+            return embed_pixels(model, image, mask, mask_index, self.mean, self.std, self.precision)
+
+        by: dict[str, Embedder] = {"model": embedder}
         shown = (self._shown(rows, numbers, by) for rows in rank_share(len(self), self.batch_size))
         return F.normalize(embed_images(shown, tick=tick)["model"]).cpu()
 

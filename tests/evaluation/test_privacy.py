@@ -14,8 +14,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, Identity, MaskOut
+from lightning_app.evaluation import Judge, RecogniserJudge
 from lightning_app.evaluation.privacy import (
-    Judge,
     Part,
     Subjects,
     applies,
@@ -24,7 +24,6 @@ from lightning_app.evaluation.privacy import (
     measure,
     measured,
     part_key,
-    recogniser_judge,
 )
 from lightning_app.metrics import dssim, verification
 
@@ -200,7 +199,7 @@ def test_which_attacks_can_be_mounted() -> None:
 
 
 def test_a_trained_recogniser_judges(fitted: Path, subjects: Subjects) -> None:
-    judge = recogniser_judge(fitted / "runs/tiny", SIZE)
+    judge = RecogniserJudge(fitted / "runs/tiny")
     clean = subjects.embedded(judge)
     assert clean.shape == (len(subjects), 64)
     torch.testing.assert_close(clean.norm(dim=1), torch.ones(len(subjects)))
@@ -210,9 +209,9 @@ def test_a_trained_recogniser_judges(fitted: Path, subjects: Subjects) -> None:
     with pytest.raises(
         ValueError, match=r"a recogniser for 3 channels of 32 px; these images have 3 of 64 px"
     ):
-        recogniser_judge(fitted / "runs/tiny", 64)
+        judge.check_size(64)
     with pytest.raises(ValueError, match=r"trained on pixels normalised with mean 0\.5 and std 0\.5"):
-        recogniser_judge(fitted / "runs/tiny", SIZE, mean=0.4)
+        RecogniserJudge(fitted / "runs/tiny", mean=0.4)
 
 
 def test_readers_without_pairs_are_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import final
 
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -50,9 +49,8 @@ class Judge(nn.Module):
         """
         return self.embed(images)
 
-    @final
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
-        """Embed faces of any size: `[B,D]` on the images' device; arguments as in `embed_masked`."""
+        """Embed faces of any size, `[B,D]` on the images' device; not to be overridden, see `embed_masked`."""
         side = self.input_size
         if side is not None and images.shape[-2:] != (side, side):
             images = interpolate(
