@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_app.metrics import dssim, psnr
+from lightning_app.metrics import DSSIM, PSNR
 
 log = logging.getLogger("faceveil")
 
@@ -78,10 +78,14 @@ class DSSIMReport(L.Callback):
             return
         self._seen = seen
         clean = raw.float() / 255
-        self._figures = {
-            "privacy/dssim": dssim(clean, veiled["image"]).mean().item(),
-            "privacy/psnr": psnr(clean, veiled["image"]).mean().item(),
+        # every rank measures the same images: nothing to bring together
+        metrics = {
+            "privacy/dssim": DSSIM(sync_on_compute=False).to(device),
+            "privacy/psnr": PSNR(sync_on_compute=False).to(device),
         }
+        for metric in metrics.values():
+            metric.update(clean, veiled["image"])
+        self._figures = {key: metric.compute().item() for key, metric in metrics.items()}
         if veiled["mask"] is not None:
             hidden = 1 - veiled["mask"].flatten(1).mean(1)  # [M]
             self._figures["privacy/mask_ratio"] = hidden[veiled["mask_index"]].mean().item()

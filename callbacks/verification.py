@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
+import torch
 
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
@@ -14,7 +15,7 @@ from datamodules.readers.base import FaceReader
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
 from lightning_app.distributed.ranks import agree
-from lightning_app.metrics import VerificationResult, verification
+from lightning_app.metrics import Verification, VerificationResult
 
 log = logging.getLogger("faceveil")
 Situation = Literal[1, 2, 3]
@@ -170,8 +171,12 @@ class LFWVerification(L.Callback):
             first = embeddings["veiled" if situation == 1 else "clean"]
             second = embeddings["clean" if situation == 3 else "veiled"]
             scores = cosine_scores(first, second, pairs)
-            result = verification(scores, pairs.same.numpy(), pairs.folds.numpy(), bootstrap=self.bootstrap)
-            self.results[situation] = result
+            # the embeddings of all ranks are here: nothing to bring together
+            metric = Verification(bootstrap=self.bootstrap, prefix=self.name, sync_on_compute=False)
+            metric.update(torch.from_numpy(scores), pairs.same, pairs.folds, torch.arange(len(pairs)))
+            metric.compute()
+            assert metric.result is not None
+            result = self.results[situation] = metric.result
             if situation == 1 or not hides:
                 figures |= result.as_dict(self.name)
             figures |= result.as_dict(self.name, f"_s{situation}")

@@ -319,10 +319,13 @@ def run(args: list[str]) -> None:
         ValueError, OSError: see `compare`.
     """
     parser = build_parser()
-    values = parser.instantiate(parser.parse_args(args)).as_dict()
-    values.pop("config", None)
-    values["methods"] = {k: m if isinstance(m, Method) else Method(**m) for k, m in values["methods"].items()}
-    if isinstance(values["restorer"], dict):
-        values["restorer"] = Restorer(**values["restorer"])
-    with trusting(values.pop("trust")):
+    parsed = parser.parse_args(args)
+    with trusting(parsed.pop("trust")):
+        values = parser.instantiate(parsed).as_dict()  # a judge may read somebody else's checkpoint
+        values.pop("config", None)
+        values["methods"] = {
+            k: m if isinstance(m, Method) else Method(**m) for k, m in values["methods"].items()
+        }
+        if isinstance(values["restorer"], dict):
+            values["restorer"] = Restorer(**values["restorer"])
         compare(**values, command=f"python main.py compare {shlex.join(args)}")

@@ -6,9 +6,8 @@ import math
 import pytest
 import torch
 
-import callbacks.dssim
 from callbacks import DSSIMReport
-from lightning_app.metrics import dssim, psnr
+from lightning_app.metrics import dssim, psnr, stateful
 from tests.callbacks.tiny_run import LowerHalf, MakeTrainer, NoPicture, Open, TinyData, TinyModel
 
 
@@ -37,7 +36,7 @@ def test_computed_anew_only_where_the_pixels_are_others(
         calls.append(len(a))
         return dssim(a, b)
 
-    monkeypatch.setattr(callbacks.dssim, "dssim", counted)
+    monkeypatch.setattr(stateful, "dssim", counted)
     trainer = make_trainer(DSSIMReport(), epochs=3)
     trainer.fit(TinyModel(), datamodule=TinyData(LowerHalf(moving=moving)))
     assert calls == [8] * times

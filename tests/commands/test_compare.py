@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -160,6 +161,75 @@ def test_everything_is_measured_once_and_shown(
     }
     assert judged == [1] * 5
     assert json.loads((home / "metrics.json").read_text()) == found
+
+
+TOY = """
+import torch
+from lightning_app.evaluation import Judge
+
+class Thumbnail(Judge):
+    "Somebody else's judge: a face is its colours at 4 × 4 px."
+    input_size = 16
+    metric = "euclidean"
+
+    def __init__(self, side: int = 4) -> None:
+        super().__init__()
+        self.side = side
+
+    def embed(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images, self.side).flatten(1)
+
+    def describe(self):
+        return {"judge": "thumbnail", "side": self.side}
+"""
+
+
+def test_a_judge_of_ones_own_by_class_path(
+    config: Callable[..., Path], fitted: Path, veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    (tmp_path / "toy_judge.py").write_text(TOY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    methods = yaml.safe_load(config().read_text())["methods"]
+    toy = {"class_path": "toy_judge.Thumbnail", "init_args": {"side": 3}}
+    ours = {"class_path": "lightning_app.evaluation.RecogniserJudge",
+            "init_args": {"checkpoint": str(fitted / "runs/tiny")}}  # fmt: skip
+    path = config(methods={"mask": methods["mask"]}, attacks={}, recognisers={"toy too": toy},
+                  judges={"toy": toy, "ours": ours, "same": str(fitted / "runs/tiny")})  # fmt: skip
+    with caplog.at_level("INFO", "faceveil"):
+        veil("compare", "--config", path)
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    assert found["compare/mask/similarity/toy"] < 0  # minus a distance
+    assert 0.5 <= found["compare/mask/verification/toy"] <= 1
+    assert 0 <= found["compare/mask/accuracy/toy too"] <= 1
+    for key in ("verification", "rank1", "similarity"):
+        assert found[f"compare/mask/{key}/ours"] == found[f"compare/mask/{key}/same"]
+    # how good each is stands beside what it says, though no method shows it clean faces
+    for judge in ("toy", "ours", "same"):
+        low, value, high = (found[f"compare/judge_accuracy{end}/{judge}"] for end in ("_low", "", "_high"))
+        assert 0 <= low <= value <= high <= 1
+        assert 0 <= found[f"compare/judge_rank1/{judge}"] <= 1
+        assert f"judge {judge} on clean faces: verification {100 * value:.1f} %" in caplog.text
+    page = Path("runs/both/report.html").read_text()
+    assert "thumbnail, side 3" in page
+    assert "toy on clean faces" in page
+
+
+def test_a_judge_from_a_strangers_checkpoint_runs_no_code(
+    config: Callable[..., Path], fitted: Path, veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "evil_judge.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    saved = torch.load(fitted / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    saved["hyper_parameters"]["_class_path"] = "evil_judge.Recogniser"
+    torch.save(saved, tmp_path / "theirs.ckpt")
+    methods = yaml.safe_load(config().read_text())["methods"]
+    for judge in (str(tmp_path / "theirs.ckpt"), {"class_path": "lightning_app.evaluation.RecogniserJudge",
+                  "init_args": {"checkpoint": str(tmp_path / "theirs.ckpt")}}):  # fmt: skip
+        path = config(methods={"mask": methods["mask"]}, attacks={}, judges={"theirs": judge})
+        line = refused(capsys, lambda path=path: veil("compare", "--config", path))  # type: ignore[misc]
+        assert "--trust evil_judge.Recogniser" in line
 
 
 @pytest.mark.slow

@@ -143,3 +143,12 @@ def test_two_processes_equal_one(tmp_path: Path, pairs: MakePairs) -> None:
         assert two["dealt"] == one["dealt"]
         assert two["lonely"] == one["lonely"]
         assert two["kept"] == 101
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 64, 100])
+def test_what_callbacks_report_is_the_plain_mean_bit_for_bit(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    a, b = (torch.rand(count, 3, 12, 12, generator=generator) for _ in range(2))
+    for metric, plain in ((DSSIM(sync_on_compute=False), dssim), (PSNR(sync_on_compute=False), psnr)):
+        metric.update(a, b)
+        assert metric.compute().item() == plain(a, b).mean().item()

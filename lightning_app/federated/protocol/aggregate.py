@@ -1,4 +1,4 @@
-"""What the server makes of its clients' updates: which it takes, their mean, how far each went."""
+"""What the server makes of its clients' updates: which it takes, their mean (FedAvg), how far each went."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import lightning as L
@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from datamodules import FaceDataModule
 from lightning_app.distributed.precision import warn_of_emulation
 from lightning_app.federated.protocol.partition import Partition
+from lightning_app.federated.protocol.strategy import FEDAVG, Strategy
 from lightning_app.models.base import Recogniser
 
 log = logging.getLogger("faceveil")
@@ -176,6 +177,7 @@ class Parts:
         seed: `seed_everything`.
         threads: of a client; None leaves them as they are.
         matmul: torch's float32 matmul precision.
+        strategy: class and arguments of how the server combines updates; the owners make none.
     """
 
     model: dict[str, Any]
@@ -186,6 +188,7 @@ class Parts:
     seed: int = 0
     threads: int | None = None
     matmul: str = "highest"
+    strategy: dict[str, Any] = field(default_factory=lambda: FEDAVG)
 
     def make(self) -> tuple[Recogniser, FaceDataModule]:
         """Make the model and the DataModule; the model's weights are a function of the seed.
@@ -206,6 +209,17 @@ class Parts:
     def loggers(self) -> list[Logger]:
         """Make the server's loggers."""
         return self._listed(Logger, self.logger)
+
+    def combiner(self) -> Strategy:
+        """Make what combines the owners' updates.
+
+        Raises:
+            ValueError: its arguments cannot be used.
+        """
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--strategy", type=Strategy)
+        made: Strategy = parser.instantiate(parser.parse_object({"strategy": self.strategy})).strategy
+        return made
 
     def use(self) -> None:
         """Bring this process to what the result depends on: threads and matmul precision."""
@@ -231,6 +245,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--seed_everything", type=int, default=0, help="Of initial weights, orders and partition."
     )
     parser.add_class_arguments(Plan)
+    parser.add_argument(
+        "--strategy", type=Strategy, default=FEDAVG,
+        help="How the server combines the owners' updates, by class_path; the default is their mean by images.",
+    )  # fmt: skip
     parser.add_class_arguments(L.Trainer, "trainer", instantiate=False)
     _add_model_and_data(parser)
 
@@ -265,7 +283,7 @@ def read_plan(config: Namespace) -> tuple[Plan, Parts]:
     parts = Parts(
         values["model"], values["data"], taken, listed["callbacks"], listed["logger"],
         values["seed_everything"], max(1, torch.get_num_threads() // plan.at_once),
-        torch.get_float32_matmul_precision(),
+        torch.get_float32_matmul_precision(), values["strategy"] or FEDAVG,
     )  # fmt: skip
     return plan, parts
 

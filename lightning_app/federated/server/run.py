@@ -1,4 +1,4 @@
-"""The server: rounds of training at the owners, the mean of what they send, and its verification."""
+"""The server: rounds of training at the owners, what it makes of their updates, and its verification."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from lightning_app.core.progress import progress_bar
 from lightning_app.federated.owner.client import model_hash, new_head
 from lightning_app.federated.owner.local import quiet
-from lightning_app.federated.protocol.aggregate import aggregate, drifts, refusal
+from lightning_app.federated.protocol.aggregate import drifts, refusal
 from lightning_app.federated.protocol.bounds import counts, overcounted, overlong
 from lightning_app.federated.protocol.messages import (
     Failure,
@@ -63,6 +63,7 @@ class Server:
 
     def __init__(self, plan: Plan, parts: Parts, run_dir: Path, overwrite: bool = False) -> None:
         self.plan, self.parts, self.run_dir = plan, parts, run_dir
+        self.combine = parts.combiner()
         self.model, self.data = parts.make()
         self.data.val_share = 0.0  # held-out images are the owners'
         mask, self.mask_hash = veil_of(self.data.desensitizer, self.data.size)
@@ -130,9 +131,9 @@ class Server:
         taken, refused, asked = self._collect(task, link, members, tick)
         if len(taken) < self.plan.least:
             self._too_few(number, len(taken), list(refused.values()))
-        mean = aggregate(self._counted(number, taken))
+        mean = self.combine(self._counted(number, taken), task.weights)
         record = self._record(task, taken, mean, asked) | refused
-        install(self.model, mean, self.plan.heads_stay, "the mean of the owners' weights")
+        install(self.model, mean, self.plan.heads_stay, "what the strategy made of the owners' weights")
         count_batches(self.model, record["batches"])
         record["time/join_s"] = joined - begun  # in the first round the engine's start as well
         record["time/overhead_s"] = time.perf_counter() - joined - record["time/clients_s"]

@@ -20,6 +20,7 @@ from datamodules import FaceDataModule
 from lightning_app.cli.fit_config import decisive_data, difference
 from lightning_app.core.files import replacing, write_atomically
 from lightning_app.federated.protocol.plan import Parts, Plan
+from lightning_app.federated.protocol.strategy import FEDAVG
 from lightning_app.federated.protocol.weights import check_run_id
 from lightning_app.models.base import Recogniser
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
@@ -75,13 +76,12 @@ def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    settings = {"plan": plan.decisive(), "seed": parts.seed} | _decisive(
-        parts.model, parts.data, parts.trainer
-    )
+    settings = {"plan": plan.decisive(), "seed": parts.seed, "strategy": _plain(parts.strategy)}
+    settings |= _decisive(parts.model, parts.data, parts.trainer)
     begun = secrets.token_hex(8)
     if record.is_file():
         made = json.loads(record.read_text(encoding="utf-8"))
-        begun, then = made["run"], made["settings"]
+        begun, then = made["run"], {"strategy": FEDAVG} | made["settings"]  # which once was the only one
         other = difference(then | _decisive(then["model"], then["data"], then["trainer"]), settings)
         if other is not None:
             # of a deployment no command replaces it
@@ -111,7 +111,8 @@ def _keep_configs(run_dir: Path, plan: Plan, parts: Parts) -> None:
         "name": run_dir.resolve().name, "runs": str(run_dir.parent), "seed_everything": parts.seed,
         "trainer": trainer, "model": parts.model, "data": parts.data,
     })  # fmt: skip
-    write_atomically(run_dir / _AGAIN, yaml.safe_dump(asdict(plan) | config, sort_keys=False))
+    again = {"strategy": _plain(parts.strategy)}
+    write_atomically(run_dir / _AGAIN, yaml.safe_dump(asdict(plan) | again | config, sort_keys=False))
     # every owner has held out images of its own: what a draw from the whole set holds out was mostly trained on
     config["data"]["init_args"]["val_share"] = 0.0
     write_atomically(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
