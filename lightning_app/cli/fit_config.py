@@ -162,7 +162,7 @@ def make_reader(part: object) -> FaceReader:
     Raises:
         FileNotFoundError, ValueError: it cannot be made; the message says why.
     """
-    made: FaceReader = _make("reader", FaceReader, part)
+    made: FaceReader = make_part("reader", FaceReader, part)
     return made
 
 
@@ -175,11 +175,21 @@ def make_desensitizer(part: object) -> Desensitizer:
     Raises:
         FileNotFoundError, ValueError: it cannot be made; the message says why.
     """
-    made: Desensitizer = _make("desensitizer", Desensitizer, part)
+    made: Desensitizer = make_part("desensitizer", Desensitizer, part)
     return made
 
 
-def _make(name: str, kind: object, part: object) -> Any:
+def make_part(name: str, kind: object, part: object) -> Any:
+    """Make what a config of the user's own describes.
+
+    Args:
+        name: what it is, for messages.
+        kind: its base class.
+        part: `class_path` and `init_args`.
+
+    Raises:
+        OSError, ValueError: it cannot be made; the message says why.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{name}", type=kind)
     try:

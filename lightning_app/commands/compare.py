@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 from rich.progress import Progress
 
 from lightning_app.attacks import Attack, TrainedRestorer
 from lightning_app.cli.configs import find_config
+from lightning_app.cli.fit_config import make_part
 from lightning_app.commands.compare_report import Outcome, write_report
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
+from lightning_app.core.printing import reason
 from lightning_app.core.progress import progress_bar
 from lightning_app.distributed.device import choose_device
 from lightning_app.distributed.precision import Precision, warn_of_emulation
@@ -321,7 +324,9 @@ def run(args: list[str]) -> None:
     parser = build_parser()
     parsed = parser.parse_args(args)
     with trusting(parsed.pop("trust")):
-        values = parser.instantiate(parsed).as_dict()  # a judge may read somebody else's checkpoint
+        # apart from the rest: of what cannot be made, jsonargparse would say that it is no `str` either
+        judges = {kind: _made(kind, parsed.pop(kind)) for kind in ("judges", "recognisers")}
+        values = parser.instantiate(parsed).as_dict() | judges
         values.pop("config", None)
         values["methods"] = {
             k: m if isinstance(m, Method) else Method(**m) for k, m in values["methods"].items()
@@ -329,3 +334,21 @@ def run(args: list[str]) -> None:
         if isinstance(values["restorer"], dict):
             values["restorer"] = Restorer(**values["restorer"])
         compare(**values, command=f"python main.py compare {shlex.join(args)}")
+
+
+def _made(kind: str, given: Mapping[str, str | Namespace] | None) -> dict[str, Who]:
+    """Make the judges that are given by `class_path`; what stands for one stays."""
+    return {
+        label: one if isinstance(one, str) else _judge(f"{kind}.{label}", one.as_dict())
+        for label, one in (given or {}).items()
+    }
+
+
+def _judge(where: str, part: object) -> Judge:
+    try:
+        made: Judge = make_part("judge", Judge, part)
+        return made
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: {error}") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{where}: {reason(error)}") from error

@@ -503,6 +503,21 @@ def test_an_attacker_of_another_method_is_told(
             {"methods": {"a": {"config": "inpaint_rfr.yaml"}}},
             "methods.a: .*inpaint_rfr.yaml|methods.a: .*mask",
         ),
+        (
+            {
+                "judges": {
+                    "x": {
+                        "class_path": "lightning_app.evaluation.RecogniserJudge",
+                        "init_args": {"checkpoint": "nowhere.ckpt"},
+                    }
+                }
+            },
+            r"judges\.x: checkpoint nowhere\.ckpt: no such file",
+        ),
+        (
+            {"judges": {"x": {"class_path": "lightning_app.attacks.Telea"}}},
+            'Parser key "judges"',
+        ),
         ({"judges": {"x": "nowhere.ckpt"}}, "judges.x nowhere.ckpt: no such checkpoint"),
         ({"privacy_axis": "beauty"}, "privacy_axis: 'beauty'"),
         ({"judges": {}}, "privacy_axis: 'rank1' is measured by judges"),

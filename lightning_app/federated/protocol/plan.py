@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.loggers import Logger
 
 from datamodules import FaceDataModule
+from lightning_app.cli.fit_config import make_part
 from lightning_app.distributed.precision import warn_of_emulation
 from lightning_app.federated.protocol.partition import Partition
 from lightning_app.federated.protocol.strategy import FEDAVG, Strategy
@@ -216,9 +217,7 @@ class Parts:
         Raises:
             ValueError: its arguments cannot be used.
         """
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--strategy", type=Strategy)
-        made: Strategy = parser.instantiate(parser.parse_object({"strategy": self.strategy})).strategy
+        made: Strategy = make_part("strategy", Strategy, self.strategy)
         return made
 
     def use(self) -> None:
