@@ -1,6 +1,8 @@
 """The commands: their names and what they do, known without importing torch.
 
-Each module has `run(args)`, called by the command line.
+A command is a module of this package and a line in `COMMANDS`: `draw-mask` is `draw_mask.py`, which has `run(args)`,
+called with what stands behind the name on the command line, and `build_parser()`, for `--help` and for tests. A package
+of somebody else's adds one by an entry point of the group `faceveil.commands`: name = "their_module:run".
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ LIGHTNING = {
     "test": "the same on test data",
     "predict": "write the embedding of every image",
 }
+PLUGGED = "faceveil.commands"  # group of entry points; they are looked for only where a name is none of ours
 COMMANDS = {
     "ablate": "search masks, train recognisers under each, one table",
     "align": "bring faces to their fixed place, with a review list of what is doubtful",
@@ -47,22 +50,31 @@ def run(args: list[str]) -> None:
         return
     # torch takes seconds to import: not before it is needed
     importlib.import_module("lightning_app.cli.surroundings").set_up()
-    if args[0] in COMMANDS:
+    if args[0] in LIGHTNING or args[0].startswith("-"):
+        importlib.import_module("lightning_app.cli.app").run_lightning(args)
+    else:
         find_command(args[0])(args[1:])
-        return
-    if args[0] not in LIGHTNING and not args[0].startswith("-"):
-        raise ValueError(f"no command {args[0]!r}; there are: {', '.join([*LIGHTNING, *COMMANDS])}")
-    importlib.import_module("lightning_app.cli.app").run_lightning(args)
 
 
 def find_command(name: str) -> Callable[[list[str]], None]:
     """Import what does a command.
 
     Args:
-        name: a key of `COMMANDS`.
+        name: a key of `COMMANDS`, or of an installed package's entry points.
+
+    Raises:
+        ValueError: there is no such command.
     """
-    run: Callable[[list[str]], None] = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").run
-    return run
+    if name in COMMANDS:
+        run: Callable[[list[str]], None] = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").run
+        return run
+    # a look at all installed packages takes long: not for a command of ours
+    others = importlib.import_module("importlib.metadata").entry_points(group=PLUGGED)
+    if name not in others.names:
+        known = [*LIGHTNING, *COMMANDS, *sorted(others.names)]
+        raise ValueError(f"no command {name!r}; there are: {', '.join(known)}")
+    plugged: Callable[[list[str]], None] = others[name].load()
+    return plugged
 
 
 def show_commands() -> None:

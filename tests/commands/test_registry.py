@@ -1,0 +1,50 @@
+"""The commands: one file and one line each; one of somebody else's comes by an entry point."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+from lightning_app import commands
+from lightning_app.commands import COMMANDS, LIGHTNING, find_command
+from tests.command_line import Veil, refused
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_a_module_with_run_and_a_parser(name: str) -> None:
+    module = importlib.import_module(f"lightning_app.commands.{name.replace('-', '_')}")
+    assert find_command(name) is module.run
+    parser = module.build_parser()
+    assert parser.prog == f"main.py {name}"
+    assert parser.description.endswith("."), "the first line of the function's docstring"
+    assert name not in LIGHTNING
+    assert COMMANDS[name] == COMMANDS[name].strip()
+
+
+def test_no_command_is_forgotten() -> None:
+    """A module with `run` is a command, and has its line."""
+    found = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+    able = {name for name in found if hasattr(importlib.import_module(f"{commands.__name__}.{name}"), "run")}
+    assert able == {name.replace("-", "_") for name in COMMANDS}
+
+
+def test_a_command_of_somebody_elses(
+    veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "toy_command.py").write_text(
+        "def run(args):\n    if args:\n        raise ValueError(f'{args[0]}: give nothing')\n"
+        "    print('toy says hello')\n"
+    )
+    about = tmp_path / "toy-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[faceveil.commands]\nsay-hello = toy_command:run\n")
+    assert "no command 'say-hello'" in refused(capsys, lambda: veil("say-hello"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    veil("say-hello")
+    assert "toy says hello" in capsys.readouterr().out
+    assert "--x: give nothing" in refused(capsys, lambda: veil("say-hello", "--x"))
+    assert "sweep-levels, say-hello" in refused(capsys, lambda: veil("nothing"))
