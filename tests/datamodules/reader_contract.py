@@ -44,7 +44,7 @@ class ReaderContract:
         everything = range(len(reader))
         image = reader.__getitems__(everything)["image"]
         assert torch.equal(reader[1]["image"][0], image[1])
-        assert torch.equal(self.make().__getitems__(everything)["image"], image)
+        assert torch.equal(self.make().open().__getitems__(everything)["image"], image)
         assert torch.equal(CachedReader(reader, threads=1).__getitems__(everything)["image"], image)
         pixels = torch.from_numpy(reader.read(0).copy())
         assert pixels.shape in {(1, reader.size, reader.size), (3, reader.size, reader.size)}
