@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from datamodules.readers.decode import Crop, decode, read_bytes
 from lightning_app.desensitize import Desensitizer, Identity
+from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.source import Run, normalisation, read_run
 from lightning_app.export.veil import find_veil
 from lightning_app.models import checkpoints
@@ -23,6 +24,7 @@ from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.models.known import make_known, trusting
 
 log = logging.getLogger("faceveil")
+_MODEL = "model"  # the one who embeds
 Images = NDArray[np.uint8] | Sequence[str | Path]
 
 
@@ -86,26 +88,26 @@ class LoadedRecogniser:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
         pixels = self._checked(images) if isinstance(images, np.ndarray) else None
-        count = len(images)
-        found = [np.empty((0, self.model.backbone.dim), np.float32)]
-        for first in range(0, count, batch_size):
-            last = min(first + batch_size, count)
-            chosen = self._read(images[first:last]) if pixels is None else pixels[first:last]  # type: ignore[arg-type]
-            found.append(self._embed(torch.from_numpy(np.ascontiguousarray(chosen)), first))
-        return np.concatenate(found)
 
-    def _embed(self, pixels: Tensor, first: int) -> NDArray[np.float32]:
+        def shown() -> Iterator[list[Shown]]:
+            for rows in rank_share(len(images), batch_size):
+                first, last = int(rows[0]), int(rows[-1]) + 1
+                chosen = self._read(images[first:last]) if pixels is None else pixels[first:last]  # type: ignore[arg-type]
+                yield [self._shown(torch.from_numpy(np.ascontiguousarray(chosen)), rows)]
+
+        embedding = embed_images(shown()).get(_MODEL, torch.empty(0, self.model.backbone.dim))
+        found: NDArray[np.float32] = normalize(embedding).cpu().numpy()
+        return found
+
+    def _shown(self, pixels: Tensor, index: Tensor) -> Shown:
         device = self.model.device
         image = pixels.to(device).permute(0, 3, 1, 2).float() / 255
-        index = torch.arange(first, first + len(image), device=device)
-        batch = self._desensitizer.to(device)({"image": image, "index": index})
+        batch = self._desensitizer.to(device)({"image": image, "index": index.to(device)})
         if self._desensitizer.is_image:
             batch["image"] = (batch["image"] * 255).round() / 255  # the uint8 grid, as a released file has it
         mask = batch["mask"] if self._mask is None else self._mask.to(device)
         among = batch["mask_index"] if self._mask is None else None
-        embedding = self.model.embed((batch["image"] - self._mean) / self._std, mask, among)
-        found: NDArray[np.float32] = normalize(embedding.float()).cpu().numpy()
-        return found
+        return Shown((batch["image"] - self._mean) / self._std, {_MODEL: self.model.embed}, mask, among)
 
     def _checked(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if images.dtype != np.uint8:
