@@ -9,6 +9,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.measured import log_measurements
+from lightning_app.core.log_keys import measurement
+from lightning_app.core.measurement import Measurement
 from lightning_app.metrics import dssim, psnr
 
 log = logging.getLogger("faceveil")
@@ -37,7 +40,7 @@ class DSSIMReport(L.Callback):
         self.images = images
         self._raw: Tensor | None = None  # uint8 [n,3,H,W], on the CPU
         self._seen: Tensor | None = None  # uint8 [n,3,H,W], what the figures were computed from
-        self._figures: dict[str, float] = {}
+        self.measurements: list[Measurement] = []
         self._told = False
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -60,9 +63,7 @@ class DSSIMReport(L.Callback):
             self._tell(f"DSSIMReport: what {method} returns is no picture: nothing to compare, skipped.")
             return
         self._measure(data, pl_module.device)
-        if not self._figures:
-            return
-        pl_module.log_dict(self._figures, batch_size=1)  # the ranks' figures are equal: nothing to sync
+        log_measurements(trainer, pl_module, self.measurements)
 
     @torch.no_grad()
     def _measure(self, data: Any, device: torch.device) -> None:
@@ -78,13 +79,14 @@ class DSSIMReport(L.Callback):
             return
         self._seen = seen
         clean = raw.float() / 255
-        self._figures = {
-            "privacy/dssim": dssim(clean, veiled["image"]).mean().item(),
-            "privacy/psnr": psnr(clean, veiled["image"]).mean().item(),
-        }
+        self.measurements = [
+            measurement("privacy/dssim", dssim(clean, veiled["image"]).mean().item()),
+            measurement("privacy/psnr", psnr(clean, veiled["image"]).mean().item()),
+        ]
         if veiled["mask"] is not None:
             hidden = 1 - veiled["mask"].flatten(1).mean(1)  # [M]
-            self._figures["privacy/mask_ratio"] = hidden[veiled["mask_index"]].mean().item()
+            ratio = hidden[veiled["mask_index"]].mean().item()
+            self.measurements.append(measurement("privacy/mask_ratio", ratio))
 
     def _tell(self, line: str) -> None:
         if not self._told:
