@@ -134,7 +134,7 @@ class FSMAblation(L.Callback):
             self.results[point] = gain
             found += [] if found else [measurement(f"{self.name}/accuracy", gain.accuracy)]
             found.append(measurement(f"{self.name}/accuracy_without_{point}", gain.baseline))
-            ends = gain.gain_ci if self.bootstrap else ()
+            ends = gain.gain_ci if self.bootstrap else (None, None)
             found.append(measurement(f"{self.name}/contribution_{point}", gain.gain, *ends))
         for point, mean in gates.means(trainer).items():
             found.append(measurement(f"{self.name}/gate_mean_{point}", mean))

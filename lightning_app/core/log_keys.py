@@ -97,6 +97,8 @@ _BETTER = {
     if kind.higher_is_better is not None and not kind.tail
 }
 
+_FORMS = {kind.figure: kind.form for kind in KINDS}
+
 
 def kind_of(key: str) -> tuple[Kind, tuple[str, ...]] | None:
     """Find the line of `KINDS` that a log key belongs to.
@@ -149,7 +151,10 @@ def value_key(key: str) -> str:
 def is_verification(key: str) -> bool:
     """Tell whether a verification of pairs logs this key: a value of its own, an end of an interval, or the spread."""
     found = kind_of(value_key(key))
-    return found is not None and found[0].key.startswith("{}/") and found[0].figure in _VERIFIED
+    if found is None or not found[0].key.startswith("{}/") or found[0].figure not in _VERIFIED:
+        return False
+    one = measurement(value_key(key), 0.0)
+    return key in (one.key, one.low_key, one.high_key, one.std_key)
 
 
 def higher_is_better(key: str) -> bool | None:
@@ -182,8 +187,8 @@ def measurement(
     """
     found = kind_of(key)
     if found is None:
-        spread = "" if std is None else f"{key}_std"
-        return Measurement(key, value, low, high, higher_is_better(key), key, std, spread, tail_of(key))
+        spread, form = "" if std is None else f"{key}_std", _FORMS.get(key.rpartition("/")[2], ".4f")
+        return Measurement(key, value, low, high, higher_is_better(key), key, std, spread, tail_of(key), form)
     kind, places = found
     words = (*places[:-1], kind.words(places[-1])) if len(places) == 2 else places
     return Measurement(
@@ -222,5 +227,7 @@ def _is_the_only_gate(key: str, figures: Mapping[str, float]) -> bool:
     found = kind_of(key)
     if found is None or found[1][1:] != (ALL,):
         return False
-    gates = [other for other in figures if other.startswith(f"{found[1][0]}/accuracy_without_")]
-    return len(gates) - (f"{found[1][0]}/accuracy_without_{ALL}" in gates) == 1
+    others = [
+        places for kind, places in filter(None, map(kind_of, figures)) if kind.figure == "accuracy_without"
+    ]
+    return len([point for name, point in others if name == found[1][0] and point != ALL]) == 1

@@ -73,9 +73,8 @@ class VerificationResult:
         }
         made = []
         for name, (value, (low, high), std) in found.items():
-            one = measurement(
-                f"{head}{name}{suffix}", value, *(() if np.isnan(low) else (low, high)), std=std
-            )
+            ends = (None, None) if np.isnan(low) else (low, high)
+            one = measurement(f"{head}{name}{suffix}", value, *ends, std)
             # a prefix or suffix of the user's own is in no table
             made.append(replace(one, tail=suffix, std_key="" if std is None else f"{head}std{suffix}"))
         return made

@@ -66,6 +66,8 @@ class WandbLogger(LightningWandbLogger):
         ValueError: `log_model` together with `offline`.
     """
 
+    _better: Mapping[str, bool | None] = {}  # log key -> whether higher is better, as measurements say
+
     def __init__(
         self,
         project: str = "faceveil",
@@ -95,7 +97,6 @@ class WandbLogger(LightningWandbLogger):
         self._refused = "offline=true" if offline else ""  # why the network is not tried
         self._placed = save_dir is not None
         self._charted: set[str] = set()
-        self._better: dict[str, bool | None] = {}
         self._lost = 0
 
     def use_run_dir(self, run_dir: str | Path) -> None:
@@ -172,7 +173,7 @@ class WandbLogger(LightningWandbLogger):
         Args:
             measurements: such as a callback logs for the first time.
         """
-        self._better |= {one.key: one.higher_is_better for one in measurements}
+        self._better = {**self._better, **{one.key: one.higher_is_better for one in measurements}}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log figures at a step; what W&B cannot take is counted, see the class."""
