@@ -13,6 +13,7 @@ import torch
 
 from callbacks.clock import Clocked
 from callbacks.media import log_media
+from lightning_app.core.measurement import seven_digits
 from lightning_app.report import print_table, rows_of, write_metrics
 
 log = logging.getLogger("faceveil")
@@ -87,7 +88,7 @@ class Results(Clocked):
             **_peak_memory(self._device, "" if stage == "fit" else f"{stage}_"),
         }
         logged = {
-            key: _seven_digits(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1
+            key: seven_digits(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1
         }
         figures = {**_without_twins(logged), **own}
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -101,10 +102,6 @@ class Results(Clocked):
                 logger.log_metrics(dict(own), step=trainer.global_step)
             log_media(trainer, f"results/{stage}", table=(columns, rows))
         print_table(f"{stage}: {run_dir.name}", rows, columns)
-
-
-def _seven_digits(value: torch.Tensor) -> float:
-    return float(f"{float(value):.7g}")  # Lightning keeps float32: 0.8505, not 0.8504999876022339
 
 
 def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:

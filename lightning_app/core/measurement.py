@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import SupportsFloat
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,16 @@ def find(figures: Mapping[str, float], key: str, tail: str = "") -> Measurement 
         (0.4, 0.6)
     """
     return Measurement(key, figures[key], tail=tail).taken_from(figures) if key in figures else None
+
+
+def seven_digits(value: SupportsFloat) -> float:
+    """Return a logged number as it was measured: Lightning keeps float32, which has seven digits.
+
+    Args:
+        value: a number or a tensor with one.
+
+    Example:
+        >>> seven_digits(0.8504999876022339)
+        0.8505
+    """
+    return float(f"{float(value):.7g}")

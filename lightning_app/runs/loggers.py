@@ -267,6 +267,15 @@ def place_loggers(trainer: pl.Trainer) -> None:
             )
 
 
+def every_logger(given: Logger | list[Logger] | None) -> list[Logger]:
+    """Return the loggers of an option that takes one, several or none.
+
+    Args:
+        given: the option's value.
+    """
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
 def send_report(
     loggers: Sequence[Logger],
     folder: Path,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+from types import ModuleType
+
 import pytest
 
+from lightning_app.core import files, log_keys
+from lightning_app.core import measurement as measurement_module
 from lightning_app.core.log_keys import (
     KINDS,
     higher_is_better,
@@ -103,3 +108,9 @@ def test_keys_of_a_verification_are_told_from_others(key: str, theirs: bool) -> 
 )  # fmt: skip
 def test_the_better_way_is_told_by_the_last_words(key: str, better: bool | None) -> None:
     assert higher_is_better(key) is better
+
+
+@pytest.mark.parametrize("module", [files, log_keys, measurement_module])
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert (found.failed, found.attempted > 0) == (0, True)
