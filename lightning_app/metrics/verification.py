@@ -73,8 +73,10 @@ class VerificationResult:
         }
         made = []
         for name, (value, (low, high), std) in found.items():
-            ends = (None, None) if np.isnan(low) else (low, high)
-            one = measurement(f"{head}{name}{suffix}", value, *ends, std)
+            bounded = not np.isnan(low)
+            one = measurement(
+                f"{head}{name}{suffix}", value, low if bounded else None, high if bounded else None, std
+            )
             # a prefix or suffix of the user's own is in no table
             made.append(replace(one, tail=suffix, std_key="" if std is None else f"{head}std{suffix}"))
         return made
