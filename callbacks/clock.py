@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -258,12 +257,3 @@ def share(part: float | None, whole: float) -> float | None:
         whole: seconds.
     """
     return None if part is None or whole <= 0 else min(1.0, max(0.0, part / whole))
-
-
-def hms(seconds: float | None) -> str:
-    """Write a time as h:mm:ss; dashes where nobody knows.
-
-    Args:
-        seconds: how long.
-    """
-    return "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))

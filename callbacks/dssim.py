@@ -9,12 +9,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.measured import log_measurements
+from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
+from lightning_app.core.log_keys import measurement
+from lightning_app.core.measurement import Measurement
 from lightning_app.metrics import DSSIM, PSNR
 
-log = logging.getLogger("faceveil")
 
-
-class DSSIMReport(L.Callback):
+class DSSIMReport(OnRawFaces):
     """Measure dSSIM and PSNR between raw and desensitized faces and log them.
 
     dSSIM = 1 − SSIM, in 0 … 2, higher hides more (paper, 4.1); PSNR in dB, lower hides more. Both on [0,1]
@@ -32,13 +34,9 @@ class DSSIMReport(L.Callback):
     """
 
     def __init__(self, images: int = 64) -> None:
-        if images < 1:
-            raise ValueError(f"DSSIMReport: images={images}: give at least 1")
-        self.images = images
-        self._raw: Tensor | None = None  # uint8 [n,3,H,W], on the CPU
+        super().__init__(images)
         self._seen: Tensor | None = None  # uint8 [n,3,H,W], what the figures were computed from
-        self._figures: dict[str, float] = {}
-        self._told = False
+        self.measurements: list[Measurement] = []
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure and log."""
@@ -57,21 +55,18 @@ class DSSIMReport(L.Callback):
             )
         if not data.desensitizer.is_image:
             method = data.desensitizer.describe().get("method", type(data.desensitizer).__name__)
-            self._tell(f"DSSIMReport: what {method} returns is no picture: nothing to compare, skipped.")
+            line = f"DSSIMReport: what {method} returns is no picture: nothing to compare, skipped."
+            self.tell(line, logging.INFO)
             return
         self._measure(data, pl_module.device)
-        if not self._figures:
-            return
-        pl_module.log_dict(self._figures, batch_size=1)  # the ranks' figures are equal: nothing to sync
+        log_measurements(trainer, pl_module, self.measurements)
 
     @torch.no_grad()
     def _measure(self, data: Any, device: torch.device) -> None:
-        if self._raw is None:
-            self._raw = data.raw_samples(self.images).cpu()
-        if not len(self._raw):
-            self._tell("DSSIMReport: a released set has no raw images to compare with: skipped.")
+        raw = self.raw_faces(data, device)
+        if not len(raw):
+            self.tell("DSSIMReport: a released set has no raw images to compare with: skipped.", logging.INFO)
             return
-        raw = self._raw.to(device)
         veiled = data.desensitized(raw)
         seen = (veiled["image"] * 255).round().byte().cpu()
         if self._seen is not None and torch.equal(seen, self._seen):
@@ -85,12 +80,6 @@ class DSSIMReport(L.Callback):
         }
         for metric in metrics.values():
             metric.update(clean, veiled["image"])
-        self._figures = {key: metric.compute().item() for key, metric in metrics.items()}
-        if veiled["mask"] is not None:
-            hidden = 1 - veiled["mask"].flatten(1).mean(1)  # [M]
-            self._figures["privacy/mask_ratio"] = hidden[veiled["mask_index"]].mean().item()
-
-    def _tell(self, line: str) -> None:
-        if not self._told:
-            self._told = True
-            log.info(line)
+        self.measurements = [measurement(key, metric.compute().item()) for key, metric in metrics.items()]
+        if (ratio := mean_mask_ratio(veiled)) is not None:
+            self.measurements.append(measurement("privacy/mask_ratio", ratio.item()))

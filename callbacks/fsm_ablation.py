@@ -9,11 +9,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.measured import log_measurements
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
 from datamodules.verification.readers import pairs_of
 from lightning_app.core.batch import Batch
+from lightning_app.core.log_keys import measurement
+from lightning_app.core.measurement import Measurement
 from lightning_app.metrics.paired import AccuracyGain, accuracy_gain
 from lightning_app.networks import Backbone
 from lightning_app.networks.fsm import resized_mask
@@ -64,6 +67,7 @@ class FSMAblation(L.Callback):
         self.every_n_epochs, self.verification = every_n_epochs, verification
         self.bootstrap, self.name = bootstrap, name
         self.results: dict[str, AccuracyGain] = {}
+        self.measurements: list[Measurement] = []
         self._verifier: LFWVerification | None = None
         self._told = False
 
@@ -122,21 +126,20 @@ class FSMAblation(L.Callback):
             title="Verifying with gates off", watch=gates.add,
         )  # fmt: skip
         pairs = pairs_of(reader)
-        scores = {off: cosine_scores(found, found, pairs) for off, found in embeddings.items()}
-        figures: dict[str, float] = {}
+        scores = {off: cosine_scores(embedded, embedded, pairs) for off, embedded in embeddings.items()}
+        found: list[Measurement] = []
         for point, off in sets.items():
             on, without = scores["+".join(_ON)], scores["+".join(off)]
             gain = accuracy_gain(on, without, pairs.same, pairs.folds, bootstrap=self.bootstrap)
             self.results[point] = gain
-            figures[f"{self.name}/accuracy"] = gain.accuracy
-            figures[f"{self.name}/accuracy_without_{point}"] = gain.baseline
-            figures[f"{self.name}/contribution_{point}"] = gain.gain
-            if self.bootstrap:
-                for end, value in zip(("low", "high"), gain.gain_ci, strict=True):
-                    figures[f"{self.name}/contribution_{point}_{end}"] = value
+            found += [] if found else [measurement(f"{self.name}/accuracy", gain.accuracy)]
+            found.append(measurement(f"{self.name}/accuracy_without_{point}", gain.baseline))
+            ends = gain.gain_ci if self.bootstrap else (None, None)
+            found.append(measurement(f"{self.name}/contribution_{point}", gain.gain, *ends))
         for point, mean in gates.means(trainer).items():
-            figures[f"{self.name}/gate_mean_{point}"] = mean
-        pl_module.log_dict(figures, batch_size=1)
+            found.append(measurement(f"{self.name}/gate_mean_{point}", mean))
+        self.measurements = found
+        log_measurements(trainer, pl_module, found)
 
     def _tell(self, trainer: L.Trainer, line: str) -> None:
         if not self._told and trainer.is_global_zero:

@@ -16,10 +16,10 @@ from callbacks.fsm_ablation import FSMAblation
 from callbacks.place import epoch_is_over, fit_is_over, validation_follows
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
+from lightning_app.core.log_keys import is_verification
 from lightning_app.models.base import Recogniser
 
 log = logging.getLogger("faceveil")
-_VERIFIED = re.compile(r"(std|(accuracy|auc|eer|tar_at_far_[^/]+?)(_low|_high)?)(_s[123])?")
 _PRECISION = "precision"  # of a checkpoint
 _PLAIN = re.compile(r"[\w-]{1,30}")
 _OURS = ("lightning.", "lightning_app.", "callbacks.")
@@ -136,8 +136,8 @@ def _check_monitor(
     if known is None:
         return
     fixed, verified = known
-    head, _, figure = key.partition("/")
-    if head in verified and _VERIFIED.fullmatch(figure):
+    head = key.partition("/")[0]
+    if head in verified and is_verification(key):
         every, looked = verified[head], trainer.check_val_every_n_epoch or 1
         if isinstance(callback, ModelCheckpoint):
             looked = math.lcm(looked, callback.every_n_epochs or 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import lightning as L
@@ -10,13 +9,12 @@ import torch
 from torch import Tensor
 
 from callbacks.media import log_media, save_picture
+from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
 from callbacks.sharded import is_due
 from lightning_app.report import face_grid, gate_heatmap
 
-log = logging.getLogger("faceveil")
 
-
-class Pictures(L.Callback):
+class Pictures(OnRawFaces):
     """Draw `faces.png` into the run folder and log it: a column per face, a row per way of looking at it.
 
     Rows: the raw face, the desensitized face, the gate at each insertion point (mean over its channels). A
@@ -34,12 +32,10 @@ class Pictures(L.Callback):
     """
 
     def __init__(self, images: int = 6, every_n_epochs: int = 1, show_faces: bool = False) -> None:
-        for name, value in (("images", images), ("every_n_epochs", every_n_epochs)):
-            if value < 1:
-                raise ValueError(f"Pictures: {name}={value}: give at least 1")
-        self.images, self.every_n_epochs, self.show_faces = images, every_n_epochs, show_faces
-        self._raw: Tensor | None = None  # uint8 [n,3,H,W], on the CPU
-        self._told = False
+        super().__init__(images)
+        if every_n_epochs < 1:
+            raise ValueError(f"Pictures: every_n_epochs={every_n_epochs}: give at least 1")
+        self.every_n_epochs, self.show_faces = every_n_epochs, show_faces
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, when it is due."""
@@ -57,14 +53,12 @@ class Pictures(L.Callback):
             raise ValueError("Pictures needs a FaceDataModule: it owns the raw images and the desensitizer")
         if not trainer.is_global_zero:
             return
-        if self._raw is None:
-            self._raw = data.raw_samples(self.images).cpu()
-        if not len(self._raw):
-            self._tell(
+        raw = self.raw_faces(data, pl_module.device)
+        if not len(raw):
+            self.tell(
                 "Pictures: a released set has no raw faces to draw beside what is left of them: skipped."
             )
             return
-        raw = self._raw.to(pl_module.device)
         veiled = data.desensitized(raw)
         clean = raw.float() / 255
 
@@ -89,25 +83,18 @@ class Pictures(L.Callback):
         if self.show_faces:
             picture = face_grid(local, title=title, heat=gates)
             save_picture(trainer, "faces.png", picture)
-            self._tell("Pictures: faces.png shows raw faces: it stays here, loggers get one without them.")
+            self.tell("Pictures: faces.png shows raw faces: it stays here, loggers get one without them.")
         elif bare:
-            self._tell(
+            self.tell(
                 "Pictures: these faces are real and not desensitized: not drawn (show_faces: true draws them "
                 "into the local faces.png)."
             )
 
-    def _tell(self, line: str) -> None:
-        if not self._told:
-            self._told = True
-            log.warning(line)
-
 
 def _share(batch: Any) -> str:
     """Name the mean mask ratio of a batch, where it has masks."""
-    if batch["mask"] is None:
-        return ""
-    hidden = (1 - batch["mask"].flatten(1).mean(1))[batch["mask_index"]].mean()
-    return f"\n{hidden:.0%} hidden"
+    hidden = mean_mask_ratio(batch)
+    return "" if hidden is None else f"\n{hidden:.0%} hidden"
 
 
 def _gates(

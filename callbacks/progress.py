@@ -18,9 +18,10 @@ from rich import get_console
 from rich.progress import ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from callbacks.clock import Clocked, FitClock, hms
+from callbacks.clock import Clocked, FitClock
 from callbacks.throughput import memory
 from lightning_app.core.printing import safe_output
+from lightning_app.core.progress import hms
 
 _THEME = RichProgressBarTheme(
     description="bold", progress_bar="cyan", progress_bar_finished="green", progress_bar_pulse="cyan",

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from callbacks.media import log_media, save_picture
+from callbacks.raw_faces import OnRawFaces
 from lightning_app.report import face_grid
 
-log = logging.getLogger("faceveil")
 
-
-class RestorationPictures(L.Callback):
+class RestorationPictures(OnRawFaces):
     """Draw `restored.png` into the run folder: a column per held-out face; desensitized, restored, clean.
 
     A restored face may be as good as the raw one, so all of it is drawn for drawn faces alone. Of real people it
@@ -31,11 +28,8 @@ class RestorationPictures(L.Callback):
     """
 
     def __init__(self, images: int = 6, show_faces: bool = False) -> None:
-        if images < 1:
-            raise ValueError(f"RestorationPictures: images={images}: give at least 1")
-        self.images, self.show_faces = images, show_faces
-        self._raw: Tensor | None = None  # uint8 [n,3,H,W], on the CPU
-        self._told = False
+        super().__init__(images)
+        self.show_faces = show_faces
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw."""
@@ -55,16 +49,12 @@ class RestorationPictures(L.Callback):
         if not trainer.is_global_zero:
             return
         if not data.drawn and not self.show_faces:
-            if not self._told:
-                self._told = True
-                log.warning(
-                    "RestorationPictures: these faces are real: not drawn (show_faces: true draws them into the "
-                    "local restored.png)."
-                )
+            self.tell(
+                "RestorationPictures: these faces are real: not drawn (show_faces: true draws them into the "
+                "local restored.png)."
+            )
             return
-        if self._raw is None:
-            self._raw = data.raw_samples(self.images).cpu()
-        raw = self._raw.to(pl_module.device)
+        raw = self.raw_faces(data, pl_module.device)
         was_training = pl_module.training
         pl_module.eval()
         with trainer.precision_plugin.val_step_context():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -13,58 +11,12 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from callbacks.clock import Clocked, hms
+from callbacks.clock import Clocked
 from callbacks.media import log_media
-from lightning_app.report import print_table, write_metrics
+from lightning_app.core.measurement import seven_digits
+from lightning_app.report import print_table, rows_of, write_metrics
 
 log = logging.getLogger("faceveil")
-
-# What the table calls the log keys, in its order; {} stands for the verification set. Other keys follow
-# under their own names.
-_NAMES = {
-    "privacy/mask_ratio": "mask ratio",
-    "{}/accuracy": "{} verification accuracy",
-    "{}/accuracy_s2": "{} accuracy, clean vs desensitized",
-    "{}/accuracy_s3": "{} accuracy, both clean",
-    "{}/auc": "{} AUC",
-    "{}/eer": "{} EER",
-    "{}/tar_at_far": "{} TAR@FAR={}",
-    "{}/accuracy_without": "{} accuracy, {} off",
-    "{}/contribution": "{} contribution of {}",
-    "{}/gate_mean": "{} mean of {}, hidden cells",
-    "privacy/dssim": "dSSIM",
-    "privacy/psnr": "PSNR, dB",
-    "train/loss": "training loss",
-    "train/accuracy": "training accuracy",
-    "train/lr": "last learning rate",
-    "val/loss": "validation loss",
-    "val/accuracy": "validation accuracy",
-    "test/loss": "test loss",
-    "test/accuracy": "test accuracy",
-    "run/epochs": "epochs",
-    "run/steps": "steps",
-    "time/fit_s": "time",
-    "time/validate_s": "time",
-    "time/test_s": "time",
-    "time/images_per_s": "training images/s",
-    "time/data_wait_share": "share of training time waiting for data",
-    "memory/peak_mb": "peak memory, MB",
-    "memory/gpu_peak_mb": "peak GPU memory, MB",
-    "memory/validate_peak_mb": "peak memory, MB",
-    "memory/validate_gpu_peak_mb": "peak GPU memory, MB",
-    "memory/test_peak_mb": "peak memory, MB",
-    "memory/test_gpu_peak_mb": "peak GPU memory, MB",
-}
-_ORDER = {key: number for number, key in enumerate(_NAMES)}
-# As VerificationResult.as_dict writes its keys: set, figure, situation.
-_VERIFICATION = re.compile(
-    r"(?P<set>[^/]+)/(?P<figure>accuracy|auc|eer|tar_at_far_(?P<far>[^_/]+))(?P<situation>_s[123])?"
-)
-# As FSMAblation writes its keys: set, figure, insertion point.
-_GATES = re.compile(
-    r"(?P<set>[^/]+)/(?P<figure>accuracy_without|contribution|gate_mean)_(?P<point>layer\d|all)"
-)
-_COMPANION = re.compile(r"[^/]+/(std|\S+_low|\S+_high)(_s[123])?")
 
 
 class Results(Clocked):
@@ -136,10 +88,12 @@ class Results(Clocked):
             **_peak_memory(self._device, "" if stage == "fit" else f"{stage}_"),
         }
         logged = {
-            key: _seven_digits(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1
+            key: seven_digits(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1
         }
         figures = {**_without_twins(logged), **own}
-        columns, rows = ["figure", "value"], [["model", type(pl_module).__name__], *rows_of(figures)]
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        born = [one for callback in callbacks for one in getattr(callback, "measurements", ())]
+        columns, rows = ["figure", "value"], [["model", type(pl_module).__name__], *rows_of(figures, born)]
         run_dir = Path(trainer.default_root_dir)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             written: dict[str, float | str] = {"run/model": type(pl_module).__name__, **figures}
@@ -148,74 +102,6 @@ class Results(Clocked):
                 logger.log_metrics(dict(own), step=trainer.global_step)
             log_media(trainer, f"results/{stage}", table=(columns, rows))
         print_table(f"{stage}: {run_dir.name}", rows, columns)
-
-
-def rows_of(figures: Mapping[str, float]) -> list[list[str]]:
-    """Make the table's rows of flat figures: a figure, its spread and its interval share a row.
-
-    Of the verification's situations 2 and 3 the table shows the accuracy; `metrics.json` has the rest.
-
-    Args:
-        figures: log key → value, the verification's as `VerificationResult.as_dict` names them.
-
-    Returns:
-        Rows of (name, value as text).
-    """
-    rows = []
-    for key, value in figures.items():
-        if key in _NAMES:
-            rows.append((_ORDER[key], _NAMES[key], _text(key, value)))
-        elif found := _VERIFICATION.fullmatch(key):
-            name, figure, far, situation = (
-                found["set"],
-                found["figure"],
-                found["far"],
-                found["situation"] or "",
-            )
-            kind = "{}/tar_at_far" if far else f"{{}}/{figure}{situation}"
-            twin = situation == "_s1" and f"{name}/{figure}" in figures
-            if twin or (situation and kind not in _NAMES) or (far and situation):
-                continue
-            text = _text(key, value)
-            if figure == "accuracy" and f"{name}/std{situation}" in figures:
-                text += f" ± {figures[f'{name}/std{situation}']:.4f}"
-            text += _interval(*(figures.get(f"{name}/{figure}_{end}{situation}") for end in ("low", "high")))
-            rows.append((_ORDER[kind], _NAMES[kind].format(*([name, far] if far else [name])), text))
-        elif found := _GATES.fullmatch(key):
-            name, figure, point = found["set"], found["figure"], found["point"]
-            if point == "all" and _single_gate(figures, name):
-                continue
-            kind, text = f"{{}}/{figure}", _text(key, value)
-            if figure == "contribution":
-                text = f"{value:+.4f}{_interval(figures.get(f'{key}_low'), figures.get(f'{key}_high'))}"
-            which = "all gates" if point == "all" else f"the gate at {point}"
-            rows.append((_ORDER[kind], _NAMES[kind].format(name, which), text))
-        elif not _COMPANION.fullmatch(key):
-            rows.append((len(_ORDER), key, _text(key, value)))
-    return [[name, text] for _, name, text in sorted(rows)]
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"  [{low:.4f}, {high:.4f}]"
-
-
-def _single_gate(figures: Mapping[str, float], name: str) -> bool:
-    """Tell whether a model has one gate, so that switching all off is switching it off."""
-    return sum(f"{name}/accuracy_without_layer{number}" in figures for number in range(1, 5)) == 1
-
-
-def _text(key: str, value: float) -> str:
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "n/a"
-    if key.startswith("time/") and key.endswith("_s") and not key.endswith("per_s"):
-        return f"{hms(value)} ({value:.1f} s)"
-    if key.startswith(("memory/", "run/")) or key.endswith("per_s"):
-        return f"{value:.0f}"
-    return f"{value:.4g}" if key == "train/lr" else f"{value:.4f}"
-
-
-def _seven_digits(value: torch.Tensor) -> float:
-    return float(f"{float(value):.7g}")  # Lightning keeps float32: 0.8505, not 0.8504999876022339
 
 
 def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:

@@ -9,11 +9,13 @@ from typing import Literal
 import lightning as L
 import torch
 
+from callbacks.measured import log_measurements
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
+from lightning_app.core.measurement import Measurement
 from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import Verification, VerificationResult
 
@@ -80,6 +82,7 @@ class LFWVerification(L.Callback):
         self.every_n_epochs, self.batch_size = every_n_epochs, batch_size
         self.bootstrap, self.name = bootstrap, name
         self.results: dict[int, VerificationResult] = {}
+        self.measurements: list[Measurement] = []
         self._told = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -166,7 +169,7 @@ class LFWVerification(L.Callback):
         if not hides:
             embeddings["veiled"] = embeddings["clean"]
         pairs = pairs_of(self.reader)
-        figures: dict[str, float] = {}
+        self.measurements = []
         for situation in self.situations if hides else self.situations[:1]:
             first = embeddings["veiled" if situation == 1 else "clean"]
             second = embeddings["clean" if situation == 3 else "veiled"]
@@ -178,6 +181,6 @@ class LFWVerification(L.Callback):
             assert metric.result is not None
             result = self.results[situation] = metric.result
             if situation == 1 or not hides:
-                figures |= result.as_dict(self.name)
-            figures |= result.as_dict(self.name, f"_s{situation}")
-        pl_module.log_dict(figures, batch_size=1)
+                self.measurements += result.measurements(self.name)
+            self.measurements += result.measurements(self.name, f"_s{situation}")
+        log_measurements(trainer, pl_module, self.measurements)

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.readers.bad_images import BadImage
-from datamodules.readers.base import FaceReader, OnBadImage, Pixels
-from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes, stored
+from datamodules.readers.base import OnBadImage, Pixels
+from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
 from datamodules.readers.index import Arrays, Names, Scan
+from datamodules.readers.per_person import FilesPerPerson
 
 _THREADS = 16  # listing waits for the file system, on a network most of all
 _OPEN = "/proc/self/fd"  # of Linux: where the files lie that this process has opened
@@ -26,7 +27,7 @@ _SETTLED = 2 * 10**9  # nanoseconds; clocks of file systems tick as coarsely as 
 _DIGITS = re.compile(r"([0-9]+)")
 
 
-class FolderFaces(FaceReader):
+class FolderFaces(FilesPerPerson):
     """Read a tree with one folder of JPEG, PNG or WebP images per identity.
 
     Classes are the folders' names, sorted; within an identity images stand in natural order (2 before 10).
@@ -107,19 +108,6 @@ class FolderFaces(FaceReader):
         return os.path.join(
             self.root, self.identities[int(self.labels[index])], self._files[int(self._at[index])]
         )
-
-    def content(self, index: int) -> bytes:
-        """Give the image's file."""
-        return stored(self.name(index))
-
-    def stable_name(self, index: int) -> str:
-        """Tell an image's folder and file."""
-        return f"{self.identities[int(self.labels[index])]}/{self._files[int(self._at[index])]}"
-
-    def stable_names(self) -> Iterator[str]:
-        """Give all stable names in order."""
-        names = zip(self.labels.tolist(), self._files.take(self._at.tolist()), strict=True)
-        return (f"{self.identities[label]}/{file}" for label, file in names)
 
     def passed_over(self) -> Iterator[tuple[str, str]]:
         """List what the scan passed over: at the top, and in the folders of those who are taken.

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from datamodules.readers.base import FaceReader, OnBadImage, Pixels
-from datamodules.readers.decode import Crop, decode, read_bytes, stored
+from datamodules.readers.base import OnBadImage, Pixels
+from datamodules.readers.decode import Crop, decode, read_bytes
 from datamodules.readers.folder import check_counts, select
 from datamodules.readers.index import Names
+from datamodules.readers.per_person import FilesPerPerson
 from datamodules.same_description import check_same
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
@@ -31,7 +31,7 @@ _THREADS = 16  # hashing waits for the file system
 _CHUNK = 4096  # files hashed between two looks at the progress bar
 
 
-class ReleasedFaces(FaceReader):
+class ReleasedFaces(FilesPerPerson):
     """Read what `desensitize` released, with the mask it brings, once it is found to be what its manifest says.
 
     Classes are the identities' pseudonyms, sorted, and so are images within each. A `FaceDataModule` neither
@@ -119,19 +119,6 @@ class ReleasedFaces(FaceReader):
         """Tell an image's path."""
         identity = self.identities[int(self.labels[index])]
         return os.path.join(self.root, "images", identity, self._files[int(self._at[index])])
-
-    def content(self, index: int) -> bytes:
-        """Give the image's file."""
-        return stored(self.name(index))
-
-    def stable_name(self, index: int) -> str:
-        """Tell an image's folder and file, which are pseudonyms."""
-        return f"{self.identities[int(self.labels[index])]}/{self._files[int(self._at[index])]}"
-
-    def stable_names(self) -> Iterator[str]:
-        """Give all stable names in order."""
-        names = zip(self.labels.tolist(), self._files.take(self._at.tolist()), strict=True)
-        return (f"{self.identities[label]}/{file}" for label, file in names)
 
     def _check_signature(self, public_key: Path) -> None:
         key = load_public_key(public_key)

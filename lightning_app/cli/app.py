@@ -30,6 +30,7 @@ from callbacks import (
 )
 from lightning_app.cli.configs import FindConfig
 from lightning_app.cli.surroundings import is_rank_zero
+from lightning_app.core.files import is_plain_name
 from lightning_app.distributed.device import unsupported_gpu
 from lightning_app.distributed.failure import worded
 from lightning_app.distributed.precision import warn_of_emulation
@@ -141,7 +142,7 @@ class FaceVeilCLI(LightningCLI):
         config = self.config[self.subcommand]
         files = [str(p) for p in config.get("config") or [] if p is not None]
         name = config.name or (Path(files[0]).stem if files else "run")
-        if name in ("", ".", "..") or Path(name).name != name:
+        if not is_plain_name(name):
             raise ValueError(f"--name {name!r}: give a plain name, the folder is {config.runs}/<name>")
         self.run_dir = Path(config.runs) / name
         checkpoint = resolve_checkpoint(config.ckpt_path, self.run_dir) if config.get("ckpt_path") else None

@@ -13,10 +13,12 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_app.cli.configs import find_config
 from lightning_app.commands.ablate_report import TAKEN, Outcome, write_report
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, command_parser, parsed
+from lightning_app.core.files import is_plain_name
 from lightning_app.core.progress import progress_bar
 from lightning_app.masks import load_mask, mask_hash
 from lightning_app.report import read_metrics
+from lightning_app.runs.loggers import every_logger
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.runner import slug
 
@@ -112,6 +114,8 @@ def ablate(
     """
     if not variants or not systems:
         raise ValueError("ablate: give at least one of variants and of systems")
+    if not is_plain_name(name):
+        raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
     folder = Path(runs) / name
     for kind, labels in (("variants", list(variants)), ("systems", list(systems))):
         jobs.check_labels(kind, labels)
@@ -154,8 +158,7 @@ def ablate(
                 failed.append(f"{label}: search-mask")
                 bar.advance(task, len(own))
             write_report(plan.outcome(name))
-    loggers = logger if isinstance(logger, list) else [] if logger is None else [logger]
-    write_report(plan.outcome(name, loggers), final=True)
+    write_report(plan.outcome(name, every_logger(logger)), final=True)
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of {total} steps failed ({', '.join(failed)}): see their logs in {folder / 'logs'}; "
@@ -347,9 +350,7 @@ def run(args: list[str]) -> None:
     Raises:
         ValueError, OSError: see `ablate`.
     """
-    parser = build_parser()
-    values = parser.instantiate(parser.parse_args(args)).as_dict()
-    values.pop("config", None)
+    values = parsed(build_parser(), args)
     for key, kind in (("variants", Variant), ("systems", System)):
         values[key] = {k: v if isinstance(v, kind) else kind(**v) for k, v in values[key].items()}
     ablate(**values)

@@ -23,8 +23,8 @@ from lightning_app.alignment.listing import list_images, make_jobs, other_files
 from lightning_app.alignment.place import Job, Outcome, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
-from lightning_app.commands.parser import CommandParser, command_parser, name_run
-from lightning_app.core.files import PRIVATE, write_atomically
+from lightning_app.commands.parser import CommandParser, command_parser, keep_config, name_run
+from lightning_app.core.files import PRIVATE, is_plain_name, write_atomically
 from lightning_app.core.progress import progress_bar
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.tables import Scalar
@@ -92,7 +92,7 @@ def align(
     """
     started = time.monotonic()
     _check(size, jpeg_quality, min_interocular, max_misfit, centre_margin, workers)
-    if name is None or Path(name).name != name or name in ("", ".", ".."):
+    if name is None or not is_plain_name(name):
         raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
     source, target, run_dir = Path(root), Path(output), Path(runs) / name
     _check_folders(source, target, run_dir)
@@ -159,8 +159,7 @@ def run(args: list[str]) -> None:
     parser = build_parser()
     config = name_run(parser.parse_args(args), "align")
     align(**config.as_dict())
-    config.overwrite = False  # a saved config must not replace a run unasked
-    write_atomically(Path(config.runs) / config.name / "config.yaml", parser.dump(config))
+    keep_config(parser, config)
 
 
 def _check(

@@ -18,6 +18,7 @@ from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import make_part
 from lightning_app.commands.compare_report import Outcome, write_report
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
+from lightning_app.core.files import is_plain_name
 from lightning_app.core.printing import reason
 from lightning_app.core.progress import progress_bar
 from lightning_app.distributed.device import choose_device
@@ -38,6 +39,7 @@ from lightning_app.evaluation.privacy import (
 )
 from lightning_app.models.known import trusting
 from lightning_app.report.compare import RELEASED, parse_axis
+from lightning_app.runs.loggers import every_logger
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import (
     Candidate,
@@ -132,7 +134,7 @@ def compare(
     out = Outcome(
         name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
         attacks=[*mounted, *([trained.label] if trained else [])], judges=_words(who), recognisers=_words(compared),
-        loggers=logger if isinstance(logger, list) else [] if logger is None else [logger],
+        loggers=every_logger(logger),
         command=command or f"python main.py compare ({name})",
     )  # fmt: skip
     with progress_bar(share=True) as bar:
@@ -205,7 +207,7 @@ def _check(
     attacks: Mapping[str, Attack], restorer: Restorer | None, examples: int, bootstrap: int,
 ) -> None:  # fmt: skip
     """Refuse what cannot be meant, before anything is read or trained."""
-    if Path(name).name != name or name in ("", ".", ".."):
+    if not is_plain_name(name):
         raise ValueError(f"name: {name!r}; give a plain name, the folder is runs/<name>")
     if not methods:
         raise ValueError("methods: none given; give at least one, label: {config: NAME.yaml}")

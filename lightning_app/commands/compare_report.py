@@ -25,7 +25,8 @@ from lightning_app.core.version import version
 from lightning_app.evaluation.privacy import Subjects, applies
 from lightning_app.metrics.reidentification import one_of_each
 from lightning_app.report import png_bytes, print_table, write_metrics
-from lightning_app.report.compare import RELEASED, Axis, compare_figure, strongest
+from lightning_app.report.columns import RELEASED, columns_of
+from lightning_app.report.compare import Axis, compare_figure, strongest
 from lightning_app.report.html import Comparison, Example, render, state_table
 from lightning_app.runs.loggers import send_report
 from lightning_app.studies.compare import Candidate, describe
@@ -200,12 +201,11 @@ def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
         out: what was found.
     """
     single = len(out.judges) == 1
-    heads, kept = ["method, attack", "s1 s2 s3", "dSSIM", "PSNR", "hidden"], ["dSSIM", "PSNR", "PSNR hidden"]
-    for judge in out.judges:
-        kept += [f"rank-1 ({judge})", f"verification ({judge})"]
-        heads += ["rank-1", "verif."] if single else [f"rank-1 {judge}", f"verif. {judge}"]
-    kept += [f"accuracy ({recogniser})" for recogniser in out.recognisers]
-    heads += [f"acc. {recogniser}" for recogniser in out.recognisers]
+    columns = [(c, label) for c, label in columns_of(list(out.judges), list(out.recognisers)) if c.short]
+    heads = ["method, attack", "s1 s2 s3"]
+    for column, label in columns:
+        head = column.short.format(label)
+        heads.append(f"{head} {label}" if column.of == "judges" and not single else head)
     names, states = state_table(_page(out))
     rows = []
     for state in states:
@@ -214,7 +214,7 @@ def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
         three = [found.get(f"accuracy{s}") for s in ("", "_s2", "_s3")]
         accuracies = " ".join("–" if a is None else f"{100 * a:.1f}" for a in three) if fresh else ""
         rows.append([cells["method"] if fresh else f"  {cells['seen']}", accuracies,
-                     *(cells[name] for name in kept)])  # fmt: skip
+                     *(cells[column.head.format(label)] for column, label in columns)])  # fmt: skip
     return heads, rows
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from datamodules.readers.base import FaceReader
-from lightning_app.commands.parser import CommandParser, command_parser, name_run
+from lightning_app.commands.parser import CommandParser, command_parser, keep_config, name_run
 from lightning_app.core.csv_text import csv_text
-from lightning_app.core.files import PRIVATE, write_atomically
+from lightning_app.core.files import PRIVATE, is_plain_name, write_atomically
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask
@@ -78,7 +78,7 @@ def desensitize(
         OSError: the disk is full, or cannot be written.
         ValueError: an argument is out of range, the release was begun with other settings, or no image is good.
     """
-    if Path(name).name != name or name in ("", ".", ".."):
+    if not is_plain_name(name):
         raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
     owner = Path(runs) / name
     key_path = Path(key) if key is not None else owner / "pseudonyms.key"
@@ -154,8 +154,7 @@ def run(args: list[str]) -> None:
     config.pop("make_sign_key")
     _check_mask(config)
     desensitize(**vars(parser.instantiate(config)))
-    config.overwrite = False  # a saved config must not replace a release unasked
-    write_atomically(Path(config.runs) / config.name / "config.yaml", parser.dump(config))
+    keep_config(parser, config)
 
 
 def _check_mask(config: Namespace) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.results import rows_of
 from lightning_app.cli.configs import find_config
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.core.files import write_atomically
@@ -36,7 +35,7 @@ from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.networks.backbone import WIDTH
-from lightning_app.report import print_table
+from lightning_app.report import print_table, rows_of
 from lightning_app.runs.atomic import files_at_once, folder_at_once
 
 _WHAT = {

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
+from lightning_app.core.files import is_plain_name
 from lightning_app.federated.owner.client import Client
 from lightning_app.federated.owner.link import LocalLink
 from lightning_app.federated.protocol.messages import Link
@@ -98,7 +99,7 @@ def run(args: list[str]) -> None:
         FileNotFoundError, FileExistsError, ValueError: see `federate`.
     """
     config = name_run(build_parser().parse_args(args), "federated")
-    if Path(config.name).name != config.name or config.name in ("", ".", ".."):
+    if not is_plain_name(config.name):
         raise ValueError(f"--name {config.name!r}: give a plain name, the folder is {config.runs}/<name>")
     plan, parts = read_plan(config)
     run_dir = Path(config.runs) / config.name

@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_app.cli.configs import FindConfig
+from lightning_app.core.files import write_atomically
 
 
 class CommandParser(ArgumentParser):
@@ -45,6 +46,32 @@ def add_trust(parser: CommandParser) -> None:
         "--trust", action="append", default=[], metavar="CLASS_PATH",
         help="Import this class where a file beside a checkpoint names it: its code runs. Repeatable.",
     )  # fmt: skip
+
+
+def parsed(parser: CommandParser, args: list[str]) -> dict[str, Any]:
+    """Read a command line, make the objects it describes, and leave the list of config files out.
+
+    Args:
+        parser: of the command.
+        args: what stands behind the command's name.
+
+    Raises:
+        ValueError, OSError: the command line or a config cannot be used.
+    """
+    values: dict[str, Any] = parser.instantiate(parser.parse_args(args)).as_dict()
+    values.pop("config", None)
+    return values
+
+
+def keep_config(parser: CommandParser, config: Namespace) -> None:
+    """Write a run's `config.yaml`, with which the command does the same again.
+
+    Args:
+        parser: of the command.
+        config: parsed arguments with `runs`, `name` and `overwrite`; changed.
+    """
+    config.overwrite = False  # a saved config must not replace a run unasked
+    write_atomically(Path(config.runs) / config.name / "config.yaml", parser.dump(config))
 
 
 def name_run(config: Namespace, command: str) -> Namespace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from datamodules.face import FaceDataModule
 from lightning_app.cli.configs import find_config
 from lightning_app.commands import ablate
 from lightning_app.commands.faces import drawn_numbers, load_faces, refuse_released
-from lightning_app.commands.parser import CommandParser, add_trust, command_parser
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser, parsed
 from lightning_app.commands.search_mask import check_checkpoint
 from lightning_app.core.files import write_atomically
 from lightning_app.masks import MaskScorer, load_mask, mask_hash, mask_ratio
@@ -69,7 +70,7 @@ def rank_scorers(
     plan, masks = _masks(ablation, Path(runs))
     folder = plan.folder
     measured = read_metrics(folder / "metrics.json")
-    accuracy = {label: _accuracies(label, measured) for label in masks}
+    accuracy = {label: _accuracies(label, plan.systems, measured) for label in masks}
     masks = {label: path for label, path in masks.items() if accuracy[label]}
     if len(masks) < _FEWEST:
         raise ValueError(
@@ -166,14 +167,10 @@ def _check_masks(plan: ablate.Plan, masks: dict[str, Path]) -> None:
         )  # fmt: skip
 
 
-def _accuracies(label: str, measured: dict[str, Scalar]) -> dict[str, float]:
+def _accuracies(label: str, systems: Iterable[str], measured: dict[str, Scalar]) -> dict[str, float]:
     """System → accuracy of a variant."""
-    found = {}
-    for key, value in measured.items():
-        parts = key.split("/")
-        if key.startswith(f"ablation/{label}/") and parts[-1] == "accuracy" and isinstance(value, float):
-            found[parts[-2]] = value
-    return found
+    keys = {f"ablation/{label}/{system}/accuracy": system for system in systems}
+    return {keys[key]: value for key, value in measured.items() if key in keys and isinstance(value, float)}
 
 
 def build_parser() -> CommandParser:
@@ -193,8 +190,6 @@ def run(args: list[str]) -> None:
     Raises:
         ValueError, OSError: see `rank_scorers`.
     """
-    parser = build_parser()
-    values = parser.instantiate(parser.parse_args(args)).as_dict()
-    values.pop("config", None)
+    values = parsed(build_parser(), args)
     with trusting(values.pop("trust")):
         rank_scorers(**values)

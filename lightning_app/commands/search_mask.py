@@ -13,8 +13,9 @@ from torch import Tensor
 
 from datamodules.face import FaceDataModule
 from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
-from lightning_app.commands.parser import CommandParser, add_trust, command_parser
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser, parsed
 from lightning_app.commands.search_report import Watch, save_picture, save_template, tell_search
+from lightning_app.core.files import is_plain_name
 from lightning_app.core.version import version
 from lightning_app.distributed.precision import computes_in
 from lightning_app.masks import (
@@ -146,7 +147,7 @@ def search_mask(
         ValueError: an argument is out of range, or no mask of the asked ratio can be; the message says why.
     """
     started = time.monotonic()
-    if name in ("", ".", "..") or Path(name).name != name:
+    if not is_plain_name(name):
         raise ValueError(f"name {name!r}: give a plain name, the folder is {output}/<name>")
     folder = Path(output) / name
     recover(folder)
@@ -320,9 +321,7 @@ def run(args: list[str]) -> None:
     Raises:
         ValueError, OSError: see `search_mask`.
     """
-    parser = build_parser()
-    values = vars(parser.instantiate(parser.parse_args(args)))
-    values.pop("config", None)
+    values = parsed(build_parser(), args)
     low, high = values.pop("ratio")
     with trusting(values.pop("trust")):
         search_mask(ratio=(low, high), **values)

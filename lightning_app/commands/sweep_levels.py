@@ -14,10 +14,10 @@ from torch import Tensor
 from datamodules.readers.decode import Crop
 from datamodules.verification.readers import PairFaces
 from lightning_app.commands.draw_mask_set import level_name
-from lightning_app.commands.parser import CommandParser, add_trust, command_parser, name_run
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser, keep_config, name_run
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.draws import hashed, integers
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import is_plain_name, write_atomically
 from lightning_app.core.progress import progress_bar
 from lightning_app.distributed.device import choose_device
 from lightning_app.distributed.precision import Precision, warn_of_emulation
@@ -109,7 +109,7 @@ def sweep_levels(
             raise ValueError(f"{argument}: {value}; give at least {least}")
     if std <= 0:
         raise ValueError(f"std: {std}; give a positive number")
-    if name is None or Path(name).name != name or name in ("", ".", ".."):
+    if name is None or not is_plain_name(name):
         raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
     chosen: list[Level] = [(float(low), float(high)) for low, high in levels or NVIDIA_LEVELS]
     run_dir, where = Path(runs) / name, choose_device(device)
@@ -215,10 +215,8 @@ def run(args: list[str]) -> None:
     config = name_run(parser.parse_args(args), "sweep_levels")
     with trusting(config.pop("trust")):
         sweep_levels(**config.as_dict())
-    config.trust = []  # nor may it trust anybody
-    config.overwrite = False  # a saved config must not replace a sweep unasked
-    path = Path(config.runs) / config.name / "config.yaml"
-    write_atomically(path, parser.dump(config))
+    config.trust = []  # a saved config may trust nobody
+    keep_config(parser, config)
 
 
 def _measure(

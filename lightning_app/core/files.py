@@ -101,6 +101,19 @@ def is_temporary(name: str, of: str) -> bool:
     return re.fullmatch(rf"\.{re.escape(of)}\.[a-z0-9_]{{8}}\.tmp", name) is not None
 
 
+def is_plain_name(name: str | None) -> bool:
+    """Tell whether a name is one of a file or folder alone: it leads nowhere else.
+
+    Args:
+        name: such as a run's; None is no name.
+
+    Example:
+        >>> [is_plain_name(name) for name in ("run", "../run", "a/b", "..", "", None)]
+        [True, False, False, False, False, False]
+    """
+    return name not in (None, "", ".", "..") and Path(str(name)).name == name
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk: after a rename, where the system can.
 

@@ -1,6 +1,8 @@
-"""The progress bar of our commands."""
+"""The progress bar of our commands, and how a time is written."""
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 from rich.progress import (
     BarColumn,
@@ -25,3 +27,12 @@ def progress_bar(share: bool = False, transient: bool = False) -> Progress:
     done = TaskProgressColumn() if share else MofNCompleteColumn()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), done, TimeElapsedColumn())
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), transient=transient)
+
+
+def hms(seconds: float | None) -> str:
+    """Write a time as h:mm:ss; dashes where nobody knows.
+
+    Args:
+        seconds: how long.
+    """
+    return "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))

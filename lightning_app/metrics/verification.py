@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+from lightning_app.core.log_keys import measurement
+from lightning_app.core.measurement import Measurement, flat
 
 Numbers: TypeAlias = "Tensor | npt.ArrayLike"
 Interval: TypeAlias = tuple[float, float]
@@ -52,29 +55,40 @@ class VerificationResult:
     eer_ci: Interval
     tar_at_far_ci: dict[float, Interval]
 
+    def measurements(self, prefix: str = "lfw", suffix: str = "") -> list[Measurement]:
+        """Return the figures with their intervals, the accuracy with its spread over folds.
+
+        Args:
+            prefix: first part of the log keys, before the slash; empty for neither.
+            suffix: what ends every key, for example `_s2` for situation 2.
+        """
+        head = f"{prefix}/" if prefix else ""
+        found = {
+            "accuracy": (self.accuracy, self.accuracy_ci, self.std),
+            "auc": (self.auc, self.auc_ci, None),
+            "eer": (self.eer, self.eer_ci, None),
+        } | {
+            f"tar_at_far_{_far_name(far)}": (tar, self.tar_at_far_ci[far], None)
+            for far, tar in self.tar_at_far.items()
+        }
+        made = []
+        for name, (value, (low, high), std) in found.items():
+            bounded = not np.isnan(low)
+            one = measurement(
+                f"{head}{name}{suffix}", value, low if bounded else None, high if bounded else None, std
+            )
+            # a prefix or suffix of the user's own is in no table
+            made.append(replace(one, tail=suffix, std_key="" if std is None else f"{head}std{suffix}"))
+        return made
+
     def as_dict(self, prefix: str = "lfw", suffix: str = "") -> dict[str, float]:
-        """Return the figures under flat log keys such as `lfw/accuracy_low_s2`; no interval, no such key.
+        """Return `measurements` under flat log keys such as `lfw/accuracy_low_s2`; no interval, no such key.
 
         Args:
             prefix: what stands before the slash; empty for neither.
             suffix: put behind every key as it is, for example `_s2` for situation 2.
         """
-        figures = {
-            "accuracy": (self.accuracy, self.accuracy_ci),
-            "auc": (self.auc, self.auc_ci),
-            "eer": (self.eer, self.eer_ci),
-        }
-        for far, tar in self.tar_at_far.items():
-            figures[f"tar_at_far_{_far_name(far)}"] = (tar, self.tar_at_far_ci[far])
-        flat = {}
-        for name, (value, (low, high)) in figures.items():
-            flat[name] = value
-            if name == "accuracy":
-                flat["std"] = self.std
-            if not np.isnan(low):
-                flat[f"{name}_low"], flat[f"{name}_high"] = low, high
-        head = f"{prefix}/" if prefix else ""
-        return {f"{head}{name}{suffix}": value for name, value in flat.items()}
+        return flat(self.measurements(prefix, suffix))
 
 
 def _far_name(far: float) -> str:

@@ -2,7 +2,7 @@
 
 from lightning_app.core.files import write_atomically
 from lightning_app.report.figures import face_grid, gate_heatmap, png_bytes
-from lightning_app.report.tables import print_table, read_metrics, write_metrics
+from lightning_app.report.tables import print_table, read_metrics, rows_of, write_metrics
 
 __all__ = [
     "face_grid",
@@ -10,6 +10,7 @@ __all__ = [
     "png_bytes",
     "print_table",
     "read_metrics",
+    "rows_of",
     "write_atomically",
     "write_metrics",
 ]

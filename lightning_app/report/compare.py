@@ -12,21 +12,40 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+from lightning_app.core.measurement import find
+from lightning_app.report.columns import RELEASED as RELEASED
+from lightning_app.report.columns import find_figure
 from lightning_app.report.figures import rendered
 
 Figures = Mapping[str, float]
-RELEASED = "as released"  # what is seen without any attack
-# measure -> what it is called, whether a higher value is the more private one, whether judges measure it
-MEASURES: dict[str, tuple[str, bool, bool]] = {
-    "rank1": ("rank-1 re-identification", False, True),
-    "rank5": ("rank-5 re-identification", False, True),
-    "verification": ("verification against clean images", False, True),
-    "similarity": ("similarity with the own clean image", False, True),
-    "dssim": ("dSSIM", True, False),
-    "psnr": ("PSNR, dB", False, False),
-    "psnr_hidden": ("PSNR under the mask, dB", False, False),
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A way to measure privacy.
+
+    Attributes:
+        label: what it is called.
+        higher_is_private: whether a higher value is the more private one.
+        judged: whether judges measure it.
+        share: whether it is a share, shown in %.
+    """
+
+    label: str
+    higher_is_private: bool = False
+    judged: bool = False
+    share: bool = False
+
+
+MEASURES = {
+    "rank1": Measure("rank-1 re-identification", judged=True, share=True),
+    "rank5": Measure("rank-5 re-identification", judged=True, share=True),
+    "verification": Measure("verification against clean images", judged=True, share=True),
+    "similarity": Measure("similarity with the own clean image", judged=True),
+    "dssim": Measure("dSSIM", higher_is_private=True),
+    "psnr": Measure("PSNR, dB"),
+    "psnr_hidden": Measure("PSNR under the mask, dB"),
 }
-_SHARES = ("rank1", "rank5", "verification")  # shown in %
 # Okabe and Ito's colours: told apart by colour-blind people too
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 _MARKERS = "os^DvPX*"
@@ -47,19 +66,19 @@ class Axis:
     @property
     def higher_is_private(self) -> bool:
         """Whether more of it is more private."""
-        return MEASURES[self.measure][1]
+        return MEASURES[self.measure].higher_is_private
 
     @property
     def scale(self) -> float:
         """What figures are multiplied by to be shown: 100 for shares."""
-        return 100.0 if self.measure in _SHARES else 1.0
+        return 100.0 if MEASURES[self.measure].share else 1.0
 
     @property
     def title(self) -> str:
         """Its words on the axis."""
         by = f" by {self.judge}" if self.judge else ""
         unit = ", %" if self.scale == 100 else ""
-        return f"{MEASURES[self.measure][0]}{by} after the strongest attack{unit}"
+        return f"{MEASURES[self.measure].label}{by} after the strongest attack{unit}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,7 @@ def parse_axis(text: str, judges: Sequence[str]) -> Axis:
     measure, _, judge = text.partition("/")
     if measure not in MEASURES:
         raise ValueError(f"privacy_axis: {text!r}; give one of {', '.join(MEASURES)}")
-    judged = MEASURES[measure][2]
+    judged = MEASURES[measure].judged
     if judge and (not judged or judge not in judges):
         raise ValueError(
             f"privacy_axis: {text!r}: {f'judges are {list(judges)}' if judged else f'{measure} has no judges'}"
@@ -112,9 +131,10 @@ def parse_axis(text: str, judges: Sequence[str]) -> Axis:
     return Axis(measure, judge or None)
 
 
-def strongest(
-    figures: Figures, attacks: Sequence[str], judges: Sequence[str], axis: Axis
-) -> tuple[float, float, float, str, str] | None:
+Seen = tuple[float, float, float, str, str]  # value, low and high as measured, the attack and the judge
+
+
+def strongest(figures: Figures, attacks: Sequence[str], judges: Sequence[str], axis: Axis) -> Seen | None:
     """Find the attack that sees most of a method.
 
     Args:
@@ -127,22 +147,17 @@ def strongest(
         Value, low and high as measured, the attack (`RELEASED` for none) and the judge; None where nothing was
         measured.
     """
-    found = []
-    judged = MEASURES[axis.measure][2]
-    whom = ([axis.judge] if axis.judge else list(judges)) if judged else [""]
-    for attack in (RELEASED, *attacks):
-        head = "" if attack == RELEASED else f"{attack}/"
-        for judge in whom:
-            tail = f"/{judge}" if judge else ""
-            value = figures.get(f"{head}{axis.measure}{tail}")
-            if value is not None:
-                low, high = (
-                    figures.get(f"{head}{axis.measure}{end}{tail}", value) for end in ("_low", "_high")
-                )
-                found.append((value, low, high, attack, judge or ""))
-    if not found:
-        return None
-    return (min if axis.higher_is_private else max)(found, key=lambda one: one[0])
+    return _most([one for a in (RELEASED, *attacks) for one in _seen(figures, a, judges, axis)], axis)
+
+
+def _seen(figures: Figures, attack: str, judges: Sequence[str], axis: Axis) -> list[Seen]:
+    whom = ([axis.judge] if axis.judge else list(judges)) if MEASURES[axis.measure].judged else [""]
+    found = [(find_figure(figures, axis.measure, judge, attack), judge) for judge in whom]
+    return [(one.value, *one.interval, attack, judge) for one, judge in found if one is not None]
+
+
+def _most(seen: Sequence[Seen], axis: Axis) -> Seen | None:
+    return (min if axis.higher_is_private else max)(seen, key=lambda one: one[0], default=None)
 
 
 def points_of(
@@ -159,12 +174,12 @@ def points_of(
     made = []
     for label, figures in results.items():
         seen = strongest(figures, attacks, judges, axis)
-        y = figures.get("accuracy")
+        y = find(figures, "accuracy")
         if seen is None or y is None or not math.isfinite(seen[0]):
             continue
         x, x_low, x_high = (axis.scale * value for value in seen[:3])
-        y_low, y_high = (100 * figures.get(f"accuracy_{end}", y) for end in ("low", "high"))
-        made.append(Point(label, x, x_low, x_high, 100 * y, y_low, y_high, seen[3], seen[4]))
+        y_low, y_high = (100 * value for value in y.interval)
+        made.append(Point(label, x, x_low, x_high, 100 * y.value, y_low, y_high, seen[3], seen[4]))
     sign = -1 if axis.higher_is_private else 1
     best = pareto([(sign * p.x, -p.y) for p in made])
     return [Point(**{**vars(p), "front": front}) for p, front in zip(made, best, strict=True)]
@@ -362,9 +377,7 @@ def _before_and_after(
     for number, attack in enumerate((RELEASED, *attacks)):
         places, values, lows, highs = [], [], [], []
         for row, label in enumerate(labels):
-            head = "" if attack == RELEASED else f"{attack}/"
-            own = {key.removeprefix(head): v for key, v in results[label].items() if key.startswith(head)}
-            seen = strongest(own, (), judges, axis)
+            seen = _most(_seen(results[label], attack, judges, axis), axis)
             if seen is None or not math.isfinite(seen[0]):
                 continue
             places.append(row + (number - len(attacks) / 2) * 0.6 / (len(attacks) + 1))
@@ -381,7 +394,7 @@ def _before_and_after(
     axes.grid(axis="x", alpha=0.25)
     for row in range(1, len(labels)):
         axes.axhline(row - 0.5, color="#dddddd", linewidth=0.6)
-    name = MEASURES[axis.measure][0] + (", %" if axis.scale == 100 else "")
+    name = MEASURES[axis.measure].label + (", %" if axis.scale == 100 else "")
     axes.set_xlabel(f"{name}, before and after each attack")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=5, frameon=False,

@@ -14,8 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
+from lightning_app.core.measurement import Measurement
+from lightning_app.report.columns import RELEASED, WORDS, columns_of, find_figure
 from lightning_app.report.compare import (
-    RELEASED,
     Axis,
     Figures,
     bounds,
@@ -111,7 +112,7 @@ def render(comparison: Comparison) -> str:
         plot=_plot(comparison),
         methods=method_table(comparison),
         states=state_table(comparison),
-        words=column_words(comparison),
+        words=WORDS,
         examples=[
             (label, [(e.caption, _strip(e.faces), len(e.faces)) for e in shown])
             for label, shown in comparison.examples.items()
@@ -132,9 +133,10 @@ def method_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     rows = []
     for label, figures in comparison.results.items():
         seen = strongest(figures, comparison.attacks, list(comparison.judges), comparison.axis)
-        row = [Cell(label, order=label), _cell(figures, "accuracy", "", 100)]
-        row += [_cell(figures, f"accuracy_{s}", "", 100) for s in ("s2", "s3")]
-        row += [_cell(figures, "mask_ratio", "", 100), _cell(figures, "dssim"), _cell(figures, "psnr")]
+        row = [Cell(label, order=label)]
+        row += [_cell(find_figure(figures, f"accuracy{s}"), 100) for s in ("", "_s2", "_s3")]
+        row += [_cell(find_figure(figures, "mask_ratio"), 100)]
+        row += [_cell(find_figure(figures, name)) for name in ("dssim", "psnr")]
         if seen is None:
             rows.append([*row, Cell("–"), Cell("–")])
             continue
@@ -153,75 +155,21 @@ def state_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     Returns:
         Heads and rows.
     """
-    heads = ["method", "seen", "dSSIM", "worst dSSIM", "PSNR", "PSNR hidden", "worst PSNR hidden"]
-    for judge in comparison.judges:
-        heads += [f"rank-1 ({judge})", f"rank-5 ({judge})", f"verification ({judge})", f"similarity ({judge})",
-                  f"worst similarity ({judge})"]  # fmt: skip
-    heads += [f"accuracy ({recogniser})" for recogniser in comparison.recognisers]
+    columns = list(columns_of(list(comparison.judges), list(comparison.recognisers)))
+    heads = ["method", "seen", *(column.head.format(label) for column, label in columns)]
     rows = []
     for label, figures in comparison.results.items():
         for attack in (RELEASED, *comparison.attacks):
-            head = "" if attack == RELEASED else f"{attack}/"
-            own = {k.removeprefix(head): v for k, v in figures.items() if k.startswith(head)}
-            if "dssim" not in own and attack != RELEASED:
+            if attack != RELEASED and find_figure(figures, "dssim", attack=attack) is None:
                 continue  # not mounted on this method
-            names = ("dssim", "worst/dssim", "psnr", "psnr_hidden", "worst/psnr_hidden")
-            row = [
-                Cell(label, order=label),
-                Cell(attack, order=attack),
-                *(_cell(own, name) for name in names),
-            ]
-            for judge in comparison.judges:
-                row += [_cell(own, name, f"/{judge}", 100) for name in ("rank1", "rank5", "verification")]
-                row += [_cell(own, name, f"/{judge}") for name in ("similarity", "worst/similarity")]
-            rows.append(row + [_cell(own, "accuracy", f"/{r}", 100) for r in comparison.recognisers])
+            found = [(find_figure(figures, c.figure, whom, attack), c.scale) for c, whom in columns]
+            cells = [_cell(one, scale) for one, scale in found]
+            rows.append([Cell(label, order=label), Cell(attack, order=attack), *cells])
     return heads, rows
 
 
-def column_words(comparison: Comparison) -> list[tuple[str, str]]:
-    """Say in plain words what each column means.
-
-    Args:
-        comparison: what is shown.
-    """
-    words = [
-        ("accuracy s1", "How useful the released set is: a recogniser trained on it tells, of two desensitized "
-         "faces, whether they are the same person; share of right answers in %, 50 is guessing. The situation of "
-         "the outsourced trainer (situation 1)."),
-        ("s2, s3", "The same recogniser when the first face is clean and the second desensitized (situation 2), and "
-         "when both are clean (situation 3). High values here mean that a trainer who gets hold of clean faces can "
-         "link them to the release. Where nothing is hidden all three are one."),
-        ("hidden", "Share of the pixels under the mask, in %; – for methods without a mask."),
-        ("dSSIM", "How different the seen face looks from the clean one, as a picture: 0 is the same, about 1 has "
-         "nothing in common. Higher is more private."),
-        ("PSNR", "How far its pixels are from the clean ones, in decibels; ∞ is the very same picture. Lower is more "
-         "private. ‘PSNR hidden’ counts the pixels under the mask alone."),
-        ("seen", f"What somebody looks at: the images ‘{RELEASED}’, or what an attack made of them. An attack that "
-         "needs a mask is left out where there is none."),
-        ("rank-1, rank-5", "Re-identification: the judge holds one clean photo of each person and is shown another "
-         "face as seen. Share of faces, in %, whose own person comes first (among the first five). Lower is more "
-         "private."),
-        ("verification", "The judge is shown a clean face and one as seen, and tells whether they are the same "
-         "person: share of right answers in %, 50 is guessing. Lower is more private."),
-        ("similarity", "How alike the judge finds a face as seen and the same photo clean (cosine): 1 is the same; "
-         "what strangers get depends on the judge, so compare rows, not judges. Lower is more private."),
-        ("worst …", "The mean hides those who fare worst. For each person the mean of their images is taken; one "
-         "person in twenty is worse off than this value (95th percentile)."),
-        ("accuracy (…)", "A recogniser that compares two faces, both as seen: does restoring them help it? (The "
-         "paper's Table 2.) ‘own’ is the one trained on this method's images."),
-        ("[low, high]", "95 % interval: people (for verification: pairs) are drawn again with replacement. Two values "
-         "whose intervals overlap widely should not be told apart. Training the recogniser again with another seed "
-         "would move accuracies further."),
-    ]  # fmt: skip
-    return words
-
-
-def _cell(figures: Figures, name: str, tail: str = "", scale: float = 1) -> Cell:
-    value = figures.get(f"{name}{tail}")
-    if value is None:
-        return Cell("–")
-    low, high = (figures.get(f"{name}_{end}{tail}") for end in ("low", "high"))
-    return _number(value, low, high, scale)
+def _cell(one: Measurement | None, scale: float = 1) -> Cell:
+    return Cell("–") if one is None else _number(one.value, one.low, one.high, scale)
 
 
 def _number(value: float, low: float | None, high: float | None, scale: float = 1) -> Cell:

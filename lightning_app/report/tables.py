@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import SupportsFloat, TypeAlias
 
@@ -16,7 +16,10 @@ from rich.text import Text
 
 from lightning_app.core.files import write_atomically
 from lightning_app.core.foreign import read_json
+from lightning_app.core.log_keys import read
+from lightning_app.core.measurement import Measurement
 from lightning_app.core.printing import printable, safe_output
+from lightning_app.core.progress import hms
 
 Scalar: TypeAlias = float | int | bool | str | None
 
@@ -57,6 +60,37 @@ def print_table(
 
 def _shown(cell: object) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else printable(cell, keep="\n")
+
+
+def rows_of(figures: Mapping[str, float], known: Iterable[Measurement] = ()) -> list[list[str]]:
+    """Make the table's rows of flat figures: a figure, its spread and its interval share a row.
+
+    Of the verification's situations 2 and 3 the table shows the accuracy; `metrics.json` has the rest.
+
+    Args:
+        figures: log key → value.
+        known: measurements made where the numbers were born, see `lightning_app.core.log_keys.read`.
+
+    Returns:
+        Rows of (name, value as text).
+    """
+    return [[one.label, text_of(one)] for one in read(figures, known) if one.label]
+
+
+def text_of(one: Measurement) -> str:
+    """Write a measurement as tables show it: value ± spread  [low, high].
+
+    Args:
+        one: the measurement.
+    """
+    if not math.isfinite(one.value):
+        text = "∞" if one.value > 0 else "n/a"
+    elif one.form == "time":
+        text = f"{hms(one.value)} ({one.value:.1f} s)"
+    else:
+        text = f"{one.value:{one.form}}"
+    text += "" if one.std is None else f" ± {one.std:.4f}"
+    return text if one.low is None or one.high is None else f"{text}  [{one.low:.4f}, {one.high:.4f}]"
 
 
 def write_metrics(

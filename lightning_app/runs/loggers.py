@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-import re
 import socket
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -23,6 +22,8 @@ from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from lightning_app.core.log_keys import higher_is_better
+from lightning_app.core.measurement import Measurement
 from lightning_app.runs.wandb_privacy import UNTOLD, no_error_reports, without_places
 
 if TYPE_CHECKING:  # wandb takes a second to import: only when a run begins
@@ -35,8 +36,6 @@ _PROBE_S = 2.0
 _INIT_S = 20.0  # the probe answered, so a longer silence is a refusal
 _FINISH_S = 60.0  # a network that went away must not hold the process for ever
 _CLOSED_S = 1.0  # the service closes its file, and may fail to, after it has answered
-_HIGHER = re.compile(r".*/(\S+_)?(accuracy|auc|tar_at_far_[^_/]+|dssim|images_per_s)(_s[123])?")
-_LOWER = re.compile(r".*/(\S+_)?(loss|eer|psnr)(_s[123]|_step|_epoch)?")
 
 
 class WandbLogger(LightningWandbLogger):
@@ -66,6 +65,8 @@ class WandbLogger(LightningWandbLogger):
     Raises:
         ValueError: `log_model` together with `offline`.
     """
+
+    _better: Mapping[str, bool | None] = {}  # log key -> whether higher is better, as measurements say
 
     def __init__(
         self,
@@ -166,12 +167,20 @@ class WandbLogger(LightningWandbLogger):
         self._wandb_init["settings"] = wandb.Settings(**known)
         _ = super().experiment
 
+    def know(self, measurements: Iterable[Measurement]) -> None:
+        """Take from measurements which way their values are better, for the summary.
+
+        Args:
+            measurements: such as a callback logs for the first time.
+        """
+        self._better = {**self._better, **{one.key: one.higher_is_better for one in measurements}}
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log figures at a step; what W&B cannot take is counted, see the class."""
 
         def send() -> None:
             for key in set(metrics) - self._charted:
-                if best := _best(key):
+                if best := _best(key, self._better):
                     self.experiment.define_metric(key, step_metric=_STEP, summary=f"{best},last")
                 self._charted.add(key)
             super(WandbLogger, self).log_metrics(metrics, step)
@@ -256,6 +265,15 @@ def place_loggers(trainer: pl.Trainer) -> None:
                 "Lightning's own WandbLogger sends W&B the hostname, command line, folders and packages: take "
                 "lightning_app.runs.loggers.WandbLogger, which does not."
             )
+
+
+def every_logger(given: Logger | list[Logger] | None) -> list[Logger]:
+    """Return the loggers of an option that takes one, several or none.
+
+    Args:
+        given: the option's value.
+    """
+    return given if isinstance(given, list) else [] if given is None else [given]
 
 
 def send_report(
@@ -389,11 +407,10 @@ def reachable(url: str, timeout: float = _PROBE_S) -> bool:
     return answered.is_set()
 
 
-def _best(key: str) -> str | None:
+def _best(key: str, known: Mapping[str, bool | None] | None = None) -> str | None:
     """Name the aggregate that is a figure's best: for a score the highest, for an error the lowest."""
-    if _HIGHER.fullmatch(key):
-        return "max"
-    return "min" if _LOWER.fullmatch(key) else None
+    better = known[key] if known and key in known else higher_is_better(key)
+    return None if better is None else "max" if better else "min"
 
 
 def _setting_names(settings: Any) -> set[str]:

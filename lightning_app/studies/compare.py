@@ -21,6 +21,7 @@ from lightning_app.cli.fit_config import (
     saved_reader,
     saved_setting,
 )
+from lightning_app.core.files import is_plain_name
 from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.models.known import Untrusted
 from lightning_app.report.tables import read_metrics
@@ -104,7 +105,7 @@ class Candidate:
         for kind, given in (("checkpoint", method.checkpoint), ("restorer", method.restorer)):
             if given is not None and not Path(given).exists():
                 raise FileNotFoundError(f"methods.{label}.{kind} {given}: no such file; train it first")
-        if method.run is not None and (Path(method.run).name != method.run or method.run in (".", "..")):
+        if method.run and not is_plain_name(method.run):
             raise ValueError(
                 f"methods.{label}.run: {method.run!r}; give a plain name, the folder is {runs}/<run>"
             )

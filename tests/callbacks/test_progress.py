@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from callbacks import ProgressBar, RunCheckpoint
-from callbacks.clock import FitClock, hms
+from callbacks.clock import FitClock
 from datamodules.loader import TimedLoader
+from lightning_app.core.progress import hms
 from tests.callbacks.tiny_run import MakeTrainer, TinyData, TinyModel
 
 

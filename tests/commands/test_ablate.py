@@ -354,6 +354,7 @@ def test_the_shipped_ablations_runs_are_configs_that_parse(
         ({"variants": {"a": {"mask": "m0.png", "search": {}}}}, "variants.a: has both search and mask"),
         ({"variants": {"a": {"mask": "gone.png"}}}, "gone.png: no such file"),
         ({"variants": {}}, "give at least one of variants"),
+        ({"name": "../x"}, r"^name: '\.\./x'; give a plain name, the folder is runs/<name>$"),
         ({"variants": {"a b": {"mask": "m0.png"}, "a_b": {"mask": "m1.png"}}}, "have the same folder name"),
     ],
 )

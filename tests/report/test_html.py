@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from datamodules import DrawnFaces
+from lightning_app.commands import compare_report
 from lightning_app.desensitize import Mosaic
+from lightning_app.report import columns
 from lightning_app.report.compare import (
     RELEASED,
     Axis,
@@ -187,6 +189,20 @@ def test_tables_say_what_was_measured() -> None:
     ]  # fmt: skip
     assert rows[3][heads.index("PSNR hidden")].text == "18.0"
     assert rows[3][heads.index("rank-1 (B)")].text == "20.0"
+
+
+def test_one_entry_makes_a_column_of_page_and_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = columns.Column("rank-50 ({})", "rank50", "judges", 100, short="rank-50")
+    monkeypatch.setattr(columns, "COLUMNS", (*columns.COLUMNS, added))
+    results = {"mask": RESULTS["mask"] | {"rank50/A": 0.25, "rank50_low/A": 0.2, "rank50_high/A": 0.3}}
+    page = page_of(results=results, judges={"A": "runs/x"})
+    heads, (released, _) = state_table(page)
+    cell = released[heads.index("rank-50 (A)")]
+    assert (cell.text, cell.interval) == ("25.0", "[20.0, 30.0]")
+    monkeypatch.setattr(compare_report, "_page", lambda _: page)
+    names, rows = compare_report.table(page)  # type: ignore[arg-type]  # it has what the table reads
+    assert names[-3:] == ["verif.", "rank-50", "acc. own"]
+    assert [row[-2] for row in rows] == ["25.0", "–"]
 
 
 def test_chromium_reads_the_table_and_the_plot(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from lightning_app.core.measurement import seven_digits
 from lightning_app.core.progress import progress_bar
 from lightning_app.federated.owner.client import model_hash, new_head
 from lightning_app.federated.owner.local import quiet
@@ -336,7 +337,7 @@ class Server:
                 enable_model_summary=False, default_root_dir=self.run_dir, callbacks=list(self.watchers),
             )  # fmt: skip
             trainer.validate(self.model, datamodule=self.data, verbose=False)
-        return {key: float(f"{float(value):.7g}") for key, value in trainer.callback_metrics.items()}
+        return {key: seven_digits(value) for key, value in trainer.callback_metrics.items()}
 
     def _report(self, loggers: Sequence[Logger]) -> dict[str, Scalar]:
         figures = summary(self.rounds, self.plan.clients, self.plan.local_epochs)

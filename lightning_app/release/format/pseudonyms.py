@@ -118,18 +118,6 @@ def make_key(path: str | Path) -> bytes:
     return key
 
 
-def load_or_make_key(path: str | Path) -> bytes:
-    """Read a key file, or make it on first use.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: it holds something else than a key.
-    """
-    return load_key(path) if Path(path).exists() else make_key(path)
-
-
 def is_guessable(secret: bytes) -> bool:
     """Tell whether the bytes of a secret are too much alike to be random, as zeros or a short pattern are.
 

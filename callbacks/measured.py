@@ -1,0 +1,30 @@
+"""Measurements on their way to Lightning and the loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning as L
+
+from lightning_app.core.measurement import Measurement, flat
+from lightning_app.runs.loggers import WandbLogger
+
+
+def log_measurements(
+    trainer: L.Trainer, pl_module: L.LightningModule, measurements: Sequence[Measurement]
+) -> None:
+    """Log what a callback measured, under flat keys, and tell W&B which way each is better.
+
+    The callback keeps them in its attribute `measurements`: the table at the end of the run has their labels then.
+    Every rank logs the same numbers: nothing is synced.
+
+    Args:
+        trainer: of the run.
+        pl_module: its model.
+        measurements: any; none logs nothing.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.know(measurements)
+    if measurements:
+        pl_module.log_dict(flat(measurements), batch_size=1)

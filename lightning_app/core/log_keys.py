@@ -1,0 +1,233 @@
+"""The log keys that tables know: what they call them, in which order, and which way is better.
+
+A new number needs one line in `KINDS`. A key that stands in no line is shown under its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from lightning_app.core.measurement import Measurement
+
+SITUATIONS = ("_s1", "_s2", "_s3")  # which images of a pair are desensitized: both, the second, none
+ALL = "all"  # all gates of a model at once
+_ENDS = ("_low", "_high")
+
+
+def _gate(point: str) -> str:
+    return "all gates" if point == ALL else f"the gate at {point}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a number before it is measured.
+
+    Attributes:
+        key: its log key. A first `{}` stands for the name of a verification set, a last one for what differs, such as
+            a false accept rate.
+        label: what tables call it, with the same places; where it is empty, tables do not show it.
+        higher_is_better: see `Measurement`.
+        form: see `Measurement`.
+        tail: see `Measurement`.
+        std_key: see `Measurement`; with the first place of the key.
+        words: what is said for the last place.
+    """
+
+    key: str
+    label: str = ""
+    higher_is_better: bool | None = None
+    form: str = ".4f"
+    tail: str = ""
+    std_key: str = ""
+    words: Callable[[str], str] = str
+
+    @property
+    def figure(self) -> str:
+        """What stands behind the slash, without tail and open place: `accuracy` of `{}/accuracy_s2`."""
+        return self.key.partition("/")[2].removesuffix(self.tail).removesuffix("_{}")
+
+
+# in the order of a table's rows
+KINDS = (
+    Kind("privacy/mask_ratio", "mask ratio"),
+    Kind("{}/accuracy", "{} verification accuracy", True, std_key="{}/std"),
+    Kind("{}/accuracy_s1", "", True, tail="_s1", std_key="{}/std_s1"),  # the same as without a situation
+    Kind("{}/accuracy_s2", "{} accuracy, clean vs desensitized", True, tail="_s2", std_key="{}/std_s2"),
+    Kind("{}/accuracy_s3", "{} accuracy, both clean", True, tail="_s3", std_key="{}/std_s3"),
+    Kind("{}/auc", "{} AUC", True),
+    *(Kind(f"{{}}/auc{tail}", "", True, tail=tail) for tail in SITUATIONS),
+    Kind("{}/eer", "{} EER", False),
+    *(Kind(f"{{}}/eer{tail}", "", False, tail=tail) for tail in SITUATIONS),
+    Kind("{}/tar_at_far_{}", "{} TAR@FAR={}", True),
+    *(Kind(f"{{}}/tar_at_far_{{}}{tail}", "", True, tail=tail) for tail in SITUATIONS),
+    Kind("{}/accuracy_without_{}", "{} accuracy, {} off", words=_gate),
+    Kind("{}/contribution_{}", "{} contribution of {}", form="+.4f", words=_gate),
+    Kind("{}/gate_mean_{}", "{} mean of {}, hidden cells", words=_gate),
+    Kind("privacy/dssim", "dSSIM", True),
+    Kind("privacy/psnr", "PSNR, dB", False),  # of the desensitized faces: lower hides more
+    Kind("train/loss", "training loss", False),
+    Kind("train/accuracy", "training accuracy", True),
+    Kind("train/lr", "last learning rate", form=".4g"),
+    Kind("val/loss", "validation loss", False),
+    Kind("val/accuracy", "validation accuracy", True),
+    Kind("test/loss", "test loss", False),
+    Kind("test/accuracy", "test accuracy", True),
+    Kind("run/epochs", "epochs", form=".0f"),
+    Kind("run/steps", "steps", form=".0f"),
+    Kind("time/fit_s", "time", form="time"),
+    Kind("time/validate_s", "time", form="time"),
+    Kind("time/test_s", "time", form="time"),
+    Kind("time/images_per_s", "training images/s", True, form=".0f"),
+    Kind("time/data_wait_share", "share of training time waiting for data"),
+    Kind("memory/peak_mb", "peak memory, MB", form=".0f"),
+    Kind("memory/gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
+    Kind("memory/validate_peak_mb", "peak memory, MB", form=".0f"),
+    Kind("memory/validate_gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
+    Kind("memory/test_peak_mb", "peak memory, MB", form=".0f"),
+    Kind("memory/test_gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
+)
+_VERIFIED = ("accuracy", "auc", "eer", "tar_at_far")  # what a verification of pairs measures
+ORDER = {kind: number for number, kind in enumerate(KINDS)}
+_KNOWN = {kind.key: kind for kind in KINDS}
+_OPEN = [kind for kind in KINDS if kind.key.count("{}") == 2]
+_BETTER = {
+    kind.figure: kind.higher_is_better
+    for kind in KINDS
+    if kind.higher_is_better is not None and not kind.tail
+}
+
+_FORMS = {kind.figure: kind.form for kind in KINDS}
+
+
+def kind_of(key: str) -> tuple[Kind, tuple[str, ...]] | None:
+    """Find the line of `KINDS` that a log key belongs to.
+
+    Args:
+        key: of a value, such as `lfw/tar_at_far_1e-2`.
+
+    Returns:
+        The line and what fills its places, such as `("lfw", "1e-2")`; None where no line fits.
+    """
+    if key in _KNOWN:
+        return _KNOWN[key], ()
+    name, _, figure = key.partition("/")
+    if not name or "/" in figure:
+        return None
+    if found := _KNOWN.get(f"{{}}/{figure}"):
+        return found, (name,)
+    for kind in _OPEN:
+        start = f"{kind.figure}_"
+        rest = figure.removesuffix(kind.tail).removeprefix(start)
+        if figure == f"{start}{rest}{kind.tail}" and rest and "_" not in rest:
+            return kind, (name, rest)
+    return None
+
+
+def tail_of(key: str) -> str:
+    """Return the situation that ends a log key, such as `_s2`; '' where none does."""
+    return next((tail for tail in SITUATIONS if key.endswith(tail)), "")
+
+
+def value_key(key: str) -> str:
+    """Return the key of the value that a key belongs to: itself, or that of which it is an end or the spread.
+
+    Args:
+        key: any log key.
+
+    Example:
+        >>> value_key("lfw/accuracy_low_s2"), value_key("lfw/std_s2"), value_key("lfw/accuracy_s2")
+        ('lfw/accuracy_s2', 'lfw/accuracy_s2', 'lfw/accuracy_s2')
+    """
+    tail = tail_of(key)
+    stem = key.removesuffix(tail)
+    name, slash, figure = stem.partition("/")
+    if figure == "std":
+        return f"{name}/accuracy{tail}"
+    end = next((end for end in _ENDS if slash and figure.endswith(end)), "")
+    return f"{stem.removesuffix(end)}{tail}" if end else key
+
+
+def is_verification(key: str) -> bool:
+    """Tell whether a verification of pairs logs this key: a value of its own, an end of an interval, or the spread."""
+    found = kind_of(value_key(key))
+    if found is None or not found[0].key.startswith("{}/") or found[0].figure not in _VERIFIED:
+        return False
+    one = measurement(value_key(key), 0.0)
+    return key in (one.key, one.low_key, one.high_key, one.std_key)
+
+
+def higher_is_better(key: str) -> bool | None:
+    """Tell which way a number is better, by what its key ends with; None where nobody looks for the best.
+
+    Args:
+        key: any log key, of a command's report too, such as `ablation/LABEL/COLUMN/accuracy`.
+    """
+    head, slash, figure = key.rpartition("/")
+    if not slash or not head:
+        return None
+    figure = figure.removesuffix(tail_of(figure)).removesuffix("_step").removesuffix("_epoch")
+    start = "tar_at_far_"
+    if start in figure and "_" not in figure.partition(start)[2]:
+        return _BETTER[start.removesuffix("_")]
+    return next((better for name, better in _BETTER.items() if f"_{figure}".endswith(f"_{name}")), None)
+
+
+def measurement(
+    key: str, value: float, low: float | None = None, high: float | None = None, std: float | None = None
+) -> Measurement:
+    """Make a measurement whose label, direction, form and further keys `KINDS` knows; under its own key otherwise.
+
+    Args:
+        key: of the value.
+        value: the number.
+        low: see `Measurement`.
+        high: likewise.
+        std: likewise.
+    """
+    found = kind_of(key)
+    if found is None:
+        spread, form = "" if std is None else f"{key}_std", _FORMS.get(key.rpartition("/")[2], ".4f")
+        return Measurement(key, value, low, high, higher_is_better(key), key, std, spread, tail_of(key), form)
+    kind, places = found
+    words = (*places[:-1], kind.words(places[-1])) if len(places) == 2 else places
+    return Measurement(
+        key, value, low, high, kind.higher_is_better, kind.label.format(*words), std,
+        kind.std_key.format(*places), kind.tail, kind.form,
+    )  # fmt: skip
+
+
+def read(figures: Mapping[str, float], known: Iterable[Measurement] = ()) -> list[Measurement]:
+    """Make measurements of flat figures, as `metrics.json` has them, of runs made before too.
+
+    Args:
+        figures: log key → number.
+        known: measurements made where the numbers were born; the others are looked up in `KINDS`.
+
+    Returns:
+        One for each value, with its ends and its spread, in the order of a table's rows; the numbers are the figures'.
+    """
+    born = {one.key: one for one in known}
+    made = [
+        born.get(key, measurement(key, figures[key])).taken_from(figures)
+        for key in figures
+        if value_key(key) == key and not _is_the_only_gate(key, figures)
+    ]
+    return sorted(made, key=row_order)
+
+
+def row_order(one: Measurement) -> tuple[int, str]:
+    """Return what tables sort by: the line of `KINDS`, then the label."""
+    found = kind_of(one.key)
+    return len(KINDS) if found is None else ORDER[found[0]], one.label
+
+
+def _is_the_only_gate(key: str, figures: Mapping[str, float]) -> bool:
+    """Tell whether a key speaks of all gates of a model that has one: switching all off is switching it off."""
+    found = kind_of(key)
+    if found is None or found[1][1:] != (ALL,):
+        return False
+    others = [
+        places for kind, places in filter(None, map(kind_of, figures)) if kind.figure == "accuracy_without"
+    ]
+    return len([point for name, point in others if name == found[1][0] and point != ALL]) == 1
