@@ -22,7 +22,7 @@ from lightning_app.masks.search.objective import MaskScorer
 from lightning_app.masks.search.run import SearchResult, search
 from lightning_app.models import ResNet
 from lightning_app.models.checkpoints import load_recogniser
-from lightning_app.networks.backbone import BackboneName
+from lightning_app.networks.backbones.resnet import BackboneName
 
 BATCH = 64
 RATIO = (0.74, 0.78)

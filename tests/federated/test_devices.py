@@ -12,7 +12,7 @@ from torch import nn
 from lightning_app.federated.owner.link import LocalLink
 from lightning_app.federated.protocol.plan import add_arguments, read_plan
 from lightning_app.federated.server.run import Server
-from lightning_app.networks.backbone import BackboneName
+from lightning_app.networks.backbones.resnet import BackboneName
 from tests.federated.tiny import Tiny, TinyBackbone, config, owners, weights_of
 
 

@@ -19,7 +19,7 @@ from lightning_app.federated.protocol.shared_mask import digest
 from lightning_app.federated.protocol.weights import travelling
 from lightning_app.federated.server.run import Server
 from lightning_app.models.base import Recogniser
-from lightning_app.networks.backbone import BackboneName
+from lightning_app.networks.backbones.resnet import BackboneName
 
 DRAWN = {
     "class_path": "datamodules.DrawnFaces",

@@ -4,7 +4,8 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_app.networks import FSM, Backbone
-from lightning_app.networks.backbone import apply_gate, feature_sizes
+from lightning_app.networks.backbones.base import apply_gate
+from lightning_app.networks.backbones.resnet import feature_sizes
 from lightning_app.networks.fsm import resized_mask
 
 
