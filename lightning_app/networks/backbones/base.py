@@ -114,7 +114,7 @@ class Backbone(nn.Module):
                 f"input_size={input_size}: {type(self).__name__} takes images of {self.smallest} px or more"
             )
         self._modules.pop("gates", None)  # last of the modules, wherever it was: state dicts keep their order
-        self.gates = nn.ModuleDict()
+        self.gates, self._frozen, self._off = nn.ModuleDict(), None, frozenset()
         stages = self.stages(input_size) if insertion_points else {}
         for point in insertion_points:
             if point not in stages:
