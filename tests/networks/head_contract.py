@@ -48,10 +48,10 @@ class HeadContract:
         self, head: Head, embedding: Tensor
     ) -> None:
         target, share = torch.tensor([[0, 1], [1, 2], [4, 3], [2, 0]]), torch.tensor([[0.25, 0.75]] * BATCH)
-        ends = sorted(float(head(embedding, target[:, column])[0]) for column in (0, 1))
-        found = head(embedding, target, share)[0]
+        ends = sorted(float(head(embedding, target[:, column])[0].detach()) for column in (0, 1))
+        found = head(embedding, target, share)[0].detach()
         assert ends[0] - 1e-5 <= float(found) <= ends[1] + 1e-5
-        again = head(embedding, target.flip(1), share.flip(1))[0]
+        again = head(embedding, target.flip(1), share.flip(1))[0].detach()
         torch.testing.assert_close(found, again, rtol=1e-5, atol=1e-6)
 
     def test_mixed_labels_without_shares_are_refused(self, head: Head, embedding: Tensor) -> None:

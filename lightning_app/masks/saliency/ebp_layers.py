@@ -294,7 +294,8 @@ def _fault(resnet: object) -> str:
     if isinstance(resnet, Backbone) and not isinstance(resnet, ResNetBackbone):
         leaves = [part for part in resnet.named_modules() if not list(part[1].children())]
         name, layer = next((part for part in leaves if not isinstance(part[1], _KNOWN)), leaves[0])
-        return f"its {type(resnet).__name__} is no ResNet, and there is no rule for its {name}, a {type(layer).__name__}"
+        kind = type(resnet).__name__
+        return f"its {kind} is no ResNet, and there is no rule for its {name}, a {type(layer).__name__}"
     missing = [part for part in _PARTS if not isinstance(getattr(resnet, part, None), nn.Module)]
     if missing or not isinstance(resnet, nn.Module):
         return f"it has no {missing[0]}"
