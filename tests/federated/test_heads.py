@@ -33,9 +33,9 @@ def test_a_shared_head_travels_and_is_read_again(tmp_path: Path) -> None:
     with trusting([str(name) for name in TRUSTED]):
         model, _ = load_recogniser(tmp_path)
     assert isinstance(model.head, ToyHead)
+    other = plan_and_parts(model={"head": HEAD | {"init_args": {"scale": 4.0}}}, rounds=1)
     with pytest.raises(ValueError, match=r"was made with other settings \(model\.init_args\.head"):
-        other = {"class_path": HEAD["class_path"], "init_args": {"scale": 4.0}}
-        Server(*plan_and_parts(model={"head": other}, rounds=1), tmp_path)
+        Server(*other, tmp_path)
 
 
 def test_private_heads_stay_with_their_owners(tmp_path: Path) -> None:

@@ -118,6 +118,32 @@ def test_an_old_checkpoint_knows_nothing_of_heads() -> None:
         small(head=ToyHead).on_load_checkpoint({"state_dict": state, "hyper_parameters": old})
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            {"head": partial(ToyHead, scale=3.0)},
+            r"another head \(ToyHead; yours: ToyHead, or other settings of it\)",
+        ),
+        (
+            {"backbone": partial(ToyBackbone, channels=3)},
+            r"another network \(ToyBackbone, no FSM, 8 px; yours: ToyB",
+        ),
+        (
+            {"backbone": "resnet18"},
+            r"another network \(ToyBackbone, no FSM, 8 px; yours: resnet18, no FSM, 8 px",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_part_is_refused(other: dict[str, Any], message: str) -> None:
+    trained = small(head=ToyHead)
+    saved = {"state_dict": trained.state_dict(), "hyper_parameters": dict(trained.hparams)}
+    small(head=ToyHead).on_load_checkpoint(saved)
+    with pytest.raises(ValueError, match=message) as error:
+        small(**({"head": ToyHead} | other)).on_load_checkpoint(saved)
+    assert "\n" not in str(error.value)
+
+
 def test_without_a_head_it_embeds_only() -> None:
     trained, fresh = small(head=ToyHead), small(num_classes=None)
     state = {key: value for key, value in trained.state_dict().items() if not key.startswith("head.")}
