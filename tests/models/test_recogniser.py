@@ -24,7 +24,11 @@ CLASSES, SIZE = 4, 8
 
 def small(**settings: Any) -> ResNet:
     torch.manual_seed(0)
-    given = {"backbone": partial(ToyBackbone, channels=2), "num_classes": CLASSES, "input_size": SIZE}
+    given: dict[str, Any] = {
+        "backbone": partial(ToyBackbone, channels=2),
+        "num_classes": CLASSES,
+        "input_size": SIZE,
+    }
     return ResNet(**(given | settings))
 
 
@@ -79,7 +83,9 @@ def test_mixed_labels_are_trained_on_and_counted_by_the_heaviest(smoothing: floa
     mixed = batch(**MIXED)
     logits = small().train()(mixed["image"]).detach()
     found = logged(small(label_smoothing=smoothing), [mixed])
-    assert found["train/loss"] == pytest.approx(reference(logits, *MIXED.values(), smoothing), rel=1e-5)
+    assert found["train/loss"] == pytest.approx(
+        reference(logits, MIXED["target"], MIXED["weight"], smoothing), rel=1e-5
+    )
     right = logits.argmax(1) == torch.tensor([1, 2, 3])
     assert found["train/accuracy"] == pytest.approx(float(right.float().mean()))
 

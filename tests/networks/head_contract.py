@@ -64,7 +64,7 @@ class HeadContract:
         for _ in range(20):
             optimizer.zero_grad()
             loss = head(embedding, target)[0]
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         assert float(loss.detach()) < before
 

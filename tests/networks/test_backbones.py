@@ -11,6 +11,7 @@ from lightning_app.models import ResNet
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbones import Stage, make_backbone
 from lightning_app.networks.backbones.resnet import ResNetBackbone
+from lightning_app.networks.inference import InferenceBackbone
 from tests.networks.backbone_contract import BackboneContract
 
 
@@ -84,9 +85,11 @@ def test_what_makes_no_backbone() -> None:
     ):
         make_backbone(partial(nn.Conv2d, kernel_size=3), 3, 32)  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(ValueError, match=r"backbone: cannot be made of \(in_channels, input_size\)"):
-        make_backbone(partial(ToyBackbone, depth=3), 3, 32)
+        make_backbone(partial(ToyBackbone, depth=3), 3, 32)  # type: ignore[call-arg]  # likewise
     with pytest.raises(ValueError, match="width: 8 is of our backbones by name; give yours in"):
         ResNet(backbone=ToyBackbone, width=8, input_size=32)
+    with pytest.raises(ValueError, match="backbone: ToyBackbone is no ResNet; only one can be folded"):
+        InferenceBackbone(ToyBackbone().eval())
     with pytest.raises(ValueError, match="input_size=4: ToyBackbone takes images of 8 px or more"):
         ResNet(backbone=ToyBackbone, input_size=4)
 

@@ -77,8 +77,8 @@ def test_mixed_labels_have_the_gradient_of_dense_ones() -> None:
         torch.tensor([[0.3, 0.7], [0.5, 0.5], [1.0, 0.0]]),
     )
     ours, dense = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    mixed_cross_entropy(ours, target, weight).backward()  # type: ignore[no-untyped-call]
-    F.cross_entropy(dense, torch.zeros(3, 4).scatter_add_(1, target, weight).double()).backward()  # type: ignore[no-untyped-call]
+    mixed_cross_entropy(ours, target, weight).backward()
+    F.cross_entropy(dense, torch.zeros(3, 4).scatter_add_(1, target, weight).double()).backward()
     torch.testing.assert_close(ours.grad, dense.grad, rtol=1e-5, atol=1e-7)
 
 
@@ -136,7 +136,7 @@ def test_what_makes_no_head() -> None:
     with pytest.raises(ValueError, match=r"head: Linear is no subclass of lightning_app\.networks\.Head"):
         make_head(nn.Linear, 6, 4)  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(ValueError, match=r"head: cannot be made of \(dim, classes\) and its init_args"):
-        make_head(partial(ToyHead, size=3), 6, 4)
+        make_head(partial(ToyHead, size=3), 6, 4)  # type: ignore[call-arg]  # the mistake under test
     with pytest.raises(
         ValueError, match=r"label_smoothing: 0\.1, but ToyHead smooths no labels: set it to 0"
     ):
