@@ -24,7 +24,7 @@ from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.distributed.precision import autocast
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
-from lightning_app.networks.backbone import BackboneName, InsertionPoint
+from lightning_app.networks.backbones.resnet import BackboneName, InsertionPoint
 
 TINY: dict[str, Any] = {
     "repeats": 1, "size": 32, "batch": 2, "steps": 1, "warmup": 0, "network": "resnet18", "gated": ("layer1",),
@@ -97,7 +97,7 @@ def _bare_step(model: Recogniser, pixels: Tensor, identity: Tensor, batch: int, 
         image = torch.where((torch.rand(batch) < 0.5).view(-1, 1, 1, 1), image.flip(-1), image)
         image = ((image - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
         with autocast(PRECISION, CPU):
-            logits = model.head(model.backbone(image))
+            logits = model.head.logits(model.backbone(image))
             loss = F.cross_entropy(logits.float(), identity[at])
         optimizer.zero_grad()
         loss.backward()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_app.networks import Backbone
-from lightning_app.networks.backbone import BackboneName, InsertionPoint
+from lightning_app.networks.backbones.resnet import BackboneName, InsertionPoint
 
 PEAK, BANDWIDTH = 125e12, 900e9  # V100 SXM2: fp16 matrix FLOP/s, bytes/s of its memory (NVIDIA's data sheet)
 PUBLISHED = 1156.0  # images/s: ResNet-50, 224 px, mixed precision, one V100 32GB

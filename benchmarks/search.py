@@ -22,7 +22,7 @@ from lightning_app.masks.search.objective import MaskScorer
 from lightning_app.masks.search.run import SearchResult, search
 from lightning_app.models import ResNet
 from lightning_app.models.checkpoints import load_recogniser
-from lightning_app.networks.backbone import BackboneName
+from lightning_app.networks.backbones.resnet import BackboneName
 
 BATCH = 64
 RATIO = (0.74, 0.78)
@@ -71,7 +71,7 @@ def _one_candidate(repeats: int, size: int, images: int, network: BackboneName) 
         order = torch.randperm(len(reader), generator=torch.Generator().manual_seed(0))[:images].tolist()
         trained = size == 112 and _CHECKPOINT.is_file()
         model = _loaded() if trained else ResNet(network, num_classes=693, input_size=size).eval()
-        classes = int(model.head.out_features)  # type: ignore[arg-type]
+        classes = model.head.num_classes
         mask = freeform_masks(1, size, RATIO, generator=torch.Generator().manual_seed(0))[0]
         save_mask(mask, Path(folder, "mask.png"))
         data = FaceDataModule(reader, MaskOut(Path(folder, "mask.png")))

@@ -34,7 +34,8 @@ from lightning_app.masks import mask_hash, mask_ratio, save_mask
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.models.known import trusting
-from lightning_app.networks.backbone import WIDTH
+from lightning_app.models.parts import called
+from lightning_app.networks.backbones import WIDTH
 from lightning_app.report import print_table, rows_of
 from lightning_app.runs.atomic import files_at_once, folder_at_once
 
@@ -204,7 +205,7 @@ def _card(
         "name": name,
         "model": {
             "class": facts.model,
-            "backbone": settings["backbone"],
+            "backbone": called(settings["backbone"]),
             "width": settings.get("width", WIDTH),
             "insertion_points": list(settings.get("insertion_points", ())),
             "normalise": settings.get("normalise"),

@@ -16,7 +16,10 @@ class Batch(TypedDict, total=False):
     Attributes:
         image: `[B,3,H,W]`; uint8 as the reader yields it, float in [0,1] for a desensitizer, normalised
             for a model.
-        identity: `[B]` int64 class index; `[B, num_classes]` float where a desensitizer mixes labels.
+        target: what is learnt: `[B]` int64 classes, or `[B,k]` where labels are mixed, with `weight`. Left out where
+            it is the identity.
+        weight: `[B,k]` float, the mixed labels' shares, rows summing to 1; never dense over the classes.
+        identity: `[B]` int64, who is on the image: the number of the reader's class, -1 where it is not known.
         mask: `[M,1,H,W]` float, 1 = visible, 0 = hidden; None where nothing is hidden.
         mask_index: `[B]` int64, which of the M masks lies on each image.
         index: `[B]` int64, the image's number in its reader.
@@ -25,12 +28,35 @@ class Batch(TypedDict, total=False):
     """
 
     image: Tensor
+    target: Tensor
+    weight: Tensor
     identity: Tensor
     mask: Tensor | None
     mask_index: Tensor
     index: Tensor
     clean: Tensor
     bad: Tensor
+
+
+def learnt(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return what a model learns of a batch.
+
+    Args:
+        batch: with a `target`, or else with the `identity` that is learnt.
+
+    Returns:
+        Classes `[B]` and None; or mixed labels `[B,k]` and their shares `[B,k]`.
+
+    Raises:
+        ValueError: a `target [B,k]` comes without its weight.
+    """
+    target = batch["target"] if "target" in batch else batch["identity"]
+    weight = batch.get("weight")
+    if target.ndim > 1 and weight is None:
+        raise ValueError(
+            f"target of shape {list(target.shape)}: mixed labels need a weight of that shape, whose rows sum to 1"
+        )
+    return target, weight if target.ndim > 1 else None
 
 
 @dataclass(frozen=True)

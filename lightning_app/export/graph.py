@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_app.networks import Backbone
+from lightning_app.networks.backbones.resnet import ResNetBackbone
 
 INPUT, OUTPUT = "image", "embedding"
 OPSET = 18  # the exporter's own: nothing is converted, and every runtime since 2023 reads it
@@ -61,7 +62,10 @@ class Deployed(nn.Module):
             raise ValueError("veils: True, but there is no mask to multiply images by")
         # weights as they lie in a file: the exporter would transpose channels_last ones at every run
         self.backbone = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)
-        _fold(self.backbone)
+        if isinstance(
+            backbone, ResNetBackbone
+        ):  # of others the order of modules may not be that of their use
+            _fold(self.backbone)
         self.gated = mask is not None and len(backbone.gates) > 0
         for point, fsm in backbone.gates.items():
             with torch.no_grad():

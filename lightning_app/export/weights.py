@@ -47,10 +47,12 @@ def to_safetensors(
         ValueError: the head is asked for, and the checkpoint has none.
     """
     state = model.state_dict()
-    if head and "head.weight" not in state:
+    if head and not model.head.num_classes:
         raise ValueError(f"--head: {facts.path} has no head; leave it out")
     tensors = {k: v.contiguous() for k, v in state.items() if head or not k.startswith("head.")}
     settings = {key: _plain(model.hparams[key]) for key in _SETTINGS if key in model.hparams}
+    if head and model.hparams.get("head") is not None:  # without it nobody needs its class
+        settings["head"] = model.hparams["head"]
     split = facts.data.get("split") or {}
     counts = {key: split[key] for key in ("images", "held_out") if key in split}  # no digest of names
     data = {"num_classes": facts.data.get("num_classes"), "split": counts or None}

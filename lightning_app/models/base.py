@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_accuracy
 
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import seed_from
 from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.parts import Part, backbone_maker, called, described, head_maker, same
 from lightning_app.models.schedule import Schedule, lr_factor
-from lightning_app.networks import Backbone
-from lightning_app.networks.backbone import WIDTH, BackboneName
+from lightning_app.networks import Backbone, Head
+from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
+from lightning_app.networks.heads import HeadMaker, NoHead, classes_in, heaviest, make_head
 from lightning_app.runs.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
+HEAD = "head."  # before the head's names in a state dict
 _DROPOUT = 120  # salt of this draw
 # what makes another network
-_NETWORK = ("backbone", "width", "insertion_points", "normalise", "in_channels", "input_size")
+_NETWORK = ("width", "insertion_points", "normalise", "in_channels", "input_size")
 _KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
 class Recogniser(L.LightningModule):
-    """A backbone and a classification head, trained with cross-entropy; base of the public models.
+    """A backbone and a classification head; base of the public models.
 
     Args:
-        backbone: torchvision's network.
+        backbone: a network of ours by name (resnet18, resnet34, resnet50), or another by `class_path` and `init_args`:
+            a `lightning_app.networks.Backbone`.
         num_classes: identities of the training set; comes from the data in `fit` and from the checkpoint
             otherwise, so it is never written in a config.
         input_size: height and width of the images; comes from the data.
@@ -45,11 +50,15 @@ class Recogniser(L.LightningModule):
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         compile: run the backbone through `torch.compile`.
         width: channels of the backbone's first stage, 64 in torchvision's; a smaller one makes a small network of it.
+        head: the loss, by `class_path` and `init_args`: a `lightning_app.networks.Head`; by default `SoftmaxHead`.
+
+    Raises:
+        ValueError: backbone or head cannot be made, or do not go with the other settings.
     """
 
     def __init__(
         self,
-        backbone: BackboneName = "resnet34",
+        backbone: BackboneMaker | str = "resnet34",
         num_classes: int | None = None,
         input_size: int = 224,
         in_channels: int = 3,
@@ -64,17 +73,19 @@ class Recogniser(L.LightningModule):
         channels_last: bool = True,
         compile: bool = False,  # the name users know from torch
         width: int = WIDTH,
+        head: HeadMaker | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["backbone", "head"])
+        self._keep_parts(backbone, head)
         self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
         self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
         self.schedule, self.warmup = schedule, warmup
         self.channels_last, self.width = channels_last, width
-        self.backbone = self.configure_backbone(backbone, input_size, in_channels)
+        self.backbone = self.configure_backbone(backbone_maker(backbone), input_size, in_channels)
         self.dropout = nn.Dropout(dropout)
         # without classes a placeholder: setup builds the data's in fit, on_load_checkpoint the checkpoint's
-        self.head: nn.Module = nn.Linear(self.backbone.dim, num_classes) if num_classes else nn.Identity()
+        self.head: Head = self.make_head(num_classes) if num_classes else NoHead(self.backbone.dim)
         self._held_out = HeldOutMeans("loss", "accuracy")
         self._headless_told = False
         self._lowest = 0.0  # what a black pixel becomes in training, where a checkpoint told
@@ -89,12 +100,35 @@ class Recogniser(L.LightningModule):
         Raises:
             ValueError: neither `num_classes` nor a DataModule that knows it is given.
         """
-        if stage != "fit" or isinstance(self.head, nn.Linear):
+        if stage != "fit" or self.head.num_classes:
             return
         count = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         if count is None:
             raise ValueError("num_classes: give it, or train on a DataModule that has it")
-        self.head = nn.Linear(self.backbone.dim, count)
+        self.head = self.make_head(count)
+
+    def make_head(self, classes: int) -> Head:
+        """Make a new head for this backbone, of the kind that the settings ask for.
+
+        Args:
+            classes: how many it tells apart.
+
+        Raises:
+            ValueError: it cannot be made.
+        """
+        return make_head(self._head_maker, self.backbone.dim, classes, self.label_smoothing)
+
+    def classes_in(self, state: Mapping[str, Tensor]) -> int | None:
+        """Tell how many classes a recogniser's saved weights are for, by the head that would take them.
+
+        Args:
+            state: of a recogniser's `state_dict`.
+
+        Returns:
+            The number; None where the weights come without a head, or with one of another kind.
+        """
+        own = _of_head(state)
+        return classes_in(self._head_maker, self.backbone.dim, own) if own else None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of (seed, step, rank), so that a resumed run draws what the whole one did."""
@@ -102,9 +136,12 @@ class Recogniser(L.LightningModule):
             seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
             torch.manual_seed(seed_from(_DROPOUT, seed, self.global_step, self.global_rank))
 
-    def configure_backbone(self, backbone: BackboneName, input_size: int, in_channels: int) -> Backbone:
+    def configure_backbone(
+        self, backbone: BackboneMaker | str, input_size: int, in_channels: int
+    ) -> Backbone:
         """Build the network; models that gate override this."""
-        return Backbone(backbone, input_size=input_size, in_channels=in_channels, width=self.width)
+        made = make_backbone(backbone, in_channels, input_size, self.width)
+        return made.place_gates((), input_size)  # none; but too small images are refused
 
     def embed(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
         """Embed normalised images: the avgpool output, the head dropped (paper, 4.1).
@@ -135,17 +172,16 @@ class Recogniser(L.LightningModule):
 
     def forward(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
         """Return the logits `[B, num_classes]` of normalised images; arguments as in `embed`."""
-        logits: Tensor = self.head(self.dropout(self.embed(image, mask, mask_index)))
-        return logits
+        return self.head.logits(self.dropout(self.embed(image, mask, mask_index)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch and log it with its accuracy."""
-        logits = self(batch["image"], batch["mask"], batch["mask_index"])
-        loss = F.cross_entropy(logits.float(), batch["identity"], label_smoothing=self.label_smoothing)
+        loss, logits, accuracy = self._judged(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
-        self.log("train/accuracy", _accuracy(logits, batch["identity"]), on_epoch=True, on_step=False,
-                 batch_size=len(logits), sync_dist=True)  # fmt: skip
+        self.log(
+            "train/accuracy", accuracy, on_epoch=True, on_step=False, batch_size=len(logits), sync_dist=True
+        )
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -179,17 +215,25 @@ class Recogniser(L.LightningModule):
     def _evaluate(self, batch: Batch) -> None:
         if len(batch["image"]) == 0:  # a rank without held-out images, or a set without
             return
-        if not isinstance(self.head, nn.Linear):  # embeddings are no logits
+        if not self.head.num_classes:
             if not self._headless_told:
                 log.warning(
                     "The checkpoint has no head (its owners keep theirs): no loss and accuracy of held-out images."
                 )
             self._headless_told = True
             return
-        logits = self(batch["image"], batch["mask"], batch["mask_index"])
-        loss = F.cross_entropy(logits.float(), batch["identity"])
-        figures = {"loss": loss, "accuracy": _accuracy(logits, batch["identity"])}
-        self._held_out.add(figures, len(logits))
+        loss, logits, accuracy = self._judged(batch)
+        self._held_out.add({"loss": loss, "accuracy": accuracy}, len(logits))
+
+    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, logits `[B,classes]` and accuracy of a batch."""
+        target, weight = learnt(batch)
+        embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
+        loss, logits = self.head(self.dropout(embedding), target, weight)
+        accuracy = multiclass_accuracy(
+            logits, heaviest(target, weight), self.head.num_classes, average="micro", validate_args=False
+        )
+        return loss, logits, accuracy
 
     def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
         """Return SGD and the schedule over all steps of the run (paper, 4.1)."""
@@ -218,6 +262,8 @@ class Recogniser(L.LightningModule):
         }
         saved, own = checkpoint.get("hyper_parameters", {}), self.hparams
         other = [k for k in _NETWORK if k in saved and k in own and _plain(saved[k]) != _plain(own[k])]
+        if "backbone" in saved and not same(saved["backbone"], own["backbone"]):
+            other.append("backbone")
         if mine != theirs or other:
             wrong = [*sorted(set(mine.items()) ^ set(theirs.items())), *((k, ()) for k in other)]
             raise ValueError(
@@ -226,25 +272,46 @@ class Recogniser(L.LightningModule):
                 "config it was trained with"
             )
         self._lowest = _black(checkpoint.get("FaceDataModule"))
-        head = state.get("head.weight")
-        if head is None:
+        if not _of_head(state):  # its owners keep theirs
             return
+        count = self.classes_in(state) if same(saved.get("head"), own.get("head")) else None
+        if count is None or not self._takes_head(state, count):
+            held, yours = called(saved.get("head")), called(own.get("head"))
+            raise ValueError(
+                f"this checkpoint has another head ({held}; yours: {yours}, or other settings of it): use the config "
+                "it was trained with"
+            )
         fitting = self._trainer is not None and self.trainer.state.fn == "fit"
         for key in _KEPT if fitting else ():
             if key in saved and key in own and saved[key] != own[key]:
                 log.warning(
                     "model.%s=%s is not used: the checkpoint goes on with %s", key, own[key], saved[key]
                 )
-        if isinstance(self.head, nn.Linear) and len(head) != self.head.out_features:
+        if self.head.num_classes and count != self.head.num_classes:
             if fitting:
                 raise ValueError(
-                    f"this checkpoint knows {len(head)} identities, the training set has "
-                    f"{self.head.out_features}: go on with the set it was trained on, or start anew with "
+                    f"this checkpoint knows {count} identities, the training set has "
+                    f"{self.head.num_classes}: go on with the set it was trained on, or start anew with "
                     "--overwrite"
                 )
-            log.info("The head has the checkpoint's %d identities.", len(head))
-        if not isinstance(self.head, nn.Linear) or len(head) != self.head.out_features:
-            self.head = nn.Linear(self.backbone.dim, len(head)).to(self.device)
+            log.info("The head has the checkpoint's %d identities.", count)
+        if count != self.head.num_classes:
+            self.head = self.make_head(count).to(self.device)
+
+    def _takes_head(self, state: Mapping[str, Tensor], classes: int) -> bool:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            mine = self.make_head(classes).state_dict()
+        return {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in _of_head(state).items()}
+
+    def _keep_parts(self, backbone: BackboneMaker | Part | str, head: HeadMaker | Part | None) -> None:
+        """Note what makes backbone and head, and describe them in plain values for the checkpoint."""
+        self._head_maker = head_maker(head)
+        about: dict[str, Any] = {"backbone": backbone, "head": head}
+        if callable(backbone):
+            about["backbone"] = described(backbone, Backbone)
+        if callable(head):
+            about["head"] = described(head, Head)
+        self.save_hyperparameters(about)
 
 
 def _black(data: object) -> float:
@@ -255,9 +322,8 @@ def _black(data: object) -> float:
     return -mean / std
 
 
-def _accuracy(logits: Tensor, identity: Tensor) -> Tensor:
-    target = identity if identity.ndim == 1 else identity.argmax(1)
-    return (logits.argmax(1) == target).float().mean()
+def _of_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(HEAD): value for key, value in state.items() if key.startswith(HEAD)}
 
 
 def _plain(value: Any) -> Any:
@@ -266,4 +332,4 @@ def _plain(value: Any) -> Any:
 
 def _described(hparams: Any) -> str:
     points = ", ".join(hparams.get("insertion_points") or ()) or "no FSM"
-    return f"{hparams.get('backbone', 'unknown')}, {points}, {hparams.get('input_size', '?')} px"
+    return f"{called(hparams.get('backbone', 'unknown'))}, {points}, {hparams.get('input_size', '?')} px"

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 
 from lightning_app.core.foreign import parse_json
-from lightning_app.models.base import Recogniser
-from lightning_app.models.known import known_class, ours
+from lightning_app.models.base import HEAD, Recogniser
+from lightning_app.models.known import known_class, known_maker, ours
 from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
+from lightning_app.networks import Backbone, Head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
 from lightning_app.runs.folder import resolve_checkpoint
 
@@ -112,10 +112,17 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     known = signature(Recogniser).parameters.keys() | signature(kind).parameters.keys()
     # a compiled network would be compiled again for every shape of batch, and keys of Lightning's begin with _
     settings = {key: value for key, value in saved.items() if key in known} | {"compile": False}
+    for part, base in (("backbone", Backbone), ("head", Head)):
+        if isinstance(settings.get(part), dict) and (part != "head" or _has_head(state)):
+            settings[part] = known_maker(settings[part], base, f"checkpoint {file}: {part}")
+    if not _has_head(state):
+        settings["head"] = None
     try:
-        settings["num_classes"] = len(state["head.weight"]) if "head.weight" in state else None
         if int(settings.get("input_size", 0)) > _LARGEST:
             raise ValueError(f"input_size {settings['input_size']} px, more than {_LARGEST}")
+        settings["num_classes"] = None
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # no memory before the check
+            settings["num_classes"] = kind(**settings).classes_in(state)
         check_claim(lambda: kind(**settings), state)
         step = int(checkpoint.get("global_step", 0))
         model = kind(**settings)
@@ -126,8 +133,6 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         raise ValueError(
             f"checkpoint {file}: its weights do not fit a {kind.__name__} ({reason[:300]})"
         ) from error
-    if "head.weight" not in state:  # exported without it, or of owners who keep their heads
-        model.head = _NoHead()
     model.eval().requires_grad_(False)
     data = checkpoint.get(DATA_STATE)
     return model, CheckpointFacts(
@@ -164,11 +169,8 @@ def _file(path: Path) -> Path:
     return path
 
 
-class _NoHead(nn.Module):
-    """In the place of a head that is not there: logits must not be taken for what they are not."""
-
-    def forward(self, embedding: Tensor) -> Tensor:
-        raise ValueError("these weights come without the head: they embed, and do not classify")
+def _has_head(state: dict[str, Any]) -> bool:
+    return any(key.startswith(HEAD) for key in state)
 
 
 def _exported(file: Path) -> dict[str, Any]:

@@ -13,7 +13,9 @@ class HeldOutMeans:
     """Means over all held-out images, whatever their batches and ranks: each image counts once.
 
     Lightning's own (`log(..., sync_dist=True)`) divides by the ranks' mean number of images rounded down, which
-    is wrong where their shares differ, and hangs where a rank has none and logs nothing.
+    is wrong where their shares differ, and hangs where a rank has none and logs nothing. torchmetrics' `MeanMetric`
+    (1.9) either looks for NaN, which waits for the device at every batch and leaves a diverged loss out of the mean, or
+    (`nan_strategy="disable"`) forgets the weights it is given.
 
     Args:
         *names: of the figures.

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 import datamodules
@@ -17,6 +18,8 @@ from datamodules.readers.base import FaceReader
 from lightning_app import desensitize
 from lightning_app.desensitize import Desensitizer
 from lightning_app.models.base import Recogniser
+from lightning_app.networks import Backbone, Head
+from lightning_app.networks.heads import HEADS
 
 _T = TypeVar("_T")
 
@@ -40,9 +43,10 @@ DESENSITIZERS: dict[str, type[Any]] = {
     )
 }  # fmt: skip
 MODELS: dict[str, type[Any]] = {}  # filled by `lightning_app.models`: one of them reads checkpoints itself
+BACKBONES: dict[str, type[Any]] = {kind.__name__: kind for kind in Backbone.names.values()}
 OTHERS: dict[str, type[Any]] = {datamodules.FaceDataModule.__name__: datamodules.FaceDataModule}
 _TABLES: list[tuple[type[Any], dict[str, type[Any]]]] = [
-    (FaceReader, READERS), (Desensitizer, DESENSITIZERS), (Recogniser, MODELS),
+    (FaceReader, READERS), (Desensitizer, DESENSITIZERS), (Recogniser, MODELS), (Head, HEADS), (Backbone, BACKBONES),
 ]  # fmt: skip
 
 
@@ -136,6 +140,29 @@ def make_known(part: object, base: type[_T], where: str, trust: Collection[str] 
         ValueError: it is no `base`, or cannot be made so.
         OSError: what it names is not there.
     """
+    maker = known_maker(part, base, where, trust)
+    try:
+        return maker()
+    except (TypeError, AttributeError, LookupError) as error:
+        path = f"{maker.func.__module__}.{maker.func.__qualname__}"
+        raise ValueError(f"{where}: {path} cannot be made of its init_args ({error})") from error
+
+
+def known_maker(part: object, base: type[_T], where: str, trust: Collection[str] = ()) -> partial[_T]:
+    """Return what makes the part that somebody else's file describes; as `make_known`, but nothing is made yet.
+
+    Args:
+        part: see `make_known`.
+        base: likewise.
+        where: likewise.
+        trust: likewise.
+
+    Returns:
+        The class with its arguments; it takes further ones before them.
+
+    Raises:
+        Untrusted, ValueError: as `make_known`.
+    """
     if not isinstance(part, Mapping) or not isinstance(part.get("class_path"), str):
         raise ValueError(f"{where}: describes no {base.__name__} (a class_path is needed)")
     path = part["class_path"]
@@ -143,11 +170,7 @@ def make_known(part: object, base: type[_T], where: str, trust: Collection[str] 
     given = part.get("init_args") or {}
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: init_args of {path} are no mapping")
-    arguments = {key: _argument(value, f"{where}, {key}", trust) for key, value in given.items()}
-    try:
-        return kind(**arguments)
-    except (TypeError, AttributeError, LookupError) as error:
-        raise ValueError(f"{where}: {path} cannot be made of its init_args ({error})") from error
+    return partial(kind, **{key: _argument(value, f"{where}, {key}", trust) for key, value in given.items()})
 
 
 def _argument(value: object, where: str, trust: Collection[str]) -> object:

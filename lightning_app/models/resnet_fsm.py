@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_app.models.base import Recogniser
 from lightning_app.networks import Backbone
-from lightning_app.networks.backbone import BackboneName, InsertionPoint
+from lightning_app.networks.backbones import BackboneMaker
 from lightning_app.networks.fsm import Normaliser
 
 
@@ -17,7 +17,8 @@ class ResNetFSM(Recogniser):
     """A ResNet with Feature Selection Masknets (paper, 3.3: `resnet-fsm`).
 
     Args:
-        insertion_points: stages after which an FSM gates the feature map (paper, Table 7: layer3 is best).
+        insertion_points: stages after which an FSM gates the feature map; a ResNet has layer1 … layer4 (paper,
+            Table 7: layer3 is best).
         normalise: how the FSM's output comes to (0,1).
         **kwargs: as for `ResNet`.
 
@@ -27,7 +28,7 @@ class ResNetFSM(Recogniser):
 
     def __init__(
         self,
-        insertion_points: Sequence[InsertionPoint] = ("layer3",),
+        insertion_points: Sequence[str] = ("layer3",),
         normalise: Normaliser = "sigmoid",
         **kwargs: Any,
     ) -> None:
@@ -36,9 +37,12 @@ class ResNetFSM(Recogniser):
         self._points, self._normalise = list(insertion_points), normalise
         super().__init__(**kwargs)
 
-    def configure_backbone(self, backbone: BackboneName, input_size: int, in_channels: int) -> Backbone:
+    def configure_backbone(
+        self, backbone: BackboneMaker | str, input_size: int, in_channels: int
+    ) -> Backbone:
         """Build the network with its gates."""
-        return Backbone(backbone, self._points, input_size, self._normalise, in_channels, self.width)
+        plain = super().configure_backbone(backbone, input_size, in_channels)
+        return plain.place_gates(self._points, input_size, self._normalise)
 
     def gate(self, mask: Tensor) -> dict[str, Tensor]:
         """Return the gate of each mask `[M,1,H,W]`: insertion point → `[M,C,h,w]` in [0,1]."""

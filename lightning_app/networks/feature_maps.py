@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_app.networks.backbone import STEM, Backbone, InsertionPoint
+from lightning_app.networks.backbones.base import Backbone
+from lightning_app.networks.backbones.resnet import STEM, InsertionPoint, ResNetBackbone
 
 
 class FeatureMaps(nn.Module):
@@ -21,7 +22,7 @@ class FeatureMaps(nn.Module):
         points: stages whose output is taken: a quarter, an eighth and a sixteenth of the pictures' side.
 
     Raises:
-        ValueError: the backbone has gates, which depend on masks.
+        ValueError: the backbone has gates, which depend on masks, or is no ResNet.
     """
 
     def __init__(
@@ -34,6 +35,8 @@ class FeatureMaps(nn.Module):
         super().__init__()
         if len(backbone.gates):
             raise ValueError("features: a ResNetFSM's depend on masks; give the checkpoint of a ResNet")
+        if not isinstance(backbone, ResNetBackbone):
+            raise ValueError(f"features: {type(backbone).__name__} is no ResNet; give a ResNet's checkpoint")
         self.mean, self.std = mean, std
         self.stem = nn.Sequential(*(getattr(backbone, name) for name in STEM))
         last = max(int(point[-1]) for point in points)

@@ -9,14 +9,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lightning_app.distributed.precision import computes_in
-from lightning_app.networks.backbone import INSERTION_POINTS, Backbone
+from lightning_app.networks.backbones import Backbone
+from lightning_app.networks.backbones.resnet import INSERTION_POINTS, ResNetBackbone
 
 _SMALL = 4  # side of the largest output map that is joined to strips for a 3×3 convolution in bf16 on the CPU
 _STRIP = 16  # images joined to one strip
 
 
 class InferenceBackbone(nn.Module):
-    """What a plain `Backbone` computes in eval mode, faster; the backbone given is left as it is.
+    """What a plain `ResNetBackbone` computes in eval mode, faster; the backbone given is left as it is.
 
     Batch norms are folded into the convolutions before them, in fp32. On a CPU that has bf16 kernels, and in
     bf16, bias, sum and ReLU are part of the convolution (oneDNN), which otherwise cost a third of the time, and
@@ -29,11 +30,13 @@ class InferenceBackbone(nn.Module):
         dtype: of the weights, and of the images it is then given.
 
     Raises:
-        ValueError: the backbone has gates, or is in training mode.
+        ValueError: the backbone has gates, is in training mode, or is no ResNet.
     """
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        if not isinstance(backbone, ResNetBackbone):
+            raise ValueError(f"backbone: {type(backbone).__name__} is no ResNet; only one can be folded")
         if len(backbone.gates):
             raise ValueError(
                 "backbone: has FSM gates, which depend on the mask; only a plain one can be folded"

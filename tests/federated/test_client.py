@@ -83,7 +83,7 @@ def test_a_round_is_a_function_of_seed_owner_and_round_alone(tmp_path: Path) -> 
 
 def _start(parts: Any) -> dict[str, torch.Tensor]:
     model, data = parts.make()
-    model.head = torch.nn.Linear(model.backbone.dim, data.num_classes)
+    model.head = model.make_head(data.num_classes)
     return travelling(model, False)
 
 

@@ -12,14 +12,14 @@ from torch import nn
 from lightning_app.federated.owner.link import LocalLink
 from lightning_app.federated.protocol.plan import add_arguments, read_plan
 from lightning_app.federated.server.run import Server
-from lightning_app.networks.backbone import BackboneName
+from lightning_app.networks.backbones import BackboneMaker
 from tests.federated.tiny import Tiny, TinyBackbone, config, owners, weights_of
 
 
 class WithoutBatchNorm(Tiny):
     """Batch norm counts each rank's share: without it two ranks take the very steps of one. Tells of its ranks."""
 
-    def configure_backbone(self, backbone: BackboneName, input_size: int, in_channels: int) -> Any:
+    def configure_backbone(self, backbone: BackboneMaker | str, input_size: int, in_channels: int) -> Any:
         made = TinyBackbone()
         made.bn1 = nn.Identity()  # type: ignore[assignment]
         return made

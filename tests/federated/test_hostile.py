@@ -135,7 +135,7 @@ def test_where_nobody_knows_the_classes_most_owners_decide(
     liars = [Pretender(number, claims={"identities": count}) for number, count in enumerate(given)]
     with caplog.at_level(logging.WARNING, "faceveil"):
         server = served(tmp_path, *liars, partition="own", private_heads=False, rounds=1, min_clients=1)
-    assert server.model.head.out_features == classes
+    assert server.model.head.num_classes == classes
     assert server.rounds[0]["clients"] == given.count(classes)
     assert len([line for line in caplog.messages if "cannot join" in line]) == 3 - given.count(classes)
 

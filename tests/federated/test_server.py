@@ -214,7 +214,7 @@ def test_the_checkpoint_is_a_recogniser_like_any_other(tmp_path: Path) -> None:
     assert (facts.model, facts.step, facts.clean) == ("ResNetFSM", 6, False)
     assert facts.desensitizer is not None
     assert facts.desensitizer["mask_hash"] == server.mask_hash
-    assert model.head.out_features == 6
+    assert model.head.num_classes == 6
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in server.model.state_dict().items())
     assert int(state["backbone.bn1.num_batches_tracked"]) == 6

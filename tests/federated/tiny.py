@@ -19,7 +19,7 @@ from lightning_app.federated.protocol.shared_mask import digest
 from lightning_app.federated.protocol.weights import travelling
 from lightning_app.federated.server.run import Server
 from lightning_app.models.base import Recogniser
-from lightning_app.networks.backbone import BackboneName
+from lightning_app.networks.backbones import BackboneMaker
 
 DRAWN = {
     "class_path": "datamodules.DrawnFaces",
@@ -46,7 +46,7 @@ class TinyBackbone(nn.Module):
 class Tiny(Recogniser):
     """A recogniser around it."""
 
-    def configure_backbone(self, backbone: BackboneName, input_size: int, in_channels: int) -> Any:
+    def configure_backbone(self, backbone: BackboneMaker | str, input_size: int, in_channels: int) -> Any:
         return TinyBackbone()
 
 

@@ -14,7 +14,7 @@ from tests.masks.test_ebp import drawn, seeded_net
 
 def trained(name: str, width: int) -> nn.Module:
     """Eight steps on eight images, a third of the batch norms' scales negative before them."""
-    net = seeded_net(lambda: ResNet(backbone=name, num_classes=4, input_size=32, width=width))  # type: ignore[arg-type]
+    net = seeded_net(lambda: ResNet(backbone=name, num_classes=4, input_size=32, width=width))
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.weight.data[::3] *= -1

@@ -208,7 +208,7 @@ def test_the_fingerprint_knows_what_matters() -> None:
 )
 def test_the_folded_backbone_embeds_alike(name: str, size: int, count: int, width: int) -> None:
     torch.manual_seed(0)
-    backbone = Backbone(name, input_size=size, width=width)  # type: ignore[arg-type]
+    backbone = Backbone(name, input_size=size, width=width)
     shaken(backbone).eval()
     images = torch.rand(count, 3, size, size)
     with torch.inference_mode():

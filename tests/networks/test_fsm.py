@@ -4,7 +4,8 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_app.networks import FSM, Backbone
-from lightning_app.networks.backbone import apply_gate, feature_sizes
+from lightning_app.networks.backbones.base import apply_gate
+from lightning_app.networks.backbones.resnet import feature_sizes
 from lightning_app.networks.fsm import resized_mask
 
 
@@ -45,9 +46,9 @@ def test_resized_mask_shows_from_half_of_its_pixels_on() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_feature_sizes_and_channels_are_those_of_the_network(size: int, name: str) -> None:
     width = 64 if size in (32, 224) else 8  # a wide network takes a second to draw
-    net = Backbone(name, input_size=size, width=width)  # type: ignore[arg-type]  # parametrised
+    net = Backbone(name, input_size=size, width=width)
     points = [p for p, s in feature_sizes(size).items() if s > 1]
-    gated = Backbone(name, points, size, width=width).eval()  # type: ignore[arg-type]
+    gated = Backbone(name, points, size, width=width).eval()
     seen: dict[str, torch.Size] = {}
     for point in points:
         getattr(net, point).register_forward_hook(
@@ -62,7 +63,7 @@ def test_feature_sizes_and_channels_are_those_of_the_network(size: int, name: st
     ("name", "width", "dim"), [("resnet18", 8, 64), ("resnet50", 16, 512), ("resnet34", 1, 8)]
 )
 def test_a_narrow_network_has_gates_and_embedding_to_match(name: str, width: int, dim: int) -> None:
-    net = Backbone(name, ["layer1", "layer3"], 64, width=width).eval()  # type: ignore[arg-type]  # parametrised
+    net = Backbone(name, ["layer1", "layer3"], 64, width=width).eval()
     assert net.dim == dim
     assert net(torch.randn(2, 3, 64, 64), random_masks(1, 64)).shape == (2, dim)
     assert [gate.shape[1] for gate in net.gate(random_masks(1, 64)).values()] == [dim // 8, dim // 2]
@@ -71,7 +72,7 @@ def test_a_narrow_network_has_gates_and_embedding_to_match(name: str, width: int
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_at_width_64_the_weights_are_torchvisions(name: str) -> None:
     torch.manual_seed(0)
-    ours = Backbone(name).state_dict()  # type: ignore[arg-type]  # parametrised
+    ours = Backbone(name).state_dict()
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, name)().state_dict()
     assert set(theirs) - set(ours) == {"fc.weight", "fc.bias"}
@@ -178,8 +179,8 @@ def test_fsm_refuses_a_mask_of_another_size() -> None:
 
 def test_backbone_refuses_unknown_names_and_maps_of_1x1() -> None:
     with pytest.raises(ValueError, match="choose one of resnet18"):
-        Backbone("resnet99")  # type: ignore[arg-type]  # the mistake under test
+        Backbone("resnet99")
     with pytest.raises(ValueError, match="choose among layer1"):
-        Backbone("resnet18", ["layer5"])  # type: ignore[list-item]
+        Backbone("resnet18", ["layer5"])
     with pytest.raises(ValueError, match="1×1 there"):
         Backbone("resnet18", ["layer4"], 32)

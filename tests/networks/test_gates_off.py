@@ -10,7 +10,7 @@ POINTS = ("layer1", "layer3")
 def network(*points: str, of: Backbone | None = None) -> Backbone:
     """One with gates at these points, with the weights of another as far as it has them."""
     torch.manual_seed(0)
-    net = Backbone("resnet18", points, 64).eval()  # type: ignore[arg-type]  # the tests' own names
+    net = Backbone("resnet18", points, 64).eval()
     if of is not None:
         net.load_state_dict({k: v for k, v in of.state_dict().items() if k in net.state_dict()})
     return net

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules import FaceDataModule
 from lightning_app.core.draws import seed_from
@@ -35,6 +35,7 @@ from lightning_app.federated.protocol.shared_mask import digest, veil_of
 from lightning_app.federated.protocol.weights import check_run_id, install, not_finite, travelling, unlike
 from lightning_app.masks import load_mask, mask_hash, save_mask
 from lightning_app.models.base import Recogniser
+from lightning_app.networks import Head
 from lightning_app.release.format.pseudonyms import load_key
 
 log = logging.getLogger("faceveil")
@@ -202,7 +203,7 @@ class Client:
         mask = load_mask(home / "mask.png").to(torch.uint8) if kept["mask"] else None
         return Invitation(**(kept | {"mask": mask}))
 
-    def _head(self, model: Recogniser, data: FaceDataModule, number: int) -> nn.Module:
+    def _head(self, model: Recogniser, data: FaceDataModule, number: int) -> Head:
         """Give a head of the right size; a private one with the weights it had before this round."""
         invitation = self._invitation
         assert invitation is not None
@@ -213,7 +214,7 @@ class Client:
             head.load_state_dict(load_file(before[-1]))
         return head
 
-    def _keep_head(self, head: nn.Module, number: int) -> None:
+    def _keep_head(self, head: Head, number: int) -> None:
         """Write the head after a round; a server that is killed, or lost a file, may ask for earlier ones again."""
         file = self._home() / f"head-{number:05d}.safetensors"
         write_atomically(file, save({key: value.contiguous() for key, value in head.state_dict().items()}))
@@ -238,7 +239,7 @@ def client_seed(seed: int, client: int) -> int:
     return seed if client == 0 else seed_from(_SEED, seed, client) % 2**31
 
 
-def new_head(model: Recogniser, classes: int, seed: int) -> nn.Linear:
+def new_head(model: Recogniser, classes: int, seed: int) -> Head:
     """Make a classification head, a function of the seed alone.
 
     Args:
@@ -248,7 +249,7 @@ def new_head(model: Recogniser, classes: int, seed: int) -> nn.Linear:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(_HEAD, seed))
-        return nn.Linear(model.backbone.dim, classes)
+        return model.make_head(classes)
 
 
 def model_hash(model: Recogniser) -> str:

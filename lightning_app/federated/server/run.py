@@ -12,7 +12,6 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
-from torch import nn
 
 from lightning_app.core.measurement import seven_digits
 from lightning_app.core.progress import progress_bar
@@ -86,9 +85,10 @@ class Server:
         if checkpoint is not None:
             self.rounds = history_of(checkpoint)
             state = checkpoint["state_dict"]
-            if "head.weight" in state:
-                self.model.head = nn.Linear(self.model.backbone.dim, len(state["head.weight"]))
-                self.classes = len(state["head.weight"]), str(self.rounds[-1]["classes"])
+            count = self.model.classes_in(state)
+            if count is not None:
+                self.model.head = self.model.make_head(count)
+                self.classes = count, str(self.rounds[-1]["classes"])
             self.model.load_state_dict(state)
             log.info("federate: goes on after round %d of %d (%s)", len(self.rounds), plan.rounds, run_dir)
         self._images: dict[int, int] = {}  # member → images it joined with

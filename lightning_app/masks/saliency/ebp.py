@@ -7,6 +7,8 @@ the target). Which choices are ours: design, section 5.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -25,6 +27,15 @@ from lightning_app.masks.saliency.ebp_layers import (
     exact_fp32,
     resnet_within,
 )
+from lightning_app.networks import Head
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """What a class target needs of a head: how many there are, and `[B]` classes to their weights `[B,D]`."""
+
+    classes: int
+    weight_of: Callable[[Tensor], Tensor]
 
 
 class ExcitationBackprop(Attribution):  # type: ignore[misc]  # captum ships no types
@@ -159,8 +170,7 @@ class ExcitationBackprop(Attribution):  # type: ignore[misc]  # captum ships no 
 
     def _identity_weights(self, embedding: Tensor, target: int | Tensor) -> Tensor:
         """Return the head's weights `[B,D]` (fp32) for each image's identity."""
-        heads = (getattr(self.model, "head", None), getattr(resnet_within(self.model), "fc", None))
-        head = next((head for head in heads if isinstance(head, nn.Linear)), None)
+        head = _head_of(self.model)
         if head is None:
             raise ValueError(
                 "target: an identity needs a model with a classification head, this one has none; give a model "
@@ -177,12 +187,12 @@ class ExcitationBackprop(Attribution):  # type: ignore[misc]  # captum ships no 
             )
         number = number.long().expand(len(embedding))
         low, high = (int(number.min()), int(number.max())) if len(number) else (0, 0)
-        if low < 0 or high >= head.out_features:
+        if low < 0 or high >= head.classes:
             raise ValueError(
-                f"target: identity {low if low < 0 else high} is not among the model's {head.out_features} "
-                f"(0 … {head.out_features - 1})"
+                f"target: identity {low if low < 0 else high} is not among the model's {head.classes} "
+                f"(0 … {head.classes - 1})"
             )
-        weights = head.weight.detach()[number].float()
+        weights = head.weight_of(number).detach().float()
         if not bool(weights.isfinite().all()):
             raise ValueError(
                 "model: the head's weights are not finite; use a checkpoint from before it diverged"
@@ -226,6 +236,16 @@ class ExcitationBackprop(Attribution):  # type: ignore[misc]  # captum ships no 
         if bad is None:
             return "model: its embeddings of these images are not finite; are they normalised as in training?"
         return f"model: {bad} holds NaN or infinite values; use a checkpoint from before it diverged"
+
+
+def _head_of(model: nn.Module) -> _Classes | None:
+    head = getattr(model, "head", None)
+    if isinstance(head, Head):
+        return _Classes(head.num_classes, head.weight_of) if head.num_classes else None
+    for linear in (head, getattr(resnet_within(model), "fc", None)):  # torchvision's, or anybody's
+        if isinstance(linear, nn.Linear):
+            return _Classes(linear.out_features, linear.weight.__getitem__)
+    return None
 
 
 def _shared(excitation: Tensor) -> tuple[Tensor, Tensor]:

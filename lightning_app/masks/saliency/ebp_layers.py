@@ -19,6 +19,10 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from lightning_app.networks import Backbone
+from lightning_app.networks.backbones.resnet import ResNetBackbone
+
+_KNOWN = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 _PARTS = ("conv1", "bn1", "relu", "maxpool", *STAGES, "avgpool")
 # Share of an image's largest W₊x below which a W₊x counts as 0: fast convolutions (Winograd on a GPU) leave
@@ -287,6 +291,11 @@ def resnet_within(model: nn.Module) -> nn.Module:
 
 
 def _fault(resnet: object) -> str:
+    if isinstance(resnet, Backbone) and not isinstance(resnet, ResNetBackbone):
+        leaves = [part for part in resnet.named_modules() if not list(part[1].children())]
+        name, layer = next((part for part in leaves if not isinstance(part[1], _KNOWN)), leaves[0])
+        kind = type(resnet).__name__
+        return f"its {kind} is no ResNet, and there is no rule for its {name}, a {type(layer).__name__}"
     missing = [part for part in _PARTS if not isinstance(getattr(resnet, part, None), nn.Module)]
     if missing or not isinstance(resnet, nn.Module):
         return f"it has no {missing[0]}"

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from lightning_app.core.draws import hashed
 from lightning_app.masks.bits import as_array
-from lightning_app.networks.backbone import Backbone
+from lightning_app.networks import Backbone, Head
+from lightning_app.networks.backbones.resnet import ResNetBackbone
 from lightning_app.networks.inference import InferenceBackbone
 
 _ORDER = 310  # salt of the order in which images are scored
@@ -208,7 +209,7 @@ class MaskScorer:
     def _ready(self, model: nn.Module) -> tuple[nn.Module, bool]:
         """Return the copy that scores, and whether it takes the mask."""
         backbone, head = getattr(model, "backbone", None), getattr(model, "head", None)
-        if isinstance(head, nn.Identity):
+        if isinstance(head, Head) and not head.num_classes:
             raise ValueError("model: has no head, and F needs logits; give one that was trained or loaded")
         own = copy.deepcopy(model).eval().to(self.device).to(memory_format=torch.channels_last)
         gated = isinstance(backbone, Backbone) and len(backbone.gates) > 0
@@ -224,15 +225,26 @@ class MaskScorer:
                 "the identities it was trained on"
             )
         backbone, head = getattr(own, "backbone", None), getattr(own, "head", None)
-        if isinstance(backbone, Backbone) and isinstance(head, nn.Module) and not gated:
-            folded = nn.Sequential(InferenceBackbone(backbone), head)
+        if isinstance(backbone, ResNetBackbone) and isinstance(head, Head) and not gated:
+            folded = nn.Sequential(InferenceBackbone(backbone), _Scores(head))
             # a subclass may compute more than head(backbone(x)): then it is left as it is
             if bool((folded(probe) - logits).abs().max() <= 1e-3 * logits.abs().max()):
-                own = nn.Sequential(InferenceBackbone(backbone, self._dtype), head)
+                own = nn.Sequential(InferenceBackbone(backbone, self._dtype), _Scores(head))
         own = own.to(self._dtype)
         if isinstance(backbone, Backbone):
             backbone.gates.float()  # on one mask, and bf16 would round the share a cell shows to a half
         return own, gated
+
+
+class _Scores(nn.Module):
+    """The class scores of embeddings."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.head.logits(embedding)
 
 
 def _check_images(images: Tensor, labels: Tensor) -> None:

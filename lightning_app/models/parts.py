@@ -1,0 +1,101 @@
+"""A head or a backbone that is given by its class: how a checkpoint describes it, and how it is made of that again."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lightning_app.networks import Backbone
+from lightning_app.networks.backbones import BackboneMaker
+from lightning_app.networks.heads import HEADS, HeadMaker, SoftmaxHead
+
+Part = Mapping[str, Any]  # class_path and init_args
+_GIVEN = 2  # arguments that the recogniser gives: (dim, classes), (in_channels, input_size)
+
+
+def described(maker: object, base: type[nn.Module]) -> dict[str, Any]:
+    """Describe what makes a part, in plain values that a checkpoint keeps.
+
+    Args:
+        maker: a subclass of `base`, `functools.partial` of one with keywords, or what jsonargparse makes of a
+            `class_path`.
+        base: `Head` or `Backbone`.
+
+    Returns:
+        `class_path`, and `init_args` with their defaults.
+
+    Raises:
+        ValueError: it is another kind of thing, such as an instance or a lambda.
+    """
+    parts = (maker.func, *maker.args) if isinstance(maker, functools.partial) else (maker,)
+    kind = next((part for part in parts if inspect.isclass(part) and issubclass(part, base)), None)
+    if kind is None:
+        raise ValueError(
+            f"{base.__name__.lower()}: {maker!r} is no {base.__name__} class; give a class_path, in Python a subclass "
+            "or functools.partial of one with its arguments by keyword"
+        )
+    own = list(inspect.signature(kind).parameters.values())[_GIVEN:]
+    found = {p.name: p.default for p in own if p.default is not p.empty}
+    found |= maker.keywords if isinstance(maker, functools.partial) else {}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": found}
+
+
+def head_maker(head: HeadMaker | Part | None) -> HeadMaker | None:
+    """Return what makes a head; a description must be of one of ours.
+
+    Raises:
+        ValueError: a checkpoint describes somebody else's head.
+    """
+    return _maker("head", head, HEADS) if isinstance(head, Mapping) else head
+
+
+def backbone_maker(backbone: BackboneMaker | Part | str) -> BackboneMaker | str:
+    """Return what makes a backbone, or its name; a description must be of one of ours.
+
+    Raises:
+        ValueError: a checkpoint describes somebody else's backbone.
+    """
+    known = {kind.__name__: kind for kind in Backbone.names.values()}
+    return _maker("backbone", backbone, known) if isinstance(backbone, Mapping) else backbone
+
+
+def _maker(name: str, part: Part, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    path = str(part.get("class_path"))
+    package, _, kind = path.rpartition(".")
+    if kind not in known or package.partition(".")[0] != "lightning_app":
+        raise ValueError(
+            f"{name}: the checkpoint names the class {path!r}, which is none of FaceVeil's: load it within "
+            "lightning_app.models.known.trusting([…]), or give the class"
+        )
+    return functools.partial(known[kind], **dict(part.get("init_args") or {}))
+
+
+def called(part: object) -> str:
+    """Return the name of a part for people: of a description its class's, else the name itself.
+
+    Args:
+        part: a name, or `class_path` and `init_args`; None is the softmax head.
+    """
+    if isinstance(part, Mapping):
+        return str(part.get("class_path")).rpartition(".")[2]
+    return SoftmaxHead.__name__ if part is None else str(part)
+
+
+def same(first: object, second: object) -> bool:
+    """Tell whether two descriptions are of one part; arguments that only one knows do not count.
+
+    Args:
+        first: a name, `class_path` and `init_args`, or None for the softmax head.
+        second: likewise.
+    """
+    if called(first) != called(second):
+        return False
+    one, other = (
+        dict(part.get("init_args") or {}) if isinstance(part, Mapping) else {} for part in (first, second)
+    )
+    # how labels are smoothed is of the training, and makes no other head
+    return all(one[key] == other[key] for key in one.keys() & other.keys() - {"label_smoothing"})
