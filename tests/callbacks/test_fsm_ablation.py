@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from callbacks import FSMAblation, LFWVerification
 from callbacks.fsm_ablation import _GateMean
-from callbacks.results import rows_of
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.desensitize import Desensitizer, GaussianBlur, Identity, MaskOut
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
+from lightning_app.report import rows_of
 from tests.callbacks.test_lfw_verification import SIZE, CountingPairs
 from tests.command_line import Veil, write_config
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from callbacks import DSSIMReport, Results
-from callbacks.results import rows_of
 from lightning_app.metrics import verification
-from lightning_app.report import print_table, read_metrics, write_atomically, write_metrics
+from lightning_app.report import print_table, read_metrics, rows_of, write_atomically, write_metrics
 from tests.callbacks.tiny_run import MakeTrainer, Recorder, TinyData, TinyModel
 
 

@@ -60,7 +60,7 @@ def test_feature_sizes_and_channels_are_those_of_the_network(size: int, name: st
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "dim"), [("resnet18", 8, 64), ("resnet50", 16, 512), ("resnet34", 1, 8)]
+    ("name", "width", "dim"), [("resnet18", 8, 64), ("resnet50", 16, 512), ("resnet34", 8, 64)]
 )
 def test_a_narrow_network_has_gates_and_embedding_to_match(name: str, width: int, dim: int) -> None:
     net = Backbone(name, ["layer1", "layer3"], 64, width=width).eval()
@@ -80,8 +80,9 @@ def test_at_width_64_the_weights_are_torchvisions(name: str) -> None:
 
 
 def test_a_width_of_0_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^width: 0 is not a positive number of channels"):
-        Backbone("resnet18", width=0)
+    for width in (0, 7):
+        with pytest.raises(ValueError, match=rf"^width: {width} channels, give 8 or more"):
+            Backbone("resnet18", width=width)
 
 
 def test_feature_sizes_at_224_are_the_papers() -> None:

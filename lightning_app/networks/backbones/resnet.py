@@ -17,6 +17,7 @@ InsertionPoint = Literal["layer1", "layer2", "layer3", "layer4"]
 INSERTION_POINTS: tuple[InsertionPoint, ...] = ("layer1", "layer2", "layer3", "layer4")
 STEM = ("conv1", "bn1", "relu", "maxpool")
 WIDTH = 64  # channels of torchvision's first stage
+NARROWEST = 8  # channels
 _LAYOUTS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet34": (BasicBlock, [3, 4, 6, 3]),
@@ -58,7 +59,7 @@ class ResNetBackbone(Backbone, names=tuple(_LAYOUTS)):
             with it.
 
     Raises:
-        ValueError: an unknown network or insertion point, a feature map too small for a gate, or a width below 1.
+        ValueError: an unknown network or insertion point, a feature map too small for a gate, or a width below 8.
     """
 
     points = INSERTION_POINTS
@@ -75,8 +76,11 @@ class ResNetBackbone(Backbone, names=tuple(_LAYOUTS)):
         super().__init__()
         if name not in _LAYOUTS:
             raise ValueError(f"backbone={name!r}: choose one of {', '.join(_LAYOUTS)}")
-        if width < 1:
-            raise ValueError(f"width: {width} is not a positive number of channels; torchvision's is {WIDTH}")
+        if width < NARROWEST:
+            raise ValueError(
+                f"width: {width} channels, give {NARROWEST} or more (torchvision's is {WIDTH}): convolutions of fewer, "
+                "trained in channels_last, corrupt memory in torch 2.14 on CPUs without AVX-512"
+            )
         net = _Net(name, width)
         for part in (*STEM, *INSERTION_POINTS):
             self.add_module(part, getattr(net, part))
