@@ -76,13 +76,16 @@ class Judge(nn.Module):
         """
         return {"judge": type(self).__name__}
 
+    _about: str | None = None
+
     @property
     def about(self) -> str:
         """What it is, with its weights: equal for equal judges, so that nothing is measured twice."""
-        kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        return json.dumps(
-            [kind, self.describe(), self.metric, self.input_size, state_hash(self)], default=str
-        )
+        if self._about is None:  # hashing takes a while, and a judge does not change
+            kind = f"{type(self).__module__}.{type(self).__qualname__}"
+            facts = [kind, self.describe(), self.metric, self.input_size, state_hash(self)]
+            self._about = json.dumps(facts, default=str)
+        return self._about
 
     @property
     def title(self) -> str:

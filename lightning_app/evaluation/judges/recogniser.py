@@ -52,9 +52,10 @@ class RecogniserJudge(Judge):
     def check_size(self, size: int) -> None:
         """Refuse images of another size than those it was trained on: enlarged, they would make it look weak."""
         if self.input_size != size:
+            channels = self.facts.in_channels
             raise ValueError(
-                f"checkpoint {self.facts.path}: a recogniser for {self.facts.in_channels} channels of "
-                f"{self.input_size} px; these images have 3 of {size} px: give one trained on such"
+                f"checkpoint {self.facts.path}: a recogniser for {channels} channels of {self.input_size} px; these "
+                f"images have {channels} of {size} px: give one trained on such"
             )
 
     def describe(self) -> dict[str, object]:
