@@ -28,7 +28,7 @@ from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.columns import RELEASED, columns_of
 from lightning_app.report.compare import Axis, compare_figure, strongest
 from lightning_app.report.html import Comparison, Example, render, state_table
-from lightning_app.runs.loggers import send_report
+from lightning_app.runs.send import send_report
 from lightning_app.studies.compare import Candidate, describe
 
 log = logging.getLogger("faceveil")
