@@ -18,7 +18,7 @@ from lightning_app.core.files import is_plain_name
 from lightning_app.core.progress import progress_bar
 from lightning_app.masks import load_mask, mask_hash
 from lightning_app.report import read_metrics
-from lightning_app.runs.loggers import every_logger
+from lightning_app.runs.send import every_logger
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.runner import slug
 

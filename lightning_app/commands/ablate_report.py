@@ -13,7 +13,7 @@ from lightning_app.core.files import write_atomically
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.ablation import ablation_figure
 from lightning_app.report.tables import Scalar
-from lightning_app.runs.loggers import send_report
+from lightning_app.runs.send import send_report
 
 ACCURACY = "lfw/accuracy"
 _OF_RUNS = {"accuracy": ACCURACY, "auc": "lfw/auc"}

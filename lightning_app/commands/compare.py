@@ -39,7 +39,7 @@ from lightning_app.evaluation.privacy import (
 )
 from lightning_app.models.known import trusting
 from lightning_app.report.compare import RELEASED, parse_axis
-from lightning_app.runs.loggers import every_logger
+from lightning_app.runs.send import every_logger
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import (
     Candidate,

@@ -20,15 +20,16 @@ from datamodules.drawing.reader import DrawnFaces
 from lightning_app.attacks import Attack
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.files import write_atomically
+from lightning_app.core.measurement import Measurement
 from lightning_app.core.printing import SafeConsole
 from lightning_app.core.version import version
 from lightning_app.evaluation.privacy import Subjects, applies
 from lightning_app.metrics.reidentification import one_of_each
 from lightning_app.report import png_bytes, print_table, write_metrics
-from lightning_app.report.columns import RELEASED, columns_of
+from lightning_app.report.columns import RELEASED, columns_of, find_figure
 from lightning_app.report.compare import Axis, compare_figure, strongest
 from lightning_app.report.html import Comparison, Example, render, state_table
-from lightning_app.runs.loggers import send_report
+from lightning_app.runs.send import send_report
 from lightning_app.studies.compare import Candidate, describe
 
 log = logging.getLogger("faceveil")
@@ -174,7 +175,7 @@ def write_report(out: Outcome, final: bool = False) -> None:
         seen = strongest(found, out.attacks, list(out.judges), out.axis)
         if seen is not None:
             name = f"compare/{label}/strongest/{out.axis.measure}"
-            text |= {name: seen[0], f"{name}_low": seen[1], f"{name}_high": seen[2]}
+            text |= Measurement(name, *seen[:3]).flat()
             text[f"compare/{label}/strongest/attack"] = seen[3]
     write_metrics(out.folder / "metrics.json", text)
     heads, rows = table(out)
@@ -247,12 +248,11 @@ def versions() -> dict[str, str]:
 
 def _share(found: Mapping[str, float], name: str, label: str) -> str:
     """Write a share in per cent with its interval; empty where it was not measured."""
-    value, low, high = (found.get(f"{name}{end}/{label}") for end in ("", "_low", "_high"))
-    if value is None:
+    one = find_figure(found, name, label)
+    if one is None:
         return ""
-    return f"{100 * value:.1f} %" + (
-        "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    )
+    interval = "" if one.low is None or one.high is None else f" [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+    return f"{100 * one.value:.1f} %{interval}"
 
 
 def _page(out: Outcome) -> Comparison:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from datamodules.readers.base import FaceReader
 from datamodules.verification.readers import PairList
 from lightning_app.attacks import Attack
 from lightning_app.core.files import write_atomically
+from lightning_app.core.measurement import Measurement
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
 from lightning_app.evaluation.judges.base import Judge, state_hash
 from lightning_app.evaluation.pair_images import PairImages
@@ -33,7 +35,7 @@ Part = dict[str, Tensor]
 _FORM = 1  # of a part; another number, and what was measured before is measured again
 # what is measured per image: name -> sign that makes a higher value less private
 _LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1}
-_RANKS = (1, 5)
+_RANKS = {"rank1": 1, "rank5": 5}
 
 
 class Subjects(PairImages):
@@ -234,8 +236,7 @@ def clean_figures(
         if len(probes):
             right = (part[f"rank/{_short(judge)}"][probes] <= 1).double()
             ends = mean_over_people(right, subjects.labels[probes], bootstrap)
-            for end, value in zip(("", "_low", "_high"), ends, strict=True):
-                out[f"judge_rank1{end}/{label}"] = value
+            out |= Measurement(f"judge_rank1/{label}", *ends, tail=f"/{label}").flat()
     return {name: value for name, value in out.items() if value == value}  # without bootstrap no intervals
 
 
@@ -285,9 +286,12 @@ def figures(
     labels = subjects.labels
 
     def add(name: str, values: Tensor, of: Tensor, sign: int, judge: str = "") -> None:
-        triple = mean_over_people(values, of, bootstrap)
-        for end, value in zip(("", "_low", "_high"), triple, strict=True):
-            out[f"{name}{end}{judge}"] = value
+        one = Measurement(f"{name}{judge}", *mean_over_people(values, of, bootstrap), tail=judge)
+        if name in _RANKS and bootstrap and one.value in (0, 1):
+            # resampling what never happened says 'never': the exact 95 % bound for so many people instead
+            bound = 0.05 ** (1 / len(of.unique()))
+            one = replace(one, low=bound) if one.value else replace(one, high=1 - bound)
+        out.update(one.flat())
         out[f"worst/{name}{judge}"] = sign * worst_identities(sign * values.double(), of) + 0.0  # no −0
 
     for name, sign in _LIKENESS.items():
@@ -300,13 +304,8 @@ def figures(
             continue
         add("similarity", part[f"own/{short}"], labels, 1, f"/{label}")
         ranks = part[f"rank/{short}"][probes]
-        for k in _RANKS if len(probes) else ():
-            add(f"rank{k}", (ranks <= k).double(), labels[probes], 1, f"/{label}")
-            if bootstrap and out[f"rank{k}/{label}"] in (0, 1):
-                # resampling what never happened says 'never': the exact 95 % bound for so many people instead
-                bound = 0.05 ** (1 / len(labels[probes].unique()))
-                end, value = ("high", 1 - bound) if out[f"rank{k}/{label}"] == 0 else ("low", bound)
-                out[f"rank{k}_{end}/{label}"] = value
+        for name, k in _RANKS.items() if len(probes) else ():
+            add(name, (ranks <= k).double(), labels[probes], 1, f"/{label}")
         out |= _verified("verification", part[f"linked/{short}"], subjects.pairs, bootstrap, label)
     for label, judge in recognisers.items():
         if f"pairs/{_short(judge)}" in part:
@@ -316,8 +315,7 @@ def figures(
 
 def _verified(name: str, scores: Tensor, pairs: PairList, bootstrap: int, label: str) -> dict[str, float]:
     result = verification(scores.double(), pairs.same, pairs.folds, bootstrap=bootstrap)
-    (low, high), mean = result.accuracy_ci, result.accuracy
-    return {f"{name}/{label}": mean, f"{name}_low/{label}": low, f"{name}_high/{label}": high}
+    return Measurement(f"{name}/{label}", result.accuracy, *result.accuracy_ci, tail=f"/{label}").flat()
 
 
 def _compare(

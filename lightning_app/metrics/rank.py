@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from lightning_app.core.measurement import Measurement
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -40,7 +42,7 @@ def rank_correlation(
         some = resampled[:, column] if bootstrap else np.empty(0)
         some = some[np.isfinite(some)]
         low, high = np.quantile(some, (0.025, 0.975)) if len(some) else (np.nan, np.nan)
-        figures |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
+        figures |= Measurement(name, value, float(low), float(high)).flat()
     return figures
 
 

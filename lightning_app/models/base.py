@@ -164,7 +164,7 @@ class Recogniser(L.LightningModule):
     def _check_normalised(self, image: Tensor) -> None:
         """Warn, of the first images alone, where they look like pixels in [0,1] or 0 … 255."""
         self._lowest = 0.0
-        if len(image) and float(image.amin()) >= 0:
+        if len(image) and float(image.detach().amin()) >= 0:
             log.warning(
                 "The images have no value below 0, as if they were not normalised: the embeddings are then others than "
                 "in training, without any error. Take `lightning_app.load_recogniser(run).embed_images(uint8 pixels)`."

@@ -22,6 +22,7 @@ from lightning_app.cli.fit_config import (
     saved_setting,
 )
 from lightning_app.core.files import is_plain_name
+from lightning_app.core.measurement import Measurement, find
 from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.models.known import Untrusted
 from lightning_app.report.tables import read_metrics
@@ -286,19 +287,14 @@ class Candidate:
             out["mask_ratio"] = ratio
         if not jobs.finished(self.run, self.figure):
             return out
-        found = read_metrics(self.run / "metrics.json")
-        head = self.figure.removesuffix("accuracy")
+        read = read_metrics(self.run / "metrics.json")
+        found = {key: float(value) for key, value in read.items() if isinstance(value, int | float)}
         for situation in _SITUATIONS:
             source = situation if veil.hides else ""
-            for end in ("", "_low", "_high"):
-                value = found.get(f"{head}accuracy{end}{source}")
-                if isinstance(value, int | float):
-                    out[f"accuracy{situation}{end}"] = float(value)
-        for key in ("std", "auc"):
-            value = found.get(head + key)
-            if isinstance(value, int | float):
-                out[key] = float(value)
-        return out
+            if (one := find(found, f"{self.figure}{source}", source)) is not None:
+                out |= Measurement(f"accuracy{situation}", one.value, one.low, one.high).flat()
+        head = self.figure.removesuffix("accuracy")
+        return out | {key: found[head + key] for key in ("std", "auc") if head + key in found}
 
     def _log(self, tail: str) -> Path:
         return self.folder / "logs" / f"{jobs.slug(self.label)}{tail}.log"

@@ -39,7 +39,8 @@ from lightning_app.federated.server.record import Record, accuracy_key, heads_an
 from lightning_app.federated.server.state import history_of, keep_round, last_round, open_run
 from lightning_app.report import print_table, write_metrics
 from lightning_app.report.tables import Scalar
-from lightning_app.runs.loggers import WandbLogger, send_report
+from lightning_app.runs.loggers import WandbLogger
+from lightning_app.runs.send import send_report
 
 log = logging.getLogger("faceveil")
 _BOUNDS = {"client": 10**6, "images": 10**9, "identities": 10**7}  # of an owner's answer to the invitation
