@@ -384,7 +384,7 @@ def describe(candidate: Candidate) -> str:
     """
     about = dict(candidate.setting.data.desensitizer.describe())
     method = str(about.pop("method"))
-    if method == "Identity":
+    if not candidate.setting.data.desensitizer.hides:
         return "nothing is hidden"
     if "mask_hash" in about:
         about = {
