@@ -386,6 +386,9 @@ def describe(candidate: Candidate) -> str:
     method = str(about.pop("method"))
     if not candidate.setting.data.desensitizer.hides:
         return "nothing is hidden"
+    desensitizer = candidate.setting.data.desensitizer
+    if not desensitizer.is_image:
+        method = f"{method} (no picture: {desensitizer.out_channels} channels; seen as its `look` shows it)"
     if "mask_hash" in about:
         about = {
             "mask": about.get("mask", "drawn"),
