@@ -232,5 +232,9 @@ def only_hides(desensitizer: Desensitizer) -> bool:
 
 
 def _functions(kind: type[Desensitizer]) -> dict[str, object]:
-    """List what can be called on a class, inherited functions too."""
-    return {name: found for name in dir(kind) if callable(found := getattr(kind, name))}
+    """List what can be called on a class, and what its bases have that it may call in turn."""
+    found = {name: one for name in dir(kind) if callable(one := getattr(kind, name))}
+    for base in kind.__mro__:
+        if issubclass(base, Desensitizer):
+            found |= {f"{base.__qualname__}.{name}": one for name, one in vars(base).items() if callable(one)}
+    return found
