@@ -261,6 +261,7 @@ def test_an_attack_of_the_old_form_is_told_in_a_line(
     assert "OldForm: overrides restore; an attack overrides guess(released)" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "channels", "size"), [(Invert, 3, 32), (SpaceToDepth, 12, 16)])
 def test_they_are_exported(
     kind: type[Desensitizer], channels: int, size: int, fits: Path, tmp_path: Path, veil: Veil
