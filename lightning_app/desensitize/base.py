@@ -199,7 +199,7 @@ class Desensitizer(nn.Module):
             size: side of the images in pixels.
 
         Returns:
-            Arguments of `lightning_app.release.audit.traces.Traces`: `block`, or `taps` and `box`.
+            Arguments of `lightning_app.release.format.traces.Traces`: `block`, or `taps` and `box`.
 
         Raises:
             ValueError: a parameter is out of range.
