@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from datamodules import DrawnFaces, FaceDataModule, ReleasedFaces
 from datamodules.augment import Augment
+from lightning_app import load_recogniser
 from lightning_app.attacks import Attack
 from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import Desensitizer
@@ -310,3 +311,19 @@ def test_a_released_set_is_not_flipped(drawn_root: Path, tmp_path: Path, veil: V
     raw = reader.__getitems__([0, 5, 9])
     out = data.on_after_batch_transfer(dict(raw), 0)  # type: ignore[arg-type]
     assert torch.equal(out["image"], raw["image"].float() / 255)
+
+
+def test_the_front_door(fits: Path) -> None:
+    run = fits / "runs/SpaceToDepth"
+    with pytest.raises(ValueError, match="takes what SpaceToDepth makes of images, which is no picture"):
+        load_recogniser(run, trust=[f"{HERE}.SpaceToDepth"])
+    with pytest.raises(ValueError, match="give --trust"):
+        load_recogniser(fits / "runs/Invert")
+    loaded = load_recogniser(fits / "runs/Invert", desensitize=True, trust=[f"{HERE}.Invert"])
+    images = DrawnFaces(2, 2, 32).__getitems__([0, 1, 2])["image"]
+    upright = loaded.embed_images(images.permute(0, 2, 3, 1).numpy())
+    inverted = (Invert().veil(images.float() / 255) * 255).round().byte()
+    asis = load_recogniser(fits / "runs/Invert", desensitize=False)
+    torch.testing.assert_close(
+        torch.from_numpy(asis.embed_images(inverted.permute(0, 2, 3, 1).numpy())), torch.from_numpy(upright)
+    )
