@@ -90,7 +90,11 @@ def embed_sharded(
             if watch is not None and veiled:
                 with precision():
                     watch(ready)
-            yield Shown(ready["image"], embedders, ready["mask"], ready["mask_index"])
+            mirrored = None
+            if flip and veiled and not data.desensitizer.flips:  # then the raw image is mirrored
+                other = data.prepare(images.flip(-1), index, desensitize=True)
+                mirrored = Shown(other["image"], embedders, other["mask"], other["mask_index"])
+            yield Shown(ready["image"], embedders, ready["mask"], ready["mask_index"], mirrored)
 
     share_buffers(pl_module)
     was_training = pl_module.training

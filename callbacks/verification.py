@@ -37,7 +37,8 @@ class LFWVerification(L.Callback):
         pairs: list of pairs, in LFW's form or as `path path same` lines; `pairs.txt` in or beside the root by default.
         bin: an InsightFace `.bin` set instead of a folder.
         reader: any other verification set, by `class_path`: a reader with an attribute `pairs`.
-        situations: which of the three to measure; only the first where nothing is desensitized.
+        situations: which of the three to measure; only the first where nothing is desensitized, or where what
+            is released is no picture.
         flip: add the embedding of the mirrored image (InsightFace's habit).
         missing: `skip` drops pairs whose images are missing, `error` refuses the list.
         crop: crop box, or side of the central square, in source pixels; the training reader's by default.
@@ -83,7 +84,7 @@ class LFWVerification(L.Callback):
         self.bootstrap, self.name = bootstrap, name
         self.results: dict[int, VerificationResult] = {}
         self.measurements: list[Measurement] = []
-        self._told = False
+        self._told = self._clean_told = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the list, check that its images are there, report identities shared with the training set.
@@ -152,14 +153,27 @@ class LFWVerification(L.Callback):
         """Verify."""
         self.verify(trainer, pl_module)
 
+    def _possible(self, data: FaceDataModule) -> list[int]:
+        """List the situations that can be measured: a network that takes a representation takes no clean face."""
+        if data.desensitizer.is_image:
+            return list(self.situations)
+        if not self._clean_told:
+            self._clean_told = True
+            log.info(
+                "%s: %s releases no pictures, and its recogniser takes no clean ones: situation 1 alone.",
+                self.name, type(data.desensitizer).__name__,
+            )  # fmt: skip
+        return [1]
+
     def verify(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Embed, score and log all situations."""
         assert self.reader is not None
         data = datamodule_of(trainer, "LFWVerification")
         hides = data.desensitizer.hides
+        situations = self._possible(data)
         states = {
-            "veiled": hides and set(self.situations) != {3},
-            "clean": not hides or bool({2, 3} & {*self.situations}),
+            "veiled": hides and set(situations) != {3},
+            "clean": not hides or bool({2, 3} & {*situations}),
         }
         ways = {state: Way(veiled=state == "veiled") for state, wanted in states.items() if wanted}
         embeddings = embed_sharded(
@@ -170,7 +184,7 @@ class LFWVerification(L.Callback):
             embeddings["veiled"] = embeddings["clean"]
         pairs = pairs_of(self.reader)
         self.measurements = []
-        for situation in self.situations if hides else self.situations[:1]:
+        for situation in situations if hides else situations[:1]:
             first = embeddings["veiled" if situation == 1 else "clean"]
             second = embeddings["clean" if situation == 3 else "veiled"]
             scores = cosine_scores(first, second, pairs)

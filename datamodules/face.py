@@ -49,7 +49,8 @@ class FaceDataModule(PixelDataModule):
         reader: where pixels and identities come from; drawn faces by default.
         desensitizer: how the images are veiled; by default not at all. A released set brings its own, for the
             verification images: leave it out then.
-        augment: what training images undergo after veiling; a flip by default.
+        augment: what training images undergo after veiling; a flip by default. Where what the desensitizer returns
+            cannot be mirrored (`flips` is False), raw images undergo it before, and those of a released set do not.
         global_batch_size: images per step over all processes; each takes an equal share.
         num_workers: processes that read images.
         val_share: share of each identity's images held out for validation, 0 … 1: floor(n · share) of n images, so
@@ -122,6 +123,11 @@ class FaceDataModule(PixelDataModule):
     def in_channels(self) -> int:
         """Channels of the images a model is given."""
         return self.desensitizer.out_channels
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of what a model is given, in pixels."""
+        return self.desensitizer.out_size(self.size)
 
     @property
     def batch_size(self) -> int:
@@ -329,7 +335,22 @@ class FaceDataModule(PixelDataModule):
         if moment.epoch != self._epoch:
             self._epoch = moment.epoch
             self._warn_of_bad_images()
+        if not self.desensitizer.flips:
+            return self._normalised(self._veiled_once(self._moved(batch, moment), moment))
         return self._normalised(self.augment(self._veiled_once(batch, moment), moment))
+
+    def _moved(self, batch: Batch, moment: Moment) -> Batch:
+        """Augment raw images before they are desensitized, on the uint8 grid; released ones stay as they are."""
+        if self.released:
+            return batch
+        raw: Batch = {
+            **batch,
+            "image": batch["image"].float() / 255,
+            "mask": None,
+            "mask_index": batch["index"],
+        }
+        moved = self.augment(raw, moment)["image"]
+        return {**batch, "image": (moved * 255).round().to(torch.uint8)}
 
     def _veiled_once(self, batch: Batch, moment: Moment | None = None) -> Batch:
         """Veil a batch of the reader: released pixels stay as they are and only get their mask, if there is one."""

@@ -17,12 +17,12 @@ from datamodules.readers.folder import check_counts, select
 from datamodules.readers.index import Names
 from datamodules.readers.per_person import FilesPerPerson
 from datamodules.same_description import check_same
+from lightning_app.core.plain import is_hash
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.release.format.manifest import MANIFEST, MASK, SIGNATURE, Manifest, is_image_file
 from lightning_app.release.format.method import desensitizer_of
-from lightning_app.release.format.schema import is_hash
 from lightning_app.release.format.signing import fingerprint, load_public_key, signature_holds
 from lightning_app.release.format.tree import walk_release
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_app.attacks.base import Attack
+from lightning_app.core.batch import Batch
 
 Pixels = NDArray[np.uint8]
 
@@ -36,9 +37,10 @@ class _Inpainting(Attack):
             raise ValueError(f"radius: {radius}; give pixels above 0, at most 100 (OpenCV's own bound)")
         self.radius = radius
 
-    def _restore(self, desensitized: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
+    def guess(self, released: Batch) -> Tensor:
+        """Inpaint every image under its mask, on the uint8 grid."""
+        desensitized, mask, mask_index = released["image"], released["mask"], released["mask_index"]
         assert mask is not None
-        assert mask_index is not None
         images = (desensitized * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
         holes = (mask[:, 0] == 0).byte().cpu().numpy()
         which = mask_index.tolist()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_app.attacks.base import Attack
+from lightning_app.core.batch import Batch
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
@@ -71,14 +72,16 @@ class TrainedRestorer(Attack):
         self.network = self.restorer.network
         self.needs_mask = self.restorer.masked
 
-    def _restore(self, desensitized: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
+    def guess(self, released: Batch) -> Tensor:
+        """Return what the network makes of every image."""
+        desensitized, mask, mask_index = released["image"], released["mask"], released["mask_index"]
         for side in desensitized.shape[2:]:
             self.restorer.check_size(side)
         self.network.to(desensitized.device).eval()
         done = []
         for rows in torch.arange(len(desensitized), device=desensitized.device).split(self.batch_size):
             image = desensitized[rows].float()
-            own = None if mask is None or mask_index is None else of_images(mask, mask_index[rows])
+            own = None if mask is None else of_images(mask, mask_index[rows])
             done.append(self.network(image, own).float())
         return torch.cat(done)
 

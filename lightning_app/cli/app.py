@@ -110,7 +110,7 @@ class FaceVeilCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs/<name> lies.")
         parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
                             help="Replace the run that is in the folder.")  # fmt: skip
-        parser.link_arguments("data.size", "model.init_args.input_size", apply_on="instantiate")
+        parser.link_arguments("data.input_size", "model.init_args.input_size", apply_on="instantiate")
         parser.link_arguments("data.in_channels", "model.init_args.in_channels", apply_on="instantiate")
         parser.set_defaults(
             {

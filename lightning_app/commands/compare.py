@@ -91,8 +91,9 @@ def compare(
             clean faces apart is reported beside what it says of methods.
         recognisers: label -> who compares two faces as seen (Table 2): as in `judges`, or `own`, the method's; by
             default `own`.
-        attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none.
-        restorer: an attacker to train for each method that hides anything.
+        attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none, and one that
+            needs pictures where a method releases none.
+        restorer: an attacker to train for each method that hides anything and releases pictures.
         privacy_axis: what stands for privacy in the picture: rank1, rank5, verification, similarity (each also
             as MEASURE/JUDGE), dssim, psnr or psnr_hidden, after the strongest attack.
         seed: of the runs.
@@ -146,15 +147,22 @@ def compare(
 
         def judge(one: Who, of: Candidate | None = None) -> Judge:
             target = of if one == OWN else candidates.get(one) if isinstance(one, str) else None
+            side = subjects.reader.size
             if target is not None:
                 target.facts()
                 data = target.setting.data
-                found: Judge = RecogniserJudge(target.checkpoint, data.mean, data.std, precision)
+                channels = None if data.desensitizer.is_image else data.in_channels
+                if channels is not None and one != OWN:
+                    raise ValueError(
+                        f"the recogniser of {one} takes what that method releases, which is no picture"
+                    )
+                found: Judge = RecogniserJudge(target.checkpoint, data.mean, data.std, precision, channels)
+                side = data.input_size
             elif isinstance(one, str):
                 found = made.get(one) or named_judge(one, mean, std, precision)
             else:
                 found = one
-            found.check_size(subjects.reader.size)
+            found.check_size(side)
             return found.to(where)
 
         def judges_of(kind: str, given: Mapping[str, Who], of: Candidate | None = None) -> dict[str, Judge]:
@@ -238,7 +246,10 @@ def _train(
     candidates: Mapping[str, Candidate], restorer: Restorer | None, seed: int, out: Outcome, bar: Progress
 ) -> tuple[set[str], dict[str, str]]:
     """Do the runs; tell which recognisers are there, and by method the checkpoint of its trained attacker."""
-    hiding = [c for c in candidates.values() if restorer and c.setting.desensitizer and not c.method.restorer]
+    hiding = [
+        c for c in candidates.values()
+        if restorer and c.setting.desensitizer and not c.method.restorer and c.setting.data.desensitizer.is_image
+    ]  # fmt: skip
     task = bar.add_task("training", total=len(candidates) + len(hiding))
     ready: set[str] = set()
     for label, candidate in candidates.items():

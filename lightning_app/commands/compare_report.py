@@ -23,7 +23,7 @@ from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.core.printing import SafeConsole
 from lightning_app.core.version import version
-from lightning_app.evaluation.privacy import Subjects, applies
+from lightning_app.evaluation.privacy import Subjects, applies, pictures_of
 from lightning_app.metrics.reidentification import one_of_each
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.columns import RELEASED, columns_of, find_figure
@@ -35,6 +35,7 @@ from lightning_app.studies.compare import Candidate, describe
 log = logging.getLogger("faceveil")
 T = TypeVar("T")
 _DRAWN_FIRST = 9000  # number of the first drawn person shown: trained on by no shipped config
+_LOOKED_AT = "*"  # behind a method whose figures as released are of what `Desensitizer.look` shows
 _PACKAGES = ("torch", "torchvision", "lightning", "opencv-python-headless", "numpy")
 
 
@@ -89,6 +90,14 @@ class Outcome:
             log.error(line)
             self.failed.append(line)
             return None
+
+    def shows_pictures(self, label: str) -> bool:
+        """Tell whether what a method releases is a picture by itself.
+
+        Args:
+            label: of the method.
+        """
+        return self.candidates[label].setting.data.desensitizer.is_image
 
     def count(self, subjects: Subjects) -> None:
         """Note on whom everything is measured."""
@@ -151,10 +160,7 @@ class Outcome:
             for label, attack in attacks.items():
                 if (attack is None and label != RELEASED) or not applies(attack, data):
                     continue
-                image = veiled["image"]
-                if attack is not None:
-                    image = attack.restore(image, veiled["mask"], veiled["mask_index"])
-                shown.append(Example(label, image.cpu()))
+                shown.append(Example(label, pictures_of(data, veiled, attack, raw.shape[2:]).cpu()))
             self.examples[f"{head}{candidate.label}"] = shown
 
 
@@ -191,6 +197,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
     send_report(out.loggers, out.folder, "compare", heads, rows, picture, numbers)
     console = get_console() if get_console().width >= wide else SafeConsole(width=wide)
     title = f"compare {out.name}: shares in %, PSNR in dB, hidden: PSNR under the mask alone"
+    if not all(map(out.shows_pictures, out.results)):
+        title += f"; {_LOOKED_AT} releases no pictures: seen as its `look` shows it"
     print_table(title, rows, heads, console=console)
     log.info("Intervals, everything measured and the picture: %s", out.folder / "report.html")
 
@@ -214,7 +222,8 @@ def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
         found, fresh = out.results[cells["method"]], cells["seen"] == RELEASED
         three = [found.get(f"accuracy{s}") for s in ("", "_s2", "_s3")]
         accuracies = " ".join("–" if a is None else f"{100 * a:.1f}" for a in three) if fresh else ""
-        rows.append([cells["method"] if fresh else f"  {cells['seen']}", accuracies,
+        method = cells["method"] if out.shows_pictures(cells["method"]) else f"{cells['method']} {_LOOKED_AT}"
+        rows.append([method if fresh else f"  {cells['seen']}", accuracies,
                      *(cells[column.head.format(label)] for column, label in columns)])  # fmt: skip
     return heads, rows
 

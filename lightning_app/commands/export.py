@@ -16,6 +16,7 @@ from lightning_app.cli.configs import find_config
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.core.files import write_atomically
 from lightning_app.core.version import version
+from lightning_app.desensitize import is_clean
 from lightning_app.export import (
     Agreement,
     Deployed,
@@ -265,7 +266,7 @@ def _tell(target: Path, sizes: dict[str, int], veil: Veil, agreement: Agreement)
         rows.append(["mask ratio, hash", f"{mask_ratio(veil.mask[0]):.4f}, {mask_hash(veil.mask)[:12]}"])
     veiled = veil.multiplies and veil.mask is not None
     rows += [
-        ["images are veiled", "by the graph" if veiled else "no" if veil.method == "Identity" else "before"],
+        ["images are veiled", "by the graph" if veiled else "no" if is_clean(veil.about) else "before"],
         ["onnxruntime − PyTorch", f"{agreement.difference:.1e} of the embedding's length"],
         ["lowest cosine", f"{agreement.cosine:.8f}"],
     ]

@@ -1,33 +1,64 @@
-"""What every way of veiling an image set looks like from outside."""
+"""What every way to desensitize an image set looks like from outside, and what others need to know of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
 
 from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.plain import Schema
+
+LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves a clean face
+# pixels a side that recognisers take: a mosaic of more blocks, or a blur as fine, is a clean face
+SHARPEST = 112
+# What a class promises of the safety of what it returns, and what is assumed where it promises nothing. A subclass
+# may do anything else than its base, so it never inherits one of these: it states it, or gets the cautious value.
+PROMISES: Mapping[str, bool | None] = {"has_mask": None, "hides_only": False}
 
 
 class Desensitizer(nn.Module):
-    """Batch in, batch out, vectorised, on the batch's device; the base class veils nothing.
+    """Batch in, batch out, vectorised, on the batch's device; the base class changes nothing.
 
     A simple desensitizer overrides `veil` on images alone; one that mixes labels, returns other channels or
-    draws masks overrides `forward`.
+    draws masks overrides `forward`. Release, audit, export, verification, compare and the model card ask the
+    class, and no list of names, for what they need to know:
 
     Attributes:
         out_channels: channels of the image it returns; 3 for pictures.
-        is_image: whether its output can be shown and compared with the raw image.
+        is_image: whether its output is a picture: `[B,3,H,W]` in [0,1], of the raw image's size, to be shown and
+            compared with it. What is none is a representation, see `look`.
+        hides: whether it changes images at all; False for `Identity` alone. Nobody relies on True: a release, an
+            owner and `Pictures` look at the pixels as well.
+        flips: whether its output may be mirrored as an image may. Where it may not, raw images are mirrored before it
+            in `fit`, and those of a released set never are.
+        has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
+            does, and every pixel counts as visible. None: not said. A promise, which no subclass inherits.
+        hides_only: it multiplies by its mask and does nothing else. A promise, which no subclass inherits.
     """
 
     out_channels: int = 3
     is_image: bool = True
+    hides: bool = True
+    flips: bool = True
+    has_mask: bool | None = None
+    hides_only: bool = False
+    _as_written: ClassVar[dict[str, object]] = {}
 
-    @property
-    def hides(self) -> bool:
-        """Whether this desensitizer changes images at all; False for `Identity` alone."""
-        return True
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Put the cautious value where a class does not state a promise itself, and keep what it is made of."""
+        super().__init_subclass__(**more)
+        for name, cautious in PROMISES.items():
+            if name not in vars(cls):
+                setattr(cls, name, cautious)
+        cls._as_written = _functions(cls)
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Check early, before anything is trained, that images of this size can be veiled; draw what is needed.
+        """Check early, before anything is trained, that images of this size can be desensitized; draw what is needed.
 
         Args:
             size: (height, width) of the images.
@@ -37,7 +68,7 @@ class Desensitizer(nn.Module):
         """
 
     def veil(self, image: Tensor) -> Tensor:
-        """Veil images.
+        """Desensitize images.
 
         Args:
             image: `[B,3,H,W]` float in [0,1].
@@ -48,14 +79,14 @@ class Desensitizer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} overrides neither veil nor forward")
 
     def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        """Veil a batch.
+        """Desensitize a batch.
 
         Args:
             batch: `image [B,3,H,W]` float in [0,1], `index [B]`; other entries are passed on.
             moment: what random draws are a function of; None means `Moment()`.
 
         Returns:
-            A new dict: `image` veiled, `mask [M,1,H,W]` or None, `mask_index [B]`.
+            A new dict: `image` desensitized, `mask [M,1,H,W]` or None, `mask_index [B]`.
         """
         veiled = batch.copy()
         veiled["image"] = self.veil(batch["image"])
@@ -63,6 +94,147 @@ class Desensitizer(nn.Module):
         veiled["mask_index"] = batch["index"].new_zeros(len(batch["image"]))
         return veiled
 
+    def out_size(self, size: int) -> int:
+        """Return the side of what it returns in pixels; for pictures that of the images.
+
+        Args:
+            size: side of the images in pixels.
+        """
+        return size
+
+    def look(self, image: Tensor) -> Tensor:
+        """Make pictures of what it returns, for reports and for judges; a picture is its own.
+
+        A representation's channels are averaged, and each image is stretched to [0,1]; override it where there is a
+        better way to look at one.
+
+        Args:
+            image: `[B,C,H,W]`, as `forward` returns it.
+
+        Returns:
+            `[B,3,h,w]` float in [0,1].
+        """
+        if self.is_image:
+            return image
+        mean = image.float().mean(1, keepdim=True)
+        low, high = mean.amin((1, 2, 3), keepdim=True), mean.amax((1, 2, 3), keepdim=True)
+        return ((mean - low) / (high - low).clamp(min=1e-12)).expand(-1, 3, -1, -1)
+
+    def pictures(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return what `look` shows, enlarged or reduced to the size of the raw images.
+
+        Args:
+            image: `[B,C,H,W]`, as `forward` returns it.
+            size: (height, width) of the raw images.
+
+        Raises:
+            ValueError: `look` returns no pictures.
+        """
+        if self.is_image:
+            return image
+        seen = self.look(image)
+        low, high = (float(value) for value in seen.aminmax()) if seen.numel() else (0.0, 0.0)
+        if seen.ndim != 4 or seen.shape[:2] != (len(image), 3) or not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"desensitizer: look of {type(self).__name__} returned {list(seen.shape)} in {low:.4g} … {high:.4g}, "
+                f"not [{len(image)}, 3, h, w] in 0 … 1"
+            )
+        return seen if seen.shape[2:] == size else F.interpolate(seen, size, mode="bilinear", antialias=True)
+
     def describe(self) -> dict[str, object]:
         """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data."""
         return {"method": type(self).__name__}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make the desensitizer that a description is of; it is not prepared.
+
+        Args:
+            description: what `describe` gave; from somebody else's file it may hold anything.
+            mask: file of the mask that lies on all images, where `needs_file` says that one is needed.
+
+        Raises:
+            ValueError, TypeError, KeyError: it cannot be made from that.
+        """
+        raise ValueError(f"{cls.__name__} cannot be made from its description")
+
+    @classmethod
+    def needs_file(cls, description: Mapping[str, Any]) -> bool:
+        """Tell whether `from_description` needs a mask's file: the description alone is not enough.
+
+        Args:
+            description: what `describe` gave.
+        """
+        return False
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a manifest may say of it, beside its name: one schema for each way to describe it, newest first.
+
+        A manifest is a closed list, so that only classes of FaceVeil's own table are asked; of another class it gives
+        the name.
+
+        Args:
+            size: side of the images in pixels.
+            version: of the manifest's format.
+        """
+        return [{}]
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Say what is wrong with parameters that change next to nothing of an image.
+
+        Args:
+            description: what `describe` gave, checked against `entries`.
+            size: side of the images in pixels.
+        """
+        return []
+
+    @classmethod
+    def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
+        """Say what it leaves in every image, for an audit to look for; None where nothing is known.
+
+        Args:
+            description: what `describe` gave.
+            size: side of the images in pixels.
+
+        Returns:
+            Arguments of `lightning_app.release.format.traces.Traces`: `block`, or `taps` and `box`.
+
+        Raises:
+            ValueError: a parameter is out of range.
+        """
+        return None
+
+    @classmethod
+    def mask_promised_by(cls) -> type[Desensitizer] | None:
+        """Find the class among its bases, itself first, that says to return a mask; None where none does.
+
+        The promise is not inherited, what follows from breaking it is: what is made of a class that hides pixels is
+        not taken for one that hides none.
+        """
+        return next((kind for kind in cls.__mro__ if vars(kind).get("has_mask") is True), None)
+
+
+def only_hides(desensitizer: Desensitizer) -> bool:
+    """Tell whether a desensitizer multiplies by its mask and does nothing else.
+
+    It does where its very class says so (`hides_only`) and is as it was written: no function replaced in the class,
+    in a base or on the object.
+
+    Args:
+        desensitizer: the one in question.
+    """
+    kind = type(desensitizer)
+    if vars(kind).get("hides_only") is not True or kind._as_written.keys() & vars(desensitizer).keys():
+        return False
+    return kind._as_written == _functions(kind)
+
+
+def _functions(kind: type[Desensitizer]) -> dict[str, object]:
+    """List what can be called on a class, and what its bases have that it may call in turn."""
+    found = {name: one for name in dir(kind) if callable(one := getattr(kind, name))}
+    for base in kind.__mro__:
+        if issubclass(base, Desensitizer):
+            found |= {f"{base.__qualname__}.{name}": one for name, one in vars(base).items() if callable(one)}
+    return found

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Self
 
-from lightning_app.desensitize.base import Desensitizer
-from lightning_app.desensitize.centre import centre_box, check_fraction
+from lightning_app.core.plain import Schema, is_count, is_number
+from lightning_app.desensitize.base import LEAST_HIDDEN, SHARPEST, Desensitizer
+from lightning_app.desensitize.centre import centre_box, check_fraction, fraction_entry
 
 WIDEST = 1 << 15  # of a window, in pixels: no image is so large, and its weights are a list
 NARROWEST = 0.5  # sigma in pixels: below, the middle pixel keeps 79 % of its weight and more
+# px, standard deviation of a blur's weights: what a narrower one does, nothing tells from soft faces
+LEAST_WIDTH = 1.2
+_MOSAIC_WIDTHS = 3.2  # so many times its width is the block of a mosaic that halves the same wave
 _CACHED = 1 << 16  # pixels blurred at a time on a CPU: what its second cache holds, with what is made of them
 
 
@@ -89,6 +97,25 @@ def _shifted(out: Tensor, taps: list[float]) -> Tensor:
     return out
 
 
+def weak_blur(kernel: int, sigma: float, size: int) -> list[str]:
+    """Say what is wrong with a window that leaves faces as good as clean, or that nothing tells from clean ones.
+
+    Args:
+        kernel: its width in pixels.
+        sigma: standard deviation in pixels.
+        size: side of the images in pixels.
+    """
+    reach = kernel // 2
+    width = math.sqrt(sum(t * (i - reach) ** 2 for i, t in enumerate(gaussian_taps(kernel, sigma))))
+    least = max(LEAST_WIDTH, size / (_MOSAIC_WIDTHS * SHARPEST))
+    if width >= least:
+        return []
+    return [
+        f"sigma {sigma:g} with {2 * reach + 1} weights blurs by {width:.2f} pixels, less than {least:.2f}: images of "
+        f"{size} pixels are as good as clean"
+    ]
+
+
 class GaussianBlur(Desensitizer):
     """Blur the whole image with a Gaussian window (the paper's kernel sizes: 9 and 18).
 
@@ -109,6 +136,8 @@ class GaussianBlur(Desensitizer):
     `getGaussianKernel` for sigma. Edges as OpenCV's BORDER_REFLECT_101.
     """
 
+    has_mask = False
+
     def __init__(self, kernel: int = 9, sigma: float | None = None) -> None:
         super().__init__()
         self.taps = gaussian_taps(kernel, sigma)
@@ -121,6 +150,34 @@ class GaussianBlur(Desensitizer):
     def describe(self) -> dict[str, object]:
         """Return method, kernel as asked, number of weights, and sigma in pixels."""
         return super().describe() | {"kernel": self.kernel, "taps": len(self.taps), "sigma": self.sigma}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make it of kernel and sigma."""
+        return cls(description["kernel"], description["sigma"])
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a manifest may say of it: kernel, number of weights, sigma."""
+        # half of the window must fit into the image, see `blur`
+        most = 2 * size - 1
+        return [{
+            "kernel": (lambda v: is_count(v, 2, most), f"a number of pixels from 2 to {most}"),
+            "taps": (lambda v: is_count(v, 3, most), f"an odd number of weights up to {most}"),
+            "sigma": (lambda v: is_number(v, 0, size, None), f"a number of pixels up to {size}"),
+        }]  # fmt: skip
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Say so where the window is too narrow."""
+        return weak_blur(description["kernel"], description["sigma"], size)
+
+    @classmethod
+    def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
+        """Next to nothing of fine waves."""
+        if "kernel" not in description:
+            return None
+        return {"taps": gaussian_taps(description["kernel"], description["sigma"])}
 
 
 class CentreBlur(Desensitizer):
@@ -138,6 +195,8 @@ class CentreBlur(Desensitizer):
             window.
     """
 
+    has_mask = False
+
     def __init__(self, fraction: float = 0.5, kernel: int = 18, sigma: float | None = None) -> None:
         super().__init__()
         check_fraction(fraction)
@@ -153,3 +212,35 @@ class CentreBlur(Desensitizer):
     def describe(self) -> dict[str, object]:
         """Return method, fraction, and the blur's kernel, weights and sigma."""
         return self.blur.describe() | super().describe() | {"fraction": self.fraction}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make it of fraction, kernel and sigma."""
+        return cls(description["fraction"], description["kernel"], description["sigma"])
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a manifest may say of it: the blur's entries and its fraction."""
+        return [{**blur, **fraction_entry()} for blur in GaussianBlur.entries(size, version)]
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Say so where the rectangle is too small, or the window too narrow."""
+        rows, columns = centre_box((size, size), description["fraction"])
+        share = (rows.stop - rows.start) * (columns.stop - columns.start) / size**2
+        faults = []
+        if share < LEAST_HIDDEN:
+            faults.append(
+                f"fraction {description['fraction']} blurs {share:.4f} of the pixels, less than {LEAST_HIDDEN}: images "
+                "are as good as clean"
+            )
+        return faults + weak_blur(description["kernel"], description["sigma"], size)
+
+    @classmethod
+    def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
+        """Next to nothing of fine waves, within the rectangle."""
+        found = GaussianBlur.leaves(description, size)
+        if found is None:
+            return None
+        box = centre_box((size, size), description["fraction"])[0] if "fraction" in description else None
+        return found | {"box": box}

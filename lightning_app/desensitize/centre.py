@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.plain import Schema, canonical, is_hash, is_number, is_share
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.masks.io import mask_hash, mask_ratio
+
+_DECIMALS = 3  # of a share
 
 
 def check_fraction(fraction: float) -> None:
@@ -36,6 +44,28 @@ def centre_box(size: tuple[int, int], fraction: float) -> tuple[slice, slice]:
     return slices[0], slices[1]
 
 
+def fraction_entry() -> Schema:
+    """Return what a manifest may say of a centre: its `fraction`."""
+    wanted = f"a share in (0,1) of {_DECIMALS} decimals at most"
+    return {"fraction": (lambda v: is_number(v, 0, 1, _DECIMALS), wanted)}
+
+
+def mask_entries(size: int) -> Schema:
+    """Return what a manifest may say of the one mask that lies on all images: size, hash and mask ratio.
+
+    Args:
+        size: side of the images in pixels.
+    """
+    return {
+        "size": (
+            lambda v: v == [size, size] and canonical(v) == canonical([size, size]),
+            f"[{size}, {size}]",
+        ),
+        "mask_hash": (is_hash, "a SHA-256"),
+        "mask_ratio": (is_share, "a share in (0,1)"),
+    }
+
+
 class CentreBlock(Desensitizer):
     """Hide a centred rectangle: its pixels are exactly 0, and the batch gets the mask `[1,1,H,W]`.
 
@@ -46,6 +76,8 @@ class CentreBlock(Desensitizer):
         ValueError: on a fraction out of range.
     """
 
+    has_mask = True
+    hides_only = True
     mask: Tensor | None
 
     def __init__(self, fraction: float = 0.5) -> None:
@@ -97,3 +129,13 @@ class CentreBlock(Desensitizer):
             size = list(self.mask.shape[-2:])
             about |= {"size": size, "mask_hash": mask_hash(self.mask), "mask_ratio": mask_ratio(self.mask[0])}
         return about
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make it of its fraction; the mask follows from it."""
+        return cls(description["fraction"])
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a manifest may say of it: its fraction and its mask."""
+        return [{**fraction_entry(), **mask_entries(size)}]

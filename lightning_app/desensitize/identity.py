@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor
+from typing_extensions import Self
 
 from lightning_app.desensitize.base import Desensitizer
 
@@ -10,11 +15,14 @@ from lightning_app.desensitize.base import Desensitizer
 class Identity(Desensitizer):
     """Leave images as they are; the batch's mask is None."""
 
-    @property
-    def hides(self) -> bool:
-        """False: nothing is changed."""
-        return False
+    hides = False
+    has_mask = False
 
     def veil(self, image: Tensor) -> Tensor:
         """Return the images themselves."""
         return image
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make it; there is nothing to describe."""
+        return cls()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from lightning_app.core import draws
 from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.plain import Schema, is_count
 from lightning_app.desensitize.base import Desensitizer
+from lightning_app.desensitize.centre import mask_entries
+from lightning_app.desensitize.mask_history import chosen_entries, drawn_entries
 from lightning_app.masks.bits import Size, as_size, pack_masks, size_text, unpack_masks
 from lightning_app.masks.freeform import Brush, check_ratio, freeform_masks
 from lightning_app.masks.guard import guarded
@@ -22,6 +27,7 @@ from lightning_app.masks.levels import Hidden, Level, MaskLevels, find_masks
 _SALT = 0x6D61736B  # "mask": names the draw, so that others with the same seed differ
 _SOURCES = ("mask", "folder", "freeform")
 _CHUNK = 256  # free-form masks drawn and packed at a time
+_MOST = 4096  # of a brush's settings in somebody else's file, in vertices and in pixels of a 256×256 image
 _MUCH = 0.05  # a guard that hides so much more is told
 log = logging.getLogger("faceveil")
 
@@ -62,6 +68,8 @@ class MaskOut(Desensitizer):
     4.2.
     """
 
+    has_mask = True
+    hides_only = True
     mask: Tensor | None  # [1,1,H,W] float32, where there is one mask
     bits: Tensor | None  # [N, ceil(H·W/8)] uint8, where there are several
 
@@ -194,6 +202,47 @@ class MaskOut(Desensitizer):
             if len(self._ratios) > 1:
                 about["mask_ratio_range"] = [float(self._ratios.min()), float(self._ratios.max())]
         return about
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make it of its free-form masks' description, or of the file of its one mask and its guard.
+
+        A file may hold the mask before the guard or after it, as a release's does: its hash tells.
+        """
+        guard = description.get("guard", 0)
+        if mask is not None:
+            made, wanted = cls(mask=mask), description.get("mask_hash")
+            if wanted is not None and guard and made._hash != wanted:
+                made = cls(mask=mask, guard=guard)
+            if wanted is not None and made._hash != wanted:
+                raise ValueError(f"{mask} is not the mask described: its hash is {made._hash[:12]}")
+            return made
+        if cls.needs_file(description):
+            raise ValueError("its masks came from files: give them, the description alone is not enough")
+        brush = Brush(**description["brush"])
+        # the description may be somebody else's: what it asks for is bounded before it is drawn
+        if max(brush.max_vertex, brush.max_length, brush.max_brush_width) > _MOST:
+            raise ValueError(f"its brush {description['brush']} is beyond all images")
+        low, high = description["freeform"]
+        return cls(
+            freeform=(low, high), count=description.get("count", 1), seed=int(description["seed"]), brush=brush,
+            draw=description.get("draw", "batch"), guard=guard,
+        )  # fmt: skip
+
+    @classmethod
+    def needs_file(cls, description: Mapping[str, Any]) -> bool:
+        """Tell whether its masks came from files: free-form ones are drawn again."""
+        return "freeform" not in description
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a manifest may say of it: what its mask is; version 1 said where it came from, too."""
+        one: Schema = {
+            **mask_entries(size),
+            "guard": (lambda v: is_count(v, 1, size), f"a number of pixels from 1 to {size}"),
+            "masks": (lambda v: is_count(v, 1, 1), "1"),
+        }
+        return [one] if version > 1 else [one, {**one, **drawn_entries()}, {**one, **chosen_entries()}]
 
     def _keep(self, bits: Tensor, size: tuple[int, int]) -> None:
         bits = self._guarded(bits, size)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Self
 
-from lightning_app.desensitize.base import Desensitizer
+from lightning_app.core.plain import Schema, is_count
+from lightning_app.desensitize.base import SHARPEST, Desensitizer
 
 
 class Mosaic(Desensitizer):
@@ -23,6 +29,8 @@ class Mosaic(Desensitizer):
 
     Source: On Mask-based Image Set Desensitization with Recognition Support, figure 7.
     """
+
+    has_mask = False
 
     def __init__(self, block: int = 8) -> None:
         super().__init__()
@@ -44,3 +52,26 @@ class Mosaic(Desensitizer):
     def describe(self) -> dict[str, object]:
         """Return method and block size in pixels."""
         return super().describe() | {"block": self.block}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make it of its block size."""
+        return cls(description["block"])
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a manifest may say of it: its block size."""
+        return [{"block": (lambda v: is_count(v, 2, size), f"a number of pixels from 2 to {size}")}]
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Say so where it leaves as many blocks as a recogniser takes pixels."""
+        if size <= description["block"] * SHARPEST:
+            return []
+        return [f"block {description['block']} leaves images of {size} pixels as good as clean: "
+                f"more than {SHARPEST} blocks a side"]  # fmt: skip
+
+    @classmethod
+    def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
+        """Blocks of one colour."""
+        return {"block": description["block"]} if "block" in description else None

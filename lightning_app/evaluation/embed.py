@@ -27,15 +27,19 @@ class Shown:
         by: name -> embedder.
         mask: `[M,1,H,W]` of 0 (hidden) and 1 (visible); None where nothing is hidden.
         mask_index: `[B]` int64, which of the M masks lies on each image; None where there is no mask.
+        of_mirrored: what is made of the mirrored raw images, where it is not this, mirrored.
     """
 
     image: Tensor
     by: Mapping[str, Embedder]
     mask: Tensor | None = None
     mask_index: Tensor | None = None
+    of_mirrored: Shown | None = None
 
     def mirrored(self) -> Shown:
         """Return the images and their masks mirrored left to right."""
+        if self.of_mirrored is not None:
+            return self.of_mirrored
         mask = None if self.mask is None else self.mask.flip(-1)
         return Shown(self.image.flip(-1), self.by, mask, self.mask_index)
 

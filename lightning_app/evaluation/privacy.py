@@ -17,6 +17,7 @@ from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.verification.readers import PairList
 from lightning_app.attacks import Attack
+from lightning_app.core.batch import Batch
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
@@ -90,9 +91,11 @@ def applies(attack: Attack | None, data: FaceDataModule) -> bool:
     """
     veil = data.desensitizer
     veil.prepare((data.size, data.size))  # a mask is known by its hash once it is read or drawn
-    if attack is None or not veil.is_image:
-        return attack is None and veil.is_image
-    masked = "mask_hash" in veil.describe()
+    if attack is None:
+        return True
+    if attack.needs_image and not veil.is_image:
+        return False
+    masked = "mask_hash" in veil.describe() if veil.has_mask is None else veil.has_mask
     return veil.hides and (masked or not attack.needs_mask)
 
 
@@ -116,9 +119,32 @@ def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) ->
         attack.to(subjects.device).eval()
         some = data.desensitized(subjects.raw(torch.arange(1)))
         if applies(attack, data):  # what an attack learns or loads at the first need is there after it
-            attack.restore(some["image"], some["mask"], some["mask_index"])
+            attack.restore(some)
         about["attack"] = {**attack.describe(), "state": state_hash(attack)}
     return _hex(json.dumps(about, sort_keys=True, default=str))
+
+
+def pictures_of(data: FaceDataModule, released: Batch, attack: Attack | None, size: Sequence[int]) -> Tensor:
+    """Make what is seen of a released batch: pictures `[B,3,H,W]` in [0,1] of the raw images' size.
+
+    Args:
+        data: the method's, of which the desensitizer matters.
+        released: what it hands out.
+        attack: whose restoration is seen; None for the released pictures, or what `Desensitizer.look` shows of a
+            representation.
+        size: (height, width) of the raw images.
+
+    Raises:
+        ValueError: the attack restores pictures of another size.
+    """
+    if attack is None:
+        return data.desensitizer.pictures(released["image"], (size[0], size[1]))
+    restored = attack.restore(released)
+    if tuple(restored.shape[2:]) != tuple(size):
+        raise ValueError(
+            f"{type(attack).__name__}: restored images of {list(restored.shape[2:])} px, the raw ones are {list(size)}"
+        )
+    return restored
 
 
 @torch.inference_mode()
@@ -138,7 +164,7 @@ def measure(
     Args:
         subjects: whose images.
         data: the method's, of which the desensitizer is used.
-        attack: None for the released images as they are.
+        attack: None for the released images as they are, or of a representation what its `look` shows.
         judges: who link what is seen to clean images.
         recognisers: who compare what is seen with what is seen (paper, Table 2).
         have: what was measured before with other judges; that is not measured again.
@@ -152,24 +178,28 @@ def measure(
         seen. And all that was had before.
     """
     part = dict(have or {})
+    if attack is not None:  # its pictures are nothing that such a one has learnt to take
+        recognisers = [one for one in recognisers if not one.of_released]
     wanted = {j.about: j for j in judges if f"own/{_short(j)}" not in part}
     looking = wanted | {r.about: r for r in recognisers if f"pairs/{_short(r)}" not in part}
     likeness = "dssim" not in part
     if not looking and not likeness:
         return part
     alike: dict[str, list[Tensor]] = {}
+    of_pictures = {about: one for about, one in looking.items() if not one.of_released}
+    of_released = {about: one for about, one in looking.items() if one.of_released}
 
     def released() -> Iterator[list[Shown]]:
         for rows in rank_share(len(subjects), subjects.batch_size):
             raw = subjects.raw(rows)
             veiled = data.desensitized(raw, rows.to(raw.device))
-            seen, mask, which = veiled["image"], veiled["mask"], veiled["mask_index"]
-            if attack is not None:
-                seen = attack.restore(seen, mask, which)
+            mask, which = veiled["mask"], veiled["mask_index"]
+            seen = pictures_of(data, veiled, attack, raw.shape[2:])
             if likeness:
                 _compare(raw.float() / 255, seen, mask, which, alike)
             # an attacker's picture has no hidden pixel left, so the judge is told of none
-            yield [Shown(seen, looking, *((mask, which) if attack is None else (None, None)))]
+            told = (mask, which) if attack is None else (None, None)
+            yield [Shown(seen, of_pictures, *told), Shown(veiled["image"], of_released, *told)]
 
     found = embed_images(released(), tick=tick)
     part |= {name: torch.cat(values) for name, values in alike.items()}

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lightning_app.desensitize import described, is_clean
+
 _TEMPLATE = "card.md.j2"
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 _SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
@@ -130,11 +132,12 @@ def veiling(card: dict[str, Any]) -> str:
         )
     if about is None:
         return "The checkpoint does not tell how its training images were veiled; feed images veiled in the same way."
-    if about["method"] == "Identity":
+    if is_clean(about):
         return "The model was trained on clean faces: images are not veiled, and the graph veils nothing."
     rest = {key: value for key, value in about.items() if key not in ("method", "mask_hash")}
     how = ", ".join(f"{plain_text(key)} {plain_text(json.dumps(value))}" for key, value in rest.items())
-    if about["method"] == "MaskOut":
+    kind = described(about)
+    if kind is not None and kind.hides_only:
         low, high = about.get("mask_ratio_range", (about.get("mask_ratio"),) * 2)
         ratios = "not known" if low is None or high is None else f"{low:.4f} … {high:.4f}"
         how = f"hidden pixels black, {about.get('masks', 'several')} masks of mask ratio {ratios}"

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lightning_app.desensitize import CentreBlock, MaskOut
-from lightning_app.masks import Brush, guarded, load_mask, mask_hash, mask_ratio
+from lightning_app.core.batch import Batch
+from lightning_app.desensitize import Desensitizer, described
+from lightning_app.masks import guarded, load_mask, mask_hash, mask_ratio
 from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.release.format.manifest import MASK, public_method
 
 log = logging.getLogger("faceveil")
-_ONLY_HIDE = ("MaskOut", "CentreBlock")  # they multiply by their mask and do nothing else
-_MASKLESS = ("Identity", "GaussianBlur", "CentreBlur", "Mosaic")  # under these a gate is 1, in training too
-_MOST = 4096  # of a brush's settings, in vertices and in pixels of a 256×256 image
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,9 @@ def find_veil(facts: CheckpointFacts, config: dict[str, Any], given: str | Path 
     """
     told = facts.desensitizer
     veil = Veil(None if told is None else public_method(told))
-    maskless, hides = veil.method in _MASKLESS, veil.method in _ONLY_HIDE
+    kind = described(veil.about)
+    # without a mask a gate is 1, in training too
+    maskless, hides = kind is not None and kind.has_mask is False, kind is not None and kind.hides_only
     if given is None:
         if veil.masks == 1:
             return Veil(veil.about, _found(facts, config), hides)
@@ -128,10 +129,9 @@ def _sources(
     facts: CheckpointFacts, config: dict[str, Any], about: dict[str, Any]
 ) -> Iterator[tuple[str, Callable[[], Tensor | None]]]:
     size = facts.input_size
-    if about["method"] == "CentreBlock":
-        yield "its description", lambda: _centre(about, size)
-    if about["method"] == "MaskOut" and "freeform" in about:
-        yield "its description", lambda: _drawn(about, size)
+    kind = described(about)
+    if kind is not None and kind.has_mask and not kind.needs_file(about):
+        yield "its description", lambda: _again(kind, about, size)
     data = config.get("data")
     named = _argument(data, "desensitizer", "mask")
     beside = [
@@ -149,20 +149,13 @@ def _argument(data: object, part: str, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _centre(about: dict[str, Any], size: int) -> Tensor | None:
-    block = CentreBlock(float(about["fraction"]))
-    block.prepare((size, size))
-    return block.mask
-
-
-def _drawn(about: dict[str, Any], size: int) -> Tensor | None:
-    low, high = about["freeform"]
-    brush = Brush(**about["brush"])
-    # the checkpoint may be somebody else's: what it asks for is bounded before it is drawn
-    if max(brush.max_vertex, brush.max_length, brush.max_brush_width) > _MOST:
-        raise ValueError(f"its brush {about['brush']} is beyond all images")
-    return MaskOut(freeform=(low, high), count=1, seed=int(about["seed"]), brush=brush,
-                   guard=_guard(about, size), size=size).mask  # fmt: skip
+def _again(kind: type[Desensitizer], about: dict[str, Any], size: int) -> Tensor | None:
+    """Make the one mask `[1,1,H,W]` again that a checkpoint describes, which may be somebody else's."""
+    made = kind.from_description({**about, "count": 1, "guard": _guard(about, size)})
+    made.prepare((size, size))
+    # what it returns of black images: how a class keeps its mask is its own affair
+    black: Batch = {"image": torch.zeros(1, 3, size, size), "index": torch.zeros(1, dtype=torch.int64)}
+    return made.forward(black)["mask"]
 
 
 def _guard(about: dict[str, Any], size: int) -> int:

@@ -159,8 +159,10 @@ def load_recogniser(
         normalised = normalisation(facts, run, None, None)
         gated = len(model.backbone.gates) > 0
         veil = find_veil(facts, run.config, mask, gated)
-        desensitizer, hides = _desensitizer(facts, run, veil.mask, desensitize is not False)
-    if desensitize is None and not isinstance(desensitizer, Identity):
+        # a class that is not ours may do more than multiply by the mask: then it is made itself
+        multiplied = veil.mask if veil.multiplies else None
+        desensitizer, hides = _desensitizer(facts, run, multiplied, desensitize is not False)
+    if desensitize is None and desensitizer.hides:
         log.warning(
             "%s: %s. desensitize=True says that this is meant, False takes images as they are.",
             facts.path,
@@ -209,6 +211,11 @@ def _desensitizer(
             "already"
         )
     made = make_known(part, Desensitizer, where)
+    if not made.is_image:
+        raise ValueError(
+            f"checkpoint {facts.path}: its recogniser takes what {type(made).__name__} makes of images, which is no "
+            "picture: embed a set by predict, with the run's config"
+        )
     made.prepare((facts.input_size, facts.input_size))
     return made.eval(), f"every image is desensitized by {about.get('method')}, as in training"
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lightning_app.core.foreign import parse_json
+from lightning_app.desensitize import is_clean
 from lightning_app.models.base import HEAD, Recogniser
 from lightning_app.models.known import known_class, known_maker, ours
 from lightning_app.models.resnet import ResNet, ResNetMask
@@ -57,7 +58,7 @@ class CheckpointFacts:
     def clean(self) -> bool | None:
         """Whether it was trained on clean faces; None where it is not known."""
         about = self.desensitizer
-        return None if about is None else about.get("method") == "Identity"
+        return None if about is None else is_clean(about)
 
     def check_normalised(self, mean: float, std: float) -> None:
         """Refuse to show it pixels that are normalised otherwise than in its training, where that is known.

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 import datamodules
 from datamodules.readers.base import FaceReader
-from lightning_app import desensitize
-from lightning_app.desensitize import Desensitizer
+from lightning_app.desensitize import OURS, Desensitizer
 from lightning_app.models.base import Recogniser
 from lightning_app.networks import Backbone, Head
 from lightning_app.networks.heads import HEADS
@@ -35,13 +34,7 @@ READERS: dict[str, type[Any]] = {
         datamodules.PairFaces, datamodules.RecordIOFaces, datamodules.ReleasedFaces,
     )
 }  # fmt: skip
-DESENSITIZERS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        desensitize.CentreBlock, desensitize.CentreBlur, desensitize.GaussianBlur, desensitize.Identity,
-        desensitize.MaskOut, desensitize.Mosaic,
-    )
-}  # fmt: skip
+DESENSITIZERS: dict[str, type[Any]] = dict(OURS)
 MODELS: dict[str, type[Any]] = {}  # filled by `lightning_app.models`: one of them reads checkpoints itself
 BACKBONES: dict[str, type[Any]] = {kind.__name__: kind for kind in Backbone.names.values()}
 OTHERS: dict[str, type[Any]] = {datamodules.FaceDataModule.__name__: datamodules.FaceDataModule}

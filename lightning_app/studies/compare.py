@@ -380,8 +380,11 @@ def describe(candidate: Candidate) -> str:
     """
     about = dict(candidate.setting.data.desensitizer.describe())
     method = str(about.pop("method"))
-    if method == "Identity":
+    if not candidate.setting.data.desensitizer.hides:
         return "nothing is hidden"
+    desensitizer = candidate.setting.data.desensitizer
+    if not desensitizer.is_image:
+        method = f"{method} (no picture: {desensitizer.out_channels} channels; seen as its `look` shows it)"
     if "mask_hash" in about:
         about = {
             "mask": about.get("mask", "drawn"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_app.attacks import TrainedRestorer
+from lightning_app.attacks import Attack, TrainedRestorer
 from lightning_app.networks.rfr import RFRNet
+from tests.attacks.contract import AttackContract, released
 
 SIZE = 32
 
@@ -41,8 +42,8 @@ def test_it_restores_in_parts_what_it_restores_at_once(tmp_path: Path, images: T
     masks = (torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(2)) > 0.6).float()
     which = torch.tensor([1, 0, 0, 1, 0])
     seen = images * masks[which]
-    at_once = TrainedRestorer(file).restore(seen, masks, which)
-    torch.testing.assert_close(TrainedRestorer(file, 2).restore(seen, masks, which), at_once)
+    at_once = TrainedRestorer(file).restore(released(seen, masks, which))
+    torch.testing.assert_close(TrainedRestorer(file, 2).restore(released(seen, masks, which)), at_once)
     visible = masks[which].expand_as(seen) == 1
     assert torch.equal(at_once[visible], seen[visible])
     network = TrainedRestorer(file).restorer.network
@@ -57,20 +58,20 @@ def test_it_restores_in_parts_what_it_restores_at_once(tmp_path: Path, images: T
 
 def test_a_call_of_train_changes_nothing(tmp_path: Path, images: Tensor) -> None:
     attack = TrainedRestorer(checkpoint(tmp_path / "a.ckpt", masked=False))
-    first = attack.restore(images)
+    first = attack.restore(released(images))
     attack.train()
-    assert torch.equal(attack.restore(images), first)
+    assert torch.equal(attack.restore(released(images)), first)
 
 
 def test_one_trained_under_masks_needs_them(tmp_path: Path, images: Tensor) -> None:
     with pytest.raises(ValueError, match="mask: None, but TrainedRestorer fills in what a mask hides"):
-        TrainedRestorer(checkpoint(tmp_path / "a.ckpt")).restore(images)
+        TrainedRestorer(checkpoint(tmp_path / "a.ckpt")).restore(released(images))
 
 
 def test_another_size_is_refused(tmp_path: Path, images: Tensor) -> None:
     attack = TrainedRestorer(checkpoint(tmp_path / "a.ckpt", masked=False))
     with pytest.raises(ValueError, match=r"a\.ckpt: was trained on images of 32 px, these are 24 px"):
-        attack.restore(images[..., :24, :24])
+        attack.restore(released(images[..., :24, :24]))
 
 
 def test_another_kind_is_refused(tmp_path: Path, fitted: Path) -> None:
@@ -95,3 +96,12 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "evil": Path}, tmp_path / "evil.ckpt", pickle_module=pickle)
     with pytest.raises(ValueError, match="holds more than weights"):
         TrainedRestorer(tmp_path / "evil.ckpt")
+
+
+class TestTrainedRestorer(AttackContract):
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.file = checkpoint(tmp_path / "a.ckpt")
+
+    def make(self) -> Attack:
+        return TrainedRestorer(self.file)

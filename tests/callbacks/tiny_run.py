@@ -61,9 +61,7 @@ class NoPicture(Desensitizer):
 class Open(Desensitizer):
     """Veils nothing."""
 
-    @property
-    def hides(self) -> bool:
-        return False
+    hides = False
 
     def veil(self, image: Tensor) -> Tensor:
         return image

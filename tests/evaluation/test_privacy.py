@@ -13,6 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.attacks import Attack, MeanFace, Telea
+from lightning_app.core.batch import Batch
 from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, Identity, MaskOut
 from lightning_app.evaluation import Judge, RecogniserJudge
 from lightning_app.evaluation.privacy import (
@@ -59,9 +60,9 @@ class Perfect(Attack):
         super().__init__()
         self.clean, self.at = clean, 0
 
-    def _restore(self, desensitized: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
-        found = self.clean[self.at : self.at + len(desensitized)]
-        self.at += len(desensitized)
+    def guess(self, released: Batch) -> Tensor:
+        found = self.clean[self.at : self.at + len(released["image"])]
+        self.at += len(released["image"])
         return found
 
 

@@ -91,7 +91,7 @@ def test_a_run_learns_and_its_checkpoint_attacks(
     clean = others.__getitems__(list(range(6)))["image"].float() / 255
     method = MaskOut(freeform=(0.3, 0.4)) if veiled == "mask" else Mosaic(8)
     batch = method({"image": clean, "index": torch.arange(6)})
-    restored = attack.restore(batch["image"], batch["mask"], batch["mask_index"])
+    restored = attack.restore(batch)
     model = Inpainter.load_from_checkpoint(run / "checkpoints/last.ckpt", map_location="cpu").eval()
     with torch.no_grad():
         expected = model(batch["image"], batch["mask"], batch["mask_index"]).clamp(0, 1)

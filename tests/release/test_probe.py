@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, MaskOut
+from lightning_app.desensitize.base import only_hides
 from lightning_app.release.write.desensitizing import Veil
-from lightning_app.release.write.probe import only_hides, under_noise
+from lightning_app.release.write.probe import under_noise
 from tests.release.released import SIZE, contents, mask_file, raw_tree, release
 
 LETS_THROUGH = r"lets hidden pixels reach visible ones: with noise under the mask \d of \d images of a batch"

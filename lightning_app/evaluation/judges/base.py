@@ -20,10 +20,12 @@ class Judge(nn.Module):
     Attributes:
         input_size: side in pixels of the images it takes, others are resized for it; None takes any.
         metric: how two embeddings are compared: `cosine` similarity, or minus the `euclidean` distance.
+        of_released: it takes what one method releases, which is no picture, and takes no picture.
     """
 
     input_size: int | None = None
     metric: EmbeddingMetric = "cosine"
+    of_released: bool = False
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed faces.

@@ -21,6 +21,7 @@ class RecogniserJudge(Judge):
         mean: subtracted from every channel, on [0,1] pixels, as in its training.
         std: what every channel is divided by then.
         precision: `bf16-mixed` and `16-mixed` embed under autocast, as `fit` does.
+        channels: of the representation that it takes; None for pictures.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -28,11 +29,13 @@ class RecogniserJudge(Judge):
     """
 
     def __init__(
-        self, checkpoint: str | Path, mean: float = 0.5, std: float = 0.5, precision: Precision = "32-true"
-    ) -> None:
+        self, checkpoint: str | Path, mean: float = 0.5, std: float = 0.5, precision: Precision = "32-true",
+        channels: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.facts = load_recogniser(checkpoint)
-        if self.facts.in_channels != 3:
+        self.of_released = channels is not None
+        if self.facts.in_channels != (channels or 3):
             raise ValueError(
                 f"checkpoint {self.facts.path}: a recogniser for {self.facts.in_channels} channels of "
                 f"{self.facts.input_size} px; a judge looks at pictures, which have 3: give one trained on such"

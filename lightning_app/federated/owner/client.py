@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules import FaceDataModule
 from lightning_app.core.draws import seed_from
 from lightning_app.core.files import write_atomically
-from lightning_app.desensitize import Identity, MaskOut
+from lightning_app.desensitize import MaskOut, is_clean
 from lightning_app.federated.owner.local import train_round
 from lightning_app.federated.owner.terms import (
     about,
@@ -167,7 +167,7 @@ class Client:
         log.info("owner %d trains under %s%s%s", self.number, facts["method"], hidden, called)
         if mask.is_file():
             log.info("owner %d: look at the mask: %s", self.number, mask)
-        if facts["method"] == Identity.__name__:
+        if is_clean(facts):
             log.warning("owner %d trains on clean faces, as its own file says.", self.number)
 
     def _names_hash(self, names: Sequence[str]) -> str:

@@ -319,7 +319,7 @@ def client_trainer(options: dict[str, Any]) -> dict[str, Any]:
 def _add_model_and_data(parser: ArgumentParser) -> None:
     parser.add_subclass_arguments(Recogniser, "model", required=True)
     parser.add_subclass_arguments(FaceDataModule, "data", required=True)
-    parser.link_arguments("data.size", "model.init_args.input_size", apply_on="instantiate")
+    parser.link_arguments("data.input_size", "model.init_args.input_size", apply_on="instantiate")
     parser.link_arguments("data.in_channels", "model.init_args.in_channels", apply_on="instantiate")
 
 

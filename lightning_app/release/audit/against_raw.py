@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader
 from lightning_app.core.draws import hashed
+from lightning_app.desensitize import OURS
 from lightning_app.desensitize.blur import blur, gaussian_taps
 from lightning_app.metrics import dssim
 from lightning_app.release.audit.images import read_at_most
@@ -26,6 +27,7 @@ from lightning_app.release.format.manifest import (
     OTHER,
     REASONS,
     SIGNATURE,
+    VERSION,
     is_image_file,
     made_with,
 )
@@ -51,7 +53,7 @@ _OWN_WORDS = frozenset({
     "hidden", "hide", "image", "kernel", "levels", "made_by", "mask_hash", "mask_ratio", "mask_ratio_range", "masks",
     "max_angle", "max_brush_width", "max_length", "max_vertex", "method", "min_vertex", "reveal", "seed", "sigma",
     "size", "strokes", "taps", "version", "white",
-})  # fmt: skip
+}).union(*(told for kind in OURS.values() for told in kind.entries(1, VERSION)))  # fmt: skip
 
 
 def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:

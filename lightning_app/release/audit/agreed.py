@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lightning_app.core.plain import canonical
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import guarded, mask_hash
 from lightning_app.release.format.manifest import MASK, Manifest
 from lightning_app.release.format.method import describe, weak_mask
-from lightning_app.release.format.schema import canonical
 from lightning_app.release.write.desensitizing import Veil
 
 

@@ -14,6 +14,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
+from lightning_app.desensitize import is_clean
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
 from lightning_app.release.audit.agreed import Agreed
@@ -40,7 +41,6 @@ from lightning_app.release.write.finish import mask_facts
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
 _PLACE = re.compile(r"^(/|~|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")  # text that names a place on a disk
-_HIDES_NOTHING = "Identity"
 _SMALL, _LINE = 1 << 20, 300  # bytes: more than small files of a release have; of a manifest's line
 
 
@@ -283,7 +283,7 @@ def _method(
     root: Path, manifest: Manifest, visible: torch.Tensor | None, agreed: Agreed, found: Audit
 ) -> None:
     name = manifest.method["method"]
-    if name == _HIDES_NOTHING:
+    if is_clean(manifest.method):
         found.add(MANIFEST, f"its method is {name}: every released image is a clean one")
     elif manifest.mask is None and not is_known(name) and agreed.desensitizer is None:
         found.add(

@@ -19,18 +19,15 @@ from typing import Any
 
 from typing_extensions import Self
 
+from lightning_app.core.plain import brief, is_count, is_hash, is_share
 from lightning_app.core.version import version
 from lightning_app.release.format.png import LARGEST
 from lightning_app.release.format.pseudonyms import DIGITS
 from lightning_app.release.format.schema import (
     LONGEST,
     PACKAGES,
-    brief,
     check_method,
-    is_count,
     is_crop,
-    is_hash,
-    is_share,
     is_version,
     most_refused,
     plain_version,

@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, MaskOut, Mosaic
-from lightning_app.desensitize.blur import default_sigma, gaussian_taps
-from lightning_app.desensitize.centre import centre_box
+from lightning_app.core.plain import brief, canonical
+from lightning_app.desensitize import OURS, Desensitizer, MaskOut
+from lightning_app.desensitize.base import LEAST_HIDDEN
+from lightning_app.desensitize.blur import default_sigma
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
-from lightning_app.masks.freeform import Brush
 from lightning_app.masks.guard import has_margin
 from lightning_app.release.format.manifest import MASK, VERSION, Manifest, guard_of, public_method
-from lightning_app.release.format.schema import brief, canonical, check_method
+from lightning_app.release.format.schema import check_method
 from lightning_app.release.format.traces import Traces
 
-LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves a clean face
-# pixels a side that recognisers take: a mosaic of more blocks, or a blur as fine, is a clean face
-SHARPEST = 112
-# px, standard deviation of a blur's weights: what a narrower one does, nothing tells from soft faces
-LEAST_WIDTH = 1.2
-_MOSAIC_WIDTHS = 3.2  # so many times its width is the block of a mosaic that halves the same wave
 _SMALL = 64  # px: in images of more there are waves enough to tell a blur by
 _DECIMALS = 3  # of a sigma that is not its kernel's own
-_MADE: dict[str, Callable[[Mapping[str, Any]], Desensitizer]] = {
-    "GaussianBlur": lambda a: GaussianBlur(a["kernel"], a["sigma"]),
-    "CentreBlur": lambda a: CentreBlur(a["fraction"], a["kernel"], a["sigma"]),
-    "Mosaic": lambda a: Mosaic(a["block"]),
-}
-_MASKED = ("MaskOut", "CentreBlock")
-_OURS: dict[str, type[Desensitizer]] = {
-    one.__name__: one for one in (CentreBlock, CentreBlur, GaussianBlur, MaskOut, Mosaic)
-}
-_OF_THE_MASK = ("size", "masks", "mask_hash", "mask_ratio", "guard")
 
 
 def is_known(name: str) -> bool:
     """Tell whether a method is one of FaceVeil's own, which can be made from its description."""
-    return name in _OURS
+    return _known(name) is not None
+
+
+def _known(name: object) -> type[Desensitizer] | None:
+    """Find the class of a release's method: one of ours that changes images; None for any other."""
+    kind = OURS.get(str(name))
+    return kind if kind is not None and kind.hides else None
 
 
 def method_text(manifest: Manifest) -> str:
@@ -70,14 +59,15 @@ def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict
     """
     name = type(desensitizer).__name__
     about = public_method(desensitizer.describe())
-    if _OURS.get(name, type(desensitizer)) is not type(desensitizer):
+    if OURS.get(name, type(desensitizer)) is not type(desensitizer):
         raise ValueError(
             f"desensitizer: {type(desensitizer).__module__}.{name} bears the name of FaceVeil's own {name}; rename "
             "the class"
         )
-    if name == "MaskOut":
-        about = {key: about[key] for key in _OF_THE_MASK if key in about}
-    elif name not in _OURS:
+    if is_known(name):
+        told = type(desensitizer).entries(size, VERSION)[0]
+        about = {key: value for key, value in about.items() if key in told}
+    else:
         guard = guard_of(about)
         about = {"guard": guard} if guard and mask is not None else {}
     about["method"] = name
@@ -112,21 +102,10 @@ def weak_method(about: Mapping[str, Any], size: int) -> list[str]:
         about: `method` of a manifest, which `check_method` let pass.
         size: side of the images in pixels.
     """
-    faults = []
-    if about["method"] == "CentreBlur":
-        rows, columns = centre_box((size, size), about["fraction"])
-        share = (rows.stop - rows.start) * (columns.stop - columns.start) / size**2
-        if share < LEAST_HIDDEN:
-            faults.append(
-                f"fraction {about['fraction']} blurs {share:.4f} of the pixels, less than {LEAST_HIDDEN}: images are "
-                "as good as clean"
-            )
-    if about["method"] == "Mosaic" and size > about["block"] * SHARPEST:
-        faults.append(f"block {about['block']} leaves images of {size} pixels as good as clean: "
-                      f"more than {SHARPEST} blocks a side")  # fmt: skip
+    kind = _known(about["method"])
+    faults = [] if kind is None else kind.weaknesses(about, size)
     sigma = about.get("sigma")
     if sigma is not None:
-        faults += _weak_blur(about["kernel"], sigma, size)
         traces = traces_of(about, size) if size <= _SMALL and not faults else None
         if traces is not None and not traces.shows:
             faults.append(f"nothing tells what it blurs of images of {size} pixels from clean faces")
@@ -145,26 +124,9 @@ def traces_of(about: Mapping[str, Any], size: int) -> Traces | None:
     Raises:
         ValueError: its sigma is none.
     """
-    name = about["method"]
-    if name == "Mosaic" and "block" in about:
-        return Traces(size, block=about["block"])
-    if name not in ("GaussianBlur", "CentreBlur") or "kernel" not in about:
-        return None
-    box = centre_box((size, size), about["fraction"])[0] if "fraction" in about else None
-    return Traces(size, taps=gaussian_taps(about["kernel"], about["sigma"]), box=box)
-
-
-def _weak_blur(kernel: int, sigma: float, size: int) -> list[str]:
-    """Say what is wrong with a window that leaves faces as good as clean, or that nothing tells from clean ones."""
-    reach = kernel // 2
-    width = math.sqrt(sum(t * (i - reach) ** 2 for i, t in enumerate(gaussian_taps(kernel, sigma))))
-    least = max(LEAST_WIDTH, size / (_MOSAIC_WIDTHS * SHARPEST))
-    if width >= least:
-        return []
-    return [
-        f"sigma {sigma:g} with {2 * reach + 1} weights blurs by {width:.2f} pixels, less than {least:.2f}: images of "
-        f"{size} pixels are as good as clean"
-    ]
+    kind = _known(about["method"])
+    found = None if kind is None else kind.leaves(about, size)
+    return None if found is None else Traces(size, **found)
 
 
 def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> list[str]:
@@ -180,7 +142,7 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
         What is wrong, in words.
     """
     faults = _made_faults(root, manifest, mask)
-    if faults or manifest.method["method"] not in _OURS:
+    if faults or not is_known(manifest.method["method"]):
         return faults
     return weak_method(manifest.method, manifest.size)
 
@@ -188,17 +150,17 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
 def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> list[str]:
     """Say what is wrong with a description, were it of a method that does enough, see `method_faults`."""
     about, name = manifest.method, str(manifest.method["method"])
-    if manifest.mask is None:
-        if name in _MASKED:
-            return [f"its method is {name}, but it has no mask"]
-        if name not in _MADE:
-            return []
-    elif name in _MADE:
+    kind = _known(name)
+    if kind is None:
+        return []
+    if manifest.mask is None and kind.has_mask:
+        return [f"its method is {name}, but it has no mask"]
+    if manifest.mask is not None and not kind.has_mask:
         return [f"its method is {name}, which has no mask, but it has one"]
-    elif mask is None or name not in _OURS:
+    if manifest.mask is not None and mask is None:
         return []
     try:
-        made = _made(root, manifest, mask)
+        made = _made(root, manifest, kind)
     except (KeyError, TypeError, ValueError, OSError, OverflowError, RuntimeError, MemoryError) as error:
         return [f"its method cannot be made from its description ({_line(error)})"]
     if canonical(made) != canonical(about):
@@ -222,23 +184,13 @@ def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:
     )
 
 
-def _made(root: str | Path, manifest: Manifest, mask: Tensor | None) -> dict[str, Any]:
+def _made(root: str | Path, manifest: Manifest, kind: type[Desensitizer]) -> dict[str, Any]:
     """Describe what is made of a manifest's description."""
     about, sides = manifest.method, (manifest.size, manifest.size)
-    name = about["method"]
-    if mask is None:
-        return public_method(_MADE[name](about).describe())
-    if name == "CentreBlock":
-        block = CentreBlock(about["fraction"])
-        block.prepare(sides)
-        return public_method(block.describe())
-    if "freeform" in about:  # version 1
-        low, high = about["freeform"]
-        drawn = MaskOut(
-            freeform=(low, high), count=1, seed=about["seed"], brush=Brush(**about["brush"]), draw=about["draw"],
-            guard=about.get("guard", 0), size=sides,
-        )  # fmt: skip
-        return public_method(drawn.describe())
+    if not kind.needs_file(about):
+        again = kind.from_description(about)
+        again.prepare(sides)
+        return public_method(again.describe())
     found = public_method(MaskOut(mask=Path(root) / MASK, size=sides).describe())
     found |= {key: about[key] for key in ("guard", "levels", "hidden", "draw") if key in about}
     levels = about.get("levels")
@@ -279,7 +231,8 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
             )
         return MaskOut(mask=path)
     name = str(manifest.method["method"])
-    if name not in _MADE:
+    kind = _known(name)
+    if kind is None or kind.has_mask:
         raise ValueError(
             f"{root}: released by {name}, which cannot be made from its description: give the desensitizer itself "
             "(data.reader.init_args.veil)"
@@ -288,4 +241,4 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
         raise ValueError(
             f"{root}: {faults[0]}: the release is damaged, or install the version that its manifest names"
         )
-    return _MADE[name](manifest.method)
+    return kind.from_description(manifest.method)

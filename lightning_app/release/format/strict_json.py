@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-LARGEST = 1 << 53  # up to here integers are the same in every JSON reader
+from lightning_app.core.plain import LARGEST
+
 _DEEPEST = 32  # levels; many more would exhaust the stack of whoever walks through them
 
 

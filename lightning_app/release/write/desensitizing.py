@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_app.core.batch import Batch
-from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut
+from lightning_app.desensitize import OURS, Desensitizer
+from lightning_app.desensitize.base import only_hides
 from lightning_app.masks import mask_hash
-from lightning_app.release.write.probe import copy_of, only_hides, under_noise
+from lightning_app.release.write.probe import copy_of, under_noise
 
 Picture = NDArray[np.uint8]
 
@@ -188,9 +189,12 @@ class Veil:
         black = torch.zeros(2, 3, size, size, dtype=torch.uint8)
         mask = self._run(desensitizer, black, [0, 1], [0, 1])["mask"]
         if mask is None:
-            if isinstance(desensitizer, MaskOut | CentreBlock):
+            promised = type(desensitizer).mask_promised_by()
+            if promised is not None:
+                known = " or ".join(kind.__name__ for kind in OURS.values() if kind.has_mask)
+                ours = promised in OURS.values()
                 raise ValueError(
-                    f"desensitizer: {self._name} is a {MaskOut.__name__} or {CentreBlock.__name__}, but returns no mask"
+                    f"desensitizer: {self._name} is a {known if ours else promised.__name__}, but returns no mask"
                 )
             return None
         if len(mask) != 1:
