@@ -46,7 +46,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
     home = tmp_path_factory.mktemp("toys")
     config = _toys(
         write_config(home / "toys.yaml", drawn_root, "ResNetFSM"),
-        backbone={"class_path": BACKBONE, "init_args": {"channels": 6}}, insertion_points=["early"],
+        backbone={"class_path": BACKBONE, "init_args": {"channels": 8}}, insertion_points=["early"],
         head={"class_path": HEAD, "init_args": {"scale": 6.0}},
     )  # fmt: skip
     return _fitted(home, config)
@@ -90,7 +90,7 @@ def test_a_run_of_both_is_read_again_with_trust_alone(toys: Path) -> None:
         model, facts = load_recogniser(run)
     assert (facts.model, type(model.backbone), type(model.head)) == ("ResNetFSM", ToyBackbone, ToyHead)
     assert isinstance(model.head, ToyHead)
-    assert (model.head.scale, model.head.num_classes, model.backbone.dim) == (6.0, 6, 12)
+    assert (model.head.scale, model.head.num_classes, model.backbone.dim) == (6.0, 6, 16)
     assert list(model.backbone.gates) == ["early"]
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in saved["state_dict"].items())
@@ -133,7 +133,7 @@ def test_export_without_and_with_the_head(
     assert not (tmp_path / "no").exists()
     veil(*export, *BOTH, "--output", tmp_path / "whole", "--head")
     card = json.loads((tmp_path / "whole/card.json").read_text())
-    assert (card["model"]["backbone"], card["output"]["dimensions"]) == ("ToyBackbone", 12)
+    assert (card["model"]["backbone"], card["output"]["dimensions"]) == ("ToyBackbone", 16)
     with trusting([HEAD, BACKBONE]):
         first, facts = load_recogniser(toys / "runs/toys")
     (tmp_path / "plain.safetensors").write_bytes(to_safetensors(first, facts, None, 0.5, 0.5))

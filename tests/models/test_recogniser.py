@@ -25,7 +25,7 @@ CLASSES, SIZE = 4, 8
 def small(**settings: Any) -> ResNet:
     torch.manual_seed(0)
     given: dict[str, Any] = {
-        "backbone": partial(ToyBackbone, channels=2),
+        "backbone": partial(ToyBackbone, channels=8),
         "num_classes": CLASSES,
         "input_size": SIZE,
     }
@@ -132,7 +132,7 @@ def test_an_old_checkpoint_knows_nothing_of_heads() -> None:
             r"another head \(ToyHead; yours: ToyHead, or other settings of it\)",
         ),
         (
-            {"backbone": partial(ToyBackbone, channels=3)},
+            {"backbone": partial(ToyBackbone, channels=16)},
             r"another network \(ToyBackbone, no FSM, 8 px; yours: ToyB",
         ),
         (
@@ -175,7 +175,7 @@ def test_parts_are_described_in_the_settings() -> None:
     assert about["head"] == {"class_path": "tests.networks.test_heads.ToyHead", "init_args": {"scale": 2.0}}
     assert about["backbone"] == {
         "class_path": "tests.networks.test_backbones.ToyBackbone",
-        "init_args": {"channels": 2},
+        "init_args": {"channels": 8},
     }
     plain = ResNet(backbone="resnet18", width=8, input_size=32)
     assert (plain.hparams["backbone"], plain.hparams["head"]) == ("resnet18", None)

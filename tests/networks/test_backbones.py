@@ -57,7 +57,7 @@ class TestBottleneck(BackboneContract):
 
 
 class TestToyBackbone(BackboneContract):
-    maker = partial(ToyBackbone, channels=4)
+    maker = ToyBackbone
 
 
 def test_a_name_makes_ours_as_it_was() -> None:
