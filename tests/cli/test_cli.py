@@ -103,7 +103,7 @@ from main import main
 def verification(*args, **kwargs):
     raise ValueError("a pair too many")
 
-callbacks.verification.verification = verification
+callbacks.verification.Verification = verification
 main(sys.argv[1:])
 """
 

@@ -105,7 +105,7 @@ def test_a_sigterm_leaves_a_command_by_its_finally(
         finally:
             tidied.append(args)
 
-    monkeypatch.setattr("lightning_app.commands.run", command)
+    monkeypatch.setattr("main.run", command)
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with pytest.raises(SystemExit) as end:
         main(["validate"])
