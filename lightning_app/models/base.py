@@ -58,7 +58,7 @@ class Recogniser(L.LightningModule):
 
     def __init__(
         self,
-        backbone: BackboneMaker | str = "resnet34",
+        backbone: str | BackboneMaker = "resnet34",  # in this order: jsonargparse writes a name as it is
         num_classes: int | None = None,
         input_size: int = 224,
         in_channels: int = 3,

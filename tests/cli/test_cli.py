@@ -121,6 +121,29 @@ def test_an_error_with_workers_at_hand_ends_the_command(drawn_root: Path, tmp_pa
     assert "error: a pair too many" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_saved_config_does_again_what_was_done(drawn_root: Path, tmp_path: Path) -> None:
+    """In processes of their own: here a warning is an error, and what a library writes after a warning is not seen."""
+    config = write_config(tmp_path / "tiny.yaml", drawn_root, "ResNetFSM")
+    main = str(Path(__file__).resolve().parents[2] / "main.py")
+
+    def run(*args: object) -> dict[str, float]:
+        command = [sys.executable, main, *map(str, args)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
+        metrics: dict[str, float] = json.loads((tmp_path / "runs/tiny/metrics.json").read_text())
+        return metrics
+
+    trained = run("fit", "--config", config, "--trainer.max_epochs", 1)
+    saved = tmp_path / "runs/tiny/config.yaml"
+    wanted = yaml.safe_load(config.read_text())["model"]["init_args"]
+    told = yaml.safe_load(saved.read_text())["model"]["init_args"]
+    assert {key: told[key] for key in wanted} == wanted
+    again = run("validate", "--config", saved, "--ckpt_path", "last", "--name", "tiny")
+    assert again["lfw/accuracy"] == trained["lfw/accuracy"]
+
+
 def test_another_checkpoint_and_overwrite_leave_nothing_of_the_run_before(
     fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
