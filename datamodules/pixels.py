@@ -10,6 +10,23 @@ from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize import Desensitizer
 
 
+def desensitize_on_grid(batch: Batch, desensitizer: Desensitizer, moment: Moment | None = None) -> Batch:
+    """Desensitize a batch on its device; a picture comes on the uint8 grid, as a released file has it.
+
+    Args:
+        batch: `image` `[B,3,H,W]` float in [0,1], `index [B]`.
+        desensitizer: moved to the batch's device.
+        moment: what random draws are a function of; None outside training.
+
+    Returns:
+        `image`, a multiple of 1/255 where it is a picture; `mask`, `mask_index`.
+    """
+    out: Batch = desensitizer.to(batch["image"].device).forward(batch, moment)
+    if desensitizer.is_image:
+        out["image"] = (out["image"] * 255).round() / 255
+    return out
+
+
 class PixelDataModule(L.LightningDataModule):
     """Bring pixels to what a model takes.
 
@@ -44,11 +61,7 @@ class PixelDataModule(L.LightningDataModule):
         if not desensitize:
             out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
             return out
-        self.desensitizer.to(out["image"].device)
-        out = self.desensitizer.forward(out, moment)
-        if self.desensitizer.is_image:
-            out["image"] = (out["image"] * 255).round() / 255
-        return out
+        return desensitize_on_grid(out, self.desensitizer, moment)
 
     def desensitized(self, images: Tensor, index: Tensor | None = None) -> Batch:
         """Veil raw pixels as validation does; `image` stays in [0,1].

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from datamodules.pixels import desensitize_on_grid
 from datamodules.readers.decode import Crop, decode, read_bytes
-from lightning_app.desensitize import Desensitizer, Identity
+from lightning_app.desensitize import Desensitizer, Identity, described
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.source import Run, normalisation, read_run
 from lightning_app.export.veil import find_veil
@@ -87,6 +88,10 @@ class LoadedRecogniser:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
+        if isinstance(images, str | Path | Tensor):
+            raise ValueError(
+                f"images: a {type(images).__name__}; give a NumPy array [N,H,W,3] of uint8, or a list of paths"
+            )
         pixels = self._checked(images) if isinstance(images, np.ndarray) else None
 
         def shown() -> Iterator[list[Shown]]:
@@ -102,9 +107,7 @@ class LoadedRecogniser:
     def _shown(self, pixels: Tensor, index: Tensor) -> Shown:
         device = self.model.device
         image = pixels.to(device).permute(0, 3, 1, 2).float() / 255
-        batch = self._desensitizer.to(device)({"image": image, "index": index.to(device)})
-        if self._desensitizer.is_image:
-            batch["image"] = (batch["image"] * 255).round() / 255  # the uint8 grid, as a released file has it
+        batch = desensitize_on_grid({"image": image, "index": index.to(device)}, self._desensitizer)
         mask = batch["mask"] if self._mask is None else self._mask.to(device)
         among = batch["mask_index"] if self._mask is None else None
         return Shown((batch["image"] - self._mean) / self._std, {_MODEL: self.model.embed}, mask, among)
@@ -201,6 +204,15 @@ def _desensitizer(
         )
     if facts.clean:
         return Identity(), "trained on clean faces, nothing is hidden"
+    words = f"every image is desensitized by {about.get('method')}, as in training"
+    kind = described(about)
+    if kind is not None and kind.has_mask is False:  # of these a description tells all, that of a release too
+        try:
+            return kind.from_description(about).eval(), words
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"checkpoint {facts.path}: describes no {kind.__name__} ({error}); it is damaged"
+            ) from error
     data = run.config.get("data")
     part = data.get("init_args", {}).get("desensitizer") if isinstance(data, dict) else None
     where = f"checkpoint {facts.path}: config.yaml of its run"
@@ -217,7 +229,7 @@ def _desensitizer(
             "picture: embed a set by predict, with the run's config"
         )
     made.prepare((facts.input_size, facts.input_size))
-    return made.eval(), f"every image is desensitized by {about.get('method')}, as in training"
+    return made.eval(), words
 
 
 def _crop(run: Run) -> Crop:

@@ -19,6 +19,7 @@ from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
 from lightning_app.networks.heads import HeadMaker, NoHead, classes_in, heaviest, make_head
+from lightning_app.runs.checkpoint_bounds import DATA_STATE
 from lightning_app.runs.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
@@ -271,7 +272,7 @@ class Recogniser(L.LightningModule):
                 f"{len({k for k, _ in wrong})} weights or settings differ, the first is {wrong[0][0]}): use the "
                 "config it was trained with"
             )
-        self._lowest = _black(checkpoint.get("FaceDataModule"))
+        self._lowest = _black(checkpoint.get(DATA_STATE))
         if not _of_head(state):  # its owners keep theirs
             return
         count = self.classes_in(state) if same(saved.get("head"), own.get("head")) else None

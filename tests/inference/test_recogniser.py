@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 from pathlib import Path
-from shutil import copytree
+from shutil import copy2, copytree
 
 import numpy as np
 import pytest
@@ -113,6 +113,10 @@ def test_a_method_without_a_mask_comes_from_the_run(
     veil("fit", "--config", config, "--trainer.max_epochs", 1, "--trainer.callbacks=[]",
          "--data.desensitizer", blur)  # fmt: skip
     found = load_recogniser(tmp_path / "runs/blur").embed_images(pixels)
+    alone = copy2(
+        tmp_path / "runs/blur/checkpoints/last.ckpt", tmp_path / "alone.ckpt"
+    )  # no config beside it
+    assert np.array_equal(load_recogniser(alone).embed_images(pixels), found)
     model, _ = checkpoints.load_recogniser(tmp_path / "runs/blur")
     batch = FaceDataModule(desensitizer=GaussianBlur(9)).prepare(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     with torch.no_grad():
@@ -127,6 +131,8 @@ def test_a_method_without_a_mask_comes_from_the_run(
         (np.zeros((2, 3, 32, 32), np.uint8), r"shape \(2, 3, 32, 32\)"),
         (np.zeros((2, 48, 48, 3), np.uint8), "48×48 pixels, and the model takes 32×32"),
         (["nowhere.png"], "nowhere.png: cannot be read"),
+        ("face.png", "a str; give a NumPy array"),
+        (torch.zeros(2, 3, 32, 32), "a Tensor; give a NumPy array"),
     ],
 )
 def test_what_is_no_image_is_refused(loaded: LoadedRecogniser, images: object, told: str) -> None:
