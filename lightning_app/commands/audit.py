@@ -24,6 +24,7 @@ from lightning_app.cli.fit_config import make_desensitizer, make_reader
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.core.files import write_atomically
 from lightning_app.core.foreign import read_yaml
+from lightning_app.core.key_file import load_key
 from lightning_app.core.printing import printable
 from lightning_app.core.progress import progress_bar
 from lightning_app.masks import load_mask
@@ -34,7 +35,7 @@ from lightning_app.release.audit.run import audit as audit_release
 from lightning_app.release.audit.verdict import compared_line, figures, left_open
 from lightning_app.release.format.manifest import MANIFEST, MASK, image_file
 from lightning_app.release.format.method import desensitizer_of, is_known
-from lightning_app.release.format.pseudonyms import Pseudonyms, load_key, refuse_inside
+from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
 from lightning_app.release.write.preflight import be_strict
 from lightning_app.release.write.writer import LOSSY_WEBP

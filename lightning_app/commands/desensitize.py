@@ -16,11 +16,12 @@ from datamodules.readers.base import FaceReader
 from lightning_app.commands.parser import CommandParser, command_parser, keep_config, name_run
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.files import PRIVATE, is_plain_name, write_atomically
+from lightning_app.core.key_file import load_key, make_key
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask
 from lightning_app.release.format.manifest import MANIFEST
-from lightning_app.release.format.pseudonyms import load_key, make_key, refuse_inside
+from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.signing import load_signing_key, make_signing_key
 from lightning_app.release.write.writer import LOSSY_WEBP, Release, write_release
 from lightning_app.release.write.writer import Progress as Report

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from datamodules import FaceDataModule, FolderFaces, ReleasedFaces
 from lightning_app.commands.audit import audit as audit_command
+from lightning_app.core.key_file import load_key, write_secret
 from lightning_app.desensitize import Desensitizer, Mosaic
 from lightning_app.masks import guarded, mask_hash, save_mask
 from lightning_app.release.audit.against_raw import compare_images
 from lightning_app.release.audit.run import Compared, audit
 from lightning_app.release.format.manifest import Manifest, is_image_file, made_with
-from lightning_app.release.format.pseudonyms import Pseudonyms, load_key, write_secret
+from lightning_app.release.format.pseudonyms import Pseudonyms
 from tests.command_line import Veil, refused
 from tests.release.by_hand import (
     CROP,

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import serialization
 from PIL import Image
 
 from datamodules import FaceDataModule, FolderFaces
+from lightning_app.core.key_file import load_key
 from lightning_app.desensitize import MaskOut
 from lightning_app.release import Manifest, Pseudonyms
-from lightning_app.release.format.pseudonyms import load_key
 from tests.command_line import Veil, refused
 
 READER = "datamodules.FolderFaces"

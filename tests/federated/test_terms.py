@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import Desensitizer
 from lightning_app.federated.owner.client import Client, model_hash
 from lightning_app.federated.owner.config import read_config
@@ -23,7 +24,6 @@ from lightning_app.federated.protocol.shared_mask import digest
 from lightning_app.federated.protocol.weights import travelling
 from lightning_app.federated.server.run import Server
 from lightning_app.masks import mask_hash, save_mask
-from lightning_app.release.format.pseudonyms import make_key
 from tests.federated.tiny import VEIL, Pretender, config, plan_and_parts
 
 RUN = "0" * 16

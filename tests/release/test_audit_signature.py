@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from lightning_app.core.key_file import write_secret
 from lightning_app.release.audit.run import audit
 from lightning_app.release.format import signing
-from lightning_app.release.format.pseudonyms import write_secret
 from lightning_app.release.format.signing import (
     _SMALL_ORDER,
     fingerprint,

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
 from lightning_app.commands.audit import audit as command
+from lightning_app.core.key_file import write_secret
 from lightning_app.core.png import deflated, encode_png, filtered
 from lightning_app.masks.io import sidecar
 from lightning_app.release.audit.images import Checks, check_images
@@ -24,7 +25,6 @@ from lightning_app.release.audit.run import audit
 from lightning_app.release.format.deflate import take_apart
 from lightning_app.release.format.manifest import Manifest, made_with
 from lightning_app.release.format.png import data_chunks, read_png
-from lightning_app.release.format.pseudonyms import write_secret
 from lightning_app.release.format.signing import fingerprint, sign
 from tests.release.by_hand import KEY, images, relist, said, set_times, sha256
 from tests.release.test_png import chunk

@@ -14,15 +14,9 @@ import pytest
 
 from datamodules import DrawnFaces
 from lightning_app.core.files import PRIVATE, replacing, write_atomically
+from lightning_app.core.key_file import is_guessable, load_key, make_key, write_secret
 from lightning_app.release import Pseudonyms
-from lightning_app.release.format.pseudonyms import (
-    DIGITS,
-    is_guessable,
-    load_key,
-    make_key,
-    refuse_inside,
-    write_secret,
-)
+from lightning_app.release.format.pseudonyms import DIGITS, refuse_inside
 from lightning_app.release.write.plan import Plan
 
 KEY = bytes(range(32))

@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules import FaceDataModule
 from lightning_app.core.draws import seed_from
 from lightning_app.core.files import write_atomically
+from lightning_app.core.key_file import load_key
 from lightning_app.desensitize import MaskOut, is_clean
 from lightning_app.federated.owner.local import train_round
 from lightning_app.federated.owner.terms import (
@@ -36,7 +37,6 @@ from lightning_app.federated.protocol.weights import check_run_id, install, not_
 from lightning_app.masks import load_mask, mask_hash, save_mask
 from lightning_app.models.base import Recogniser
 from lightning_app.networks import Head
-from lightning_app.release.format.pseudonyms import load_key
 
 log = logging.getLogger("faceveil")
 _SEED, _HEAD = 0x666C7364, 0x666C6864  # "flsd", "flhd": name the draws

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from lightning_app.core.files import replacing
-from lightning_app.release.format.pseudonyms import LONGEST, is_guessable, refuse_readable, write_secret
+from lightning_app.core.key_file import LONGEST, is_guessable, refuse_readable, write_secret
 
 # y of the points whose order divides 8, in every way that 32 bytes can say it (RFC 8032, section 5.1.7; libsodium's
 # `ge25519_has_small_order` has the same list)
