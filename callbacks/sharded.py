@@ -20,6 +20,7 @@ from datamodules.readers.base import FaceReader, whole
 from datamodules.resumable import ignore_signals
 from datamodules.verification.readers import PairList
 from lightning_app.core.batch import Batch
+from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import share_buffers
 from lightning_app.evaluation.embed import Embedder, Shown, embed_images, rank_share
 from lightning_app.networks import Backbone
@@ -50,6 +51,7 @@ def embed_sharded(
     flip: bool = False,
     title: str = "Verifying",
     watch: Callable[[Batch], None] | None = None,
+    by: Desensitizer | None = None,
 ) -> dict[str, Tensor]:
     """Embed every image of a reader once per way; each is read once, and veiled once for all ways.
 
@@ -64,6 +66,7 @@ def embed_sharded(
         batch_size: images per step; the DataModule's by default.
         flip: add the embedding of the mirrored image.
         title: of the bar that shows how far it is.
+        by: another desensitizer than the DataModule's.
         watch: is shown every batch of veiled images, with the network in eval mode and the run's precision.
 
     Returns:
@@ -78,21 +81,21 @@ def embed_sharded(
     )  # fmt: skip
     device = trainer.strategy.root_device
     precision = trainer.precision_plugin.val_step_context
-    by = {
+    embedders_of = {
         veiled: {name: _embedder(pl_module, way.off) for name, way in ways.items() if way.veiled == veiled}
         for veiled in dict.fromkeys(way.veiled for way in ways.values())
     }
 
     def states(batch: Batch) -> Iterator[Shown]:
         images, index = batch["image"].to(device), batch["index"].to(device)
-        for veiled, embedders in by.items():
-            ready = data.prepare(images, index, desensitize=veiled)
+        for veiled, embedders in embedders_of.items():
+            ready = data.prepare(images, index, desensitize=veiled, by=by)
             if watch is not None and veiled:
                 with precision():
                     watch(ready)
             mirrored = None
-            if flip and veiled and not data.desensitizer.flips:  # then the raw image is mirrored
-                other = data.prepare(images.flip(-1), index, desensitize=True)
+            if flip and veiled and not (by or data.desensitizer).flips:  # then the raw image is mirrored
+                other = data.prepare(images.flip(-1), index, desensitize=True, by=by)
                 mirrored = Shown(other["image"], embedders, other["mask"], other["mask_index"])
             yield Shown(ready["image"], embedders, ready["mask"], ready["mask_index"], mirrored)
 

@@ -16,6 +16,7 @@ from datamodules.readers.base import FaceReader
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
 from lightning_app.core.measurement import Measurement
+from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import Verification, VerificationResult
 
@@ -46,6 +47,8 @@ class LFWVerification(L.Callback):
         batch_size: images per step; the DataModule's by default.
         bootstrap: resamples behind the 95 % intervals.
         name: first part of the log keys.
+        desensitizer: verify under another one than training's, such as masks that were never trained on; by default
+            under the DataModule's.
 
     Raises:
         ValueError: not exactly one of root, bin and reader is given.
@@ -65,6 +68,7 @@ class LFWVerification(L.Callback):
         batch_size: int | None = None,
         bootstrap: int = 1000,
         name: str = "lfw",
+        desensitizer: Desensitizer | None = None,
     ) -> None:
         if sum(x is not None for x in (root, bin, reader)) != 1:
             raise ValueError(
@@ -81,7 +85,7 @@ class LFWVerification(L.Callback):
         self.situations: list[Situation] = situations or [1, 2, 3]
         self.flip, self.missing, self.crop = flip, missing, crop
         self.every_n_epochs, self.batch_size = every_n_epochs, batch_size
-        self.bootstrap, self.name = bootstrap, name
+        self.bootstrap, self.name, self.desensitizer = bootstrap, name, desensitizer
         self.results: dict[int, VerificationResult] = {}
         self.measurements: list[Measurement] = []
         self._told = self._clean_told = False
@@ -94,6 +98,7 @@ class LFWVerification(L.Callback):
         """
         data = datamodule_of(trainer, "LFWVerification")
         self.reader = self.open(data)
+        self._check_desensitizer(data)
         if self.reader not in data.verification:
             data.verification.append(self.reader)
         reader, pairs = self.reader, pairs_of(self.reader)
@@ -144,6 +149,20 @@ class LFWVerification(L.Callback):
         pairs_of(self.reader)
         return self.reader
 
+    def _check_desensitizer(self, data: FaceDataModule) -> None:
+        """Refuse a desensitizer of the callback's own that gives the network what it does not take."""
+        ours, theirs = self.desensitizer, data.desensitizer
+        if ours is None:
+            return
+        ours.prepare((data.size, data.size))
+        gives = [(d.out_channels, d.out_size(data.size), d.is_image) for d in (ours, theirs)]
+        if gives[0] != gives[1]:
+            raise ValueError(
+                f"{self.name}: desensitizer {type(ours).__name__} gives {gives[0][0]} channels of {gives[0][1]} px, "
+                f"the network takes {gives[1][0]} of {gives[1][1]} px, of {type(theirs).__name__}: verify under one of "
+                "the same kind"
+            )
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Verify, when it is due."""
         if is_due(trainer, self.every_n_epochs):
@@ -169,7 +188,7 @@ class LFWVerification(L.Callback):
         """Embed, score and log all situations."""
         assert self.reader is not None
         data = datamodule_of(trainer, "LFWVerification")
-        hides = data.desensitizer.hides
+        hides = (self.desensitizer or data.desensitizer).hides
         situations = self._possible(data)
         states = {
             "veiled": hides and set(situations) != {3},
@@ -179,6 +198,7 @@ class LFWVerification(L.Callback):
         embeddings = embed_sharded(
             trainer, pl_module, data, self.reader, ways,
             batch_size=self.batch_size, flip=self.flip, title=f"Verifying on {self.name}",
+            by=self.desensitizer,
         )  # fmt: skip
         if not hides:
             embeddings["veiled"] = embeddings["clean"]

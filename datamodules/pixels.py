@@ -43,13 +43,20 @@ class PixelDataModule(L.LightningDataModule):
     keep_clean: bool
 
     @torch.no_grad()
-    def veiled(self, batch: Batch, moment: Moment | None = None, desensitize: bool = True) -> Batch:
+    def veiled(
+        self,
+        batch: Batch,
+        moment: Moment | None = None,
+        desensitize: bool = True,
+        by: Desensitizer | None = None,
+    ) -> Batch:
         """Bring a reader's batch to [0,1] and veil it, rounded to the uint8 grid.
 
         Args:
             batch: `image` uint8 `[B,3,H,W]` and `index [B]`.
             moment: what the masks' draws are a function of; None outside training.
             desensitize: False gives the clean images, with no mask.
+            by: another desensitizer than these data's own.
 
         Returns:
             `image` float in [0,1], a multiple of 1/255 where it is a picture; `mask`, `mask_index`.
@@ -61,7 +68,7 @@ class PixelDataModule(L.LightningDataModule):
         if not desensitize:
             out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
             return out
-        return desensitize_on_grid(out, self.desensitizer, moment)
+        return desensitize_on_grid(out, by or self.desensitizer, moment)
 
     def desensitized(self, images: Tensor, index: Tensor | None = None) -> Batch:
         """Veil raw pixels as validation does; `image` stays in [0,1].
@@ -80,6 +87,7 @@ class PixelDataModule(L.LightningDataModule):
         *,
         desensitize: bool = True,
         moment: Moment | None = None,
+        by: Desensitizer | None = None,
     ) -> Batch:
         """Make of raw pixels what a model takes: veiled (or clean, with no mask) and normalised.
 
@@ -88,9 +96,10 @@ class PixelDataModule(L.LightningDataModule):
             index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
             desensitize: False gives clean images.
             moment: what the masks' draws are a function of.
+            by: another desensitizer than these data's own.
         """
         index = torch.arange(len(images), device=images.device) if index is None else index
-        return self._normalised(self.veiled({"image": images, "index": index}, moment, desensitize))
+        return self._normalised(self.veiled({"image": images, "index": index}, moment, desensitize, by))
 
     def _normalised(self, batch: Batch) -> Batch:
         batch["image"] = (batch["image"] - self.mean) / self.std

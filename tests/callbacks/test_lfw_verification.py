@@ -17,6 +17,7 @@ from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.metrics import verification
 from lightning_app.models import ResNet, ResNetFSM
+from tests.callbacks.tiny_run import NoPicture
 
 SIZE = 32
 
@@ -184,3 +185,22 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
     reader = DrawnPairs(identities=8, images_per_identity=5, size=48, folds=4, pairs_per_fold=8)
     with pytest.raises(ValueError, match="48 px, the training images 32 px"):
         run(LFWVerification(reader=reader), Identity(), trained_a_little(), tmp_path)
+
+
+def test_a_desensitizer_of_its_own_is_what_it_verifies_under(tmp_path: Path) -> None:
+    """Trained under one mask, tested under others: the data module's own mask does not matter."""
+    reader, model = CountingPairs(), trained_a_little()
+    own = MaskOut(freeform=(0.5, 0.7), count=5, draw="image", size=SIZE, seed=9)
+    trained_under = MaskOut(freeform=(0.2, 0.3), size=SIZE)
+    callback = LFWVerification(reader=reader, bootstrap=0, desensitizer=own, name="unseen")
+    found = run(callback, trained_under, model, tmp_path)
+    scores = {1: found["unseen/accuracy"], 2: found["unseen/accuracy_s2"], 3: found["unseen/accuracy_s3"]}
+    for situation, accuracy in scores.items():
+        assert accuracy == pytest.approx(written_out(reader, own, model, situation, False), abs=1e-6)
+    assert scores[1] != written_out(reader, trained_under, model, 1, False)
+
+
+def test_a_desensitizer_of_its_own_that_the_network_does_not_take_is_refused(tmp_path: Path) -> None:
+    callback = LFWVerification(reader=CountingPairs(), desensitizer=NoPicture(), name="other")
+    with pytest.raises(ValueError, match="other: desensitizer NoPicture gives 5 channels of 32 px"):
+        run(callback, Identity(), trained_a_little(), tmp_path)
