@@ -8,6 +8,7 @@ from typing import Literal
 
 import lightning as L
 import torch
+from safetensors.torch import save
 
 from callbacks.measured import log_measurements
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
@@ -15,6 +16,7 @@ from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
+from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
@@ -49,6 +51,9 @@ class LFWVerification(L.Callback):
         name: first part of the log keys.
         desensitizer: verify under another one than training's, such as masks that were never trained on; by default
             under the DataModule's.
+        keep_scores: write the score of every pair into the run folder, `scores/<name>.safetensors`: `scores_s1` …
+            `[P]` float32, `same` and `folds` `[P]`; runs on the same pairs can then be compared pair by pair, see
+            `lightning_app.metrics.difference`.
 
     Raises:
         ValueError: not exactly one of root, bin and reader is given.
@@ -69,6 +74,7 @@ class LFWVerification(L.Callback):
         bootstrap: int = 1000,
         name: str = "lfw",
         desensitizer: Desensitizer | None = None,
+        keep_scores: bool = False,
     ) -> None:
         if sum(x is not None for x in (root, bin, reader)) != 1:
             raise ValueError(
@@ -86,6 +92,7 @@ class LFWVerification(L.Callback):
         self.flip, self.missing, self.crop = flip, missing, crop
         self.every_n_epochs, self.batch_size = every_n_epochs, batch_size
         self.bootstrap, self.name, self.desensitizer = bootstrap, name, desensitizer
+        self.keep_scores = keep_scores
         self.results: dict[int, VerificationResult] = {}
         self.measurements: list[Measurement] = []
         self._told = self._clean_told = False
@@ -204,10 +211,12 @@ class LFWVerification(L.Callback):
             embeddings["veiled"] = embeddings["clean"]
         pairs = pairs_of(self.reader)
         self.measurements = []
+        kept: dict[str, torch.Tensor] = {}
         for situation in situations if hides else situations[:1]:
             first = embeddings["veiled" if situation == 1 else "clean"]
             second = embeddings["clean" if situation == 3 else "veiled"]
             scores = cosine_scores(first, second, pairs)
+            kept[f"scores_s{situation}"] = torch.from_numpy(scores).float()
             # the embeddings of all ranks are here: nothing to bring together
             metric = Verification(bootstrap=self.bootstrap, prefix=self.name, sync_on_compute=False)
             metric.update(torch.from_numpy(scores), pairs.same, pairs.folds, torch.arange(len(pairs)))
@@ -218,3 +227,8 @@ class LFWVerification(L.Callback):
                 self.measurements += result.measurements(self.name)
             self.measurements += result.measurements(self.name, f"_s{situation}")
         log_measurements(trainer, pl_module, self.measurements)
+        if self.keep_scores and trainer.is_global_zero:
+            kept |= {"same": pairs.same.to(torch.uint8), "folds": pairs.folds.to(torch.int16)}
+            write_atomically(
+                Path(trainer.default_root_dir) / "scores" / f"{self.name}.safetensors", save(kept)
+            )

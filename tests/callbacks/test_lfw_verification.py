@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from callbacks import LFWVerification
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.metrics import verification
+from lightning_app.metrics.difference import decided_rightly
 from lightning_app.models import ResNet, ResNetFSM
 from tests.callbacks.tiny_run import NoPicture
 
@@ -204,3 +206,16 @@ def test_a_desensitizer_of_its_own_that_the_network_does_not_take_is_refused(tmp
     callback = LFWVerification(reader=CountingPairs(), desensitizer=NoPicture(), name="other")
     with pytest.raises(ValueError, match="other: desensitizer NoPicture gives 5 channels of 32 px"):
         run(callback, Identity(), trained_a_little(), tmp_path)
+
+
+def test_kept_scores_give_the_accuracy_again(tmp_path: Path) -> None:
+    found = run(
+        LFWVerification(reader=CountingPairs(), bootstrap=0, keep_scores=True, name="drawn"),
+        MaskOut(freeform=(0.5, 0.7), size=SIZE),
+        trained_a_little(),
+        tmp_path,
+    )
+    kept = load_file(tmp_path / "scores" / "drawn.safetensors")
+    for situation in (1, 2, 3):
+        right = decided_rightly(kept[f"scores_s{situation}"], kept["same"].bool(), kept["folds"].long())
+        assert right.mean() == pytest.approx(found[f"drawn/accuracy_s{situation}"], abs=1e-6)
