@@ -1,0 +1,275 @@
+"""Studies on a GPU that is lent for minutes: the runs of several `ablate` configs, many at a time.
+
+    python -m benchmarks.gpu_studies benchmarks/gpu_studies.yaml --workers 8 --seconds 480 --out results
+
+Small networks leave most of a GPU idle between their kernels, and starting a process takes longer than training one. So
+everything is imported once, worker processes are forked from that, and each does one run after another in its own
+process, with the command line that `ablate` would give it. First seeds come before second ones, so that a study that
+is cut short has whole tables. A run waits for the checkpoints and masks that its command line names. What is found goes
+to `--out`: each study's table, figure and metrics.json, and of each run its metrics.json, scores, log and record; no
+checkpoint, no face.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import queue
+import sys
+import tarfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_app.cli.configs import find_config
+from lightning_app.commands import ablate
+from lightning_app.commands.ablate_report import write_report
+from lightning_app.commands.parser import parsed
+from lightning_app.studies import runner
+
+KEPT = ("metrics.json", "scores/*", "config.yaml", "faces*.png")  # of a run's folder
+_WAITED_FOR = (".ckpt", ".png")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run, or one search.
+
+    Attributes:
+        study: name of the ablation.
+        name: of the run.
+        args: the command line after `main.py`.
+        run: folder of the run; of a search the mask that it makes.
+        log: file that keeps what is printed.
+        needs: files that must be there first.
+        order: first come lower ones.
+    """
+
+    study: str
+    name: str
+    args: tuple[str, ...]
+    run: Path
+    log: Path
+    needs: tuple[Path, ...]
+    order: tuple[int, int]
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended well."""
+        return self.run.is_file() if self.run.suffix else runner.finished(self.run)
+
+
+def read_study(config: str, args: Sequence[str], seeds: Sequence[int] | None, runs: str) -> ablate.Plan:
+    """Read an ablation's config.
+
+    Args:
+        config: its file, or the bare name of a shipped one.
+        args: arguments of every run, before the config's own.
+        seeds: in place of the config's.
+        runs: folder in which the ablation's folder lies.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such config, or it says nothing that can be used.
+    """
+    values = parsed(ablate.build_parser(), ["--config", config, "--runs", runs])
+    variants = {
+        k: v if isinstance(v, ablate.Variant) else ablate.Variant(**v) for k, v in values["variants"].items()
+    }
+    systems = {
+        k: v if isinstance(v, ablate.System) else ablate.System(**v) for k, v in values["systems"].items()
+    }
+    return ablate.Plan(
+        Path(values["runs"]) / values["name"], variants, systems, seeds or values["seeds"] or [0],
+        [*args, *(values["args"] or [])], values["figures"] or {}, values["search"], Path(values["masks"]),
+    )  # fmt: skip
+
+
+def tasks_of(plan: ablate.Plan, rank: int) -> list[Task]:
+    """List the runs of an ablation, and its searches, in the order in which they shall be done.
+
+    Args:
+        plan: of the ablation.
+        rank: of the study among the others, lower comes first.
+    """
+    found = []
+    for label, variant in plan.variants.items():
+        mask = plan.mask(label)
+        if variant.search is not None:
+            assert mask is not None
+            job = plan.search_job(label)
+            place = ["--name", mask.parent.name, "--output", str(plan.masks)]
+            found.append(_task(plan, job.run, (*job.args, *place), mask, (0, rank)))
+        for job in plan.jobs(label, mask):
+            seed = 0 if job.seed is None else list(plan.seeds).index(job.seed)
+            found.append(_task(plan, job.run, job.args, plan.folder / job.run, (seed + 1, rank)))
+    return found
+
+
+def _task(plan: ablate.Plan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, int]) -> Task:
+    words = [word.rpartition("=")[2] for word in args]
+    needs = [Path(word) for word in words if word.endswith(_WAITED_FOR)]
+    if args[0] == "search-mask":
+        said = yaml.safe_load(Path(find_config(plan.search)).read_text(encoding="utf-8"))
+        needs.append(Path(said["checkpoint"]))
+    more = [] if args[0] == "search-mask" else ["--overwrite"]
+    return Task(
+        plan.folder.name, name, (*args, *more), run, plan.folder / "logs" / f"{name}.log", tuple(needs), order
+    )
+
+
+def work(todo: Any, done: Any) -> None:
+    """Do runs until there are none: the loop of a worker process.
+
+    Args:
+        todo: queue of tasks; None ends it.
+        done: queue of (task, whether it ended well, seconds).
+    """
+    from main import main
+
+    while (task := todo.get()) is not None:
+        began = time.monotonic()
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with task.log.open("a", encoding="utf-8", buffering=1) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            print("$ python main.py", *task.args, flush=True)
+            os.environ.pop("PL_GLOBAL_SEED", None)
+            try:
+                main(list(task.args))
+            except SystemExit as end:
+                print(f"exit code {end.code}", flush=True)
+            except Exception:
+                traceback.print_exc()
+            sys.stdout.flush()
+        gc.collect()
+        done.put((task, task.done, time.monotonic() - began))
+
+
+def run_all(tasks: Sequence[Task], workers: int, until: float, say: Any) -> dict[str, str]:
+    """Do runs, several at a time, until the time is up.
+
+    Args:
+        tasks: all of them.
+        workers: processes.
+        until: `time.monotonic()` after which no run is begun; those under way are ended a minute later.
+        say: prints a line.
+
+    Returns:
+        study/run -> what became of it.
+    """
+    context = multiprocessing.get_context("fork")
+    todo, done = context.Queue(), context.Queue()
+    processes = [context.Process(target=work, args=(todo, done), daemon=True) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    waiting = sorted((task for task in tasks if not task.done), key=lambda task: task.order)
+    state = {f"{t.study}/{t.name}": "done before" if t.done else "not begun" for t in tasks}
+    under_way = 0
+    while waiting or under_way:
+        late = time.monotonic() > until
+        while not late and under_way < workers:
+            ready = next((t for t in waiting if all(need.exists() for need in t.needs)), None)
+            if ready is None:
+                break
+            waiting.remove(ready)
+            todo.put(ready)
+            under_way += 1
+            state[f"{ready.study}/{ready.name}"] = "cut short"
+        if under_way == 0 or time.monotonic() > until + 60:
+            break
+        try:
+            task, well, seconds = done.get(timeout=1)
+        except queue.Empty:
+            if not any(process.is_alive() for process in processes):
+                break
+            continue
+        under_way -= 1
+        state[f"{task.study}/{task.name}"] = "done" if well else "FAILED"
+        say(
+            f"{'done' if well else 'FAILED'} {task.study}/{task.name} {seconds:.0f} s, {len(waiting)} waiting"
+        )
+    for process in processes:
+        process.kill()
+    return state
+
+
+def pack(plans: Sequence[ablate.Plan], state: dict[str, str], out: Path) -> None:
+    """Write what was found: tables, figures, and of each run what is no checkpoint.
+
+    Args:
+        plans: the studies.
+        state: what became of each run.
+        out: folder of the results.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    with tarfile.open(out / "runs.tar.gz", "w:gz") as archive:
+        for plan in plans:
+            if not plan.folder.is_dir():
+                continue
+            write_report(plan.outcome(plan.folder.name), final=True)
+            wanted = [*plan.folder.glob("*.json"), *plan.folder.glob("*.png"), *plan.folder.glob("jobs/*")]
+            wanted += [
+                *plan.folder.glob("logs/*"),
+                *(f for kept in KEPT for f in plan.folder.glob(f"*/{kept}")),
+            ]
+            for path in wanted:
+                archive.add(path, str(path))
+            for label in plan.variants:
+                mask = plan.mask(label)
+                if plan.variants[label].search is not None and mask is not None and mask.is_file():
+                    archive.add(mask.parent, str(mask.parent))
+
+
+def main(args: list[str] | None = None) -> None:
+    """Do the studies that a plan lists.
+
+    Args:
+        args: the command line; `sys.argv[1:]` by default.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_studies", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "plan", type=Path, help="YAML: `args` of every run, and `studies`, see gpu_studies.yaml"
+    )
+    parser.add_argument("--workers", type=int, default=8, help="runs at a time")
+    parser.add_argument("--seconds", type=float, default=480.0, help="after which no run is begun")
+    parser.add_argument("--more", type=yaml.safe_load, default=[], help="further arguments of every run")
+    parser.add_argument("--runs", default="runs")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(args)
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
+
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask for a GPU here would spoil it for the forked
+    plan = yaml.safe_load(given.plan.read_text(encoding="utf-8"))
+    plans, tasks = [], []
+    for rank, study in enumerate(plan["studies"]):
+        more = [*(plan.get("args") or []), *given.more, *(study.get("args") or [])]
+        one = read_study(study["config"], more, study.get("seeds"), given.runs)
+        plans.append(replace(one, folder=one.folder.parent / study["name"]) if "name" in study else one)
+        tasks += tasks_of(plans[-1], study.get("rank", rank))
+    __import__("lightning_app.cli.app")  # before the fork, once for all
+    say(f"{len(tasks)} runs of {len(plans)} studies on {given.workers} workers")
+    state = run_all(tasks, given.workers, began + given.seconds, say)
+    pack(plans, state, given.out)
+    for name in sorted(name for name, what in state.items() if what == "FAILED")[:10]:
+        study, _, run = name.partition("/")
+        log = Path(given.runs) / study / "logs" / f"{run}.log"
+        say(f"{name}: …{log.read_text(encoding='utf-8', errors='replace')[-600:]}")
+    say(str({what: list(state.values()).count(what) for what in sorted(set(state.values()))}))
+
+
+if __name__ == "__main__":
+    main()
