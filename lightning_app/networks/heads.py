@@ -146,7 +146,7 @@ class Head(nn.Module, ABC):
             `[B,D]`: positive where the component raises the class's score. Excitation backprop starts here.
         """
 
-    def at(self, progress: float) -> None:  # noqa: B027  # most heads are the same all along
+    def at(self, progress: float) -> None:  # most heads are the same all along
         """Set what changes over a run; called before each step of training, and a function of the step alone.
 
         Args:

@@ -78,7 +78,9 @@ class MarginHead(Head):
         if not 0 <= ramp <= 1:
             raise ValueError(f"ramp: {ramp} is not within 0 … 1; it is a share of the run")
         if s_start is not None and ramp == 0:
-            raise ValueError(f"s_start: {s_start}, but ramp is 0: give a share of the run, or leave s_start out")
+            raise ValueError(
+                f"s_start: {s_start}, but ramp is 0: give a share of the run, or leave s_start out"
+            )
         self.s, self.m, self.ramp, self.s_start = s, m, ramp, s_start
         self.weight = nn.Parameter(torch.empty(classes, dim).normal_(std=_STD))
         self._risen = 1.0  # share of the ramp that is done; no state: the step tells it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from lightning_app.networks.backbones.resnet import INSERTION_POINTS, NARROWEST,
 IResNetName = Literal["ir50", "irse50"]
 DROPOUT = 0.4  # paper 2, training details
 DIM = 512  # of the embedding, of the whole network
-_UNITS = (3, 4, 14, 3)  # of each stage
 _REDUCTION = 16  # of channels, in squeeze-and-excitation
 _SIDE = 112  # px, of the faces it was made for
 _SMALLEST = 16  # px: below, the last stage would have nothing left to halve
@@ -89,10 +88,14 @@ class IResNet(Backbone, names=("ir50", "irse50")):
 
     Raises:
         ValueError: an unknown name, images below 16 px, a width below 8, or a dropout outside 0 … 1.
+
+    Attributes:
+        units: of each stage.
     """
 
     points = INSERTION_POINTS
     smallest = _SMALLEST
+    units: ClassVar[tuple[int, int, int, int]] = (3, 4, 14, 3)
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class IResNet(Backbone, names=("ir50", "irse50")):
             nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
         )
         channels = width
-        for point, units, out in zip(INSERTION_POINTS, _UNITS, self._widths, strict=True):
+        for point, units, out in zip(INSERTION_POINTS, self.units, self._widths, strict=True):
             kinds = [(channels, 2), *[(out, 1)] * (units - 1)]
             self.add_module(
                 point, nn.Sequential(*(Unit(c, out, stride, name == "irse50") for c, stride in kinds))
@@ -135,7 +138,9 @@ class IResNet(Backbone, names=("ir50", "irse50")):
     def stages(self, input_size: int) -> dict[str, Stage]:
         """Describe the four stages' feature maps; 56, 28, 14 and 7 px of 112."""
         sizes = [-(-input_size // (2 << stage)) for stage in range(4)]
-        return {point: Stage(*of) for point, of in zip(INSERTION_POINTS, zip(self._widths, sizes), strict=True)}
+        return {
+            point: Stage(*of) for point, of in zip(INSERTION_POINTS, zip(self._widths, sizes), strict=True)
+        }
 
     def stem_of(self, image: Tensor) -> Tensor:
         """Return what `layer1` takes, as large as the images.
