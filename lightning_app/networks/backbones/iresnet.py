@@ -138,9 +138,7 @@ class IResNet(Backbone, names=("ir50", "irse50")):
     def stages(self, input_size: int) -> dict[str, Stage]:
         """Describe the four stages' feature maps; 56, 28, 14 and 7 px of 112."""
         sizes = [-(-input_size // (2 << stage)) for stage in range(4)]
-        return {
-            point: Stage(*of) for point, of in zip(INSERTION_POINTS, zip(self._widths, sizes), strict=True)
-        }
+        return dict(zip(INSERTION_POINTS, map(Stage, self._widths, sizes), strict=True))
 
     def stem_of(self, image: Tensor) -> Tensor:
         """Return what `layer1` takes, as large as the images.
