@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from lightning_app.core.batch import Batch, learnt
@@ -89,6 +90,7 @@ class Recogniser(L.LightningModule):
         self.head: Head = self.make_head(num_classes) if num_classes else NoHead(self.backbone.dim)
         self._held_out = HeldOutMeans("loss", "accuracy")
         self._headless_told = False
+        self._steps = 0  # of the whole run, once it is known
         self._lowest = 0.0  # what a black pixel becomes in training, where a checkpoint told
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
@@ -132,8 +134,12 @@ class Recogniser(L.LightningModule):
         return classes_in(self._head_maker, self.backbone.dim, own) if own else None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make dropout a function of (seed, step, rank), so that a resumed run draws what the whole one did."""
-        if self.dropout.p > 0:
+        """Make dropout and the head's state functions of the step, so that a resumed run does what the whole one did.
+
+        Dropout, this one's or one within the backbone, draws by (seed, step, rank).
+        """
+        self.head.at(self.global_step / self._steps if self._steps else 1.0)
+        if any(isinstance(part, _DropoutNd) and part.p > 0 for part in self.modules()):
             seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
             torch.manual_seed(seed_from(_DROPOUT, seed, self.global_step, self.global_rank))
 
@@ -244,7 +250,7 @@ class Recogniser(L.LightningModule):
             [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}],
             lr=self.lr, momentum=self.momentum, nesterov=self.nesterov,
         )  # fmt: skip
-        total = total_steps(self.trainer, f"schedule={self.schedule}")
+        total = self._steps = total_steps(self.trainer, f"schedule={self.schedule}")
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, total, self.schedule, self.warmup)
         )

@@ -18,6 +18,7 @@ from datamodules.readers.base import FaceReader
 from lightning_app.desensitize import OURS, Desensitizer
 from lightning_app.models.base import Recogniser
 from lightning_app.networks import Backbone, Head
+from lightning_app.networks.backbones import BACKBONES
 from lightning_app.networks.heads import HEADS
 
 _T = TypeVar("_T")
@@ -36,7 +37,6 @@ READERS: dict[str, type[Any]] = {
 }  # fmt: skip
 DESENSITIZERS: dict[str, type[Any]] = dict(OURS)
 MODELS: dict[str, type[Any]] = {}  # filled by `lightning_app.models`: one of them reads checkpoints itself
-BACKBONES: dict[str, type[Any]] = {kind.__name__: kind for kind in Backbone.names.values()}
 OTHERS: dict[str, type[Any]] = {datamodules.FaceDataModule.__name__: datamodules.FaceDataModule}
 _TABLES: list[tuple[type[Any], dict[str, type[Any]]]] = [
     (FaceReader, READERS), (Desensitizer, DESENSITIZERS), (Recogniser, MODELS), (Head, HEADS), (Backbone, BACKBONES),

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_app.networks import Backbone
-from lightning_app.networks.backbones import BackboneMaker
+from lightning_app.networks.backbones import BACKBONES, BackboneMaker
 from lightning_app.networks.heads import HEADS, HeadMaker, SoftmaxHead
 
 Part = Mapping[str, Any]  # class_path and init_args
@@ -59,8 +58,7 @@ def backbone_maker(backbone: BackboneMaker | Part | str) -> BackboneMaker | str:
     Raises:
         ValueError: a checkpoint describes somebody else's backbone.
     """
-    known = {kind.__name__: kind for kind in Backbone.names.values()}
-    return _maker("backbone", backbone, known) if isinstance(backbone, Mapping) else backbone
+    return _maker("backbone", backbone, BACKBONES) if isinstance(backbone, Mapping) else backbone
 
 
 def _maker(name: str, part: Part, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Return half-precision numbers in fp32, others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def mixed_cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
@@ -18,7 +23,7 @@ def mixed_cross_entropy(
     `−Σ_k weight_k log p(target_k)`, smoothed as torch's `cross_entropy` does it. No dense `[B,classes]` target is made.
 
     Args:
-        logits: `[B,classes]`; computed in fp32.
+        logits: `[B,classes]`; computed in fp32, of fp64 in fp64.
         target: `[B]` int64 classes, or `[B,k]` for images whose labels are mixed.
         weight: `[B,k]`, rows summing to 1; needed for `[B,k]` targets, else None.
         label_smoothing: share of the target spread over all classes, 0 … 1.
@@ -30,18 +35,51 @@ def mixed_cross_entropy(
         ValueError: target and weight do not fit each other.
     """
     if target.ndim == 1 and weight is None:
-        return F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
+        return F.cross_entropy(at_least_fp32(logits), target, label_smoothing=label_smoothing)
+    weight = _checked(target, weight)
+    logs = F.log_softmax(at_least_fp32(logits), dim=1)
+    weight = weight.to(logs.dtype)
+    if target.shape[1] == 1:  # what `cross_entropy` does, so that a mix of one is plain training bit for bit
+        loss = F.nll_loss(weight * logs, target[:, 0])
+    else:
+        loss = -(weight * logs.gather(1, target)).sum(1).mean()
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * logs.mean(1).mean()
+    return loss
+
+
+def _checked(target: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None or target.ndim != 2 or target.shape != weight.shape:
         given = None if weight is None else list(weight.shape)
         raise ValueError(
             f"target of shape {list(target.shape)} with weight of shape {given}: give [B] without a weight, or [B, k] "
             "with a weight [B, k] whose rows sum to 1"
         )
-    logs = F.log_softmax(logits.float(), dim=1)
-    loss = -(weight.to(logs.dtype) * logs.gather(1, target)).sum(1)
-    if label_smoothing:
-        loss = (1 - label_smoothing) * loss - label_smoothing * logs.mean(1)
-    return loss.mean()
+    return weight
+
+
+def merged(target: Tensor, weight: Tensor | None) -> Tensor:
+    """Add up the shares of a label that an image has several times.
+
+    The first of them gets the sum, the others 0: what is then added up per class has one summand that is not 0, and
+    does not depend on the order in which a GPU adds.
+
+    Args:
+        target: `[B,k]` int64.
+        weight: `[B,k]`.
+
+    Returns:
+        `[B,k]`, whose rows sum to what they summed to.
+
+    Raises:
+        ValueError: target and weight do not fit each other.
+    """
+    weight = _checked(target, weight)
+    if target.shape[1] == 1:
+        return weight
+    alike = target[:, :, None] == target[:, None, :]  # [B,k,k]
+    first = ~alike.tril(-1).any(2)
+    return torch.where(first, (alike * weight[:, None, :]).sum(2), 0)
 
 
 def heaviest(target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -106,6 +144,13 @@ class Head(nn.Module, ABC):
 
         Returns:
             `[B,D]`: positive where the component raises the class's score. Excitation backprop starts here.
+        """
+
+    def at(self, progress: float) -> None:  # most heads are the same all along
+        """Set what changes over a run; called before each step of training, and a function of the step alone.
+
+        Args:
+            progress: share of the run's optimiser steps that is done, 0 … 1.
         """
 
     @classmethod

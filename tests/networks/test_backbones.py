@@ -61,7 +61,7 @@ class TestToyBackbone(BackboneContract):
 
 
 def test_a_name_makes_ours_as_it_was() -> None:
-    assert list(Backbone.names) == ["resnet18", "resnet34", "resnet50"]
+    assert list(Backbone.names)[:3] == ["resnet18", "resnet34", "resnet50"]
     torch.manual_seed(1)
     direct = ResNetBackbone("resnet18", ["layer2"], 32, width=8)
     torch.manual_seed(1)
@@ -77,7 +77,7 @@ def test_a_name_makes_ours_as_it_was() -> None:
 
 def test_what_makes_no_backbone() -> None:
     with pytest.raises(
-        ValueError, match=r"backbone='resnet99': choose one of resnet18, resnet34, resnet50, or give"
+        ValueError, match=r"backbone='resnet99': choose one of resnet18, resnet34, resnet50, .*or give"
     ):
         make_backbone("resnet99", 3, 32)
     with pytest.raises(

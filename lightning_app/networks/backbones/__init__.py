@@ -10,9 +10,10 @@ import inspect
 import pkgutil
 
 from lightning_app.networks.backbones.base import Backbone, BackboneMaker, Stage, apply_gate, named
+from lightning_app.networks.backbones.iresnet import IR50, IRSE50
 from lightning_app.networks.backbones.resnet import WIDTH
 
-__all__ = ["WIDTH", "Backbone", "BackboneMaker", "Stage", "apply_gate", "make_backbone", "named"]
+__all__ = ["BACKBONES", "WIDTH", "Backbone", "BackboneMaker", "Stage", "apply_gate", "make_backbone", "named"]
 
 
 def make_backbone(
@@ -51,3 +52,8 @@ def make_backbone(
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
+
+# what a checkpoint may name untrusted: the classes that have names, and those that are given by class_path alone
+BACKBONES: dict[str, type[Backbone]] = {
+    kind.__name__: kind for kind in (*Backbone.names.values(), IR50, IRSE50)
+}
