@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.augment import Augment
 from datamodules.drawing.reader import DrawnFaces
 from datamodules.loader import TimedLoader
+from datamodules.on_device import Places, gathered
 from datamodules.pixels import PixelDataModule
 from datamodules.readers.bad_images import BadImages
 from datamodules.readers.base import FaceReader, whole
@@ -56,7 +57,8 @@ class FaceDataModule(PixelDataModule):
         val_share: share of each identity's images held out for validation, 0 … 1: floor(n · share) of n images, so
             that at least one stays. Seed and stable names choose them (`FaceReader.stable_name`): new people change
             nothing for others, a new image at most who of its own identity stands at the edge of the share.
-        cache: keep the decoded images in memory.
+        cache: keep the decoded images in memory; `device` keeps those of training and held-out images on the GPU itself
+            (on the CPU where the run is), so that no pixel is copied in a step. Batches are the same.
         seed: of the order, the split, the masks and the augmentation; `seed_everything` by default.
         mean: subtracted from every channel, on [0,1] pixels.
         std: what every channel is divided by then.
@@ -74,7 +76,7 @@ class FaceDataModule(PixelDataModule):
         global_batch_size: int = 64,
         num_workers: int = 0,
         val_share: float = 0.0,
-        cache: bool = False,
+        cache: bool | Literal["device"] = False,
         seed: int | None = None,
         mean: float = 0.5,
         std: float = 0.5,
@@ -86,6 +88,8 @@ class FaceDataModule(PixelDataModule):
             raise ValueError(f"data.val_share={val_share}: give a share from 0 up to, not including, 1")
         if global_batch_size < 1:
             raise ValueError(f"data.global_batch_size={global_batch_size}: give at least 1")
+        if cache not in (True, False, "device"):
+            raise ValueError(f"data.cache={cache!r}: give true, false or device")
         if std <= 0:
             raise ValueError(f"data.std={std}: give a positive number")
         self.reader = reader if reader is not None else DrawnFaces()
@@ -109,6 +113,7 @@ class FaceDataModule(PixelDataModule):
         self._met: dict[str, Any] | None = None  # what a checkpoint said that was not compared yet
         self._no_figures = False  # of held-out images: a checkpoint does not know them
         self._sampler: EpochBatchSampler | None = None
+        self._on_device: CachedReader | None = None
         self._bad: BadImages | None = None
         self.other_data = other_data
         self._warned = 0
@@ -170,6 +175,10 @@ class FaceDataModule(PixelDataModule):
                 )
             if self._split is None:
                 self._deal(CachedReader(self.reader) if self.cache else self.reader)
+            if self._on_device is not None and self.trainer is not None:
+                self._on_device.to(
+                    self.trainer.strategy.root_device
+                )  # now, so that too little memory is told early
         elif stage in ("validate", "test") and self.val_share > 0 and self._split is None:
             try:
                 self._deal(self.reader.open())
@@ -195,6 +204,7 @@ class FaceDataModule(PixelDataModule):
     def _deal(self, whole: FaceReader) -> None:
         self._bad = BadImages(len(whole))
         self._split = Split(whole, self.val_share, self.seed)
+        self._on_device = whole if self.cache == "device" and isinstance(whole, CachedReader) else None
 
     def check_split(self, theirs: Mapping[str, Any], who: str) -> None:
         """Refuse data other than those a checkpoint was trained on, or other held-out images than its.
@@ -251,7 +261,7 @@ class FaceDataModule(PixelDataModule):
                 rank=trainer.global_rank,
                 world=trainer.world_size,
             )
-        loader = self._loader(self._split.training, batch_sampler=self._sampler)
+        loader = self._loader(self._served(self._split.training), batch_sampler=self._sampler)
         loader.before_epoch = self._find_place
         return loader
 
@@ -271,7 +281,7 @@ class FaceDataModule(PixelDataModule):
         self._meet()
         if self.held_out is None:
             return DataLoader(NoImages(self.size, self._fewest_batches()), batch_size=1, collate_fn=first_of)
-        return self._evaluation_loader(self.held_out)
+        return self._evaluation_loader(self._served(self.held_out))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Serve what `val_dataloader` serves."""
@@ -281,7 +291,11 @@ class FaceDataModule(PixelDataModule):
         """Serve every image of the reader in its order, veiled, not augmented."""
         return self._evaluation_loader(self.reader)
 
-    def _evaluation_loader(self, reader: FaceReader) -> DataLoader[Batch]:
+    def _served(self, part: FaceReader) -> FaceReader | Places:
+        """Give what the loader reads: the images, or their places where they lie on the device."""
+        return part if self._on_device is None else Places(part)
+
+    def _evaluation_loader(self, reader: FaceReader | Places) -> DataLoader[Batch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         share = Share(reader, rank, world)
         most = max(1, len(share) // self._fewest_batches())
@@ -300,14 +314,18 @@ class FaceDataModule(PixelDataModule):
 
     def _loader(self, reader: Dataset[Batch], **order: Any) -> TimedLoader:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        places = isinstance(
+            getattr(reader, "reader", reader), Places
+        )  # nothing to read, nothing worth pinning
+        workers = 0 if places else self.num_workers
         return TimedLoader(
             reader,
             **order,
             collate_fn=whole,
-            num_workers=self.num_workers,
+            num_workers=workers,
             worker_init_fn=ignore_signals,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=on_cuda,
+            persistent_workers=workers > 0,
+            pin_memory=on_cuda and not places,
         )
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -327,6 +345,9 @@ class FaceDataModule(PixelDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Veil, augment (in training) and normalise a batch on its device."""
         trainer = self.trainer
+        if "places" in batch:
+            assert self._on_device is not None
+            batch = gathered(batch, self._on_device)
         if len(batch["image"]) == 0:
             return {**batch, "mask": None, "mask_index": batch["index"]}
         if trainer is None or not trainer.training:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.on_device import Places
 from datamodules.readers.base import FaceReader
 from lightning_app.core.batch import Batch
 from lightning_app.core.draws import hashed
@@ -78,12 +79,12 @@ class Share(Dataset[Batch]):
     has no image. A dataset and no batch sampler, for Lightning's `predict` puts the whole set into that.
 
     Args:
-        reader: the whole set.
+        reader: the whole set, or its places.
         rank: of this process.
         world: number of processes.
     """
 
-    def __init__(self, reader: FaceReader, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, reader: FaceReader | Places, rank: int = 0, world: int = 1) -> None:
         self.reader, self.rank, self.world = reader, rank, world
 
     def __len__(self) -> int:

@@ -25,6 +25,11 @@ class CachedReader(FaceReader):
         reader: what to keep.
         threads: how many decode at a time; by default one per CPU.
 
+    Attributes:
+        pixels: uint8 `[N,1 or 3,size,size]`, each bad image's place holding its replacement.
+        bad: `[K]` int64, numbers of the images that could not be decoded.
+        given: `[N]` int64, the class that came with each image.
+
     Raises:
         ValueError: the images do not fit into the memory available; names the size needed.
     """
@@ -35,7 +40,7 @@ class CachedReader(FaceReader):
         self.identities = reader.identities
         self.labels = reader.labels
         self.on_bad_image = reader.on_bad_image
-        self.pixels, self.bad, self._given = _fill(reader, threads or os.cpu_count() or 1)
+        self.pixels, self.bad, self.given = _fill(reader, threads or os.cpu_count() or 1)
         self._known = frozenset(self.bad.tolist())
 
     def read(self, index: int) -> Pixels:
@@ -46,7 +51,7 @@ class CachedReader(FaceReader):
         """
         if self.number(index) in self._known:
             raise BadImage(f"{self.name(index)}: cannot be decoded")
-        kept: Pixels = self.pixels[index].numpy()
+        kept: Pixels = self.pixels[index].cpu().numpy()
         return kept
 
     def name(self, index: int) -> str:
@@ -82,11 +87,35 @@ class CachedReader(FaceReader):
         at = torch.tensor(indices, dtype=torch.int64)
         numbers = torch.tensor([self.number(index) for index in indices], dtype=torch.int64)
         return {
-            "image": self.pixels[at].expand(-1, 3, -1, -1).contiguous(),
-            "identity": self._given[at],
+            "image": self.pixels[at.to(self.pixels.device)].cpu().expand(-1, 3, -1, -1).contiguous(),
+            "identity": self.given[at],
             "index": numbers,
             "bad": numbers[torch.isin(numbers, self.bad)],
         }
+
+    def to(self, device: torch.device) -> None:
+        """Keep the pixels on a device, and nowhere else; those already there stay where they are.
+
+        Raises:
+            ValueError: they do not fit into its free memory; names the size needed.
+        """
+        if self.pixels.device == device:
+            return
+        needed, free = self.pixels.numel(), float("inf")
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+        try:
+            moved = self.pixels.to(device) if needed <= free else None
+        except torch.OutOfMemoryError:
+            moved = None
+        if moved is None:
+            count, channels, size, _ = self.pixels.shape
+            there = f"{free / 2**30:.1f} GiB are free there" if free < float("inf") else "it has not so much"
+            raise ValueError(
+                f"data.cache: device: {count} images of {channels}×{size}×{size} take {needed / 2**30:.1f} GiB on "
+                f"{device}, {there}: give data.cache: true, or a smaller size"
+            )
+        self.pixels = moved
 
 
 def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,6 +25,7 @@ class Batch(TypedDict, total=False):
         index: `[B]` int64, the image's number in its reader.
         clean: `[B,3,H,W]` float in [0,1], the raw faces; only for attackers, see `FaceDataModule`'s `keep_clean`.
         bad: `[K]` int64, numbers of images that could not be decoded and were replaced.
+        places: `[3,B]` int64, in place of the others where the set lies on the device, until the batch is there.
     """
 
     image: Tensor
@@ -36,6 +37,7 @@ class Batch(TypedDict, total=False):
     index: Tensor
     clean: Tensor
     bad: Tensor
+    places: Tensor
 
 
 def learnt(batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
+_ALL = 2**64 - 1
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -19,6 +22,21 @@ def _splitmix(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * _MIX1
     x = (x ^ _shift_right(x, 27)) * _MIX2
     return x ^ _shift_right(x, 31)
+
+
+def _folded(keys: Sequence[int]) -> int:
+    """Hash the keys one after the other, 0 … 2⁶⁴−1; in Python, for on a GPU every operation is a kernel launched."""
+    state = 0
+    for key in keys:
+        state = ((state ^ (key & _ALL)) + _GOLDEN) & _ALL
+        state = ((state ^ (state >> 30)) * _MIX1) & _ALL
+        state = ((state ^ (state >> 27)) * _MIX2) & _ALL
+        state ^= state >> 31
+    return state
+
+
+def _signed(bits: int) -> int:
+    return ((bits + 2**63) % 2**64) - 2**63  # as int64 has them
 
 
 def hashed(counter: Tensor, *keys: int) -> Tensor:
@@ -33,11 +51,7 @@ def hashed(counter: Tensor, *keys: int) -> Tensor:
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
-    state = torch.zeros_like(counter)
-    for key in keys:
-        wrapped = ((key + 2**63) % 2**64) - 2**63  # any Python integer folded into int64
-        state = _splitmix((state ^ wrapped) + _GOLDEN)
-    return _splitmix((state ^ counter) + _GOLDEN)
+    return _splitmix((counter ^ _signed(_folded(keys))) + _GOLDEN)
 
 
 def uniform(counter: Tensor, *keys: int) -> Tensor:
@@ -73,4 +87,4 @@ def seed_from(*keys: int) -> int:
     Args:
         keys: integers, for example (salt, seed, step).
     """
-    return int(_shift_right(hashed(torch.zeros(1, dtype=torch.int64), *keys), 1).item())
+    return _folded([*keys, 0]) >> 1
