@@ -27,6 +27,7 @@ HEAD = "head."  # before the head's names in a state dict
 _DROPOUT = 120  # salt of this draw
 # what makes another network
 _NETWORK = ("width", "insertion_points", "normalise", "in_channels", "input_size")
+_PARTIAL = "partial_until"  # a setting of ResNetPartial alone
 _KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
@@ -265,6 +266,8 @@ class Recogniser(L.LightningModule):
         other = [k for k in _NETWORK if k in saved and k in own and _plain(saved[k]) != _plain(own[k])]
         if "backbone" in saved and not same(saved["backbone"], own["backbone"]):
             other.append("backbone")
+        if "backbone" in saved and saved.get(_PARTIAL) != own.get(_PARTIAL):  # the same weights, another network
+            other.append(_PARTIAL)
         if mine != theirs or other:
             wrong = [*sorted(set(mine.items()) ^ set(theirs.items())), *((k, ()) for k in other)]
             raise ValueError(
@@ -333,4 +336,6 @@ def _plain(value: Any) -> Any:
 
 def _described(hparams: Any) -> str:
     points = ", ".join(hparams.get("insertion_points") or ()) or "no FSM"
+    if hparams.get(_PARTIAL) is not None:
+        points = f"partial until {hparams[_PARTIAL]}"
     return f"{called(hparams.get('backbone', 'unknown'))}, {points}, {hparams.get('input_size', '?')} px"

@@ -17,6 +17,7 @@ from lightning_app.models.base import HEAD, Recogniser
 from lightning_app.models.known import known_class, known_maker, ours
 from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
+from lightning_app.models.resnet_partial import ResNetPartial
 from lightning_app.networks import Backbone, Head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
 from lightning_app.runs.folder import resolve_checkpoint
@@ -81,8 +82,8 @@ class CheckpointFacts:
 def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     """Build the recogniser a checkpoint holds, with its weights, for inference.
 
-    The class follows from the weights: gates make a `ResNetFSM`, all else is a `ResNet` (`ResNetMask` by name,
-    the same network). Nothing in the file is run: it may hold weights and plain values alone, and a class of
+    The class follows from the weights: gates make a `ResNetFSM`, the setting `partial_until` a `ResNetPartial`, all else is
+    a `ResNet` (`ResNetMask` by name, the same network). Nothing in the file is run: it may hold weights and plain values alone, and a class of
     somebody else's that it names is imported only within `lightning_app.models.known.trusting`. Its settings take no
     memory before they are found to ask for no more weights than the file has.
 
@@ -106,7 +107,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     if not isinstance(saved, dict) or not any(key.startswith("backbone.") for key in state):
         raise ValueError(
             f"checkpoint {file}: not of a recogniser (it has no backbone with its settings); give one that "
-            "`python main.py fit` wrote for ResNet, ResNetMask or ResNetFSM"
+            "`python main.py fit` wrote for ResNet, ResNetMask, ResNetFSM or ResNetPartial"
         )
     kind = _class_of(state, saved, file)
     check_described(checkpoint.get(DATA_STATE), f"checkpoint {file}")
@@ -209,6 +210,8 @@ def _class_of(state: dict[str, Any], saved: dict[str, Any], file: Path) -> type[
         return known_class(named, Recogniser, f"checkpoint {file}: hyper_parameters")
     if any(key.startswith("backbone.gates.") for key in state):
         return ResNetFSM
+    if "partial_until" in saved:  # the names of its weights are a ResNet's
+        return ResNetPartial
     return ResNetMask if named.endswith(".ResNetMask") else ResNet
 
 
