@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class CheckpointFacts:
         in_channels: channels of those images.
         step: optimiser steps done.
         data: the DataModule's state, see `FaceDataModule.state_dict`; empty where there was another or none.
+        origins: SHA-256 of the checkpoints that its training took from: `init_from`, its first weights; `teacher`.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class CheckpointFacts:
     in_channels: int
     step: int
     data: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict)
 
     @property
     def desensitizer(self) -> dict[str, Any] | None:
@@ -82,10 +84,11 @@ class CheckpointFacts:
 def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     """Build the recogniser a checkpoint holds, with its weights, for inference.
 
-    The class follows from the weights: gates make a `ResNetFSM`, the setting `partial_until` a `ResNetPartial`, all else is
-    a `ResNet` (`ResNetMask` by name, the same network). Nothing in the file is run: it may hold weights and plain values alone, and a class of
-    somebody else's that it names is imported only within `lightning_app.models.known.trusting`. Its settings take no
-    memory before they are found to ask for no more weights than the file has.
+    The class follows from the weights: gates make a `ResNetFSM`, all else is a `ResNet` (`ResNetMask` by name, the
+    same network); the setting `partial_until` makes a `ResNetPartial`. Nothing in the file is run: it may hold weights
+    and plain values alone, and a class of somebody else's that it names is imported only within
+    `lightning_app.models.known.trusting`. Its settings take no memory before they are found to ask for no more weights
+    than the file has.
 
     Args:
         path: a `.ckpt`, a `.safetensors` that `export` wrote (without a head it embeds, and refuses to classify),
@@ -145,6 +148,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         in_channels=int(model.hparams["in_channels"]),
         step=step,
         data=data if isinstance(data, dict) else {},
+        origins=model.origins,
     )
 
 

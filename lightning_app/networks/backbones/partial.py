@@ -149,7 +149,7 @@ class PartialResNet(ResNetBackbone):
 
     def _seen(self, mask: Tensor) -> Iterator[Window]:
         """Follow masks `[M,1,H,W]` through the layers, in the order in which `_stem` and `_block` ask for windows."""
-        window = _window(cast(nn.Conv2d, self.conv1), mask)
+        window = _window(self.conv1, mask)
         yield window
         seen = F.max_pool2d(_there(window.seen), 3, 2, 1)
         yield Window(None, seen)
@@ -164,11 +164,13 @@ class PartialResNet(ResNetBackbone):
 
     def _stem(self, x: Tensor, windows: Iterator[Window], mask_index: Tensor | None) -> Tensor:
         window = next(windows)
-        x = self.relu(self.bn1(_kept(self.conv1(x), window.scale, mask_index)))
+        x = _kept(self.conv1(x), window.scale, mask_index)
+        for part in ("bn1", "relu"):
+            x = getattr(self, part)(x)
         # after the ReLU 0 is the least there is: a maximum over visible values ignores what is hidden
-        x = self.maxpool(_kept(x, window.seen, mask_index))
         next(windows)  # a pooled cell of hidden ones alone is 0 already
-        return x
+        pooled: Tensor = self.get_submodule("maxpool")(_kept(x, window.seen, mask_index))
+        return pooled
 
 
 def _block(block: nn.Module, x: Tensor, windows: Iterator[Window], mask_index: Tensor | None) -> Tensor:
