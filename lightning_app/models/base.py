@@ -228,8 +228,8 @@ class Recogniser(L.LightningModule):
         for teacher in self._teachers:
             if "weight" in batch:
                 raise ValueError(
-                    "model.teacher: data.desensitizer mixes images, and a mixed one has no clean face to be like; leave "
-                    "teacher and distillation out"
+                    "model.teacher: data.desensitizer mixes images, and a mixed one has no clean face to be like; "
+                    "leave teacher and distillation out"
                 )
             far = teacher.loss(embedding, batch["clean"])
             loss = loss + self.distillation * far
