@@ -34,6 +34,7 @@ from lightning_app.core.files import is_plain_name
 from lightning_app.distributed.device import unsupported_gpu
 from lightning_app.distributed.failure import worded
 from lightning_app.distributed.precision import warn_of_emulation
+from lightning_app.models.base import Recogniser
 from lightning_app.runs import loggers
 from lightning_app.runs.checkpoint_io import with_atomic_writes
 from lightning_app.runs.csv_log import CSVLog
@@ -164,6 +165,8 @@ class FaceVeilCLI(LightningCLI):
         if is_rank_zero() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             hold(self.run_dir)
             keep_log(self.run_dir)
+        if isinstance(self.model, Recogniser):  # its prepare_data comes before Lightning tells
+            self.model.goes_on = bool(self.config[self.subcommand].ckpt_path)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Make the trainer with the run's folder, loggers and callbacks."""

@@ -120,7 +120,7 @@ def export(
         check_output(Path(output), named_after(output, _FILES), overwrite)
     target, names = Path(output), named_after(output, _FILES)
     centre, spread = normalisation(facts, run, mean, std)
-    veil = find_veil(facts, run.config, mask, gated=len(model.backbone.gates) > 0)
+    veil = find_veil(facts, run.config, mask, gated=model.backbone.looks_at_masks)
     own_title = title
     title = title or (run.folder.resolve().name if run.folder is not None else facts.path.stem)
     weights = to_safetensors(model, facts, veil.about, centre, spread, head)
@@ -210,6 +210,7 @@ def _card(
             "width": settings.get("width", WIDTH),
             "insertion_points": list(settings.get("insertion_points", ())),
             "normalise": settings.get("normalise"),
+            "partial_until": settings.get("partial_until"),
             "parameters": sum(p.numel() for p in model.backbone.parameters()),
         },
         "checkpoint": {"sha256": facts.sha256, "step": facts.step},

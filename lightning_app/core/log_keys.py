@@ -68,6 +68,7 @@ KINDS = (
     Kind("privacy/psnr", "PSNR, dB", False),  # of the desensitized faces: lower hides more
     Kind("train/loss", "training loss", False),
     Kind("train/accuracy", "training accuracy", True),
+    Kind("train/distillation", "distance from the teacher", False),
     Kind("train/lr", "last learning rate", form=".4g"),
     Kind("val/loss", "validation loss", False),
     Kind("val/accuracy", "validation accuracy", True),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_app.networks import Backbone
+from lightning_app.networks.backbones.partial import PartialResNet
 from lightning_app.networks.backbones.resnet import ResNetBackbone
 
 INPUT, OUTPUT = "image", "embedding"
@@ -62,11 +63,12 @@ class Deployed(nn.Module):
             raise ValueError("veils: True, but there is no mask to multiply images by")
         # weights as they lie in a file: the exporter would transpose channels_last ones at every run
         self.backbone = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)
-        if isinstance(
-            backbone, ResNetBackbone
-        ):  # of others the order of modules may not be that of their use
+        # of others the order of modules may not be that of their use, or something is between the two
+        if isinstance(backbone, ResNetBackbone) and not isinstance(backbone, PartialResNet):
             _fold(self.backbone)
-        self.gated = mask is not None and len(backbone.gates) > 0
+        self.gated = mask is not None and backbone.looks_at_masks
+        if isinstance(self.backbone, PartialResNet) and mask is not None:
+            self.backbone.hold_constant(mask)
         for point, fsm in backbone.gates.items():
             with torch.no_grad():
                 self.backbone.gates[point] = _Constant(fsm(mask) if mask is not None else torch.ones(()))

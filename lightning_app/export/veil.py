@@ -61,7 +61,7 @@ def find_veil(facts: CheckpointFacts, config: dict[str, Any], given: str | Path 
         facts: of the checkpoint.
         config: the run's `config.yaml`; empty where there is none.
         given: a mask file of the user's.
-        gated: whether the recogniser has FSMs.
+        gated: whether the recogniser looks at masks: has FSMs, or partial convolutions.
 
     Raises:
         FileNotFoundError: the mask given is not there.
@@ -78,7 +78,7 @@ def find_veil(facts: CheckpointFacts, config: dict[str, Any], given: str | Path 
         if gated and not maskless:
             trained = f"trained under {veil.masks:,} masks" if veil.masks else "that does not tell its mask"
             raise ValueError(
-                f"checkpoint {facts.path}: a ResNetFSM {trained}, and an export holds the gate of one mask: give "
+                f"checkpoint {facts.path}: a {facts.model} {trained}, and an export holds what one mask decides: give "
                 "--mask PNG, that of the images it is to be used on"
             )
         return veil

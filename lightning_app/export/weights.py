@@ -16,6 +16,7 @@ _SETTINGS = (
     "width",
     "insertion_points",
     "normalise",
+    "partial_until",
     "input_size",
     "in_channels",
     "channels_last",

@@ -160,7 +160,7 @@ def load_recogniser(
         model, facts = checkpoints.load_recogniser(run_or_checkpoint)
         run = read_run(run_or_checkpoint, facts)
         normalised = normalisation(facts, run, None, None)
-        gated = len(model.backbone.gates) > 0
+        gated = model.backbone.looks_at_masks
         veil = find_veil(facts, run.config, mask, gated)
         # a class that is not ours may do more than multiply by the mask: then it is made itself
         multiplied = veil.mask if veil.multiplies else None

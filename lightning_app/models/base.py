@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import seed_from
 from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.others import ORIGINS, Teacher, origins_in, start_from
 from lightning_app.models.parts import Part, backbone_maker, called, described, head_maker, same
 from lightning_app.models.quick_log import log_again
 from lightning_app.models.schedule import Schedule, lr_factor
@@ -28,6 +30,7 @@ HEAD = "head."  # before the head's names in a state dict
 _DROPOUT = 120  # salt of this draw
 # what makes another network
 _NETWORK = ("width", "insertion_points", "normalise", "in_channels", "input_size")
+_PARTIAL = "partial_until"  # a setting of ResNetPartial alone
 _KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
@@ -53,6 +56,11 @@ class Recogniser(L.LightningModule):
         compile: run the backbone through `torch.compile`.
         width: channels of the backbone's first stage, 64 in torchvision's; a smaller one makes a small network of it.
         head: the loss, by `class_path` and `init_args`: a `lightning_app.networks.Head`; by default `SoftmaxHead`.
+        init_from: checkpoint (or run folder, or an export's safetensors) of another recogniser, whose backbone's
+            weights training begins with; read in `fit` alone, and not where a run goes on.
+        teacher: checkpoint (or run folder) of a recogniser of clean faces, as wide, whose embedding of the clean face
+            is learnt too; needs `data.keep_clean`. What it gives away: docs/threat_model.md.
+        distillation: weight of 1 − cosine to the teacher's embedding, beside the head's loss.
 
     Raises:
         ValueError: backbone or head cannot be made, or do not go with the other settings.
@@ -76,9 +84,20 @@ class Recogniser(L.LightningModule):
         compile: bool = False,  # the name users know from torch
         width: int = WIDTH,
         head: HeadMaker | None = None,
+        init_from: Path | None = None,
+        teacher: Path | None = None,
+        distillation: float = 0.0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["backbone", "head"])
+        if not distillation >= 0:
+            raise ValueError(f"distillation={distillation}: give 0 or more")
+        # no paths in a checkpoint
+        self.save_hyperparameters(ignore=["backbone", "head", "init_from", "teacher"])
+        self.init_from, self.teacher, self.distillation = init_from, teacher, distillation
+        self.goes_on = False  # whether `fit` loads a checkpoint of this run, which then decides the weights
+        self.origins: dict[str, str] = {}  # what it took from others: `init_from`, `teacher` → SHA-256
+        self._teachers: list[Teacher] = []  # in a list: neither in the checkpoint nor in the optimiser
+        self._read_others = False
         self._keep_parts(backbone, head)
         self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
         self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
@@ -97,12 +116,40 @@ class Recogniser(L.LightningModule):
         if compile:
             self.backbone.compile()
 
+    def prepare_data(self) -> None:
+        """Read what training takes from other recognisers, in `fit`, before a run is written.
+
+        Raises:
+            FileNotFoundError, ValueError: it cannot be used; the message says why.
+        """
+        if self.trainer.state.fn != "fit" or self._read_others:
+            return
+        if (self.teacher is None) != (self.distillation == 0):
+            raise ValueError(
+                f"model.teacher={self.teacher} and model.distillation={self.distillation}: give both, a checkpoint and "
+                "a weight above 0, or neither"
+            )
+        data = getattr(self.trainer, "datamodule", None)
+        if self.teacher is not None:
+            self._teachers = [Teacher(self.teacher, self.backbone.dim, data)]
+            self.origins["teacher"] = self._teachers[0].sha256
+        if self.init_from is not None and not self.goes_on:
+            self.origins["init_from"] = start_from(self.init_from, self.backbone, data)
+        self._read_others = True
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device."""
+        for teacher in self._teachers:
+            teacher.to(self)
+
     def setup(self, stage: str) -> None:
         """Build the head for the training set's identities, in `fit`.
 
         Raises:
-            ValueError: neither `num_classes` nor a DataModule that knows it is given.
+            ValueError: neither `num_classes` nor a DataModule that knows it is given; see also `prepare_data`.
         """
+        if stage == "fit":
+            self.prepare_data()  # which ran on one rank alone
         if stage != "fit" or self.head.num_classes:
             return
         count = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
@@ -183,10 +230,19 @@ class Recogniser(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch and log it with its accuracy."""
-        loss, logits, accuracy = self._judged(batch)
+        loss, logits, accuracy, embedding = self._judged(batch)
         # a tensor of the host's: of a number Lightning makes one on the device, and waits for it at every step
         rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
         anew, self._log_anew = self._log_anew or batch_idx == 0, False
+        for teacher in self._teachers:
+            if "weight" in batch:
+                raise ValueError(
+                    "model.teacher: data.desensitizer mixes images, and a mixed one has no clean face to be like; "
+                    "leave teacher and distillation out"
+                )
+            far = teacher.loss(embedding, batch["clean"])
+            loss = loss + self.distillation * far
+            self._note(anew, "train/distillation", far.detach(), len(logits))
         self._note(anew, "train/loss", loss.detach(), len(logits), prog_bar=True)
         self._note(anew, "train/lr", rate, 1)
         self._note(
@@ -240,17 +296,17 @@ class Recogniser(L.LightningModule):
                 )
             self._headless_told = True
             return
-        loss, logits, accuracy = self._judged(batch)
+        loss, logits, accuracy, _ = self._judged(batch)
         self._held_out.add({"loss": loss, "accuracy": accuracy}, len(logits))
 
-    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, logits `[B,classes]` and accuracy of a batch."""
+    def _judged(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return loss, logits `[B,classes]`, accuracy and embeddings `[B,D]` of a batch."""
         target, weight = learnt(batch)
         embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
         loss, logits = self.head(self.dropout(embedding), target, weight)
         # torchmetrics' multiclass_accuracy gives the same number with some twenty kernels more
         accuracy = (logits.argmax(1) == heaviest(target, weight)).float().mean()
-        return loss, logits, accuracy
+        return loss, logits, accuracy, embedding
 
     def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
         """Return SGD and the schedule over all steps of the run (paper, 4.1)."""
@@ -265,6 +321,11 @@ class Recogniser(L.LightningModule):
             optimizer, lambda step: lr_factor(step, total, self.schedule, self.warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the hashes of what was taken from others."""
+        if self.origins:
+            checkpoint[ORIGINS] = dict(self.origins)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the head's size from the checkpoint and refuse another network's weights in one line.
@@ -281,6 +342,10 @@ class Recogniser(L.LightningModule):
         other = [k for k in _NETWORK if k in saved and k in own and _plain(saved[k]) != _plain(own[k])]
         if "backbone" in saved and not same(saved["backbone"], own["backbone"]):
             other.append("backbone")
+        if "backbone" in saved and saved.get(_PARTIAL) != own.get(
+            _PARTIAL
+        ):  # the same weights, another network
+            other.append(_PARTIAL)
         if mine != theirs or other:
             wrong = [*sorted(set(mine.items()) ^ set(theirs.items())), *((k, ()) for k in other)]
             raise ValueError(
@@ -289,6 +354,10 @@ class Recogniser(L.LightningModule):
                 "config it was trained with"
             )
         self._lowest = _black(checkpoint.get(DATA_STATE))
+        origins = origins_in(checkpoint)
+        for teacher in self._teachers:
+            teacher.check_same(origins.get("teacher"))
+        self.origins = origins | ({"teacher": self.origins["teacher"]} if self._teachers else {})
         if not _of_head(state):  # its owners keep theirs
             return
         count = self.classes_in(state) if same(saved.get("head"), own.get("head")) else None
@@ -349,4 +418,6 @@ def _plain(value: Any) -> Any:
 
 def _described(hparams: Any) -> str:
     points = ", ".join(hparams.get("insertion_points") or ()) or "no FSM"
+    if hparams.get(_PARTIAL) is not None:
+        points = f"partial until {hparams[_PARTIAL]}"
     return f"{called(hparams.get('backbone', 'unknown'))}, {points}, {hparams.get('input_size', '?')} px"

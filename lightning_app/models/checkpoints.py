@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lightning_app.models.base import HEAD, Recogniser
 from lightning_app.models.known import known_class, known_maker, ours
 from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
+from lightning_app.models.resnet_partial import ResNetPartial
 from lightning_app.networks import Backbone, Head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
 from lightning_app.runs.folder import resolve_checkpoint
@@ -38,6 +39,7 @@ class CheckpointFacts:
         in_channels: channels of those images.
         step: optimiser steps done.
         data: the DataModule's state, see `FaceDataModule.state_dict`; empty where there was another or none.
+        origins: SHA-256 of the checkpoints that its training took from: `init_from`, its first weights; `teacher`.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class CheckpointFacts:
     in_channels: int
     step: int
     data: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict)
 
     @property
     def desensitizer(self) -> dict[str, Any] | None:
@@ -81,10 +84,11 @@ class CheckpointFacts:
 def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     """Build the recogniser a checkpoint holds, with its weights, for inference.
 
-    The class follows from the weights: gates make a `ResNetFSM`, all else is a `ResNet` (`ResNetMask` by name,
-    the same network). Nothing in the file is run: it may hold weights and plain values alone, and a class of
-    somebody else's that it names is imported only within `lightning_app.models.known.trusting`. Its settings take no
-    memory before they are found to ask for no more weights than the file has.
+    The class follows from the weights: gates make a `ResNetFSM`, all else is a `ResNet` (`ResNetMask` by name, the
+    same network); the setting `partial_until` makes a `ResNetPartial`. Nothing in the file is run: it may hold weights
+    and plain values alone, and a class of somebody else's that it names is imported only within
+    `lightning_app.models.known.trusting`. Its settings take no memory before they are found to ask for no more weights
+    than the file has.
 
     Args:
         path: a `.ckpt`, a `.safetensors` that `export` wrote (without a head it embeds, and refuses to classify),
@@ -106,7 +110,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     if not isinstance(saved, dict) or not any(key.startswith("backbone.") for key in state):
         raise ValueError(
             f"checkpoint {file}: not of a recogniser (it has no backbone with its settings); give one that "
-            "`python main.py fit` wrote for ResNet, ResNetMask or ResNetFSM"
+            "`python main.py fit` wrote for ResNet, ResNetMask, ResNetFSM or ResNetPartial"
         )
     kind = _class_of(state, saved, file)
     check_described(checkpoint.get(DATA_STATE), f"checkpoint {file}")
@@ -144,6 +148,7 @@ def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         in_channels=int(model.hparams["in_channels"]),
         step=step,
         data=data if isinstance(data, dict) else {},
+        origins=model.origins,
     )
 
 
@@ -209,6 +214,8 @@ def _class_of(state: dict[str, Any], saved: dict[str, Any], file: Path) -> type[
         return known_class(named, Recogniser, f"checkpoint {file}: hyper_parameters")
     if any(key.startswith("backbone.gates.") for key in state):
         return ResNetFSM
+    if "partial_until" in saved:  # the names of its weights are a ResNet's
+        return ResNetPartial
     return ResNetMask if named.endswith(".ResNetMask") else ResNet
 
 

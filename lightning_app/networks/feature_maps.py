@@ -33,8 +33,9 @@ class FeatureMaps(nn.Module):
         points: Sequence[InsertionPoint] = ("layer1", "layer2", "layer3"),
     ) -> None:
         super().__init__()
-        if len(backbone.gates):
-            raise ValueError("features: a ResNetFSM's depend on masks; give the checkpoint of a ResNet")
+        if backbone.looks_at_masks:
+            kind = "ResNetFSM" if len(backbone.gates) else "ResNetPartial"
+            raise ValueError(f"features: a {kind}'s depend on masks; give the checkpoint of a ResNet")
         if not isinstance(backbone, ResNetBackbone):
             raise ValueError(f"features: {type(backbone).__name__} is no ResNet; give a ResNet's checkpoint")
         self.mean, self.std = mean, std

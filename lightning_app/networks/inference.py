@@ -30,16 +30,17 @@ class InferenceBackbone(nn.Module):
         dtype: of the weights, and of the images it is then given.
 
     Raises:
-        ValueError: the backbone has gates, is in training mode, or is no ResNet.
+        ValueError: the backbone depends on masks, is in training mode, or is no ResNet.
     """
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if not isinstance(backbone, ResNetBackbone):
             raise ValueError(f"backbone: {type(backbone).__name__} is no ResNet; only one can be folded")
-        if len(backbone.gates):
+        if backbone.looks_at_masks:
             raise ValueError(
-                "backbone: has FSM gates, which depend on the mask; only a plain one can be folded"
+                "backbone: has FSM gates or partial convolutions, which depend on the mask; only a plain one can be "
+                "folded"
             )
         if backbone.training:
             raise ValueError(

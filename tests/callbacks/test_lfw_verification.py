@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.metrics import verification
 from lightning_app.metrics.difference import decided_rightly
-from lightning_app.models import ResNet, ResNetFSM
+from lightning_app.models import ResNet, ResNetFSM, ResNetPartial
+from lightning_app.models.base import Recogniser
 from tests.callbacks.tiny_run import NoPicture
 
 SIZE = 32
@@ -41,6 +43,11 @@ def trained_a_little() -> ResNetFSM:
     return ResNetFSM(["layer2"], backbone="resnet18", width=8, num_classes=4, input_size=SIZE)
 
 
+def partial_a_little() -> ResNetPartial:
+    torch.manual_seed(0)
+    return ResNetPartial("layer2", backbone="resnet18", width=8, num_classes=4, input_size=SIZE)
+
+
 def run(
     callback: LFWVerification, desensitizer: Desensitizer, model: L.LightningModule, tmp_path: Path
 ) -> dict[str, float]:
@@ -57,7 +64,7 @@ def run(
 
 @torch.no_grad()
 def written_out(
-    reader: DrawnPairs, desensitizer: Desensitizer, model: ResNetFSM, situation: int, flip: bool
+    reader: DrawnPairs, desensitizer: Desensitizer, model: Recogniser, situation: int, flip: bool
 ) -> float:
     """Embed both images of every pair, one image at a time, and count."""
     data = FaceDataModule(DrawnFaces(identities=4, size=SIZE), desensitizer)
@@ -97,6 +104,32 @@ def test_three_situations_equal_the_written_out_way_and_read_every_image_once(
     assert found["lfw/accuracy"] == found["lfw/accuracy_s1"]
     assert found["lfw/accuracy_low"] <= found["lfw/accuracy"] <= found["lfw/accuracy_high"]
     assert len({found[f"lfw/auc_s{s}"] for s in (1, 2, 3)}) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [trained_a_little, partial_a_little])
+def test_the_mirrored_image_meets_its_mirrored_mask(make: Callable[[], Recogniser], tmp_path: Path) -> None:
+    reader, model = CountingPairs(), make()
+    veil = MaskOut(freeform=(0.5, 0.7), count=5, draw="image", size=SIZE)
+    asked: list[tuple[Tensor, Tensor]] = []
+    of_the_model = model.embed
+
+    def embed(image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
+        assert mask is not None
+        assert mask_index is not None
+        asked.append((image, mask.index_select(0, mask_index)))
+        return of_the_model(image, mask, mask_index)
+
+    model.embed = embed  # type: ignore[method-assign]
+    found = run(LFWVerification(reader=reader, situations=[1], flip=True, bootstrap=0), veil, model, tmp_path)
+    model.embed = of_the_model  # type: ignore[method-assign]
+    for (image, mask), (mirrored, its) in zip(asked[::2], asked[1::2], strict=True):
+        assert torch.equal(mirrored, image.flip(-1))
+        assert torch.equal(its, mask.flip(-1))
+        hidden = (its == 0).expand_as(mirrored)
+        assert bool((mirrored[hidden] == -1).all())  # black, normalised
+    expected = written_out(reader, veil, model, 1, True)
+    assert found["lfw/accuracy"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_without_a_desensitizer_there_is_one_situation(tmp_path: Path) -> None:

@@ -75,7 +75,72 @@ def test_light_keeps_hidden_pixels_black_and_others_in_range() -> None:
     assert not torch.equal(after["image"], before["image"])
 
 
-@pytest.mark.parametrize(("name", "value"), [("flip", 1.5), ("scale", -0.1), ("rotate", 200), ("light", 2)])
+@pytest.mark.parametrize("masks", [1, 2, 16, None])
+def test_a_crop_moves_image_mask_and_clean_face_by_the_same_whole_pixels(masks: int | None) -> None:
+    before, most = a_batch(masks=masks), 3
+    before["clean"] = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(4)) + 0.1
+    after = Augment(flip=0, crop=most)(before, Moment(1, 2))
+    wide = torch.nn.functional.pad(before["clean"], (most,) * 4)
+    places = set()
+    for i in range(16):
+        found = [
+            (dy, dx) for dy in range(2 * most + 1) for dx in range(2 * most + 1)
+            if torch.equal(after["clean"][i], wide[i, :, dy : dy + 16, dx : dx + 16])
+        ]  # fmt: skip
+        assert len(found) == 1
+        (dy, dx) = found[0]
+        places.add((dy, dx))
+        own = [(before["image"], after["image"])]
+        own += [] if masks is None else [(mask_of_each(before), mask_of_each(after))]
+        for was, now in own:
+            piece = torch.nn.functional.pad(was[i], (most,) * 4)[:, dy : dy + 16, dx : dx + 16]
+            assert torch.equal(now[i], piece)
+    assert len(places) > 8  # of 49; the border moves either way
+    assert {0, 2 * most} <= {dy for dy, _ in places} | {dx for _, dx in places}
+    assert (after["mask"] is None) == (masks is None)
+
+
+@pytest.mark.parametrize("masks", [1, 16])
+def test_all_together_leave_hidden_pixels_exactly_0(masks: int) -> None:
+    before = a_batch(masks=masks)
+    after = Augment(crop=4, contrast=0.5, light=0.5, rotate=10, scale=0.1)(before, Moment(0, 1))
+    mask = mask_of_each(after)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert bool((after["image"][(mask == 0).expand_as(after["image"])] == 0).all())
+    assert 0 <= float(after["image"].min()) <= float(after["image"].max()) <= 1
+    again = Augment(crop=4, contrast=0.5, light=0.5, rotate=10, scale=0.1)(
+        a_batch(masks=masks), Moment(0, 1, step=9)
+    )
+    assert torch.equal(again["image"], after["image"])
+    other = Augment(crop=4, contrast=0.5)(before, Moment(0, 2))
+    assert not torch.equal(other["image"], Augment(crop=4, contrast=0.5)(before, Moment(0, 1))["image"])
+
+
+def test_contrast_changes_visible_pixels_about_their_own_mean() -> None:
+    before = a_batch(masks=2)
+    before["image"] = before["image"] * 0.2 + 0.4 * mask_of_each(before)  # nothing is clamped
+    before["clean"] = torch.full_like(before["image"], 0.5)
+    after = Augment(flip=0, contrast=0.4)(before, Moment(3, 0))
+    gains = []
+    for i in range(16):
+        seen = mask_of_each(before)[i].expand(3, -1, -1) > 0
+        was, now = before["image"][i], after["image"][i]
+        assert bool((now[~seen] == 0).all())
+        mean = was[seen].mean()
+        torch.testing.assert_close(now[seen].mean(), mean)
+        gains.append(float((now[seen] - mean).std() / (was[seen] - mean).std()))
+        # the clean face by the same draw, about the same mean
+        torch.testing.assert_close(
+            after["clean"][i].mean(), mean + gains[-1] * (0.5 - mean), rtol=1e-4, atol=1e-5
+        )
+    assert 0.6 <= min(gains) < 0.8
+    assert 1.2 < max(gains) <= 1.4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("flip", 1.5), ("scale", -0.1), ("rotate", 200), ("light", 2), ("contrast", -1), ("crop", -2)],
+)
 def test_out_of_range_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"augment\.{name}={value}"):
-        Augment(**{name: value})
+        Augment(**{name: value})  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from torch.nn.grad import conv2d_input
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lightning_app.networks import Backbone
+from lightning_app.networks.backbones.partial import PartialResNet
 from lightning_app.networks.backbones.resnet import ResNetBackbone
 
 _KNOWN = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
@@ -277,7 +278,7 @@ def resnet_within(model: nn.Module) -> nn.Module:
         model: a recogniser, a backbone, or torchvision's ResNet.
 
     Raises:
-        ValueError: another network, or one with gates.
+        ValueError: another network, or one that depends on masks.
     """
     resnet = getattr(model, "backbone", model)
     fault = _fault(resnet)
@@ -302,6 +303,8 @@ def _fault(resnet: object) -> str:
     gates = getattr(resnet, "gates", None)
     if isinstance(gates, nn.ModuleDict) and len(gates):
         return f"it is gated after {', '.join(gates)}"
+    if isinstance(resnet, PartialResNet):
+        return "its convolutions are partial"
     for stage in STAGES:
         for name, block in resnet.get_submodule(stage).named_children():
             if not isinstance(block, BasicBlock | Bottleneck):

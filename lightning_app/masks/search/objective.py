@@ -212,7 +212,7 @@ class MaskScorer:
         if isinstance(head, Head) and not head.num_classes:
             raise ValueError("model: has no head, and F needs logits; give one that was trained or loaded")
         own = copy.deepcopy(model).eval().to(self.device).to(memory_format=torch.channels_last)
-        gated = isinstance(backbone, Backbone) and len(backbone.gates) > 0
+        gated = isinstance(backbone, Backbone) and backbone.looks_at_masks
         everything = torch.ones(1, 1, *self.size, device=self.device)
         probe = (self._images[:_PROBE].float() / 255 - self.mean) / self.std
         logits = own(probe, everything) if gated else own(probe)

@@ -72,6 +72,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.gates = nn.ModuleDict()
 
+    @property
+    def looks_at_masks(self) -> bool:
+        """Whether embeddings depend on the masks that `forward` is given, and not on pixels alone; gates do."""
+        return len(self.gates) > 0
+
     def stages(self, input_size: int) -> dict[str, Stage]:
         """Describe the feature map after each of `points`.
 
