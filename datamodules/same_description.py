@@ -18,6 +18,25 @@ def same_veil(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     return hashes[0] == hashes[1] if all(hashes) else theirs == ours
 
 
+def check_key(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuse another owner's key than the one that a checkpoint was trained with.
+
+    Args:
+        theirs: description of the checkpoint's desensitizer.
+        ours: of the one at hand.
+
+    Raises:
+        ValueError: both are of one method, and their keys differ.
+    """
+    keys = [about.get("key_hash") for about in (theirs, ours)]
+    if theirs.get("method") == ours.get("method") and all(keys) and keys[0] != keys[1]:
+        raise ValueError(
+            f"data.desensitizer.key: the checkpoint was trained with the owner's key {str(keys[0])[:12]}…, here "
+            f"{ours['method']} draws from {str(keys[1])[:12]}…: give the file of that key (a random one, which is "
+            "taken where none is given, ends with its process)"
+        )
+
+
 def check_same(released: Desensitizer, given: Desensitizer | None, size: int) -> None:
     """Refuse a desensitizer other than the one that a released set went through.
 
