@@ -29,7 +29,7 @@ from datamodules.same_data import (
     knows_held_out,
     refuse_data,
 )
-from datamodules.same_description import brief, check_key, check_same, same_veil
+from datamodules.same_description import brief, check_key, check_same, key_hashes, same_veil
 from datamodules.sampler import EpochBatchSampler
 from datamodules.split import NoImages, Share, digest, first_of
 from lightning_app.core.batch import Batch, Moment
@@ -192,6 +192,9 @@ class FaceDataModule(PixelDataModule):
             "desensitizer": veil["method"] if "mask_hash" in veil else veil,
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
+            "owner's key (without `key: FILE` each process draws its own)": [
+                k[:12] for k in key_hashes(veil)
+            ],
         }
 
     def _deal(self, whole: FaceReader) -> None:

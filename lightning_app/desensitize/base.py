@@ -170,6 +170,18 @@ class Desensitizer(nn.Module):
         return False
 
     @classmethod
+    def recipe(cls, description: Mapping[str, Any]) -> str:
+        """Say in words how an image becomes what it returns, for the card of a recogniser that takes a representation.
+
+        Args:
+            description: what `describe` gave; from somebody else's file it may hold anything.
+
+        Returns:
+            Sentences; empty where the description says it all.
+        """
+        return ""
+
+    @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a manifest may say of it, beside its name: one schema for each way to describe it, newest first.
 

@@ -213,6 +213,31 @@ class BlockDCT(Desensitizer):
         return cls(**{key: value for key, value in description.items() if key != "method"})
 
     @classmethod
+    def recipe(cls, description: Mapping[str, Any]) -> str:
+        """Say how channels are made of an image."""
+        about = {
+            key: description.get(key) for key in ("block", "upsample", "stride", "align_corners", "colour")
+        }
+        planes = "Y, Cb and Cr (BT.601, full range)" if about["colour"] == "ycbcr" else "luma (BT.601)"
+        enlarged = (
+            "" if about["upsample"] == 1
+            else f"enlarge {about['upsample']} times (bilinear, align_corners {about['align_corners']}), "
+        )  # fmt: skip
+        kept = description.get("channels")
+        which = "all" if kept is None else "the lowest (zigzag)" if isinstance(kept, int) else "the listed"
+        dropped = "" if description.get("dc") else ", the DC dropped"
+        return (
+            f"Take {planes} of pixels in [0, 1], {enlarged}take blocks of {about['block']} samples every "
+            f"{about['stride']}, their orthonormal DCT-II, and a channel for each frequency, row by row: {which} of them"
+            f"{dropped}, without those that are 0 whatever the image is."
+            + (
+                " Bring each channel of each image to mean 0 and deviation 1."
+                if description.get("normalise")
+                else ""
+            )
+        )
+
+    @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a description may say of it."""
         return [transform_entries() | {"dc": _YES_OR_NO, "normalise": _YES_OR_NO}]
@@ -275,5 +300,7 @@ def _chosen(channels: Channels, block: int, planes: Sequence[str], dc: bool) -> 
             )
         chosen += [planes.index(plane) * each + int(number) for plane in where]
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"channels: {channels} names {'one twice' if chosen else 'none'}; give each one once")
+        raise ValueError(
+            f"channels: {channels} names {'one twice' if chosen else 'none'}; give each one once"
+        )
     return sorted(chosen)

@@ -80,7 +80,9 @@ class FrequencyMask(BlockDCT):
                 raise ValueError(f"{name}: {value!r}; give {' or '.join(words)}")
         if redraw == "epoch":
             if permutation == "fixed":
-                raise ValueError("redraw: epoch has nothing to draw anew with permutation: fixed; give permutation: image")
+                raise ValueError(
+                    "redraw: epoch has nothing to draw anew with permutation: fixed; give permutation: image"
+                )
             log.warning(
                 "%s: redraw: epoch shows each image in another order and mix every epoch; who keeps them can solve for "
                 "its channels.", type(self).__name__,
@@ -145,6 +147,21 @@ class FrequencyMask(BlockDCT):
             ValueError: always.
         """
         raise ValueError(f"{cls.__name__} cannot be made from its description: the owner's key is not in it")
+
+    @classmethod
+    def recipe(cls, description: Mapping[str, Any]) -> str:
+        """Say how channels are made of an image, and that it takes the owner's key."""
+        mixed = "add its neighbour over √2, " if description.get("mix", True) else ""
+        order = (
+            "one order for all images"
+            if description.get("permutation") == "fixed"
+            else "another order per image"
+        )
+        return (
+            f"{super().recipe(description)} Then shuffle the channels, bring each to mean 0 and deviation 1, {mixed}shuffle "
+            f"and normalise again ({order}). Both shuffles are drawn from the owner's key, of which the hash is given "
+            "here: without its file nobody makes this input."
+        )
 
     @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
