@@ -22,7 +22,8 @@ class DSSIMReport(OnRawFaces):
     dSSIM = 1 − SSIM, in 0 … 2, higher hides more (paper, 4.1); PSNR in dB, lower hides more. Both on [0,1]
     pixels and averaged over the same few validation images every time. Keys: `privacy/dssim`, `privacy/psnr`,
     and `privacy/mask_ratio` (hidden pixels / all pixels, 0 … 1) where there is a mask. Where the desensitized
-    pixels are those of the last time, so are the figures: with a fixed mask they are computed once per run.
+    pixels are those of the last time, so are the figures: with a fixed mask they are computed once per run. What is
+    no picture is measured as its `look` shows it (docs/representations.md).
 
     Under DDP every rank measures the same images: nobody waits for rank zero.
 
@@ -53,11 +54,6 @@ class DSSIMReport(OnRawFaces):
             raise ValueError(
                 "DSSIMReport needs a FaceDataModule: it owns the raw images and the desensitizer"
             )
-        if not data.desensitizer.is_image:
-            method = data.desensitizer.describe().get("method", type(data.desensitizer).__name__)
-            line = f"DSSIMReport: what {method} returns is no picture: nothing to compare, skipped."
-            self.tell(line, logging.INFO)
-            return
         self._measure(data, pl_module.device)
         log_measurements(trainer, pl_module, self.measurements)
 
@@ -68,7 +64,8 @@ class DSSIMReport(OnRawFaces):
             self.tell("DSSIMReport: a released set has no raw images to compare with: skipped.", logging.INFO)
             return
         veiled = data.desensitized(raw)
-        seen = (veiled["image"] * 255).round().byte().cpu()
+        pictures = data.desensitizer.pictures(veiled["image"], (raw.shape[2], raw.shape[3]))
+        seen = (pictures * 255).round().byte().cpu()
         if self._seen is not None and torch.equal(seen, self._seen):
             return
         self._seen = seen
@@ -79,7 +76,7 @@ class DSSIMReport(OnRawFaces):
             "privacy/psnr": PSNR(sync_on_compute=False).to(device),
         }
         for metric in metrics.values():
-            metric.update(clean, veiled["image"])
+            metric.update(clean, pictures)
         self.measurements = [measurement(key, metric.compute().item()) for key, metric in metrics.items()]
         if (ratio := mean_mask_ratio(veiled)) is not None:
             self.measurements.append(measurement("privacy/mask_ratio", ratio.item()))

@@ -11,13 +11,17 @@ from torch import Tensor
 from callbacks.media import log_media, save_picture
 from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
 from callbacks.sharded import is_due
+from lightning_app.desensitize import Desensitizer
+from lightning_app.desensitize.dct import grey
 from lightning_app.report import face_grid, gate_heatmap
+
+_GREY_LEVEL = 1 / 255
 
 
 class Pictures(OnRawFaces):
     """Draw `faces.png` into the run folder and log it: a column per face, a row per way of looking at it.
 
-    Rows: the raw face, the desensitized face, the gate at each insertion point (mean over its channels). A
+    Rows: the raw face, the desensitized face (a representation as its `look` shows it), the gate at each insertion point (mean over its channels). A
     raw face is shown where all faces are drawn ones. Raw faces of real data are shown with `show_faces`
     alone, and then in the local file alone: loggers get a picture without them, and none where the data is
     not desensitized (design, 'Pictures').
@@ -63,11 +67,12 @@ class Pictures(OnRawFaces):
         clean = raw.float() / 255
 
         rows: dict[str, Tensor] = {}
-        # An image that went through unchanged is a raw face, whatever the desensitizer calls itself.
-        same = veiled["image"].shape == clean.shape and (veiled["image"] == clean).flatten(1).all(1).any()
+        seen = data.desensitizer.pictures(veiled["image"], (raw.shape[2], raw.shape[3]))
+        # What shows a face unchanged, or all of it but the colour, is a raw face, whatever the desensitizer calls itself.
+        same = ((grey(seen) - grey(clean)).abs() < _GREY_LEVEL).flatten(1).all(1).any()
         bare = not data.desensitizer.hides or bool(same)
-        if data.desensitizer.is_image and (data.drawn or not bare):
-            rows["desensitized" + _share(veiled)] = veiled["image"]
+        if data.drawn or not bare:
+            rows[_called(data.desensitizer) + _share(veiled)] = seen
         gates = _gates(trainer, pl_module, veiled, (raw.shape[2], raw.shape[3]))
         rows |= gates
         title = type(pl_module).__name__
@@ -89,6 +94,13 @@ class Pictures(OnRawFaces):
                 "Pictures: these faces are real and not desensitized: not drawn (show_faces: true draws them "
                 "into the local faces.png)."
             )
+
+
+def _called(desensitizer: Desensitizer) -> str:
+    """Name the row of what a desensitizer returns."""
+    if desensitizer.is_image:
+        return "desensitized"
+    return f"desensitized:\n{desensitizer.out_channels} channels,\nas `look` shows them"
 
 
 def _share(batch: Any) -> str:

@@ -30,7 +30,7 @@ from datamodules.same_data import (
     knows_held_out,
     refuse_data,
 )
-from datamodules.same_description import brief, check_same, same_veil
+from datamodules.same_description import brief, check_key, check_same, key_hashes, same_veil
 from datamodules.sampler import EpochBatchSampler
 from datamodules.split import NoImages, Share, digest, first_of
 from lightning_app.core.batch import Batch, Moment
@@ -60,8 +60,8 @@ class FaceDataModule(PixelDataModule):
         cache: keep the decoded images in memory; `device` keeps those of training and held-out images on the GPU itself
             (on the CPU where the run is), so that no pixel is copied in a step. Batches are the same.
         seed: of the order, the split, the masks and the augmentation; `seed_everything` by default.
-        mean: subtracted from every channel, on [0,1] pixels.
-        std: what every channel is divided by then.
+        mean: subtracted from every channel, on [0,1] pixels; by default 0.5 of pictures, 0 of representations.
+        std: what every channel is divided by then; by default 0.5 of pictures, 1 of representations.
         keep_clean: give batches the clean faces too, as `clean [B,3,H,W]` float in [0,1], moved as `image` is.
             For training attackers (`Inpainter`) on faces they may see, and for nothing else.
         other_data: what to do where a checkpoint that training or validation goes on with was made with other images,
@@ -78,8 +78,8 @@ class FaceDataModule(PixelDataModule):
         val_share: float = 0.0,
         cache: bool | Literal["device"] = False,
         seed: int | None = None,
-        mean: float = 0.5,
-        std: float = 0.5,
+        mean: float | None = None,
+        std: float | None = None,
         keep_clean: bool = False,
         other_data: Literal["refuse", "accept"] = "refuse",
     ) -> None:
@@ -90,7 +90,7 @@ class FaceDataModule(PixelDataModule):
             raise ValueError(f"data.global_batch_size={global_batch_size}: give at least 1")
         if cache not in (True, False, "device"):
             raise ValueError(f"data.cache={cache!r}: give true, false or device")
-        if std <= 0:
+        if std is not None and std <= 0:
             raise ValueError(f"data.std={std}: give a positive number")
         self.reader = reader if reader is not None else DrawnFaces()
         already = self.reader.desensitizer()
@@ -103,7 +103,9 @@ class FaceDataModule(PixelDataModule):
         self.global_batch_size, self.num_workers = global_batch_size, num_workers
         self.val_share, self.cache = val_share, cache
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.mean, self.std, self.keep_clean = mean, std, keep_clean
+        shift, scale = (0.5, 0.5) if self.desensitizer.is_image else (0.0, 1.0)
+        self.mean, self.std = shift if mean is None else mean, scale if std is None else std
+        self.keep_clean = keep_clean
         if keep_clean and self.released:
             raise ValueError(
                 "data.keep_clean: true, but a released set has no clean faces; give the raw images"
@@ -199,6 +201,9 @@ class FaceDataModule(PixelDataModule):
             "desensitizer": veil["method"] if "mask_hash" in veil else veil,
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
+            "owner's key (without `key: FILE` each process draws its own)": [
+                k[:12] for k in key_hashes(veil)
+            ],
         }
 
     def _deal(self, whole: FaceReader) -> None:
@@ -423,11 +428,13 @@ class FaceDataModule(PixelDataModule):
         """Compare these data with a checkpoint's: refuse what would make its figures wrong, say what may.
 
         Raises:
-            ValueError: it was trained on pixels normalised otherwise; in `fit`, or where images are held out, its data
+            ValueError: it was trained on pixels normalised otherwise, or with another owner's key; in `fit`, or where images are held out, its data
                 were others (see `check_split`), which is found out after the model has looked at its weights.
         """
         check_normalised(state_dict, self.mean, self.std)
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
+        if theirs is not None:
+            check_key(theirs, ours)
         if theirs is not None and not same_veil(theirs, ours):
             log.warning("The checkpoint was trained on faces veiled by %s; these are veiled by %s.",
                         brief(theirs), brief(ours))  # fmt: skip

@@ -102,7 +102,8 @@ class PixelDataModule(L.LightningDataModule):
         return self._normalised(self.veiled({"image": images, "index": index}, moment, desensitize, by))
 
     def _normalised(self, batch: Batch) -> Batch:
-        batch["image"] = (batch["image"] - self.mean) / self.std
+        if (self.mean, self.std) != (0, 1):  # a representation may be large: it is not copied for nothing
+            batch["image"] = (batch["image"] - self.mean) / self.std
         if self.trainer is None:
             return batch
         ready: Batch = self.trainer.precision_plugin.convert_input(batch)  # for bf16-true and 16-true

@@ -18,6 +18,39 @@ def same_veil(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     return hashes[0] == hashes[1] if all(hashes) else theirs == ours
 
 
+def check_key(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuse another owner's key than the one that a checkpoint was trained with.
+
+    Args:
+        theirs: description of the checkpoint's desensitizer.
+        ours: of the one at hand.
+
+    Raises:
+        ValueError: both are of one method, and their keys differ.
+    """
+    keys = [key_hashes(about) for about in (theirs, ours)]
+    if theirs.get("method") != ours.get("method") or len(keys[0]) != len(keys[1]) or keys[0] == keys[1]:
+        return
+    told, here = next(pair for pair in zip(*keys, strict=True) if pair[0] != pair[1])
+    raise ValueError(
+        f"data.desensitizer.key: the checkpoint was trained with the owner's key {told[:12]}…, here {ours['method']} "
+        f"draws from {here[:12]}…: give the file of that key (a random one, which is taken where none is given, ends "
+        "with its process)"
+    )
+
+
+def key_hashes(about: object) -> list[str]:
+    """List the hashes of the owners' keys in a description, those of a chain's steps among them.
+
+    Args:
+        about: what `Desensitizer.describe` gave, or a part of it.
+    """
+    if isinstance(about, dict):
+        own = [str(about["key_hash"])] if about.get("key_hash") else []
+        return own + [one for value in about.values() for one in key_hashes(value)]
+    return [one for value in about for one in key_hashes(value)] if isinstance(about, list | tuple) else []
+
+
 def check_same(released: Desensitizer, given: Desensitizer | None, size: int) -> None:
     """Refuse a desensitizer other than the one that a released set went through.
 
@@ -41,6 +74,7 @@ def check_same(released: Desensitizer, given: Desensitizer | None, size: int) ->
 
 
 def brief(about: dict[str, Any]) -> str:
-    """Word a description shortly: the method, and of masks their ratio and the start of their hash."""
+    """Word a description shortly: the method, and of masks their ratio and the start of their hash, of a key that."""
     ratio, digest = about.get("mask_ratio"), str(about.get("mask_hash", ""))[:12]
-    return str(about["method"]) + (f" (mask ratio {ratio:.4f}, hash {digest})" if ratio is not None else "")
+    key = "".join(f" (key {one[:12]})" for one in key_hashes(about))
+    return str(about["method"]) + (f" (mask ratio {ratio:.4f}, hash {digest})" if ratio is not None else key)

@@ -36,6 +36,7 @@ class Desensitizer(nn.Module):
             owner and `Pictures` look at the pixels as well.
         flips: whether its output may be mirrored as an image may. Where it may not, raw images are mirrored before it
             in `fit`, and those of a released set never are.
+        keyed: whether it draws from an owner's key, so that its description is not enough to make it again.
         has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
             does, and every pixel counts as visible. None: not said. A promise, which no subclass inherits.
         hides_only: it multiplies by its mask and does nothing else. A promise, which no subclass inherits.
@@ -45,6 +46,7 @@ class Desensitizer(nn.Module):
     is_image: bool = True
     hides: bool = True
     flips: bool = True
+    keyed: bool = False
     has_mask: bool | None = None
     hides_only: bool = False
     _as_written: ClassVar[dict[str, object]] = {}
@@ -166,6 +168,18 @@ class Desensitizer(nn.Module):
             description: what `describe` gave.
         """
         return False
+
+    @classmethod
+    def recipe(cls, description: Mapping[str, Any]) -> str:
+        """Say in words how an image becomes what it returns, for the card of a recogniser that takes a representation.
+
+        Args:
+            description: what `describe` gave; from somebody else's file it may hold anything.
+
+        Returns:
+            Sentences; empty where the description says it all.
+        """
+        return ""
 
     @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:

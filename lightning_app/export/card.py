@@ -141,8 +141,10 @@ def veiling(card: dict[str, Any]) -> str:
         low, high = about.get("mask_ratio_range", (about.get("mask_ratio"),) * 2)
         ratios = "not known" if low is None or high is None else f"{low:.4f} … {high:.4f}"
         how = f"hidden pixels black, {about.get('masks', 'several')} masks of mask ratio {ratios}"
+    recipe = kind.recipe(about) if kind is not None else ""
     return (
-        f"**Images must be veiled before**, as in training: {code(about['method'])}{f' ({how})' if how else ''}. The "
+        f"**Images must be veiled before**, as in training: {code(about['method'])}{f' ({how})' if how else ''}. "
+        f"{plain_text(recipe)}{' ' if recipe else ''}The "
         "graph does not veil: a clean image, or one veiled in another way, gives an embedding that means little."
     )
 

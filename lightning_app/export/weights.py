@@ -56,7 +56,9 @@ def to_safetensors(
         settings["head"] = model.hparams["head"]
     split = facts.data.get("split") or {}
     counts = {key: split[key] for key in ("images", "held_out") if key in split}  # no digest of names
-    data = {"num_classes": facts.data.get("num_classes"), "split": counts or None}
+    data: dict[str, Any] = {"num_classes": facts.data.get("num_classes"), "split": counts or None}
+    if not facts.pictures:
+        data["pixels"] = {"size": facts.pixels}
     metadata = {
         "format": "pt",  # what transformers and others look for
         "faceveil": WEIGHTS_FORMAT,

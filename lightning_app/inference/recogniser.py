@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from datamodules.pixels import desensitize_on_grid
 from datamodules.readers.decode import Crop, decode, read_bytes
+from datamodules.same_description import brief, key_hashes
 from lightning_app.desensitize import Desensitizer, Identity, described
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.source import Run, normalisation, read_run
@@ -35,7 +36,7 @@ class LoadedRecogniser:
     Attributes:
         model: the network, in `eval()`; what it takes itself is desensitized and normalised.
         facts: what the checkpoint says beside its weights.
-        size: height and width of the images it takes, in pixels.
+        size: height and width of the images that `embed_images` takes, in pixels.
         crop: what `embed_images` cuts out of a file before it is resized, see `datamodules.readers.decode`.
         hides: how images are desensitized before they are embedded, in words.
     """
@@ -51,7 +52,7 @@ class LoadedRecogniser:
         hides: str,
     ) -> None:
         self.model, self.facts, self.crop, self.hides = model, facts, crop, hides
-        self.size = facts.input_size
+        self.size = _raw_size(desensitizer, facts)
         self._mean, self._std = normalised
         self._desensitizer, self._mask = desensitizer, mask
 
@@ -193,6 +194,11 @@ def _desensitizer(
 ) -> tuple[Desensitizer, str]:
     """Return what is done to images before they are embedded, and that in words."""
     about = facts.desensitizer
+    if not wanted and not facts.pictures:
+        raise ValueError(
+            f"checkpoint {facts.path}: its recogniser takes {facts.in_channels} channels, which are no pictures: leave "
+            "desensitize out to have images made into them, or embed what is made already with `.model.embed`"
+        )
     if not wanted:
         return Identity(), "images are taken as they are, desensitized already (desensitize=False)"
     if mask is not None:
@@ -206,9 +212,11 @@ def _desensitizer(
         return Identity(), "trained on clean faces, nothing is hidden"
     words = f"every image is desensitized by {about.get('method')}, as in training"
     kind = described(about)
-    if kind is not None and kind.has_mask is False:  # of these a description tells all, that of a release too
+    if (
+        kind is not None and kind.has_mask is False and not kind.keyed
+    ):  # of these a description tells all, that of a release too
         try:
-            return kind.from_description(about).eval(), words
+            return _prepared(kind.from_description(about), facts), words
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"checkpoint {facts.path}: describes no {kind.__name__} ({error}); it is damaged"
@@ -223,13 +231,33 @@ def _desensitizer(
             "already"
         )
     made = make_known(part, Desensitizer, where)
-    if not made.is_image:
+    made = _prepared(made, facts)
+    if key_hashes(made.describe()) != key_hashes(about):
         raise ValueError(
-            f"checkpoint {facts.path}: its recogniser takes what {type(made).__name__} makes of images, which is no "
-            "picture: embed a set by predict, with the run's config"
+            f"checkpoint {facts.path}: was trained with another owner's key than the one that its config.yaml leads to "
+            f"({brief(about)}): give `key: FILE` there, the file that the run was given, or embed what is "
+            "made already with `.model.embed`"
         )
-    made.prepare((facts.input_size, facts.input_size))
-    return made.eval(), words
+    return made, words
+
+
+def _prepared(made: Desensitizer, facts: CheckpointFacts) -> Desensitizer:
+    size = _raw_size(made, facts)
+    made.prepare((size, size))
+    return made.eval()
+
+
+def _raw_size(desensitizer: Desensitizer, facts: CheckpointFacts) -> int:
+    """Return the side in pixels of what is desensitized for a recogniser; of pictures what it takes itself."""
+    size = facts.pixels
+    made = (desensitizer.out_channels, desensitizer.out_size(size))
+    if made != (facts.in_channels, facts.input_size):
+        raise ValueError(
+            f"checkpoint {facts.path}: its recogniser takes {facts.in_channels} channels of {facts.input_size} px, and "
+            f"{type(desensitizer).__name__} makes {made[0]} of {made[1]} px from images of {size} px: it is damaged, or "
+            "of another desensitizer"
+        )
+    return size
 
 
 def _crop(run: Run) -> Crop:

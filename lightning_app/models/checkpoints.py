@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lightning_app.core.foreign import parse_json
-from lightning_app.desensitize import is_clean
+from lightning_app.core.plain import is_count
+from lightning_app.desensitize import described, is_clean
 from lightning_app.models.base import HEAD, Recogniser
 from lightning_app.models.known import known_class, known_maker, ours
 from lightning_app.models.resnet import ResNet, ResNetMask
@@ -62,6 +63,19 @@ class CheckpointFacts:
         """Whether it was trained on clean faces; None where it is not known."""
         about = self.desensitizer
         return None if about is None else is_clean(about)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it takes pictures; a representation of them otherwise."""
+        kind = described(self.desensitizer)
+        return self.in_channels == 3 and (kind is None or kind.is_image)
+
+    @property
+    def pixels(self) -> int:
+        """Height and width in pixels of the images that a representation is made of; of pictures the input's."""
+        told = self.data.get("pixels")
+        size = told.get("size") if isinstance(told, dict) and not self.pictures else None
+        return int(size) if size is not None and is_count(size, 1, _LARGEST) else self.input_size
 
     def check_normalised(self, mean: float, std: float) -> None:
         """Refuse to show it pixels that are normalised otherwise than in its training, where that is known.

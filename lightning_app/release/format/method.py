@@ -153,6 +153,8 @@ def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> l
     kind = _known(name)
     if kind is None:
         return []
+    if not kind.is_image:
+        return [f"its method is {name}, which returns no pictures"]
     if manifest.mask is None and kind.has_mask:
         return [f"its method is {name}, but it has no mask"]
     if manifest.mask is not None and not kind.has_mask:

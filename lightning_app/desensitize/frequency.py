@@ -1,0 +1,177 @@
+"""Frequency masking (PPFR-FD): block DCT without the DC, shuffled and mixed by the owner's key."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lightning_app.core import draws
+from lightning_app.core.batch import Moment
+from lightning_app.core.owner_key import OwnerKey
+from lightning_app.core.plain import Schema
+from lightning_app.desensitize.block_dct import BlockDCT, Channels, Colour, transform_entries
+from lightning_app.desensitize.dct import block_dct, images_at_a_time
+from lightning_app.desensitize.self_normalise import shuffled
+
+log = logging.getLogger("faceveil")
+Permutation = Literal["fixed", "image"]
+Redraw = Literal["once", "epoch"]
+
+
+class FrequencyMask(BlockDCT):
+    """Mask images in the frequency domain: DCT, drop the DC, shuffle, normalise, mix neighbours, shuffle, normalise.
+
+    What comes out is `[B,C,h,w]`, each channel of mean 0 and deviation 1 and a sum of two frequencies. Both shuffles are
+    drawn from the owner's key, so that nobody can draw them again who has no key. **That is all the key protects**: the
+    values are those of a linear transform, and a network trained on enough pairs of faces and channels makes faces of
+    them (docs/representations.md).
+
+    Args:
+        block: see `BlockDCT`.
+        upsample: see `BlockDCT`.
+        stride: see `BlockDCT`.
+        align_corners: see `BlockDCT`; with False few of the channels differ, and two neighbours that cancel give zeros.
+        colour: see `BlockDCT`.
+        channels: see `BlockDCT`; the DC never.
+        permutation: `fixed` draws one order of the channels per key, which a network gets used to; `image` another one
+            for every image, by (key, the image's number).
+        redraw: `once` per image; `epoch` draws anew in every epoch of training. An attacker then sees each image in as
+            many orders and mixes as there are epochs: with them a linear system for its channels, and of a method with
+            a privacy budget ε as many times that. Outside training it is by (key, number) in any case.
+        mix: add to each channel its neighbour in the order of the first shuffle, over √2; the last one gets the first.
+        key: the owner's key: a file of 64 hexadecimal digits, mode 0600 (`openssl rand -hex 32`). Without one a random
+            key serves this process and ends with it.
+
+    Raises:
+        ValueError: an option is out of range, see also `BlockDCT`; or `redraw: epoch` without `permutation: image`.
+        FileNotFoundError, PermissionError: the key file cannot be used.
+
+    Source: A.1 of the adaptive hybrid masking paper, after Wang et al., "Privacy-Preserving Face Recognition in the
+    Frequency Domain", AAAI 2022; what both leave open is in docs/architecture.md.
+    """
+
+    has_mask = False
+    keyed = True
+
+    def __init__(
+        self,
+        block: int = 8,
+        upsample: int = 8,
+        stride: int = 8,
+        align_corners: bool = True,
+        colour: Colour = "grey",
+        channels: Channels = None,
+        permutation: Permutation = "fixed",
+        redraw: Redraw = "once",
+        mix: bool = True,
+        key: str | Path | None = None,
+    ) -> None:
+        super().__init__(block, upsample, stride, align_corners, colour, channels)
+        for name, value, words in (
+            ("permutation", permutation, get_args(Permutation)), ("redraw", redraw, get_args(Redraw)),
+        ):  # fmt: skip
+            if value not in words:
+                raise ValueError(f"{name}: {value!r}; give {' or '.join(words)}")
+        if redraw == "epoch":
+            if permutation == "fixed":
+                raise ValueError(
+                    "redraw: epoch has nothing to draw anew with permutation: fixed; give permutation: image"
+                )
+            log.warning(
+                "%s: redraw: epoch shows each image in another order and mix every epoch; who keeps them can solve for "
+                "its channels.", type(self).__name__,
+            )  # fmt: skip
+        self.permutation: Permutation = permutation
+        self.redraw: Redraw = redraw
+        self.mix = mix
+        self.key = OwnerKey.of(key)
+
+    def transform(self, planes: Tensor, index: Tensor, moment: Moment | None) -> Tensor:
+        """Return the masked channels of image planes.
+
+        Args:
+            planes: `[B,P,H,W]` float32, see `planes`.
+            index: `[B]` int64, the images' numbers, which `permutation: image` draws by.
+            moment: of which `redraw: epoch` takes the epoch; None outside training.
+
+        Returns:
+            `[B,C,h,w]` float32, each channel of mean 0 and deviation 1, or zeros where it carries nothing.
+        """
+        height, width = (self.blocks.count(side) for side in planes.shape[-2:])
+        out = planes.new_empty(len(planes), self.out_channels, height, width)
+        first, second = (self.order(name, index, moment) for name in ("first", "second"))
+        at_a_time = images_at_a_time(out)
+        for part in torch.arange(len(planes)).split(at_a_time):
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            channels = block_dct(planes[rows], self.blocks, self.keep)
+            shuffled(channels, first[rows], second[rows], self.mix, out[rows])
+        return out
+
+    def order(self, name: Literal["first", "second"], index: Tensor, moment: Moment | None = None) -> Tensor:
+        """Draw a shuffle from the owner's key.
+
+        Args:
+            name: which of the two.
+            index: `[B]` int64, the images' numbers.
+            moment: see `transform`.
+
+        Returns:
+            `[B,C]` int64, the channel that comes to each place.
+        """
+        counter = torch.arange(self.out_channels, device=index.device)
+        salt = self.key.integer("FrequencyMask", "shuffle", name)
+        if self.permutation == "fixed":
+            return draws.hashed(counter, salt).argsort().expand(len(index), -1)
+        epoch = moment.epoch if self.redraw == "epoch" and moment is not None else -1
+        image = draws.hashed(index, salt, epoch)
+        return draws.hashed(image[:, None] + counter, salt).argsort(1)
+
+    def describe(self) -> dict[str, object]:
+        """Return method and settings, and of the owner's key the hash alone."""
+        about = {key: value for key, value in super().describe().items() if key not in ("dc", "normalise")}
+        return about | {
+            "permutation": self.permutation, "redraw": self.redraw, "mix": self.mix, "key_hash": self.key.hash,
+        }  # fmt: skip
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Refuse: the owner's key is in no description.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{cls.__name__} cannot be made from its description: the owner's key is not in it")
+
+    @classmethod
+    def recipe(cls, description: Mapping[str, Any]) -> str:
+        """Say how channels are made of an image, and that it takes the owner's key."""
+        mixed = "add its neighbour over √2, " if description.get("mix", True) else ""
+        order = (
+            "one order for all images"
+            if description.get("permutation") == "fixed"
+            else "another order per image"
+        )
+        return (
+            f"{super().recipe(description)} Then shuffle the channels, bring each to mean 0 and deviation 1, {mixed}shuffle "
+            f"and normalise again ({order}). Both shuffles are drawn from the owner's key, of which the hash is given "
+            "here: without its file nobody makes this input."
+        )
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a description may say of it."""
+        return [
+            transform_entries()
+            | {
+                "permutation": (lambda v: v in get_args(Permutation), "fixed or image"),
+                "redraw": (lambda v: v in get_args(Redraw), "once or epoch"),
+                "mix": (lambda v: isinstance(v, bool), "true or false"),
+                "key_hash": (lambda v: isinstance(v, str) and len(v) == 64, "a hash of 64 digits"),
+            }
+        ]

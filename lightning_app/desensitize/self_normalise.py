@@ -1,0 +1,66 @@
+"""Channels of mean 0 and deviation 1, and sums of two such channels, shuffled: all as one pass over the values."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+NOTHING = 1e-6  # deviation of a channel, of pixels in [0,1], that is a rounding error: it carries nothing
+_CANCELLED = 1e-5  # variance of a sum of two normalised channels that is one
+
+
+def self_normalise(channels: Tensor) -> Tensor:
+    """Bring each channel of each image to mean 0 and deviation 1 (of its values, not of a sample), in place.
+
+    A channel that carries nothing, such as any of a black image, becomes zeros.
+
+    Args:
+        channels: `[B,C,h,w]` float32, contiguous; changed.
+
+    Returns:
+        The same tensor.
+    """
+    flat = channels.flatten(2)
+    return flat.mul_(_centred(flat)[..., None]).view(channels.shape)
+
+
+def shuffled(channels: Tensor, first: Tensor, second: Tensor, mix: bool, out: Tensor) -> None:
+    """Shuffle, self-normalise, mix neighbours, shuffle, self-normalise (PPFR-FD).
+
+    With n the normalised channels in their first order, channel i of the mix is `(n[i] + n[i+1]) / √2`, the last one's
+    neighbour being the first. Each is a sum of two channels, so that its deviation follows from their covariance, and
+    the values are read and written once. Two neighbours that cancel leave zeros.
+
+    Args:
+        channels: `[B,C,h,w]` float32, contiguous; changed.
+        first: `[B,C]` int64, the channel that comes to each place at first.
+        second: `[B,C]` int64, likewise of the second shuffle.
+        mix: whether to mix; without it both shuffles are one.
+        out: `[B,C,h,w]` float32, written.
+    """
+    flat, found = channels.flatten(2), out.flatten(2)
+    batch, count, values = flat.shape
+    scale = _centred(flat)
+    rows = torch.arange(batch, device=flat.device)[:, None] * count
+    which = first.gather(1, second)
+    torch.index_select(flat.flatten(0, 1), 0, (rows + which).flatten(), out=found.view(-1, values))
+    own = scale.gather(1, which)
+    if not mix:
+        found.mul_(own[..., None])
+        return
+    neighbour = first.roll(-1, 1).gather(1, second)
+    others = flat.flatten(0, 1).index_select(0, (rows + neighbour).flatten()).view(flat.shape)
+    theirs = scale.gather(1, neighbour)
+    correlation = torch.linalg.vecdot(found, others) / values * own * theirs
+    variance = ((own > 0).float() + (theirs > 0).float() + 2 * correlation) / 2
+    again = torch.where(variance > _CANCELLED, variance.rsqrt(), 0.0) / math.sqrt(2)
+    found.mul_((own * again)[..., None]).addcmul_(others, (theirs * again)[..., None])
+
+
+def _centred(flat: Tensor) -> Tensor:
+    """Subtract each channel's mean, in place, and return 1 / deviation, `[B,C]`; 0 where a channel carries nothing."""
+    flat.sub_(flat.mean(-1, keepdim=True))
+    deviation = (torch.linalg.vecdot(flat, flat) / flat.shape[-1]).sqrt()
+    return torch.where(deviation > NOTHING, 1 / deviation, 0.0)
