@@ -3,12 +3,14 @@
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.blur import CentreBlur, GaussianBlur
 from lightning_app.desensitize.centre import CentreBlock
+from lightning_app.desensitize.chain import Chain
 from lightning_app.desensitize.identity import Identity
 from lightning_app.desensitize.mask import MaskOut
+from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
 from lightning_app.desensitize.ours import OURS, described, is_clean
 
 __all__ = [
-    "OURS", "CentreBlock", "CentreBlur", "Desensitizer", "GaussianBlur", "Identity", "MaskOut", "Mosaic",
-    "described", "is_clean",
+    "OURS", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "GaussianBlur", "Identity", "InstaHide", "MaskOut",
+    "MixUp", "Mosaic", "described", "is_clean",
 ]  # fmt: skip
