@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from lightning_app.core.batch import Batch, Moment, learnt
 from lightning_app.core.owner_key import OwnerKey
-from lightning_app.core.plain import Schema, is_count, is_hash
+from lightning_app.core.plain import Schema, is_count, is_hash, is_number
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.mixing_draws import Keys, mix, mix_weights, partners, random_signs
 
@@ -155,8 +155,8 @@ class MixUp(Desensitizer):
         """
         if len(index) < self.k:
             raise ValueError(
-                f"{type(self).__name__}: mixes k={self.k} images of a batch, and this one has {len(index)}: give larger "
-                "batches (data.global_batch_size, over all processes), more images, or a smaller k"
+                f"{type(self).__name__}: mixes k={self.k} images of a batch, and this one has {len(index)}: give "
+                "larger batches (data.global_batch_size, over all processes), more images, or a smaller k"
             )
         keys = self._drawn_from(moment)
         return partners(index, self.k, keys["partners"]), mix_weights(
@@ -168,7 +168,7 @@ class MixUp(Desensitizer):
         epoch = moment.epoch if moment is not None and self.redraw == "epoch" else 0
         if self._keys[0] != epoch:
             names = ("partners", "coefficients", "signs")
-            made = {
+            made: dict[str, Keys] = {
                 name: tuple(self.owner.integer("mix", name, epoch, n) for n in range(_ROUNDS))
                 for name in names
             }
@@ -202,7 +202,7 @@ class MixUp(Desensitizer):
         """List what a manifest may say of it: k, cap, when it is drawn, the key's hash."""
         return [{
             "k": (lambda v: is_count(v, 2, _MOST), f"a number of images from 2 to {_MOST}"),
-            "cap": (lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 < v <= 1, "a share in (0,1]"),
+            "cap": (lambda v: is_number(v, 0, 1, None), "a share in (0,1]"),
             "redraw": (lambda v: v in ("once", "epoch"), "once or epoch"),
             "key": (is_hash, "the hash of a key"),
         }]  # fmt: skip

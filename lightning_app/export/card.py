@@ -137,7 +137,9 @@ def veiling(card: dict[str, Any]) -> str:
     kind = described(about)
     alone = about if kind is None else kind.for_one(about)
     if alone != about:
-        mixing = f"Training images were mixed with each other ({code(json.dumps(about))}); images to be embedded are not."
+        mixing = (
+            f"Training images were mixed together ({code(json.dumps(about))}); those to be embedded are not."
+        )
         return f"{mixing} {veiling({**card, 'desensitizer': alone})}"
     rest = {key: value for key, value in about.items() if key not in ("method", "mask_hash")}
     how = ", ".join(f"{plain_text(key)} {plain_text(json.dumps(value))}" for key, value in rest.items())

@@ -38,10 +38,13 @@ def mixed_cross_entropy(
             "with a weight [B, k] whose rows sum to 1"
         )
     logs = F.log_softmax(logits.float(), dim=1)
-    loss = -(weight.to(logs.dtype) * logs.gather(1, target)).sum(1)
+    rows = (weight.to(logs.dtype) * logs.gather(1, target)).sum(1, keepdim=True)  # [B,1]
+    # added up, and smoothed, in torch's own order: one label of weight 1 gives the plain loss bit for bit
+    loss = F.nll_loss(rows, target.new_zeros(len(rows)))
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss - label_smoothing * logs.mean(1)
-    return loss.mean()
+        smooth = -logs.sum(1).sum() / len(logs)
+        loss = smooth * (label_smoothing / logs.shape[1]) + loss * (1 - label_smoothing)
+    return loss
 
 
 def heaviest(target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -180,10 +180,10 @@ def test_a_single_image_is_not_mixed_and_the_card_says_so() -> None:
     assert Chain.for_one(two.describe()) == Chain([Mosaic(8), GaussianBlur(9)]).describe()
     assert described(two.describe()) is Chain
     words = veiling({"desensitizer": chain, "mask": None})
-    assert "Training images were mixed with each other" in words
+    assert "Training images were mixed together" in words
     assert "**Images must be veiled before**, as in training: `Mosaic` (block 8)" in words
     words = veiling({"desensitizer": mixing, "mask": None})
-    assert "images to be embedded are not" in words
+    assert "those to be embedded are not" in words
     assert "takes clean faces" in words
 
 
