@@ -63,7 +63,10 @@ class DSSIMReport(OnRawFaces):
         if not len(raw):
             self.tell("DSSIMReport: a released set has no raw images to compare with: skipped.", logging.INFO)
             return
-        veiled = data.desensitized(raw)
+        if data.desensitizer.mixes > len(raw):
+            self.tell(f"DSSIMReport: {len(raw)} images are fewer than are in a mix: skipped.")
+            return
+        veiled = data.desensitized(raw, moment=data.as_trained(len(raw)))
         pictures = data.desensitizer.pictures(veiled["image"], (raw.shape[2], raw.shape[3]))
         seen = (pictures * 255).round().byte().cpu()
         if self._seen is not None and torch.equal(seen, self._seen):

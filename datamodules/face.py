@@ -63,7 +63,8 @@ class FaceDataModule(PixelDataModule):
         mean: subtracted from every channel, on [0,1] pixels; by default 0.5 of pictures, 0 of representations.
         std: what every channel is divided by then; by default 0.5 of pictures, 1 of representations.
         keep_clean: give batches the clean faces too, as `clean [B,3,H,W]` float in [0,1], moved as `image` is.
-            For training attackers (`Inpainter`) on faces they may see, and for nothing else.
+            For training attackers (`Inpainter`) on faces they may see, and for nothing else. Where the desensitizer
+            mixes images, held-out ones are then mixed as those in training are; `clean` is a mix's first image.
         other_data: what to do where a checkpoint that training or validation goes on with was made with other images,
             or held out others: 'refuse', or 'accept' and say so. Held-out figures may then be of training images.
     """
@@ -170,6 +171,7 @@ class FaceDataModule(PixelDataModule):
         """
         self.desensitizer.prepare((self.size, self.size))
         _ = self.batch_size  # now, before anything is written
+        self._check_mix(stage)
         if stage == "fit":
             if self.num_classes < 2:
                 raise ValueError(
@@ -187,6 +189,15 @@ class FaceDataModule(PixelDataModule):
             except FileNotFoundError as error:
                 log.warning("No held-out images to validate on: %s", error)
         agree("training set and desensitizer", self._facts)
+
+    def _check_mix(self, stage: str) -> None:
+        """Refuse batches with fewer images than the desensitizer mixes."""
+        most, world = self.desensitizer.mixes, self.global_batch_size // self.batch_size
+        if stage == "fit" and self.batch_size < most:
+            raise ValueError(
+                f"data.global_batch_size={self.global_batch_size}: {type(self.desensitizer).__name__} mixes k={most} "
+                f"images of a batch, and each of {world} processes has {self.batch_size}; give {most * world} or more"
+            )
 
     def _facts(self) -> dict[str, object]:
         """Name what has to be the same on every rank."""
@@ -356,14 +367,23 @@ class FaceDataModule(PixelDataModule):
         if len(batch["image"]) == 0:
             return {**batch, "mask": None, "mask_index": batch["index"]}
         if trainer is None or not trainer.training:
-            return self._normalised(self._veiled_once(batch))
-        moment = Moment(self.seed, trainer.current_epoch, trainer.global_step)
+            return self._normalised(self._evaluated(batch))
+        moment = Moment(self.seed, trainer.current_epoch, trainer.global_step, mix=True)
         if moment.epoch != self._epoch:
             self._epoch = moment.epoch
             self._warn_of_bad_images()
         if not self.desensitizer.flips:
             return self._normalised(self._veiled_once(self._moved(batch, moment), moment))
         return self._normalised(self.augment(self._veiled_once(batch, moment), moment))
+
+    def _evaluated(self, batch: Batch) -> Batch:
+        """Veil a batch that nobody learns from; an attacker's (`keep_clean`) is mixed as those in training are."""
+        attacked = self.keep_clean and self.desensitizer.mixes > 1 and self._stage != "predict"
+        moment = self.as_trained(len(batch["image"])) if attacked else None
+        out = self._veiled_once(batch, moment)
+        if attacked and moment is None:  # fewer images than a mix has are left over: nobody can attack that
+            return {key: one[:0] if isinstance(one, Tensor) else one for key, one in out.items()}  # type: ignore[return-value]
+        return out
 
     def _moved(self, batch: Batch, moment: Moment) -> Batch:
         """Augment raw images before they are desensitized, on the uint8 grid; released ones stay as they are."""

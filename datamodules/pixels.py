@@ -70,15 +70,29 @@ class PixelDataModule(L.LightningDataModule):
             return out
         return desensitize_on_grid(out, by or self.desensitizer, moment)
 
-    def desensitized(self, images: Tensor, index: Tensor | None = None) -> Batch:
+    def desensitized(
+        self, images: Tensor, index: Tensor | None = None, moment: Moment | None = None
+    ) -> Batch:
         """Veil raw pixels as validation does; `image` stays in [0,1].
 
         Args:
             images: uint8 `[B,3,H,W]`.
             index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
+            moment: what the draws are a function of; `as_trained` gives what training images go through.
         """
         index = torch.arange(len(images), device=images.device) if index is None else index
-        return self.veiled({"image": images, "index": index})
+        return self.veiled({"image": images, "index": index}, moment)
+
+    def as_trained(self, count: int) -> Moment | None:
+        """Return the moment at which so many images are mixed with each other, as training images are.
+
+        Args:
+            count: how many images there are.
+
+        Returns:
+            None where nothing is mixed, or where there are fewer images than are in a mix.
+        """
+        return Moment(mix=True) if 1 < self.desensitizer.mixes <= count else None
 
     def prepare(
         self,

@@ -155,7 +155,9 @@ class Outcome:
             self.examples.setdefault(
                 f"{head}clean faces", [Example("not desensitized", raw.float().cpu() / 255)]
             )
-            veiled = data.desensitized(raw.to(subjects.device), index.to(subjects.device))
+            veiled = data.desensitized(
+                raw.to(subjects.device), index.to(subjects.device), data.as_trained(len(raw))
+            )
             shown = []
             for label, attack in attacks.items():
                 if (attack is None and label != RELEASED) or not applies(attack, data):

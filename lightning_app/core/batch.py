@@ -19,7 +19,8 @@ class Batch(TypedDict, total=False):
         target: what is learnt: `[B]` int64 classes, or `[B,k]` where labels are mixed, with `weight`. Left out where
             it is the identity.
         weight: `[B,k]` float, the mixed labels' shares, rows summing to 1; never dense over the classes.
-        identity: `[B]` int64, who is on the image: the number of the reader's class, -1 where it is not known.
+        identity: `[B]` int64, who is on the image: the number of the reader's class, -1 where it is not known. Of a
+            mix, who is on its first image.
         mask: `[M,1,H,W]` float, 1 = visible, 0 = hidden; None where nothing is hidden.
         mask_index: `[B]` int64, which of the M masks lies on each image.
         index: `[B]` int64, the image's number in its reader.
@@ -71,8 +72,11 @@ class Moment:
         seed: the run's data seed.
         epoch: number of the epoch, from 0.
         step: number of the optimiser step, from 0; 0 outside training.
+        mix: whether a desensitizer that mixes images, or flips their signs, does so now. True for training images, of
+            recognisers and attackers alike; verification, validation and `predict` never mix.
     """
 
     seed: int = 0
     epoch: int = 0
     step: int = 0
+    mix: bool = False

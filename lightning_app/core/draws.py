@@ -64,7 +64,35 @@ def uniform(counter: Tensor, *keys: int) -> Tensor:
     Returns:
         float32 of the counter's shape, multiples of 2⁻²⁴.
     """
-    return _shift_right(hashed(counter, *keys), 40).to(torch.float32) * 2.0**-24
+    return as_uniform(hashed(counter, *keys))
+
+
+def as_uniform(bits: Tensor) -> Tensor:
+    """Make float32 uniforms in [0, 1), multiples of 2⁻²⁴, of 64 uniform bits each.
+
+    Args:
+        bits: int64, any shape, as `hashed` and `secret` give them.
+    """
+    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+
+
+def secret(counter: Tensor, keys: Sequence[int]) -> Tensor:
+    """Hash counters to 64 bits that only who has the keys can compute: for draws that protect.
+
+    `hashed` can be run backwards: one of its values, known with its counter, gives all others. Here a key is added
+    before, between and after three rounds (Even and Mansour's construction, iterated). It is no vetted cipher.
+
+    Args:
+        counter: int64, any shape.
+        keys: four secret integers in [0, 2⁶³), such as `OwnerKey.integer` draws.
+
+    Returns:
+        int64 of the counter's shape; distinct for distinct counters.
+    """
+    state = counter ^ keys[0]
+    for key in keys[1:]:
+        state = _splitmix(state + _GOLDEN) ^ key
+    return state
 
 
 def integers(counter: Tensor, high: int, *keys: int) -> Tensor:

@@ -4,13 +4,15 @@ from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.block_dct import BlockDCT
 from lightning_app.desensitize.blur import CentreBlur, GaussianBlur
 from lightning_app.desensitize.centre import CentreBlock
+from lightning_app.desensitize.chain import Chain
 from lightning_app.desensitize.frequency import FrequencyMask
 from lightning_app.desensitize.identity import Identity
 from lightning_app.desensitize.mask import MaskOut
+from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
 from lightning_app.desensitize.ours import OURS, described, is_clean
 
 __all__ = [
-    "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Desensitizer", "FrequencyMask", "GaussianBlur", "Identity",
-    "MaskOut", "Mosaic", "described", "is_clean",
+    "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "FrequencyMask", "GaussianBlur",
+    "Identity", "InstaHide", "MaskOut", "MixUp", "Mosaic", "described", "is_clean",
 ]  # fmt: skip

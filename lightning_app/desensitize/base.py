@@ -37,6 +37,9 @@ class Desensitizer(nn.Module):
         flips: whether its output may be mirrored as an image may. Where it may not, raw images are mirrored before it
             in `fit`, and those of a released set never are.
         keyed: whether it draws from an owner's key, so that its description is not enough to make it again.
+        takes_any: whether it also takes what another one returned, with any number of channels and any values, and
+            returns as many: it may then follow a representation in a `Chain`.
+        mixes: how many images each image it returns is mixed of, where `Moment.mix` asks for it; 1 where it mixes none.
         has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
             does, and every pixel counts as visible. None: not said. A promise, which no subclass inherits.
         hides_only: it multiplies by its mask and does nothing else. A promise, which no subclass inherits.
@@ -47,6 +50,8 @@ class Desensitizer(nn.Module):
     hides: bool = True
     flips: bool = True
     keyed: bool = False
+    takes_any: bool = False
+    mixes: int = 1
     has_mask: bool | None = None
     hides_only: bool = False
     _as_written: ClassVar[dict[str, object]] = {}
@@ -67,6 +72,13 @@ class Desensitizer(nn.Module):
 
         Raises:
             ValueError: they cannot; the message says why.
+        """
+
+    def after(self, is_image: bool) -> None:
+        """Hear from a `Chain` what comes to it: pictures or a representation.
+
+        Args:
+            is_image: whether they are pictures in [0,1].
         """
 
     def veil(self, image: Tensor) -> Tensor:
@@ -146,6 +158,19 @@ class Desensitizer(nn.Module):
     def describe(self) -> dict[str, object]:
         """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data."""
         return {"method": type(self).__name__}
+
+    def agreed(self) -> dict[str, object]:
+        """Return what several owners who train one model must have in common: `describe`, or a part of it."""
+        return self.describe()
+
+    @classmethod
+    def for_one(cls, description: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Describe what is done to a single image, to be verified or embedded, by one so described.
+
+        Args:
+            description: what `describe` gave; what mixes does nothing to a single image.
+        """
+        return description
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:

@@ -8,16 +8,31 @@ from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.block_dct import BlockDCT
 from lightning_app.desensitize.blur import CentreBlur, GaussianBlur
 from lightning_app.desensitize.centre import CentreBlock
+from lightning_app.desensitize.chain import Chain
 from lightning_app.desensitize.frequency import FrequencyMask
 from lightning_app.desensitize.identity import Identity
 from lightning_app.desensitize.mask import MaskOut
+from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
 
 # what a description in somebody else's file may stand for; nothing is ever imported by it
 OURS: Mapping[str, type[Desensitizer]] = {
     kind.__name__: kind
-    for kind in (MaskOut, CentreBlock, CentreBlur, GaussianBlur, Identity, Mosaic, BlockDCT, FrequencyMask)
+    for kind in (
+        MaskOut,
+        CentreBlock,
+        CentreBlur,
+        GaussianBlur,
+        Identity,
+        Mosaic,
+        BlockDCT,
+        FrequencyMask,
+        MixUp,
+        InstaHide,
+        Chain,
+    )
 }
+Chain.ours = OURS
 
 
 def described(description: Mapping[str, object] | None) -> type[Desensitizer] | None:

@@ -17,7 +17,7 @@ from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.verification.readers import PairList
 from lightning_app.attacks import Attack
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, Moment
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
@@ -147,6 +147,21 @@ def pictures_of(data: FaceDataModule, released: Batch, attack: Attack | None, si
     return restored
 
 
+def _mixed(subjects: Subjects, data: FaceDataModule, rows: Tensor) -> Batch:
+    """Mix images as training images are; few that are left over at the end are mixed with the first ones too.
+
+    Returns:
+        A batch that begins with the images `rows`.
+
+    Raises:
+        ValueError: there are fewer images than are in a mix.
+    """
+    more = max(0, data.desensitizer.mixes - len(rows))
+    rows = torch.cat([rows, torch.arange(min(more, len(subjects) - len(rows)))])
+    raw = subjects.raw(rows)
+    return data.desensitized(raw, rows.to(raw.device), Moment(mix=True))
+
+
 @torch.inference_mode()
 def measure(
     subjects: Subjects,
@@ -193,13 +208,17 @@ def measure(
         for rows in rank_share(len(subjects), subjects.batch_size):
             raw = subjects.raw(rows)
             veiled = data.desensitized(raw, rows.to(raw.device))
-            mask, which = veiled["mask"], veiled["mask_index"]
-            seen = pictures_of(data, veiled, attack, raw.shape[2:])
+            handed_out = _mixed(subjects, data, rows) if data.desensitizer.mixes > 1 else veiled
+            mask, which = handed_out["mask"], handed_out["mask_index"]
+            seen = pictures_of(data, handed_out, attack, raw.shape[2:])[: len(rows)]
+            which = which[: len(rows)]
             if likeness:
                 _compare(raw.float() / 255, seen, mask, which, alike)
             # an attacker's picture has no hidden pixel left, so the judge is told of none
             told = (mask, which) if attack is None else (None, None)
-            yield [Shown(seen, of_pictures, *told), Shown(veiled["image"], of_released, *told)]
+            own = (veiled["mask"], veiled["mask_index"]) if attack is None else (None, None)
+            # a recogniser is used on images that are not mixed
+            yield [Shown(seen, of_pictures, *told), Shown(veiled["image"], of_released, *own)]
 
     found = embed_images(released(), tick=tick)
     part |= {name: torch.cat(values) for name, values in alike.items()}

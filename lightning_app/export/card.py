@@ -133,10 +133,16 @@ def veiling(card: dict[str, Any]) -> str:
     if about is None:
         return "The checkpoint does not tell how its training images were veiled; feed images veiled in the same way."
     if is_clean(about):
-        return "The model was trained on clean faces: images are not veiled, and the graph veils nothing."
+        return "The model takes clean faces: images are not veiled, and the graph veils nothing."
+    kind = described(about)
+    alone = about if kind is None else kind.for_one(about)
+    if alone != about:
+        mixing = (
+            f"Training images were mixed together ({code(json.dumps(about))}); those to be embedded are not."
+        )
+        return f"{mixing} {veiling({**card, 'desensitizer': alone})}"
     rest = {key: value for key, value in about.items() if key not in ("method", "mask_hash")}
     how = ", ".join(f"{plain_text(key)} {plain_text(json.dumps(value))}" for key, value in rest.items())
-    kind = described(about)
     if kind is not None and kind.hides_only:
         low, high = about.get("mask_ratio_range", (about.get("mask_ratio"),) * 2)
         ratios = "not known" if low is None or high is None else f"{low:.4f} … {high:.4f}"

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from datamodules.pixels import desensitize_on_grid
 from datamodules.readers.decode import Crop, decode, read_bytes
 from datamodules.same_description import brief, key_hashes
-from lightning_app.desensitize import Desensitizer, Identity, described
+from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.source import Run, normalisation, read_run
 from lightning_app.export.veil import find_veil
@@ -210,11 +210,14 @@ def _desensitizer(
         )
     if facts.clean:
         return Identity(), "trained on clean faces, nothing is hidden"
-    words = f"every image is desensitized by {about.get('method')}, as in training"
     kind = described(about)
-    if (
-        kind is not None and kind.has_mask is False and not kind.keyed
-    ):  # of these a description tells all, that of a release too
+    if kind is not None and (alone := kind.for_one(about)) != about:
+        about, kind = dict(alone), described(alone)
+        if is_clean(about):
+            return Identity(), "trained on faces mixed with each other; an image alone is taken as it is"
+    words = f"every image is desensitized by {about.get('method')}, as in training"
+    # of these a description tells all, that of a release too
+    if kind is not None and kind.has_mask is False and not kind.keyed:
         try:
             return _prepared(kind.from_description(about), facts), words
         except (ValueError, TypeError, KeyError) as error:

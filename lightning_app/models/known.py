@@ -167,6 +167,8 @@ def known_maker(part: object, base: type[_T], where: str, trust: Collection[str]
 
 
 def _argument(value: object, where: str, trust: Collection[str]) -> object:
+    if isinstance(value, list):  # of steps, say
+        return [_argument(one, where, trust) for one in value]
     if not isinstance(value, Mapping) or "class_path" not in value:
         return value
     path = str(value["class_path"])

@@ -38,13 +38,12 @@ def mixed_cross_entropy(
         return F.cross_entropy(at_least_fp32(logits), target, label_smoothing=label_smoothing)
     weight = _checked(target, weight)
     logs = F.log_softmax(at_least_fp32(logits), dim=1)
-    weight = weight.to(logs.dtype)
-    if target.shape[1] == 1:  # what `cross_entropy` does, so that a mix of one is plain training bit for bit
-        loss = F.nll_loss(weight * logs, target[:, 0])
-    else:
-        loss = -(weight * logs.gather(1, target)).sum(1).mean()
+    rows = (weight.to(logs.dtype) * logs.gather(1, target)).sum(1, keepdim=True)  # [B,1]
+    # added up, and smoothed, in torch's own order: one label of weight 1 gives the plain loss bit for bit
+    loss = F.nll_loss(rows, target.new_zeros(len(rows)))
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss - label_smoothing * logs.mean(1).mean()
+        smooth = -logs.sum(1).sum() / len(logs)
+        loss = smooth * (label_smoothing / logs.shape[1]) + loss * (1 - label_smoothing)
     return loss
 
 

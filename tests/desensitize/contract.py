@@ -60,9 +60,13 @@ class DesensitizerContract:
         for key in ("image", "identity", "index", "bad"):
             batch[key] = batch[key].to(device)
         before = {key: value.clone() for key, value in batch.items() if isinstance(value, Tensor)}
-        out = made.to(device)(batch, Moment(step=3))
+        out = made.to(device)(batch, Moment(step=3, mix=True))
         assert all(torch.equal(batch[key], value) for key, value in before.items()), "changed its input"  # type: ignore[literal-required]
-        assert {*out} == {*batch, "mask", "mask_index"}
+        labels = {"target", "weight"} if made.mixes > 1 else set()
+        assert {*out} == {*batch, "mask", "mask_index", *labels}
+        if labels:
+            assert out["target"].shape == out["weight"].shape == (4, made.mixes)
+            torch.testing.assert_close(out["weight"].sum(1).cpu(), torch.ones(4))
         assert all(out[key] is batch[key] for key in ("index", "bad"))
         side = made.out_size(self.size)
         assert out["image"].shape == (4, made.out_channels, side, side)
@@ -83,12 +87,18 @@ class DesensitizerContract:
             assert 0 <= float(out["image"].min()) <= float(out["image"].max()) <= 1
             assert made.hides == (not torch.equal(out["image"], batch["image"]))
 
+    def test_nothing_is_mixed_unless_the_moment_says_so(self) -> None:
+        for training in (False, True):
+            made = self.made().train(training)
+            for moment in (None, Moment(5, 2, 9)):
+                assert not {"target", "weight"} & {*made(faces(self.size), moment)}
+
     def test_draws_are_a_function_of_the_moment(self) -> None:
         for training in (False, True):
             made = self.made().train(training)
-            now = Moment(seed=5, epoch=2, step=9)
+            now = Moment(seed=5, epoch=2, step=9, mix=True)
             first = made(faces(self.size), now)
-            made(faces(self.size, (1, 3)), Moment(7, 1, 1))  # what was between does not count
+            made(faces(self.size, (1, 3, 6, 8)), Moment(7, 1, 1, mix=True))  # what was between does not count
             for again in (made(faces(self.size), now), self.made().train(training)(faces(self.size), now)):
                 assert torch.equal(first["image"], again["image"])
                 assert (first["mask"] is None) == (again["mask"] is None)

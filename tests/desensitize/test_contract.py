@@ -14,10 +14,13 @@ from lightning_app.desensitize import (
     OURS,
     CentreBlock,
     CentreBlur,
+    Chain,
     Desensitizer,
     GaussianBlur,
     Identity,
+    InstaHide,
     MaskOut,
+    MixUp,
     Mosaic,
     described,
     is_clean,
@@ -64,6 +67,31 @@ class TestCentreBlur(Ours):
 class TestMosaic(Ours):
     def make(self) -> Desensitizer:
         return Mosaic(5)
+
+
+class TestMixUp(Ours):
+    def make(self) -> Desensitizer:
+        return MixUp(3)
+
+
+class TestInstaHide(Ours):
+    def make(self) -> Desensitizer:
+        return InstaHide(2, mean=0.4)
+
+
+class TestChain(Ours):
+    def make(self) -> Desensitizer:
+        return Chain([Mosaic(5), GaussianBlur(9)])
+
+
+class TestChainThatMixes(Ours):
+    def make(self) -> Desensitizer:
+        return Chain([Mosaic(5), InstaHide(4)])
+
+
+class TestChainUnderAMask(DesensitizerContract):
+    def make(self) -> Desensitizer:
+        return Chain([CentreBlock(0.5), MixUp(2, cap=0.65)])
 
 
 class TestCentreBlock(Ours):

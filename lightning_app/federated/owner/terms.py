@@ -168,9 +168,10 @@ def check_changes(data: FaceDataModule) -> None:
         Refusal: not one pixel is changed.
     """
     draw = torch.Generator().manual_seed(0)
-    noise = torch.randint(256, (2, 3, data.size, data.size), generator=draw, dtype=torch.uint8)
+    count = max(2, data.desensitizer.mixes)
+    noise = torch.randint(256, (count, 3, data.size, data.size), generator=draw, dtype=torch.uint8)
     with torch.random.fork_rng(devices=[]):
-        image = data.desensitized(noise)["image"]
+        image = data.desensitized(noise, moment=data.as_trained(count))["image"]
     if image.shape == noise.shape and torch.equal((image * 255).round(), noise.float()):
         raise Refusal(
             f"data.desensitizer: {data.desensitizer.describe()} changes no pixel: this owner's faces would be trained "

@@ -20,11 +20,12 @@ def veil_of(desensitizer: Desensitizer, size: int) -> tuple[Tensor | None, str]:
 
     Returns:
         `[1,H,W]` uint8, 1 = visible, or None where there is no single mask; and the mask's hash (`mask_hash`), or
-        the SHA-256 of the desensitizer's description where it has none.
+        the SHA-256 of what owners must have in common (`Desensitizer.agreed`) where it has none.
     """
     desensitizer.prepare((size, size))
     about = desensitizer.describe()
-    found = str(about["mask_hash"]) if "mask_hash" in about else digest(about)
+    # every owner may mix with a key of its own
+    found = str(about["mask_hash"]) if "mask_hash" in about else digest(desensitizer.agreed())
     mask = desensitizer.mask if isinstance(desensitizer, MaskOut) else None
     return (None if mask is None else mask[0].to("cpu", torch.uint8)), found
 

@@ -35,8 +35,8 @@ class Veil:
         mask: `[1,1,H,W]` float, the one mask that lies on every image; None where the method has none.
 
     Raises:
-        ValueError: it changes nothing, returns no pictures, mixes labels, has more than one mask or one that it
-            does not describe, or cannot be copied.
+        ValueError: it changes nothing, returns no pictures, mixes images or labels, has more than one mask or one that
+            it does not describe, or cannot be copied.
     """
 
     def __init__(self, desensitizer: Desensitizer, size: int) -> None:
@@ -49,6 +49,11 @@ class Veil:
         if not desensitizer.is_image or desensitizer.out_channels != 3:
             raise ValueError(
                 f"desensitizer: {self._name} returns no pictures: they cannot be released as PNG"
+            )
+        if desensitizer.mixes > 1:
+            raise ValueError(
+                f"desensitizer: {self._name} mixes images, which is done in training: a release has no place for mixed "
+                "labels, and would hold each face alone; leave the mixing out, or train with it on raw images"
             )
         desensitizer.eval()
         desensitizer.to("cpu")

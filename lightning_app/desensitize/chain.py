@@ -1,0 +1,194 @@
+"""Several desensitizers, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.plain import Schema
+from lightning_app.desensitize.base import Desensitizer
+
+_MOST = 8  # steps
+
+
+class Chain(Desensitizer):
+    """Do one thing after another, such as a representation and then a mix of it.
+
+    What it says of itself follows from its steps: channels, size, `is_image`, `flips`, `mixes`, `look`. It promises
+    nothing of its masks; a batch has the mask of its first step, where the others keep it.
+
+    Args:
+        steps: the desensitizers, in their order. One that hides pixels under a mask comes first: others may spread
+            pixels. After a representation only those can come that take any (`MixUp`, `InstaHide`); at most one mixes.
+
+    Raises:
+        ValueError: no steps or too many, a chain in a chain, two that mix, or one that cannot follow.
+    """
+
+    ours: ClassVar[Mapping[str, type[Desensitizer]]] = {}  # by the name in a description; filled by `ours.py`
+
+    def __init__(self, steps: list[Desensitizer]) -> None:
+        super().__init__()
+        if not 1 <= len(steps) <= _MOST:
+            raise ValueError(f"steps: {len(steps)} of them; give 1 to {_MOST}")
+        self.out_channels, self.is_image, self._looker = 3, True, -1
+        for number, step in enumerate(steps):
+            self._add(number, step, steps)
+        mixing = [type(step).__name__ for step in steps if step.mixes > 1]
+        if len(mixing) > 1:
+            raise ValueError(f"steps: {' and '.join(mixing)} both mix images; mix once, with a larger k")
+        self.hides, self.flips = any(s.hides for s in steps), all(s.flips for s in steps)
+        self.mixes = max(step.mixes for step in steps)
+        self.steps = nn.ModuleList(steps)
+
+    def _add(self, number: int, step: Desensitizer, steps: list[Desensitizer]) -> None:
+        if isinstance(step, Chain):
+            raise ValueError(f"steps.{number}: a Chain in a Chain; write its steps here")
+        if not self.is_image and not step.takes_any:
+            before = type(steps[number - 1]).__name__
+            raise ValueError(
+                f"steps.{number}: {type(step).__name__} takes pictures, and what comes from {before} is none: put it "
+                "before"
+            )
+        if number and step.has_mask:
+            before = type(steps[number - 1]).__name__
+            raise ValueError(
+                f"steps.{number}: {type(step).__name__} hides pixels under a mask, and {before} may have spread them "
+                "before: put it first"
+            )
+        step.after(self.is_image)
+        if not step.is_image and (not step.takes_any or self.is_image):
+            self._looker = (
+                number  # who makes a representation of pictures can show it; what follows is shown alike
+            )
+        self.is_image = self.is_image and step.is_image
+        self.out_channels = self.out_channels if step.takes_any else step.out_channels
+
+    @property
+    def in_order(self) -> list[Desensitizer]:
+        """The steps."""
+        return [step for step in self.steps if isinstance(step, Desensitizer)]
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Prepare each step for what comes to it.
+
+        Raises:
+            ValueError: a step cannot take it.
+        """
+        for step in self.in_order:
+            step.prepare(size)
+            size = step.out_size(size[0]), step.out_size(size[1])
+
+    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+        """Put a batch through all steps; arguments as in `Desensitizer.forward`."""
+        for step in self.in_order:
+            batch = step.forward(batch, moment)
+        return batch
+
+    def out_size(self, size: int) -> int:
+        """Return the side of what the last step returns, in pixels."""
+        for step in self.in_order:
+            size = step.out_size(size)
+        return size
+
+    def look(self, image: Tensor) -> Tensor:
+        """Make pictures of what it returns, as the step does that makes a representation."""
+        return image if self._looker < 0 else self.in_order[self._looker].look(image)
+
+    def describe(self) -> dict[str, object]:
+        """Return the steps' descriptions."""
+        return super().describe() | {"steps": [step.describe() for step in self.in_order]}
+
+    def agreed(self) -> dict[str, object]:
+        """Return what owners must have in common of each step."""
+        return super().describe() | {"steps": [step.agreed() for step in self.in_order]}
+
+    @classmethod
+    def for_one(cls, description: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Describe the steps that do something to a single image."""
+        told = description.get("steps")
+        if not isinstance(told, list) or not all(isinstance(about, Mapping) for about in told):
+            return description  # somebody else's file may hold anything
+        steps = []
+        for about in told:
+            kind = cls.ours.get(str(about.get("method")))
+            one = about if kind is None else kind.for_one(about)
+            if one.get("method") != "Identity":
+                steps.append(one)
+        if len(steps) > 1:
+            return {**description, "steps": steps}
+        return steps[0] if steps else {"method": "Identity"}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make it of its steps, which must be FaceVeil's own."""
+        found = cls._known(description)
+        return cls([
+            kind.from_description(about, mask if kind.needs_file(about) else None) for kind, about in found
+        ])  # fmt: skip
+
+    @classmethod
+    def needs_file(cls, description: Mapping[str, Any]) -> bool:
+        """Tell whether a step needs a mask's file."""
+        return any(kind.needs_file(about) for kind, about in cls._known(description))
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a manifest may say of it: steps, each as its own class may be described; none with a mask."""
+
+        def fits(value: Any) -> bool:
+            if not isinstance(value, list) or not 1 <= len(value) <= _MOST:
+                return False
+            return all(isinstance(about, dict) and cls._fits(about, size, version) for about in value)
+
+        return [{"steps": (fits, f"1 to {_MOST} steps that are described as their classes are")}]
+
+    @classmethod
+    def _fits(cls, about: Mapping[str, Any], size: int, version: int) -> bool:
+        kind = cls.ours.get(str(about.get("method")))
+        if kind is None or kind.has_mask is not False:
+            return False
+        rest = {key: value for key, value in about.items() if key != "method"}
+        schemas = kind.entries(size, version)
+        return any(
+            rest.keys() == one.keys() and all(check(rest[key]) for key, (check, _) in one.items())
+            for one in schemas
+        )
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Say what is wrong with every step, where none of them changes enough of an image."""
+        told = [
+            kind.weaknesses(about, size) if kind.hides else [f"{kind.__name__} changes nothing"]
+            for kind, about in cls._known(description)
+        ]
+        return [] if not all(told) else [fault for faults in told for fault in faults]
+
+    @classmethod
+    def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
+        """Return what the last step leaves."""
+        kind, about = cls._known(description)[-1]
+        return kind.leaves(about, size)
+
+    @classmethod
+    def _known(cls, description: Mapping[str, Any]) -> list[tuple[type[Desensitizer], Mapping[str, Any]]]:
+        """Find the classes of a description's steps.
+
+        Raises:
+            ValueError: a step is none of FaceVeil's own.
+        """
+        steps = description["steps"]
+        if not isinstance(steps, list) or not 1 <= len(steps) <= _MOST:
+            raise ValueError(f"its steps are not a list of 1 to {_MOST}")
+        found = []
+        for about in steps:
+            kind = cls.ours.get(str(about.get("method"))) if isinstance(about, Mapping) else None
+            if kind is None or issubclass(kind, Chain):
+                raise ValueError("a step of its description is none of FaceVeil's own methods")
+            found.append((kind, about))
+        return found
