@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import queue
+import re
 import sys
 import tarfile
 import time
@@ -92,12 +93,13 @@ def read_study(config: str, args: Sequence[str], seeds: Sequence[int] | None, ru
     )  # fmt: skip
 
 
-def tasks_of(plan: ablate.Plan, rank: int) -> list[Task]:
+def tasks_of(plan: ablate.Plan, rank: int, search_args: Sequence[str] = ()) -> list[Task]:
     """List the runs of an ablation, and its searches, in the order in which they shall be done.
 
     Args:
         plan: of the ablation.
         rank: of the study among the others, lower comes first.
+        search_args: further arguments of its searches.
     """
     found = []
     for label, variant in plan.variants.items():
@@ -106,7 +108,7 @@ def tasks_of(plan: ablate.Plan, rank: int) -> list[Task]:
             assert mask is not None
             job = plan.search_job(label)
             place = ["--name", mask.parent.name, "--output", str(plan.masks)]
-            found.append(_task(plan, job.run, (*job.args, *place), mask, (0, rank)))
+            found.append(_task(plan, job.run, (*job.args, *place, *search_args), mask, (0, rank)))
         for job in plan.jobs(label, mask):
             seed = 0 if job.seed is None else list(plan.seeds).index(job.seed)
             found.append(_task(plan, job.run, job.args, plan.folder / job.run, (seed + 1, rank)))
@@ -116,7 +118,7 @@ def tasks_of(plan: ablate.Plan, rank: int) -> list[Task]:
 def _task(plan: ablate.Plan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, int]) -> Task:
     words = [word.rpartition("=")[2] for word in args]
     needs = [Path(word) for word in words if word.endswith(_WAITED_FOR)]
-    if args[0] == "search-mask":
+    if args[0] == "search-mask" and "--checkpoint" not in args:
         said = yaml.safe_load(Path(find_config(plan.search)).read_text(encoding="utf-8"))
         needs.append(Path(said["checkpoint"]))
     more = [] if args[0] == "search-mask" else ["--overwrite"]
@@ -244,6 +246,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=8, help="runs at a time")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which no run is begun")
     parser.add_argument("--more", type=yaml.safe_load, default=[], help="further arguments of every run")
+    parser.add_argument("--only", default="", help="regular expression: study/run of those that are done")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(args)
@@ -259,7 +262,8 @@ def main(args: list[str] | None = None) -> None:
         more = [*(plan.get("args") or []), *given.more, *(study.get("args") or [])]
         one = read_study(study["config"], more, study.get("seeds"), given.runs)
         plans.append(replace(one, folder=one.folder.parent / study["name"]) if "name" in study else one)
-        tasks += tasks_of(plans[-1], study.get("rank", rank))
+        tasks += tasks_of(plans[-1], study.get("rank", rank), plan.get("search_args") or [])
+    tasks = [task for task in tasks if re.search(given.only, f"{task.study}/{task.name}")]
     __import__("lightning_app.cli.app")  # before the fork, once for all
     say(f"{len(tasks)} runs of {len(plans)} studies on {given.workers} workers")
     state = run_all(tasks, given.workers, began + given.seconds, say)
