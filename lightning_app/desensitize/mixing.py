@@ -252,9 +252,7 @@ class InstaHide(MixUp):
         if moment is None or not moment.mix:
             return mixed
         image = mixed["image"]
-        signs = random_signs(batch["index"], image.shape[1:], self._drawn_from(moment)["signs"]).to(
-            image.dtype
-        )
+        signs = random_signs(batch["index"], image.shape[1:], self._drawn_from(moment)["signs"])
         mean = self.mean if self.mean is not None else _GREY if self._pictures else 0.0
         mixed["image"] = image.sub_(mean).mul_(signs).add_(mean) if mean else image.mul_(signs)
         return mixed

@@ -105,14 +105,14 @@ def mix(values: Tensor, which: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         values: `[B,C,H,W]` float.
-        which: `[B,k]` int64 positions in the batch.
-        weight: `[B,k]` float.
+        which: `[B,k]` int64 positions in the batch, an image's own first.
+        weight: `[B,k]` float, k ≥ 2.
 
     Returns:
         The shape and dtype of `values`.
     """
     shares = weight.to(values.dtype)[..., None, None, None].unbind(1)
-    out = values[which[:, 0]] * shares[0]
-    for j in range(1, which.shape[1]):
+    out = values[which[:, 1]].mul_(shares[1]).addcmul_(values, shares[0])  # its own lies where it has to be
+    for j in range(2, which.shape[1]):
         out.addcmul_(values[which[:, j]], shares[j])
     return out
