@@ -1,13 +1,14 @@
 """ArcFace with k labels an image against one: bound 1.05 of a training step at 10,000 identities, in time and memory.
 
-A step is forward, backward and optimiser of ResNet-18 and head. Memory is the head's own: on a GPU the peak of forward and
-backward, on the CPU what the forward pass keeps for the backward pass.
+A step is forward, backward and optimiser of ResNet-18 and head. Memory is the head's own: on a GPU the peak of forward
+and backward, on the CPU what the forward pass keeps for the backward pass.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,7 +72,8 @@ def measure(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    net = make_backbone("resnet18", 3, size, width).to(device, memory_format=torch.channels_last)
+    net = make_backbone("resnet18", 3, size, width)
+    net = net.to(device).to(memory_format=torch.channels_last)
     head = ArcFaceHead(net.dim, classes).to(device)
     optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=1e-3, momentum=0.9)
     faces = torch.randn(images, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
@@ -82,15 +84,19 @@ def measure(
         head(net(faces), *labels)[0].backward()
         optimizer.step()
 
-    one, rows = _mixes(images, 1, classes, device), []
-    single = _kept_bytes(lambda: head(embedding, *one)[0], device)
+    def loss(labels: tuple[Tensor, ...]) -> Tensor:
+        found: Tensor = head(embedding, *labels)[0]
+        return found
+
+    one, rows = _mixes(images, 1, classes, device), list[Row]()
+    single = _kept_bytes(partial(loss, one), device)
     what = f"{images} images, {classes:,} identities, {device.type}"
     for k in ks:
         many = _mixes(images, k, classes, device)
-        timing = interleaved(lambda labels=many: step(labels), lambda: step(one), repeats)
+        timing = interleaved(partial(step, many), partial(step, one), repeats)
         rows.append(Row(f"ArcFace, {k} labels ÷ 1, training step", *timing, bound=1.05,
                         note=f"ResNet-18, {size} px, {what}"))  # fmt: skip
-        mixed = _kept_bytes(lambda labels=many: head(embedding, *labels)[0], device)
+        mixed = _kept_bytes(partial(loss, many), device)
         ratio = mixed / single
         rows.append(Row(f"ArcFace, {k} labels ÷ 1, memory", mixed / 1e6, single / 1e6, ratio, ratio, ratio, 1.05,
                         note=f"the columns are MB of the head; {what}"))  # fmt: skip

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from lightning_app.federated.server.run import Server
 from lightning_app.models.checkpoints import load_recogniser
 from lightning_app.models.known import trusting
+from lightning_app.networks import ArcFaceHead
 from lightning_app.networks.heads import NoHead
 from tests.federated.tiny import federated, plan_and_parts, weights_of
 from tests.networks.test_heads import ToyHead
@@ -45,3 +46,17 @@ def test_private_heads_stay_with_their_owners(tmp_path: Path) -> None:
     kept = sorted(tmp_path.glob("clients/*/*/head-00002.safetensors"))
     assert len(kept) == 3
     assert all(list(load_file(path)) == ["weight"] for path in kept)
+
+
+def test_a_margin_rises_over_all_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(ArcFaceHead, "at", lambda self, progress: seen.append(progress))
+    head = {"class_path": "lightning_app.networks.ArcFaceHead", "init_args": {"s": 16.0, "ramp": 0.5}}
+    server = federated(tmp_path, model={"head": head}, rounds=2)
+    assert isinstance(server.model.head, ArcFaceHead)
+    assert seen[0] == 0
+    second = seen[seen.index(0.5) :]  # of two rounds, the second begins where half of the run is done
+    assert 0 < len(second) < len(seen)
+    assert all(progress >= 0.5 for progress in second)
+    assert max(seen[: -len(second)]) < 0.5
+    assert 0.5 < max(second) < 1

@@ -76,7 +76,8 @@ def test_a_unit_by_hand() -> None:
     torch.manual_seed(0)
     net = IRSE50(3, 32, width=8).eval()
     unit, x = net.get_submodule("layer1.0"), torch.randn(2, 8, 32, 32)
-    bn1, conv1, prelu, conv2, bn2, excite = unit.get_submodule("residual")  # type: ignore[misc]  # six of them
+    parts: list[Any] = list(unit.get_submodule("residual").children())
+    bn1, conv1, prelu, conv2, bn2, excite = parts
     with torch.no_grad():
         for norm in (bn1, bn2):
             norm.running_mean.normal_()
