@@ -106,7 +106,7 @@ class CachedReader(FaceReader):
             free = torch.cuda.mem_get_info(device)[0]
         try:
             moved = self.pixels.to(device) if needed <= free else None
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             moved = None
         if moved is None:
             count, channels, size, _ = self.pixels.shape
