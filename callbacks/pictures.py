@@ -21,10 +21,10 @@ _GREY_LEVEL = 1 / 255
 class Pictures(OnRawFaces):
     """Draw `faces.png` into the run folder and log it: a column per face, a row per way of looking at it.
 
-    Rows: the raw face, the desensitized face (a representation as its `look` shows it), the gate at each insertion point (mean over its channels). A
-    raw face is shown where all faces are drawn ones. Raw faces of real data are shown with `show_faces`
-    alone, and then in the local file alone: loggers get a picture without them, and none where the data is
-    not desensitized (design, 'Pictures').
+    Rows: the raw face, the desensitized face (a representation as its `look` shows it), the gate at each insertion
+    point (mean over its channels). A raw face is shown where all faces are drawn ones. Raw faces of real data are shown
+    with `show_faces` alone, and then in the local file alone: loggers get a picture without them, and none where the
+    data is not desensitized (design, 'Pictures').
 
     Args:
         images: how many faces; fewer where there are fewer.
@@ -68,7 +68,7 @@ class Pictures(OnRawFaces):
 
         rows: dict[str, Tensor] = {}
         seen = data.desensitizer.pictures(veiled["image"], (raw.shape[2], raw.shape[3]))
-        # What shows a face unchanged, or all of it but the colour, is a raw face, whatever the desensitizer calls itself.
+        # What shows a face unchanged, or but for its colour, is a raw face, whatever the desensitizer calls itself.
         same = ((grey(seen) - grey(clean)).abs() < _GREY_LEVEL).flatten(1).all(1).any()
         bare = not data.desensitizer.hides or bool(same)
         if data.drawn or not bare:

@@ -448,8 +448,9 @@ class FaceDataModule(PixelDataModule):
         """Compare these data with a checkpoint's: refuse what would make its figures wrong, say what may.
 
         Raises:
-            ValueError: it was trained on pixels normalised otherwise, or with another owner's key; in `fit`, or where images are held out, its data
-                were others (see `check_split`), which is found out after the model has looked at its weights.
+            ValueError: it was trained on pixels normalised otherwise, or with another owner's key; in `fit`, or where
+                images are held out, its data were others (see `check_split`), which is found out after the model has
+                looked at its weights.
         """
         check_normalised(state_dict, self.mean, self.std)
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()

@@ -173,11 +173,12 @@ def _embed(model: Recogniser, mask: Tensor | None, mean: float, std: float, unit
 def _properties(
     name: str, facts: CheckpointFacts, veil: Veil, unit: bool, packages: dict[str, str]
 ) -> dict[str, str]:
+    size = f"{facts.input_size} px"
     found = {
         "name": name,
         "model": facts.model,
         "checkpoint_sha256": facts.sha256,
-        "input": f"RGB in [0,1], {facts.input_size} px" if facts.pictures else f"{facts.in_channels} channels of {facts.input_size} px, no picture",
+        "input": f"RGB in [0,1], {size}" if facts.pictures else f"{facts.in_channels} channels, no picture, {size}",
         "embedding": "length 1" if unit else "not normalised",
         "desensitizer": veil.method or "not known",
         "veils": str(veil.multiplies and veil.mask is not None).lower(),

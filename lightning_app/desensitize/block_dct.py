@@ -104,8 +104,8 @@ class BlockDCT(Desensitizer):
             return list(keep)
         if len(none) == len(keep):
             raise ValueError(
-                f"channels: {self.channels} carry nothing with align_corners: {str(self.blocks.align_corners).lower()}; "
-                "give others"
+                f"channels: {self.channels} carry nothing with align_corners: "
+                f"{str(self.blocks.align_corners).lower()}; give others"
             )
         names = ", ".join(_name(k, block, _PLANES[self.colour]) for k in none)
         log.info("%s: %d of %d channels carry nothing and are dropped: %s.",
@@ -228,8 +228,8 @@ class BlockDCT(Desensitizer):
         dropped = "" if description.get("dc") else ", the DC dropped"
         return (
             f"Take {planes} of pixels in [0, 1], {enlarged}take blocks of {about['block']} samples every "
-            f"{about['stride']}, their orthonormal DCT-II, and a channel for each frequency, row by row: {which} of them"
-            f"{dropped}, without those that are 0 whatever the image is."
+            f"{about['stride']}, their orthonormal DCT-II, and a channel for each frequency, row by row: {which} of "
+            f"them{dropped}, without those that are 0 whatever the image is."
             + (
                 " Bring each channel of each image to mean 0 and deviation 1."
                 if description.get("normalise")

@@ -1,9 +1,9 @@
 """Block DCT of images as pure functions of tensors: separable, without an upsampled image in memory.
 
 Bilinear upsampling, cutting into blocks and the DCT are all linear and separable. So each axis has one matrix, from
-pixels to coefficients, and a coefficient of frequencies (u, v) at block (y, x) is `Σ axis[u,y,n]·axis[v,x,m]·pixel[n,m]`.
-Where a block's samples lie between three neighbouring pixels (upsampled by as much as the stride) the matrix has three
-taps a row, and three sums of shifted images per axis do it all.
+pixels to coefficients, and a coefficient of frequencies (u, v) at block (y, x) is
+`Σ axis[u,y,n]·axis[v,x,m]·pixel[n,m]`. Where a block's samples lie between three neighbouring pixels (upsampled by as
+much as the stride) the matrix has three taps a row, and three sums of shifted images per axis do it all.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Blocks:
             )
             raise ValueError(
                 f"block {self.block}, stride {self.stride}: do not fill a side of {enlarged}: give images whose side "
-                f"is a multiple of the block, or a stride that fits (stride 1 always does), or upsample by {self.stride}"
+                f"is a multiple of the block, or a stride that fits (1 always does), or upsample by {self.stride}"
             )
         return rest // self.stride + 1
 
@@ -138,7 +138,7 @@ def _inverse_matrix(blocks: Blocks, size: int) -> Tensor:
 
 @cache
 def _three_taps(blocks: Blocks, size: int) -> Tensor | None:
-    """Return the weights of the pixels before, at and after a block, `[frequency, 3, block]` float32, if that is all."""
+    """Return the weights of the pixels before, at and after a block, `[frequency, 3, block]`, if that is all."""
     matrix = axis_matrix(blocks, size)
     if matrix.shape[1] != size:
         return None

@@ -27,10 +27,10 @@ Redraw = Literal["once", "epoch"]
 class FrequencyMask(BlockDCT):
     """Mask images in the frequency domain: DCT, drop the DC, shuffle, normalise, mix neighbours, shuffle, normalise.
 
-    What comes out is `[B,C,h,w]`, each channel of mean 0 and deviation 1 and a sum of two frequencies. Both shuffles are
-    drawn from the owner's key, so that nobody can draw them again who has no key. **That is all the key protects**: the
-    values are those of a linear transform, and a network trained on enough pairs of faces and channels makes faces of
-    them (docs/representations.md).
+    What comes out is `[B,C,h,w]`, each channel of mean 0 and deviation 1 and a sum of two frequencies. Both shuffles
+    are drawn from the owner's key: who has no key cannot draw them again. **That is all the key protects**: the values
+    are those of a linear transform, and a network trained on enough pairs of faces and channels makes faces of them
+    (docs/representations.md).
 
     Args:
         block: see `BlockDCT`.
@@ -70,7 +70,7 @@ class FrequencyMask(BlockDCT):
         permutation: Permutation = "fixed",
         redraw: Redraw = "once",
         mix: bool = True,
-        key: str | Path | None = None,
+        key: Path | None = None,
     ) -> None:
         super().__init__(block, upsample, stride, align_corners, colour, channels)
         for name, value, words in (
@@ -158,8 +158,8 @@ class FrequencyMask(BlockDCT):
             else "another order per image"
         )
         return (
-            f"{super().recipe(description)} Then shuffle the channels, bring each to mean 0 and deviation 1, {mixed}shuffle "
-            f"and normalise again ({order}). Both shuffles are drawn from the owner's key, of which the hash is given "
+            f"{super().recipe(description)} Then shuffle the channels, bring each to mean 0 and deviation 1, {mixed}"
+            f"shuffle and normalise again ({order}). Both shuffles are drawn from the owner's key, of which the hash is given "
             "here: without its file nobody makes this input."
         )
 

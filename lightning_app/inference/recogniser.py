@@ -257,8 +257,8 @@ def _raw_size(desensitizer: Desensitizer, facts: CheckpointFacts) -> int:
     if made != (facts.in_channels, facts.input_size):
         raise ValueError(
             f"checkpoint {facts.path}: its recogniser takes {facts.in_channels} channels of {facts.input_size} px, and "
-            f"{type(desensitizer).__name__} makes {made[0]} of {made[1]} px from images of {size} px: it is damaged, or "
-            "of another desensitizer"
+            f"{type(desensitizer).__name__} makes {made[0]} of {made[1]} px from images of {size} px: it is "
+            "damaged, or of another desensitizer"
         )
     return size
 
