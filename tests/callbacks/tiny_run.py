@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from datamodules import FaceDataModule
 from lightning_app.core.batch import Batch, Moment
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.runs.loggers import WandbLogger
@@ -81,10 +82,14 @@ class TinyData(L.LightningDataModule):
     def raw_samples(self, count: int) -> Tensor:
         return self.raw[:count]
 
-    def desensitized(self, images: Tensor) -> Batch:
+    def desensitized(
+        self, images: Tensor, index: Tensor | None = None, moment: Moment | None = None
+    ) -> Batch:
         batch: Batch = {"image": images.float() / 255, "index": torch.arange(len(images))}
-        out: Batch = self.desensitizer(batch)
+        out: Batch = self.desensitizer(batch, moment)
         return out
+
+    as_trained = FaceDataModule.as_trained
 
     def train_dataloader(self) -> DataLoader[Any]:
         batches = [{"image": self.raw[:4].float(), "index": torch.arange(4)}] * 3
