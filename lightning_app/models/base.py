@@ -38,8 +38,8 @@ class Recogniser(L.LightningModule):
     """A backbone and a classification head; base of the public models.
 
     Args:
-        backbone: a network of ours by name (resnet18, resnet34, resnet50), or another by `class_path` and `init_args`:
-            a `lightning_app.networks.Backbone`.
+        backbone: a network of ours by name (resnet18, resnet34, resnet50, ir50, irse50), or one by `class_path` and
+            `init_args`: a `lightning_app.networks.Backbone`.
         num_classes: identities of the training set; comes from the data in `fit` and from the checkpoint
             otherwise, so it is never written in a config.
         input_size: height and width of the images; comes from the data.
@@ -54,7 +54,7 @@ class Recogniser(L.LightningModule):
         dropout: on the embedding before the head, 0 … 1.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         compile: run the backbone through `torch.compile`.
-        width: channels of the backbone's first stage, 64 in torchvision's; a smaller one makes a small network of it.
+        width: channels of the backbone's first stage, 64 by default; a smaller one makes a small network of it.
         head: the loss, by `class_path` and `init_args`: a `lightning_app.networks.Head`; by default `SoftmaxHead`.
         init_from: checkpoint (or run folder, or an export's safetensors) of another recogniser, whose backbone's
             weights training begins with; read in `fit` alone, and not where a run goes on.

@@ -21,7 +21,7 @@ KINDS = [ArcFaceHead, CosFaceHead]
 
 
 class TestArcFace(HeadContract):
-    maker = partial(ArcFaceHead, s=8.0)
+    maker = ArcFaceHead
 
 
 class TestArcFaceAsWritten(HeadContract):
@@ -29,7 +29,7 @@ class TestArcFaceAsWritten(HeadContract):
 
 
 class TestCosFace(HeadContract):
-    maker = partial(CosFaceHead, s=8.0)
+    maker = CosFaceHead
 
 
 def head_of(kind: type[MarginHead], dim: int = 16, classes: int = 7, **settings: Any) -> MarginHead:
