@@ -36,6 +36,13 @@ for setting in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE",
     os.environ.pop(setting, None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of `tests/gpu` be tried on the CPU."""
+    parser.addoption(
+        "--gpu-device", default="cuda", help="device of the tests marked gpu; cpu is to try them"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start the server of warm processes, once for all workers; those that run tests use it."""
     if warm.FOLDER not in os.environ:

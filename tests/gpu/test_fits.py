@@ -1,0 +1,166 @@
+"""`fit` on the GPU, through the command line: precisions, DDP, compiled, resumed bit for bit, the set on the device."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_app.distributed.precision import computes_in
+from tests.command_line import refused, write_config
+
+Veil = Callable[..., None]
+STEPS = 6
+
+
+@pytest.fixture
+def config(tmp_path: Path, drawn_root: Path, accelerator: str) -> Callable[..., Path]:
+    """Writes a `fit` of six steps of 16 images, verified on drawn pairs."""
+
+    def write(
+        name: str, model: str = "ResNetFSM", data: dict[str, Any] | None = None, **trainer: Any
+    ) -> Path:
+        path = write_config(tmp_path / f"{name}.yaml", drawn_root, model)
+        content = yaml.safe_load(path.read_text())
+        content["trainer"] |= {
+            "accelerator": accelerator,
+            "devices": 1,
+            "max_epochs": -1,
+            "max_steps": STEPS,
+            **trainer,
+        }
+        content["model"]["init_args"] |= {"width": 16, "schedule": "constant"}
+        content["data"]["init_args"] |= {"cache": True, "seed": 0, **(data or {})}
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def figures(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(f"runs/{name}/metrics.json").read_text())
+    return found
+
+
+def weights(name: str, file: str = "last.ckpt") -> dict[str, Any]:
+    """What training has made: weights, moments, counters."""
+    found = torch.load(f"runs/{name}/checkpoints/{file}", weights_only=True, map_location="cpu")
+    optimizer = found["optimizer_states"][0]["state"]
+    moments = {f"{n}.{key}": value for n, state in optimizer.items() for key, value in state.items()}
+    return {**found["state_dict"], **moments, "step": torch.tensor(found["global_step"])}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert set(one) == set(other)
+    for key, value in one.items():
+        assert value is None or torch.equal(value, other[key]), key
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_precisions(precision: str, veil: Veil, config: Callable[..., Path], gpu: torch.device) -> None:
+    if precision == "16-mixed" and gpu.type == "cpu":
+        pytest.skip("a loss scaler needs a GPU")
+    veil("fit", "--config", config("run", precision=precision, data={"cache": "device"}))
+    found = figures("run")
+    assert math.isfinite(found["train/loss"])
+    assert found["run/steps"] == STEPS
+    assert 0 <= found["lfw/accuracy"] <= 100
+    assert ("memory/gpu_peak_mb" in found) == (gpu.type == "cuda")
+    assert all(value.isfinite().all() for value in weights("run").values() if torch.is_tensor(value))
+
+
+def test_bf16_is_computed_by_the_card_itself(gpu: torch.device) -> None:
+    if gpu.type == "cpu" or torch.cuda.get_device_capability(gpu) < (8, 0):
+        pytest.skip("of cards since A100")
+    assert computes_in(torch.bfloat16, gpu)
+
+
+def test_figures_are_those_of_the_cpu(
+    veil: Veil, config: Callable[..., Path], accelerator: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One checkpoint validated on both: the same pairs, the same threshold's side, the same dSSIM."""
+    path = config("run")
+    veil("fit", "--config", path)
+    found = []
+    for device in (accelerator, "cpu"):
+        veil("validate", "--config", path, "--ckpt_path", "last", "--trainer.accelerator", device)
+        found.append(figures("run"))
+    for key in ("lfw/accuracy", "lfw/auc", "lfw/eer", "val/accuracy"):
+        assert found[0][key] == pytest.approx(found[1][key], abs=1e-6), (
+            key
+        )  # few pairs: none may change sides
+    for key in ("val/loss", "privacy/dssim", "privacy/psnr", "privacy/mask_ratio"):
+        assert found[0][key] == pytest.approx(found[1][key], rel=1e-4), key
+
+
+def test_one_rank_of_ddp_trains_what_a_single_process_does(
+    veil: Veil, config: Callable[..., Path], gpu: torch.device
+) -> None:
+    """NCCL, with a SyncBatchNorm; within the rounding of its other kernels."""
+    more = {"sync_batchnorm": True} if gpu.type == "cuda" else {}  # torch has none for the CPU
+    veil("fit", "--config", config("ddp", strategy="ddp", **more))
+    if gpu.type == "cuda":
+        assert torch.distributed.get_backend() == "nccl"
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    veil("fit", "--config", config("single"))
+    one, other = figures("ddp"), figures("single")
+    assert one["train/loss"] == pytest.approx(other["train/loss"], rel=2e-3)
+    mine, theirs = weights("ddp"), weights("single")
+    assert set(mine) == set(theirs)
+    for key, value in theirs.items():
+        if torch.is_tensor(value) and value.is_floating_point() and value.ndim > 1:
+            assert float((mine[key] - value).norm() / value.norm().clamp(min=1e-6)) < 2e-2, key
+
+
+def test_a_deterministic_run_goes_on_bit_for_bit(veil: Veil, config: Callable[..., Path]) -> None:
+    data = {"cache": "device"}
+    veil("fit", "--config", config("whole", deterministic=True, data=data))
+    part = config("part", deterministic=True, data=data)
+    veil("fit", "--config", part, "--trainer.max_steps", 4)  # in the midst of the second epoch
+    veil("fit", "--config", part, "--ckpt_path", "last")
+    same(weights("part"), weights("whole"))
+
+
+def test_the_set_on_the_device_trains_what_the_one_in_memory_does(
+    veil: Veil, config: Callable[..., Path], gpu: torch.device
+) -> None:
+    for name, cache in (("device", "device"), ("memory", True)):
+        veil("fit", "--config", config(name, deterministic=True, data={"cache": cache}))
+    same(weights("device"), weights("memory"))
+    assert figures("device")["val/loss"] == figures("memory")["val/loss"]
+    assert figures("device")["privacy/dssim"] == figures("memory")["privacy/dssim"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    veil: Veil, config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config("spoilt", "ResNet", max_steps=60)
+    content = path.read_text().replace(
+        "lightning_app.models.ResNet", "tests.callbacks.test_finite.ResNetSpoilt"
+    )
+    path.write_text(content)
+    line = refused(capsys, lambda: veil("fit", "--config", path))
+    assert "the loss is inf at step 4 of epoch " in line
+    kept = torch.load("runs/spoilt/checkpoints/nonfinite.ckpt", weights_only=True)
+    assert kept["nonfinite"]["step"] == 4
+    assert len(kept["nonfinite"]["index"]) == 16
+
+
+def test_a_compiled_backbone_trains_as_the_plain_one(veil: Veil, config: Callable[..., Path]) -> None:
+    try:
+        torch.compile(lambda x: x * 2)(torch.ones(2))
+    except Exception as error:
+        pytest.skip(f"torch.compile does not work here: {str(error).splitlines()[0][:200]}")
+    losses = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        path = config(name, "ResNet", max_steps=2, callbacks=[])
+        veil("fit", "--config", path, "--model.compile", str(compiled).lower())
+        losses.append(figures(name)["train/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
