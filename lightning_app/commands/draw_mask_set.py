@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich import get_console
+from torch import Tensor
 
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.core.draws import seed_from, uniform
@@ -24,11 +25,20 @@ from lightning_app.core.files import write_atomically
 from lightning_app.core.progress import progress_bar
 from lightning_app.core.version import version
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
-from lightning_app.masks import NVIDIA_LEVELS, Brush, MaskLevels, freeform_masks
+from lightning_app.masks import (
+    NVIDIA_LEVELS,
+    Brush,
+    MaskLevels,
+    draw_strokes,
+    freeform_strokes,
+    load_mask,
+    mask_hash,
+)
 from lightning_app.masks.bits import as_array, as_size
 from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.io import bits_hash
 from lightning_app.masks.levels import Level
+from lightning_app.masks.search.candidates import united
 from lightning_app.report import print_table
 
 FACTS = "set.json"
@@ -50,6 +60,7 @@ class Task:
         numbers: which masks of the level.
         size: side in pixels.
         seed: of the set.
+        templates: mask files; what is visible in the one that a mask takes stays visible.
     """
 
     root: Path
@@ -57,6 +68,7 @@ class Task:
     numbers: tuple[int, ...]
     size: int
     seed: int
+    templates: tuple[str, ...] = ()
 
 
 def draw_mask_set(
@@ -66,6 +78,7 @@ def draw_mask_set(
     seed: int = 0,
     levels: Sequence[float] = tuple(_EDGES),
     workers: int | None = None,
+    templates: Sequence[str] = (),
     overwrite: bool = False,
 ) -> None:
     """Draw a folder of free-form masks in levels of mask ratio (hidden share), each a PNG, white = hidden.
@@ -83,6 +96,8 @@ def draw_mask_set(
         seed: the masks are a function of it.
         levels: edges of the levels, rising, in [0,1]: n + 1 of them make n levels.
         workers: processes that draw; by default one per CPU.
+        templates: mask files of this size, such as the template.png of searches: each mask is the union of its strokes
+            with one of them, whose visible pixels stay visible. The ratio is that of the union.
         overwrite: replace the set that is in the folder.
 
     Raises:
@@ -96,11 +111,13 @@ def draw_mask_set(
         "levels": [list(level) for level in edges], "per_level": per_level, "inset": _INSET,
         "window": _WINDOW, **asdict(Brush()), "version": version(),
     }  # fmt: skip
+    if templates:  # left out otherwise, as in sets from before there were any
+        facts["templates"] = [mask_hash(load_mask(file, size)) for file in templates]
     _claim(root, facts, overwrite)
     write_atomically(root / FACTS, _json(facts))
     numbers = {level: _missing(root, level, per_level) for level in edges}
     tasks = [
-        Task(root, level, tuple(absent[start : start + _CHUNK]), size, seed)
+        Task(root, level, tuple(absent[start : start + _CHUNK]), size, seed, tuple(templates))
         for level, absent in numbers.items()
         for start in range(0, len(absent), _CHUNK)
     ]
@@ -139,16 +156,21 @@ def draw_task(task: Task) -> int:
         How many they are.
 
     Raises:
-        ValueError: if no mask of such a ratio is found; see `freeform_masks`.
+        ValueError: if no mask of such a ratio is found; see `freeform_strokes`.
     """
     low, high = task.level
+    kept: list[Tensor | None] = [load_mask(file, task.size) for file in task.templates]
+    kept = kept or [None]
     keys = (_SALT, task.seed, round(low * 1e9), round(high * 1e9))
     places = uniform(torch.tensor(task.numbers, dtype=torch.int64), *keys).tolist()
     inside = (1 - 2 * _INSET) * (high - low)
     for number, place in zip(task.numbers, places, strict=True):
         start = low + _INSET * (high - low) + place * (1 - _WINDOW) * inside
         generator = torch.Generator().manual_seed(seed_from(*keys, number))
-        mask = freeform_masks(1, task.size, (start, start + _WINDOW * inside), generator=generator)
+        template = kept[number % len(kept)]
+        window = (start, start + _WINDOW * inside)
+        strokes = freeform_strokes(1, task.size, window, None, generator, template)[0]
+        mask = united(draw_strokes(strokes, task.size), template)
         buffer = io.BytesIO()
         Image.fromarray((1 - as_array(mask)[0]) * np.uint8(255)).save(buffer, format="PNG")
         write_atomically(_path(task.root, task.level, number), buffer.getvalue())
@@ -170,8 +192,16 @@ def build_parser() -> CommandParser:
         metavar="EDGE",
         help="edges of the levels, rising, in [0,1]: n + 1 of them make n levels.",
     )
+    parser.add_argument(
+        "--templates",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="PNG",
+        help="mask files of this size, such as the template.png of searches: what is visible in one of them stays so.",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the set that is in the folder.")
-    parser.add_function_arguments(draw_mask_set, skip={"per_level", "levels", "overwrite"})
+    parser.add_function_arguments(draw_mask_set, skip={"per_level", "levels", "templates", "overwrite"})
     return parser
 
 
@@ -223,10 +253,11 @@ def _claim(root: Path, facts: dict[str, Any], overwrite: bool) -> None:
         return
     if not earlier:
         return
-    other = [key for key in facts if key not in _GROWS and earlier.get(key) != facts[key]]
+    asked = {"templates": None, **facts}  # a fact only of sets that have some
+    other = [key for key in asked if key not in _GROWS and earlier.get(key) != asked[key]]
     if other:
         raise FileExistsError(
-            f"output: {root} holds a set with {other[0]} {earlier.get(other[0])}, not {facts[other[0]]}; give "
+            f"output: {root} holds a set with {other[0]} {earlier.get(other[0])}, not {asked[other[0]]}; give "
             "--overwrite, or another --output"
         )
     if earlier["per_level"] > facts["per_level"]:

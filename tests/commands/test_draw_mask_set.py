@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lightning_app.commands.draw_mask_set import Task, draw_task, run
-from lightning_app.masks import MaskLevels, mask_hash
+from lightning_app.masks import MaskLevels, mask_hash, save_mask
 from tests.processes import fork_server
 
 EDGES = ["0.1", "0.3", "0.5"]
@@ -150,3 +150,32 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
         "replace the set",
     ):
         assert words in out
+
+
+def test_templates_stay_visible_in_every_mask_of_theirs(drawn: Path, tmp_path: Path) -> None:
+    boxes = []
+    for k, at in enumerate((8, 36)):
+        box = torch.zeros(1, 64, 64)
+        box[:, at : at + 20, at : at + 20] = 1
+        save_mask(box, tmp_path / f"t{k}.png")
+        boxes.append(box)
+    files = [str(tmp_path / "t0.png"), str(tmp_path / "t1.png")]
+    root = tmp_path / "set"
+    draw(root, "--templates", *files, per_level=4)
+    found = MaskLevels(root, 64)
+    assert len(found) == 8
+    masks = found.masks(torch.arange(8))
+    for number, file in enumerate(found.files):
+        mine, other = (boxes[(int(Path(file).stem) + k) % 2] for k in (0, 1))
+        assert bool((masks[number] >= mine).all()), file
+        low, high = map(float, Path(file).parent.name.split("-"))
+        assert low < float(found.ratios[number]) <= high
+        assert not bool((masks[number] >= other).all()) or high < 0.4, file
+    assert json.loads((root / "set.json").read_text())["templates"] == [mask_hash(box) for box in boxes]
+    with pytest.raises(FileExistsError, match="holds a set with templates"):
+        draw(root, "--templates", files[0])
+    with pytest.raises(FileExistsError, match="holds a set with templates"):
+        draw(root)
+    with pytest.raises(ValueError, match="48×48"):
+        run(["--output", str(tmp_path / "small"), "--size", "48", "--templates", *files])
+    assert not (tmp_path / "small").exists()

@@ -75,7 +75,7 @@ def mixing(tmp_path: Path) -> MixUp:
 
 def test_the_loss_of_a_mix_is_the_written_out_sum(mixing: MixUp) -> None:
     batch = mixing(ready(), Moment(mix=True))
-    loss, logits, accuracy = made()._judged(batch)
+    loss, logits, accuracy, _ = made()._judged(batch)
     logs = F.log_softmax(logits.detach(), 1)
     rows = [
         -sum(float(w) * logs[i, t] for t, w in zip(batch["target"][i], batch["weight"][i], strict=True))

@@ -89,6 +89,7 @@ def test_what_is_deployed_holds_one_mask(model: ResNetPartial, mask: torch.Tenso
         model.embed(pixels, 1 - mask)  # the model itself takes every mask, as before
 
 
+@pytest.mark.slow
 def test_an_onnx_graph_computes_the_same(model: ResNetPartial, mask: torch.Tensor) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
