@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# What a GPU is asked for in few minutes: tests, speed, studies. Results go to $OUT; a part that fails ends no other.
+# What a GPU is asked for in few minutes: tests, studies, speed. Results go to $OUT; a part that fails ends no other.
+# Seconds for each part, 0 leaves it out: TESTS_S, STUDIES_S (after which no run is begun), SPEED_S.
+# What it needs lies in the ignored folders .whl (wheels of what the machine lacks) and .gpu (lfw112.tgz: the study's
+# images as data/README.md of LFW-a describes them; study_*.txt; levels.tgz: masks/levels of confound.yaml).
 # Tried on the CPU: FACEVEIL_GPU_DEVICE=cpu bash benchmarks/gpu.sh
 cd "$(dirname "$0")/.." || exit 1
 OUT=${OUT:-$(mktemp -d)}
@@ -7,25 +10,37 @@ DEVICE=${FACEVEIL_GPU_DEVICE:-cuda}
 PYTHON=${PYTHON:-python3}
 export OUT PYTHONUNBUFFERED=1 PYTHONPATH=$PWD
 mkdir -p "$OUT"
-if [ -d .whl ]; then # what the machine lacks
-  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl
+if [ -d .whl ]; then
+  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .whl/*.whl
   export PYTHONPATH=/tmp/site:$PWD
+fi
+if [ -d .gpu ] && [ ! -e data/lfw ]; then
+  mkdir -p data masks keys
+  tar xzf .gpu/lfw112.tgz -C data && mv data/lfw112 data/lfw
+  cp .gpu/*.txt data/
+  tar xzf .gpu/levels.tgz -C masks
+  "$PYTHON" main.py draw-mask --rectangle 21 34 91 77 --size 112 --output masks/rectangle76_112.png
+  "$PYTHON" main.py draw-mask --ratio 0.755 0.765 --size 112 --seed 0 --output masks/free76_112.png
+  [ -e keys/owner.key ] || (umask 077 && "$PYTHON" -c 'import os; print(os.urandom(32).hex())' >keys/owner.key)
 fi
 
 part() { # name, seconds, command …: its output to the log and to the screen's end
   local name=$1 seconds=$2 begun=$SECONDS
   shift 2
+  [ "$seconds" = 0 ] && return
   timeout -k 10 "$seconds" "$@" >"$OUT/$name.log" 2>&1
   echo "== $name: exit code $? after $((SECONDS - begun)) s"
-  tail -n 45 "$OUT/$name.log"
+  tail -n 45 "$OUT/$name.log" | cut -c -180
 }
 
-# (a) numbers and fits: is it right?
+# (a) numbers and fits: is it right? Beside the studies, which are not timed
 part tests "${TESTS_S:-180}" "$PYTHON" -m pytest tests/gpu -m gpu --gpu-device "$DEVICE" -n 4 --timeout 120 -q -ra \
-  --tb short --junitxml "$OUT/tests.xml" -p no:cacheprovider
-# (b) how fast is it?
+  --tb short --junitxml "$OUT/tests.xml" -p no:cacheprovider &
+# (c) studies
+STUDIES_S=${STUDIES_S:-0}
+OMP_NUM_THREADS=1 part studies "$((STUDIES_S ? STUDIES_S + 120 : 0))" "$PYTHON" -m benchmarks.gpu_studies \
+  "${PLAN:-benchmarks/gpu_studies.yaml}" --workers "${WORKERS:-10}" --seconds "$STUDIES_S" --only "${ONLY:-}" --out "$OUT"
+wait
+# (b) how fast is it? Alone
 part speed "${SPEED_S:-200}" "$PYTHON" -m benchmarks.gpu --out "$OUT" --device "$DEVICE" --budget "${BUDGET_S:-150}"
-# (c) studies: benchmarks/gpu_studies.py, started here once it is there
-[ -f benchmarks/gpu_studies.py ] && [ -n "${STUDIES_S:-}" ] &&
-  part studies "$STUDIES_S" "$PYTHON" -m benchmarks.gpu_studies --out "$OUT"
 exit 0
