@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.." || exit 1
 OUT=${OUT:-$(mktemp -d)}
 DEVICE=${FACEVEIL_GPU_DEVICE:-cuda}
 PYTHON=${PYTHON:-python3}
-export OUT PYTHONUNBUFFERED=1 PYTHONPATH=$PWD
+export OUT PYTHONUNBUFFERED=1 PYTHONPATH=$PWD PYTORCH_NVML_BASED_CUDA_CHECK=1  # asks without touching the GPU, so that a fork can use it
 mkdir -p "$OUT"
 if [ -d .whl ]; then
   "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .whl/*.whl

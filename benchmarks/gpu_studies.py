@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import queue
 import re
+import subprocess
 import sys
 import tarfile
 import time
@@ -28,6 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from lightning_app.cli.configs import find_config
@@ -145,7 +147,12 @@ def work(todo: Any, done: Any) -> None:
             print("$ python main.py", *task.args, flush=True)
             os.environ.pop("PL_GLOBAL_SEED", None)
             try:
-                main(list(task.args))
+                if (
+                    torch.cuda._is_in_bad_fork()
+                ):  # somebody asked for the GPU before the fork: then in its own process
+                    subprocess.run([sys.executable, "main.py", *task.args], check=False)
+                else:
+                    main(list(task.args))
             except SystemExit as end:
                 print(f"exit code {end.code}", flush=True)
             except Exception:
