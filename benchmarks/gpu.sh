@@ -2,7 +2,7 @@
 # What a GPU is asked for in few minutes: tests, studies, speed. Results go to $OUT; a part that fails ends no other.
 # Seconds for each part, 0 leaves it out: TESTS_S, STUDIES_S (after which no run is begun), SPEED_S.
 # What it needs lies in the ignored folders .whl (wheels of what the machine lacks) and .gpu (lfw112.tgz: the study's
-# images as data/README.md of LFW-a describes them; study_*.txt; levels.tgz: masks/levels of confound.yaml).
+# images as data/README.md of LFW-a describes them; study_*.txt; masks.tgz: the folder masks/ with what the configs say to draw).
 # Tried on the CPU: FACEVEIL_GPU_DEVICE=cpu bash benchmarks/gpu.sh
 cd "$(dirname "$0")/.." || exit 1
 OUT=${OUT:-$(mktemp -d)}
@@ -15,12 +15,10 @@ if [ -d .whl ]; then
   export PYTHONPATH=/tmp/site:$PWD
 fi
 if [ -d .gpu ] && [ ! -e data/lfw ]; then
-  mkdir -p data masks keys
+  mkdir -p data keys
   tar xzf .gpu/lfw112.tgz -C data && mv data/lfw112 data/lfw
   cp .gpu/*.txt data/
-  tar xzf .gpu/levels.tgz -C masks
-  "$PYTHON" main.py draw-mask --rectangle 21 34 91 77 --size 112 --output masks/rectangle76_112.png
-  "$PYTHON" main.py draw-mask --ratio 0.755 0.765 --size 112 --seed 0 --output masks/free76_112.png
+  tar xzf .gpu/masks.tgz
   [ -e keys/owner.key ] || (umask 077 && "$PYTHON" -c 'import os; print(os.urandom(32).hex())' >keys/owner.key)
 fi
 

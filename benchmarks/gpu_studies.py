@@ -25,6 +25,7 @@ import tarfile
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,11 @@ def work(todo: Any, done: Any) -> None:
     while (task := todo.get()) is not None:
         began = time.monotonic()
         task.log.parent.mkdir(parents=True, exist_ok=True)
-        with task.log.open("a", encoding="utf-8", buffering=1) as file:
+        with (
+            task.log.open("a", encoding="utf-8", buffering=1) as file,
+            redirect_stdout(file),
+            redirect_stderr(file),
+        ):
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             print("$ python main.py", *task.args, flush=True)

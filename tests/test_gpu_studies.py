@@ -1,0 +1,102 @@
+"""Studies on a lent GPU: which runs there are, in which order, what becomes of each; and the tables made of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import main as command_line
+from benchmarks import gpu_studies, mask_cost
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ablation of three kinds of run: one needs another's checkpoint, one a file that nobody makes."""
+    monkeypatch.chdir(tmp_path)
+    Path("fit.yaml").write_text("seed_everything: 0\n")
+    config = Path("study.yaml")
+    config.write_text(
+        "name: study\n"
+        "variants:\n"
+        "  second: {args: [--model.init_from=runs/study/first_one_s1/last.ckpt]}\n"
+        "  first: {args: []}\n"
+        "  never: {args: [--model.init_from=nowhere.ckpt]}\n"
+        "  failing: {args: [--fail]}\n"
+        "systems: {one: {config: fit.yaml}}\n"
+        "seeds: [1, 2]\n"
+    )
+    return config
+
+
+def fake_main(args: list[str]) -> None:
+    """Stand for a run: it prints, writes what a run leaves, or fails."""
+    print("run of", *args)
+    if "--fail" in args:
+        raise SystemExit(1)
+    given = dict(zip(args, args[1:], strict=False))
+    run = Path(given["--runs"]) / given["--name"]
+    run.mkdir(parents=True)
+    (run / "last.ckpt").touch()
+    (run / "metrics.json").write_text(json.dumps({"lfw/accuracy": 0.75}))
+
+
+def test_first_seeds_come_first_and_a_run_waits_for_what_it_names(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "main", fake_main)
+    plan = gpu_studies.read_study(str(study), ["--extra"], None, "runs")
+    tasks = gpu_studies.tasks_of(plan, 3)
+    assert [t.order for t in tasks] == [(1, 3), (2, 3)] * 4
+    assert {t.name: t.needs for t in tasks}["second_one_s2"] == (Path("runs/study/first_one_s1/last.ckpt"),)
+    assert all("--extra" in t.args and "--overwrite" in t.args for t in tasks)
+    said: list[str] = []
+    state = gpu_studies.run_all(tasks, 2, time.monotonic() + 60, said.append)
+    assert state == {
+        **{f"study/{kind}_one_s{seed}": "done" for kind in ("first", "second") for seed in (1, 2)},
+        **{f"study/never_one_s{seed}": "not begun" for seed in (1, 2)},
+        **{f"study/failing_one_s{seed}": "FAILED" for seed in (1, 2)},
+    }
+    names = [line.split()[1] for line in said]
+    assert names.index("study/first_one_s1") < names.index("study/second_one_s1")
+    assert "exit code 1" in Path("runs/study/logs/failing_one_s1.log").read_text()
+    again = gpu_studies.run_all(tasks, 1, time.monotonic() + 60, said.append)
+    assert again["study/first_one_s1"] == "done before"
+
+
+def test_no_run_is_begun_when_the_time_is_up(study: Path) -> None:
+    plan = gpu_studies.read_study(str(study), [], [1], "runs")
+    state = gpu_studies.run_all(gpu_studies.tasks_of(plan, 0), 1, time.monotonic() - 1, print)
+    assert set(state.values()) == {"not begun"}
+
+
+def test_the_table_has_means_over_seeds_and_paired_differences(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    same, folds = torch.arange(400) % 2 == 0, torch.arange(400) // 100
+    for kind, gain in (("good", 4.0), ("bad", 0.5)):
+        for seed in (1, 2):
+            run = tmp_path / f"{kind}_s{seed}"
+            (run / "scores").mkdir(parents=True)
+            accuracy = {"lfw/accuracy": 0.9 + seed / 100, "train/accuracy": 0.5}
+            (run / "metrics.json").write_text(json.dumps(accuracy))
+            scores = torch.randn(400, generator=generator) + gain * same
+            kept = {"scores_s1": scores, "same": same.to(torch.uint8), "folds": folds.to(torch.int16)}
+            save_file(kept, run / "scores" / "lfw.safetensors")
+    kinds = mask_cost.runs_in(tmp_path)
+    lines = mask_cost.table(kinds, kinds["bad"], mask_cost.FIGURES)
+    assert lines[2] == "| bad | 2 | 91.5 ± 0.7 |  |  | 50.0 ± 0.0 |  |"
+    head, _, gap = lines[3].rpartition(" | +")
+    assert head == "| good | 2 | 91.5 ± 0.7 |  |  | 50.0 ± 0.0"
+    mean, low = (float(part.strip("[,+")) for part in gap.split()[:2])
+    assert 30 < mean < 45  # Φ(2) less Φ(0.25), about 0.977 less 0.599
+    assert 20 < low < mean
+
+
+def test_a_kind_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        mask_cost.main([str(tmp_path), "--against", "clean"])
+    assert "--against 'clean': choose one of (no finished run)" in capsys.readouterr().err
