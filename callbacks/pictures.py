@@ -7,15 +7,15 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from callbacks.media import log_media, save_picture
 from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
 from callbacks.sharded import is_due
 from lightning_app.desensitize import Desensitizer
-from lightning_app.desensitize.dct import grey
 from lightning_app.report import face_grid, gate_heatmap
 
-_GREY_LEVEL = 1 / 255
+_ALIKE = 0.9  # correlation of two images: what is so like a raw face, but for contrast and colour, is one
 
 
 class Pictures(OnRawFaces):
@@ -68,9 +68,7 @@ class Pictures(OnRawFaces):
 
         rows: dict[str, Tensor] = {}
         seen = data.desensitizer.pictures(veiled["image"], (raw.shape[2], raw.shape[3]))
-        # What shows a face unchanged, or but for its colour, is a raw face, whatever the desensitizer calls itself.
-        same = ((grey(seen) - grey(clean)).abs() < _GREY_LEVEL).flatten(1).all(1).any()
-        bare = not data.desensitizer.hides or bool(same)
+        bare = not data.desensitizer.hides or _shows_a_raw_face(seen, clean, data.desensitizer.is_image)
         if data.drawn or not bare:
             rows[_called(data.desensitizer) + _share(veiled)] = seen
         gates = _gates(trainer, pl_module, veiled, (raw.shape[2], raw.shape[3]))
@@ -94,6 +92,21 @@ class Pictures(OnRawFaces):
                 "Pictures: these faces are real and not desensitized: not drawn (show_faces: true draws them "
                 "into the local faces.png)."
             )
+
+
+def _shows_a_raw_face(seen: Tensor, clean: Tensor, is_image: bool) -> bool:
+    """Tell whether one of the images `[B,3,H,W]` is its raw face, whatever the desensitizer calls itself.
+
+    A picture is where it went through unchanged; the look of a representation is where it differs by contrast and
+    colour alone.
+    """
+    if is_image:
+        return bool((seen == clean).flatten(1).all(1).any())
+    a, b = (
+        F.normalize(grey - grey.mean(1, keepdim=True))
+        for grey in (x.mean(1).flatten(1) for x in (seen, clean))
+    )
+    return bool(((a * b).sum(1) > _ALIKE).any())
 
 
 def _called(desensitizer: Desensitizer) -> str:

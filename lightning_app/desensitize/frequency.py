@@ -158,9 +158,9 @@ class FrequencyMask(BlockDCT):
             else "another order per image"
         )
         return (
-            f"{super().recipe(description)} Then shuffle the channels, bring each to mean 0 and deviation 1, {mixed}"
-            f"shuffle and normalise again ({order}). Both shuffles are drawn from the owner's key, of which the hash is given "
-            "here: without its file nobody makes this input."
+            f"{super().recipe(description)} Then shuffle the channels, bring each to mean 0 and deviation 1, "
+            f"{mixed}shuffle and normalise again ({order}). Both shuffles are drawn from the owner's key, of "
+            "which the hash is given here: without its file nobody makes this input."
         )
 
     @classmethod

@@ -13,6 +13,7 @@ from PIL import Image
 
 from callbacks import Pictures
 from callbacks.media import log_media
+from lightning_app.desensitize import BlockDCT
 from lightning_app.report import face_grid, gate_heatmap
 from tests.callbacks.tiny_run import (
     HIDDEN,
@@ -78,10 +79,21 @@ def test_unveiled_real_faces_are_never_logged(
     assert sum("Pictures:" in r.message for r in caplog.records) == 1
 
 
-def test_no_picture_no_rows_no_file(make_trainer: MakeTrainer) -> None:
+def test_a_representation_that_looks_like_the_raw_face_is_not_drawn(make_trainer: MakeTrainer) -> None:
     faces, recorder = run(make_trainer, TinyData(NoPicture()), TinyModel())
     assert recorder.images == []
     assert not faces.exists()
+
+
+def test_a_representation_is_drawn_as_it_looks(make_trainer: MakeTrainer) -> None:
+    height = pixels(run(make_trainer, TinyData(LowerHalf()), TinyModel())[0]).shape[0]
+    faces, recorder = run(make_trainer, TinyData(BlockDCT()), TinyModel())
+    assert pixels(faces).shape[0] == height
+    assert not has_hidden_colour(faces)
+    assert len(recorder.images) == 1
+    assert pixels(run(make_trainer, TinyData(BlockDCT(), drawn=True), TinyModel())[0]).shape[0] > height
+    for raw in (BlockDCT(dc=True), BlockDCT(dc=True, colour="ycbcr")):
+        assert run(make_trainer, TinyData(raw), TinyModel())[1].images == [], "it is the face"
 
 
 def test_a_row_per_insertion_point(make_trainer: MakeTrainer) -> None:
