@@ -30,7 +30,7 @@ from datamodules.same_data import (
     knows_held_out,
     refuse_data,
 )
-from datamodules.same_description import brief, check_key, check_same, key_hashes, same_veil
+from datamodules.same_description import alone, brief, check_key, check_same, key_hashes, same_veil
 from datamodules.sampler import EpochBatchSampler
 from datamodules.split import NoImages, Share, digest, first_of
 from lightning_app.core.batch import Batch, Moment
@@ -60,7 +60,8 @@ class FaceDataModule(PixelDataModule):
         cache: keep the decoded images in memory; `device` keeps those of training and held-out images on the GPU itself
             (on the CPU where the run is), so that no pixel is copied in a step. Batches are the same.
         seed: of the order, the split, the masks and the augmentation; `seed_everything` by default.
-        mean: subtracted from every channel, on [0,1] pixels; by default 0.5 of pictures, 0 of representations.
+        mean: subtracted from every channel, on [0,1] pixels; by default 0.5 of pictures, 0 of representations (the
+            desensitizer's `scale`).
         std: what every channel is divided by then; by default 0.5 of pictures, 1 of representations.
         keep_clean: give batches the clean faces too, as `clean [B,3,H,W]` float in [0,1], moved as `image` is.
             For training attackers (`Inpainter`) on faces they may see, and for nothing else. Where the desensitizer
@@ -104,7 +105,7 @@ class FaceDataModule(PixelDataModule):
         self.global_batch_size, self.num_workers = global_batch_size, num_workers
         self.val_share, self.cache = val_share, cache
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        shift, scale = (0.5, 0.5) if self.desensitizer.is_image else (0.0, 1.0)
+        shift, scale = self.desensitizer.scale
         self.mean, self.std = shift if mean is None else mean, scale if std is None else std
         self.keep_clean = keep_clean
         if keep_clean and self.released:
@@ -454,6 +455,10 @@ class FaceDataModule(PixelDataModule):
         """
         check_normalised(state_dict, self.mean, self.std)
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
+        if (
+            theirs is not None and self._stage != "fit"
+        ):  # of a single image nothing is mixed, whatever the key
+            theirs, ours = alone(theirs), alone(ours)
         if theirs is not None:
             check_key(theirs, ours)
         if theirs is not None and not same_veil(theirs, ours):

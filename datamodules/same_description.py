@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_app.desensitize import Desensitizer
+from lightning_app.desensitize import Desensitizer, described
 
 
 def same_veil(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -16,6 +16,16 @@ def same_veil(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """
     hashes = [about.get("mask_hash") for about in (theirs, ours)]
     return hashes[0] == hashes[1] if all(hashes) else theirs == ours
+
+
+def alone(about: dict[str, Any]) -> dict[str, Any]:
+    """Describe what is done to a single image by a method of ours so described: who mixes does nothing to it.
+
+    Args:
+        about: what `Desensitizer.describe` gave.
+    """
+    kind = described(about)
+    return about if kind is None else dict(kind.for_one(about))
 
 
 def check_key(theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -74,6 +74,11 @@ class Desensitizer(nn.Module):
             ValueError: they cannot; the message says why.
         """
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation that what it returns is normalised by, where the user gives none."""
+        return (0.5, 0.5) if self.is_image else (0.0, 1.0)
+
     def after(self, is_image: bool) -> None:
         """Hear from a `Chain` what comes to it: pictures or a representation.
 

@@ -43,7 +43,7 @@ class Chain(Desensitizer):
         if len(mixing) > 1:
             raise ValueError(f"steps: {' and '.join(mixing)} both mix images; mix once, with a larger k")
         self.hides, self.flips = any(s.hides for s in steps), all(s.flips for s in steps)
-        self.mixes = max(step.mixes for step in steps)
+        self.mixes, self.keyed = max(step.mixes for step in steps), any(s.keyed for s in steps)
         self.steps = nn.ModuleList(steps)
 
     def _add(self, number: int, step: Desensitizer, steps: list[Desensitizer]) -> None:
@@ -68,6 +68,11 @@ class Chain(Desensitizer):
             )
         self.is_image = self.is_image and step.is_image
         self.out_channels = self.out_channels if step.takes_any else step.out_channels
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """What the step is normalised by that makes a representation."""
+        return super().scale if self._looker < 0 else self.in_order[self._looker].scale
 
     @property
     def in_order(self) -> list[Desensitizer]:
@@ -136,6 +141,15 @@ class Chain(Desensitizer):
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
         """Tell whether a step needs a mask's file."""
         return any(kind.needs_file(about) for kind, about in cls._known(description))
+
+    @classmethod
+    def recipe(cls, description: Mapping[str, Any]) -> str:
+        """Say what the steps say, in their order."""
+        try:
+            told = [kind.recipe(about) for kind, about in cls._known(description)]
+        except (ValueError, LookupError, TypeError):
+            return ""
+        return " Then: ".join(words for words in told if words)
 
     @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:

@@ -53,6 +53,7 @@ class MixUp(Desensitizer):
 
     has_mask = False
     takes_any = True
+    keyed = True
 
     def __init__(
         self, k: int = 2, cap: float = 0.55, key: str | Path | None = None, redraw: Redraw = "once"
@@ -179,7 +180,7 @@ class MixUp(Desensitizer):
 
     def describe(self) -> dict[str, object]:
         """Return method, k, cap, when it is drawn anew, and the key's hash."""
-        return self.agreed() | {"key": self.owner.hash if self._told is None else self._told}
+        return self.agreed() | {"key_hash": self.owner.hash if self._told is None else self._told}
 
     def agreed(self) -> dict[str, object]:
         """Return all but the key: every owner mixes with its own."""
@@ -194,7 +195,7 @@ class MixUp(Desensitizer):
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
         """Make it of k and cap; without the key it passes images on, and cannot mix."""
         made = cls(description["k"], description["cap"], redraw=description["redraw"])
-        made._told = str(description["key"])
+        made._told = str(description["key_hash"])
         return made
 
     @classmethod
@@ -204,7 +205,7 @@ class MixUp(Desensitizer):
             "k": (lambda v: is_count(v, 2, _MOST), f"a number of images from 2 to {_MOST}"),
             "cap": (lambda v: is_number(v, 0, 1, None), "a share in (0,1]"),
             "redraw": (lambda v: v in ("once", "epoch"), "once or epoch"),
-            "key": (is_hash, "the hash of a key"),
+            "key_hash": (is_hash, "the hash of a key"),
         }]  # fmt: skip
 
 
@@ -256,6 +257,11 @@ class InstaHide(MixUp):
         mean = self.mean if self.mean is not None else _GREY if self._pictures else 0.0
         mixed["image"] = image.sub_(mean).mul_(signs).add_(mean) if mean else image.mul_(signs)
         return mixed
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Normalise signed pixels as pixels are: their mean is where signs were flipped."""
+        return (_GREY, _GREY) if self._pictures else super().scale
 
     def look(self, image: Tensor) -> Tensor:
         """Show pixels with the signs they have, within [0,1]; of another number of channels see the base class."""

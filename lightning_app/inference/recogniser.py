@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from datamodules.pixels import desensitize_on_grid
 from datamodules.readers.decode import Crop, decode, read_bytes
-from datamodules.same_description import brief, key_hashes
+from datamodules.same_description import alone, brief, key_hashes
 from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.source import Run, normalisation, read_run
@@ -211,8 +211,8 @@ def _desensitizer(
     if facts.clean:
         return Identity(), "trained on clean faces, nothing is hidden"
     kind = described(about)
-    if kind is not None and (alone := kind.for_one(about)) != about:
-        about, kind = dict(alone), described(alone)
+    if kind is not None and (one := alone(about)) != about:
+        about, kind = one, described(one)
         if is_clean(about):
             return Identity(), "trained on faces mixed with each other; an image alone is taken as it is"
     words = f"every image is desensitized by {about.get('method')}, as in training"
@@ -235,7 +235,7 @@ def _desensitizer(
         )
     made = make_known(part, Desensitizer, where)
     made = _prepared(made, facts)
-    if key_hashes(made.describe()) != key_hashes(about):
+    if key_hashes(alone(made.describe())) != key_hashes(about):
         raise ValueError(
             f"checkpoint {facts.path}: was trained with another owner's key than the one that its config.yaml leads to "
             f"({brief(about)}): give `key: FILE` there, the file that the run was given, or embed what is "

@@ -385,6 +385,10 @@ def describe(candidate: Candidate) -> str:
     desensitizer = candidate.setting.data.desensitizer
     if not desensitizer.is_image:
         method = f"{method} (no picture: {desensitizer.out_channels} channels; seen as its `look` shows it)"
+    if isinstance(steps := about.pop("steps", None), list):
+        method += f": {' + '.join(str(step['method']) for step in steps)}"
+    if "key_hash" in about:
+        about["key"] = str(about.pop("key_hash"))[:12]
     if "mask_hash" in about:
         about = {
             "mask": about.get("mask", "drawn"),

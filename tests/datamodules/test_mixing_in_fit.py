@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from datamodules import Augment, DrawnFaces, FaceDataModule
+from lightning_app import load_recogniser
 from lightning_app.cli.configs import CONFIGS
 from lightning_app.core.batch import Batch, Moment
 from lightning_app.core.key_file import make_key
@@ -95,7 +97,7 @@ def test_attackers_get_mixes_in_training_and_of_held_out_images(stage: str, key:
     if stage == "validate":
         assert torch.equal(out["clean"], raw()["image"].float() / 255), "the first image of each mix"
         left_over = module.on_after_batch_transfer(raw(2), 0)
-        assert all(len(left_over[name]) == 0 for name in ("image", "clean", "identity", "index"))  # type: ignore[literal-required]
+        assert all(len(left_over[name]) == 0 for name in ("image", "clean", "identity", "index"))
     unmixed = data(MixUp(3, key=key), "predict", keep_clean=True).on_after_batch_transfer(raw(2), 0)
     assert torch.equal(unmixed["image"], raw(2)["image"].float() / 255)
 
@@ -161,9 +163,34 @@ def test_a_run_is_trained_on_mixes_and_verified_on_faces(
     checkpoint = torch.load("runs/mixed/checkpoints/last.ckpt", weights_only=True)
     about = checkpoint["FaceDataModule"]["desensitizer"]
     assert about == MixUp(2, key=key).describe()
+    loaded = load_recogniser("runs/mixed")
+    assert "an image alone is taken as it is" in repr(loaded)
+    faces = DrawnFaces(2, 2, SIZE).__getitems__([0, 1, 2])["image"].permute(0, 2, 3, 1).numpy()
+    asis = load_recogniser("runs/mixed", desensitize=False).embed_images(faces)
+    assert np.array_equal(loaded.embed_images(faces), asis)
     secret = key.read_text().strip()
     for file in Path("runs/mixed").rglob("*"):
         assert not file.is_file() or secret.encode() not in file.read_bytes(), file
+
+
+def test_another_key_is_refused_in_training_and_does_not_matter_to_faces_alone(
+    key: Path, tmp_path: Path
+) -> None:
+    make_key(tmp_path / "other.key")
+    chains = [Chain([Mosaic(8), MixUp(2, key=path)]) for path in (key, tmp_path / "other.key")]
+    state = data(chains[0], "validate").state_dict()
+    for stage in ("validate", "predict"):
+        data(chains[1], stage).load_state_dict(dict(state))
+    with pytest.raises(ValueError, match=r"was trained with the owner's key .* here Chain draws from"):
+        data(chains[1], "fit").load_state_dict(dict(state))
+
+
+def test_signed_pixels_are_normalised_as_pixels_are(key: Path) -> None:
+    for made, expected in (
+        (InstaHide(2, key=key), 0.5), (Chain([Mosaic(4), InstaHide(2, key=key)]), 0.5),
+        (MixUp(2, key=key), 0.5), (Chain([Halves(), InstaHide(2, key=key)]), 0.0), (Chain([Halves()]), 0.0),
+    ):  # fmt: skip
+        assert FaceDataModule(DrawnFaces(4, 4, SIZE), made).mean == expected
 
 
 def test_too_many_images_in_a_mix_are_one_line(

@@ -190,7 +190,7 @@ def test_the_module_holds_no_key_to_be_written_down(key: Path) -> None:
     made = InstaHide(2, key=key)
     made(faces(8, INDEX), NOW)
     secret = key.read_text().strip()
-    assert made.describe()["key"] == made.owner.hash
+    assert made.describe()["key_hash"] == made.owner.hash
     assert secret not in f"{made.describe()} {made.state_dict()} {made!r} {made.owner!r}"
     assert not made.state_dict()
 

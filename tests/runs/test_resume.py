@@ -89,8 +89,8 @@ def test_mixes_are_the_same_in_a_run_that_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["max_steps", "max_epochs"])
 def test_a_run_that_was_too_short_is_made_longer(tmp_path: Path, limit: str) -> None:
     """Six steps end in the middle of the second epoch."""
-    short = {"max_steps": 6} if limit == "max_steps" else {"max_epochs": 1}
-    long = {"max_steps": 12} if limit == "max_steps" else {"max_epochs": 3}
+    short: dict[str, Any] = {"max_steps": 6} if limit == "max_steps" else {"max_epochs": 1}
+    long: dict[str, Any] = {"max_steps": 12} if limit == "max_steps" else {"max_epochs": 3}
     whole, first, second = Diary(), Diary(), Diary()
     fit(tmp_path / "whole", None, whole, schedule="constant", checkpoint=RunCheckpoint(), **long)
     fit(tmp_path / "run", None, first, schedule="constant", checkpoint=RunCheckpoint(), **short)
