@@ -69,7 +69,7 @@ def test_a_compiled_backbone_trains_as_the_plain_one(
     if gpu.type == "cpu":
         pytest.skip("compiling for the CPU takes minutes")
     try:
-        torch.compile(lambda x: x * 2)(torch.ones(2))
+        torch.compile(lambda x: x * 2)(torch.ones(2, device=gpu))
     except Exception as error:
         pytest.skip(f"torch.compile does not work here: {str(error).splitlines()[0][:200]}")
     losses = []
