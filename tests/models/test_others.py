@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
+from lightning_app.export.source import Run, training_data
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask, ResNetPartial
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import file_sha256, load_recogniser
@@ -116,6 +117,13 @@ def test_hashes_in_somebody_elses_checkpoint_are_hashes_or_nothing(tmp_path: Pat
     told = {"init_from": "0" * 64, "teacher": "/home/me/secret.ckpt", "more": "1" * 64}
     facts = load_recogniser(write(tmp_path / "a.ckpt", ResNet(**SMALL), **{ORIGINS: told}))[1]
     assert facts.origins == {"init_from": "0" * 64}
+
+
+def test_a_card_tells_of_them(tmp_path: Path) -> None:
+    facts = load_recogniser(
+        write(tmp_path / "a.ckpt", ResNet(**SMALL), FaceDataModule=CLEAN, **{ORIGINS: {"teacher": "0" * 64}})
+    )[1]
+    assert training_data(facts, Run(None))["origins"] == {"teacher": "0" * 64}
 
 
 @pytest.fixture(scope="module")
