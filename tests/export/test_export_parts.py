@@ -165,7 +165,8 @@ def test_a_card_shows_hostile_names_letter_by_letter() -> None:
     card: dict[str, Any] = {
         "name": HOSTILE, "files": {}, "licence": HOSTILE, "trained_on": HOSTILE, "head": False, "figures": {},
         "desensitizer": {"method": HOSTILE, HOSTILE: HOSTILE}, "mask": None, "command": HOSTILE + "\n```\n<b>",
-        "input": {"channels": 3, "size": 32, "pixels": 32, "range": [0, 1], "mean": 0.5, "std": 0.5}, "output": {"dimensions": 512, "unit": True},
+        "input": {"channels": 3, "size": 32, "pixels": 32, "range": [0, 1], "mean": 0.5, "std": 0.5},
+        "output": {"dimensions": 512, "unit": True},
         "model": {"class": "ResNet", "backbone": HOSTILE, "insertion_points": [], "parameters": 3},
         "checkpoint": {"sha256": "0" * 64, "step": 3},
         "agreement": {"difference": 1e-5, "cosine": 1.0, "batches": [1]},

@@ -19,6 +19,7 @@ from lightning_app.models.checkpoints import file_sha256, load_recogniser
 from lightning_app.models.others import ORIGINS, Teacher, start_from
 from tests.command_line import Veil, clean_config, refused, write_config
 from tests.models.test_checkpoints import write
+from tests.models.test_recogniser import logged
 
 SMALL: dict[str, Any] = {"backbone": "resnet18", "width": 8, "num_classes": 4, "input_size": 32}
 CLEAN = {"desensitizer": {"method": "Identity"}, "mean": 0.5, "std": 0.5}
@@ -203,4 +204,4 @@ def test_mixed_images_have_no_clean_face(clean: Path) -> None:
         "target": torch.tensor([[0, 1], [2, 3]]), "weight": torch.full((2, 2), 0.5), "clean": torch.rand(2, 3, 32, 32),
     }  # fmt: skip
     with pytest.raises(ValueError, match="mixes images, and a mixed one has no clean face to be like"):
-        model.training_step(batch, 0)
+        logged(model, [batch])
