@@ -135,7 +135,7 @@ def training_data(facts: CheckpointFacts, run: Run) -> dict[str, Any]:
 
     Returns:
         `images`, `identities`, `held_out`, `epochs`, `steps`, `precision`, `reader` (its class), `crop`,
-        `federation` (see `Run`).
+        `federation` (see `Run`), `origins` (see `CheckpointFacts`).
     """
     split = facts.data.get("split") or {}
     reader = _arguments(run.config.get("data")).get("reader")
@@ -151,6 +151,7 @@ def training_data(facts: CheckpointFacts, run: Run) -> dict[str, Any]:
         "reader": _class_name(reader),
         "crop": crop if isinstance(crop, int | list) else None,
         "federation": run.federation,
+        "origins": facts.origins,
     }
 
 

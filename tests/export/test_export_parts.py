@@ -192,3 +192,6 @@ def test_a_card_shows_hostile_names_letter_by_letter() -> None:
     )
     assert "as in training: `Mosaic` (block 8). The graph does not veil" in render(plain, [])
     assert "torch 2.14.1+cpu." in render(plain, [])
+    began = dict(plain, training={**card["training"], "origins": {"init_from": "0" * 64}})
+    assert f"| began from the weights of | checkpoint of SHA-256 `{'0' * 64}`" in render(began, [])
+    assert "began from" not in render(plain, [])

@@ -12,12 +12,14 @@ import torch
 import yaml
 from torch.nn import functional as F
 
+from lightning_app.export.source import Run, training_data
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask, ResNetPartial
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import file_sha256, load_recogniser
 from lightning_app.models.others import ORIGINS, Teacher, start_from
 from tests.command_line import Veil, clean_config, refused, write_config
 from tests.models.test_checkpoints import write
+from tests.models.test_recogniser import logged
 
 SMALL: dict[str, Any] = {"backbone": "resnet18", "width": 8, "num_classes": 4, "input_size": 32}
 CLEAN = {"desensitizer": {"method": "Identity"}, "mean": 0.5, "std": 0.5}
@@ -118,6 +120,13 @@ def test_hashes_in_somebody_elses_checkpoint_are_hashes_or_nothing(tmp_path: Pat
     assert facts.origins == {"init_from": "0" * 64}
 
 
+def test_a_card_tells_of_them(tmp_path: Path) -> None:
+    facts = load_recogniser(
+        write(tmp_path / "a.ckpt", ResNet(**SMALL), FaceDataModule=CLEAN, **{ORIGINS: {"teacher": "0" * 64}})
+    )[1]
+    assert training_data(facts, Run(None))["origins"] == {"teacher": "0" * 64}
+
+
 @pytest.fixture(scope="module")
 def learnt(fitted_clean: Path, drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one epoch of a masked run has started from the clean run, and learnt from it too."""
@@ -195,4 +204,4 @@ def test_mixed_images_have_no_clean_face(clean: Path) -> None:
         "target": torch.tensor([[0, 1], [2, 3]]), "weight": torch.full((2, 2), 0.5), "clean": torch.rand(2, 3, 32, 32),
     }  # fmt: skip
     with pytest.raises(ValueError, match="mixes images, and a mixed one has no clean face to be like"):
-        model.training_step(batch, 0)
+        logged(model, [batch])
