@@ -240,7 +240,7 @@ class BlockDCT(Desensitizer):
     @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a description may say of it."""
-        return [transform_entries() | {"dc": _YES_OR_NO, "normalise": _YES_OR_NO}]
+        return [{**transform_entries(), "dc": _YES_OR_NO, "normalise": _YES_OR_NO}]
 
 
 _YES_OR_NO = (lambda v: isinstance(v, bool), "true or false")

@@ -133,7 +133,8 @@ def axis_matrix(blocks: Blocks, size: int) -> Tensor:
 def _inverse_matrix(blocks: Blocks, size: int) -> Tensor:
     """Return the pseudo-inverse of `axis_matrix`, `[pixel, frequency, block]` float64."""
     matrix = axis_matrix(blocks, size)
-    return torch.linalg.pinv(matrix.flatten(0, 1)).view(size, *matrix.shape[:2])
+    inverse: Tensor = torch.linalg.pinv(matrix.flatten(0, 1))
+    return inverse.view(size, *matrix.shape[:2])
 
 
 @cache

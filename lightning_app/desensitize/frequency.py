@@ -14,7 +14,7 @@ from typing_extensions import Self
 from lightning_app.core import draws
 from lightning_app.core.batch import Moment
 from lightning_app.core.owner_key import OwnerKey
-from lightning_app.core.plain import Schema
+from lightning_app.core.plain import Schema, is_hash
 from lightning_app.desensitize.block_dct import BlockDCT, Channels, Colour, transform_entries
 from lightning_app.desensitize.dct import block_dct, images_at_a_time
 from lightning_app.desensitize.self_normalise import shuffled
@@ -166,12 +166,10 @@ class FrequencyMask(BlockDCT):
     @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a description may say of it."""
-        return [
-            transform_entries()
-            | {
-                "permutation": (lambda v: v in get_args(Permutation), "fixed or image"),
-                "redraw": (lambda v: v in get_args(Redraw), "once or epoch"),
-                "mix": (lambda v: isinstance(v, bool), "true or false"),
-                "key_hash": (lambda v: isinstance(v, str) and len(v) == 64, "a hash of 64 digits"),
-            }
-        ]
+        return [{
+            **transform_entries(),
+            "permutation": (lambda v: v in get_args(Permutation), "fixed or image"),
+            "redraw": (lambda v: v in get_args(Redraw), "once or epoch"),
+            "mix": (lambda v: isinstance(v, bool), "true or false"),
+            "key_hash": (is_hash, "a hash of 64 digits"),
+        }]  # fmt: skip

@@ -38,7 +38,8 @@ def fields_way(image: Tensor, blocks: Blocks) -> Tensor:
     matrix = torch.kron(dct_matrix(blocks.block), dct_matrix(blocks.block))
     side = [(length - blocks.block) // blocks.stride + 1 for length in large.shape[-2:]]
     cut = F.unfold(large, blocks.block, stride=blocks.stride).unflatten(1, (image.shape[1], -1))
-    return (matrix @ cut).flatten(1, 2).unflatten(-1, side)
+    found: Tensor = (matrix @ cut).flatten(1, 2)
+    return found.unflatten(-1, side)
 
 
 WAYS = [

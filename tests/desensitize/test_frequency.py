@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from lightning_app.core.key_file import make_key, write_secret
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.desensitize import BlockDCT, Desensitizer, FrequencyMask
 from lightning_app.desensitize.dct import Blocks, block_dct, grey
+from lightning_app.desensitize.frequency import Permutation
 from tests.desensitize.test_contract import Ours
 
 
@@ -95,7 +96,7 @@ def test_it_is_the_papers_steps_one_by_one(keys: tuple[Path, Path]) -> None:
     made = FrequencyMask(permutation="image", key=keys[0])
     batch = drawn()
     out = made(batch)["image"]
-    first, second = (made.order(name, batch["index"]) for name in ("first", "second"))  # type: ignore[arg-type]
+    first, second = (made.order(name, batch["index"]) for name in ("first", "second"))
 
     def normal(x: Tensor) -> Tensor:
         return (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), keepdim=True, correction=0)
@@ -133,10 +134,10 @@ def test_neighbours_that_cancel_give_zeros_not_noise(keys: tuple[Path, Path]) ->
 
 
 def test_one_key_equal_values_another_key_others(keys: tuple[Path, Path]) -> None:
-    for options in ({"permutation": "fixed"}, {"permutation": "image"}):
+    for permutation in get_args(Permutation):
         mine, again, other = (
-            FrequencyMask(**options, key=key)(drawn())["image"] for key in (*keys[:1] * 2, keys[1])
-        )  # type: ignore[arg-type]
+            FrequencyMask(permutation=permutation, key=key)(drawn())["image"] for key in (keys[0], *keys)
+        )
         assert torch.equal(mine, again)
         assert not torch.equal(mine, other)
 
