@@ -156,7 +156,16 @@ class IResNet(Backbone, names=("ir50", "irse50")):
         return found
 
     def embedding_of(self, x: Tensor) -> Tensor:
-        """Return the last linear layer's output, batch-normalised."""
+        """Return the last linear layer's output, batch-normalised.
+
+        Raises:
+            ValueError: one image alone, in training.
+        """
+        if self.training and len(x) == 1:
+            raise ValueError(
+                f"one image in a step: the embedding of {type(self).__name__} is batch-normalised, and one has no "
+                "spread; give 2 images or more a process (data.global_batch_size)"
+            )
         found: Tensor = self.output(x)
         return found
 
