@@ -144,7 +144,7 @@ class IResNet(Backbone, names=("ir50", "irse50")):
         """Return what `layer1` takes, as large as the images.
 
         Raises:
-            ValueError: images of another size than the network was made for.
+            ValueError: images of another size than the network was made for, or one alone in training.
         """
         if image.shape[-2:] != (self.input_size, self.input_size):
             height, width = image.shape[-2:]
@@ -152,20 +152,16 @@ class IResNet(Backbone, names=("ir50", "irse50")):
                 f"images of {height}×{width} px: this {type(self).__name__} was made for {self.input_size} px, its "
                 "linear layer takes no others"
             )
-        found: Tensor = self.stem(image)
-        return found
-
-    def embedding_of(self, x: Tensor) -> Tensor:
-        """Return the last linear layer's output, batch-normalised.
-
-        Raises:
-            ValueError: one image alone, in training.
-        """
-        if self.training and len(x) == 1:
+        if self.training and len(image) == 1:
             raise ValueError(
                 f"one image in a step: the embedding of {type(self).__name__} is batch-normalised, and one has no "
                 "spread; give 2 images or more a process (data.global_batch_size)"
             )
+        found: Tensor = self.stem(image)
+        return found
+
+    def embedding_of(self, x: Tensor) -> Tensor:
+        """Return the last linear layer's output, batch-normalised."""
         found: Tensor = self.output(x)
         return found
 
