@@ -127,6 +127,8 @@ def test_what_it_refuses() -> None:
             IRSE50(3, size, width=8)
     with pytest.raises(ValueError, match=r"^images of 48×32 px: this IR50 was made for 32 px, its linear"):
         IR50(3, 32, width=8)(torch.zeros(1, 3, 48, 32))
+    with pytest.raises(ValueError, match=r"^one image in a step: the embedding of IR50 is batch-normalised"):
+        IR50(3, 16, width=8).train()(torch.zeros(1, 3, 16, 16))
     with pytest.raises(ValueError, match=r"^width: 4 is below 8 channels; 64 is the paper's"):
         ResNet(backbone="irse50", width=4, input_size=32)
     with pytest.raises(ValueError, match=r"^dropout: 40 of the backbone is not within 0 … 1; 0\.4 is the"):

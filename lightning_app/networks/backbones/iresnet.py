@@ -144,13 +144,18 @@ class IResNet(Backbone, names=("ir50", "irse50")):
         """Return what `layer1` takes, as large as the images.
 
         Raises:
-            ValueError: images of another size than the network was made for.
+            ValueError: images of another size than the network was made for, or one alone in training.
         """
         if image.shape[-2:] != (self.input_size, self.input_size):
             height, width = image.shape[-2:]
             raise ValueError(
                 f"images of {height}×{width} px: this {type(self).__name__} was made for {self.input_size} px, its "
                 "linear layer takes no others"
+            )
+        if self.training and len(image) == 1:
+            raise ValueError(
+                f"one image in a step: the embedding of {type(self).__name__} is batch-normalised, and one has no "
+                "spread; give 2 images or more a process (data.global_batch_size)"
             )
         found: Tensor = self.stem(image)
         return found
