@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
-from benchmarks import scale
+from benchmarks import gpu, scale
 from benchmarks.timing import Row
 
 FOUND = command.found()
@@ -67,6 +68,31 @@ def test_the_tables_of_scale() -> None:
     speed, bound = scale.images_per_s(small, small, 64, 1, 100, 1.0)
     assert speed > 0
     assert bound in ("arithmetic and memory", "kernel launches", "all-reduce")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_can_be_tried_on_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu.main(["--out", str(tmp_path), "--device", "cpu", "--quick"]) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert [line["what"][:3] for line in found["lines"]] == ["fit", "FSM"]
+    assert all(0 < line["low"] <= line["ratio"] <= line["high"] for line in found["lines"])
+    assert found["lines"][0]["mfu"] > 0
+    assert not found["left_out"]
+    words = (tmp_path / "profile.txt").read_text()
+    assert "== fit: resnet18" in words
+    assert "== bare loop: resnet18" in words
+    assert "fit ÷ bare loop" in capsys.readouterr().out
+
+
+def test_what_is_over_the_budget_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.plan(quick=False, cuda=True)[0] == ("bare", gpu.Sizes("resnet34", 112, 128, 6, 39, 3))
+    bench = gpu.Bench(torch.device("cpu"), "32-true", tmp_path, budget=1)
+    with bench.case("too large"):
+        raise torch.cuda.OutOfMemoryError
+    assert bench.left_out == ["too large: does not fit into the card's memory"]
+    assert json.loads((tmp_path / "gpu.json").read_text())["left_out"] == bench.left_out
 
 
 def module(*rows: Row, fails: str = "") -> SimpleNamespace:

@@ -161,7 +161,7 @@ def test_no_image_is_read_in_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_raw_samples_come_from_the_device_too() -> None:
     samples = []
     for cache in (True, "device"):
-        data = FaceDataModule(drawn(), cache=cache, val_share=0.34)  # type: ignore[arg-type]
+        data = FaceDataModule(drawn(), cache=cache, val_share=0.34)
         data.setup("fit")
         samples.append(data.raw_samples(4))
     assert torch.equal(*samples)

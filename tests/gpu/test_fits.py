@@ -113,8 +113,10 @@ def test_figures_are_those_of_the_cpu(
         assert found[0][key] == pytest.approx(found[1][key], abs=1e-6), (
             key
         )  # few pairs: none may change sides
-    for key in ("val/loss", "privacy/dssim", "privacy/psnr", "privacy/mask_ratio"):
+    for key in ("privacy/dssim", "privacy/psnr", "privacy/mask_ratio"):
         assert found[0][key] == pytest.approx(found[1][key], rel=1e-4), key
+    # the command line lets matrix products be TF32's: the head is one
+    assert found[0]["val/loss"] == pytest.approx(found[1]["val/loss"], rel=2e-3)
 
 
 def test_one_rank_of_ddp_trains_what_a_single_process_does(

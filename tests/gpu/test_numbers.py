@@ -177,7 +177,7 @@ def test_a_search_finds_the_same_mask(strategy: Any, gpu: torch.device) -> None:
     labels = torch.arange(COUNT) // 6
     model = network(ResNet)
     with torch.no_grad():
-        model.head.weight.mul_(10)  # type: ignore[union-attr]
+        model.head.weight.mul_(10)
     found = [
         search(MaskScorer(copy.deepcopy(model), faces(), labels, device=device), SIZE, (0.5, 0.6), strategy=strategy,
                candidates=16, seed=5, min_images=6)
