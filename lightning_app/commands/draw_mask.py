@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.core.version import version
 from lightning_app.masks import Brush, freeform_masks, load_mask, mask_hash, mask_ratio, save_mask
+from lightning_app.masks.reshape import reshaped
 
 
 def draw_mask(
@@ -27,11 +28,16 @@ def draw_mask(
     max_brush_width: float = 40.0,
     max_angle: float = 360.0,
     rectangle: tuple[int, int, int, int] | None = None,
+    like: str | None = None,
+    smooth: float = 0.0,
+    symmetric: bool = False,
+    hole_free: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Draw a free-form mask with a mask ratio (hidden share) in a range: a PNG, and its facts as JSON.
 
-    With `rectangle` the mask is no free-form one but hides all outside a box, whose size sets the mask ratio.
+    With `rectangle` the mask is no free-form one but hides all outside a box, whose size sets the mask ratio. With
+    `like` it is another mask brought to the mask ratio and the shape that `smooth`, `symmetric`, `hole_free` ask for.
 
     Args:
         ratio: lowest and highest mask ratio, in [0,1].
@@ -46,6 +52,10 @@ def draw_mask(
         max_angle: largest angle of a segment, in degrees.
         rectangle: left, top, right and bottom of the box that alone stays visible, in pixels, right and
             bottom exclusive.
+        like: a mask file to start from, such as a searched one, in place of strokes.
+        smooth: blur it by so many pixels (standard deviation) before it is cut: fewer, rounder parts.
+        symmetric: make it the same left and right.
+        hole_free: show what is hidden inside its visible parts, and hide visible specks.
         overwrite: replace the output file where there is one.
 
     Raises:
@@ -58,7 +68,21 @@ def draw_mask(
     for file in (path, path.with_suffix(".json")):
         if file.exists() and not overwrite:
             raise FileExistsError(f"output: {file} is there already; give --overwrite, or another --output")
-    if rectangle is not None:
+    if like is None and (smooth or symmetric or hole_free):
+        raise ValueError(
+            "smooth, symmetric and hole-free are of a mask given by --like; give one, or leave them out"
+        )
+    if like is not None and rectangle is not None:
+        raise ValueError("like and rectangle: give one of them")
+    if like is not None:
+        source = load_mask(like, size)
+        mask = reshaped(source, ratio, smooth, symmetric, hole_free)
+        save_mask(
+            mask, path, method="reshaped", like=mask_hash(source), smooth=smooth, symmetric=symmetric,
+            hole_free=hole_free, ratio=list(ratio), version=version(),
+        )  # fmt: skip
+        made = f"like {mask_hash(source)[:12]}"
+    elif rectangle is not None:
         mask = _box(rectangle, size)
         save_mask(mask, path, method="rectangle", rectangle=list(rectangle), version=version())
         made = f"rectangle {', '.join(map(str, rectangle))}"
@@ -97,7 +121,16 @@ def build_parser() -> CommandParser:
         "--rectangle", type=int, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
         help="hide all outside this box of pixels, instead of strokes.",
     )  # fmt: skip
-    parser.add_function_arguments(draw_mask, skip={"ratio", "overwrite", "rectangle"})
+    for flag, words in (
+        ("symmetric", "of a mask given by --like: make it the same left and right."),
+        (
+            "hole-free",
+            "of a mask given by --like: show what is hidden inside its visible parts, and hide visible specks.",
+        ),
+    ):
+        parser.add_argument(f"--{flag}", dest=flag.replace("-", "_"), action="store_true", help=words)
+    by_hand: set[str | int] = {"ratio", "overwrite", "rectangle", "symmetric", "hole_free"}
+    parser.add_function_arguments(draw_mask, skip=by_hand)
     return parser
 
 

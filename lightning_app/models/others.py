@@ -15,6 +15,7 @@ from lightning_app.networks import Backbone
 
 ORIGINS = "origins"  # under this name a checkpoint keeps the hashes of others: neither path nor name
 _NAMES = ("init_from", "teacher")
+OF_OTHERS = (*_NAMES, "distillation")  # a recogniser's arguments that speak of others
 _GATES = "gates."
 _SHOWN = 12  # digits of a hash in a message
 

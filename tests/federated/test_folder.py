@@ -96,3 +96,19 @@ def test_both_configs_are_there_from_the_beginning(tmp_path: Path) -> None:
     assert again["data"]["init_args"].pop("val_share") == 0.25
     assert again.items() >= fit.items()
     assert (again["rounds"], again["engine"]) == (2, "local")
+
+
+def test_a_federation_from_before_there_were_teachers_goes_on(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    record = json.loads((tmp_path / RECORD).read_text())
+    before = record["settings"]["model"]["init_args"]
+    assert not {"init_from", "teacher", "distillation"} & before.keys()
+    assert opened(tmp_path) == run
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("init_from", "a.ckpt"), ("teacher", "a.ckpt"), ("distillation", 1.0)]
+)
+def test_a_federation_begins_from_its_seed_and_learns_from_its_owners_alone(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"model\.init_args\.{name}: .* begins from its seed"):
+        plan_and_parts(model={name: value})

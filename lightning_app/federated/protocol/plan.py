@@ -18,6 +18,7 @@ from lightning_app.distributed.precision import warn_of_emulation
 from lightning_app.federated.protocol.partition import Partition
 from lightning_app.federated.protocol.strategy import FEDAVG, Strategy
 from lightning_app.models.base import Recogniser
+from lightning_app.models.others import OF_OTHERS
 
 log = logging.getLogger("faceveil")
 
@@ -262,6 +263,13 @@ def read_plan(config: Namespace) -> tuple[Plan, Parts]:
         ValueError: an argument is out of range, or a trainer's option cannot be used here.
     """
     values = config.as_dict()
+    given_model = values["model"].get("init_args", {})
+    for key in OF_OTHERS:
+        if given_model.get(key):
+            raise ValueError(
+                f"model.init_args.{key}: {given_model[key]}, but a federation's model begins from its seed and learns "
+                "from its owners alone: leave it out"
+            )
     plan = Plan(**{key: values[key] for key in Plan.__dataclass_fields__})
     trainer = values["trainer"]
     defaults = ArgumentParser()

@@ -23,6 +23,7 @@ from lightning_app.federated.protocol.plan import Parts, Plan
 from lightning_app.federated.protocol.strategy import FEDAVG
 from lightning_app.federated.protocol.weights import check_run_id
 from lightning_app.models.base import Recogniser
+from lightning_app.models.others import OF_OTHERS
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
 from lightning_app.runs.folder import LAST, RECORD, clear_run, flaw_of
 from lightning_app.runs.lock import hold
@@ -37,6 +38,7 @@ _DECISIVE = (  # of a client's trainer
     "sync_batchnorm",
 )  # fmt: skip
 _SPEED = ("compile", "channels_last")  # of the model
+_ASIDE = (*_SPEED, *OF_OTHERS)  # the latter are refused, and records from before know none
 _OWN = (RECORD, _AGAIN, "rounds.csv", "rounds.png", "clients")
 
 
@@ -97,7 +99,7 @@ def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
 
 def _decisive(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:
     """Give what the result depends on; where it is computed, and how fast, may change from one start to the next."""
-    arguments = {key: value for key, value in model["init_args"].items() if key not in _SPEED}
+    arguments = {key: value for key, value in model["init_args"].items() if key not in _ASIDE}
     return _plain({
         "model": model | {"init_args": arguments},
         "data": decisive_data(data),
