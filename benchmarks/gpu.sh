@@ -33,7 +33,7 @@ part() { # name, seconds, command …: its output to the log and to the screen's
 
 # (a) numbers and fits: is it right? Beside the studies, which are not timed
 part tests "${TESTS_S:-180}" "$PYTHON" -m pytest tests/gpu -m gpu --gpu-device "$DEVICE" -n 4 --timeout 120 -q -ra \
-  --tb short --junitxml "$OUT/tests.xml" -p no:cacheprovider &
+  --tb short --junitxml "$OUT/tests.xml" -p no:cacheprovider -p no:benchmark &
 # (c) studies
 STUDIES_S=${STUDIES_S:-0}
 OMP_NUM_THREADS=1 part studies "$((STUDIES_S ? STUDIES_S + 120 : 0))" "$PYTHON" -m benchmarks.gpu_studies \

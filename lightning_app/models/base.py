@@ -21,6 +21,7 @@ from lightning_app.models.quick_log import log_again
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
+from lightning_app.networks.graphed import GraphedBackbone
 from lightning_app.networks.heads import HeadMaker, NoHead, classes_in, heaviest, make_head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
 from lightning_app.runs.trainer_options import total_steps
@@ -61,6 +62,8 @@ class Recogniser(L.LightningModule):
         teacher: checkpoint (or run folder) of a recogniser of clean faces, as wide, whose embedding of the clean face
             is learnt too; needs `data.keep_clean`. What it gives away: docs/threat_model.md.
         distillation: weight of 1 − cosine to the teacher's embedding, beside the head's loss.
+        cuda_graphs: launch the backbone's forward and backward as CUDA graphs: for small networks and batches, whose
+            kernels take a GPU less time than launching them; in one process, on a GPU, else without effect.
 
     Raises:
         ValueError: backbone or head cannot be made, or do not go with the other settings.
@@ -87,6 +90,7 @@ class Recogniser(L.LightningModule):
         init_from: Path | None = None,
         teacher: Path | None = None,
         distillation: float = 0.0,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
         if not distillation >= 0:
@@ -98,6 +102,8 @@ class Recogniser(L.LightningModule):
         self.origins: dict[str, str] = {}  # what it took from others: `init_from`, `teacher` → SHA-256
         self._teachers: list[Teacher] = []  # in a list: neither in the checkpoint nor in the optimiser
         self._read_others = False
+        self.cuda_graphs = cuda_graphs
+        self._graphed: list[GraphedBackbone] = []  # while training goes on, one
         self._keep_parts(backbone, head)
         self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
         self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
@@ -137,10 +143,22 @@ class Recogniser(L.LightningModule):
             self.origins["init_from"] = start_from(self.init_from, self.backbone, data)
         self._read_others = True
 
-    def on_fit_start(self) -> None:
-        """Bring the teacher to the device."""
+    def on_train_start(self) -> None:
+        """Bring the teacher to the device, where this model now is, and get ready to capture CUDA graphs."""
         for teacher in self._teachers:
             teacher.to(self)
+        if not self.cuda_graphs or self.device.type != "cuda":
+            return
+        if self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1:
+            log.warning(
+                "model.cuda_graphs: not with several processes or accumulate_grad_batches: trained as usual."
+            )
+            return
+        self._graphed = [GraphedBackbone(self.backbone)]
+
+    def on_train_end(self) -> None:
+        """Let the captured graphs and their memory go."""
+        self._graphed = []
 
     def setup(self, stage: str) -> None:
         """Build the head for the training set's identities, in `fit`.
@@ -212,7 +230,8 @@ class Recogniser(L.LightningModule):
             self._check_normalised(image)
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        embedding: Tensor = self.backbone(image, mask, mask_index)
+        run = self._graphed[0] if self._graphed and self.training else self.backbone
+        embedding: Tensor = run(image, mask, mask_index)
         return embedding
 
     def _check_normalised(self, image: Tensor) -> None:

@@ -176,3 +176,31 @@ def test_a_loss_that_is_no_number_ends_the_run(
     kept = torch.load("runs/spoilt/checkpoints/nonfinite.ckpt", weights_only=True)
     assert kept["nonfinite"]["step"] == 4
     assert len(kept["nonfinite"]["index"]) == 16
+
+
+@pytest.mark.parametrize("model", ["ResNet", "ResNetFSM", "ResNetPartial"])
+def test_cuda_graphs_train_what_single_kernels_do(
+    model: str, veil: Veil, config: Callable[..., Path], gpu: torch.device, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Loss, weights and batch norms' statistics after twelve steps; a last, smaller batch is captured by itself."""
+    found = []
+    for name, graphs in (("plain", "false"), ("graphs", "true")):
+        path = config(name, model, max_steps=12, precision="32-true", deterministic=True, callbacks=[])
+        veil("fit", "--config", path, "--model.cuda_graphs", graphs)
+        found.append((figures(name)["train/loss"], weights(name)))
+    assert "cannot be captured" not in caplog.text
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
+    for key, value in found[0][1].items():
+        if torch.is_tensor(value):
+            assert torch.allclose(value.float(), found[1][1][key].float(), rtol=1e-2, atol=1e-4), key
+
+
+def test_a_teacher_is_asked_on_the_device(veil: Veil, config: Callable[..., Path], gpu: torch.device) -> None:
+    clean = config("clean", "ResNet", max_steps=2, precision="bf16-mixed", callbacks=[])
+    content = yaml.safe_load(clean.read_text())
+    del content["data"]["init_args"]["desensitizer"]
+    clean.write_text(yaml.safe_dump(content))
+    veil("fit", "--config", clean)
+    path = config("student", "ResNetMask", max_steps=2, precision="bf16-mixed", data={"keep_clean": True})
+    veil("fit", "--config", path, "--model.teacher", "runs/clean", "--model.distillation", "1.0")
+    assert math.isfinite(figures("student")["train/distillation"])

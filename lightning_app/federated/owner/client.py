@@ -258,7 +258,7 @@ def model_hash(model: Recogniser) -> str:
     Args:
         model: of a client or the server.
     """
-    spared = ("num_classes", "compile", "channels_last")
+    spared = ("num_classes", "compile", "channels_last", "cuda_graphs")
     settings = {key: value for key, value in model.hparams.items() if key not in spared and key[0] != "_"}
     return digest({"class": type(model).__name__, **settings})
 

@@ -37,7 +37,7 @@ _DECISIVE = (  # of a client's trainer
     "precision", "limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
     "sync_batchnorm",
 )  # fmt: skip
-_SPEED = ("compile", "channels_last")  # of the model
+_SPEED = ("compile", "channels_last", "cuda_graphs")  # of the model
 _ASIDE = (*_SPEED, *OF_OTHERS)  # the latter are refused, and records from before know none
 _OWN = (RECORD, _AGAIN, "rounds.csv", "rounds.png", "clients")
 
