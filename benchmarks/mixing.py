@@ -23,7 +23,7 @@ _REPORTED = float("inf")
 
 
 def measure(
-    repeats: int = 15, size: int = 112, batch: int = 64, network: BackboneName = "resnet18", warmup: int = 2
+    repeats: int = 5, size: int = 112, batch: int = 32, network: BackboneName = "resnet18", warmup: int = 2
 ) -> list[Row]:
     """Return the rows of a training step under mixing ÷ without, labels mixed as images are.
 

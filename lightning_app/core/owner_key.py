@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import os
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -45,7 +46,14 @@ class OwnerKey:
         Raises:
             FileNotFoundError, PermissionError, ValueError: see `load_key`.
         """
-        return cls(_random_secret()) if path is None else cls(load_key(path), Path(path))
+        if path is None:
+            return cls(_random_secret())
+        if not Path(path).exists():
+            raise FileNotFoundError(
+                f"owner's key {path}: no such file; `(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})` "
+                "makes one, or leave `key` out for a random one that ends with the process"
+            )
+        return cls(load_key(path), Path(path))
 
     @property
     def from_file(self) -> bool:

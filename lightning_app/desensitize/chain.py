@@ -160,7 +160,7 @@ class Chain(Desensitizer):
                 return False
             return all(isinstance(about, dict) and cls._fits(about, size, version) for about in value)
 
-        return [{"steps": (fits, f"1 to {_MOST} steps that are described as their classes are")}]
+        return [{"steps": (fits, f"1 to {_MOST} steps without a mask, each described as its class is")}]
 
     @classmethod
     def _fits(cls, about: Mapping[str, Any], size: int, version: int) -> bool:

@@ -27,6 +27,7 @@ from lightning_app.desensitize import (
 from lightning_app.desensitize.base import only_hides
 from lightning_app.export.card import veiling
 from lightning_app.masks import freeform_masks, save_mask
+from lightning_app.release.format.manifest import public_method
 from lightning_app.release.write.desensitizing import Veil
 from tests.desensitize.contract import DesensitizerContract, faces
 
@@ -156,6 +157,13 @@ def test_descriptions_of_others_are_bounded(steps: object) -> None:
         Chain.from_description({"method": "Chain", "steps": steps})
     assert isinstance(Chain.for_one({"method": "Chain", "steps": steps}), dict)
     assert Chain.for_one({"method": "Chain"}) == {"method": "Chain"}
+
+
+def test_files_of_the_owner_are_not_told() -> None:
+    steps = [{"method": "MaskOut", "mask": "ann.png", "masks": 1}, {"method": "MixUp", "k": 2}]
+    assert public_method({"method": "Chain", "steps": steps})["steps"] == [
+        {"method": "MaskOut", "masks": 1}, {"method": "MixUp", "k": 2},
+    ]  # fmt: skip
 
 
 def test_it_is_weak_where_all_its_steps_are() -> None:

@@ -244,6 +244,8 @@ def public_method(about: Mapping[str, object]) -> dict[str, Any]:
     for key, value in about.items():
         if isinstance(value, Mapping):
             kept[key] = public_method(value)
+        elif isinstance(value, list) and all(isinstance(one, Mapping) for one in value):  # of a chain's steps
+            kept[key] = [public_method(one) for one in value]
         elif not (isinstance(value, str) and (key in _FILE_KEYS or _FILE_LIKE.search(value))):
             kept[key] = value
     return kept
