@@ -63,7 +63,7 @@ class Task:
     run: Path
     log: Path
     needs: tuple[Path, ...]
-    order: tuple[int, int]
+    order: tuple[int, ...]
 
     @property
     def done(self) -> bool:
@@ -118,7 +118,7 @@ def tasks_of(plan: ablate.Plan, rank: int, search_args: Sequence[str] = ()) -> l
     return found
 
 
-def _task(plan: ablate.Plan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, int]) -> Task:
+def _task(plan: ablate.Plan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, ...]) -> Task:
     words = [word.rpartition("=")[2] for word in args]
     needs = [Path(word) for word in words if word.endswith(_WAITED_FOR)]
     if args[0] == "search-mask" and "--checkpoint" not in args:
@@ -274,7 +274,11 @@ def main(args: list[str] | None = None) -> None:
         more = [*(plan.get("args") or []), *given.more, *(study.get("args") or [])]
         one = read_study(study["config"], more, study.get("seeds"), given.runs)
         plans.append(replace(one, folder=one.folder.parent / study["name"]) if "name" in study else one)
-        tasks += tasks_of(plans[-1], study.get("rank", rank), plan.get("search_args") or [])
+        more_tasks = tasks_of(plans[-1], rank, plan.get("search_args") or [])
+        wanted = re.compile(study.get("only", ""))
+        tasks += [
+            replace(t, order=(study.get("group", 0), *t.order)) for t in more_tasks if wanted.search(t.name)
+        ]
     tasks = [task for task in tasks if re.search(given.only, f"{task.study}/{task.name}")]
     __import__("lightning_app.cli.app")  # before the fork, once for all
     say(f"{len(tasks)} runs of {len(plans)} studies on {given.workers} workers")

@@ -87,7 +87,7 @@ def test_the_benchmark_of_a_gpu_can_be_tried_on_the_cpu(
 
 
 def test_what_is_over_the_budget_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.plan(quick=False, cuda=True)[0] == ("bare", gpu.Sizes("resnet34", 112, 128, 6, 39, 3))
+    assert gpu.plan(quick=False, cuda=True)[0] == ("graphs", gpu.Sizes("resnet34", 112, 128, 6, 39, 3))
     bench = gpu.Bench(torch.device("cpu"), "32-true", tmp_path, budget=1)
     with bench.case("too large"):
         raise torch.cuda.OutOfMemoryError
