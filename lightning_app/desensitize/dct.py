@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_CACHED = 1 << 21  # values of the output computed at a time on a CPU: what its last cache holds
+_CACHED = 1 << 22  # values of the output computed at a time on a CPU: what its last cache holds
 _AT_ONCE = 1 << 25  # values at a time elsewhere, where more only takes memory
 _NOTHING = 1e-9  # greatest coefficient of what carries nothing, of pixels in [0,1]; a rounding error of fp64
 _TYPICAL = 16  # pixels of a line that shows which frequencies carry nothing; of two pixels more seem to
