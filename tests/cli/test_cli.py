@@ -279,7 +279,9 @@ OF_COMMANDS = {
     "federated_demo.yaml": "federate",
     "sweep_levels.yaml": "sweep_levels",
     **{f"table{number}.yaml": "ablate" for number in (3, 6, 8)},
-}
+    **{f"{study}.yaml": "ablate" for study in ("confound", "epochs", "frequency", "gates", "hidden85", "recipes",
+                                               "recipes_owner")},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name not in OF_COMMANDS])
