@@ -34,10 +34,18 @@ part() { # name, seconds, command …: its output to the log and to the screen's
 # (a) numbers and fits: is it right? Beside the studies, which are not timed
 part tests "${TESTS_S:-180}" "$PYTHON" -m pytest tests/gpu -m gpu --gpu-device "$DEVICE" -n 4 --timeout 120 -q -ra \
   --tb short --junitxml "$OUT/tests.xml" -p no:cacheprovider -p no:benchmark &
-# (c) studies
-STUDIES_S=${STUDIES_S:-0}
+# (c) studies; with CUDA graphs where these train here
+STUDIES_S=${STUDIES_S:-0} MORE='[]'
+if [ "$STUDIES_S" != 0 ]; then
+  timeout 90 "$PYTHON" main.py fit --config lfwa_cost_mask.yaml --data.reader.init_args.crop=112 --data.cache=device \
+    --model.cuda_graphs=true --trainer.max_steps=60 --trainer.limit_val_batches=0 --name probe --overwrite >/tmp/probe.log 2>&1
+  echo "probe of CUDA graphs: exit code $?"
+  grep -q "cannot be captured" /tmp/probe.log || [ ! -f runs/probe/metrics.json ] && MORE='[--model.cuda_graphs=false]'
+  tail -n 25 /tmp/probe.log | cut -c -150
+  echo "studies take $MORE"
+fi
 OMP_NUM_THREADS=1 part studies "$((STUDIES_S ? STUDIES_S + 120 : 0))" "$PYTHON" -m benchmarks.gpu_studies \
-  "${PLAN:-benchmarks/gpu_studies.yaml}" --workers "${WORKERS:-10}" --seconds "$STUDIES_S" --only "${ONLY:-}" --out "$OUT"
+  "${PLAN:-benchmarks/gpu_studies.yaml}" --workers "${WORKERS:-10}" --seconds "$STUDIES_S" --only "${ONLY:-}" --more "$MORE" --out "$OUT"
 wait
 # (b) how fast is it? Alone
 part speed "${SPEED_S:-200}" "$PYTHON" -m benchmarks.gpu --out "$OUT" --device "$DEVICE" --budget "${BUDGET_S:-150}"
