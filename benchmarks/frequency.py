@@ -52,7 +52,7 @@ class _Held(TorchDispatchMode):
     """Count the bytes of tensors made within it that live at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
         self._alive: dict[int, tuple[Any, int]] = {}
 
@@ -81,7 +81,8 @@ def fields_way(image: Tensor, align_corners: bool, matrix: Tensor) -> Tensor:
     """
     large = F.interpolate(image, scale_factor=8, mode="bilinear", align_corners=align_corners)
     blocks = F.unfold(large, 8, stride=8)
-    return (matrix @ blocks)[:, 1:].unflatten(-1, image.shape[-2:])
+    found: Tensor = (matrix @ blocks)[:, 1:].unflatten(-1, image.shape[-2:])
+    return found
 
 
 def _transform(align_corners: bool, image: Tensor, repeats: int) -> Row:

@@ -150,7 +150,9 @@ def _three_taps(blocks: Blocks, size: int) -> Tensor | None:
     return torch.stack([framed.diagonal(tap, 1, 2)[:, :size] for tap in range(3)], 1).float()
 
 
-def block_dct(planes: Tensor, blocks: Blocks, keep: Sequence[int] | None = None) -> Tensor:
+def block_dct(
+    planes: Tensor, blocks: Blocks, keep: Sequence[int] | None = None, out: Tensor | None = None
+) -> Tensor:
     """Transform image planes; coefficients of one frequency form a channel.
 
     In fp32 on every device and under autocast: sums of shifted images, no convolution and no fp32 product of matrices
@@ -161,6 +163,7 @@ def block_dct(planes: Tensor, blocks: Blocks, keep: Sequence[int] | None = None)
         blocks: how they are cut.
         keep: numbers of the channels to compute, ascending: `(plane·block + u)·block + v`, u the vertical and v the
             horizontal frequency; all of them by default.
+        out: `[B,C,h,w]` float32 to write to.
 
     Returns:
         `[B,C,h,w]` float32, a channel for each of `keep`, a value for each block.
@@ -170,7 +173,8 @@ def block_dct(planes: Tensor, blocks: Blocks, keep: Sequence[int] | None = None)
     """
     height, width = blocks.count(planes.shape[-2]), blocks.count(planes.shape[-1])
     kept = range(planes.shape[1] * blocks.block**2) if keep is None else keep
-    out = planes.new_empty(len(planes), len(kept), height, width, dtype=torch.float32)
+    if out is None:
+        out = planes.new_empty(len(planes), len(kept), height, width, dtype=torch.float32)
     for part, made in zip(*(x.split(images_at_a_time(out)) for x in (planes, out)), strict=True):
         _transform(part, blocks, list(kept), made)
     return out

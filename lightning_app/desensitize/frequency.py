@@ -106,11 +106,16 @@ class FrequencyMask(BlockDCT):
         height, width = (self.blocks.count(side) for side in planes.shape[-2:])
         out = planes.new_empty(len(planes), self.out_channels, height, width)
         first, second = (self.order(name, index, moment) for name in ("first", "second"))
-        at_a_time = images_at_a_time(out)
+        at_a_time = min(images_at_a_time(out), len(out))
+        channels, neighbours = out.new_empty(
+            2, at_a_time, *out.shape[1:]
+        )  # made once: what is new is paged in anew
         for part in torch.arange(len(planes)).split(at_a_time):
             rows = slice(int(part[0]), int(part[-1]) + 1)
-            channels = block_dct(planes[rows], self.blocks, self.keep)
-            shuffled(channels, first[rows], second[rows], self.mix, out[rows])
+            some = len(part)
+            block_dct(planes[rows], self.blocks, self.keep, channels[:some])
+            work = neighbours[:some] if self.mix else None
+            shuffled(channels[:some], first[rows], second[rows], work, out[rows])
         return out
 
     def order(self, name: Literal["first", "second"], index: Tensor, moment: Moment | None = None) -> Tensor:

@@ -26,7 +26,7 @@ def self_normalise(channels: Tensor) -> Tensor:
     return flat.mul_(_centred(flat)[..., None]).view(channels.shape)
 
 
-def shuffled(channels: Tensor, first: Tensor, second: Tensor, mix: bool, out: Tensor) -> None:
+def shuffled(channels: Tensor, first: Tensor, second: Tensor, work: Tensor | None, out: Tensor) -> None:
     """Shuffle, self-normalise, mix neighbours, shuffle, self-normalise (PPFR-FD).
 
     With n the normalised channels in their first order, channel i of the mix is `(n[i] + n[i+1]) / √2`, the last one's
@@ -37,7 +37,7 @@ def shuffled(channels: Tensor, first: Tensor, second: Tensor, mix: bool, out: Te
         channels: `[B,C,h,w]` float32, contiguous; changed.
         first: `[B,C]` int64, the channel that comes to each place at first.
         second: `[B,C]` int64, likewise of the second shuffle.
-        mix: whether to mix; without it both shuffles are one.
+        work: `[B,C,h,w]` float32 for the neighbours, changed; None does not mix, and both shuffles are one.
         out: `[B,C,h,w]` float32, written.
     """
     flat, found = channels.flatten(2), out.flatten(2)
@@ -47,11 +47,12 @@ def shuffled(channels: Tensor, first: Tensor, second: Tensor, mix: bool, out: Te
     which = first.gather(1, second)
     torch.index_select(flat.flatten(0, 1), 0, (rows + which).flatten(), out=found.view(-1, values))
     own = scale.gather(1, which)
-    if not mix:
+    if work is None:
         found.mul_(own[..., None])
         return
     neighbour = first.roll(-1, 1).gather(1, second)
-    others = flat.flatten(0, 1).index_select(0, (rows + neighbour).flatten()).view(flat.shape)
+    others = work.flatten(2)
+    torch.index_select(flat.flatten(0, 1), 0, (rows + neighbour).flatten(), out=others.view(-1, values))
     theirs = scale.gather(1, neighbour)
     correlation = torch.linalg.vecdot(found, others) / values * own * theirs
     variance = ((own > 0).float() + (theirs > 0).float() + 2 * correlation) / 2
@@ -62,5 +63,5 @@ def shuffled(channels: Tensor, first: Tensor, second: Tensor, mix: bool, out: Te
 def _centred(flat: Tensor) -> Tensor:
     """Subtract each channel's mean, in place, and return 1 / deviation, `[B,C]`; 0 where a channel carries nothing."""
     flat.sub_(flat.mean(-1, keepdim=True))
-    deviation = (torch.linalg.vecdot(flat, flat) / flat.shape[-1]).sqrt()
+    deviation = torch.linalg.vector_norm(flat, dim=-1) / math.sqrt(flat.shape[-1])
     return torch.where(deviation > NOTHING, 1 / deviation, 0.0)

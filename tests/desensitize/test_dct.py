@@ -39,7 +39,8 @@ def fields_way(image: Tensor, blocks: Blocks) -> Tensor:
     side = [(length - blocks.block) // blocks.stride + 1 for length in large.shape[-2:]]
     cut = F.unfold(large, blocks.block, stride=blocks.stride).unflatten(1, (image.shape[1], -1))
     found: Tensor = (matrix @ cut).flatten(1, 2)
-    return found.unflatten(-1, side)
+    unfolded: Tensor = found.unflatten(-1, side)
+    return unfolded
 
 
 WAYS = [
