@@ -102,4 +102,6 @@ def test_two_ranks_have_the_gradients_of_one_process_given_their_mixes(mixing: M
     one, ranks = gradients(together), [gradients(share) for share in shares]
     assert {*one} >= {"backbone.conv.weight", "head.weight"}
     for name, gradient in one.items():
-        torch.testing.assert_close(gradient, (ranks[0][name] + ranks[1][name]) / 2, rtol=1e-5, atol=1e-7)
+        # of the whole gradient: where its parts cancel, a single value is made of rounding
+        apart = (gradient - (ranks[0][name] + ranks[1][name]) / 2).norm() / gradient.norm()
+        assert float(apart) < 1e-5, name
