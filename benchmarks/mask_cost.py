@@ -83,7 +83,8 @@ def table(
     for kind, runs in kinds.items():
         cells = []
         for key in figures.values():
-            values = [100 * float(m[key]) for run in runs if key in (m := read_metrics(run / "metrics.json"))]
+            found = (read_metrics(run / "metrics.json").get(key) for run in runs)
+            values = [100 * float(value) for value in found if value is not None]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
         ours = right(runs)

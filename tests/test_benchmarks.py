@@ -86,11 +86,15 @@ def test_the_benchmark_of_a_gpu_can_be_tried_on_the_cpu(
     assert "fit ÷ bare loop" in capsys.readouterr().out
 
 
+def out_of_memory() -> None:
+    raise torch.cuda.OutOfMemoryError
+
+
 def test_what_is_over_the_budget_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.plan(quick=False, cuda=True)[0] == ("graphs", gpu.Sizes("resnet34", 112, 128, 6, 39, 3))
     bench = gpu.Bench(torch.device("cpu"), "32-true", tmp_path, budget=1)
     with bench.case("too large"):
-        raise torch.cuda.OutOfMemoryError
+        out_of_memory()
     assert bench.left_out == ["too large: does not fit into the card's memory"]
     assert json.loads((tmp_path / "gpu.json").read_text())["left_out"] == bench.left_out
 

@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from datamodules import DrawnFaces, FaceDataModule
 from lightning_app.models import base
+from lightning_app.models.quick_log import log_again
 from tests.small_run import SmallRecogniser
 
 
@@ -47,7 +48,7 @@ def test_the_same_rows_and_figures(
         taken.append(name)
         return again(trainer, name, *more)
 
-    again = base.log_again
+    again = log_again
     monkeypatch.setattr(base, "log_again", counted)
     quick = fit(tmp_path / "quick", **limits)
     steps = int(quick[0][-1]["step"]) + 1
