@@ -45,7 +45,7 @@ if [ "$STUDIES_S" != 0 ]; then
   echo "studies take $MORE"
 fi
 OMP_NUM_THREADS=1 part studies "$((STUDIES_S ? STUDIES_S + 120 : 0))" "$PYTHON" -m benchmarks.gpu_studies \
-  "${PLAN:-benchmarks/gpu_studies.yaml}" --workers "${WORKERS:-10}" --seconds "$STUDIES_S" --only "${ONLY:-}" --more "$MORE" --out "$OUT"
+  "${PLAN:-benchmarks/gpu_studies.yaml}" --workers "${WORKERS:-3}" --seconds "$STUDIES_S" --only "${ONLY:-}" --more "$MORE" --out "$OUT"
 wait
 # (b) how fast is it? Alone
 part speed "${SPEED_S:-200}" "$PYTHON" -m benchmarks.gpu --out "$OUT" --device "$DEVICE" --budget "${BUDGET_S:-150}"

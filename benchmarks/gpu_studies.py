@@ -1,6 +1,6 @@
 """Studies on a GPU that is lent for minutes: the runs of several `ablate` configs, many at a time.
 
-    python -m benchmarks.gpu_studies benchmarks/gpu_studies.yaml --workers 8 --seconds 480 --out results
+    python -m benchmarks.gpu_studies benchmarks/gpu_studies.yaml --workers 3 --seconds 480 --out results
 
 Small networks leave most of a GPU idle between their kernels, and starting a process takes longer than training one. So
 everything is imported once, worker processes are forked from that, and each does one run after another in its own
@@ -255,7 +255,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "plan", type=Path, help="YAML: `args` of every run, and `studies`, see gpu_studies.yaml"
     )
-    parser.add_argument("--workers", type=int, default=8, help="runs at a time")
+    parser.add_argument("--workers", type=int, default=3, help="runs at a time")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which no run is begun")
     parser.add_argument("--more", type=yaml.safe_load, default=[], help="further arguments of every run")
     parser.add_argument("--only", default="", help="regular expression: study/run of those that are done")

@@ -22,6 +22,7 @@ from lightning_app.desensitize.self_normalise import shuffled
 log = logging.getLogger("faceveil")
 Permutation = Literal["fixed", "image"]
 Redraw = Literal["once", "epoch"]
+_ROUNDS = 4  # keys of `draws.secret`
 
 
 class FrequencyMask(BlockDCT):
@@ -130,12 +131,15 @@ class FrequencyMask(BlockDCT):
             `[B,C]` int64, the channel that comes to each place.
         """
         counter = torch.arange(self.out_channels, device=index.device)
-        salt = self.key.integer("FrequencyMask", "shuffle", name)
-        if self.permutation == "fixed":
-            return draws.hashed(counter, salt).argsort().expand(len(index), -1)
         epoch = moment.epoch if self.redraw == "epoch" and moment is not None else -1
-        image = draws.hashed(index, salt, epoch)
-        return draws.hashed(image[:, None] + counter, salt).argsort(1)
+        # four keys: `hashed` by one could be run backwards from what is seen
+        keys = [
+            self.key.integer("FrequencyMask", "shuffle", name, epoch, number) for number in range(_ROUNDS)
+        ]
+        if self.permutation == "fixed":
+            return draws.secret(counter, keys).argsort().expand(len(index), -1)
+        image = draws.secret(index, keys)
+        return draws.secret(image[:, None] + counter, keys).argsort(1)
 
     def describe(self) -> dict[str, object]:
         """Return method and settings, and of the owner's key the hash alone."""
