@@ -33,7 +33,7 @@ from typing import Any
 import torch
 import yaml
 
-from lightning_app.cli.configs import find_config
+from lightning_app.cli.configs import CONFIGS, find_config
 from lightning_app.commands import ablate
 from lightning_app.commands.ablate_report import write_report
 from lightning_app.commands.parser import parsed
@@ -155,7 +155,7 @@ def work(todo: Any, done: Any) -> None:
                 if (
                     torch.cuda._is_in_bad_fork()
                 ):  # somebody asked for the GPU before the fork: then in its own process
-                    subprocess.run([sys.executable, "main.py", *task.args], check=False)
+                    subprocess.run([sys.executable, str(CONFIGS.parent / "main.py"), *task.args], check=False)
                 else:
                     main(list(task.args))
             except SystemExit as end:

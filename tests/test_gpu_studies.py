@@ -49,6 +49,8 @@ def test_first_seeds_come_first_and_a_run_waits_for_what_it_names(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command_line, "main", fake_main)
+    # another test of this process may have asked for a GPU
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
     plan = gpu_studies.read_study(str(study), ["--extra"], None, "runs")
     tasks = gpu_studies.tasks_of(plan, 3)
     assert [t.order for t in tasks] == [(1, 3), (2, 3)] * 4

@@ -277,7 +277,7 @@ class TestGoingOn:
         from tests import small_run
 
         def to(**others: Any) -> None:
-            def made(**more: Any) -> FaceDataModule:
+            def made(_: object = None, **more: Any) -> FaceDataModule:
                 faces = DrawnFaces(identities=3, images_per_identity=others.pop("images", 8), size=16,
                                    seed=others.pop("drawn", 0))  # fmt: skip
                 veil = MaskOut(freeform=(0.4, 0.8), count=50, draw="batch", seed=others.pop("veil", 0))
