@@ -205,7 +205,7 @@ def test_too_many_images_in_a_mix_are_one_line(
     assert not Path("runs/mixed/checkpoints").exists()
 
 
-@pytest.mark.parametrize("name", ["mixup", "instahide"])
+@pytest.mark.parametrize("name", ["mixup", "instahide", "hybrid"])
 def test_the_shipped_config_trains(
     name: str, drawn_root: Path, key: Path, tmp_path: Path, veil: Veil
 ) -> None:
@@ -214,7 +214,9 @@ def test_the_shipped_config_trains(
     folder = {"root": str(drawn_root), "size": SIZE, "crop": 44}
     config["data"]["init_args"]["reader"]["init_args"] = folder
     config["data"]["init_args"]["global_batch_size"] = 8
-    config["data"]["init_args"]["desensitizer"]["init_args"]["key"] = str(key)
+    desensitizer = config["data"]["init_args"]["desensitizer"]
+    for step in desensitizer["init_args"].get("steps", [desensitizer]):
+        step["init_args"]["key"] = str(key)
     config["model"]["init_args"]["width"] = 8
     config["trainer"]["callbacks"][0]["init_args"] = {"root": str(drawn_root), "bootstrap": 20}
     config["trainer"] |= {"max_epochs": 1, "limit_train_batches": 5, "check_val_every_n_epoch": 1,
