@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_app.report.figures import rendered
+
+_LETTERS = 14
 
 
 def ablation_figure(
@@ -40,7 +43,8 @@ def ablation_figure(
             capsize=3,
             label=system,
         )
-    axes.set_xticks(range(len(variants)), variants)
+    # as many letters a line as a tick has room for
+    axes.set_xticks(range(len(variants)), [fill(variant, _LETTERS) for variant in variants])
     axes.set_xlim(-0.6, len(variants) - 0.4)
     axes.set_ylabel("verification accuracy, %")
     axes.grid(axis="y", alpha=0.3)
