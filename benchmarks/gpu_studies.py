@@ -7,7 +7,7 @@ everything is imported once, worker processes are forked from that, and each doe
 process, with the command line that `ablate` would give it. First seeds come before second ones, so that a study that
 is cut short has whole tables. A run waits for the checkpoints and masks that its command line names. What is found goes
 to `--out`: each study's table, figure and metrics.json, and of each run its metrics.json, scores, log and record; no
-checkpoint, no face.
+checkpoint, no picture of a face.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from lightning_app.commands.ablate_report import write_report
 from lightning_app.commands.parser import parsed
 from lightning_app.studies import runner
 
-KEPT = ("metrics.json", "scores/*", "config.yaml", "faces*.png")  # of a run's folder
+KEPT = ("metrics.json", "scores/*", "config.yaml")  # of a run's folder
 _WAITED_FOR = (".ckpt", ".png")
 
 

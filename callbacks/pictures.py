@@ -69,7 +69,7 @@ class Pictures(OnRawFaces):
 
         rows: dict[str, Tensor] = {}
         seen = data.desensitizer.pictures(veiled["image"], (raw.shape[2], raw.shape[3]))
-        bare = not data.desensitizer.hides or _shows_a_raw_face(seen, clean, data.desensitizer.is_image)
+        bare = _may_show_a_face(data.desensitizer) or _shows_a_raw_face(seen, clean, data.desensitizer)
         if data.drawn or not bare:
             rows[_called(data.desensitizer) + _share(veiled)] = seen
         gates = _gates(trainer, pl_module, veiled, (raw.shape[2], raw.shape[3]))
@@ -95,15 +95,20 @@ class Pictures(OnRawFaces):
             )
 
 
-def _shows_a_raw_face(seen: Tensor, clean: Tensor, is_image: bool) -> bool:
+def _may_show_a_face(desensitizer: Desensitizer) -> bool:
+    """Tell whether nothing is hidden: a clean face, or channels without a key, which anybody turns back."""
+    return not desensitizer.hides or not (desensitizer.is_image or desensitizer.keyed)
+
+
+def _shows_a_raw_face(seen: Tensor, clean: Tensor, desensitizer: Desensitizer) -> bool:
     """Tell whether one of the images `[B,3,H,W]` is its raw face, whatever the desensitizer calls itself.
 
-    A picture is where it went through unchanged; the look of a representation is where it differs by contrast and
-    colour alone.
+    A picture is where it went through unchanged; a mix, or the look of a representation, is where it differs by
+    contrast and colour alone, or by little else.
     """
-    if is_image:
-        return bool((seen == clean).flatten(1).all(1).any())
-    found = False
+    found = bool((seen == clean).flatten(1).all(1).any())
+    if desensitizer.is_image and desensitizer.mixes == 1:
+        return found
     for make in (lambda x: x.mean(1), lambda x: grey(x)[:, 0]):
         a, b = (make(x).flatten(1) for x in (seen, clean))
         a, b = (F.normalize(x - x.mean(1, keepdim=True)) for x in (a, b))

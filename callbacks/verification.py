@@ -14,6 +14,7 @@ from callbacks.measured import log_measurements
 from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
+from datamodules.same_description import check_key
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
 from lightning_app.core.files import write_atomically
@@ -162,6 +163,7 @@ class LFWVerification(L.Callback):
         if ours is None:
             return
         ours.prepare((data.size, data.size))
+        check_key(theirs.describe(), ours.describe())
         gives = [(d.out_channels, d.out_size(data.size), d.is_image) for d in (ours, theirs)]
         if gives[0] != gives[1]:
             raise ValueError(

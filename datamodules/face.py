@@ -334,7 +334,8 @@ class FaceDataModule(PixelDataModule):
         places = isinstance(
             getattr(reader, "reader", reader), Places
         )  # nothing to read, nothing worth pinning
-        workers = 0 if places else self.num_workers
+        # pixels on the device are not for other processes
+        workers = 0 if places or self._on_device is not None else self.num_workers
         return TimedLoader(
             reader,
             **order,

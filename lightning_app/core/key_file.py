@@ -45,7 +45,7 @@ def load_key(path: str | Path) -> bytes:
     if is_guessable(key):
         raise ValueError(
             f"key {path}: its bytes are too much alike to be random, so that anybody may guess it; remove the file and "
-            "let `desensitize` make a key"
+            "make another, as `desensitize` or `openssl rand -hex 32` do"
         )
     return key
 

@@ -48,7 +48,7 @@ class OwnerKey:
         """
         if path is None:
             return cls(_random_secret())
-        if not Path(path).exists():
+        if not Path(path).is_file():
             raise FileNotFoundError(
                 f"owner's key {path}: no such file; `(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})` "
                 "makes one, or leave `key` out for a random one that ends with the process"

@@ -106,6 +106,8 @@ class FrequencyMask(BlockDCT):
         """
         height, width = (self.blocks.count(side) for side in planes.shape[-2:])
         out = planes.new_empty(len(planes), self.out_channels, height, width)
+        if not len(planes):
+            return out
         first, second = (self.order(name, index, moment) for name in ("first", "second"))
         at_a_time = min(images_at_a_time(out), len(out))
         channels, neighbours = out.new_empty(

@@ -151,8 +151,9 @@ class Recogniser(L.LightningModule):
             return
         if self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1:
             log.warning(
-                "model.cuda_graphs: not with several processes or accumulate_grad_batches: trained as usual."
+                "model.cuda_graphs: not with several processes or accumulate_grad_batches: as usual then."
             )
+        if self.trainer.world_size > 1:
             return
         self._graphed = [GraphedBackbone(self.backbone)]
 
@@ -230,7 +231,10 @@ class Recogniser(L.LightningModule):
             self._check_normalised(image)
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        run = self._graphed[0] if self._graphed and self.training else self.backbone
+        # gradients that a graph gives lie where its next ones will: they cannot be added up over steps, which a
+        # scheduler may ask for at any epoch
+        graphs = self._graphed and self.training and self.trainer.accumulate_grad_batches == 1
+        run = self._graphed[0] if graphs else self.backbone
         embedding: Tensor = run(image, mask, mask_index)
         return embedding
 
@@ -374,8 +378,18 @@ class Recogniser(L.LightningModule):
             )
         self._lowest = _black(checkpoint.get(DATA_STATE))
         origins = origins_in(checkpoint)
+        fits = self._trainer is not None and self.trainer.state.fn == "fit"
+        if fits and "teacher" in origins and not self._teachers:
+            log.warning(
+                "The checkpoint's run learnt from a teacher; it goes on without one: the loss is another."
+            )
         for teacher in self._teachers:
             teacher.check_same(origins.get("teacher"))
+            if fits and saved.get("distillation", self.distillation) != self.distillation:
+                raise ValueError(
+                    f"model.distillation={self.distillation}, this run learnt with {saved['distillation']}: give that, "
+                    "or start anew with --overwrite"
+                )
         self.origins = origins | ({"teacher": self.origins["teacher"]} if self._teachers else {})
         if not _of_head(state):  # its owners keep theirs
             return

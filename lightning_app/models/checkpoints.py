@@ -67,8 +67,13 @@ class CheckpointFacts:
     @property
     def pictures(self) -> bool:
         """Whether it takes pictures; a representation of them otherwise."""
-        kind = described(self.desensitizer)
-        return self.in_channels == 3 and (kind is None or kind.is_image)
+        about = self.desensitizer
+        kind = described(about)
+        if kind is not None and about is not None:  # what mixes takes a single image as it is
+            about = dict(kind.for_one(about))
+        steps = about.get("steps") if about is not None else None
+        kinds = [described(step) for step in (steps if isinstance(steps, list) else [about])]
+        return self.in_channels == 3 and all(kind is None or kind.is_image for kind in kinds)
 
     @property
     def pixels(self) -> int:

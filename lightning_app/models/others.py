@@ -103,12 +103,16 @@ class Teacher:
                     "or leave teacher and distillation out"
                 )
             raise ValueError("model.teacher embeds clean faces: set data.keep_clean to true")
+        if getattr(getattr(data, "desensitizer", None), "mixes", 1) > 1:
+            raise ValueError(
+                "model.teacher: data.desensitizer mixes images, and a mixed one has no clean face to be like; leave "
+                "teacher and distillation out"
+            )
         model, facts = LOADERS[0](path)
         if facts.clean is False:
             raise ValueError(
                 f"model.teacher {facts.path}: was trained on desensitized faces; give a recogniser of clean ones"
             )
-        facts.check_normalised(data.mean, data.std)
         if (facts.input_size, facts.in_channels) != (data.size, 3):
             raise ValueError(
                 f"model.teacher {facts.path}: takes {facts.in_channels} channels of {facts.input_size} px, the clean "
@@ -119,7 +123,8 @@ class Teacher:
                 f"model.teacher {facts.path}: embeds in {model.backbone.dim} dimensions, this backbone in {dim}: give "
                 "a teacher as wide (resnet18 and resnet34 are)"
             )
-        self._mean, self._std = float(data.mean), float(data.std)
+        # its own, whatever the learner's representation takes; 0.5 where its checkpoint does not tell
+        self._mean, self._std = (float(facts.data.get(name, 0.5)) for name in ("mean", "std"))
         self.sha256 = str(facts.sha256)
         self._model: Any = model.eval().requires_grad_(False)
 

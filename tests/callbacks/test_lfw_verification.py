@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from callbacks import LFWVerification
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
-from lightning_app.desensitize import Desensitizer, Identity, MaskOut
+from lightning_app.core.key_file import make_key
+from lightning_app.desensitize import Desensitizer, FrequencyMask, Identity, MaskOut
 from lightning_app.metrics import verification
 from lightning_app.metrics.difference import decided_rightly
 from lightning_app.models import ResNet, ResNetFSM, ResNetPartial
@@ -239,6 +240,18 @@ def test_a_desensitizer_of_its_own_that_the_network_does_not_take_is_refused(tmp
     callback = LFWVerification(reader=CountingPairs(), desensitizer=NoPicture(), name="other")
     with pytest.raises(ValueError, match="other: desensitizer NoPicture gives 5 channels of 32 px"):
         run(callback, Identity(), trained_a_little(), tmp_path)
+
+
+def test_another_owners_key_is_refused(tmp_path: Path) -> None:
+    """Under another shuffle the network would be measured on noise."""
+    paths = [tmp_path / name for name in ("ours.key", "theirs.key")]
+    ours, theirs = (FrequencyMask(key=path) for path in paths if make_key(path))
+    data = FaceDataModule(DrawnFaces(identities=4, size=SIZE), ours)
+    LFWVerification(reader=CountingPairs(), desensitizer=FrequencyMask(key=paths[0]))._check_desensitizer(
+        data
+    )
+    with pytest.raises(ValueError, match="give the file of that key"):
+        LFWVerification(reader=CountingPairs(), desensitizer=theirs)._check_desensitizer(data)
 
 
 def test_kept_scores_give_the_accuracy_again(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from callbacks import Pictures
 from callbacks.media import log_media
-from lightning_app.desensitize import BlockDCT
+from callbacks.pictures import _shows_a_raw_face
+from lightning_app.desensitize import BlockDCT, FrequencyMask, MaskOut, MixUp
 from lightning_app.report import face_grid, gate_heatmap
 from tests.callbacks.tiny_run import (
     HIDDEN,
@@ -87,13 +88,24 @@ def test_a_representation_that_looks_like_the_raw_face_is_not_drawn(make_trainer
 
 def test_a_representation_is_drawn_as_it_looks(make_trainer: MakeTrainer) -> None:
     height = pixels(run(make_trainer, TinyData(LowerHalf()), TinyModel())[0]).shape[0]
-    faces, recorder = run(make_trainer, TinyData(BlockDCT()), TinyModel())
+    faces, recorder = run(make_trainer, TinyData(FrequencyMask()), TinyModel())
     assert pixels(faces).shape[0] == height
     assert not has_hidden_colour(faces)
     assert len(recorder.images) == 1
     assert pixels(run(make_trainer, TinyData(BlockDCT(), drawn=True), TinyModel())[0]).shape[0] > height
-    for raw in (BlockDCT(dc=True), BlockDCT(dc=True, colour="ycbcr")):
+    # without a key anybody turns the channels back; a mix of little else is the face as well
+    for raw in (BlockDCT(), BlockDCT(dc=True), BlockDCT(channels=[1, 8], normalise=True)):
         assert run(make_trainer, TinyData(raw), TinyModel())[1].images == [], "it is the face"
+
+
+def test_a_mix_of_little_else_than_a_face_is_the_face() -> None:
+    clean = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for share, bare in ((0.95, True), (0.5, False)):
+        seen = share * clean + (1 - share) * clean.roll(1, 0)
+        assert _shows_a_raw_face(seen, clean, MixUp(cap=1.0)) == bare
+        assert not _shows_a_raw_face(seen, clean, MaskOut(freeform=(0.5, 0.6))), (
+            "a picture that mixes nothing"
+        )
 
 
 def test_a_row_per_insertion_point(make_trainer: MakeTrainer) -> None:

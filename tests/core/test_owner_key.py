@@ -49,6 +49,8 @@ def test_a_file_is_read_and_must_be_its_owners_alone(tmp_path: Path) -> None:
             OwnerKey.of(path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         OwnerKey.of(tmp_path / "none.key")
+    with pytest.raises(FileNotFoundError, match="openssl rand -hex 32"):
+        OwnerKey.of(tmp_path)
 
 
 def test_without_a_file_the_process_has_one_random_key_and_says_so_once(

@@ -332,3 +332,8 @@ def test_a_fresh_shuffle_per_image_is_undone_by_statistics(keys: tuple[Path, Pat
         place, channel = linear_sum_assignment(cost.numpy())
         right.append(float((order[i][place] == torch.from_numpy(channel)).float().mean()))
     assert min(right) > 0.5  # chance is 1/63
+
+
+def test_no_image_gives_no_image() -> None:
+    none: Batch = {"image": torch.zeros(0, 3, 32, 32), "index": torch.zeros(0, dtype=torch.int64)}
+    assert FrequencyMask()(none)["image"].shape == (0, 63, 32, 32)

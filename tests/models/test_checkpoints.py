@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_app.desensitize import BlockDCT, Chain, Desensitizer, FrequencyMask, InstaHide, MaskOut, MixUp
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
 
 VEILED = {"desensitizer": {"method": "MaskOut", "mask_hash": "ab"}, "num_classes": 5}
 
@@ -108,3 +109,21 @@ def test_what_is_refused(plain: tuple[Path, ResNetMask], tmp_path: Path) -> None
     refused(other, "holds more than weights")
     changed = {**plain[1].hparams, "backbone": "resnet34"}
     refused(write(tmp_path / "changed.ckpt", plain[1], hyper_parameters=changed), "do not fit a ResNet ")
+
+
+@pytest.mark.parametrize(
+    ("desensitizer", "pictures"),
+    [
+        (InstaHide(3), True),  # a single image is taken as it is
+        (Chain([MaskOut(freeform=(0.5, 0.6), size=32), MixUp()]), True),
+        (Chain([FrequencyMask(channels=[1, 8, 9]), MixUp()]), False),
+        (Chain([FrequencyMask(channels=[1, 8, 9]), InstaHide()]), False),
+        (BlockDCT(channels=[1, 8, 9]), False),  # as many channels as a picture has
+    ],
+    ids=["InstaHide", "mask and mixes", "frequency and mixes", "frequency and signs", "three channels"],
+)
+def test_whether_it_takes_pictures(desensitizer: Desensitizer, pictures: bool, tmp_path: Path) -> None:
+    facts = CheckpointFacts(
+        tmp_path / "x.ckpt", "0" * 64, "ResNet", 32, 3, 1, {"desensitizer": desensitizer.describe()}
+    )
+    assert facts.pictures == pictures

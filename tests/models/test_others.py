@@ -85,7 +85,8 @@ def test_the_loss_is_one_minus_the_cosine_to_the_teachers_embedding_of_the_clean
     source = load_recogniser(clean)[0]
     with torch.no_grad():
         expected = source.embed((faces - 0.5) / 0.5)
-    teacher = Teacher(clean, 64, DATA)
+    # what the learner's images are normalised with does not matter: a representation's is 0 and 1
+    teacher = Teacher(clean, 64, SimpleNamespace(**(vars(DATA) | {"mean": 0.0, "std": 1.0})))
     learner = torch.randn(5, 64, requires_grad=True)
     loss = teacher.loss(learner, faces)
     ours, theirs = F.normalize(learner.detach()), F.normalize(expected)
@@ -106,7 +107,7 @@ def test_which_teachers_and_data_are_refused(clean: Path, tmp_path: Path) -> Non
     said("a released set has none", keep_clean=False, released=True)
     said("takes 3 channels of 32 px, the clean faces have 3 of 48 px", size=48)
     said("embeds in 64 dimensions, this backbone in 512: give a teacher as wide", dim=512)
-    said("normalised with mean", mean=0.4)
+    said("mixes images, and a mixed one has no clean face to be like", desensitizer=SimpleNamespace(mixes=3))
     said("was trained on desensitized faces", write(tmp_path / "masked.ckpt", ResNetMask(**SMALL)))
     with pytest.raises(ValueError, match=r"its hash is \w{12}, this run learnt from a{12}"):
         Teacher(clean, 64, DATA).check_same("a" * 64)
@@ -162,7 +163,19 @@ def test_a_run_keeps_the_hash_of_what_it_took_and_nothing_else_of_it(learnt: Pat
     assert '"train/distillation"' in metrics
 
 
-def test_afterwards_the_files_are_not_needed(learnt: Path, veil: Veil, tmp_path: Path) -> None:
+def test_another_weight_of_the_teacher_is_refused_where_a_run_goes_on(
+    learnt: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--config", learnt / "pupil.yaml", "--runs", learnt / "runs", "--ckpt_path", "last")
+    said = refused(
+        capsys, lambda: veil("fit", *given, "--model.distillation", "2", "--trainer.max_epochs", "2")
+    )
+    assert "model.distillation=2.0, this run learnt with 0.5: give that" in said
+
+
+def test_afterwards_the_files_are_not_needed(
+    learnt: Path, veil: Veil, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """To go on without a teacher is the user's choice: then `teacher` and `distillation` are left out."""
     (learnt / "other.ckpt").rename(learnt / "gone.ckpt")
     try:
@@ -171,6 +184,7 @@ def test_afterwards_the_files_are_not_needed(learnt: Path, veil: Veil, tmp_path:
         assert load_recogniser(learnt / "runs/pupil")[1].step == 2
         alone = ("--model.teacher", "null", "--model.distillation", "0", "--trainer.max_epochs", "2")
         veil("fit", *given, *alone)
+        assert "learnt from a teacher; it goes on without one" in caplog.text
         facts = load_recogniser(learnt / "runs/pupil")[1]
         assert facts.step == 4
         assert set(facts.origins) == {"init_from", "teacher"}  # still true of its weights
