@@ -3,6 +3,8 @@
 # Seconds for each part, 0 leaves it out: TESTS_S, STUDIES_S (after which no run is begun), SPEED_S.
 # What it needs lies in the ignored folders .whl (wheels of what the machine lacks) and .gpu (lfw112.tgz: the study's
 # images as data/README.md of LFW-a describes them; study_*.txt; masks.tgz: the folder masks/ with what the configs say to draw).
+# On Python 3.12 with torch 2.11 there lacked jsonargparse, docstring_parser, typeshed_client, importlib_resources, captum,
+# cryptography, cffi, pycparser. study_train_people.txt: only people whose images are in the archive.
 # Tried on the CPU: FACEVEIL_GPU_DEVICE=cpu bash benchmarks/gpu.sh
 cd "$(dirname "$0")/.." || exit 1
 OUT=${OUT:-$(mktemp -d)}
