@@ -7,14 +7,14 @@
 # cryptography, cffi, pycparser. study_train_people.txt: only people whose images are in the archive.
 # Tried on the CPU: FACEVEIL_GPU_DEVICE=cpu bash benchmarks/gpu.sh
 cd "$(dirname "$0")/.." || exit 1
-OUT=${OUT:-$(mktemp -d)}
+OUT=${OUT:-$(mktemp -d)} WORK=$(mktemp -d)
 DEVICE=${FACEVEIL_GPU_DEVICE:-cuda}
 PYTHON=${PYTHON:-python3}
 export OUT PYTHONUNBUFFERED=1 PYTHONPATH=$PWD PYTORCH_NVML_BASED_CUDA_CHECK=1  # asks without touching the GPU, so that a fork can use it
 mkdir -p "$OUT"
 if [ -d .whl ]; then
-  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .whl/*.whl
-  export PYTHONPATH=/tmp/site:$PWD
+  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$WORK/site" .whl/*.whl
+  export PYTHONPATH=$WORK/site:$PWD
 fi
 if [ -d .gpu ] && [ ! -e data/lfw ]; then
   mkdir -p data keys
@@ -40,10 +40,10 @@ part tests "${TESTS_S:-180}" "$PYTHON" -m pytest tests/gpu -m gpu --gpu-device "
 STUDIES_S=${STUDIES_S:-0} MORE='[]'
 if [ "$STUDIES_S" != 0 ]; then
   timeout 90 "$PYTHON" main.py fit --config lfwa_cost_mask.yaml --data.reader.init_args.crop=112 --data.cache=device \
-    --model.cuda_graphs=true --trainer.max_steps=60 --trainer.limit_val_batches=0 --name probe --overwrite >/tmp/probe.log 2>&1
+    --model.cuda_graphs=true --trainer.max_steps=60 --trainer.limit_val_batches=0 --name probe --overwrite >"$WORK/probe.log" 2>&1
   echo "probe of CUDA graphs: exit code $?"
-  grep -q "cannot be captured" /tmp/probe.log || [ ! -f runs/probe/metrics.json ] && MORE='[--model.cuda_graphs=false]'
-  tail -n 25 /tmp/probe.log | cut -c -150
+  grep -q "cannot be captured" "$WORK/probe.log" || [ ! -f runs/probe/metrics.json ] && MORE='[--model.cuda_graphs=false]'
+  tail -n 25 "$WORK/probe.log" | cut -c -150
   echo "studies take $MORE"
 fi
 OMP_NUM_THREADS=1 part studies "$((STUDIES_S ? STUDIES_S + 120 : 0))" "$PYTHON" -m benchmarks.gpu_studies \

@@ -116,6 +116,7 @@ class Recogniser(L.LightningModule):
         self._held_out = HeldOutMeans("loss", "accuracy")
         self._headless_told, self._log_anew = False, True
         self._steps = 0  # of the whole run, once it is known
+        self._drops: bool | None = None  # whether there is dropout, once it was looked for
         self._lowest = 0.0  # what a black pixel becomes in training, where a checkpoint told
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
@@ -205,7 +206,9 @@ class Recogniser(L.LightningModule):
         Dropout, this one's or one within the backbone, draws by (seed, step, rank).
         """
         self.head.at(self.global_step / self._steps if self._steps else 1.0)
-        if any(isinstance(part, _DropoutNd) and part.p > 0 for part in self.modules()):
+        if self._drops is None:  # looked for once, not at every step
+            self._drops = any(isinstance(part, _DropoutNd) and part.p > 0 for part in self.modules())
+        if self._drops:
             seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
             torch.manual_seed(seed_from(_DROPOUT, seed, self.global_step, self.global_rank))
 
