@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule
-from lightning_app.core.batch import Moment
+from lightning_app.core.batch import DrawKey
 from lightning_app.desensitize import Desensitizer, Identity, MaskOut
 from lightning_app.distributed.precision import autocast
 from lightning_app.models import ResNet, ResNetFSM, ResNetPartial
@@ -177,7 +177,7 @@ def _gates(
 ) -> list[Row]:
     plain = sizes.model()
     batch = data._normalised(
-        data.augment(data.veiled({"image": images, "index": torch.arange(len(images))}), Moment())
+        data.augment(data.desensitize_batch({"image": images, "index": torch.arange(len(images))}), DrawKey())
     )
     rows = []
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.fit import _fit_step, _paired
 from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import BlockDCT, Desensitizer, FrequencyMask
 from lightning_app.desensitize.dct import Blocks, block_dct, dct_matrix
 from lightning_app.models import ResNet
@@ -41,7 +41,7 @@ class _Drawn(Desensitizer):
         self.out_channels = channels
         self.drawn = torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         out = batch.copy()
         out["image"] = self.drawn[: len(batch["index"])]
         out["mask"], out["mask_index"] = None, torch.zeros_like(batch["index"])

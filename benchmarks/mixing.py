@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.timing import CPU, PRECISION, Row, interleaved
 from datamodules import DrawnFaces
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer, Identity, InstaHide, MixUp
 from lightning_app.distributed.precision import autocast
 from lightning_app.models import ResNet
@@ -62,7 +62,7 @@ def _step(model: ResNet, batch: Batch, desensitizer: Desensitizer) -> Callable[[
 
 def _train(model: ResNet, optimizer: torch.optim.Optimizer, batch: Batch, desensitizer: Desensitizer) -> None:
     """Desensitize, normalise, and learn one batch."""
-    ready = desensitizer(batch, Moment(mix=True))
+    ready = desensitizer(batch, DrawKey(mix=True))
     target: Tensor = ready.get("target", ready["identity"])
     with autocast(PRECISION, CPU):
         embedding = model.embed((ready["image"] - 0.5) / 0.5)

@@ -157,7 +157,7 @@ def _per_batch(repeats: int, batch: int) -> list[Row]:
             return torch.stack([peer(image) for image in images])
 
         def together(ours: Desensitizer = ours) -> Tensor:
-            return ours.veil(images)
+            return ours.desensitize(images)
 
         apart = float((together() - each()).abs().max())
         rows.append(

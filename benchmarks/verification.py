@@ -59,7 +59,7 @@ def measure(
         return verification(scores, pairs.same.numpy(), pairs.folds.numpy(), bootstrap=0).accuracy
 
     def ours() -> None:
-        embeddings = embed_sharded(trainer, model, data, reader, {"clean": Way(veiled=False)})["clean"]
+        embeddings = embed_sharded(trainer, model, data, reader, {"clean": Way(desensitized=False)})["clean"]
         found["ours"] = score(embeddings[pairs.a], embeddings[pairs.b])
 
     @torch.no_grad()

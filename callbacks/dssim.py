@@ -66,8 +66,8 @@ class DSSIMReport(OnRawFaces):
         if data.desensitizer.mixes > len(raw):
             self.tell(f"DSSIMReport: {len(raw)} images are fewer than are in a mix: skipped.")
             return
-        veiled = data.desensitized(raw, moment=data.as_trained(len(raw)))
-        pictures = data.desensitizer.pictures(veiled["image"], (raw.shape[2], raw.shape[3]))
+        desensitized = data.desensitized(raw, draw_key=data.as_trained(len(raw)))
+        pictures = data.desensitizer.pictures(desensitized["image"], (raw.shape[2], raw.shape[3]))
         seen = (pictures * 255).round().byte().cpu()
         if self._seen is not None and torch.equal(seen, self._seen):
             return
@@ -81,5 +81,5 @@ class DSSIMReport(OnRawFaces):
         for metric in metrics.values():
             metric.update(clean, pictures)
         self.measurements = [measurement(key, metric.compute().item()) for key, metric in metrics.items()]
-        if (ratio := mean_mask_ratio(veiled)) is not None:
+        if (ratio := mean_mask_ratio(desensitized)) is not None:
             self.measurements.append(measurement("privacy/mask_ratio", ratio.item()))

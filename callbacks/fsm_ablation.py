@@ -33,7 +33,7 @@ class FSMAblation(L.Callback):
     runs of `ablate --config fsm_ablation.yaml` (Table 7).
 
     Images, pairs, folds, `flip` and `batch_size` are those of the run's `LFWVerification`, in situation 1
-    (both desensitized). Every image is read and veiled once, and embedded once with all gates on and once
+    (both desensitized). Every image is read and desensitized once, and embedded once with all gates on and once
     for each gate, and with several gates once more, for all of them.
 
     Keys, POINT being `layer1` … `layer4` or `all` (with one gate the same as that gate's):
@@ -121,7 +121,7 @@ class FSMAblation(L.Callback):
         reader = self._verifier.open(data)
         embeddings = embed_sharded(
             trainer, pl_module, data, reader,
-            {"+".join(off): Way(veiled=True, off=off) for off in (_ON, *sets.values())},
+            {"+".join(off): Way(desensitized=True, off=off) for off in (_ON, *sets.values())},
             batch_size=self._verifier.batch_size, flip=self._verifier.flip,
             title="Verifying with gates off", watch=gates.add,
         )  # fmt: skip
@@ -156,7 +156,7 @@ class _GateMean:
         self.sums: list[Tensor] = []
 
     def add(self, batch: Batch) -> None:
-        """Count a batch of veiled images with its masks `[M,1,H,W]` and mask_index `[B]`."""
+        """Count a batch of desensitized images with its masks `[M,1,H,W]` and mask_index `[B]`."""
         mask, index = batch["mask"], batch["mask_index"]
         if mask is None:
             return

@@ -64,15 +64,15 @@ class Pictures(OnRawFaces):
                 "Pictures: a released set has no raw faces to draw beside what is left of them: skipped."
             )
             return
-        veiled = data.desensitized(raw, moment=data.as_trained(len(raw)))
+        desensitized = data.desensitized(raw, draw_key=data.as_trained(len(raw)))
         clean = raw.float() / 255
 
         rows: dict[str, Tensor] = {}
-        seen = data.desensitizer.pictures(veiled["image"], (raw.shape[2], raw.shape[3]))
+        seen = data.desensitizer.pictures(desensitized["image"], (raw.shape[2], raw.shape[3]))
         bare = _may_show_a_face(data.desensitizer) or _shows_a_raw_face(seen, clean, data.desensitizer)
         if data.drawn or not bare:
-            rows[_called(data.desensitizer) + _share(veiled)] = seen
-        gates = _gates(trainer, pl_module, veiled, (raw.shape[2], raw.shape[3]))
+            rows[_called(data.desensitizer) + _share(desensitized)] = seen
+        gates = _gates(trainer, pl_module, desensitized, (raw.shape[2], raw.shape[3]))
         rows |= gates
         title = type(pl_module).__name__
         if trainer.state.fn == "fit":  # `validate` does not know how long the model was trained

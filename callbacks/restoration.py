@@ -58,10 +58,10 @@ class RestorationPictures(OnRawFaces):
         was_training = pl_module.training
         pl_module.eval()
         with trainer.precision_plugin.val_step_context():
-            guess = restored(data.prepare(raw, moment=data.as_trained(len(raw))))
+            guess = restored(data.prepare(raw, draw_key=data.as_trained(len(raw))))
         pl_module.train(was_training)
         rows = {
-            "desensitized": data.desensitized(raw, moment=data.as_trained(len(raw)))["image"],
+            "desensitized": data.desensitized(raw, draw_key=data.as_trained(len(raw)))["image"],
             "restored": guess,
             "clean": raw.float() / 255,
         }

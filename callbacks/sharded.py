@@ -31,11 +31,11 @@ class Way:
     """One way to embed an image.
 
     Attributes:
-        veiled: desensitized, or clean and then with no mask.
+        desensitized: desensitized, or clean and then with no mask.
         off: insertion points whose gates are left out.
     """
 
-    veiled: bool
+    desensitized: bool
     off: tuple[str, ...] = ()
 
 
@@ -53,21 +53,21 @@ def embed_sharded(
     watch: Callable[[Batch], None] | None = None,
     by: Desensitizer | None = None,
 ) -> dict[str, Tensor]:
-    """Embed every image of a reader once per way; each is read once, and veiled once for all ways.
+    """Embed every image of a reader once per way; each is read once, and desensitized once for all ways.
 
     Every rank calls this. It reads its share with no collective in the loop; then all gather.
 
     Args:
         trainer: whose ranks, device and precision.
         pl_module: a recogniser, unwrapped.
-        data: prepares the images: veils and normalises them.
+        data: prepares the images: desensitizes and normalises them.
         reader: of the images.
         ways: name → way.
         batch_size: images per step; the DataModule's by default.
         flip: add the embedding of the mirrored image.
         title: of the bar that shows how far it is.
         by: another desensitizer than the DataModule's.
-        watch: is shown every batch of veiled images, with the network in eval mode and the run's precision.
+        watch: is shown every batch of desensitized images, with the network in eval mode and the run's precision.
 
     Returns:
         Name → `[N,D]`, normalised, in the reader's order, on the CPU.
@@ -82,19 +82,25 @@ def embed_sharded(
     device = trainer.strategy.root_device
     precision = trainer.precision_plugin.val_step_context
     embedders_of = {
-        veiled: {name: _embedder(pl_module, way.off) for name, way in ways.items() if way.veiled == veiled}
-        for veiled in dict.fromkeys(way.veiled for way in ways.values())
+        desensitized: {
+            name: _embedder(pl_module, way.off)
+            for name, way in ways.items()
+            if way.desensitized == desensitized
+        }
+        for desensitized in dict.fromkeys(way.desensitized for way in ways.values())
     }
 
     def states(batch: Batch) -> Iterator[Shown]:
         images, index = batch["image"].to(device), batch["index"].to(device)
-        for veiled, embedders in embedders_of.items():
-            ready = data.prepare(images, index, desensitize=veiled, by=by)
-            if watch is not None and veiled:
+        for desensitized, embedders in embedders_of.items():
+            ready = data.prepare(images, index, desensitize=desensitized, by=by)
+            if watch is not None and desensitized:
                 with precision():
                     watch(ready)
             mirrored = None
-            if flip and veiled and not (by or data.desensitizer).flips:  # then the raw image is mirrored
+            if (
+                flip and desensitized and not (by or data.desensitizer).flips
+            ):  # then the raw image is mirrored
                 other = data.prepare(images.flip(-1), index, desensitize=True, by=by)
                 mirrored = Shown(other["image"], embedders, other["mask"], other["mask_index"])
             yield Shown(ready["image"], embedders, ready["mask"], ready["mask_index"], mirrored)

@@ -200,23 +200,25 @@ class LFWVerification(L.Callback):
         hides = (self.desensitizer or data.desensitizer).hides
         situations = self._possible(data)
         states = {
-            "veiled": hides and set(situations) != {3},
+            "desensitized": hides and set(situations) != {3},
             "clean": not hides or bool({2, 3} & {*situations}),
         }
-        ways = {state: Way(veiled=state == "veiled") for state, wanted in states.items() if wanted}
+        ways = {
+            state: Way(desensitized=state == "desensitized") for state, wanted in states.items() if wanted
+        }
         embeddings = embed_sharded(
             trainer, pl_module, data, self.reader, ways,
             batch_size=self.batch_size, flip=self.flip, title=f"Verifying on {self.name}",
             by=self.desensitizer,
         )  # fmt: skip
         if not hides:
-            embeddings["veiled"] = embeddings["clean"]
+            embeddings["desensitized"] = embeddings["clean"]
         pairs = pairs_of(self.reader)
         self.measurements = []
         kept: dict[str, torch.Tensor] = {}
         for situation in situations if hides else situations[:1]:
-            first = embeddings["veiled" if situation == 1 else "clean"]
-            second = embeddings["clean" if situation == 3 else "veiled"]
+            first = embeddings["desensitized" if situation == 1 else "clean"]
+            second = embeddings["clean" if situation == 3 else "desensitized"]
             scores = cosine_scores(first, second, pairs)
             kept[f"scores_s{situation}"] = torch.from_numpy(scores).float()
             # the embeddings of all ranks are here: nothing to bring together

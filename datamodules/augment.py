@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.draws import integers, uniform
 
 _FLIP, _ANGLE, _SCALE, _SHIFT_X, _SHIFT_Y, _LIGHT, _CONTRAST, _CROP_X, _CROP_Y = range(
@@ -60,18 +60,18 @@ class Augment(nn.Module):
         self.flip, self.rotate, self.scale, self.shift, self.light = flip, rotate, scale, shift, light
         self.contrast, self.crop = contrast, crop
 
-    def forward(self, batch: Batch, moment: Moment) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey) -> Batch:
         """Augment a desensitized batch.
 
         Args:
             batch: `image [B,C,H,W]` float in [0,1], `mask [M,1,H,W]` or None, `mask_index [B]`, `index [B]`.
-            moment: seed and epoch the draws are a function of.
+            draw_key: seed and epoch the draws are a function of.
 
         Returns:
             A new dict. One shared mask becomes two (as it is, mirrored) where images are flipped, and one per
             image where they are cropped, turned, scaled or shifted.
         """
-        out, key = batch.copy(), (moment.seed, moment.epoch)
+        out, key = batch.copy(), (draw_key.seed, draw_key.epoch)
         index = batch["index"]
         if self.light > 0:
             gain = 1 + self.light * (2 * uniform(index, _LIGHT, *key) - 1)

@@ -1,4 +1,4 @@
-"""From a reader's uint8 pixels to batches a recogniser takes: split, order, veil, augment, normalise."""
+"""From a reader's uint8 pixels to batches a recogniser takes: split, order, desensitize, augment, normalise."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from datamodules.same_data import (
     knows_held_out,
     refuse_data,
 )
-from datamodules.same_description import alone, brief, check_key, check_same, key_hashes, same_veil
+from datamodules.same_description import alone, brief, check_key, check_same, key_hashes, same_desensitizer
 from datamodules.sampler import EpochBatchSampler
 from datamodules.split import NoImages, Share, digest, first_of
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer, Identity
 from lightning_app.distributed.ranks import agree, union
 
@@ -48,10 +48,10 @@ class FaceDataModule(PixelDataModule):
 
     Args:
         reader: where pixels and identities come from; drawn faces by default.
-        desensitizer: how the images are veiled; by default not at all. A released set brings its own, for the
+        desensitizer: how the images are desensitized; by default not at all. A released set brings its own, for the
             verification images: leave it out then.
-        augment: what training images undergo after veiling; a flip by default. Where what the desensitizer returns
-            cannot be mirrored (`flips` is False), raw images undergo it before, and those of a released set do not.
+        augment: what training images undergo after that; a flip by default. Where what the desensitizer returns cannot
+            be mirrored (`flips` is False), raw images undergo it before, and those of a released set do not.
         global_batch_size: images per step over all processes; each takes an equal share.
         num_workers: processes that read images.
         val_share: share of each identity's images held out for validation, 0 … 1: floor(n · share) of n images, so
@@ -202,19 +202,19 @@ class FaceDataModule(PixelDataModule):
 
     def _facts(self) -> dict[str, object]:
         """Name what has to be the same on every rank."""
-        veil = self.desensitizer.describe()
+        description = self.desensitizer.describe()
         there = self._split is not None
         return {
             "images": len(self.reader) if there else 0,
             "identities": self.num_classes if there else 0,
             "order": digest(self.reader)[:12] if there else "",
             "held_out": 0 if self.held_out is None else len(self.held_out),
-            "mask": str(veil.get("mask_hash"))[:12],
-            "desensitizer": veil["method"] if "mask_hash" in veil else veil,
+            "mask": str(description.get("mask_hash"))[:12],
+            "desensitizer": description["method"] if "mask_hash" in description else description,
             "seed": self.seed,
             "global_batch_size": self.global_batch_size,
             "owner's key (without `key: FILE` each process draws its own)": [
-                k[:12] for k in key_hashes(veil)
+                k[:12] for k in key_hashes(description)
             ],
         }
 
@@ -305,7 +305,7 @@ class FaceDataModule(PixelDataModule):
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Serve every image of the reader in its order, veiled, not augmented."""
+        """Serve every image of the reader in its order, desensitized, not augmented."""
         return self._evaluation_loader(self.reader)
 
     def _served(self, part: FaceReader) -> FaceReader | Places:
@@ -361,7 +361,7 @@ class FaceDataModule(PixelDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Veil, augment (in training) and normalise a batch on its device."""
+        """Desensitize, augment (in training) and normalise a batch on its device."""
         trainer = self.trainer
         if "places" in batch:
             assert self._on_device is not None
@@ -370,24 +370,24 @@ class FaceDataModule(PixelDataModule):
             return {**batch, "mask": None, "mask_index": batch["index"]}
         if trainer is None or not trainer.training:
             return self._normalised(self._evaluated(batch))
-        moment = Moment(self.seed, trainer.current_epoch, trainer.global_step, mix=True)
-        if moment.epoch != self._epoch:
-            self._epoch = moment.epoch
+        draw_key = DrawKey(self.seed, trainer.current_epoch, trainer.global_step, mix=True)
+        if draw_key.epoch != self._epoch:
+            self._epoch = draw_key.epoch
             self._warn_of_bad_images()
         if not self.desensitizer.flips:
-            return self._normalised(self._veiled_once(self._moved(batch, moment), moment))
-        return self._normalised(self.augment(self._veiled_once(batch, moment), moment))
+            return self._normalised(self._desensitized_once(self._moved(batch, draw_key), draw_key))
+        return self._normalised(self.augment(self._desensitized_once(batch, draw_key), draw_key))
 
     def _evaluated(self, batch: Batch) -> Batch:
-        """Veil a batch that nobody learns from; an attacker's (`keep_clean`) is mixed as those in training are."""
+        """Desensitize a batch that nobody learns from; an attacker's (`keep_clean`) is mixed as in training."""
         attacked = self.keep_clean and self.desensitizer.mixes > 1 and self._stage != "predict"
-        moment = self.as_trained(len(batch["image"])) if attacked else None
-        out = self._veiled_once(batch, moment)
-        if attacked and moment is None:  # fewer images than a mix has are left over: nobody can attack that
+        draw_key = self.as_trained(len(batch["image"])) if attacked else None
+        out = self._desensitized_once(batch, draw_key)
+        if attacked and draw_key is None:  # fewer images than a mix has are left over: nobody can attack that
             return {key: one[:0] if isinstance(one, Tensor) else one for key, one in out.items()}  # type: ignore[return-value]
         return out
 
-    def _moved(self, batch: Batch, moment: Moment) -> Batch:
+    def _moved(self, batch: Batch, draw_key: DrawKey) -> Batch:
         """Augment raw images before they are desensitized, on the uint8 grid; released ones stay as they are."""
         if self.released:
             return batch
@@ -397,13 +397,13 @@ class FaceDataModule(PixelDataModule):
             "mask": None,
             "mask_index": batch["index"],
         }
-        moved = self.augment(raw, moment)["image"]
+        moved = self.augment(raw, draw_key)["image"]
         return {**batch, "image": (moved * 255).round().to(torch.uint8)}
 
-    def _veiled_once(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        """Veil a batch of the reader: released pixels stay as they are and only get their mask, if there is one."""
+    def _desensitized_once(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        """Desensitize a batch of the reader: released pixels only get their mask, if there is one."""
         masked = not self.released or "mask_hash" in self.desensitizer.describe()  # black again is black
-        return self.veiled(batch, moment, desensitize=masked)
+        return self.desensitize_batch(batch, draw_key, desensitize=masked)
 
     def raw_samples(self, count: int) -> Tensor:
         """Give the raw pixels of a few validation images, for figures of privacy and for nothing else.
@@ -422,7 +422,7 @@ class FaceDataModule(PixelDataModule):
         return source.__getitems__(at.tolist())["image"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps: how faces were veiled and normalised, which were held out; no path, no name.
+        """Return what a checkpoint keeps: how faces were desensitized, normalised and held out; no path, no name.
 
         `split` tells of images and choice what another run needs to know that its own are the same, see `split_facts`;
         None before they were looked through.
@@ -462,8 +462,8 @@ class FaceDataModule(PixelDataModule):
             theirs, ours = alone(theirs), alone(ours)
         if theirs is not None:
             check_key(theirs, ours)
-        if theirs is not None and not same_veil(theirs, ours):
-            log.warning("The checkpoint was trained on faces veiled by %s; these are veiled by %s.",
+        if theirs is not None and not same_desensitizer(theirs, ours):
+            log.warning("The checkpoint was trained on faces desensitized by %s; these are desensitized by %s.",
                         brief(theirs), brief(ours))  # fmt: skip
         self._met = state_dict
         if self.trainer is None:

@@ -6,22 +6,22 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
 
 
-def desensitize_on_grid(batch: Batch, desensitizer: Desensitizer, moment: Moment | None = None) -> Batch:
+def desensitize_on_grid(batch: Batch, desensitizer: Desensitizer, draw_key: DrawKey | None = None) -> Batch:
     """Desensitize a batch on its device; a picture comes on the uint8 grid, as a released file has it.
 
     Args:
         batch: `image` `[B,3,H,W]` float in [0,1], `index [B]`.
         desensitizer: moved to the batch's device.
-        moment: what random draws are a function of; None outside training.
+        draw_key: what random draws are a function of; None outside training.
 
     Returns:
         `image`, a multiple of 1/255 where it is a picture; `mask`, `mask_index`.
     """
-    out: Batch = desensitizer.to(batch["image"].device).forward(batch, moment)
+    out: Batch = desensitizer.to(batch["image"].device).forward(batch, draw_key)
     if desensitizer.is_image:
         out["image"] = (out["image"] * 255).round() / 255
     return out
@@ -31,7 +31,7 @@ class PixelDataModule(L.LightningDataModule):
     """Bring pixels to what a model takes.
 
     Attributes:
-        desensitizer: how the images are veiled.
+        desensitizer: how the images are desensitized.
         mean: subtracted from every channel, on [0,1] pixels.
         std: what every channel is divided by then.
         keep_clean: give batches the clean faces too, as `clean [B,3,H,W]` float in [0,1].
@@ -43,18 +43,18 @@ class PixelDataModule(L.LightningDataModule):
     keep_clean: bool
 
     @torch.no_grad()
-    def veiled(
+    def desensitize_batch(
         self,
         batch: Batch,
-        moment: Moment | None = None,
+        draw_key: DrawKey | None = None,
         desensitize: bool = True,
         by: Desensitizer | None = None,
     ) -> Batch:
-        """Bring a reader's batch to [0,1] and veil it, rounded to the uint8 grid.
+        """Bring a reader's batch to [0,1] and desensitize it, rounded to the uint8 grid.
 
         Args:
             batch: `image` uint8 `[B,3,H,W]` and `index [B]`.
-            moment: what the masks' draws are a function of; None outside training.
+            draw_key: what the masks' draws are a function of; None outside training.
             desensitize: False gives the clean images, with no mask.
             by: another desensitizer than these data's own.
 
@@ -68,23 +68,23 @@ class PixelDataModule(L.LightningDataModule):
         if not desensitize:
             out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
             return out
-        return desensitize_on_grid(out, by or self.desensitizer, moment)
+        return desensitize_on_grid(out, by or self.desensitizer, draw_key)
 
     def desensitized(
-        self, images: Tensor, index: Tensor | None = None, moment: Moment | None = None
+        self, images: Tensor, index: Tensor | None = None, draw_key: DrawKey | None = None
     ) -> Batch:
-        """Veil raw pixels as validation does; `image` stays in [0,1].
+        """Desensitize raw pixels as validation does; `image` stays in [0,1].
 
         Args:
             images: uint8 `[B,3,H,W]`.
             index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
-            moment: what the draws are a function of; `as_trained` gives what training images go through.
+            draw_key: what the draws are a function of; `as_trained` gives what training images go through.
         """
         index = torch.arange(len(images), device=images.device) if index is None else index
-        return self.veiled({"image": images, "index": index}, moment)
+        return self.desensitize_batch({"image": images, "index": index}, draw_key)
 
-    def as_trained(self, count: int) -> Moment | None:
-        """Return the moment at which so many images are mixed with each other, as training images are.
+    def as_trained(self, count: int) -> DrawKey | None:
+        """Return the draw key by which so many images are mixed with each other, as training images are.
 
         Args:
             count: how many images there are.
@@ -92,7 +92,7 @@ class PixelDataModule(L.LightningDataModule):
         Returns:
             None where nothing is mixed, or where there are fewer images than are in a mix.
         """
-        return Moment(mix=True) if 1 < self.desensitizer.mixes <= count else None
+        return DrawKey(mix=True) if 1 < self.desensitizer.mixes <= count else None
 
     def prepare(
         self,
@@ -100,20 +100,22 @@ class PixelDataModule(L.LightningDataModule):
         index: Tensor | None = None,
         *,
         desensitize: bool = True,
-        moment: Moment | None = None,
+        draw_key: DrawKey | None = None,
         by: Desensitizer | None = None,
     ) -> Batch:
-        """Make of raw pixels what a model takes: veiled (or clean, with no mask) and normalised.
+        """Make of raw pixels what a model takes: desensitized (or clean, with no mask) and normalised.
 
         Args:
             images: uint8 `[B,3,H,W]`.
             index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
             desensitize: False gives clean images.
-            moment: what the masks' draws are a function of.
+            draw_key: what the masks' draws are a function of.
             by: another desensitizer than these data's own.
         """
         index = torch.arange(len(images), device=images.device) if index is None else index
-        return self._normalised(self.veiled({"image": images, "index": index}, moment, desensitize, by))
+        return self._normalised(
+            self.desensitize_batch({"image": images, "index": index}, draw_key, desensitize, by)
+        )
 
     def _normalised(self, batch: Batch) -> Batch:
         if (self.mean, self.std) != (0, 1):  # a representation may be large: it is not copied for nothing

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.readers.base import FaceReader
 from datamodules.readers.subset import Subset
-from datamodules.same_description import same_veil
+from datamodules.same_description import same_desensitizer
 from datamodules.split import held_out, name_keys
 
 log = logging.getLogger("faceveil")
@@ -245,7 +245,7 @@ def check_place(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for key in ("global_batch_size", "seed")
         if before[key] != now[key]
     ]
-    if not same_veil(before["desensitizer"], now["desensitizer"]):
+    if not same_desensitizer(before["desensitizer"], now["desensitizer"]):
         other.append("data.desensitizer")
     if other:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Whether two descriptions are of one way to veil faces."""
+"""Whether two descriptions are of one way to desensitize faces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from lightning_app.desensitize import Desensitizer, described
 
 
-def same_veil(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+def same_desensitizer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Compare what `Desensitizer.describe` gave: equal masks where both have any, else all of it.
 
     Args:
@@ -76,9 +76,9 @@ def check_same(released: Desensitizer, given: Desensitizer | None, size: int) ->
         return
     given.prepare((size, size))
     theirs, ours = released.describe(), given.describe()
-    if not same_veil(theirs, ours):
+    if not same_desensitizer(theirs, ours):
         raise ValueError(
-            f"data.desensitizer: the released set was veiled by {brief(theirs)}, this is {brief(ours)}: leave it "
+            f"data.desensitizer: the released set was desensitized by {brief(theirs)}, this is {brief(ours)}: leave it "
             "out (desensitizer: null), the set brings its own"
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-Veil = Callable[..., None]
+RunMain = Callable[..., None]
 
 
 def write_config(path: Path, root: Path, model: str = "ResNet", **more: object) -> Path:

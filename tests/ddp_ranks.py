@@ -25,7 +25,7 @@ from lightning_app.models import ResNetFSM
 # at 32 px the last map is 1×1, and the batch norm of a rank with two images sees two numbers a channel: they are ±1
 # whatever comes, the running variance is another world, and the loss in evaluation in the thousands
 SIZE, PEOPLE = 48, 7
-WAYS = {"veiled": Way(veiled=True), "clean": Way(veiled=False)}
+WAYS = {"desensitized": Way(desensitized=True), "clean": Way(desensitized=False)}
 
 
 class Listed(DrawnFaces):
@@ -82,9 +82,9 @@ def model() -> ResNetFSM:
 
 def faces(images: int = 8, people: int = PEOPLE, val_share: float = 0.2) -> FaceDataModule:
     """56 images, of which 7 are held out: on 2 ranks, 3 in a batch, 2 batches and 1."""
-    veil = MaskOut(freeform=(0.5, 0.8), count=7, draw="image", size=SIZE)
+    desensitizer = MaskOut(freeform=(0.5, 0.8), count=7, draw="image", size=SIZE)
     reader = DrawnFaces(identities=people, images_per_identity=images, size=SIZE)
-    return FaceDataModule(reader, veil, global_batch_size=6, val_share=val_share)
+    return FaceDataModule(reader, desensitizer, global_batch_size=6, val_share=val_share)
 
 
 def make_trainer(folder: Path, world: int, *callbacks: L.Callback) -> L.Trainer:

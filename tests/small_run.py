@@ -92,11 +92,11 @@ class Collector(DummyLogger):
         self.copies.append((copy, len(self.diary.events)))
 
 
-def data(veil: Desensitizer | None = None, **more: Any) -> FaceDataModule:
+def data(desensitizer: Desensitizer | None = None, **more: Any) -> FaceDataModule:
     """18 training images in global batches of 4, freeform masks drawn at every step, half of them mirrored."""
     reader = DrawnFaces(identities=3, images_per_identity=8, size=16)
-    veil = veil or MaskOut(freeform=(0.4, 0.8), count=50, draw="batch")
-    return FaceDataModule(reader, veil, global_batch_size=4, val_share=0.25, cache=True, **more)
+    desensitizer = desensitizer or MaskOut(freeform=(0.4, 0.8), count=50, draw="batch")
+    return FaceDataModule(reader, desensitizer, global_batch_size=4, val_share=0.25, cache=True, **more)
 
 
 def fit(
@@ -107,7 +107,7 @@ def fit(
     logger: Any = False,
     checkpoint: RunCheckpoint | None = None,
     schedule: Schedule = "one_cycle",
-    veil: Desensitizer | None = None,
+    desensitizer: Desensitizer | None = None,
     **limits: Any,
 ) -> L.Trainer:
     """Train a SmallRecogniser, checkpoints after every step."""
@@ -118,7 +118,9 @@ def fit(
         default_root_dir=folder, use_distributed_sampler=False, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()],
         callbacks=[*callbacks, checkpoint or RunCheckpoint(every_n_steps=1)], **limits,
     )  # fmt: skip
-    trainer.fit(model, datamodule=data(veil, num_workers=workers), ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(
+        model, datamodule=data(desensitizer, num_workers=workers), ckpt_path=ckpt_path, weights_only=True
+    )
     return trainer
 
 

@@ -35,8 +35,8 @@ class ReleasedFaces(FilesPerPerson):
     """Read what `desensitize` released, with the mask it brings, once it is found to be what its manifest says.
 
     Classes are the identities' pseudonyms, sorted, and so are images within each. A `FaceDataModule` neither
-    veils these images again nor needs a desensitizer: training batches get the release's mask, and clean
-    images to verify on are veiled as the release was.
+    desensitizes these images again nor needs a desensitizer: training batches get the release's mask, and clean
+    images to verify on are desensitized as the release was.
 
     Args:
         root: the released folder, the one with `manifest.json`.
@@ -45,12 +45,13 @@ class ReleasedFaces(FilesPerPerson):
         public_key: PEM file of the owner's public key; the manifest's signature must hold then.
         min_images: leave out identities with fewer images.
         max_images: take only the first so many images of each identity.
-        veil: what the images went through, where that was a desensitizer of one's own without a mask.
+        own_desensitizer: what the images went through, where that was a desensitizer of one's own without a mask.
         on_bad_image: 'error' for an image that cannot be decoded, or 'replace' it by one of its identity.
         mask_hash: of the mask that was agreed on, 64 hexadecimal digits; a release under another, or under none, is
             refused. By default any is taken.
         min_mask_ratio: share of the pixels, in [0,1], that the release's mask must hide at least; a release without a
             mask is refused then. By default it is not asked for.
+        veil: the old name of `own_desensitizer`.
 
     Raises:
         FileNotFoundError: no such folder, or no manifest in it.
@@ -65,14 +66,16 @@ class ReleasedFaces(FilesPerPerson):
         public_key: str | os.PathLike[str] | None = None,
         min_images: int = 1,
         max_images: int | None = None,
-        veil: Desensitizer | None = None,
+        own_desensitizer: Desensitizer | None = None,
         on_bad_image: OnBadImage = "error",
         mask_hash: str | None = None,
         min_mask_ratio: float | None = None,
+        veil: Desensitizer | None = None,
     ) -> None:
         check_counts(min_images, max_images)
         self.root, self.verify, self.on_bad_image = Path(root), verify, on_bad_image
-        self.min_images, self.max_images, self.veil = min_images, max_images, veil
+        self.min_images, self.max_images = min_images, max_images
+        self.own_desensitizer = own_desensitizer if own_desensitizer is not None else veil
         self.manifest = Manifest.read(self.root)
         if public_key is not None:
             self._check_signature(Path(public_key))
@@ -84,16 +87,17 @@ class ReleasedFaces(FilesPerPerson):
 
     def desensitizer(self) -> Desensitizer:
         """Make what the images went through: of the release's own mask, or as its manifest describes it."""
-        if self.veil is not None and self.manifest.mask is None:
-            self.veil.prepare((self.size, self.size))
-            if self.veil.describe().get("method") != self.manifest.method["method"]:
+        if self.own_desensitizer is not None and self.manifest.mask is None:
+            self.own_desensitizer.prepare((self.size, self.size))
+            if self.own_desensitizer.describe().get("method") != self.manifest.method["method"]:
                 raise ValueError(
-                    f"data.reader.init_args.veil={type(self.veil).__name__}: {self.root} was released by "
+                    f"data.reader.init_args.own_desensitizer={type(self.own_desensitizer).__name__}: "
+                    f"{self.root} was released by "
                     f"{self.manifest.method['method']}"
                 )
-            return self.veil
+            return self.own_desensitizer
         made = desensitizer_of(self.root, self.manifest)
-        check_same(made, self.veil, self.size)
+        check_same(made, self.own_desensitizer, self.size)
         return made
 
     def scan(self) -> None:

@@ -1,4 +1,4 @@
-"""How somebody would try to see through a veil: one small class each, all of one interface."""
+"""How somebody would try to see through a desensitizer: one small class each, all of one interface."""
 
 from lightning_app.attacks.base import Attack
 from lightning_app.attacks.mean_face import MeanFace

@@ -1,4 +1,4 @@
-"""What every way of seeing through a veil looks like from outside."""
+"""What every way of seeing through a desensitizer looks like from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An attacker that was trained on the way these images were veiled."""
+"""An attacker that was trained on the way these images were desensitized."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Restorer:
         settings: `width`, `recurrences`, `depth`, `input_size`.
         masked: whether it was trained under masks.
         step: optimiser steps done.
-        desensitizer: how the faces it was trained on were veiled, as `Desensitizer.describe` tells.
+        desensitizer: how the faces it was trained on were desensitized, as `Desensitizer.describe` tells.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Restorer:
 
 
 class TrainedRestorer(Attack):
-    """Restore with a network that `fit` trained as an `Inpainter` on other people's faces, veiled the same way.
+    """Restore with a network that `fit` trained as an `Inpainter` on other people's faces, desensitized the same way.
 
     Args:
         checkpoint: a `.ckpt`, or the folder of a run, of which `checkpoints/last.ckpt` is taken.

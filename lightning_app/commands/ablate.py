@@ -234,12 +234,12 @@ class Plan:
             column: of the system.
         """
         variant = self.variants[label]
-        veil = [] if mask is None else ["--data.desensitizer.init_args.mask", str(mask)]
+        mask_args = [] if mask is None else ["--data.desensitizer.init_args.mask", str(mask)]
         for name, system in self.systems.items():
             if column not in (None, name):
                 continue
             config = variant.config or system.config
-            common = ["--config", config, *veil, *self.args, *variant.args, "--runs", str(self.folder)]
+            common = ["--config", config, *mask_args, *self.args, *variant.args, "--runs", str(self.folder)]
             if system.checkpoint is not None:
                 run = f"{slug(label)}_{slug(name)}"
                 args = ["validate", *common, "--name", run, "--ckpt_path", system.checkpoint]

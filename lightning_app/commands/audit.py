@@ -189,10 +189,10 @@ def _agreed(
         )
     if min_mask_ratio is not None and not 0 <= min_mask_ratio <= 1:
         raise ValueError(f"min_mask_ratio: {min_mask_ratio} is not a share in [0,1]")
-    veil = None if part is None else part.get("desensitizer")
+    method = None if part is None else part.get("desensitizer")
     return Agreed(
         mask=None if mask is None else load_mask(mask), mask_hash=mask_hash, min_mask_ratio=min_mask_ratio,
-        desensitizer=None if not veil else make_desensitizer(veil),
+        desensitizer=None if not method else make_desensitizer(method),
     )  # fmt: skip
 
 

@@ -155,14 +155,14 @@ class Outcome:
             self.examples.setdefault(
                 f"{head}clean faces", [Example("not desensitized", raw.float().cpu() / 255)]
             )
-            veiled = data.desensitized(
+            desensitized = data.desensitized(
                 raw.to(subjects.device), index.to(subjects.device), data.as_trained(len(raw))
             )
             shown = []
             for label, attack in attacks.items():
                 if (attack is None and label != RELEASED) or not applies(attack, data):
                     continue
-                shown.append(Example(label, pictures_of(data, veiled, attack, raw.shape[2:]).cpu()))
+                shown.append(Example(label, pictures_of(data, desensitized, attack, raw.shape[2:]).cpu()))
             self.examples[f"{head}{candidate.label}"] = shown
 
 

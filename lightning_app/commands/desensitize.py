@@ -46,7 +46,7 @@ def desensitize(
     runs: str = "runs",
     overwrite: bool = False,
 ) -> Release:
-    """Write the released set of an aligned image set: veiled, pseudonymous PNG files with a manifest.
+    """Write the released set of an aligned image set: desensitized, pseudonymous PNG files with a manifest.
 
     Pixels equal those that `fit` makes on the fly with the same reader and desensitizer. Every batch is probed: with
     noise under the mask the same images must come, else the command ends and releases nothing of the batch. A method
@@ -58,13 +58,13 @@ def desensitize(
 
     Args:
         reader: the raw set, such as datamodules.FolderFaces.
-        desensitizer: how it is veiled, such as lightning_app.desensitize.MaskOut; one mask for all images.
+        desensitizer: how it is desensitized, such as lightning_app.desensitize.MaskOut; one mask for all images.
         output: the folder that may leave the house.
         key: file of the key that pseudonyms are made with, made on first use; `runs/<name>/pseudonyms.key` by
             default. Keep it: with it, names can be matched with pseudonyms, and without it never again.
         sign_key: PEM file of an Ed25519 private key that signs the manifest; see --make-sign-key.
-        compression: zlib's level, 0 … 9; 1 is fast, and for veiled faces about as small as 6.
-        batch_size: images veiled at a time.
+        compression: zlib's level, 0 … 9; 1 is fast, and for desensitized faces about as small as 6.
+        batch_size: images desensitized at a time.
         workers: processes; one per CPU by default, 0 works in this one.
         allow_lossy_webp: also release WebP images that are coded with loss. There hidden pixels leave traces in visible
             ones, however far away: no guard keeps them out. They are refused otherwise.

@@ -20,9 +20,9 @@ from lightning_app.desensitize import is_clean
 from lightning_app.export import (
     Agreement,
     Deployed,
-    Veil,
+    ModelInput,
     compare,
-    find_veil,
+    find_model_input,
     require,
     to_onnx,
     to_safetensors,
@@ -68,7 +68,7 @@ def export(
 ) -> dict[str, Any]:
     """Write a trained recogniser for others to run: ONNX, safetensors, the mask and a model card.
 
-    The ONNX graph takes pixels in [0,1], veils them by the mask where all images share one, normalises them, and
+    The ONNX graph takes pixels in [0,1], desensitizes them by the mask where all images share one, normalises them, and
     gates with constants: neither a mask nor FaceVeil is needed to run it. It is held against PyTorch before
     anything is written. No path and no name of a person gets into the files. Needs `pip install 'faceveil[export]'`.
 
@@ -120,16 +120,16 @@ def export(
         check_output(Path(output), named_after(output, _FILES), overwrite)
     target, names = Path(output), named_after(output, _FILES)
     centre, spread = normalisation(facts, run, mean, std)
-    veil = find_veil(facts, run.config, mask, gated=model.backbone.looks_at_masks)
+    model_input = find_model_input(facts, run.config, mask, gated=model.backbone.looks_at_masks)
     own_title = title
     title = title or (run.folder.resolve().name if run.folder is not None else facts.path.stem)
-    weights = to_safetensors(model, facts, veil.about, centre, spread, head)
-    network = Deployed(model.backbone, veil.mask, veil.multiplies, centre, spread, normalise)
-    properties = _properties(title, facts, veil, normalise, packages)
+    weights = to_safetensors(model, facts, model_input.about, centre, spread, head)
+    network = Deployed(model.backbone, model_input.mask, model_input.multiplies, centre, spread, normalise)
+    properties = _properties(title, facts, model_input, normalise, packages)
     graph = to_onnx(network, facts.in_channels, facts.input_size, properties, opset)
     agreement = compare(
-        graph, _embed(model, veil.mask, centre, spread, normalise),
-        lambda image: image if veil.mask is None or not veil.multiplies else image * veil.mask,
+        graph, _embed(model, model_input.mask, centre, spread, normalise),
+        lambda image: image if model_input.mask is None or not model_input.multiplies else image * model_input.mask,
         facts.in_channels, facts.input_size,
     )  # fmt: skip
     with (
@@ -137,11 +137,15 @@ def export(
     ) as folder:
         write_atomically(folder / "model.onnx", graph)
         write_atomically(folder / "model.safetensors", weights)
-        if veil.mask is not None:
+        if model_input.mask is not None:
             own = ("size", "masks", "mask_hash", "mask_ratio", "mask_ratio_range", "draw")
-            about = {} if veil.chosen else {k: v for k, v in (veil.about or {}).items() if k not in own}
-            save_mask(veil.mask, folder / "mask.png", **about, version=version())
-        card = _card(title, model, facts, run, veil, agreement, packages) | {
+            about = (
+                {}
+                if model_input.chosen
+                else {k: v for k, v in (model_input.about or {}).items() if k not in own}
+            )
+            save_mask(model_input.mask, folder / "mask.png", **about, version=version())
+        card = _card(title, model, facts, run, model_input, agreement, packages) | {
             "licence": licence,
             "trained_on": trained_on,
             "head": head,
@@ -156,7 +160,7 @@ def export(
         write_atomically(folder / "README.md", renamed(render(card, rows_of(run.figures)), names))
         write_atomically(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         sizes = {names[file]: (folder / file).stat().st_size for file in _FILES if (folder / file).exists()}
-    _tell(target, sizes, veil, agreement)
+    _tell(target, sizes, model_input, agreement)
     return card
 
 
@@ -171,7 +175,7 @@ def _embed(model: Recogniser, mask: Tensor | None, mean: float, std: float, unit
 
 
 def _properties(
-    name: str, facts: CheckpointFacts, veil: Veil, unit: bool, packages: dict[str, str]
+    name: str, facts: CheckpointFacts, model_input: ModelInput, unit: bool, packages: dict[str, str]
 ) -> dict[str, str]:
     size = f"{facts.input_size} px"
     found = {
@@ -180,12 +184,15 @@ def _properties(
         "checkpoint_sha256": facts.sha256,
         "input": f"RGB in [0,1], {size}" if facts.pictures else f"{facts.in_channels} channels, no picture, {size}",
         "embedding": "length 1" if unit else "not normalised",
-        "desensitizer": veil.method or "not known",
-        "veils": str(veil.multiplies and veil.mask is not None).lower(),
+        "desensitizer": model_input.method or "not known",
+        "veils": str(model_input.multiplies and model_input.mask is not None).lower(),
         "versions": json.dumps(_versions(packages)),
     }  # fmt: skip
-    if veil.mask is not None:
-        found |= {"mask_hash": mask_hash(veil.mask), "mask_ratio": f"{mask_ratio(veil.mask[0]):.6f}"}
+    if model_input.mask is not None:
+        found |= {
+            "mask_hash": mask_hash(model_input.mask),
+            "mask_ratio": f"{mask_ratio(model_input.mask[0]):.6f}",
+        }
     return {f"faceveil.{key}": value for key, value in found.items()}
 
 
@@ -194,14 +201,14 @@ def _card(
     model: Recogniser,
     facts: CheckpointFacts,
     run: Run,
-    veil: Veil,
+    model_input: ModelInput,
     agreement: Agreement,
     packages: dict[str, str],
 ) -> dict[str, Any]:
     mask = None
-    if veil.mask is not None:
-        mask = {"hash": mask_hash(veil.mask), "ratio": mask_ratio(veil.mask[0]), "in_graph": veil.multiplies,
-                "chosen": veil.chosen}  # fmt: skip
+    if model_input.mask is not None:
+        mask = {"hash": mask_hash(model_input.mask), "ratio": mask_ratio(model_input.mask[0]), 
+                "in_graph": model_input.multiplies, "chosen": model_input.chosen}  # fmt: skip
     settings = model.hparams
     return {
         "format": "faceveil-export/1",
@@ -216,7 +223,7 @@ def _card(
             "parameters": sum(p.numel() for p in model.backbone.parameters()),
         },
         "checkpoint": {"sha256": facts.sha256, "step": facts.step},
-        "desensitizer": veil.about,
+        "desensitizer": model_input.about,
         "mask": mask,
         "training": training_data(facts, run),
         "figures": run.figures,
@@ -263,13 +270,18 @@ def _about(file: Path) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "what": _WHAT[file.name]}
 
 
-def _tell(target: Path, sizes: dict[str, int], veil: Veil, agreement: Agreement) -> None:
+def _tell(target: Path, sizes: dict[str, int], model_input: ModelInput, agreement: Agreement) -> None:
     rows: list[list[object]] = [[file, f"{size:,} bytes"] for file, size in sizes.items()]
-    if veil.mask is not None:
-        rows.append(["mask ratio, hash", f"{mask_ratio(veil.mask[0]):.4f}, {mask_hash(veil.mask)[:12]}"])
-    veiled = veil.multiplies and veil.mask is not None
+    if model_input.mask is not None:
+        rows.append(
+            ["mask ratio, hash", f"{mask_ratio(model_input.mask[0]):.4f}, {mask_hash(model_input.mask)[:12]}"]
+        )
+    desensitized = model_input.multiplies and model_input.mask is not None
     rows += [
-        ["images are veiled", "by the graph" if veiled else "no" if is_clean(veil.about) else "before"],
+        [
+            "images are desensitized",
+            "by the graph" if desensitized else "no" if is_clean(model_input.about) else "before",
+        ],
         ["onnxruntime − PyTorch", f"{agreement.difference:.1e} of the embedding's length"],
         ["lowest cosine", f"{agreement.cosine:.8f}"],
     ]

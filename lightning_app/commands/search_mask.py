@@ -278,7 +278,9 @@ def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, cl
         )
     facts.check_normalised(data.mean, data.std)
     if clean and facts.clean is False:
-        log.warning("%s was trained on desensitized faces: its saliency shows what their veil left.", path)
+        log.warning(
+            "%s was trained on desensitized faces: its saliency shows what the desensitizer left.", path
+        )
     split = facts.data.get("split") or {}
     if data.held_out is None:
         log.warning(

@@ -313,7 +313,7 @@ def _loaded(key: str, path: str, size: int, mean: float, std: float) -> tuple[Re
             f"checkpoints.{key}: {facts.path} takes images of {facts.in_channels} channels and {facts.input_size} "
             f"px, not of 3 and {size} px; set size to the training's"
         )
-    veiled = (facts.desensitizer or {}).get("method", "in a way not known")
+    desensitized = (facts.desensitizer or {}).get("method", "in a way not known")
     log.info("%s: %s, trained on %s, %s", key, facts.model,
-             "clean faces" if facts.clean else f"faces veiled: {veiled}", facts.path)  # fmt: skip
+             "clean faces" if facts.clean else f"faces desensitized: {desensitized}", facts.path)  # fmt: skip
     return model, facts

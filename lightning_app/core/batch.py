@@ -1,4 +1,4 @@
-"""The batch every part of FaceVeil speaks of, and the moment its random draws belong to."""
+"""The batch every part of FaceVeil speaks of, and the draw key that its random draws are a function of."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def learnt(batch: Batch) -> tuple[Tensor, Tensor | None]:
 
 
 @dataclass(frozen=True)
-class Moment:
+class DrawKey:
     """When a batch is drawn: what all its random draws are a function of, never a stream.
 
     Per-image draws come from (seed, epoch, index), per-batch draws from (seed, step).

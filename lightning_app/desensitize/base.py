@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.plain import Schema
 
 LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves a clean face
@@ -24,7 +24,7 @@ PROMISES: Mapping[str, bool | None] = {"has_mask": None, "hides_only": False}
 class Desensitizer(nn.Module):
     """Batch in, batch out, vectorised, on the batch's device; the base class changes nothing.
 
-    A simple desensitizer overrides `veil` on images alone; one that mixes labels, returns other channels or
+    A simple desensitizer overrides `desensitize` on images alone; one that mixes labels, returns other channels or
     draws masks overrides `forward`. Release, audit, export, verification, compare and the model card ask the
     class, and no list of names, for what they need to know:
 
@@ -39,7 +39,7 @@ class Desensitizer(nn.Module):
         keyed: whether it draws from an owner's key, so that its description is not enough to make it again.
         takes_any: whether it also takes what another one returned, with any number of channels and any values, and
             returns as many: it may then follow a representation in a `Chain`.
-        mixes: how many images each image it returns is mixed of, where `Moment.mix` asks for it; 1 where it mixes none.
+        mixes: how many images each image it returns is mixed of, where `DrawKey.mix` asks for it; 1 of none.
         has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
             does, and every pixel counts as visible. None: not said. A promise, which no subclass inherits.
         hides_only: it multiplies by its mask and does nothing else. A promise, which no subclass inherits.
@@ -86,7 +86,7 @@ class Desensitizer(nn.Module):
             is_image: whether they are pictures in [0,1].
         """
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         """Desensitize images.
 
         Args:
@@ -95,23 +95,23 @@ class Desensitizer(nn.Module):
         Returns:
             The same shape and range; the caller rounds to the uint8 grid.
         """
-        raise NotImplementedError(f"{type(self).__name__} overrides neither veil nor forward")
+        raise NotImplementedError(f"{type(self).__name__} overrides neither desensitize nor forward")
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         """Desensitize a batch.
 
         Args:
             batch: `image [B,3,H,W]` float in [0,1], `index [B]`; other entries are passed on.
-            moment: what random draws are a function of; None means `Moment()`.
+            draw_key: what random draws are a function of; None means `DrawKey()`.
 
         Returns:
             A new dict: `image` desensitized, `mask [M,1,H,W]` or None, `mask_index [B]`.
         """
-        veiled = batch.copy()
-        veiled["image"] = self.veil(batch["image"])
-        veiled["mask"] = None
-        veiled["mask_index"] = batch["index"].new_zeros(len(batch["image"]))
-        return veiled
+        desensitized = batch.copy()
+        desensitized["image"] = self.desensitize(batch["image"])
+        desensitized["mask"] = None
+        desensitized["mask_index"] = batch["index"].new_zeros(len(batch["image"]))
+        return desensitized
 
     def out_size(self, size: int) -> int:
         """Return the side of what it returns in pixels; for pictures that of the images.

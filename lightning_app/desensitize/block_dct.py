@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.plain import Schema, is_count
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.dct import (
@@ -144,12 +144,12 @@ class BlockDCT(Desensitizer):
         return grey(image) if self.colour == "grey" else ycbcr(image)
 
     @torch.no_grad()
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         """Transform a batch.
 
         Args:
             batch: `image [B,3,H,W]` float in [0,1], `index [B]`; other entries are passed on.
-            moment: what random draws are a function of; here there are none.
+            draw_key: what random draws are a function of; here there are none.
 
         Returns:
             A new dict: `image [B,C,h,w]` float32, `mask` None, `mask_index` of zeros.
@@ -158,17 +158,17 @@ class BlockDCT(Desensitizer):
             ValueError: blocks do not fill the images.
         """
         out = batch.copy()
-        out["image"] = self.transform(self.planes(batch["image"]), batch["index"], moment)
+        out["image"] = self.transform(self.planes(batch["image"]), batch["index"], draw_key)
         out["mask"], out["mask_index"] = None, torch.zeros_like(batch["index"])
         return out
 
-    def transform(self, planes: Tensor, index: Tensor, moment: Moment | None) -> Tensor:
+    def transform(self, planes: Tensor, index: Tensor, draw_key: DrawKey | None) -> Tensor:
         """Return the channels of image planes.
 
         Args:
             planes: `[B,P,H,W]` float32, see `planes`.
             index: `[B]` int64, the images' numbers.
-            moment: see `forward`.
+            draw_key: see `forward`.
 
         Returns:
             `[B,C,h,w]` float32.

@@ -143,7 +143,7 @@ class GaussianBlur(Desensitizer):
         self.taps = gaussian_taps(kernel, sigma)
         self.kernel, self.sigma = kernel, default_sigma(kernel) if sigma is None else sigma
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         """Blur images `[B,3,H,W]` float in [0,1]; the same shape and range, float32."""
         return blur(image, self.taps).clamp_(0, 1)
 
@@ -202,12 +202,12 @@ class CentreBlur(Desensitizer):
         check_fraction(fraction)
         self.fraction, self.blur = fraction, GaussianBlur(kernel, sigma)
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         """Blur the centre of images `[B,3,H,W]` float in [0,1]; the same shape and range, float32."""
         rows, columns = centre_box((image.shape[-2], image.shape[-1]), self.fraction)
-        veiled = image.to(torch.float32, copy=True)
-        veiled[..., rows, columns] = self.blur.veil(image)[..., rows, columns]
-        return veiled
+        desensitized = image.to(torch.float32, copy=True)
+        desensitized[..., rows, columns] = self.blur.desensitize(image)[..., rows, columns]
+        return desensitized
 
     def describe(self) -> dict[str, object]:
         """Return method, fraction, and the blur's kernel, weights and sigma."""

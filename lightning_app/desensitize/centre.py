@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.plain import Schema, canonical, is_hash, is_number, is_share
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.masks.io import mask_hash, mask_ratio
@@ -99,12 +99,12 @@ class CentreBlock(Desensitizer):
             self.mask = mask
         return self.mask
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         """Hide the centre of a batch.
 
         Args:
             batch: `image [B,3,H,W]` float in [0,1]; other entries are passed on.
-            moment: not used, nothing is drawn.
+            draw_key: not used, nothing is drawn.
 
         Returns:
             A new dict: `image` with hidden pixels 0, `mask [1,1,H,W]`, `mask_index [B]` zeros.
@@ -114,11 +114,11 @@ class CentreBlock(Desensitizer):
         with torch.inference_mode(False):
             if self._made((image.shape[-2], image.shape[-1])).device != image.device:
                 self.to(image.device)
-        veiled = super().forward(batch, moment)
-        veiled["mask"] = self.mask
-        return veiled
+        desensitized = super().forward(batch, draw_key)
+        desensitized["mask"] = self.mask
+        return desensitized
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         """Hide the centre of images `[B,3,H,W]` float in [0,1]; the same shape and range."""
         return image * self._made((image.shape[-2], image.shape[-1])).to(image.device)
 

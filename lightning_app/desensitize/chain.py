@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.plain import Schema
 from lightning_app.desensitize.base import Desensitizer
 
@@ -89,10 +89,10 @@ class Chain(Desensitizer):
             step.prepare(size)
             size = step.out_size(size[0]), step.out_size(size[1])
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         """Put a batch through all steps; arguments as in `Desensitizer.forward`."""
         for step in self.in_order:
-            batch = step.forward(batch, moment)
+            batch = step.forward(batch, draw_key)
         return batch
 
     def out_size(self, size: int) -> int:

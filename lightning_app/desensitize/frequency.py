@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lightning_app.core import draws
-from lightning_app.core.batch import Moment
+from lightning_app.core.batch import DrawKey
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.core.plain import Schema, is_hash
 from lightning_app.desensitize.block_dct import BlockDCT, Channels, Colour, transform_entries
@@ -93,13 +93,13 @@ class FrequencyMask(BlockDCT):
         self.mix = mix
         self.key = OwnerKey.of(key)
 
-    def transform(self, planes: Tensor, index: Tensor, moment: Moment | None) -> Tensor:
+    def transform(self, planes: Tensor, index: Tensor, draw_key: DrawKey | None) -> Tensor:
         """Return the masked channels of image planes.
 
         Args:
             planes: `[B,P,H,W]` float32, see `planes`.
             index: `[B]` int64, the images' numbers, which `permutation: image` draws by.
-            moment: of which `redraw: epoch` takes the epoch; None outside training.
+            draw_key: of which `redraw: epoch` takes the epoch; None outside training.
 
         Returns:
             `[B,C,h,w]` float32, each channel of mean 0 and deviation 1, or zeros where it carries nothing.
@@ -108,7 +108,7 @@ class FrequencyMask(BlockDCT):
         out = planes.new_empty(len(planes), self.out_channels, height, width)
         if not len(planes):
             return out
-        first, second = (self.order(name, index, moment) for name in ("first", "second"))
+        first, second = (self.order(name, index, draw_key) for name in ("first", "second"))
         at_a_time = min(images_at_a_time(out), len(out))
         channels, neighbours = out.new_empty(
             2, at_a_time, *out.shape[1:]
@@ -121,19 +121,21 @@ class FrequencyMask(BlockDCT):
             shuffled(channels[:some], first[rows], second[rows], work, out[rows])
         return out
 
-    def order(self, name: Literal["first", "second"], index: Tensor, moment: Moment | None = None) -> Tensor:
+    def order(
+        self, name: Literal["first", "second"], index: Tensor, draw_key: DrawKey | None = None
+    ) -> Tensor:
         """Draw a shuffle from the owner's key.
 
         Args:
             name: which of the two.
             index: `[B]` int64, the images' numbers.
-            moment: see `transform`.
+            draw_key: see `transform`.
 
         Returns:
             `[B,C]` int64, the channel that comes to each place.
         """
         counter = torch.arange(self.out_channels, device=index.device)
-        epoch = moment.epoch if self.redraw == "epoch" and moment is not None else -1
+        epoch = draw_key.epoch if self.redraw == "epoch" and draw_key is not None else -1
         # four keys: `hashed` by one could be run backwards from what is seen
         keys = [
             self.key.integer("FrequencyMask", "shuffle", name, epoch, number) for number in range(_ROUNDS)

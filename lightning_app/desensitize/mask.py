@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lightning_app.core import draws
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.plain import Schema, is_count
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.centre import mask_entries
@@ -41,7 +41,7 @@ class MaskOut(Desensitizer):
 
     Outside training every image has its own mask whatever `draw` says, as a function of (seed, epoch,
     index), so that a validation does not depend on the batch size or on the order of images. Outside
-    training means: the module is in `eval()`, or `forward` is given no moment.
+    training means: the module is in `eval()`, or `forward` is given no draw key.
 
     Args:
         mask: a mask file, a PNG of 0 (hidden) and 255 (visible).
@@ -150,12 +150,12 @@ class MaskOut(Desensitizer):
             ]
             self._keep(torch.cat([pack_masks(masks) for masks in drawn]), size)
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         """Hide pixels of a batch.
 
         Args:
             batch: `image [B,3,H,W]` float in [0,1], `index [B]`; other entries are passed on.
-            moment: what the draws are a function of; None, as in `eval()`, draws per image.
+            draw_key: what the draws are a function of; None, as in `eval()`, draws per image.
 
         Returns:
             A new dict: `image` with hidden pixels 0, `mask` `[1,1,H,W]` with `mask_index` of zeros; where every
@@ -171,11 +171,11 @@ class MaskOut(Desensitizer):
             kept = self.mask if self.bits is None else self.bits
             if kept is not None and kept.device != image.device:
                 self.to(image.device)
-        mask, which = self._draw(batch["index"], moment, image.device)
-        veiled = batch.copy()
-        veiled["image"] = image * (mask if len(mask) == 1 else mask.index_select(0, which))
-        veiled["mask"], veiled["mask_index"] = mask, which
-        return veiled
+        mask, which = self._draw(batch["index"], draw_key, image.device)
+        desensitized = batch.copy()
+        desensitized["image"] = image * (mask if len(mask) == 1 else mask.index_select(0, which))
+        desensitized["mask"], desensitized["mask_index"] = mask, which
+        return desensitized
 
     def describe(self) -> dict[str, object]:
         """Return the method, where its masks come from and, once they are read or drawn, hash and mask ratio.
@@ -275,15 +275,15 @@ class MaskOut(Desensitizer):
             )  # fmt: skip
         return narrowed
 
-    def _draw(self, index: Tensor, moment: Moment | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _draw(self, index: Tensor, draw_key: DrawKey | None, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the batch's masks `[M,1,H,W]` and which lies on each image `[B]`, not waiting for the device."""
         shared = torch.zeros(len(index), dtype=torch.int64, device=device)
         if self.bits is None:
             assert self.mask is not None, "prepare came before"
             return self.mask, shared
         assert self.size is not None
-        now = moment or Moment()
-        if self.draw == "batch" and self.training and moment is not None:
+        now = draw_key or DrawKey()
+        if self.draw == "batch" and self.training and draw_key is not None:
             counter = torch.zeros(1, dtype=torch.int64, device=device)
             choice = draws.integers(counter, len(self.bits), _SALT, now.seed, now.step)
             return unpack_masks(self.bits.index_select(0, choice), self.size), shared

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_app.core.batch import Batch, Moment, learnt
+from lightning_app.core.batch import Batch, DrawKey, learnt
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.core.plain import Schema, is_count, is_hash, is_number
 from lightning_app.desensitize.base import Desensitizer
@@ -33,7 +33,7 @@ class MixUp(Desensitizer):
     image is in k mixes of its batch, never twice in one. So one key and one batch give one mix, whenever it comes. In
     `fit` the batches change from epoch to epoch, and the partners with them.
 
-    Mixes where `Moment.mix` says so: training images. Verification, validation and `predict` get images unmixed. It
+    Mixes where `DrawKey.mix` says so: training images. Verification, validation and `predict` get images unmixed. It
     follows any other method in a `Chain`. Under one mask for all images the mix keeps it; else it has none.
 
     Args:
@@ -105,12 +105,12 @@ class MixUp(Desensitizer):
         """Hear what comes to it; what is no picture is not kept within [0,1]."""
         self._pictures = is_image
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        """Mix a batch, where the moment says so; else pass it on.
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        """Mix a batch, where the draw key says so; else pass it on.
 
         Args:
             batch: `image [B,C,H,W]`, `index [B]` of B different images; `target` or `identity` `[B]`, if there are any.
-            moment: says whether to mix; None does not.
+            draw_key: says whether to mix; None does not.
 
         Returns:
             A new dict: `image` mixed, `target [B,k]` and `weight [B,k]` float32, the image's own label first;
@@ -123,9 +123,9 @@ class MixUp(Desensitizer):
         mixed.setdefault("mask", None)
         if "mask_index" not in mixed:
             mixed["mask_index"] = batch["index"].new_zeros(len(batch["image"]))
-        if moment is None or not moment.mix:
+        if draw_key is None or not draw_key.mix:
             return mixed
-        which, weight = self.draw(batch["index"], moment)
+        which, weight = self.draw(batch["index"], draw_key)
         if "target" in batch or "identity" in batch:
             target, shares = learnt(batch)
             if shares is not None:
@@ -141,12 +141,12 @@ class MixUp(Desensitizer):
             mixed["mask"], mixed["mask_index"] = None, torch.zeros_like(mixed["mask_index"])
         return mixed
 
-    def draw(self, index: Tensor, moment: Moment | None = None) -> tuple[Tensor, Tensor]:
+    def draw(self, index: Tensor, draw_key: DrawKey | None = None) -> tuple[Tensor, Tensor]:
         """Draw who is mixed, and how much of each.
 
         Args:
             index: `[B]` int64 numbers of different images.
-            moment: of which the epoch counts, with `redraw: epoch`.
+            draw_key: of which the epoch counts, with `redraw: epoch`.
 
         Returns:
             Positions in the batch `[B,k]` int64, an image's own first; coefficients `[B,k]` float32, rows sum to 1.
@@ -159,14 +159,14 @@ class MixUp(Desensitizer):
                 f"{type(self).__name__}: mixes k={self.k} images of a batch, and this one has {len(index)}: give "
                 "larger batches (data.global_batch_size, over all processes), more images, or a smaller k"
             )
-        keys = self._drawn_from(moment)
+        keys = self._drawn_from(draw_key)
         return partners(index, self.k, keys["partners"]), mix_weights(
             index, self.k, self.cap, keys["coefficients"]
         )
 
-    def _drawn_from(self, moment: Moment | None) -> dict[str, Keys]:
+    def _drawn_from(self, draw_key: DrawKey | None) -> dict[str, Keys]:
         """Derive the keys of each draw, of the epoch where that counts."""
-        epoch = moment.epoch if moment is not None and self.redraw == "epoch" else 0
+        epoch = draw_key.epoch if draw_key is not None and self.redraw == "epoch" else 0
         if self._keys[0] != epoch:
             names = ("partners", "coefficients", "signs")
             made: dict[str, Keys] = {
@@ -247,13 +247,13 @@ class InstaHide(MixUp):
         super().__init__(k, cap, key, redraw)
         self.mean = mean
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        """Mix a batch and flip signs, where the moment says so; else pass it on. See `MixUp.forward`."""
-        mixed = super().forward(batch, moment)
-        if moment is None or not moment.mix:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        """Mix a batch and flip signs, where the draw key says so; else pass it on. See `MixUp.forward`."""
+        mixed = super().forward(batch, draw_key)
+        if draw_key is None or not draw_key.mix:
             return mixed
         image = mixed["image"]
-        signs = random_signs(batch["index"], image.shape[1:], self._drawn_from(moment)["signs"])
+        signs = random_signs(batch["index"], image.shape[1:], self._drawn_from(draw_key)["signs"])
         mean = self.mean if self.mean is not None else _GREY if self._pictures else 0.0
         mixed["image"] = image.sub_(mean).mul_(signs).add_(mean) if mean else image.mul_(signs)
         return mixed

@@ -40,7 +40,7 @@ class Mosaic(Desensitizer):
             )
         self.block = block
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         """Pixelate images `[B,3,H,W]` float in [0,1]; the same shape and range, float32."""
         height, width = image.shape[-2:]
         block = min(self.block, max(height, width))  # a larger one would take its square in memory

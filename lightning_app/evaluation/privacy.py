@@ -17,7 +17,7 @@ from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.verification.readers import PairList
 from lightning_app.attacks import Attack
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
@@ -89,14 +89,16 @@ def applies(attack: Attack | None, data: FaceDataModule) -> bool:
         attack: None stands for looking at the released images as they are.
         data: the method's data, of which the desensitizer matters.
     """
-    veil = data.desensitizer
-    veil.prepare((data.size, data.size))  # a mask is known by its hash once it is read or drawn
+    desensitizer = data.desensitizer
+    desensitizer.prepare((data.size, data.size))  # a mask is known by its hash once it is read or drawn
     if attack is None:
         return True
-    if attack.needs_image and not veil.is_image:
+    if attack.needs_image and not desensitizer.is_image:
         return False
-    masked = "mask_hash" in veil.describe() if veil.has_mask is None else veil.has_mask
-    return veil.hides and (masked or not attack.needs_mask)
+    masked = (
+        "mask_hash" in desensitizer.describe() if desensitizer.has_mask is None else desensitizer.has_mask
+    )
+    return desensitizer.hides and (masked or not attack.needs_mask)
 
 
 def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) -> str:
@@ -159,7 +161,7 @@ def _mixed(subjects: Subjects, data: FaceDataModule, rows: Tensor) -> Batch:
     more = max(0, data.desensitizer.mixes - len(rows))
     rows = torch.cat([rows, torch.arange(min(more, len(subjects) - len(rows)))])
     raw = subjects.raw(rows)
-    return data.desensitized(raw, rows.to(raw.device), Moment(mix=True))
+    return data.desensitized(raw, rows.to(raw.device), DrawKey(mix=True))
 
 
 @torch.inference_mode()
@@ -207,8 +209,8 @@ def measure(
     def released() -> Iterator[list[Shown]]:
         for rows in rank_share(len(subjects), subjects.batch_size):
             raw = subjects.raw(rows)
-            veiled = data.desensitized(raw, rows.to(raw.device))
-            handed_out = _mixed(subjects, data, rows) if data.desensitizer.mixes > 1 else veiled
+            desensitized = data.desensitized(raw, rows.to(raw.device))
+            handed_out = _mixed(subjects, data, rows) if data.desensitizer.mixes > 1 else desensitized
             mask, which = handed_out["mask"], handed_out["mask_index"]
             seen = pictures_of(data, handed_out, attack, raw.shape[2:])[: len(rows)]
             which = which[: len(rows)]
@@ -216,9 +218,9 @@ def measure(
                 _compare(raw.float() / 255, seen, mask, which, alike)
             # an attacker's picture has no hidden pixel left, so the judge is told of none
             told = (mask, which) if attack is None else (None, None)
-            own = (veiled["mask"], veiled["mask_index"]) if attack is None else (None, None)
+            own = (desensitized["mask"], desensitized["mask_index"]) if attack is None else (None, None)
             # a recogniser is used on images that are not mixed
-            yield [Shown(seen, of_pictures, *told), Shown(veiled["image"], of_released, *own)]
+            yield [Shown(seen, of_pictures, *told), Shown(desensitized["image"], of_released, *own)]
 
     found = embed_images(released(), tick=tick)
     part |= {name: torch.cat(values) for name, values in alike.items()}

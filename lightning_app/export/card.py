@@ -38,7 +38,7 @@ def render(card: dict[str, Any], rows: list[list[str]]) -> str:
     )  # fmt: skip
     environment.filters |= {"number": _number, "code": code, "block": _block, "ready": Ready}
     matter = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)
-    page = environment.get_template(_TEMPLATE).render(c=card, rows=rows, veiling=veiling(card))
+    page = environment.get_template(_TEMPLATE).render(c=card, rows=rows, desensitizing=desensitizing(card))
     return f"---\n{matter}---\n\n{page}"
 
 
@@ -117,8 +117,8 @@ def _results(figures: dict[str, float]) -> list[dict[str, Any]]:
     return results
 
 
-def veiling(card: dict[str, Any]) -> str:
-    """Say in a sentence or two how images must be veiled before the graph takes them.
+def desensitizing(card: dict[str, Any]) -> str:
+    """Say in a sentence or two how images must be desensitized before the graph takes them.
 
     Args:
         card: what `card.json` holds.
@@ -127,20 +127,20 @@ def veiling(card: dict[str, Any]) -> str:
     if mask is not None and mask["in_graph"]:
         return (
             "The graph multiplies every image by the mask (`mask.png`) before anything else. Released images stay as "
-            "they are by that; a clean image that is fed by mistake is veiled as in training. This keeps the result "
+            "they are by that; a clean image that is fed by mistake is masked as in training. This keeps the result "
             "right, it protects nobody: who runs the model has the image."
         )
     if about is None:
-        return "The checkpoint does not tell how its training images were veiled; feed images veiled in the same way."
+        return "The checkpoint does not say how its training images were made; feed images desensitized likewise."
     if is_clean(about):
-        return "The model takes clean faces: images are not veiled, and the graph veils nothing."
+        return "The model takes clean faces: images are not desensitized, and the graph desensitizes nothing."
     kind = described(about)
     alone = about if kind is None else kind.for_one(about)
     if alone != about:
         mixing = (
             f"Training images were mixed together ({code(json.dumps(about))}); those to be embedded are not."
         )
-        return f"{mixing} {veiling({**card, 'desensitizer': alone})}"
+        return f"{mixing} {desensitizing({**card, 'desensitizer': alone})}"
     rest = {key: value for key, value in about.items() if key not in ("method", "mask_hash")}
     how = ", ".join(f"{plain_text(key)} {plain_text(json.dumps(value))}" for key, value in rest.items())
     if kind is not None and kind.hides_only:
@@ -149,9 +149,9 @@ def veiling(card: dict[str, Any]) -> str:
         how = f"hidden pixels black, {about.get('masks', 'several')} masks of mask ratio {ratios}"
     recipe = kind.recipe(about) if kind is not None else ""
     return (
-        f"**Images must be veiled before**, as in training: {code(about['method'])}{f' ({how})' if how else ''}. "
+        f"**Images must be desensitized before**, as in training: {code(about['method'])}{f' ({how})' if how else ''}. "
         f"{plain_text(recipe)}{' ' if recipe else ''}The "
-        "graph does not veil: a clean image, or one veiled in another way, gives an embedding that means little."
+        "graph does not desensitize: a clean image, or one made in another way, gives an embedding that means little."
     )
 
 

@@ -36,13 +36,13 @@ class Deployed(nn.Module):
     Args:
         backbone: in eval mode.
         mask: `[1,1,H,W]` of 0 (hidden) and 1 (visible), which the gates are computed for; None for gates of 1.
-        veils: multiply images by the mask.
+        desensitizes: multiply images by the mask.
         mean: subtracted from every channel then.
         std: what every channel is divided by then.
         unit: scale embeddings to length 1.
 
     Raises:
-        ValueError: the backbone is in training mode, or there is nothing to veil with.
+        ValueError: the backbone is in training mode, or there is nothing to desensitize with.
     """
 
     mask: Tensor | None
@@ -51,7 +51,7 @@ class Deployed(nn.Module):
         self,
         backbone: Backbone,
         mask: Tensor | None = None,
-        veils: bool = False,
+        multiplies: bool = False,
         mean: float = 0.5,
         std: float = 0.5,
         unit: bool = True,
@@ -59,8 +59,8 @@ class Deployed(nn.Module):
         super().__init__()
         if backbone.training:
             raise ValueError("backbone: is in training mode; call eval() first")
-        if veils and mask is None:
-            raise ValueError("veils: True, but there is no mask to multiply images by")
+        if multiplies and mask is None:
+            raise ValueError("desensitizes: True, but there is no mask to multiply images by")
         # weights as they lie in a file: the exporter would transpose channels_last ones at every run
         self.backbone = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)
         # of others the order of modules may not be that of their use, or something is between the two
@@ -73,12 +73,12 @@ class Deployed(nn.Module):
             with torch.no_grad():
                 self.backbone.gates[point] = _Constant(fsm(mask) if mask is not None else torch.ones(()))
         self.register_buffer("mask", mask)
-        self.veils, self.unit, self.mean, self.std = veils, unit, mean, std
+        self.multiplies, self.unit, self.mean, self.std = multiplies, unit, mean, std
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed images `[B,C,H,W]` float32 in [0,1]: `[B,D]`."""
-        if self.veils and self.mask is not None:
+        if self.multiplies and self.mask is not None:
             image = image * self.mask
         image = (image - self.mean) / self.std
         embedding: Tensor = self.backbone(image, self.mask if self.gated else None)
@@ -199,15 +199,15 @@ def to_onnx(network: Deployed, channels: int, size: int, metadata: Mapping[str, 
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def compare(model: bytes, embed: Embed, veil: Embed, channels: int, size: int) -> Agreement:
+def compare(model: bytes, embed: Embed, multiply: Embed, channels: int, size: int) -> Agreement:
     """Run a model in onnxruntime on random, black and white images and hold it against PyTorch.
 
-    onnxruntime is given the images as they are, PyTorch the veiled ones.
+    onnxruntime is given the images as they are, PyTorch the desensitized ones.
 
     Args:
         model: bytes of the ONNX file.
-        embed: PyTorch's way from veiled images `[B,C,H,W]` in [0,1] to `[B,D]`.
-        veil: what the graph has to do to images by itself; the identity where it veils nothing.
+        embed: PyTorch's way from desensitized images `[B,C,H,W]` in [0,1] to `[B,D]`.
+        multiply: what the graph has to do to images by itself; the identity where it has no mask.
         channels: C.
         size: H and W.
 
@@ -227,7 +227,7 @@ def compare(model: bytes, embed: Embed, veil: Embed, channels: int, size: int) -
     for images in (noise[:1], special, noise[:32]):
         theirs = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0]).double()
         with torch.inference_mode():
-            ours = embed(veil(images)).double()
+            ours = embed(multiply(images)).double()
         length = torch.linalg.vector_norm(ours, dim=1).clamp_min(_SMALLEST)
         difference = max(difference, float(((theirs - ours).abs().amax(1) / length).max()))
         cosine = min(cosine, float(torch.cosine_similarity(theirs, ours, dim=1, eps=_SMALLEST).min()))

@@ -36,7 +36,7 @@ def to_safetensors(
     Args:
         model: the recogniser.
         facts: of its checkpoint.
-        about: how its training faces were veiled, without names of files.
+        about: how its training faces were desensitized, without names of files.
         mean: subtracted from every channel of its images.
         std: what every channel is divided by.
         head: write the classification head too, a row per training identity.

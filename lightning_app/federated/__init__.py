@@ -1,4 +1,4 @@
-"""Several owners, one recogniser: every owner veils with the same mask, and only parameters travel (paper, 3.4).
+"""Several owners, one recogniser: every owner desensitizes with the same mask, and only parameters travel (paper, 3.4).
 
 `partition`, `aggregate`, `weights` and `messages` are plain; `local`, `client` and `server` know Lightning; `wire`,
 `apps`, `serverapp` and `clientapp` alone know Flower, and for a deployment (`deploy/federated`) `superlink` and

@@ -18,8 +18,8 @@ from datamodules.readers.decode import Crop, decode, read_bytes
 from datamodules.same_description import alone, brief, key_hashes
 from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
+from lightning_app.export.model_input import find_model_input
 from lightning_app.export.source import Run, normalisation, read_run
-from lightning_app.export.veil import find_veil
 from lightning_app.models import checkpoints
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts
@@ -162,9 +162,9 @@ def load_recogniser(
         run = read_run(run_or_checkpoint, facts)
         normalised = normalisation(facts, run, None, None)
         gated = model.backbone.looks_at_masks
-        veil = find_veil(facts, run.config, mask, gated)
+        model_input = find_model_input(facts, run.config, mask, gated)
         # a class that is not ours may do more than multiply by the mask: then it is made itself
-        multiplied = veil.mask if veil.multiplies else None
+        multiplied = model_input.mask if model_input.multiplies else None
         desensitizer, hides = _desensitizer(facts, run, multiplied, desensitize is not False)
     if desensitize is None and desensitizer.hides:
         log.warning(
@@ -174,7 +174,7 @@ def load_recogniser(
         )
     else:
         log.info("%s: %s.", facts.path, hides)
-    return LoadedRecogniser(model, facts, normalised, _crop(run), desensitizer, veil.mask, hides)
+    return LoadedRecogniser(model, facts, normalised, _crop(run), desensitizer, model_input.mask, hides)
 
 
 class _Masked(Desensitizer):
@@ -184,7 +184,7 @@ class _Masked(Desensitizer):
         super().__init__()
         self.register_buffer("mask", mask)
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         mask = self.get_buffer("mask")
         return image * mask
 

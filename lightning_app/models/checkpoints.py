@@ -54,7 +54,7 @@ class CheckpointFacts:
 
     @property
     def desensitizer(self) -> dict[str, Any] | None:
-        """How the training faces were veiled, as `Desensitizer.describe` tells; None where it is not known."""
+        """How the training faces were desensitized, as `Desensitizer.describe` tells; None where it is not known."""
         about = self.data.get("desensitizer")
         return dict(about) if isinstance(about, dict) and about else None
 

@@ -1,4 +1,4 @@
-"""The attacker that learns: RFR-Net, trained to undo one way of veiling faces."""
+"""The attacker that learns: RFR-Net, trained to undo one way of desensitizing faces."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Inpainter(L.LightningModule):
         recogniser, facts = load_recogniser(self.features)
         facts.check_normalised(data.mean, data.std)
         if facts.clean is False:
-            log.warning("model.features: trained on veiled faces; a clean ResNet sees more.")
+            log.warning("model.features: trained on desensitized faces; a clean ResNet sees more.")
         maps = FeatureMaps(recogniser.backbone, data.mean, data.std)
         return [maps.to(memory_format=torch.channels_last)]
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.same_description import brief, same_veil
+from datamodules.same_description import brief, same_desensitizer
 from lightning_app.attacks import Attack
 from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.fit_config import (
@@ -42,7 +42,7 @@ class Method:
         config: of `fit`.
         args: overrides, such as `[--data.desensitizer, lightning_app.desensitize.Mosaic]`.
         checkpoint: of a finished run; nothing is trained then. Its folder's metrics.json gives the accuracies where it
-            was trained under this very veil and verified alike; otherwise it is verified anew.
+            was trained with this very desensitizer and verified alike; otherwise it is verified anew.
         run: name of the run's folder in `runs`, to share a run with others; by default one of the comparison's own.
         restorer: checkpoint of an attacker trained on this method, where the comparison shall not train one.
     """
@@ -138,7 +138,7 @@ class Candidate:
             except (ValueError, OSError) as error:
                 raise ValueError(f"methods.{self.label}: {error}") from error
             home = given if given.is_dir() else given.parent.parent
-            # its run's figures are another veil's, or of other pairs? then it is verified into the comparison's folder
+            # its run's figures are another desensitizer's, or of other pairs? then it is verified anew, here
             self.run = home if self._is_measured_in(home, facts) else own
             if self.run == own:
                 self.about |= {"checkpoint": facts.sha256, "measured": self.setting.measured}
@@ -158,12 +158,12 @@ class Candidate:
             )
 
     def _is_measured_in(self, home: Path, facts: CheckpointFacts) -> bool:
-        """Tell whether a run's figures are this method's: of its veil, and of the same verification."""
+        """Tell whether a run's figures are this method's: of its desensitizer, and of the same verification."""
         ours, made = self.setting.data.desensitizer.describe(), saved_measured(home)
         return (
             jobs.finished(home, self.figure)
             and facts.desensitizer is not None
-            and same_veil(facts.desensitizer, ours)
+            and same_desensitizer(facts.desensitizer, ours)
             and made is not None
             and difference(made, self.setting.measured) is None
         )
@@ -175,7 +175,7 @@ class Candidate:
         except (ValueError, OSError) as error:
             raise ValueError(f"methods.{self.label}.restorer: {error}") from error
         ours = self.setting.data.desensitizer.describe()
-        if not same_veil(theirs, ours):
+        if not same_desensitizer(theirs, ours):
             log.warning(
                 "methods.%s.restorer: %s was trained against %s, this is %s: an attacker of this very method may do "
                 "better.", self.label, path, brief(theirs) if theirs else "a method it does not tell", brief(ours),
@@ -207,13 +207,13 @@ class Candidate:
         """Tell what the trained recogniser's checkpoint says of itself.
 
         Raises:
-            ValueError: a run of that name was trained on faces veiled in another way.
+            ValueError: a run of that name was trained on faces desensitized in another way.
         """
         facts = self._stored()
         theirs, ours = facts.desensitizer, self.setting.data.desensitizer.describe()
-        if theirs is not None and not same_veil(theirs, ours):
+        if theirs is not None and not same_desensitizer(theirs, ours):
             text = (
-                f"methods.{self.label}: {facts.path} was trained on faces veiled by {brief(theirs)}, this is "
+                f"methods.{self.label}: {facts.path} was trained on faces desensitized by {brief(theirs)}, this is "
                 f"{brief(ours)}"
             )
             if self.method.checkpoint is None:
@@ -281,8 +281,8 @@ class Candidate:
         `mask_ratio` where there is a mask. Where nothing is hidden the three situations are one.
         """
         out: dict[str, float] = {}
-        veil = self.setting.data.desensitizer
-        ratio = veil.describe().get("mask_ratio")
+        desensitizer = self.setting.data.desensitizer
+        ratio = desensitizer.describe().get("mask_ratio")
         if isinstance(ratio, float):
             out["mask_ratio"] = ratio
         if not jobs.finished(self.run, self.figure):
@@ -290,7 +290,7 @@ class Candidate:
         read = read_metrics(self.run / "metrics.json")
         found = {key: float(value) for key, value in read.items() if isinstance(value, int | float)}
         for situation in _SITUATIONS:
-            source = situation if veil.hides else ""
+            source = situation if desensitizer.hides else ""
             if (one := find(found, f"{self.figure}{source}", source)) is not None:
                 out |= Measurement(f"accuracy{situation}", one.value, one.low, one.high).flat()
         head = self.figure.removesuffix("accuracy")

@@ -161,10 +161,10 @@ def test_mean_face_says_what_it_lacks(reader: DrawnFaces, clean: Tensor, masks: 
 )
 def test_opencv_is_opencv_image_by_image(attack: Attack, flag: int, clean: Tensor, masks: Tensor) -> None:
     which = torch.tensor([2, 0, 1, 1, 0, 2])
-    veiled = clean * masks[which]
-    restored = attack.restore(released(veiled, masks, which))
+    desensitized = clean * masks[which]
+    restored = attack.restore(released(desensitized, masks, which))
     for number in range(6):
-        pixels = (veiled[number] * 255).round().byte().permute(1, 2, 0).numpy()
+        pixels = (desensitized[number] * 255).round().byte().permute(1, 2, 0).numpy()
         hole = np.uint8(1) - masks[which[number], 0].byte().numpy()
         expected = cv2.inpaint(np.ascontiguousarray(pixels), hole, 4, flag)
         found = (restored[number] * 255).round().byte().permute(1, 2, 0).numpy()

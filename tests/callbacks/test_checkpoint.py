@@ -15,7 +15,7 @@ import yaml
 
 from callbacks import RunCheckpoint
 from lightning_app.runs.folder import resolve_checkpoint
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 from tests.small_run import STEPS, Diary, fit, state, write_small_config
 
 
@@ -91,10 +91,10 @@ def test_gradients_under_way_are_never_left_out(tmp_path: Path) -> None:
     assert saved == [3, 4, 4]
 
 
-def test_the_command_line_sets_how_often(tmp_path: Path, veil: Veil) -> None:
+def test_the_command_line_sets_how_often(tmp_path: Path, run_main: RunMain) -> None:
     config = write_small_config(tmp_path, 1)
     often = ["--trainer.callbacks+=callbacks.RunCheckpoint", "--trainer.callbacks.every_n_steps=3"]
-    veil("fit", "--config", config, *often)
+    run_main("fit", "--config", config, *often)
     assert steps_in(Path("runs/small")) == {"last.ckpt": STEPS, "previous.ckpt": 3}
     overlay = tmp_path / "overlay.yaml"
     mine = [
@@ -102,9 +102,9 @@ def test_the_command_line_sets_how_often(tmp_path: Path, veil: Veil) -> None:
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"filename": "best"}},
     ]
     overlay.write_text(yaml.safe_dump({"trainer": {"callbacks+": mine}}))
-    veil("fit", "--config", config, "--config", overlay, "--name", "two")
+    run_main("fit", "--config", config, "--config", overlay, "--name", "two")
     assert steps_in(Path("runs/two")) == {"best.ckpt": STEPS, "last.ckpt": STEPS, "previous.ckpt": 3}
-    veil("fit", "--config", config, "--name", "none", "--trainer.enable_checkpointing", "false")
+    run_main("fit", "--config", config, "--name", "none", "--trainer.enable_checkpointing", "false")
     assert not Path("runs/none/checkpoints").exists()
 
 
@@ -195,7 +195,7 @@ def test_a_full_disk_keeps_what_is_there_and_says_so(
 
 
 def test_without_its_weights_a_run_does_not_end_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, veil: Veil, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_small_config(tmp_path, 2)
     disk = Disk(monkeypatch)
@@ -206,7 +206,7 @@ def test_without_its_weights_a_run_does_not_end_well(
         on_train_start(self, trainer, pl_module)
 
     monkeypatch.setattr(RunCheckpoint, "on_train_start", full_later)
-    message = refused(capsys, lambda: veil("fit", "--config", config))
+    message = refused(capsys, lambda: run_main("fit", "--config", config))
     assert message.startswith(f"error: the last checkpoint of step {2 * STEPS} could not be written to ")
     assert "make room and go on with --ckpt_path last" in message
     assert steps_in(Path("runs/small")) == {"last.ckpt": STEPS}
@@ -214,7 +214,7 @@ def test_without_its_weights_a_run_does_not_end_well(
     disk.empty()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    veil("fit", "--config", config, "--ckpt_path", "last")
+    run_main("fit", "--config", config, "--ckpt_path", "last")
     assert steps_in(Path("runs/small")) == {"last.ckpt": 2 * STEPS, "previous.ckpt": STEPS}
 
 

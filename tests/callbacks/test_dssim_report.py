@@ -16,11 +16,11 @@ def test_figures_are_those_of_the_metrics(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(DSSIMReport(images=6), epochs=1)
     trainer.fit(TinyModel(), datamodule=data)
     clean = data.raw[:6].float() / 255
-    veiled = clean.clone()
-    veiled[:, :, 16:] = 0
+    desensitized = clean.clone()
+    desensitized[:, :, 16:] = 0
     found = trainer.callback_metrics
-    assert found["privacy/dssim"].item() == pytest.approx(dssim(clean, veiled).mean().item(), abs=1e-6)
-    assert found["privacy/psnr"].item() == pytest.approx(psnr(clean, veiled).mean().item(), rel=1e-5)
+    assert found["privacy/dssim"].item() == pytest.approx(dssim(clean, desensitized).mean().item(), abs=1e-6)
+    assert found["privacy/psnr"].item() == pytest.approx(psnr(clean, desensitized).mean().item(), rel=1e-5)
     # the lower half is (1,0,1) there and black here: the squared error is 2/3 on half of the pixels
     assert found["privacy/psnr"].item() == pytest.approx(10 * math.log10(3), rel=1e-5)
     assert found["privacy/mask_ratio"].item() == 0.5

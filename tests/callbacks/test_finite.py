@@ -18,7 +18,7 @@ from datamodules.sampler import EpochBatchSampler
 from lightning_app.core.batch import Batch
 from lightning_app.models import ResNet
 from tests.callbacks.tiny_run import MakeTrainer, TinyData, TinyModel
-from tests.command_line import Veil, refused, write_config
+from tests.command_line import RunMain, refused, write_config
 from tests.models.test_inpainter import write as write_inpainter
 
 
@@ -190,7 +190,7 @@ def test_many_images_are_cut_in_the_message_alone(make_trainer: MakeTrainer) -> 
 
 
 def test_a_run_ends_with_one_line_and_goes_on(
-    tmp_path: Path, veil: Veil, drawn_root: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run_main: RunMain, drawn_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1}
     config = write_config(tmp_path / "spoilt.yaml", drawn_root, trainer=trainer)
@@ -199,7 +199,7 @@ def test_a_run_ends_with_one_line_and_goes_on(
     )
     config.write_text(spoilt)
     arguments = ("fit", "--config", config, "--data.init_args.val_share", 0)
-    line = refused(capsys, lambda: veil(*arguments))
+    line = refused(capsys, lambda: run_main(*arguments))
     order = EpochBatchSampler(48, 16, seed=0)
     order.set_epoch(1)
     images = list(order)[1]  # step 4: the second of the three batches of epoch 1
@@ -217,15 +217,15 @@ def test_a_run_ends_with_one_line_and_goes_on(
     assert not Path("runs/spoilt/metrics.json").exists()
     # the way on that the message names
     assert "--ckpt_path last and --trainer.gradient_clip_val 1" in line
-    veil(*arguments, "--ckpt_path", "last", "--trainer.gradient_clip_val", 1, "--model.init_args.at", 99)
+    run_main(*arguments, "--ckpt_path", "last", "--trainer.gradient_clip_val", 1, "--model.init_args.at", 99)
     assert torch.load("runs/spoilt/checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
 
 
 def test_an_attacker_that_diverges_is_stopped(
-    tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_inpainter(tmp_path / "rfr.yaml", learning_rate=1e30)
-    line = refused(capsys, lambda: veil("fit", "--config", config))
+    line = refused(capsys, lambda: run_main("fit", "--config", config))
     assert re.search(r"the loss is (nan|inf) at step \d+ of epoch \d+ \(", line)
     assert "lower --model.learning_rate" in line
     kept = torch.load("runs/rfr/checkpoints/nonfinite.ckpt", weights_only=True)

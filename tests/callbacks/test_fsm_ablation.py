@@ -21,12 +21,12 @@ from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
 from lightning_app.report import rows_of
 from tests.callbacks.test_lfw_verification import SIZE, CountingPairs
-from tests.command_line import Veil, write_config
+from tests.command_line import RunMain, write_config
 
 POINTS = ("layer1", "layer2")
 
 
-def veil_of(count: int = 5) -> MaskOut:
+def mask_out(count: int = 5) -> MaskOut:
     """A mask per image, so that gates differ from image to image."""
     return MaskOut(freeform=(0.5, 0.7), count=count, draw="image", size=SIZE)
 
@@ -54,7 +54,7 @@ def run(
 ) -> dict[str, float]:
     data = FaceDataModule(
         DrawnFaces(identities=4, images_per_identity=4, size=SIZE),
-        desensitizer if desensitizer is not None else veil_of(),
+        desensitizer if desensitizer is not None else mask_out(),
         global_batch_size=12,
     )
     trainer = L.Trainer(
@@ -91,7 +91,7 @@ def test_off_is_the_network_without_it_and_contributions_are_differences(flip: b
 def test_mean_gate_is_that_of_hidden_cells_of_all_images(tmp_path: Path) -> None:
     model, reader = network(*POINTS), CountingPairs()
     found = run(model, tmp_path, LFWVerification(reader=reader, bootstrap=0), FSMAblation(bootstrap=0))
-    data = FaceDataModule(DrawnFaces(identities=4, size=SIZE), veil_of())
+    data = FaceDataModule(DrawnFaces(identities=4, size=SIZE), mask_out())
     for point, size in zip(POINTS, (8, 4), strict=True):
         values = []
         for index in range(40):
@@ -143,7 +143,7 @@ def test_without_gates_or_mask_it_says_so_once_and_logs_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cases: list[tuple[Recogniser, Desensitizer, str]] = [
-        (network(), veil_of(), "ResNet has no gates"),
+        (network(), mask_out(), "ResNet has no gates"),
         (network("layer2"), GaussianBlur(9), "has no mask"),
         (network("layer2"), Identity(), "has no mask"),
     ]
@@ -171,7 +171,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
 
 
 def test_in_a_fit_it_measures_when_due_and_is_in_table_and_metrics(
-    drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epochs: list[int] = []
     real = FSMAblation.measure
@@ -186,14 +186,14 @@ def test_in_a_fit_it_measures_when_due_and_is_in_table_and_metrics(
     own = {"class_path": "callbacks.FSMAblation", "init_args": {"every_n_epochs": 3, "bootstrap": 20}}
     config["trainer"]["callbacks"] = [own, *watching]
     Path("tiny.yaml").write_text(yaml.safe_dump(config))
-    veil("fit", "--config", "tiny.yaml")
+    run_main("fit", "--config", "tiny.yaml")
     assert epochs == [1]  # of 0 and 1 the last
     figures = json.loads(Path("runs/tiny/metrics.json").read_text())
     assert figures["fsm/accuracy"] == figures["lfw/accuracy"]
     assert figures["fsm/contribution_layer2"] == figures["fsm/contribution_all"]
     assert 0 < figures["fsm/gate_mean_layer2"] < 1
     assert "fsm contribution of the gate at layer2" in " ".join(capsys.readouterr().out.split())
-    veil("validate", "--config", "tiny.yaml", "--ckpt_path", "last")
+    run_main("validate", "--config", "tiny.yaml", "--ckpt_path", "last")
     assert len(epochs) == 2
     again = json.loads(Path("runs/tiny/metrics.json").read_text())
     for key in (key for key in figures if key.startswith("fsm/")):

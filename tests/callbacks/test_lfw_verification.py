@@ -72,9 +72,9 @@ def written_out(
     model.eval()
 
     @cache  # an image stands in several pairs
-    def embed(index: int, veiled: bool) -> Tensor:
+    def embed(index: int, desensitized: bool) -> Tensor:
         image = torch.from_numpy(DrawnPairs.read(reader, index).copy())[None]
-        ready = data.prepare(image, torch.tensor([index]), desensitize=veiled)
+        ready = data.prepare(image, torch.tensor([index]), desensitize=desensitized)
         embedding = model.embed(ready["image"], ready["mask"], ready["mask_index"])
         if flip:
             mask = None if ready["mask"] is None else ready["mask"].flip(-1)
@@ -96,11 +96,11 @@ def test_three_situations_equal_the_written_out_way_and_read_every_image_once(
     flip: bool, count: int, tmp_path: Path
 ) -> None:
     reader, model = CountingPairs(), trained_a_little()
-    veil = MaskOut(freeform=(0.5, 0.7), count=count, draw="image", size=SIZE)
-    found = run(LFWVerification(reader=reader, flip=flip, bootstrap=20), veil, model, tmp_path)
+    desensitizer = MaskOut(freeform=(0.5, 0.7), count=count, draw="image", size=SIZE)
+    found = run(LFWVerification(reader=reader, flip=flip, bootstrap=20), desensitizer, model, tmp_path)
     assert sorted(reader.reads) == list(range(40))
     for situation in (1, 2, 3):
-        expected = written_out(reader, veil, model, situation, flip)
+        expected = written_out(reader, desensitizer, model, situation, flip)
         assert found[f"lfw/accuracy_s{situation}"] == pytest.approx(expected, abs=1e-6)
     assert found["lfw/accuracy"] == found["lfw/accuracy_s1"]
     assert found["lfw/accuracy_low"] <= found["lfw/accuracy"] <= found["lfw/accuracy_high"]
@@ -111,7 +111,7 @@ def test_three_situations_equal_the_written_out_way_and_read_every_image_once(
 @pytest.mark.parametrize("make", [trained_a_little, partial_a_little])
 def test_the_mirrored_image_meets_its_mirrored_mask(make: Callable[[], Recogniser], tmp_path: Path) -> None:
     reader, model = CountingPairs(), make()
-    veil = MaskOut(freeform=(0.5, 0.7), count=5, draw="image", size=SIZE)
+    desensitizer = MaskOut(freeform=(0.5, 0.7), count=5, draw="image", size=SIZE)
     asked: list[tuple[Tensor, Tensor]] = []
     of_the_model = model.embed
 
@@ -122,14 +122,16 @@ def test_the_mirrored_image_meets_its_mirrored_mask(make: Callable[[], Recognise
         return of_the_model(image, mask, mask_index)
 
     model.embed = embed  # type: ignore[method-assign]
-    found = run(LFWVerification(reader=reader, situations=[1], flip=True, bootstrap=0), veil, model, tmp_path)
+    found = run(
+        LFWVerification(reader=reader, situations=[1], flip=True, bootstrap=0), desensitizer, model, tmp_path
+    )
     model.embed = of_the_model  # type: ignore[method-assign]
     for (image, mask), (mirrored, its) in zip(asked[::2], asked[1::2], strict=True):
         assert torch.equal(mirrored, image.flip(-1))
         assert torch.equal(its, mask.flip(-1))
         hidden = (its == 0).expand_as(mirrored)
         assert bool((mirrored[hidden] == -1).all())  # black, normalised
-    expected = written_out(reader, veil, model, 1, True)
+    expected = written_out(reader, desensitizer, model, 1, True)
     assert found["lfw/accuracy"] == pytest.approx(expected, abs=1e-6)
 
 

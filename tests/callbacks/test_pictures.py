@@ -71,7 +71,7 @@ def test_drawn_faces_are_shown_and_logged(make_trainer: MakeTrainer) -> None:
 
 @pytest.mark.parametrize("desensitizer", [Open(), LowerHalf(spared=True)], ids=["identity", "one spared"])
 @pytest.mark.parametrize("show_faces", [False, True])
-def test_unveiled_real_faces_are_never_logged(
+def test_raw_real_faces_are_never_logged(
     make_trainer: MakeTrainer, desensitizer: Open, show_faces: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     faces, recorder = run(make_trainer, TinyData(desensitizer), TinyModel(), show_faces=show_faces)

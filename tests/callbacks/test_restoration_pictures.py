@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from callbacks import RestorationPictures
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from tests.callbacks.tiny_run import Recorder, TinyData, TinyModel
 
 
 class Data(TinyData):
-    def prepare(self, images: Tensor, moment: Moment | None = None) -> Batch:
-        return self.desensitized(images, moment=moment)
+    def prepare(self, images: Tensor, draw_key: DrawKey | None = None) -> Batch:
+        return self.desensitized(images, draw_key=draw_key)
 
 
 class Restores(TinyModel):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datamodules import FaceDataModule
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.runs.loggers import WandbLogger
 
@@ -33,17 +33,17 @@ class LowerHalf(Desensitizer):
         super().__init__()
         self.spared, self.moving, self.calls = spared, moving, 0
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         self.calls += 1
-        veiled = batch.copy()
+        desensitized = batch.copy()
         mask = half_mask().flip(-2) if self.moving and self.calls % 2 == 0 else half_mask()
         if self.spared:
             mask = torch.cat([mask, torch.ones_like(mask)])
-        veiled["mask_index"] = torch.zeros(len(batch["image"]), dtype=torch.int64)
-        veiled["mask_index"][0] = len(mask) - 1
-        veiled["mask"] = mask
-        veiled["image"] = batch["image"] * mask[veiled["mask_index"]]
-        return veiled
+        desensitized["mask_index"] = torch.zeros(len(batch["image"]), dtype=torch.int64)
+        desensitized["mask_index"][0] = len(mask) - 1
+        desensitized["mask"] = mask
+        desensitized["image"] = batch["image"] * mask[desensitized["mask_index"]]
+        return desensitized
 
 
 class NoPicture(Desensitizer):
@@ -52,19 +52,22 @@ class NoPicture(Desensitizer):
     is_image = False
     out_channels = 5
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        veiled = batch.copy()
-        veiled["image"] = batch["image"].mean(1, keepdim=True).expand(-1, 5, -1, -1)
-        veiled["mask"], veiled["mask_index"] = None, torch.zeros(len(batch["image"]), dtype=torch.int64)
-        return veiled
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        desensitized = batch.copy()
+        desensitized["image"] = batch["image"].mean(1, keepdim=True).expand(-1, 5, -1, -1)
+        desensitized["mask"], desensitized["mask_index"] = (
+            None,
+            torch.zeros(len(batch["image"]), dtype=torch.int64),
+        )
+        return desensitized
 
 
 class Open(Desensitizer):
-    """Veils nothing."""
+    """Desensitizes nothing."""
 
     hides = False
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return image
 
 
@@ -83,10 +86,10 @@ class TinyData(L.LightningDataModule):
         return self.raw[:count]
 
     def desensitized(
-        self, images: Tensor, index: Tensor | None = None, moment: Moment | None = None
+        self, images: Tensor, index: Tensor | None = None, draw_key: DrawKey | None = None
     ) -> Batch:
         batch: Batch = {"image": images.float() / 255, "index": torch.arange(len(images))}
-        out: Batch = self.desensitizer(batch, moment)
+        out: Batch = self.desensitizer(batch, draw_key)
         return out
 
     as_trained = FaceDataModule.as_trained

@@ -10,27 +10,31 @@ import pytest
 import torch
 import yaml
 
-from tests.command_line import Veil, refused, write_config
+from tests.command_line import RunMain, refused, write_config
 
 
-def test_an_unknown_config_lists_those_there_are(veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, lambda: veil("fit", "--config", "fsm_layer9.yaml"))
+def test_an_unknown_config_lists_those_there_are(
+    run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, lambda: run_main("fit", "--config", "fsm_layer9.yaml"))
     assert "fsm_layer9.yaml" in message
     assert "fsm_layer3.yaml" in message
     assert "demo.yaml" in message
 
 
-def test_last_without_a_checkpoint_names_the_folder(veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, lambda: veil("fit", "--config", "demo.yaml", "--ckpt_path", "last"))
+def test_last_without_a_checkpoint_names_the_folder(
+    run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, lambda: run_main("fit", "--config", "demo.yaml", "--ckpt_path", "last"))
     assert "no last.ckpt in runs/demo/checkpoints" in message
-    assert "--ckpt_path" in refused(capsys, lambda: veil("validate", "--config", "demo.yaml"))
+    assert "--ckpt_path" in refused(capsys, lambda: run_main("validate", "--config", "demo.yaml"))
 
 
 @pytest.mark.parametrize("name", ["fsm_layer3.yaml", "lfwa_resnet.yaml", "resnet.yaml"])
 def test_a_shipped_config_without_its_data_says_what_it_looked_for(
-    name: str, veil: Veil, capsys: pytest.CaptureFixture[str]
+    name: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = refused(capsys, lambda: veil("fit", "--config", name))
+    message = refused(capsys, lambda: run_main("fit", "--config", name))
     assert "data/" in message or "masks/free76" in message
     assert not Path("runs").exists() or not list(Path("runs").rglob("*.ckpt"))
 
@@ -49,12 +53,12 @@ def bad_roots(tmp_path: Path) -> dict[str, tuple[Path, str]]:
 
 @pytest.mark.parametrize("case", ["nowhere", "empty", "files", "one"])
 def test_bad_data_roots(
-    case: str, tmp_path: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    case: str, tmp_path: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, expected = bad_roots(tmp_path)[case]
     config = write_config(tmp_path / "bad.yaml", drawn_root)
     message = refused(
-        capsys, lambda: veil("fit", "--config", config, "--data.init_args.reader.init_args.root", root)
+        capsys, lambda: run_main("fit", "--config", config, "--data.init_args.reader.init_args.root", root)
     )
     assert str(root) in message
     assert expected in message
@@ -62,7 +66,7 @@ def test_bad_data_roots(
 
 @pytest.mark.parametrize("case", ["size", "grey", "black", "missing"])
 def test_bad_masks(
-    case: str, tmp_path: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    case: str, tmp_path: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import numpy as np
     from PIL import Image
@@ -82,13 +86,13 @@ def test_bad_masks(
     text = yaml.safe_load(config.read_text())
     text["data"]["init_args"]["desensitizer"]["init_args"] = {"mask": str(path)}
     config.write_text(yaml.safe_dump(text))
-    message = refused(capsys, lambda: veil("fit", "--config", config))
+    message = refused(capsys, lambda: run_main("fit", "--config", config))
     assert "mask.png" in message
     assert {"size": "16", "grey": "127", "black": "all", "missing": "draw-mask"}[case] in message
 
 
 def test_a_pairs_file_with_a_bad_line_names_the_line(
-    tmp_path: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = (drawn_root / "pairs.txt").read_text().splitlines()
     lines[4] = "what is this"
@@ -97,13 +101,13 @@ def test_a_pairs_file_with_a_bad_line_names_the_line(
     text = yaml.safe_load(config.read_text())
     text["trainer"]["callbacks"][0]["init_args"]["pairs"] = str(tmp_path / "pairs.txt")
     config.write_text(yaml.safe_dump(text))
-    message = refused(capsys, lambda: veil("fit", "--config", config))
+    message = refused(capsys, lambda: run_main("fit", "--config", config))
     assert "line 5" in message or ":5" in message
     assert "what is this" in message
 
 
 def test_missing_pair_images_are_counted_and_can_be_skipped(
-    tmp_path: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = (drawn_root / "pairs.txt").read_text().replace("Drawn_00003", "Nobody")
     (tmp_path / "pairs.txt").write_text(pairs)
@@ -112,42 +116,46 @@ def test_missing_pair_images_are_counted_and_can_be_skipped(
     given = text["trainer"]["callbacks"][0]["init_args"]
     given["pairs"] = str(tmp_path / "pairs.txt")
     config.write_text(yaml.safe_dump(text))
-    message = refused(capsys, lambda: veil("fit", "--config", config))
+    message = refused(capsys, lambda: run_main("fit", "--config", config))
     assert "missing: skip" in message
     assert "Nobody_0" in message
     given["missing"] = "skip"
     config.write_text(yaml.safe_dump(text))
-    veil("fit", "--config", config, "--trainer.max_epochs", 1)
+    run_main("fit", "--config", config, "--trainer.max_epochs", 1)
     assert "lfw/accuracy" in json.loads(Path("runs/bad/metrics.json").read_text())
 
 
 def test_a_checkpoint_of_another_network(
-    fitted: Path, tmp_path: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fitted: Path, tmp_path: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path / "other.yaml", drawn_root)
     last = fitted / "runs/tiny/checkpoints/last.ckpt"
     for args in (["--model.init_args.backbone", "resnet34"], []):
-        message = refused(capsys, partial(veil, "validate", "--config", config, "--ckpt_path", last, *args))
+        message = refused(
+            capsys, partial(run_main, "validate", "--config", config, "--ckpt_path", last, *args)
+        )
         assert "another network" in message
         assert "resnet18, layer2" in message
 
 
 def test_a_truncated_checkpoint(
-    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = (fitted / "runs/tiny/checkpoints/last.ckpt").read_bytes()
     for kept in (len(whole) // 2, 10, 0):
         (tmp_path / "cut.ckpt").write_bytes(whole[:kept])
         message = refused(
             capsys,
-            lambda: veil("validate", "--config", fitted / "tiny.yaml", "--ckpt_path", tmp_path / "cut.ckpt"),
+            lambda: run_main(
+                "validate", "--config", fitted / "tiny.yaml", "--ckpt_path", tmp_path / "cut.ckpt"
+            ),
         )
         assert "truncated" in message
         assert "cut.ckpt" in message
 
 
 def test_a_checkpoint_that_carries_code_runs_none(
-    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -156,14 +164,14 @@ def test_a_checkpoint_that_carries_code_runs_none(
     torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
     message = refused(
         capsys,
-        lambda: veil("validate", "--config", fitted / "tiny.yaml", "--ckpt_path", tmp_path / "evil.ckpt"),
+        lambda: run_main("validate", "--config", fitted / "tiny.yaml", "--ckpt_path", tmp_path / "evil.ckpt"),
     )
     assert "evil.ckpt" in message
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_bin_that_carries_code_runs_none(
-    tmp_path: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import pickle
 
@@ -176,7 +184,7 @@ def test_a_bin_that_carries_code_runs_none(
     text = yaml.safe_load(config.read_text())
     text["trainer"]["callbacks"][0]["init_args"] = {"bin": str(tmp_path / "evil.bin")}
     config.write_text(yaml.safe_dump(text))
-    message = refused(capsys, lambda: veil("fit", "--config", config))
+    message = refused(capsys, lambda: run_main("fit", "--config", config))
     assert "evil.bin" in message
     assert "code" in message
     assert not (tmp_path / "ran").exists()

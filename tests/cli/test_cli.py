@@ -19,7 +19,7 @@ from callbacks import RunCheckpoint
 from lightning_app.cli.configs import CONFIGS, find_config, shipped
 from lightning_app.commands import COMMANDS
 from lightning_app.runs import lock
-from tests.command_line import Veil, refused, write_config
+from tests.command_line import RunMain, refused, write_config
 from tests.other_process import other_process, said
 
 
@@ -49,32 +49,34 @@ def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
 
 
 def test_validate_gives_the_figures_of_fit_again(
-    fitted: Path, capsys: pytest.CaptureFixture[str], veil: Veil
+    fitted: Path, capsys: pytest.CaptureFixture[str], run_main: RunMain
 ) -> None:
     before = json.loads((fitted / "runs/tiny/metrics.json").read_text())
-    veil("validate", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs", "--ckpt_path", "last")
+    run_main("validate", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs", "--ckpt_path", "last")
     after = json.loads((fitted / "runs/tiny/metrics.json").read_text())
     for key in ("lfw/accuracy", "lfw/auc", "lfw/accuracy_s3", "val/loss", "privacy/dssim"):
         assert after[key] == pytest.approx(before[key], rel=1e-6, abs=1e-6), key
     assert f"{before['lfw/accuracy']:.4f}"[:4] in capsys.readouterr().out
 
 
-def test_validate_needs_no_training_set(fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+def test_validate_needs_no_training_set(
+    fitted: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain
+) -> None:
     config = write_config(tmp_path / "tiny.yaml", drawn_root, "ResNetFSM")
     text = yaml.safe_load(config.read_text())
     text["data"]["init_args"]["reader"]["init_args"]["root"] = str(tmp_path / "gone")
     config.write_text(yaml.safe_dump(text))
-    veil("validate", "--config", config, "--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt")
+    run_main("validate", "--config", config, "--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt")
     metrics = json.loads((tmp_path / "runs/tiny/metrics.json").read_text())
     fit = json.loads((fitted / "runs/tiny/metrics.json").read_text())
     assert metrics["lfw/accuracy"] == pytest.approx(fit["lfw/accuracy"], abs=1e-6)
 
 
-def test_test_and_predict_run(fitted: Path, veil: Veil) -> None:
+def test_test_and_predict_run(fitted: Path, run_main: RunMain) -> None:
     last = fitted / "runs/tiny/checkpoints/last.ckpt"
-    veil("test", "--config", fitted / "tiny.yaml", "--ckpt_path", last)
+    run_main("test", "--config", fitted / "tiny.yaml", "--ckpt_path", last)
     assert "lfw/accuracy" in json.loads(Path("runs/tiny/metrics.json").read_text())
-    veil("predict", "--config", fitted / "tiny.yaml", "--ckpt_path", last)
+    run_main("predict", "--config", fitted / "tiny.yaml", "--ckpt_path", last)
     found = load_file("runs/tiny/embeddings.safetensors")
     assert found["embedding"].shape == (48, 64)
     assert found["index"].tolist() == list(range(48))
@@ -82,15 +84,17 @@ def test_test_and_predict_run(fitted: Path, veil: Veil) -> None:
 
 
 @pytest.mark.slow
-def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain) -> None:
     config = write_config(tmp_path / "go.yaml", drawn_root)
-    veil("fit", "--config", config)
-    veil("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    run_main("fit", "--config", config)
+    run_main("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)
     assert json.loads(Path("runs/go/metrics.json").read_text())["run/epochs"] == 3
     state = torch.load("runs/go/checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] == 3 * 2
     figures = Path("runs/go/metrics.json").read_bytes()
-    veil("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)  # nothing is left to do
+    run_main(
+        "fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3
+    )  # nothing is left to do
     assert Path("runs/go/metrics.json").read_bytes() == figures
     assert b"lfw/accuracy" in figures
 
@@ -145,20 +149,20 @@ def test_a_saved_config_does_again_what_was_done(drawn_root: Path, tmp_path: Pat
 
 
 def test_another_checkpoint_and_overwrite_leave_nothing_of_the_run_before(
-    fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil, monkeypatch: pytest.MonkeyPatch
+    fitted: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copytree(fitted / "runs/tiny", tmp_path / "runs/tiny")
     monkeypatch.setattr(RunCheckpoint, "_keep", lambda *args: None)  # as if killed before the first save
-    veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt",
+    run_main("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt",
          "--overwrite", "--trainer.max_epochs", 3)  # fmt: skip
     assert not list((tmp_path / "runs/tiny").rglob("*.ckpt"))
 
 
 def test_a_folder_with_a_run_is_not_overwritten_unasked(
-    fitted: Path, capsys: pytest.CaptureFixture[str], veil: Veil
+    fitted: Path, capsys: pytest.CaptureFixture[str], run_main: RunMain
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        veil("fit", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs")
+        run_main("fit", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs")
     assert stop.value.code == 1
     assert (
         "holds a run already: go on with it (--ckpt_path last), replace it (--overwrite)"
@@ -166,11 +170,11 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(
     )
 
 
-def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(fitted: Path, veil: Veil) -> None:
+def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(fitted: Path, run_main: RunMain) -> None:
     saved = yaml.safe_load((fitted / "runs/tiny/config.yaml").read_text())
     assert (saved["name"], saved["overwrite"], saved["ckpt_path"]) == ("tiny", False, None)
     # the name stands in it, so that `last` is found
-    veil(
+    run_main(
         "validate",
         "--config",
         fitted / "runs/tiny/config.yaml",
@@ -184,7 +188,7 @@ def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(fitted: Path, vei
 def test_a_folder_in_which_another_process_trains_is_left_alone(
     drawn_root: Path,
     tmp_path: Path,
-    veil: Veil,
+    run_main: RunMain,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -194,7 +198,7 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(
         assert said(other) == "holds it"
         for option in ((), ("--overwrite",)):
             with pytest.raises(SystemExit):
-                veil("fit", "--config", config, *option)
+                run_main("fit", "--config", config, *option)
             assert (
                 "runs/tiny: another process is writing here (process 7 on elsewhere)"
                 in capsys.readouterr().err
@@ -202,53 +206,58 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(
     assert [path.name for path in (tmp_path / "runs/tiny").iterdir()] == [lock.LOCK]
 
 
-def test_overwrite_replaces_the_run_and_nothing_else(fitted: Path, tmp_path: Path, veil: Veil) -> None:
+def test_overwrite_replaces_the_run_and_nothing_else(fitted: Path, tmp_path: Path, run_main: RunMain) -> None:
     run = tmp_path / "runs" / "tiny"
     copytree(fitted / "runs" / "tiny", run)
     (run / "notes.txt").write_text("mine")
     (run / "src").mkdir()
     (run / "src" / "precious.py").write_text("mine")
     (run / "embeddings.safetensors").write_text("of the earlier run")
-    veil("fit", "--config", fitted / "tiny.yaml", "--overwrite", "--trainer.max_epochs", 1)
+    run_main("fit", "--config", fitted / "tiny.yaml", "--overwrite", "--trainer.max_epochs", 1)
     assert (run / "notes.txt").read_text() == (run / "src" / "precious.py").read_text() == "mine"
     assert not (run / "embeddings.safetensors").exists()
     assert json.loads((run / "metrics.json").read_text())["run/epochs"] == 1
 
 
 def test_a_fit_that_cannot_begin_leaves_the_earlier_run_whole(
-    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "runs" / "tiny"
     copytree(fitted / "runs" / "tiny", run)
     where = "--data.init_args.reader.init_args.root"
-    refused(capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--overwrite", where, "nowhere"))
+    refused(
+        capsys, lambda: run_main("fit", "--config", fitted / "tiny.yaml", "--overwrite", where, "nowhere")
+    )
     for name in ("checkpoints/last.ckpt", "metrics.json", "config.yaml", "faces.png"):
         assert (run / name).read_bytes() == (fitted / "runs/tiny" / name).read_bytes(), name
     assert (run / "metrics.1.csv").read_bytes() == (fitted / "runs/tiny/metrics.csv").read_bytes()
 
 
 def test_going_on_from_another_run_does_not_take_over_a_folder(
-    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copytree(fitted / "runs" / "tiny", tmp_path / "runs" / "tiny")
     other = fitted / "runs/tiny/checkpoints/last.ckpt"
-    message = refused(capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", other))
+    message = refused(capsys, lambda: run_main("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", other))
     assert "holds a run already" in message
     message = refused(
-        capsys, lambda: veil("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", "last", "--overwrite")
+        capsys,
+        lambda: run_main("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", "last", "--overwrite"),
     )
     assert "--overwrite would remove" in message
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "."])
-def test_a_name_is_a_plain_name(name: str, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "plain name" in refused(capsys, lambda: veil("fit", "--config", "demo.yaml", "--name", name))
+def test_a_name_is_a_plain_name(name: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "plain name" in refused(capsys, lambda: run_main("fit", "--config", "demo.yaml", "--name", name))
 
 
-def test_a_gpu_that_is_not_there(veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_that_is_not_there(run_main: RunMain, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    message = refused(capsys, lambda: veil("fit", "--config", "demo.yaml", "--trainer.accelerator", "gpu"))
+    message = refused(
+        capsys, lambda: run_main("fit", "--config", "demo.yaml", "--trainer.accelerator", "gpu")
+    )
     assert "gpu" in message
 
 
@@ -285,10 +294,12 @@ OF_COMMANDS = {
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name not in OF_COMMANDS])
-def test_every_shipped_config_parses(name: str, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_shipped_config_parses(
+    name: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = ["--config", "demo.yaml"] if name.startswith("overlays/") else []
     with pytest.raises(SystemExit) as stop:
-        veil("fit", *base, "--config", name, "--print_config")
+        run_main("fit", *base, "--config", name, "--print_config")
     assert stop.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["class_path"].startswith("lightning_app.models.")
@@ -318,10 +329,10 @@ def test_bare_names_are_found_here_then_in_configs(tmp_path: Path, monkeypatch: 
 
 
 def test_every_command_is_shown_and_an_unknown_one_named(
-    veil: Veil, capsys: pytest.CaptureFixture[str]
+    run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    veil("--help")
+    run_main("--help")
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("fit", "predict", *COMMANDS))
-    line = refused(capsys, lambda: veil("search_mask"))
+    line = refused(capsys, lambda: run_main("search_mask"))
     assert "no command 'search_mask'; there are: fit, validate, test, predict, ablate" in line

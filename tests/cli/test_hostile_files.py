@@ -20,8 +20,8 @@ from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.fit_config import read_setting, saved_measured, saved_reader, saved_setting
 from lightning_app.commands import compare, export, rank_scorers, search_mask, sweep_levels
 from lightning_app.core.foreign import parse_json, parse_yaml
+from lightning_app.export.model_input import _sources, find_model_input
 from lightning_app.export.source import read_run, training_data
-from lightning_app.export.veil import _sources, find_veil
 from lightning_app.models import Inpainter, ResNet
 from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
 from lightning_app.models.known import MODELS, READERS, make_known, ours, trusting
@@ -36,7 +36,7 @@ from datamodules import DrawnFaces
 from lightning_app.desensitize import Identity
 from lightning_app.models import ResNet
 class Reader(DrawnFaces): ...
-class Veil(Identity): ...
+class Desensitize(Identity): ...
 class Net(ResNet): ...
 def call(*args, **kwargs): Path("called").touch()
 """
@@ -69,7 +69,7 @@ DRAWN = {"identities": 2, "images_per_identity": 2, "size": 32}
         {"class_path": "evil.Reader", "init_args": DRAWN},
         {
             "class_path": "datamodules.ReleasedFaces",
-            "init_args": {"root": ".", "veil": {"class_path": "evil.Veil"}},
+            "init_args": {"root": ".", "own_desensitizer": {"class_path": "evil.Desensitize"}},
         },
         {"class_path": "evil.FolderFaces", "init_args": {"root": "."}},
         {"class_path": "evil.call"},
@@ -79,7 +79,9 @@ DRAWN = {"identities": 2, "images_per_identity": 2, "size": 32}
 def test_a_class_that_a_run_folder_names_is_not_imported(
     reader: dict[str, Any], evil: Path, tmp_path: Path
 ) -> None:
-    named = reader["init_args"]["veil"]["class_path"] if "Released" in reader["class_path"] else None
+    named = (
+        reader["init_args"]["own_desensitizer"]["class_path"] if "Released" in reader["class_path"] else None
+    )
     with pytest.raises(ValueError, match=f"give --trust {named or reader['class_path']}"):
         saved_reader(with_reader(evil, reader))
     assert "evil" not in sys.modules
@@ -115,10 +117,10 @@ def test_our_own_readers_are_known_by_a_table(evil: Path) -> None:
     assert ours("FolderFaces") is None
     with pytest.raises(ValueError, match="cannot be made of its init_args"):
         saved_reader(with_reader(evil, {"class_path": "datamodules.DrawnFaces", "init_args": {"sise": 3}}))
-    veiled = {"class_path": "lightning_app.desensitize.Mosaic", "init_args": {"block": 8}}
-    with pytest.raises(FileNotFoundError):  # the veil is one of ours: it comes as far as the folder
+    desensitized = {"class_path": "lightning_app.desensitize.Mosaic", "init_args": {"block": 8}}
+    with pytest.raises(FileNotFoundError):  # the desensitizer is one of ours: it comes as far as the folder
         make_known(
-            {"class_path": "datamodules.ReleasedFaces", "init_args": {"root": "x", "veil": veiled}},
+            {"class_path": "datamodules.ReleasedFaces", "init_args": {"root": "x", "veil": desensitized}},
             FaceReader,  # type: ignore[type-abstract]
             "here",
         )
@@ -225,10 +227,10 @@ def test_what_an_export_reads_beside_a_checkpoint_ends_in_no_traceback(tmp_path:
         return CheckpointFacts(tmp_path / "a.ckpt", "", "ResNet", 32, 3, 1, {"desensitizer": about})
 
     assert read_run(tmp_path, facts({})).epochs is None
-    assert find_veil(facts({}), {}, None, False).method is None
+    assert find_model_input(facts({}), {}, None, False).method is None
     silent = {"method": "MaskOut", "mask_hash": "ab" * 32, "masks": None}
     with pytest.raises(ValueError, match=r"the mask it was trained under .* is not found"):
-        find_veil(facts(silent), {}, None, False)
+        find_model_input(facts(silent), {}, None, False)
 
 
 @pytest.mark.parametrize(("key", "value"), [("width", 1 << 16), ("recurrences", 10**9), ("depth", "x")])

@@ -13,7 +13,7 @@ from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
 from main import main
-from tests.command_line import Veil, write_config
+from tests.command_line import RunMain, write_config
 
 
 @pytest.fixture
@@ -226,13 +226,13 @@ def gated(table: Path) -> Path:
 
 
 def test_failed_runs_are_missing_in_the_table_named_at_the_end_and_alone_done_again(
-    gated: Path, veil: Veil, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    gated: Path, run_main: RunMain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["gated_resnet-mask_s2", "other_resnet-mask_s1", "other_resnet-mask_s2"]
     monkeypatch.setattr(jobs, "call", first := FakeRuns(*names))
     monkeypatch.setenv("COLUMNS", "160")
     with pytest.raises(SystemExit) as stop:
-        veil("ablate", "--config", gated)
+        run_main("ablate", "--config", gated)
     assert stop.value.code == 1
     printed = capsys.readouterr()
     assert f"3 of 9 steps failed ({', '.join(names)})" in printed.err
@@ -243,7 +243,7 @@ def test_failed_runs_are_missing_in_the_table_named_at_the_end_and_alone_done_ag
     assert len(first.done) == 3
 
     monkeypatch.setattr(jobs, "call", again := FakeRuns())
-    veil("ablate", "--config", gated)
+    run_main("ablate", "--config", gated)
     assert again.done == names
     figures = json.loads(Path("runs/pair/metrics.json").read_text())
     assert figures["ablation/gated/resnet-mask/gate contributes"] == pytest.approx(0.115)
@@ -322,7 +322,7 @@ def test_what_cannot_be_run_is_told_before_hours_of_training(
 
 @pytest.mark.parametrize("label", ["none", "layer2"])
 def test_the_shipped_ablations_runs_are_configs_that_parse(
-    label: str, veil: Veil, capsys: pytest.CaptureFixture[str]
+    label: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parsed = build_parser().parse_args(["--config", "fsm_ablation.yaml"])
     variants = {k: v if isinstance(v, Variant) else Variant(**vars(v)) for k, v in parsed.variants.items()}
@@ -332,7 +332,7 @@ def test_the_shipped_ablations_runs_are_configs_that_parse(
     mask = variants[label].mask
     assert mask is not None
     with pytest.raises(SystemExit) as stop:
-        veil(*next(plan.jobs(label, Path(mask))).args, "--print_config")
+        run_main(*next(plan.jobs(label, Path(mask))).args, "--print_config")
     assert stop.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     watching = [callback["class_path"] for callback in config["trainer"]["callbacks"]]

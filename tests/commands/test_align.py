@@ -25,7 +25,7 @@ from datamodules import DrawnFaces
 from lightning_app.alignment import TEMPLATE, Outcome, Placer
 from lightning_app.alignment.place import Job
 from lightning_app.commands.align import run
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 
 Points = NDArray[np.float64]
 SECRET = b"a secret of the source"
@@ -93,10 +93,10 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Points]:
 
 
 def test_a_tree_of_aligned_faces(
-    made: dict[str, Points], veil: Veil, capsys: pytest.CaptureFixture[str]
+    made: dict[str, Points], run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("align.yaml").write_text("root: in\noutput: out\nlandmarks: list.csv\nsize: 112\nworkers: 1\n")
-    veil("align", "--config", "align.yaml")
+    run_main("align", "--config", "align.yaml")
     assert set(written()) == set(made)
     faces = DrawnFaces(identities=4, images_per_identity=2, size=112, seed=5)
     for number, name in enumerate(made):
@@ -383,7 +383,9 @@ def test_webp_coded_with_loss_is_told(
     assert {"Person_0/a.png", "Person_0/b.png"} <= set(written()), "it is said, not refused"
 
 
-def test_bad_arguments(made: dict[str, Points], veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments(
+    made: dict[str, Points], run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = ["align", "--root", "in", "--output", "out", "--landmarks", "list.csv"]
     for more, words in {
         ("--root", "gone"): "root: gone is no folder",
@@ -395,18 +397,18 @@ def test_bad_arguments(made: dict[str, Points], veil: Veil, capsys: pytest.Captu
         ("--landmarks", "gone.csv"): "landmarks: gone.csv is no file",
         ("--name", "a/b"): "name: 'a/b'; give a plain name",
     }.items():
-        assert words in refused(capsys, lambda more=more: veil(*base, *more))  # type: ignore[misc]
+        assert words in refused(capsys, lambda more=more: run_main(*base, *more))  # type: ignore[misc]
     Path("empty").mkdir()
-    line = refused(capsys, lambda: veil(*base, "--root", "empty"))
+    line = refused(capsys, lambda: run_main(*base, "--root", "empty"))
     assert "root: empty has no .jpg, .jpeg, .png, .webp in it" in line
     write_list(Path("list.csv"), {f"set/{name}": points for name, points in made.items()})
-    line = refused(capsys, lambda: veil(*base))
+    line = refused(capsys, lambda: run_main(*base))
     assert (
         "has none of the 6 images of in: it starts with 'set/Person_0/0.png', the set with 'Person_0/0.png'"
         in line
     )
     write_list(Path("list.csv"), {name: np.zeros((5, 2)) for name in made})
-    line = refused(capsys, lambda: veil(*base))
+    line = refused(capsys, lambda: run_main(*base))
     assert "none of 6 images could be aligned; see runs/align/review.csv" in line
     assert set(review().values()) == {"degenerate"}
 

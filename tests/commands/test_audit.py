@@ -26,7 +26,7 @@ from lightning_app.release.audit.against_raw import compare_images
 from lightning_app.release.audit.run import Compared, audit
 from lightning_app.release.format.manifest import Manifest, is_image_file, made_with
 from lightning_app.release.format.pseudonyms import Pseudonyms
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 from tests.release.by_hand import (
     CROP,
     KEY,
@@ -59,10 +59,10 @@ def spoilt(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "masked", tmp_path / "masked"))
 
 
-def found(veil: Veil, *args: object) -> dict[str, list[str]]:
+def found(run_main: RunMain, *args: object) -> dict[str, list[str]]:
     """Audit what has faults: exit code 1, and the findings by file."""
     with pytest.raises(SystemExit) as stop:
-        veil("audit", *args, "--json", "audit.json")
+        run_main("audit", *args, "--json", "audit.json")
     assert stop.value.code == 1
     report = json.loads(Path("audit.json").read_text())
     assert report["passed"] is False
@@ -74,13 +74,13 @@ def found(veil: Veil, *args: object) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("method", ["masked", "blurred", "mosaic"])
 def test_a_good_release_passes(
-    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str], method: str
+    made: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
-    veil("audit", made / method)
+    run_main("audit", made / method)
     printed = capsys.readouterr().out
     assert "audit PASSED; 48 images of 6 identities decoded" in printed
     assert "0 released again" in printed
-    veil("audit", made / method, "--raw", drawn_root, "--key", made / "key", "--json", "audit.json")
+    run_main("audit", made / method, "--raw", drawn_root, "--key", made / "key", "--json", "audit.json")
     assert "audit PASSED" in capsys.readouterr().out
     report = json.loads(Path("audit.json").read_text())
     assert (report["passed"], report["images"], report["released_again"]) == (True, 48, 48)
@@ -88,12 +88,12 @@ def test_a_good_release_passes(
 
 
 def test_findings_are_shown_by_file_and_all_written(
-    spoilt: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    spoilt: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(30):
         (spoilt / f"stray{number:02d}.txt").write_text("x")
     set_times(spoilt)
-    everything = found(veil, spoilt)
+    everything = found(run_main, spoilt)
     assert len(everything) == 30
     printed = capsys.readouterr()
     assert "stray00.txt" in printed.out
@@ -104,7 +104,7 @@ def test_findings_are_shown_by_file_and_all_written(
 
 
 def test_a_name_of_the_raw_set_is_found_wherever_it_stands(
-    spoilt: Path, drawn_root: Path, veil: Veil
+    spoilt: Path, drawn_root: Path, run_main: RunMain
 ) -> None:
     one = images(spoilt)[0]
     one.rename(one.with_name("Drawn_00003_0001.png"))
@@ -112,29 +112,29 @@ def test_a_name_of_the_raw_set_is_found_wherever_it_stands(
     facts = json.loads((spoilt / "mask.json").read_text())
     (spoilt / "mask.json").write_text(json.dumps(facts | {"seen_on": ["DRAWN 00005"]}))
     set_times(spoilt)
-    everything = found(veil, spoilt, "--raw", drawn_root)
+    everything = found(run_main, spoilt, "--raw", drawn_root)
     bears = "bears the name of an identity or a file of the raw set"
     holds = "holds the name of an identity or a file of the raw set"
     assert bears in everything[one.with_name("Drawn_00003_0001.png").relative_to(spoilt).as_posix()]
     assert bears in everything["drawn-00004.txt"]
     assert holds in everything["mask.json"]
     assert not any("Drawn_0000" in what for whats in everything.values() for what in whats if what == bears)
-    without = found(veil, spoilt)
+    without = found(run_main, spoilt)
     assert not any(what in (bears, holds) for whats in without.values() for what in whats)
     path = spoilt / "manifest.json"
     whole = json.loads(path.read_text()) | {"refused": {"truncated: Drawn_00002_0004.png": 1}}
     path.write_text(as_written(whole))
     set_times(spoilt)
-    (what,) = found(veil, spoilt)["manifest.json"]  # with the raw set or not
+    (what,) = found(run_main, spoilt)["manifest.json"]  # with the raw set or not
     assert what.startswith("refused has a reason that is none of FaceVeil's")
 
 
-def test_a_name_in_the_place_of_a_key_is_found(spoilt: Path, drawn_root: Path, veil: Veil) -> None:
+def test_a_name_in_the_place_of_a_key_is_found(spoilt: Path, drawn_root: Path, run_main: RunMain) -> None:
     facts = json.loads((spoilt / "mask.json").read_text())
     (spoilt / "mask.json").write_text(json.dumps(facts | {"Drawn 00005": True}, indent=2) + "\n")
     set_times(spoilt)
     holds = "holds the name of an identity or a file of the raw set"
-    assert holds in found(veil, spoilt, "--raw", drawn_root)["mask.json"]
+    assert holds in found(run_main, spoilt, "--raw", drawn_root)["mask.json"]
     about = Manifest.read(spoilt).method
     for changed, words in (
         ({"method": about | {"brush": {"DRAWN_00003": 1}}}, "method: it has entries that MaskOut is not described by"),
@@ -143,13 +143,13 @@ def test_a_name_in_the_place_of_a_key_is_found(spoilt: Path, drawn_root: Path, v
         relist(spoilt, method=about, versions=made_with())
         relist(spoilt, **changed)
         for args in ((), ("--raw", drawn_root)):
-            (what,) = found(veil, spoilt, *args)["manifest.json"]
+            (what,) = found(run_main, spoilt, *args)["manifest.json"]
             assert what.startswith(words)
             assert "rawn" not in what.lower()
 
 
 def test_names_of_files_that_are_our_own_words_are_no_finding(
-    made: Path, drawn_root: Path, tmp_path: Path, veil: Veil
+    made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -157,17 +157,17 @@ def test_names_of_files_that_are_our_own_words_are_no_finding(
         (raw / name).write_text("")
     for person in drawn_root.iterdir():
         (raw / person.name).symlink_to(person)
-    veil("audit", made / "masked", "--raw", raw)
+    run_main("audit", made / "masked", "--raw", raw)
 
 
 def test_strays_whose_names_a_terminal_cannot_show(
-    spoilt: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    spoilt: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in (b"Andr\xe9.txt", b"red\x1b[31m.txt", "Zoë.txt".encode()):
         with open(bytes(spoilt) + b"/" + name, "wb"):
             pass
     set_times(spoilt)
-    everything = found(veil, spoilt)
+    everything = found(run_main, spoilt)
     assert {"Andr\udce9.txt", "red\x1b[31m.txt", "Zoë.txt"} == everything.keys()
     assert Path("audit.json").read_bytes().isascii()
     shown = capsys.readouterr().out
@@ -184,7 +184,7 @@ def _forge(one: Path, change: Callable[[np.ndarray[tuple[int, ...], np.dtype[np.
 
 
 def test_a_forgery_that_its_own_manifest_confirms_is_found_with_the_raw_set(
-    spoilt: Path, drawn_root: Path, made: Path, veil: Veil
+    spoilt: Path, drawn_root: Path, made: Path, run_main: RunMain
 ) -> None:
     row, column = np.argwhere(oval()[0].numpy() == 1)[0].tolist()
     one, two, three = images(spoilt)[5:8]
@@ -197,8 +197,8 @@ def test_a_forgery_that_its_own_manifest_confirms_is_found_with_the_raw_set(
     two.write_bytes(third)
     three.write_bytes(second)
     relist(spoilt)
-    veil("audit", spoilt)  # by itself it is a release like any other
-    everything = found(veil, spoilt, "--raw", drawn_root, "--key", made / "key")
+    run_main("audit", spoilt)  # by itself it is a release like any other
+    everything = found(run_main, spoilt, "--raw", drawn_root, "--key", made / "key")
     names = [path.relative_to(spoilt).as_posix() for path in (one, two, three)]
     assert sorted(everything) == sorted(names)
     assert everything[names[0]] == ["differs in 1 pixels from its raw image released again"]
@@ -207,7 +207,7 @@ def test_a_forgery_that_its_own_manifest_confirms_is_found_with_the_raw_set(
 
 
 def test_the_same_pixels_in_other_bytes_are_found(
-    spoilt: Path, drawn_root: Path, made: Path, veil: Veil
+    spoilt: Path, drawn_root: Path, made: Path, run_main: RunMain
 ) -> None:
     one = images(spoilt)[5]
     Image.open(one).save(one, "PNG")  # Pillow's own way to encode
@@ -215,19 +215,19 @@ def test_the_same_pixels_in_other_bytes_are_found(
     args = (spoilt, "--raw", drawn_root, "--key", made / "key")
     for versions in (made_with(), made_with() | {"zlib": "1.3.1"}):  # another zlib writes the same at level 1
         relist(spoilt, versions=versions)
-        (fault,) = found(veil, *args)[one.relative_to(spoilt).as_posix()]
+        (fault,) = found(run_main, *args)[one.relative_to(spoilt).as_posix()]
         assert fault.startswith("its bytes are not those that `desensitize` writes of its pixels")
 
 
 @pytest.mark.parametrize("method", ["blurred", "mosaic"])
 def test_a_clean_file_among_blurred_ones_is_found(
-    made: Path, drawn_root: Path, tmp_path: Path, veil: Veil, method: str
+    made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, method: str
 ) -> None:
     root = Path(shutil.copytree(made / method, tmp_path / method))
     clean = tmp_path / "clean"
 
     class Nothing(Desensitizer):
-        def veil(self, image: Tensor) -> Tensor:
+        def desensitize(self, image: Tensor) -> Tensor:
             return image
 
     write_release(clean, drawn_root, Nothing())
@@ -235,11 +235,11 @@ def test_a_clean_file_among_blurred_ones_is_found(
     one.write_bytes((clean / one.relative_to(root)).read_bytes())
     relist(root)
     name = one.relative_to(root).as_posix()
-    (alone,) = found(veil, root)[name]
+    (alone,) = found(run_main, root)[name]
     assert alone.startswith(
         {"blurred": "is not blurred as its method says", "mosaic": "is no mosaic"}[method]
     )
-    assert found(veil, root, "--raw", drawn_root, "--key", made / "key") == {
+    assert found(run_main, root, "--raw", drawn_root, "--key", made / "key") == {
         name: ["is clean: its pixels are those of the raw image", alone]
     }
 
@@ -264,24 +264,24 @@ def test_a_method_that_looks_under_the_mask_is_found(made: Path) -> None:
     ] * 5
 
 
-def test_another_key_or_set_is_found(made: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+def test_another_key_or_set_is_found(made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain) -> None:
     write_secret(tmp_path / "other", KEY[::-1].hex().encode())
-    everything = found(veil, made / "masked", "--raw", drawn_root, "--key", tmp_path / "other")
+    everything = found(run_main, made / "masked", "--raw", drawn_root, "--key", tmp_path / "other")
     assert everything == {
         "images": ["no image bears the pseudonym of a raw one: other raw images, or another --key"]
     }
     fewer = Path(shutil.copytree(drawn_root, tmp_path / "fewer"))
     shutil.rmtree(fewer / "Drawn_00000")
-    everything = found(veil, made / "masked", "--raw", fewer, "--key", made / "key")
+    everything = found(run_main, made / "masked", "--raw", fewer, "--key", made / "key")
     assert len(everything) == 8
     assert set(map(tuple, everything.values())) == {("bears the pseudonym of no raw image",)}
 
 
-def test_the_sample_is_drawn_by_the_seed(made: Path, drawn_root: Path, veil: Veil) -> None:
+def test_the_sample_is_drawn_by_the_seed(made: Path, drawn_root: Path, run_main: RunMain) -> None:
     args = ("audit", made / "masked", "--raw", drawn_root, "--key", made / "key", "--json", "audit.json")
 
     def report(*more: object) -> dict[str, Any]:
-        veil(*args, *more)
+        run_main(*args, *more)
         found: dict[str, Any] = json.loads(Path("audit.json").read_text())
         return found
 
@@ -302,7 +302,7 @@ def test_the_sample_is_drawn_by_the_seed(made: Path, drawn_root: Path, veil: Vei
 
 
 def test_an_unforeseen_sample_finds_what_seed_0_would_not(
-    spoilt: Path, made: Path, drawn_root: Path, veil: Veil
+    spoilt: Path, made: Path, drawn_root: Path, run_main: RunMain
 ) -> None:
     """Of 48 images 24 are compared: one who knows the seed leaks in the others."""
     report, sampled = audit(spoilt), list[int]()
@@ -327,10 +327,10 @@ def test_an_unforeseen_sample_finds_what_seed_0_would_not(
         _forge(spoilt / name, brighter)
     relist(spoilt)
     args = (spoilt, "--raw", drawn_root, "--key", made / "key")
-    veil("audit", *args, "--sample", 24, "--seed", 0)  # passes, as it did unasked
+    run_main("audit", *args, "--sample", 24, "--seed", 0)  # passes, as it did unasked
     for more in (("--sample", 24), ("--all",)):  # missed by chance: once in 3e13
-        assert set(found(veil, *args, *more)) <= set(left)
-    assert set(found(veil, *args, "--all")) == set(left)
+        assert set(found(run_main, *args, *more)) <= set(left)
+    assert set(found(run_main, *args, "--all")) == set(left)
 
 
 def verdict(text: str) -> str:
@@ -340,13 +340,13 @@ def verdict(text: str) -> str:
 
 
 def test_the_first_line_says_how_much_is_hidden_and_what_is_not_proven(
-    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    made: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = ("--raw", drawn_root, "--key", made / "key")
     mask = ("--mask", made / "masked" / "mask.png")
 
     def line(name: str, *args: object) -> str:
-        veil("audit", made / name, *args, "--json", "audit.json")
+        run_main("audit", made / name, *args, "--json", "audit.json")
         printed = verdict(capsys.readouterr().out)
         report = json.loads(Path("audit.json").read_text())
         assert report["verdict"][:90] == printed[:90]
@@ -375,32 +375,32 @@ def test_the_first_line_says_how_much_is_hidden_and_what_is_not_proven(
 
 
 def test_what_was_compared_is_told(
-    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    made: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ("--raw", drawn_root, "--key", made / "key", "--sample", 12, "--seed", 7)
-    veil("audit", made / "masked", *args)
+    run_main("audit", made / "masked", *args)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compared with")]
     ten = 1 - comb(38, 12) / comb(48, 12)
     assert line == (
         "compared with the raw set: 12 of 48 images (25.0%), drawn by --seed 7; this finds one image that leaks with "
         f"probability 0.25, ten with probability {ten:.3g}, 1 % of them with probability 0.25"
     )
-    veil("audit", made / "masked", *args[:-4], "--all", "--seed", 7)
+    run_main("audit", made / "masked", *args[:-4], "--all", "--seed", 7)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compared with")]
     assert (
         line
         == "compared with the raw set: all 48 images (noise by --seed 7), so that any one that leaks is found"
     )
-    veil("audit", made / "blurred", *args)
+    run_main("audit", made / "blurred", *args)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compared with")]
     assert re.search(r"; dSSIM from the raw images 0\.[1-5]\d\d on average$", line)
 
 
-def test_the_mask_that_was_agreed_on(made: Path, drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+def test_the_mask_that_was_agreed_on(made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain) -> None:
     root = made / "masked"
     other = tmp_path / "other.png"
     save_mask(oval().roll(1, -1), other)
-    veil(
+    run_main(
         "audit",
         root,
         "--mask",
@@ -410,18 +410,18 @@ def test_the_mask_that_was_agreed_on(made: Path, drawn_root: Path, tmp_path: Pat
         "--min-mask-ratio",
         "0.7",
     )
-    report = found(veil, root, "--mask", other, "--min-mask-ratio", "0.72")
+    report = found(run_main, root, "--mask", other, "--min-mask-ratio", "0.72")
     assert report == {
         "mask.png": [
             "hides 0.7188 of the pixels, less than --min-mask-ratio 0.72",
             "is not the mask that was agreed on (--mask)",
         ]
     }
-    assert found(veil, root, "--mask-hash", "ab" * 32) == {
+    assert found(run_main, root, "--mask-hash", "ab" * 32) == {
         "mask.png": ["is not the mask that was agreed on (--mask-hash)"]
     }
     args = ("--mask", other, "--mask-hash", "ab" * 32, "--min-mask-ratio", "0.5")
-    assert found(veil, made / "blurred", *args) == {
+    assert found(run_main, made / "blurred", *args) == {
         "manifest.json": [
             f"it has no mask, but {option} was agreed on"
             for option in ("--mask", "--mask-hash", "--min-mask-ratio")
@@ -429,29 +429,34 @@ def test_the_mask_that_was_agreed_on(made: Path, drawn_root: Path, tmp_path: Pat
     }
     larger = tmp_path / "larger.png"
     save_mask(torch.nn.functional.pad(oval(), (0, 8, 0, 8), value=1.0), larger)
-    assert "is not the mask" in found(veil, root, "--mask", larger)["mask.png"][0]
+    assert "is not the mask" in found(run_main, root, "--mask", larger)["mask.png"][0]
 
 
-def test_a_mask_agreed_on_may_be_widened_by_the_guard(drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
+def test_a_mask_agreed_on_may_be_widened_by_the_guard(
+    drawn_root: Path, tmp_path: Path, run_main: RunMain
+) -> None:
     write_release(tmp_path / "out", drawn_root, hides=guarded(oval(), 1))
     facts = tmp_path / "out" / "mask.json"
     facts.write_text(facts.read_text().replace('"guard": 0', '"guard": 1'))
     old = json.loads((tmp_path / "out" / "manifest.json").read_text())
     relist(tmp_path / "out", mask=old["mask"] | {"guard": 1}, method=old["method"] | {"guard": 1})
     save_mask(oval(), tmp_path / "agreed.png")
-    veil("audit", tmp_path / "out", "--mask", tmp_path / "agreed.png")
-    assert "is not the mask" in found(veil, tmp_path / "out", "--mask-hash", mask_hash(oval()))["mask.png"][0]
+    run_main("audit", tmp_path / "out", "--mask", tmp_path / "agreed.png")
+    assert (
+        "is not the mask"
+        in found(run_main, tmp_path / "out", "--mask-hash", mask_hash(oval()))["mask.png"][0]
+    )
 
 
 def test_few_hidden_pixels_pass_only_where_that_is_asked_for(
-    drawn_root: Path, tmp_path: Path, veil: Veil
+    drawn_root: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
     mask = torch.ones(1, SIZE, SIZE)
     mask[0, 3, 4] = 0
     write_release(tmp_path / "out", drawn_root, hides=mask)
-    (what,) = found(veil, tmp_path / "out", "--mask", tmp_path / "out" / "mask.png")["mask.png"]
+    (what,) = found(run_main, tmp_path / "out", "--mask", tmp_path / "out" / "mask.png")["mask.png"]
     assert what == "its mask hides 0.0010 of the pixels, less than 0.1: images are as good as clean"
-    veil("audit", tmp_path / "out", "--min-mask-ratio", "0.0001")
+    run_main("audit", tmp_path / "out", "--min-mask-ratio", "0.0001")
 
 
 def desensitizer_config(path: str, raw: Path, name: str, **init: object) -> str:
@@ -459,18 +464,20 @@ def desensitizer_config(path: str, raw: Path, name: str, **init: object) -> str:
         "class_path": "datamodules.FolderFaces",
         "init_args": {"root": str(raw), "size": SIZE, "crop": CROP},
     }
-    veiling = {"class_path": f"lightning_app.desensitize.{name}", "init_args": init}
-    Path(path).write_text(yaml.safe_dump({"reader": reader, "desensitizer": veiling, "output": "elsewhere"}))
+    desensitizing = {"class_path": f"lightning_app.desensitize.{name}", "init_args": init}
+    Path(path).write_text(
+        yaml.safe_dump({"reader": reader, "desensitizer": desensitizing, "output": "elsewhere"})
+    )
     return path
 
 
 def test_the_configs_desensitizer_must_be_the_releases(
-    made: Path, drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other.png"
     save_mask(oval().roll(1, -1), other)
     same = desensitizer_config("a.yaml", drawn_root, "MaskOut", mask=str(made / "masked" / "mask.png"))
-    veil("audit", made / "masked", "--config", same, "--key", made / "key")
+    run_main("audit", made / "masked", "--config", same, "--key", made / "key")
     assert "which mask was agreed" not in verdict(capsys.readouterr().out)
     cases: list[tuple[str, str, dict[str, object], str, str]] = [
         ("masked", "MaskOut", {"mask": str(other)}, "mask.png", "is not the mask of --config's MaskOut"),
@@ -514,14 +521,14 @@ def test_the_configs_desensitizer_must_be_the_releases(
     ]
     for name, kind, init, file, words in cases:
         config = desensitizer_config("a.yaml", drawn_root, kind, **init)
-        assert any(words in what for what in found(veil, made / name, "--config", config)[file]), words
-        found(veil, made / name, "--config", config, "--key", made / "key")
+        assert any(words in what for what in found(run_main, made / name, "--config", config)[file]), words
+        found(run_main, made / name, "--config", config, "--key", made / "key")
     good = desensitizer_config("a.yaml", drawn_root, "GaussianBlur", kernel=9)
-    veil("audit", made / "blurred", "--config", good, "--key", made / "key")
+    run_main("audit", made / "blurred", "--config", good, "--key", made / "key")
 
 
 def test_a_config_of_another_crop_or_a_missing_mask(
-    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    made: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = desensitizer_config("a.yaml", drawn_root, "MaskOut", mask=str(made / "masked" / "mask.png"))
     part = yaml.safe_load(Path(config).read_text())
@@ -529,19 +536,21 @@ def test_a_config_of_another_crop_or_a_missing_mask(
     Path(config).write_text(yaml.safe_dump(part))
     assert (
         "its crop is 44, --config's reader cuts 40"
-        in found(veil, made / "masked", "--config", config)["manifest.json"]
+        in found(run_main, made / "masked", "--config", config)["manifest.json"]
     )
     config = desensitizer_config("a.yaml", drawn_root, "MaskOut", mask="gone.png")
-    assert "gone.png" in refused(capsys, lambda: veil("audit", made / "masked", "--config", config))
+    assert "gone.png" in refused(capsys, lambda: run_main("audit", made / "masked", "--config", config))
 
 
-def test_a_config_brings_another_reader(made: Path, drawn_root: Path, veil: Veil) -> None:
+def test_a_config_brings_another_reader(made: Path, drawn_root: Path, run_main: RunMain) -> None:
     reader = {
         "class_path": "datamodules.FolderFaces",
         "init_args": {"root": str(drawn_root), "size": SIZE, "crop": CROP},
     }
     Path("desensitize.yaml").write_text(yaml.safe_dump({"reader": reader, "output": "elsewhere"}))
-    veil("audit", made / "masked", "--config", "desensitize.yaml", "--key", made / "key", "--json", "a.json")
+    run_main(
+        "audit", made / "masked", "--config", "desensitize.yaml", "--key", made / "key", "--json", "a.json"
+    )
     assert json.loads(Path("a.json").read_text())["released_again"] == 48
 
 
@@ -565,13 +574,13 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_arguments_are_refused(
-    made: Path, drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str], case: str
+    made: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     args, words = BAD[case]
     Path("empty.yaml").write_text("output: elsewhere")
     places = {"RELEASED": str(made / "masked"), "RAW": str(drawn_root), "KEY": str(made / "key")}
     given = [places.get(arg, arg.replace("RELEASED", places["RELEASED"])) for arg in args]
-    assert words in refused(capsys, lambda: veil("audit", *given))
+    assert words in refused(capsys, lambda: run_main("audit", *given))
 
 
 VEILS: dict[str, dict[str, object]] = {
@@ -585,25 +594,25 @@ VEILS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("method", VEILS)
 def test_what_desensitize_releases_passes_and_trains(
-    drawn_root: Path, veil: Veil, capsys: pytest.CaptureFixture[str], method: str
+    drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     init = {"root": str(drawn_root), "size": SIZE, "crop": CROP}
     reader = {"class_path": "datamodules.FolderFaces", "init_args": init}
     config = {"reader": reader, "desensitizer": VEILS[method], "output": "released", "sign_key": "sign"}
     Path("give.yaml").write_text(yaml.safe_dump(config))
-    veil("desensitize", "--make-sign-key", "sign")
-    veil("desensitize", "--config", "give.yaml")
+    run_main("desensitize", "--make-sign-key", "sign")
+    run_main("desensitize", "--config", "give.yaml")
     key = "runs/give/pseudonyms.key"
     capsys.readouterr()
     for raw in (("--raw", drawn_root), ("--config", "give.yaml")):
-        veil("audit", "released", *raw, "--key", key, "--public-key", "sign.pub", "--json", "audit.json")
+        run_main("audit", "released", *raw, "--key", key, "--public-key", "sign.pub", "--json", "audit.json")
         report = json.loads(Path("audit.json").read_text())
         assert (report["images"], report["released_again"], report["findings"]) == (48, 48, [])
     assert capsys.readouterr().out.count("audit PASSED") == 2
 
     there = ReleasedFaces("released", public_key="sign.pub").open()
     raw_faces = FolderFaces(drawn_root, size=SIZE, crop=CROP, cache_index=False).open()
-    trained = FaceDataModule(there)  # veils clean images as the release was
+    trained = FaceDataModule(there)  # desensitizes clean images as the release was
     by_hand = trained.desensitized(raw_faces.__getitems__(range(48))["image"])["image"]
     names = Pseudonyms(load_key(key))
     at = {Path(there.name(i)).stem: i for i in range(48)}
@@ -614,14 +623,14 @@ def test_what_desensitize_releases_passes_and_trains(
     assert torch.equal(there.__getitems__(order)["image"].float() / 255, by_hand)
 
     next(Path("released/images").rglob("*.png")).write_bytes(b"")
-    assert len(found(veil, "released", "--ignore-times")) == 1
+    assert len(found(run_main, "released", "--ignore-times")) == 1
 
 
 @pytest.mark.parametrize(
     ("how", "good"), [("full", True), ("full", False), ("no folder", True), ("a folder", True)]
 )
 def test_a_report_that_cannot_be_written_hides_no_verdict(
-    made: Path, spoilt: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str],
+    made: Path, spoilt: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, how: str, good: bool,
 ) -> None:  # fmt: skip
     root = made / "masked" if good else spoilt
@@ -638,7 +647,7 @@ def test_a_report_that_cannot_be_written_hides_no_verdict(
 
         monkeypatch.setattr("lightning_app.commands.audit.write_atomically", full)
     with pytest.raises(SystemExit) as ended:
-        veil("audit", root, "--json", tmp_path / path)
+        run_main("audit", root, "--json", tmp_path / path)
     assert ended.value.code not in (0, None)
     printed = capsys.readouterr()
     assert f"audit {'PASSED' if good else 'FAILED'}" in printed.out

@@ -21,7 +21,7 @@ from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import Candidate, Method, Restorer, warn_of_known_people
 from tests.attacks.test_trained import checkpoint
-from tests.command_line import Veil, refused, write_config
+from tests.command_line import RunMain, refused, write_config
 
 BLUR = "{class_path: lightning_app.desensitize.GaussianBlur, init_args: {kernel: 9}}"
 
@@ -104,11 +104,11 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 @pytest.mark.slow
 @pytest.mark.usefixtures("picture")
 def test_everything_is_measured_once_and_shown(
-    config: Callable[..., Path], fitted: Path, veil: Veil, capsys: pytest.CaptureFixture[str],
+    config: Callable[..., Path], fitted: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     path = config()
-    veil("compare", "--config", path)
+    run_main("compare", "--config", path)
     home = Path("runs/both")
     found = json.loads((home / "metrics.json").read_text())
     run = json.loads((fitted / "runs/tiny/metrics.json").read_text())
@@ -154,7 +154,7 @@ def test_everything_is_measured_once_and_shown(
 
     monkeypatch.setattr(module, "measure", counted)
     (home / "parts" / next(part.name for part in parts if "Telea" in part.name)).unlink()  # killed there
-    veil("compare", "--config", path)
+    run_main("compare", "--config", path)
     again = {part: part.stat().st_mtime_ns for part in (home / "parts").iterdir()}
     assert {part for part in parts if parts[part] == again[part]} == {
         p for p in parts if "Telea" not in p.name
@@ -185,7 +185,7 @@ class Thumbnail(Judge):
 
 
 def test_a_judge_of_ones_own_by_class_path(
-    config: Callable[..., Path], fitted: Path, veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    config: Callable[..., Path], fitted: Path, run_main: RunMain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     (tmp_path / "toy_judge.py").write_text(TOY)
@@ -197,7 +197,7 @@ def test_a_judge_of_ones_own_by_class_path(
     path = config(methods={"mask": methods["mask"]}, attacks={}, recognisers={"toy too": toy},
                   judges={"toy": toy, "ours": ours, "same": str(fitted / "runs/tiny")})  # fmt: skip
     with caplog.at_level("INFO", "faceveil"):
-        veil("compare", "--config", path)
+        run_main("compare", "--config", path)
     found = json.loads(Path("runs/both/metrics.json").read_text())
     assert found["compare/mask/similarity/toy"] < 0  # minus a distance
     assert 0.5 <= found["compare/mask/verification/toy"] <= 1
@@ -216,7 +216,7 @@ def test_a_judge_of_ones_own_by_class_path(
 
 
 def test_a_judge_from_a_strangers_checkpoint_runs_no_code(
-    config: Callable[..., Path], fitted: Path, veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    config: Callable[..., Path], fitted: Path, run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     (tmp_path / "evil_judge.py").write_text("raise SystemExit('ran')")
@@ -228,17 +228,17 @@ def test_a_judge_from_a_strangers_checkpoint_runs_no_code(
     for judge in (str(tmp_path / "theirs.ckpt"), {"class_path": "lightning_app.evaluation.RecogniserJudge",
                   "init_args": {"checkpoint": str(tmp_path / "theirs.ckpt")}}):  # fmt: skip
         path = config(methods={"mask": methods["mask"]}, attacks={}, judges={"theirs": judge})
-        line = refused(capsys, lambda path=path: veil("compare", "--config", path))  # type: ignore[misc]
+        line = refused(capsys, lambda path=path: run_main("compare", "--config", path))  # type: ignore[misc]
         assert "--trust evil_judge.Recogniser" in line
 
 
 @pytest.mark.slow
-def test_faces_of_the_set_are_shown_only_when_asked(config: Callable[..., Path], veil: Veil) -> None:
+def test_faces_of_the_set_are_shown_only_when_asked(config: Callable[..., Path], run_main: RunMain) -> None:
     methods = yaml.safe_load(config().read_text())["methods"]
     path = config(methods={"none": methods["none"], "blur 9": methods["blur 9"]}, attacks={})
-    veil("compare", "--config", path)
+    run_main("compare", "--config", path)
     assert "verification set" not in Path("runs/both/report.html").read_text()
-    veil("compare", "--config", path, "--show-faces")
+    run_main("compare", "--config", path, "--show-faces")
     page = Path("runs/both/report.html").read_text()
     assert "This file shows faces of real people" in page
     assert page.count("verification set: ") == 2 * 3  # heads and the pictures' words
@@ -246,7 +246,7 @@ def test_faces_of_the_set_are_shown_only_when_asked(config: Callable[..., Path],
 
 @pytest.mark.usefixtures("picture")
 def test_loggers_get_the_table_and_no_face(
-    config: Callable[..., Path], veil: Veil, monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., Path], run_main: RunMain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[tuple[str, Any]] = []
     monkeypatch.setattr(WandbLogger, "log_table", lambda self, key, heads, rows: sent.append((key, rows)))
@@ -254,7 +254,7 @@ def test_loggers_get_the_table_and_no_face(
     methods = yaml.safe_load(config().read_text())["methods"]
     path = config(methods={"mask": methods["mask"]}, attacks={}, judges={}, privacy_axis="dssim",
                   logger={"class_path": "lightning_app.runs.loggers.WandbLogger"})  # fmt: skip
-    veil("compare", "--config", path)
+    run_main("compare", "--config", path)
     assert [key for key, _ in sent] == ["compare/table", "compare/picture"]
     assert sent[0][1][0][0] == "mask"
     assert sent[1][1][0].size[0] > 1000  # the scatter; faces stay in the page
@@ -330,8 +330,8 @@ def test_a_restorer_is_trained_on_each_method_that_hides(
         module.run(["--config", str(path)])
     assert len(calls) == 2
     for call, method in zip(calls, ("GaussianBlur", "MaskOut"), strict=True):
-        veil = json.loads(call[call.index("--data.init_args.desensitizer") + 1])
-        assert veil["class_path"] == f"lightning_app.desensitize.{method}"
+        desensitizer = json.loads(call[call.index("--data.init_args.desensitizer") + 1])
+        assert desensitizer["class_path"] == f"lightning_app.desensitize.{method}"
         assert call[:3] == ["fit", "--config", "lfwa_quick_inpaint.yaml"]
     assert json.loads(Path("runs/both/metrics.json").read_text())["compare/mask/accuracy"] > 0
 
@@ -368,15 +368,15 @@ def test_a_checkpoints_own_figures_are_taken_only_where_they_are_the_methods(
 
 
 def test_what_was_verified_of_another_checkpoint_is_not_taken(
-    config: Callable[..., Path], veil: Veil, capsys: pytest.CaptureFixture[str]
+    config: Callable[..., Path], run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     methods = yaml.safe_load(config().read_text())["methods"]
     path = config(methods={"none": methods["none"]}, attacks={}, judges={}, privacy_axis="dssim")
-    veil("compare", "--config", path)
+    run_main("compare", "--config", path)
     record = Path("runs/both/jobs/none.json")
     about = json.loads(record.read_text())
     record.write_text(json.dumps(about | {"checkpoint": "0" * 64}))
-    line = refused(capsys, lambda: veil("compare", "--config", path))
+    line = refused(capsys, lambda: run_main("compare", "--config", path))
     assert "runs/both/none was made with other settings" in line
 
 
@@ -435,9 +435,9 @@ def test_an_attacker_of_another_method_is_told(
     fit = str(fitted / "tiny.yaml")
     own = Candidate("mask", Method(fit), "both", Path("runs"), 0).setting.data.desensitizer.describe()
 
-    def told(veil: dict[str, Any]) -> str:
+    def told(desensitizer: dict[str, Any]) -> str:
         caplog.clear()
-        path = checkpoint(tmp_path / "restorer.ckpt", FaceDataModule={"desensitizer": veil})
+        path = checkpoint(tmp_path / "restorer.ckpt", FaceDataModule={"desensitizer": desensitizer})
         with caplog.at_level("WARNING", "faceveil"):
             Candidate("mask", Method(fit, restorer=str(path)), "both", Path("runs"), 0)
         return caplog.text
@@ -527,18 +527,18 @@ def test_an_attacker_of_another_method_is_told(
     ],
 )
 def test_bad_input_is_told(
-    config: Callable[..., Path], change: dict[str, object], message: str, veil: Veil,
+    config: Callable[..., Path], change: dict[str, object], message: str, run_main: RunMain,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     # judges of the three methods would be missed first where the methods are others
     path = config(**(({"judges": {}, "privacy_axis": "dssim"} if "methods" in change else {}) | change))
-    assert re.search(message, refused(capsys, lambda: veil("compare", "--config", path)))
+    assert re.search(message, refused(capsys, lambda: run_main("compare", "--config", path)))
 
 
 def test_methods_on_other_people_cannot_be_compared(
-    config: Callable[..., Path], veil: Veil, capsys: pytest.CaptureFixture[str]
+    config: Callable[..., Path], run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     methods = yaml.safe_load(config().read_text())["methods"]
     path = config(methods=methods | {"demo": {"config": "demo.yaml"}})
-    line = refused(capsys, lambda: veil("compare", "--config", path))
+    line = refused(capsys, lambda: run_main("compare", "--config", path))
     assert "methods.demo is verified on other pairs, crop or size than methods.none" in line

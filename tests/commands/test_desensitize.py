@@ -18,7 +18,7 @@ from datamodules import FaceDataModule, FolderFaces
 from lightning_app.core.key_file import load_key
 from lightning_app.desensitize import MaskOut
 from lightning_app.release import Manifest, Pseudonyms
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 
 READER = "datamodules.FolderFaces"
 MASK_OUT = "lightning_app.desensitize.MaskOut"
@@ -37,10 +37,10 @@ def config_of(path: Path, root: Path, **more: object) -> Path:
 
 
 def test_a_whole_set(
-    drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(tmp_path / "mine.yaml", drawn_root, workers=2)
-    veil("desensitize", "--config", config, "--pseudonym_table")
+    run_main("desensitize", "--config", config, "--pseudonym_table")
     shown = capsys.readouterr().out
     assert "released: released/set/manifest.json" in shown
     assert "48 of 6 identities" in shown
@@ -71,7 +71,7 @@ def test_a_whole_set(
     assert len(table) == 48
     reader = FolderFaces(drawn_root, crop=44, size=32, cache_index=False)
     data = FaceDataModule(reader, MaskOut(freeform=(0.5, 0.6), guard=1))
-    batch = data.veiled(reader.__getitems__(range(48)))["image"]
+    batch = data.desensitize_batch(reader.__getitems__(range(48)))["image"]
     for index in (0, 11, 47):
         who = reader.identities[index // 8]
         file = reader.stable_name(index)
@@ -82,33 +82,35 @@ def test_a_whole_set(
 
 
 def test_it_goes_on_and_never_replaces_unasked(
-    drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(tmp_path / "mine.yaml", drawn_root)
-    veil("desensitize", "--config", config)
+    run_main("desensitize", "--config", config)
     before = Path("released/set/manifest.json").read_bytes()
     key = Path("runs/mine/pseudonyms.key").read_bytes()
-    veil("desensitize", "--config", "runs/mine/config.yaml")
+    run_main("desensitize", "--config", "runs/mine/config.yaml")
     assert "made earlier" in capsys.readouterr().out
     assert Path("released/set/manifest.json").read_bytes() == before
     guard = "--desensitizer.init_args.guard"
-    line = refused(capsys, lambda: veil("desensitize", "--config", config, guard, 2))
+    line = refused(capsys, lambda: run_main("desensitize", "--config", config, guard, 2))
     assert "was made with another method.guard" in line
     assert "(method.guard was 1, is 2)" in line
     assert Path("released/set/manifest.json").read_bytes() == before
-    veil("desensitize", "--config", config, guard, 2, "--overwrite")
+    run_main("desensitize", "--config", config, guard, 2, "--overwrite")
     assert Manifest.read("released/set").method["guard"] == 2
     assert Path("runs/mine/pseudonyms.key").read_bytes() == key
     assert yaml.safe_load(Path("runs/mine/config.yaml").read_text())["overwrite"] is False
-    line = refused(capsys, lambda: veil("desensitize", "--config", config, "--name", "other"))
+    line = refused(capsys, lambda: run_main("desensitize", "--config", config, "--name", "other"))
     assert "released/set: is not empty" in line
 
 
-def test_signed(drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]) -> None:
-    veil("desensitize", "--make-sign-key", "keys/release.pem")
+def test_signed(
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_main("desensitize", "--make-sign-key", "keys/release.pem")
     assert stat.S_IMODE(Path("keys/release.pem").stat().st_mode) == 0o600
-    assert "already" in refused(capsys, lambda: veil("desensitize", "--make-sign-key=keys/release.pem"))
-    veil(
+    assert "already" in refused(capsys, lambda: run_main("desensitize", "--make-sign-key=keys/release.pem"))
+    run_main(
         "desensitize",
         "--config",
         config_of(tmp_path / "mine.yaml", drawn_root),
@@ -152,45 +154,45 @@ def test_what_is_refused_in_one_line(
     message: str,
     drawn_root: Path,
     tmp_path: Path,
-    veil: Veil,
+    run_main: RunMain,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = config_of(tmp_path / "mine.yaml", drawn_root)
-    line = refused(capsys, lambda: veil("desensitize", "--config", config, *options))
+    line = refused(capsys, lambda: run_main("desensitize", "--config", config, *options))
     assert message in line
     assert not Path("released").exists()
 
 
 def test_a_mask_that_is_not_there_is_drawn_as_large_as_the_images(
-    drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(tmp_path / "mine.yaml", drawn_root)
     mask = ["--desensitizer", MASK_OUT, "--desensitizer.mask", "masks/gone.png"]
-    line = refused(capsys, lambda: veil("desensitize", "--config", config, *mask))
+    line = refused(capsys, lambda: run_main("desensitize", "--config", config, *mask))
     assert "mask masks/gone.png: no such file" in line
     assert "--size 32 --output masks/gone.png" in line
 
 
 def test_a_changed_set_is_released_anew(
-    drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = Path(shutil.copytree(drawn_root, tmp_path / "raw"))
     config = config_of(tmp_path / "mine.yaml", raw, batch_size=1)
-    veil("desensitize", "--config", config)
+    run_main("desensitize", "--config", config)
     before = Manifest.read("released/set").files
     faces = sorted(raw.glob("*/*.*"))
     faces[3].write_bytes(faces[30].read_bytes())
     capsys.readouterr()
-    veil("desensitize", "--config", config)
+    run_main("desensitize", "--config", config)
     assert re.search(r"made now +1 in", capsys.readouterr().out)
     after = Manifest.read("released/set").files
     assert sum(before[name] != after[name] for name in before) == 1
-    veil("desensitize", "--config", config, "--overwrite")
+    run_main("desensitize", "--config", config, "--overwrite")
     assert re.search(r"made now +48 in", capsys.readouterr().out)
     assert Manifest.read("released/set").files == after
 
 
-def test_names_that_are_no_utf8(tmp_path: Path, veil: Veil) -> None:
+def test_names_that_are_no_utf8(tmp_path: Path, run_main: RunMain) -> None:
     good = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     for person in (b"Andr\xe9", b"Zo\xeb"):
         folder = bytes(tmp_path / "raw") + b"/" + person
@@ -201,7 +203,9 @@ def test_names_that_are_no_utf8(tmp_path: Path, veil: Veil) -> None:
             pass
     config = config_of(tmp_path / "mine.yaml", tmp_path / "raw")
     size = ["--reader.init_args.crop", "null", "--reader.init_args.size", "16"]
-    veil("desensitize", "--config", config, *size, "--pseudonym_table", "--desensitizer.init_args.guard", 0)
+    run_main(
+        "desensitize", "--config", config, *size, "--pseudonym_table", "--desensitizer.init_args.guard", 0
+    )
     assert Manifest.read("released/set").refused == {"empty file": 2}
     assert b"Andr\xe9/bad\xfe.png,empty file" in Path("runs/mine/refused.csv").read_bytes()
     assert b"Zo\xeb/\xff.png,images/" in Path("runs/mine/pseudonyms.csv").read_bytes()

@@ -30,7 +30,7 @@ from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models import Inpainter, ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import load_recogniser
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 
 pytestmark = pytest.mark.slow
 
@@ -80,8 +80,8 @@ def noise(count: int = 3) -> Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
-def test_the_graph_gives_what_predict_writes(run: Path, drawn_root: Path, veil: Veil) -> None:
-    veil(
+def test_the_graph_gives_what_predict_writes(run: Path, drawn_root: Path, run_main: RunMain) -> None:
+    run_main(
         "predict",
         "--config",
         run / "config.yaml",
@@ -97,8 +97,8 @@ def test_the_graph_gives_what_predict_writes(run: Path, drawn_root: Path, veil: 
     pixels = torch.stack([torch.from_numpy(reader.read(i).copy()) for i in range(len(reader))]).float() / 255
     assert len(ours) == len(pixels) == 48
     assert float((ours[0] - ours[-1]).norm()) > 0.01  # else anything would agree
-    veiled = pixels * load_mask(run / "export/mask.png", 32)
-    for images in (pixels, veiled):  # clean ones are veiled by the graph
+    desensitized = pixels * load_mask(run / "export/mask.png", 32)
+    for images in (pixels, desensitized):  # clean ones are desensitized by the graph
         for size in (1, 3, 32):
             theirs = embedded(run / "export", images[:size])
             assert float((theirs - ours[:size]).abs().max()) < 1e-5
@@ -126,7 +126,7 @@ def test_the_graph_is_plain_and_says_what_it_is(run: Path) -> None:
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     assert properties["faceveil.mask_hash"] == mask_hash(mask)
     assert properties["faceveil.checkpoint_sha256"] == load_recogniser(run)[1].sha256
-    assert properties["faceveil.veils"] == "true"
+    assert properties["faceveil.desensitizes"] == "true"
     assert json.loads(properties["faceveil.versions"])["torch"] == torch.__version__
 
 
@@ -214,24 +214,24 @@ def test_no_path_and_no_name_leaves(run: Path, drawn_root: Path) -> None:
         assert "/" not in json.dumps({k: v for k, v in opened.metadata().items() if k != "faceveil"})
 
 
-def test_blurred_faces_are_veiled_before(
-    tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+def test_blurred_faces_are_desensitized_before(
+    tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
     model = ResNet(backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
-    veiled_by = {"method": "GaussianBlur", "kernel": 9, "taps": 9, "sigma": 1.7}
-    path = written(tmp_path / "blur.ckpt", model, veiled_by)
-    line = refused(capsys, lambda: veil("export", "--ckpt_path", path, "--output", "out"))
+    desensitized_by = {"method": "GaussianBlur", "kernel": 9, "taps": 9, "sigma": 1.7}
+    path = written(tmp_path / "blur.ckpt", model, desensitized_by)
+    line = refused(capsys, lambda: run_main("export", "--ckpt_path", path, "--output", "out"))
     assert "give --mean and --std" in line
-    line = refused(capsys, lambda: veil("export", "--ckpt_path", path, "--mean", 0.5, "--std", 0.5))
+    line = refused(capsys, lambda: run_main("export", "--ckpt_path", path, "--mean", 0.5, "--std", 0.5))
     assert "give --output DIR" in line
-    veil("export", "--ckpt_path", path, "--output", "out", "--mean", 0.5, "--std", 0.5, "--normalise", "false",
+    run_main("export", "--ckpt_path", path, "--output", "out", "--mean", 0.5, "--std", 0.5, "--normalise", "false",
          "--head", "--licence", "Ask first. Nothing else.", "--opset", 20)  # fmt: skip
     with torch.no_grad():
         ours = model.embed((noise() - 0.5) / 0.5)
     assert float((embedded(Path("out"), noise()) - ours).abs().max()) < 1e-4 * float(ours.norm(dim=1).min())
     text = Path("out/README.md").read_text()
-    assert "Images must be veiled before" in text
+    assert "Images must be desensitized before" in text
     assert "`GaussianBlur` (kernel 9, taps 9, sigma 1.7)" in text
     assert "head is included" in text
     assert "Ask first." in text
@@ -245,23 +245,23 @@ def test_blurred_faces_are_veiled_before(
     mask = tmp_path / "any.png"
     save_mask(freeform_masks(1, 32)[0], mask)
     known = ("--ckpt_path", path, "--mean", 0.5, "--std", 0.5)
-    line = refused(capsys, lambda: veil("export", *known, "--output", "x", "--mask", mask))
+    line = refused(capsys, lambda: run_main("export", *known, "--output", "x", "--mask", mask))
     assert "GaussianBlur, which has no mask" in line
 
 
 def test_random_masks_need_one_for_the_gate(
-    tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
     model = ResNetFSM(("layer1", "layer2"), backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
     about = MaskOut(freeform=(0.7, 0.8), count=3, size=32).describe()
     path = written(tmp_path / "random.ckpt", model, about, mean=0.5, std=0.5)
-    line = refused(capsys, lambda: veil("export", "--ckpt_path", path, "--output", "out"))
+    line = refused(capsys, lambda: run_main("export", "--ckpt_path", path, "--output", "out"))
     assert "a ResNetFSM trained under 3 masks" in line
     assert "--mask PNG" in line
     mask = freeform_masks(1, 32, (0.7, 0.8), generator=torch.Generator().manual_seed(9))[0]
     save_mask(mask, tmp_path / "own.png")
-    veil("export", "--ckpt_path", path, "--output", "out", "--mask", tmp_path / "own.png")
+    run_main("export", "--ckpt_path", path, "--output", "out", "--mask", tmp_path / "own.png")
     with torch.no_grad():
         ours = F.normalize(model.embed((noise() * mask - 0.5) / 0.5, mask[None]))
         without = F.normalize(model.embed((noise() * mask - 0.5) / 0.5))
@@ -272,7 +272,7 @@ def test_random_masks_need_one_for_the_gate(
     # without gates any of the masks will do, and the graph cannot know which
     plain = ResNet(backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
     again = written(tmp_path / "plain.ckpt", plain, about, mean=0.5, std=0.5)
-    veil("export", "--ckpt_path", again, "--output", "plain")
+    run_main("export", "--ckpt_path", again, "--output", "plain")
     assert "hidden pixels black, 3 masks of mask ratio 0.7" in Path("plain/README.md").read_text()
     with torch.no_grad():
         assert (
@@ -282,11 +282,15 @@ def test_random_masks_need_one_for_the_gate(
 
 
 def test_what_is_refused(
-    run: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    tmp_path: Path,
+    run_main: RunMain,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def line(*args: object, checkpoint: Path = run, output: object = "out") -> str:
         where = ("--output", output) if output else ()
-        return refused(capsys, lambda: veil("export", "--ckpt_path", checkpoint, *where, *args))
+        return refused(capsys, lambda: run_main("export", "--ckpt_path", checkpoint, *where, *args))
 
     save_mask(freeform_masks(1, 32, generator=torch.Generator().manual_seed(3))[0], tmp_path / "other.png")
     assert re.search(
@@ -328,14 +332,18 @@ def test_what_is_refused(
 
 
 def test_a_run_is_found_by_its_config_and_one_file_is_named(
-    run: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    tmp_path: Path,
+    run_main: RunMain,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`--config tiny.yaml --ckpt_path last --output model.onnx`, in a folder that has other files."""
     (tmp_path / "tiny.yaml").write_text("{}")
     (tmp_path / "README.md").write_text("mine")
     monkeypatch.chdir(tmp_path)
     known = ("export", "--config", "tiny.yaml", "--ckpt_path", "last", "--runs", run.parent)
-    veil(*known, "--output", "face.onnx")
+    run_main(*known, "--output", "face.onnx")
     made = {"face.onnx", "face.safetensors", "face.md", "face_card.json", "face_mask.png", "face_mask.json"}
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == made | {"tiny.yaml", "README.md"}
     assert (tmp_path / "README.md").read_text() == "mine"
@@ -345,10 +353,10 @@ def test_a_run_is_found_by_its_config_and_one_file_is_named(
     assert set(card["files"]) == {"face.onnx", "face.safetensors", "face_mask.png", "face_mask.json"}
     assert Path("face.onnx").read_bytes() == (run / "export/model.onnx").read_bytes()
     assert torch.equal(load_mask("face_mask.png", 32), load_mask(run / "export/mask.png", 32))
-    line = refused(capsys, lambda: veil(*known, "--output", "face.onnx"))
+    line = refused(capsys, lambda: run_main(*known, "--output", "face.onnx"))
     assert "face.onnx is there already; give --overwrite" in line
     made_before = Path("face.onnx").read_bytes()
     monkeypatch.setattr(command, "to_onnx", lambda *rest: made_before)
-    veil(*known, "--output", "face.onnx", "--overwrite")
-    assert "of which run?" in refused(capsys, lambda: veil("export", "--output", "x"))
-    assert "no run in" in refused(capsys, lambda: veil("export", "--name", "none", "--output", "x"))
+    run_main(*known, "--output", "face.onnx", "--overwrite")
+    assert "of which run?" in refused(capsys, lambda: run_main("export", "--output", "x"))
+    assert "no run in" in refused(capsys, lambda: run_main("export", "--name", "none", "--output", "x"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from lightning_app.masks import freeform_masks, mask_hash, save_mask
 from tests.command_line import refused
 from tests.federated.tiny import config
 
-Veil = Callable[..., None]
+RunMain = Callable[..., None]
 WATCH = {
     "class_path": "callbacks.LFWVerification",
     "init_args": {
@@ -42,10 +43,10 @@ def written(path: Path, **more: object) -> Path:
 
 @pytest.mark.slow
 def test_rounds_table_figure_checkpoint_and_what_takes_it(
-    veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = written(tmp_path / "three.yaml")
-    veil("federate", "--config", given)
+    run_main("federate", "--config", given)
     said = capsys.readouterr().out
     assert "round 2 of 2" in said
     assert "nobody else's" in said
@@ -67,28 +68,28 @@ def test_rounds_table_figure_checkpoint_and_what_takes_it(
     assert "bn1" not in (run / "config.yaml").read_text()
 
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
-    veil("federate", "--config", run / "federate.yaml")  # all is done
+    run_main("federate", "--config", run / "federate.yaml")  # all is done
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
 
     (run / "metrics.json").rename(tmp_path / "before.json")
-    veil("validate", "--config", "runs/three/config.yaml", "--ckpt_path", "runs/three")
+    run_main("validate", "--config", "runs/three/config.yaml", "--ckpt_path", "runs/three")
     assert json.loads((run / "metrics.json").read_text())["lfw/accuracy"] == figures["lfw/accuracy"]
 
-    line = refused(capsys, lambda: veil("federate", "--config", given, "--rounds", "3"))
+    line = refused(capsys, lambda: run_main("federate", "--config", given, "--rounds", "3"))
     assert "was made with other settings" in line
-    veil("federate", "--config", given, "--rounds", "1", "--overwrite", "--verify_every", "5")
+    run_main("federate", "--config", given, "--rounds", "1", "--overwrite", "--verify_every", "5")
     assert len((run / "rounds.csv").read_text().splitlines()) == 2
     assert "lfw/accuracy" in (run / "rounds.csv").read_text()  # the last round is always verified
 
 
 def test_a_checkpoint_without_a_head_gets_no_figures_of_held_out_images(
-    veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where heads are private; embeddings must not be counted as logits."""
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(config(partition="identities", clients=2, rounds=1)))
-    veil("federate", "--config", "two.yaml")
+    run_main("federate", "--config", "two.yaml")
     capsys.readouterr()
-    veil("validate", "--config", "runs/two/config.yaml", "--ckpt_path", "runs/two", "--name", "checked",
+    run_main("validate", "--config", "runs/two/config.yaml", "--ckpt_path", "runs/two", "--name", "checked",
          "--data.init_args.val_share", "0.25")  # fmt: skip
     assert "has no head" in capsys.readouterr().out
     figures = json.loads((tmp_path / "runs" / "checked" / "metrics.json").read_text())
@@ -96,7 +97,7 @@ def test_a_checkpoint_without_a_head_gets_no_figures_of_held_out_images(
 
 
 def test_the_federation_of_a_serverapp_is_exported_with_a_card_of_its_own(
-    veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_main: RunMain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its mask is found by the config, which is there before the first round; traffic is no figure of quality."""
     pytest.importorskip("flwr")
@@ -107,14 +108,14 @@ def test_the_federation_of_a_serverapp_is_exported_with_a_card_of_its_own(
     )  # no process of Flower's started this one
     mask = freeform_masks(1, 32, generator=torch.Generator().manual_seed(1))[0]
     save_mask(mask, tmp_path / "mask.png")
-    veiled = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"mask": "mask.png"}}
+    desensitized = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"mask": "mask.png"}}
     values = config(
         real=True,
         partition="own",
         clients=1,
         rounds=1,
         trainer={"callbacks": [WATCH]},
-        data={"desensitizer": veiled},
+        data={"desensitizer": desensitized},
     )
     (tmp_path / "server.yaml").write_text(yaml.safe_dump(values))
     given = {"config": "server.yaml", "name": "hospital"}
@@ -126,7 +127,7 @@ def test_the_federation_of_a_serverapp_is_exported_with_a_card_of_its_own(
     finally:
         torch.set_float32_matmul_precision(before)
 
-    veil("export", "--ckpt_path", "runs/hospital")
+    run_main("export", "--ckpt_path", "runs/hospital")
     folder = tmp_path / "runs" / "hospital" / "export"
     card, text = json.loads((folder / "card.json").read_text()), (folder / "README.md").read_text()
     assert card["mask"]["hash"] == mask_hash(mask)
@@ -143,21 +144,21 @@ def test_the_federation_of_a_serverapp_is_exported_with_a_card_of_its_own(
 
 
 def test_without_flower_one_line_names_the_extra(
-    veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "flwr" else found(name, *a)
     )
     line = refused(
-        capsys, lambda: veil("federate", "--config", written(tmp_path / "a.yaml"), "--engine", "flower")
+        capsys, lambda: run_main("federate", "--config", written(tmp_path / "a.yaml"), "--engine", "flower")
     )
     assert "pip install 'faceveil[federated]'" in line
     assert "--engine local" in line
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_input(veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = written(tmp_path / "a.yaml")
     for options, words in (
         (["--partition", "own"], "partition: own is of a real deployment"),
@@ -166,4 +167,5 @@ def test_bad_input(veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--partition", "identities", "--clients", "7"], "would have no image"),
         (["--engine", "rsync"], "engine"),
     ):
-        assert words in refused(capsys, lambda options=options: veil("federate", "--config", given, *options))  # type: ignore[misc]
+        line = refused(capsys, partial(run_main, "federate", "--config", given, *options))
+        assert words in line

@@ -18,13 +18,13 @@ from lightning_app.commands.rank_scorers import _SCORED, run
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models.checkpoints import load_recogniser
 from lightning_app.report import write_metrics
-from tests.command_line import Veil
+from tests.command_line import RunMain
 
 RATIOS = [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6), (0.7, 0.8), (0.85, 0.95)]
 
 
 @pytest.fixture
-def home(tmp_path: Path, fitted_clean: Path, veil: Veil) -> Path:
+def home(tmp_path: Path, fitted_clean: Path, run_main: RunMain) -> Path:
     """A clean checkpoint, five masks, and an ablation over them that says the fewer hidden the better."""
     fit = Path(shutil.copy(fitted_clean / "clean.yaml", tmp_path))
     text = yaml.safe_load(fit.read_text())
@@ -78,7 +78,7 @@ def test_rho_is_that_of_losses_recomputed_by_hand(home: Path, capsys: pytest.Cap
     assert Image.open("runs/five/scorers.png").size[0] > 300
 
 
-def test_an_ablation_that_was_not_run_is_refused(home: Path, veil: Veil) -> None:
+def test_an_ablation_that_was_not_run_is_refused(home: Path, run_main: RunMain) -> None:
     Path("runs/five/metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"five has no metrics.json; run `python main.py ablate"):
         run(["--config", "rank.yaml"])

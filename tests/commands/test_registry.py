@@ -10,7 +10,7 @@ import pytest
 
 from lightning_app import commands
 from lightning_app.commands import COMMANDS, LIGHTNING, find_command
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -32,7 +32,7 @@ def test_no_command_is_forgotten() -> None:
 
 
 def test_a_command_of_somebody_elses(
-    veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_main: RunMain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "toy_command.py").write_text(
         "def run(args):\n    if args:\n        raise ValueError(f'{args[0]}: give nothing')\n"
@@ -42,9 +42,9 @@ def test_a_command_of_somebody_elses(
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[faceveil.commands]\nsay-hello = toy_command:run\n")
-    assert "no command 'say-hello'" in refused(capsys, lambda: veil("say-hello"))
+    assert "no command 'say-hello'" in refused(capsys, lambda: run_main("say-hello"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    veil("say-hello")
+    run_main("say-hello")
     assert "toy says hello" in capsys.readouterr().out
-    assert "--x: give nothing" in refused(capsys, lambda: veil("say-hello", "--x"))
-    assert "sweep-levels, say-hello" in refused(capsys, lambda: veil("nothing"))
+    assert "--x: give nothing" in refused(capsys, lambda: run_main("say-hello", "--x"))
+    assert "sweep-levels, say-hello" in refused(capsys, lambda: run_main("nothing"))

@@ -21,7 +21,7 @@ from lightning_app.commands.faces import drawn_numbers, load_faces
 from lightning_app.commands.search_mask import _SCORED, run
 from lightning_app.masks import freeform_masks, load_mask, save_mask
 from lightning_app.models.checkpoints import load_recogniser
-from tests.command_line import Veil, write_config
+from tests.command_line import RunMain, write_config
 
 
 @pytest.fixture(autouse=True)
@@ -309,10 +309,10 @@ def test_what_says_little_is_warned_of(
     told = any("above chance (log 6 = 1.79)" in record.message for record in caplog.records)
     assert told == (facts["F"] > math.log(6))
     copytree(fitted / "runs", tmp_path / "runs")
-    veiled = tmp_path / "runs/tiny/checkpoints/last.ckpt"
+    desensitized = tmp_path / "runs/tiny/checkpoints/last.ckpt"
     with caplog.at_level(logging.WARNING, "faceveil"):
         _searched(clean, tmp_path / "c", "--data.val_share", "0")
-        _searched(clean, tmp_path / "e", "--scorer", str(veiled))
+        _searched(clean, tmp_path / "e", "--scorer", str(desensitized))
     said = [record.message for record in caplog.records]
     assert any("val_share holds no image out" in line for line in said)
     assert not any("trained on desensitized" in line for line in said)  # a scorer may be
@@ -330,16 +330,16 @@ def test_settings_are_refused_before_any_face_is_read(
 
 
 def test_a_checkpoint_of_desensitized_faces_is_warned_of(
-    clean: Path, drawn_root: Path, tmp_path: Path, veil: Veil, caplog: pytest.LogCaptureFixture
+    clean: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = write_config(tmp_path / "veiled.yaml", drawn_root, "ResNetMask")
+    config = write_config(tmp_path / "desensitized.yaml", drawn_root, "ResNetMask")
     text = yaml.safe_load(config.read_text())
     text["trainer"] |= {"callbacks": [], "max_epochs": 1}
     config.write_text(yaml.safe_dump(text))
-    veil("fit", "--config", config)
+    run_main("fit", "--config", config)
     with caplog.at_level(logging.WARNING, "faceveil"):
-        _searched(clean, tmp_path, "--checkpoint", str(tmp_path / "runs/veiled"))
+        _searched(clean, tmp_path, "--checkpoint", str(tmp_path / "runs/desensitized"))
     said = [record.getMessage() for record in caplog.records]
     assert any(
-        "was trained on desensitized faces: its saliency shows what their veil left" in s for s in said
+        "was trained on desensitized faces: its saliency shows what the desensitizer left" in s for s in said
     )

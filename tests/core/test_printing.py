@@ -23,7 +23,7 @@ from lightning_app.core.printing import SafeConsole, SafeStream, one_line, print
 from lightning_app.core.progress import progress_bar
 from lightning_app.report import print_table
 from lightning_app.studies.runner import call
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 from tests.small_run import write_small_config
 
 MAIN = Path(__file__).parents[2] / "main.py"
@@ -194,11 +194,11 @@ def test_a_log_message_put_together_of_parts_keeps_its_blanks(caplog: pytest.Log
 
 @pytest.mark.parametrize("stream", [*(Failing(error, after=2) for error in FAILURES[::2]), Narrow()])
 def test_a_fit_whose_output_cannot_be_shown_keeps_everything(
-    stream: io.StringIO, veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stream: io.StringIO, run_main: RunMain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_small_config(tmp_path, epochs=1)
     monkeypatch.setattr(sys, "stdout", stream)
-    veil("fit", "--config", config)
+    run_main("fit", "--config", config)
     assert (tmp_path / "runs/small/metrics.json").is_file()
     assert (tmp_path / "runs/small/checkpoints/last.ckpt").is_file()
     if isinstance(stream, Narrow):
@@ -206,7 +206,7 @@ def test_a_fit_whose_output_cannot_be_shown_keeps_everything(
 
 
 def test_figures_are_saved_before_they_are_shown(
-    veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_main: RunMain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there: list[bool] = []
 
@@ -214,22 +214,22 @@ def test_figures_are_saved_before_they_are_shown(
         there.append((tmp_path / "runs/small/metrics.json").is_file())
 
     monkeypatch.setattr(results, "print_table", look)
-    veil("fit", "--config", write_small_config(tmp_path, epochs=1))
+    run_main("fit", "--config", write_small_config(tmp_path, epochs=1))
     assert there == [True]
 
 
-def test_help_that_cannot_be_shown_is_a_failure(veil: Veil, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_that_cannot_be_shown_is_a_failure(run_main: RunMain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Failing(FAILURES[0]))
     for args in ([], ["draw-mask", "--help"]):
         with pytest.raises(SystemExit) as stop:
-            veil(*args)
+            run_main(*args)
         assert stop.value.code == 1
     monkeypatch.setattr(sys, "stdout", Failing(BrokenPipeError(errno.EPIPE, "Broken pipe")))
-    veil()
+    run_main()
 
 
 def test_names_do_not_command_the_terminal(
-    veil: Veil, tmp_path: Path, drawn_root: Path, capsys: pytest.CaptureFixture[str]
+    run_main: RunMain, tmp_path: Path, drawn_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faces = tmp_path / "faces"
     for person in ("\x1b[31mA", "B\u202e\nerror: forged"):
@@ -240,17 +240,17 @@ def test_names_do_not_command_the_terminal(
     config = write_small_config(tmp_path, epochs=1)
     reader = "--data.init_args.reader"
     read = [reader, "datamodules.FolderFaces", f"{reader}.root", faces, f"{reader}.size", 16]
-    veil("fit", "--config", config, *read)
+    run_main("fit", "--config", config, *read)
     shown = capsys.readouterr()
     said = "".join(shown)
     assert r"bad\x1b[2J.png" in said.replace("\n", "").replace(" ", "")
     (faces / "\x1b[31mA" / "worse\x1b[2J.png").write_bytes(b"no picture")
     (faces / "\x1b[31mA" / "worst\x1b[2J\n.png").write_bytes(b"no picture")
-    line = refused(capsys, lambda: veil("fit", "--config", config, *read, "--overwrite"))
+    line = refused(capsys, lambda: run_main("fit", "--config", config, *read, "--overwrite"))
     assert r"\x1b[2J" in line
-    said += line + refused(capsys, lambda: veil("fit", "--config", "\x1b[2Jno.yaml"))
-    said += refused(capsys, lambda: veil("fit", "--config", config, "--\x1b[2J\u202eno", "1"))
-    said += refused(capsys, lambda: veil("\x1b[2Jno"))
+    said += line + refused(capsys, lambda: run_main("fit", "--config", "\x1b[2Jno.yaml"))
+    said += refused(capsys, lambda: run_main("fit", "--config", config, "--\x1b[2J\u202eno", "1"))
+    said += refused(capsys, lambda: run_main("\x1b[2Jno"))
     assert "\x1b" not in said
     assert "\u202e" not in said
     assert "\nerror: forged" not in said

@@ -9,7 +9,7 @@ from torch import Tensor
 from datamodules import Augment, DrawnFaces, FaceDataModule, FolderFaces
 from datamodules.readers.cached import CachedReader
 from datamodules.split import held_out
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import (
     CentreBlock,
     CentreBlur,
@@ -48,8 +48,8 @@ def test_a_batch_made_on_the_fly_equals_the_one_read_back_from_saved_pngs(
 ) -> None:
     data = FaceDataModule(faces(), desensitizer)
     batch = pixels(faces())
-    veiled = data.veiled(batch)
-    for i, image in enumerate(veiled["image"]):
+    desensitized = data.desensitize_batch(batch)
+    for i, image in enumerate(desensitized["image"]):
         folder = tmp_path / f"p{int(batch['identity'][i])}"
         folder.mkdir(exist_ok=True)
         array = (image * 255).to(torch.uint8).permute(1, 2, 0).numpy()
@@ -57,19 +57,19 @@ def test_a_batch_made_on_the_fly_equals_the_one_read_back_from_saved_pngs(
     released = FolderFaces(tmp_path, size=SIZE, cache_index=False)
     back = released.__getitems__(list(range(len(released))))
     # a released set hides nothing more
-    again = FaceDataModule(faces(), Identity()).veiled(back)
-    assert torch.equal(again["image"], veiled["image"])
+    again = FaceDataModule(faces(), Identity()).desensitize_batch(back)
+    assert torch.equal(again["image"], desensitized["image"])
     if isinstance(desensitizer, (MaskOut, CentreBlock)):  # hiding again what is hidden changes nothing
-        twice = data.veiled({**back, "index": batch["index"]})
-        assert torch.equal(twice["image"], veiled["image"])
-        assert torch.equal(mask_of_each(twice), mask_of_each(veiled))
-    augment, moment = Augment(rotate=5), Moment(1, 2)
+        twice = data.desensitize_batch({**back, "index": batch["index"]})
+        assert torch.equal(twice["image"], desensitized["image"])
+        assert torch.equal(mask_of_each(twice), mask_of_each(desensitized))
+    augment, draw_key = Augment(rotate=5), DrawKey(1, 2)
     both = [
-        augment(data.veiled(batch), moment),
-        augment({**again, "mask": veiled["mask"], "mask_index": veiled["mask_index"]}, moment),
+        augment(data.desensitize_batch(batch), draw_key),
+        augment({**again, "mask": desensitized["mask"], "mask_index": desensitized["mask_index"]}, draw_key),
     ]
     assert torch.equal(both[0]["image"], both[1]["image"])
-    if veiled["mask"] is not None:
+    if desensitized["mask"] is not None:
         assert torch.equal(mask_of_each(both[0]), mask_of_each(both[1]))
 
 
@@ -84,24 +84,25 @@ def mask_of_each(batch: Batch) -> Tensor:
 def test_pixels_under_the_mask_change_nothing_downstream(desensitizer: Desensitizer) -> None:
     data = FaceDataModule(faces(), desensitizer, augment=Augment(rotate=10, shift=0.1, light=0.2))
     batch = pixels(faces())
-    hidden = mask_of_each(data.veiled(batch)) == 0
+    hidden = mask_of_each(data.desensitize_batch(batch)) == 0
     noise = torch.randint(0, 256, batch["image"].shape, dtype=torch.uint8)
     other = batch.copy()
     other["image"] = torch.where(hidden, noise, batch["image"])
     assert not torch.equal(other["image"], batch["image"])
-    moment = Moment(0, 1)
-    ready = [data._normalised(data.augment(data.veiled(b), moment)) for b in (batch, other)]
+    draw_key = DrawKey(0, 1)
+    ready = [data._normalised(data.augment(data.desensitize_batch(b), draw_key)) for b in (batch, other)]
     assert torch.equal(ready[0]["image"], ready[1]["image"])
 
 
 def test_visible_pixels_pass_unchanged_and_on_the_uint8_grid() -> None:
     data = FaceDataModule(faces(), MaskOut(freeform=(0.5, 0.8)))
     batch = pixels(faces())
-    veiled = data.veiled(batch)
+    desensitized = data.desensitize_batch(batch)
     assert torch.equal(
-        (veiled["image"] * 255).to(torch.uint8), batch["image"] * mask_of_each(veiled).to(torch.uint8)
+        (desensitized["image"] * 255).to(torch.uint8),
+        batch["image"] * mask_of_each(desensitized).to(torch.uint8),
     )
-    blurred = FaceDataModule(faces(), GaussianBlur(9)).veiled(batch)["image"]
+    blurred = FaceDataModule(faces(), GaussianBlur(9)).desensitize_batch(batch)["image"]
     assert torch.equal(blurred, (blurred * 255).round() / 255)
 
 
@@ -149,13 +150,15 @@ def test_raw_samples_are_validation_images_and_the_same_every_time() -> None:
     assert len(data.raw_samples(1000)) == 8
 
 
-def test_prepare_gives_clean_and_veiled_normalised_images() -> None:
+def test_prepare_gives_clean_and_desensitized_normalised_images() -> None:
     data = FaceDataModule(faces(), MaskOut(freeform=(0.5, 0.8)), mean=0.5, std=0.25)
     images = pixels(faces())["image"][:3]
-    clean, veiled = data.prepare(images, desensitize=False), data.prepare(images)
+    clean, desensitized = data.prepare(images, desensitize=False), data.prepare(images)
     assert clean["mask"] is None
     torch.testing.assert_close(clean["image"], (images / 255 - 0.5) / 0.25)
-    torch.testing.assert_close(veiled["image"], (images / 255 * mask_of_each(veiled) - 0.5) / 0.25)
+    torch.testing.assert_close(
+        desensitized["image"], (images / 255 * mask_of_each(desensitized) - 0.5) / 0.25
+    )
 
 
 def test_only_fit_minds_a_missing_training_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -206,7 +209,7 @@ def test_out_of_range_is_refused(arguments: dict[str, float], message: str) -> N
         FaceDataModule(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_of_faces_veiled_otherwise_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_of_faces_desensitized_otherwise_is_told(caplog: pytest.LogCaptureFixture) -> None:
     one, other = (
         FaceDataModule(faces(), MaskOut(freeform=(0.5, 0.8), seed=seed, size=SIZE)) for seed in (0, 1)
     )
@@ -215,7 +218,7 @@ def test_a_checkpoint_of_faces_veiled_otherwise_is_told(caplog: pytest.LogCaptur
     assert not caplog.records
     with caplog.at_level(logging.WARNING, "faceveil"):
         other.load_state_dict(one.state_dict())
-    assert "trained on faces veiled by MaskOut (mask ratio 0." in caplog.text
+    assert "trained on faces desensitized by MaskOut (mask ratio 0." in caplog.text
 
 
 def test_a_checkpoint_tells_which_images_were_held_out() -> None:

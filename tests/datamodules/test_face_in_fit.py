@@ -64,16 +64,16 @@ def masks(batches: list[Batch]) -> list[Tensor]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_run_with_the_same_seed_sees_the_same_batches(tmp_path: Path, workers: int) -> None:
-    def veil() -> MaskOut:
+    def desensitize() -> MaskOut:
         return MaskOut(freeform=(0.4, 0.8), count=50, draw="batch")
 
-    one, two = fit(tmp_path, veil()), fit(tmp_path, veil(), num_workers=workers)
+    one, two = fit(tmp_path, desensitize()), fit(tmp_path, desensitize(), num_workers=workers)
     assert len(one.seen) == 6
     for a, b in zip(one.seen + one.held, two.seen + two.held, strict=True):
         for key in ("image", "identity", "index", "mask_index"):
             assert torch.equal(a[key], b[key]), key
         assert torch.equal(masks([a])[0], masks([b])[0])
-    other = fit(tmp_path, veil(), seed=1)
+    other = fit(tmp_path, desensitize(), seed=1)
     assert any(not torch.equal(a["index"], b["index"]) for a, b in zip(one.seen, other.seen, strict=True))
 
 

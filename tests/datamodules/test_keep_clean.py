@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from datamodules import Augment, DrawnFaces, FaceDataModule
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut, Mosaic
 
 SIZE = 40
@@ -27,8 +27,8 @@ def data(desensitizer: Desensitizer, augment: Augment | None = None, keep: bool 
 
 def trained(module: FaceDataModule, batch: Batch) -> Batch:
     """What a training step gets, not normalised."""
-    moment = Moment(0, 3, 0)
-    out: Batch = module.augment(module.veiled(batch, moment), moment)
+    draw_key = DrawKey(0, 3, 0)
+    out: Batch = module.augment(module.desensitize_batch(batch, draw_key), draw_key)
     return out
 
 

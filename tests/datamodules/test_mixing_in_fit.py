@@ -15,12 +15,12 @@ import yaml
 from datamodules import Augment, DrawnFaces, FaceDataModule
 from lightning_app import load_recogniser
 from lightning_app.cli.configs import CONFIGS
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import Chain, Desensitizer, InstaHide, MixUp, Mosaic
 from lightning_app.federated.owner.terms import check_changes
-from lightning_app.federated.protocol.shared_mask import veil_of
-from tests.command_line import Veil, refused, write_config
+from lightning_app.federated.protocol.shared_mask import mask_and_hash
+from tests.command_line import RunMain, refused, write_config
 from tests.desensitize.test_chain import Halves
 
 SIZE = 32
@@ -73,7 +73,7 @@ def test_mixed_pictures_are_on_the_grid_of_pixels_and_flipped_as_a_whole(key: Pa
     module = data(MixUp(2, key=key), "fit")
     out = module.on_after_batch_transfer(raw(), 0)
     torch.testing.assert_close(out["image"] * 255, (out["image"] * 255).round(), rtol=0, atol=1e-4)
-    alone = module.veiled(raw(), Moment(1, 2, 3, mix=True))["image"]
+    alone = module.desensitize_batch(raw(), DrawKey(1, 2, 3, mix=True))["image"]
     flipped = [not torch.equal(a, b) for a, b in zip(out["image"], alone, strict=True)]
     assert 0 < sum(flipped) < 8
     assert torch.equal(out["image"][flipped], alone[flipped].flip(-1))
@@ -83,9 +83,9 @@ def test_raw_images_are_flipped_before_signs(key: Path) -> None:
     out = data(InstaHide(2, key=key), "fit").on_after_batch_transfer(raw(), 0)
     flipped = data(Mosaic(40), "fit").augment(
         {**raw(), "image": raw()["image"].float() / 255, "mask": None, "mask_index": torch.zeros(8, dtype=torch.int64)},
-        Moment(1, 2, 3),
+        DrawKey(1, 2, 3),
     )  # fmt: skip
-    expected = InstaHide(2, key=key)(flipped, Moment(mix=True))["image"]
+    expected = InstaHide(2, key=key)(flipped, DrawKey(mix=True))["image"]
     torch.testing.assert_close(out["image"], expected, rtol=0, atol=1e-6)
 
 
@@ -114,10 +114,10 @@ def test_too_small_batches_are_told_before_training(key: Path) -> None:
 def test_owners_mix_with_their_own_keys(key: Path, tmp_path: Path) -> None:
     make_key(tmp_path / "other.key")
     other = tmp_path / "other.key"
-    assert veil_of(MixUp(2, key=key), SIZE) == veil_of(MixUp(2, key=other), SIZE)
-    assert veil_of(MixUp(2, key=key), SIZE) != veil_of(MixUp(3, key=key), SIZE)
+    assert mask_and_hash(MixUp(2, key=key), SIZE) == mask_and_hash(MixUp(2, key=other), SIZE)
+    assert mask_and_hash(MixUp(2, key=key), SIZE) != mask_and_hash(MixUp(3, key=key), SIZE)
     chains = [Chain([Mosaic(8), InstaHide(2, key=path)]) for path in (key, other)]
-    assert veil_of(chains[0], SIZE) == veil_of(chains[1], SIZE)
+    assert mask_and_hash(chains[0], SIZE) == mask_and_hash(chains[1], SIZE)
     assert chains[0].describe() != chains[1].describe()
     check_changes(FaceDataModule(DrawnFaces(4, 4, SIZE), MixUp(3, key=key)))  # of mixes it is true
 
@@ -134,20 +134,20 @@ def mixing_config(path: Path, root: Path, key: Path, k: int = 2, **data: object)
 
 
 def test_a_run_is_trained_on_mixes_and_verified_on_faces(
-    drawn_root: Path, key: Path, tmp_path: Path, veil: Veil, monkeypatch: pytest.MonkeyPatch
+    drawn_root: Path, key: Path, tmp_path: Path, run_main: RunMain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool, bool]] = []
     forward: Callable[..., Batch] = MixUp.forward
 
-    def spied(self: MixUp, batch: Batch, moment: Moment | None = None) -> Batch:
-        out = forward(self, batch, moment)
+    def spied(self: MixUp, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        out = forward(self, batch, draw_key)
         mixed = not torch.equal(out["image"], batch["image"])
-        seen.append((moment is not None and moment.mix, mixed, "identity" in batch))
+        seen.append((draw_key is not None and draw_key.mix, mixed, "identity" in batch))
         return out
 
     monkeypatch.setattr(MixUp, "forward", spied)
     config = mixing_config(tmp_path / "mixed.yaml", drawn_root, key)
-    veil("fit", "--config", config)
+    run_main("fit", "--config", config)
     assert {(asked, mixed) for asked, mixed, _ in seen} == {(True, True), (False, False)}
     # with labels, of batches that are asked to be mixed: two epochs of two training steps
     assert sum(asked and labels for asked, _, labels in seen) == 2 * 2
@@ -156,7 +156,7 @@ def test_a_run_is_trained_on_mixes_and_verified_on_faces(
         assert metrics[f"lfw/{figure}_s1"] == metrics[f"lfw/{figure}_s2"] == metrics[f"lfw/{figure}_s3"]
     assert metrics["privacy/dssim"] > 0.02, "of the mixes that are trained on, not of a face alone"
     seen.clear()
-    veil("validate", "--config", config, "--ckpt_path", "last")
+    run_main("validate", "--config", config, "--ckpt_path", "last")
     again = json.loads(Path("runs/mixed/metrics.json").read_text())
     assert again["lfw/auc"] == pytest.approx(metrics["lfw/auc"], abs=1e-6)
     assert again["val/loss"] == pytest.approx(metrics["val/loss"], rel=1e-5)
@@ -194,10 +194,10 @@ def test_signed_pixels_are_normalised_as_pixels_are(key: Path) -> None:
 
 
 def test_too_many_images_in_a_mix_are_one_line(
-    drawn_root: Path, key: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    drawn_root: Path, key: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = mixing_config(tmp_path / "mixed.yaml", drawn_root, key, k=5, global_batch_size=4)
-    line = refused(capsys, lambda: veil("fit", "--config", config))
+    line = refused(capsys, lambda: run_main("fit", "--config", config))
     assert (
         "data.global_batch_size=4: MixUp mixes k=5 images of a batch, and each of 1 processes has 4; give 5"
         in line
@@ -207,7 +207,7 @@ def test_too_many_images_in_a_mix_are_one_line(
 
 @pytest.mark.parametrize("name", ["mixup", "instahide", "hybrid"])
 def test_the_shipped_config_trains(
-    name: str, drawn_root: Path, key: Path, tmp_path: Path, veil: Veil
+    name: str, drawn_root: Path, key: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
     """Five steps of eight images at 32 px, on drawn faces."""
     config = yaml.safe_load((CONFIGS / f"lfwa_quick_{name}.yaml").read_text())
@@ -222,7 +222,7 @@ def test_the_shipped_config_trains(
     config["trainer"] |= {"max_epochs": 1, "limit_train_batches": 5, "check_val_every_n_epoch": 1,
                           "precision": "32-true", "accelerator": "cpu"}  # fmt: skip
     (tmp_path / "quick.yaml").write_text(yaml.safe_dump(config))
-    veil("fit", "--config", tmp_path / "quick.yaml")
+    run_main("fit", "--config", tmp_path / "quick.yaml")
     metrics = json.loads(Path("runs/quick/metrics.json").read_text())
     assert metrics["train/loss"] > 0
     assert "lfw/accuracy_s1" in metrics
@@ -230,7 +230,7 @@ def test_the_shipped_config_trains(
 
 
 def test_mixes_of_a_representation_are_trained_on(
-    drawn_root: Path, key: Path, tmp_path: Path, veil: Veil
+    drawn_root: Path, key: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
     config = yaml.safe_load(mixing_config(tmp_path / "chain.yaml", drawn_root, key).read_text())
     mixing = config["data"]["init_args"]["desensitizer"]
@@ -241,7 +241,7 @@ def test_mixes_of_a_representation_are_trained_on(
     }
     config["trainer"]["max_epochs"] = 1
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(config))
-    veil("fit", "--config", tmp_path / "chain.yaml")
+    run_main("fit", "--config", tmp_path / "chain.yaml")
     checkpoint = torch.load("runs/chain/checkpoints/last.ckpt", weights_only=True)
     assert (checkpoint["hyper_parameters"]["in_channels"], checkpoint["hyper_parameters"]["input_size"]) == (
         12,

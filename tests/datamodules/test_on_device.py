@@ -121,9 +121,9 @@ def test_batches_are_those_of_the_cache_in_memory(
 
 
 def test_grey_images_take_one_channel_and_bad_ones_are_replaced_within_their_part(tmp_path: Path) -> None:
-    reader, veil = grey_with_bad_ones(tmp_path / "grey"), MaskOut(freeform=(0.4, 0.8))
+    reader, desensitizer = grey_with_bad_ones(tmp_path / "grey"), MaskOut(freeform=(0.4, 0.8))
     more: dict[str, Any] = {"reader": reader, "global_batch_size": 33}
-    same(fit(tmp_path, "device", veil, **more), fit(tmp_path, True, veil, **more))
+    same(fit(tmp_path, "device", desensitizer, **more), fit(tmp_path, True, desensitizer, **more))
     cached = CachedReader(reader)
     assert cached.pixels.shape[1] == 1
     places = Places(cached)
@@ -136,10 +136,10 @@ def test_grey_images_take_one_channel_and_bad_ones_are_replaced_within_their_par
 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    veil = MaskOut(freeform=(0.4, 0.8), count=50, draw="batch")
-    whole = fit(tmp_path, "device", veil, epochs=4)
-    fit(tmp_path, "device", veil, epochs=2)
-    rest = fit(tmp_path, "device", veil, epochs=4, ckpt_path=tmp_path / "end.ckpt")
+    desensitizer = MaskOut(freeform=(0.4, 0.8), count=50, draw="batch")
+    whole = fit(tmp_path, "device", desensitizer, epochs=4)
+    fit(tmp_path, "device", desensitizer, epochs=2)
+    rest = fit(tmp_path, "device", desensitizer, epochs=4, ckpt_path=tmp_path / "end.ckpt")
     same(rest, whole[len(whole) // 2 :])
 
 

@@ -21,7 +21,7 @@ from datamodules import (
     ReleasedFaces,
 )
 from datamodules.readers.base import FaceReader, Pixels
-from tests.command_line import Veil
+from tests.command_line import RunMain
 from tests.datamodules.face_files import encoded, insightface_records, make_tree, picture, write_records
 from tests.datamodules.reader_contract import ReaderContract
 from tests.release.released import raw_tree, release
@@ -147,7 +147,7 @@ class TestToy(OnDisk):
 
 
 def test_a_reader_of_ones_own_by_class_path(
-    veil: Veil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_main: RunMain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = toy(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -164,7 +164,7 @@ def test_a_reader_of_ones_own_by_class_path(
             "reader": {"class_path": "toy_reader.ArrayFaces", "init_args": {"path": str(path)}}}},
     }  # fmt: skip
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config))
-    veil("fit", "--config", "toy.yaml")
+    run_main("fit", "--config", "toy.yaml")
     found = json.loads(Path("runs/toy/metrics.json").read_text())
     assert 0 <= found["lfw/accuracy"] <= 1
 

@@ -18,7 +18,7 @@ from lightning_app.desensitize import Desensitizer, GaussianBlur, Identity, Mask
 from lightning_app.masks import mask_hash
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.pseudonyms import Pseudonyms
-from tests.command_line import Veil, refused, write_config
+from tests.command_line import RunMain, refused, write_config
 from tests.release.by_hand import CROP, KEY, SIZE, blur, oval, write_release
 
 
@@ -91,8 +91,8 @@ def test_batches_equal_those_made_on_the_fly(
     there = released.__getitems__(order)
     there["index"] = torch.arange(len(raw))  # draws are by number; the release's order is another one
     augment = Augment(flip=0.5, rotate=10, shift=0.1, light=0.1)
-    veil: Desensitizer = MaskOut(made / "masked" / "mask.png") if method == "masked" else blur()
-    theirs = own(FaceDataModule(raw, veil, augment, seed=5), everything(raw), training)
+    desensitizer: Desensitizer = MaskOut(made / "masked" / "mask.png") if method == "masked" else blur()
+    theirs = own(FaceDataModule(raw, desensitizer, augment, seed=5), everything(raw), training)
     ours = own(FaceDataModule(released, augment=augment, seed=5), there, training)
     assert torch.equal(ours["image"], theirs["image"])
     assert torch.equal(ours["mask_index"], theirs["mask_index"])
@@ -110,18 +110,18 @@ def test_batches_equal_those_made_on_the_fly(
     assert len(set(people.values())) == 6
 
 
-def test_clean_images_are_veiled_as_the_release_was(made: Path) -> None:
+def test_clean_images_are_desensitized_as_the_release_was(made: Path) -> None:
     clean = torch.randint(0, 256, (3, 3, SIZE, SIZE), dtype=torch.uint8)
-    for method, veil in (("masked", None), ("blurred", blur())):
+    for method, desensitizer in (("masked", None), ("blurred", blur())):
         data = FaceDataModule(ReleasedFaces(made / method))
         assert data.released
         assert data.desensitizer.hides
         wanted = clean * oval().to(torch.uint8)
-        if veil is not None:
-            wanted = (veil.veil(clean.float() / 255) * 255).round().to(torch.uint8)
-        veiled = data.desensitized(clean)
-        assert torch.equal((veiled["image"] * 255).round().to(torch.uint8), wanted)
-        assert (veiled["mask"] is None) == (method == "blurred")
+        if desensitizer is not None:
+            wanted = (desensitizer.desensitize(clean.float() / 255) * 255).round().to(torch.uint8)
+        desensitized = data.desensitized(clean)
+        assert torch.equal((desensitized["image"] * 255).round().to(torch.uint8), wanted)
+        assert (desensitized["mask"] is None) == (method == "blurred")
 
 
 def test_a_release_has_no_raw_samples_but_those_verified_on(made: Path, drawn_root: Path) -> None:
@@ -145,14 +145,14 @@ def test_another_desensitizer_is_refused_and_the_same_taken(made: Path) -> None:
         ("blurred", GaussianBlur(18)),
         ("blurred", same),
     ):
-        with pytest.raises(ValueError, match=r"data\.desensitizer: the released set was veiled by"):
+        with pytest.raises(ValueError, match=r"data\.desensitizer: the released set was desensitized by"):
             FaceDataModule(ReleasedFaces(made / reader), other)
 
 
 class Inverted(Desensitizer):
-    """A veil of one's own."""
+    """A desensitizer of one's own."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return 1 - image
 
 
@@ -160,10 +160,10 @@ def test_a_method_of_ones_own_is_given_to_the_reader(drawn_root: Path, tmp_path:
     write_release(tmp_path / "own", drawn_root, Inverted())
     with pytest.raises(ValueError, match="released by Inverted, which cannot be made from its description"):
         FaceDataModule(ReleasedFaces(tmp_path / "own"))
-    data = FaceDataModule(ReleasedFaces(tmp_path / "own", veil=Inverted()))
+    data = FaceDataModule(ReleasedFaces(tmp_path / "own", own_desensitizer=Inverted()))
     assert isinstance(data.desensitizer, Inverted)
-    with pytest.raises(ValueError, match=r"veil=Mosaic: .* was released by Inverted"):
-        FaceDataModule(ReleasedFaces(tmp_path / "own", veil=Mosaic(8)))
+    with pytest.raises(ValueError, match=r"desensitize=Mosaic: .* was released by Inverted"):
+        FaceDataModule(ReleasedFaces(tmp_path / "own", own_desensitizer=Mosaic(8)))
 
 
 def change_a_byte(root: Path) -> None:
@@ -300,11 +300,11 @@ def released_config(path: Path, root: Path, release: Path, model: str) -> Path:
 
 @pytest.mark.parametrize(("method", "model"), [("masked", "ResNetFSM"), ("blurred", "ResNetMask")])
 def test_fit_and_validate_on_a_release(
-    made: Path, drawn_root: Path, tmp_path: Path, veil: Veil, caplog: pytest.LogCaptureFixture,
+    made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, caplog: pytest.LogCaptureFixture,
     method: str, model: str,
 ) -> None:  # fmt: skip
     config = released_config(tmp_path / "tiny.yaml", drawn_root, made / method, model)
-    veil("fit", "--config", config)
+    run_main("fit", "--config", config)
     figures = json.loads(Path("runs/tiny/metrics.json").read_text())
     assert {"lfw/accuracy_s1", "lfw/accuracy_s3", "val/accuracy", "privacy/dssim"} <= figures.keys()
     assert figures["privacy/dssim"] > 0.05  # of clean verification images, not of released ones
@@ -312,30 +312,30 @@ def test_fit_and_validate_on_a_release(
         assert figures["privacy/mask_ratio"] == pytest.approx(1 - oval().mean().item(), abs=1e-6)
     assert "hides nothing" not in caplog.text
     assert "contaminated" not in caplog.text
-    veil("validate", "--config", config, "--ckpt_path", "last")
+    run_main("validate", "--config", config, "--ckpt_path", "last")
     again = json.loads(Path("runs/tiny/metrics.json").read_text())
     assert again["lfw/accuracy"] == pytest.approx(figures["lfw/accuracy"], abs=1e-6)
 
 
 def test_a_release_without_verification_images_still_trains(
-    made: Path, drawn_root: Path, tmp_path: Path, veil: Veil
+    made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
     config = released_config(tmp_path / "tiny.yaml", drawn_root, made / "masked", "ResNetFSM")
     text = yaml.safe_load(config.read_text())
     text["trainer"]["callbacks"] = text["trainer"]["callbacks"][1:]
     config.write_text(yaml.safe_dump(text))
-    veil("fit", "--config", config)
+    run_main("fit", "--config", config)
     figures = json.loads(Path("runs/tiny/metrics.json").read_text())
     assert "privacy/dssim" not in figures
     assert "val/accuracy" in figures
 
 
 def test_fit_refuses_a_release_that_was_changed(
-    spoilt: Path, drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    spoilt: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = released_config(tmp_path / "tiny.yaml", drawn_root, spoilt, "ResNetFSM")
     change_a_byte(spoilt)
-    message = refused(capsys, lambda: veil("fit", "--config", config))
+    message = refused(capsys, lambda: run_main("fit", "--config", config))
     assert "is not what its manifest says" in message
     assert "see `python main.py audit" in message
     assert not (tmp_path / "runs" / "tiny" / "checkpoints").exists()

@@ -22,7 +22,7 @@ from datamodules.readers.subset import Subset
 from datamodules.same_data import BY_NUMBER, Split, check_place, differences
 from datamodules.split import digest, held_out, name_keys
 from lightning_app.desensitize import MaskOut
-from tests.command_line import Veil, refused, write_config
+from tests.command_line import RunMain, refused, write_config
 from tests.small_run import Diary, fit
 
 SIZE = 16
@@ -280,9 +280,11 @@ class TestGoingOn:
             def made(_: object = None, **more: Any) -> FaceDataModule:
                 faces = DrawnFaces(identities=3, images_per_identity=others.pop("images", 8), size=16,
                                    seed=others.pop("drawn", 0))  # fmt: skip
-                veil = MaskOut(freeform=(0.4, 0.8), count=50, draw="batch", seed=others.pop("veil", 0))
+                desensitizer = MaskOut(
+                    freeform=(0.4, 0.8), count=50, draw="batch", seed=others.pop("mask_seed", 0)
+                )
                 given = {"global_batch_size": 4, "val_share": 0.25, "cache": True} | more | others
-                return FaceDataModule(faces, veil, **given)
+                return FaceDataModule(faces, desensitizer, **given)
 
             monkeypatch.setattr(small_run, "data", made)
 
@@ -325,8 +327,8 @@ class TestGoingOn:
 
 
 def test_an_epoch_s_rest_has_to_be_what_was_not_shown() -> None:
-    veil, other = ({"method": "MaskOut", "mask_hash": name} for name in "ab")
-    before = {"global_batch_size": 4, "seed": 0, "desensitizer": veil, "batches_done": 3}
+    desensitizer, other = ({"method": "MaskOut", "mask_hash": name} for name in "ab")
+    before = {"global_batch_size": 4, "seed": 0, "desensitizer": desensitizer, "batches_done": 3}
     now = {**before, "seed": 1, "desensitizer": other}
     with pytest.raises(
         ValueError, match=r"after 3 of its batches.*data\.seed 0, here 1; data\.desensitizer\)"
@@ -348,7 +350,7 @@ LONGER = ("fit", "--trainer.max_epochs", "3")
     ],
 )  # fmt: skip
 def test_the_command_line_refuses_other_data_and_leaves_the_run_as_it_was(
-    veil: Veil,
+    run_main: RunMain,
     fitted: Path,
     drawn_root: Path,
     tmp_path: Path,
@@ -364,6 +366,6 @@ def test_the_command_line_refuses_other_data_and_leaves_the_run_as_it_was(
         shutil.copyfile(root / "Drawn_00002/Drawn_00002_0001.png", root / "Drawn_00002/Drawn_00002_0009.png")
     config = write_config(tmp_path / "tiny.yaml", root, "ResNetFSM")
     before = yaml.safe_load((tmp_path / "runs/tiny/config.yaml").read_text())
-    line = refused(capsys, lambda: veil(args[0], "--config", config, *args[1:], "--ckpt_path", "last"))
+    line = refused(capsys, lambda: run_main(args[0], "--config", config, *args[1:], "--ckpt_path", "last"))
     assert message in line
     assert yaml.safe_load((tmp_path / "runs/tiny/config.yaml").read_text()) == before

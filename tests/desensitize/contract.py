@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
 from lightning_app.desensitize.base import PROMISES, only_hides
 
@@ -60,7 +60,7 @@ class DesensitizerContract:
         for key in ("image", "identity", "index", "bad"):
             batch[key] = batch[key].to(device)
         before = {key: value.clone() for key, value in batch.items() if isinstance(value, Tensor)}
-        out = made.to(device)(batch, Moment(step=3, mix=True))
+        out = made.to(device)(batch, DrawKey(step=3, mix=True))
         assert all(torch.equal(batch[key], value) for key, value in before.items()), "changed its input"  # type: ignore[literal-required]
         labels = {"target", "weight"} if made.mixes > 1 else set()
         assert {*out} == {*batch, "mask", "mask_index", *labels}
@@ -90,15 +90,17 @@ class DesensitizerContract:
     def test_nothing_is_mixed_unless_the_moment_says_so(self) -> None:
         for training in (False, True):
             made = self.made().train(training)
-            for moment in (None, Moment(5, 2, 9)):
-                assert not {"target", "weight"} & {*made(faces(self.size), moment)}
+            for draw_key in (None, DrawKey(5, 2, 9)):
+                assert not {"target", "weight"} & {*made(faces(self.size), draw_key)}
 
-    def test_draws_are_a_function_of_the_moment(self) -> None:
+    def test_draws_are_a_function_of_the_draw_key(self) -> None:
         for training in (False, True):
             made = self.made().train(training)
-            now = Moment(seed=5, epoch=2, step=9, mix=True)
+            now = DrawKey(seed=5, epoch=2, step=9, mix=True)
             first = made(faces(self.size), now)
-            made(faces(self.size, (1, 3, 6, 8)), Moment(7, 1, 1, mix=True))  # what was between does not count
+            made(
+                faces(self.size, (1, 3, 6, 8)), DrawKey(7, 1, 1, mix=True)
+            )  # what was between does not count
             for again in (made(faces(self.size), now), self.made().train(training)(faces(self.size), now)):
                 assert torch.equal(first["image"], again["image"])
                 assert (first["mask"] is None) == (again["mask"] is None)

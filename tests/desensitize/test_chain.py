@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import (
     CentreBlock,
     Chain,
@@ -25,14 +25,14 @@ from lightning_app.desensitize import (
     is_clean,
 )
 from lightning_app.desensitize.base import only_hides
-from lightning_app.export.card import veiling
+from lightning_app.export.card import desensitizing
 from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.release.format.manifest import public_method
-from lightning_app.release.write.desensitizing import Veil
+from lightning_app.release.write.desensitizing import PixelDesensitizer
 from tests.desensitize.contract import DesensitizerContract, faces
 
 INDEX = (4, 9, 2, 7)
-NOW = Moment(mix=True)
+NOW = DrawKey(mix=True)
 
 
 class Halves(Desensitizer):
@@ -43,7 +43,7 @@ class Halves(Desensitizer):
     flips = False
     has_mask = False
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return F.pixel_unshuffle(image, 2) - 0.5
 
     def out_size(self, size: int) -> int:
@@ -187,10 +187,10 @@ def test_a_single_image_is_not_mixed_and_the_card_says_so() -> None:
     two = Chain([Mosaic(8), GaussianBlur(9), InstaHide(2)])
     assert Chain.for_one(two.describe()) == Chain([Mosaic(8), GaussianBlur(9)]).describe()
     assert described(two.describe()) is Chain
-    words = veiling({"desensitizer": chain, "mask": None})
+    words = desensitizing({"desensitizer": chain, "mask": None})
     assert "Training images were mixed together" in words
-    assert "**Images must be veiled before**, as in training: `Mosaic` (block 8)" in words
-    words = veiling({"desensitizer": mixing, "mask": None})
+    assert "**Images must be desensitized before**, as in training: `Mosaic` (block 8)" in words
+    words = desensitizing({"desensitizer": mixing, "mask": None})
     assert "those to be embedded are not" in words
     assert "takes clean faces" in words
 
@@ -198,13 +198,13 @@ def test_a_single_image_is_not_mixed_and_the_card_says_so() -> None:
 @pytest.mark.parametrize("made", [MixUp(2), InstaHide(2), Chain([Mosaic(8), MixUp(2)])])
 def test_mixes_are_not_released(made: Desensitizer) -> None:
     with pytest.raises(ValueError, match=r"mixes images, which is done in training|returns no pictures"):
-        Veil(made, 32)
+        PixelDesensitizer(made, 32)
 
 
 def test_a_chain_of_pictures_is_released_as_it_is() -> None:
     chain = Chain([Mosaic(8), GaussianBlur(9)])
     raw = faces(32)
     pixels = (raw["image"] * 255).round().byte()
-    made = Veil(chain, 32)([one.numpy() for one in pixels], [0, 1, 2, 3], list(INDEX))
+    made = PixelDesensitizer(chain, 32)([one.numpy() for one in pixels], [0, 1, 2, 3], list(INDEX))
     expected = (chain(Batch(image=pixels / 255, index=raw["index"]))["image"] * 255).round().byte()
     assert torch.equal(torch.from_numpy(made[2]).permute(2, 0, 1), expected[2])

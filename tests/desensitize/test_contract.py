@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import (
     OURS,
     CentreBlock,
@@ -146,10 +146,10 @@ class TestGuardedMaskFile(TestMaskFile):
 class Leaks(MaskOut):
     """Says nothing of what it promises."""
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        veiled = super().forward(batch, moment)
-        veiled["mask"] = None
-        return veiled
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        desensitized = super().forward(batch, draw_key)
+        desensitized["mask"] = None
+        return desensitized
 
 
 class Honest(MaskOut):
@@ -183,7 +183,7 @@ def test_a_promise_on_the_object_is_none() -> None:
 
 def test_a_class_that_was_changed_after_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
     assert only_hides(CentreBlock())
-    monkeypatch.setattr(Desensitizer, "forward", lambda self, batch, moment=None: batch)
+    monkeypatch.setattr(Desensitizer, "forward", lambda self, batch, draw_key=None: batch)
     assert not only_hides(CentreBlock()), "a function of its base was replaced"
 
 
@@ -200,7 +200,7 @@ def test_descriptions_of_others_are_known_by_name_alone() -> None:
 class Plain(Desensitizer):
     """States nothing at all."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return 1 - image
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, Identity, Mosaic
 from lightning_app.masks import mask_hash
 
@@ -34,9 +34,9 @@ def pictures(batch: Batch) -> list[Picture]:
 
 @pytest.mark.parametrize("make", ALL)
 def test_the_contract(make: Callable[[], Desensitizer], batch: Batch) -> None:
-    veil = make()
+    desensitizer = make()
     before = batch["image"].clone()
-    out = veil(batch, Moment(step=3))
+    out = desensitizer(batch, DrawKey(step=3))
     assert torch.equal(batch["image"], before), "changed its input"
     assert out["image"].shape == before.shape
     assert out["image"].dtype == torch.float32
@@ -44,13 +44,13 @@ def test_the_contract(make: Callable[[], Desensitizer], batch: Batch) -> None:
     assert float(out["image"].max()) <= 1
     assert out["mask_index"].tolist() == [0] * 4
     assert out["mask_index"].dtype == torch.int64
-    assert (out["mask"] is None) == (not isinstance(veil, CentreBlock))
+    assert (out["mask"] is None) == (not isinstance(desensitizer, CentreBlock))
     assert all(out[key] is batch[key] for key in ("identity", "index", "bad"))
-    assert veil.hides == (not torch.equal(out["image"], before))
-    about = veil.describe()
-    assert about["method"] == type(veil).__name__
+    assert desensitizer.hides == (not torch.equal(out["image"], before))
+    about = desensitizer.describe()
+    assert about["method"] == type(desensitizer).__name__
     assert json.loads(json.dumps(about)) == about
-    assert torch.equal(veil.veil(before), out["image"])
+    assert torch.equal(desensitizer.desensitize(before), out["image"])
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -74,9 +74,9 @@ def test_blur_against_opencv(faces: Faces, kernel: int, sigma: float | None) -> 
 def test_even_kernel_keeps_its_sigma_and_its_place() -> None:
     spot = torch.zeros(1, 3, 41, 41)
     spot[..., 20, 20] = 1
-    veil = GaussianBlur(18)
-    out = veil.veil(spot)[0, 0]
-    assert veil.describe() == {
+    desensitizer = GaussianBlur(18)
+    out = desensitizer.desensitize(spot)[0, 0]
+    assert desensitizer.describe() == {
         "method": "GaussianBlur",
         "kernel": 18,
         "taps": 19,
@@ -122,8 +122,8 @@ def test_a_block_larger_than_the_image_takes_no_more_memory(faces: Faces) -> Non
 
 def test_centre_block_against_slicing(faces: Faces) -> None:
     batch = faces(size=(24, 20))
-    veil = CentreBlock()
-    out = veil(batch)
+    desensitizer = CentreBlock()
+    out = desensitizer(batch)
     expected = batch["image"].clone()
     expected[:, :, 6:18, 5:15] = 0
     assert torch.equal(out["image"], expected)
@@ -137,14 +137,16 @@ def test_centre_block_against_slicing(faces: Faces) -> None:
         "mask_hash": mask_hash(mask),
         "mask_ratio": 0.25,
     }
-    assert veil.describe() == about
+    assert desensitizer.describe() == about
     noisy = batch.copy()
     noisy["image"] = batch["image"].clone()
     noisy["image"][:, :, 6:18, 5:15] = 0.7
-    assert torch.equal(veil(noisy)["image"], out["image"])
-    other = veil(faces(size=(11, 11)))  # 6 of 11 pixels, rounded to even from 5.5; rows and columns 2 to 7
+    assert torch.equal(desensitizer(noisy)["image"], out["image"])
+    other = desensitizer(
+        faces(size=(11, 11))
+    )  # 6 of 11 pixels, rounded to even from 5.5; rows and columns 2 to 7
     assert other["mask"][0, 0].sum(1).tolist() == [11, 11, *[5] * 6, 11, 11, 11]
-    assert not veil.state_dict()
+    assert not desensitizer.state_dict()
 
 
 def test_centre_blur_blurs_the_centre_alone(faces: Faces) -> None:

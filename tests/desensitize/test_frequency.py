@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules import DrawnFaces, FaceDataModule
 from datamodules.same_description import brief, check_key
 from lightning_app.core import draws
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import make_key, write_secret
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.desensitize import BlockDCT, Desensitizer, FrequencyMask
@@ -152,9 +152,9 @@ def test_permutations(keys: tuple[Path, Path]) -> None:
     assert torch.equal(each[0], each[2]), "an image keeps its own"
     assert torch.equal(each.sort(1).values, torch.arange(63).expand(3, -1))
     assert not torch.equal(made.order("first", index), made.order("second", index))
-    assert torch.equal(made.order("first", index, Moment(1, 2, 3)), each), "once"
+    assert torch.equal(made.order("first", index, DrawKey(1, 2, 3)), each), "once"
     anew = FrequencyMask(permutation="image", redraw="epoch", key=keys[0])
-    epochs = [anew.order("first", index, Moment(seed, epoch)) for seed, epoch in ((0, 0), (7, 0), (0, 1))]
+    epochs = [anew.order("first", index, DrawKey(seed, epoch)) for seed, epoch in ((0, 0), (7, 0), (0, 1))]
     assert torch.equal(epochs[0], epochs[1]), "a seed that is written down draws nothing"
     assert not torch.equal(epochs[0], epochs[2])
     assert torch.equal(anew.order("first", index), each), "outside training by key and number alone"

@@ -19,7 +19,7 @@ from lightning_app import load_recogniser
 from lightning_app.cli.configs import CONFIGS
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import FrequencyMask
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 
 NAME = "lfwa_quick_frequency"
 
@@ -87,11 +87,11 @@ def test_the_key_is_in_nothing_that_is_written(fits: Path) -> None:
 
 
 def test_it_is_validated_with_its_key_and_no_other(
-    fits: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fits: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--config", fits / f"{NAME}.yaml", "--runs", fits / "runs", "--ckpt_path", "last"]
     before = json.loads((fits / "runs" / NAME / "metrics.json").read_text())
-    veil("validate", *given)
+    run_main("validate", *given)
     after = json.loads((fits / "runs" / NAME / "metrics.json").read_text())
     assert after["lfw/accuracy"] == before["lfw/accuracy"]
     other = tmp_path / f"{NAME}.yaml"
@@ -99,13 +99,13 @@ def test_it_is_validated_with_its_key_and_no_other(
         config = yaml.safe_load((fits / f"{NAME}.yaml").read_text())
         config["data"]["init_args"]["desensitizer"]["init_args"]["key"] = key
         other.write_text(yaml.safe_dump(config))
-        line = refused(capsys, lambda: veil("validate", "--config", other, *given[2:]))
+        line = refused(capsys, lambda: run_main("validate", "--config", other, *given[2:]))
         assert "was trained with the owner's key" in line
         assert "give the file of that key" in line
 
 
 def test_a_release_refuses_it(
-    fits: Path, drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fits: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "release.yaml"
     part = {
@@ -117,7 +117,7 @@ def test_a_release_refuses_it(
         "reader": {"class_path": "datamodules.FolderFaces",
                    "init_args": {"root": str(drawn_root), "size": 32, "crop": 44}},
     }))  # fmt: skip
-    line = refused(capsys, lambda: veil("desensitize", "--config", config))
+    line = refused(capsys, lambda: run_main("desensitize", "--config", config))
     assert "FrequencyMask returns no pictures: they cannot be released as PNG" in line
     assert not Path("released").exists()
 
@@ -149,14 +149,14 @@ def test_the_front_door(fits: Path, tmp_path: Path, caplog: pytest.LogCaptureFix
         load_recogniser(moved)
 
 
-def test_it_is_compared(fits: Path, tmp_path: Path, veil: Veil) -> None:
+def test_it_is_compared(fits: Path, tmp_path: Path, run_main: RunMain) -> None:
     config = tmp_path / "compared.yaml"
     config.write_text(yaml.safe_dump({
         "name": "compared", "bootstrap": 20, "examples": 2, "device": "cpu", "judges": {}, "privacy_axis": "dssim",
         "methods": {"frequency": {"config": str(fits / f"{NAME}.yaml"),
                                   "checkpoint": str(fits / f"runs/{NAME}/checkpoints/last.ckpt")}},
     }))  # fmt: skip
-    veil("compare", "--config", config)
+    run_main("compare", "--config", config)
     found = json.loads(Path("runs/compared/metrics.json").read_text())
     own = json.loads((fits / "runs" / NAME / "metrics.json").read_text())
     assert found["compare/frequency/accuracy"] == own["lfw/accuracy"]
@@ -164,8 +164,8 @@ def test_it_is_compared(fits: Path, tmp_path: Path, veil: Veil) -> None:
 
 
 @pytest.mark.slow
-def test_its_card_says_how_an_image_becomes_the_input(fits: Path, tmp_path: Path, veil: Veil) -> None:
-    veil("export", "--ckpt_path", fits / "runs" / NAME, "--output", tmp_path / "out")
+def test_its_card_says_how_an_image_becomes_the_input(fits: Path, tmp_path: Path, run_main: RunMain) -> None:
+    run_main("export", "--ckpt_path", fits / "runs" / NAME, "--output", tmp_path / "out")
     card = json.loads((tmp_path / "out/card.json").read_text())
     wanted = {"channels": 63, "size": 32, "pixels": 32, "range": None, "mean": 0, "std": 1}
     assert {key: card["input"][key] for key in wanted} == wanted

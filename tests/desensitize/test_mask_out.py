@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut
 from lightning_app.masks import Brush, MaskLevels, freeform_masks, load_mask, mask_hash, mask_ratio
 
@@ -30,9 +30,9 @@ def bank(draw: Literal["batch", "image"], count: int = 50) -> MaskOut:
 
 
 def test_one_file_for_all(mask_file: Path, batch: Batch) -> None:
-    veil = MaskOut(mask=mask_file)
+    desensitizer = MaskOut(mask=mask_file)
     before = batch["image"].clone()
-    out = veil(batch, Moment())
+    out = desensitizer(batch, DrawKey())
     mask = load_mask(mask_file)
     assert torch.equal(out["mask"], mask[None])
     assert out["mask_index"].tolist() == [0, 0, 0, 0]
@@ -40,62 +40,62 @@ def test_one_file_for_all(mask_file: Path, batch: Batch) -> None:
     assert torch.equal(batch["image"], before)
     assert "mask" not in batch
     assert all(out[key] is batch[key] for key in ("identity", "index", "bad"))
-    assert veil.hides
-    assert (veil.out_channels, veil.is_image) == (3, True)
+    assert desensitizer.hides
+    assert (desensitizer.out_channels, desensitizer.is_image) == (3, True)
 
 
 @pytest.mark.parametrize("draw", ["batch", "image"])
 def test_pixels_under_the_mask_change_nothing(batch: Batch, draw: Literal["batch", "image"]) -> None:
-    veil = bank(draw)
-    out = veil(batch, Moment(step=3))
+    desensitizer = bank(draw)
+    out = desensitizer(batch, DrawKey(step=3))
     noisy = batch.copy()
     hidden = (mask_of(out) == 0).expand_as(batch["image"])
     assert hidden.any()
     noisy["image"] = torch.where(hidden, torch.rand_like(batch["image"]), batch["image"])
-    again = veil(noisy, Moment(step=3))
+    again = desensitizer(noisy, DrawKey(step=3))
     assert torch.equal(again["image"], out["image"])
     assert bool((out["image"][hidden] == 0).all())
     assert torch.equal(out["image"][~hidden], batch["image"][~hidden])
 
 
 def test_one_mask_per_batch_is_a_function_of_seed_and_step(faces: Faces, batch: Batch) -> None:
-    veil = bank("batch")
+    desensitizer = bank("batch")
     seen = set()
     for step in range(40):
-        out = veil(batch, Moment(seed=1, step=step))
+        out = desensitizer(batch, DrawKey(seed=1, step=step))
         assert out["mask"].shape == (1, 1, 24, 20)
         assert out["mask_index"].tolist() == [0] * 4
-        other = bank("batch")(faces(index=(1, 5)), Moment(seed=1, epoch=8, step=step))
+        other = bank("batch")(faces(index=(1, 5)), DrawKey(seed=1, epoch=8, step=step))
         assert torch.equal(other["mask"], out["mask"])
         seen.add(mask_hash(out["mask"]))
     assert len(seen) > 20, "the steps hardly differ"
-    steps = [veil(batch, Moment(seed=seed, step=2))["mask"] for seed in range(10)]
+    steps = [desensitizer(batch, DrawKey(seed=seed, step=2))["mask"] for seed in range(10)]
     assert len({mask_hash(mask) for mask in steps}) > 5, "the seeds hardly differ"
 
 
 def test_one_mask_per_image_is_a_function_of_seed_epoch_and_index(faces: Faces, batch: Batch) -> None:
-    veil = bank("image")
-    out = veil(batch, Moment(seed=1, epoch=2))
+    desensitizer = bank("image")
+    out = desensitizer(batch, DrawKey(seed=1, epoch=2))
     assert out["mask"].shape == (4, 1, 24, 20)
     assert out["mask_index"].tolist() == [0, 1, 2, 3]
     assert len({mask_hash(mask) for mask in out["mask"]}) > 1
     for number, index in enumerate((4, 9, 2, 7)):
-        alone = bank("image")(faces(index=(index,)), Moment(seed=1, epoch=2, step=99))
+        alone = bank("image")(faces(index=(index,)), DrawKey(seed=1, epoch=2, step=99))
         assert torch.equal(alone["mask"][0], out["mask"][number])
         assert torch.equal(alone["image"][0], out["image"][number])
     many = faces(index=tuple(range(60)))
     first, epoch, seed = (
-        mask_of(veil(many, moment)) for moment in (Moment(), Moment(epoch=1), Moment(seed=1))
+        mask_of(desensitizer(many, draw_key)) for draw_key in (DrawKey(), DrawKey(epoch=1), DrawKey(seed=1))
     )
     for other in (epoch, seed):
         assert float((first != other).flatten(1).any(1).float().mean()) > 0.8
 
 
 def test_outside_training_every_image_has_its_own(faces: Faces, batch: Batch) -> None:
-    expected = bank("image")(batch, Moment())
-    evaluating = bank("batch").eval()(batch, Moment(step=5))
-    without_moment = bank("batch")(batch)
-    for out in (evaluating, without_moment):
+    expected = bank("image")(batch, DrawKey())
+    evaluating = bank("batch").eval()(batch, DrawKey(step=5))
+    without_draw_key = bank("batch")(batch)
+    for out in (evaluating, without_draw_key):
         assert torch.equal(out["mask"], expected["mask"])
         assert torch.equal(out["image"], expected["image"])
     reordered = bank("batch")(faces(index=(7, 9)))
@@ -103,8 +103,8 @@ def test_outside_training_every_image_has_its_own(faces: Faces, batch: Batch) ->
 
 
 def test_draws_spread_evenly(faces: Faces) -> None:
-    veil = bank("image", count=4)
-    out = veil(faces(index=tuple(range(400))))
+    desensitizer = bank("image", count=4)
+    out = desensitizer(faces(index=tuple(range(400))))
     assert out["mask"] is not None
     assert (
         len(out["mask"]) == 4
@@ -116,8 +116,8 @@ def test_draws_spread_evenly(faces: Faces) -> None:
 
 
 def test_folder_and_levels(mask_folder: Path, faces: Faces) -> None:
-    veil = MaskOut(folder=mask_folder, levels=[(0.5, 0.6)], hidden="black", draw="image")
-    out = veil(faces(index=tuple(range(100))))
+    desensitizer = MaskOut(folder=mask_folder, levels=[(0.5, 0.6)], hidden="black", draw="image")
+    out = desensitizer(faces(index=tuple(range(100))))
     found = mask_ratio(mask_of(out))
     assert isinstance(found, Tensor)
     assert float(found.min()) > 0.5
@@ -125,7 +125,7 @@ def test_folder_and_levels(mask_folder: Path, faces: Faces) -> None:
     there = MaskLevels(mask_folder, (24, 20), [(0.5, 0.6)], "black")
     hashes = {mask_hash(mask) for mask in there.masks(torch.arange(len(there)))}
     assert {mask_hash(mask) for mask in mask_of(out)} == hashes
-    about = veil.describe()
+    about = desensitizer.describe()
     assert about["masks"] == len(there)
     assert about["mask_ratio"] == pytest.approx(float(there.ratios.mean()), abs=1e-6)
     assert about["mask_ratio_range"] == pytest.approx([float(there.ratios.min()), float(there.ratios.max())])
@@ -136,8 +136,8 @@ def test_freeform_is_a_function_of_its_seed(batch: Batch) -> None:
     one = MaskOut(freeform=(0.4, 0.5), seed=7, brush=brush)
     generator = torch.Generator().manual_seed(7)
     expected = freeform_masks(1, (24, 20), (0.4, 0.5), **asdict(brush), generator=generator)
-    for moment in (None, Moment(step=1), Moment(epoch=3)):
-        assert torch.equal(one(batch, moment)["mask"], expected)
+    for draw_key in (None, DrawKey(step=1), DrawKey(epoch=3)):
+        assert torch.equal(one(batch, draw_key)["mask"], expected)
     other = MaskOut(freeform=(0.4, 0.5), seed=8, brush=brush)
     assert not torch.equal(other(batch)["mask"], expected)
 
@@ -153,18 +153,18 @@ def test_describe(mask_file: Path, mask_folder: Path, batch: Batch) -> None:
         "mask_hash": mask_hash(mask),
         "mask_ratio": mask_ratio(mask),
     }
-    for veil in (bank("image"), MaskOut(folder=mask_folder, levels=[(0.2, 0.3)], hidden="black")):
-        veil(batch)
-        about = veil.describe()
+    for desensitizer in (bank("image"), MaskOut(folder=mask_folder, levels=[(0.2, 0.3)], hidden="black")):
+        desensitizer(batch)
+        about = desensitizer.describe()
         assert next(iter(about)) == "method"
         assert json.loads(json.dumps(about)) == about
         assert str(mask_folder.parent) not in json.dumps(about)
 
 
 def test_masks_are_no_parameters(mask_file: Path) -> None:
-    for veil in (MaskOut(mask=mask_file), bank("image")):
-        assert not veil.state_dict()
-        assert not list(veil.parameters())
+    for desensitizer in (MaskOut(mask=mask_file), bank("image")):
+        assert not desensitizer.state_dict()
+        assert not list(desensitizer.parameters())
     assert [name for name, _ in MaskOut(mask=mask_file).named_buffers()] == ["mask"]
     moved = bank("image").to("meta")
     assert moved.bits is not None
@@ -173,10 +173,10 @@ def test_masks_are_no_parameters(mask_file: Path) -> None:
 
 
 def test_masks_first_used_in_a_validation_serve_training(batch: Batch) -> None:
-    for veil in (MaskOut(freeform=(0.3, 0.7)), CentreBlock()):
+    for desensitizer in (MaskOut(freeform=(0.3, 0.7)), CentreBlock()):
         with torch.inference_mode():
-            veil(batch)
-        mask = veil(batch, Moment())["mask"]
+            desensitizer(batch)
+        mask = desensitizer(batch, DrawKey())["mask"]
         assert mask is not None
         weight = torch.ones(1, 1, 3, 3, requires_grad=True)
         out = torch.nn.functional.conv2d(mask, weight)  # raises on a tensor made for inference alone
@@ -187,7 +187,7 @@ def test_masks_first_used_in_a_validation_serve_training(batch: Batch) -> None:
 def test_the_same_on_a_gpu(batch: Batch) -> None:
     there: Any = {key: value.to("cuda") for key, value in batch.items() if isinstance(value, Tensor)}
     for draw in ("batch", "image"):
-        out, other = (bank(draw)(images, Moment(step=2)) for images in (batch, there))
+        out, other = (bank(draw)(images, DrawKey(step=2)) for images in (batch, there))
         assert torch.equal(out["image"], other["image"].cpu())
         assert torch.equal(out["mask"], other["mask"].cpu())
 
@@ -239,8 +239,10 @@ def as_user(desensitize: Desensitizer) -> Desensitizer:
 def test_from_a_config() -> None:
     options = {"freeform": [0.3, 0.4], "count": 3, "draw": "image", "size": 32, "brush": {"max_angle": 90.0}}
     config = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": options}
-    veil = jsonargparse.auto_cli(as_user, args=["--desensitize", json.dumps(config)], as_positional=False)
-    assert isinstance(veil, MaskOut)
-    assert veil.describe()["brush"] == asdict(Brush(max_angle=90.0))
-    assert veil.freeform == (0.3, 0.4)
-    assert veil.describe()["masks"] == 3
+    desensitizer = jsonargparse.auto_cli(
+        as_user, args=["--desensitize", json.dumps(config)], as_positional=False
+    )
+    assert isinstance(desensitizer, MaskOut)
+    assert desensitizer.describe()["brush"] == asdict(Brush(max_angle=90.0))
+    assert desensitizer.freeform == (0.3, 0.4)
+    assert desensitizer.describe()["masks"] == 3

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Chain, GaussianBlur, InstaHide, MaskOut, MixUp
 from lightning_app.desensitize.mixing import Redraw
 from lightning_app.desensitize.mixing_draws import mix, mix_weights, partners, random_signs
 from tests.desensitize.contract import faces
 
-NOW = Moment(seed=3, epoch=1, step=5, mix=True)
+NOW = DrawKey(seed=3, epoch=1, step=5, mix=True)
 KEYS = (11, 222, 3333, 44444)
 INDEX = (4, 9, 2, 7, 30, 31, 57, 8)
 
@@ -128,18 +128,18 @@ def test_images_without_labels_are_mixed_too(key: Path) -> None:
 
 @pytest.mark.parametrize("kind", [MixUp, InstaHide])
 def test_one_key_and_one_batch_give_one_mix(kind: type[MixUp], key: Path, tmp_path: Path) -> None:
-    def made(moment: Moment, redraw: Redraw = "once", path: Path = key) -> Tensor:
-        return kind(3, key=path, redraw=redraw).forward(faces(8, INDEX), moment)["image"]
+    def made(draw_key: DrawKey, redraw: Redraw = "once", path: Path = key) -> Tensor:
+        return kind(3, key=path, redraw=redraw).forward(faces(8, INDEX), draw_key)["image"]
 
     first = made(NOW)
     assert torch.equal(first, made(NOW))
-    assert torch.equal(first, made(Moment(9, 4, 77, mix=True))), (
+    assert torch.equal(first, made(DrawKey(9, 4, 77, mix=True))), (
         "once per image: no epoch, step or seed counts"
     )
     assert not torch.equal(first, made(NOW, path=key_file(tmp_path / "other.key", "0a1b2c")))
-    anew = [made(Moment(epoch=epoch, mix=True), "epoch") for epoch in (0, 1)]
+    anew = [made(DrawKey(epoch=epoch, mix=True), "epoch") for epoch in (0, 1)]
     assert not torch.equal(*anew)
-    assert torch.equal(anew[1], made(Moment(epoch=1, step=8, mix=True), "epoch"))
+    assert torch.equal(anew[1], made(DrawKey(epoch=1, step=8, mix=True), "epoch"))
 
 
 @pytest.mark.parametrize("kind", [MixUp, InstaHide])
@@ -147,8 +147,8 @@ def test_without_a_word_nothing_is_mixed(kind: type[MixUp], key: Path) -> None:
     batch = faces(8, INDEX)
     for training in (True, False):
         made = kind(3, key=key).train(training)
-        for moment in (None, Moment(1, 2, 3)):
-            out = made(batch, moment)
+        for draw_key in (None, DrawKey(1, 2, 3)):
+            out = made(batch, draw_key)
             assert torch.equal(out["image"], batch["image"])
             assert not {"target", "weight"} & {*out}
         assert not torch.equal(made(batch, NOW)["image"], batch["image"]), "whatever the module's mode"

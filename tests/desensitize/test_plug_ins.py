@@ -18,12 +18,12 @@ from datamodules import DrawnFaces, FaceDataModule, ReleasedFaces
 from datamodules.augment import Augment
 from lightning_app import load_recogniser
 from lightning_app.attacks import Attack
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.studies import runner as jobs
 from tests.attacks.contract import AttackContract, released
-from tests.command_line import Veil, refused, write_config
+from tests.command_line import RunMain, refused, write_config
 from tests.desensitize.contract import DesensitizerContract
 
 HERE = "tests.desensitize.test_plug_ins"
@@ -39,7 +39,7 @@ class Invert(Desensitizer):
         super().__init__()
         self.share = share
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         part = round(self.share * image.shape[-1])
         return torch.cat([1 - image[..., :part], image[..., part:]], -1)
 
@@ -59,7 +59,7 @@ class SpaceToDepth(Desensitizer):
     flips = False
     has_mask = False
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         out = batch.copy()
         order = torch.randperm(12, generator=torch.Generator().manual_seed(1)).to(batch["image"].device)
         out["image"] = F.pixel_unshuffle(batch["image"], 2).index_select(1, order)
@@ -92,7 +92,7 @@ class Upright(Attack):
     """Inverts what `Invert` inverts."""
 
     def guess(self, released: Batch) -> Tensor:
-        return Invert().veil(released["image"])
+        return Invert().desensitize(released["image"])
 
 
 class OldForm(Attack):
@@ -181,25 +181,27 @@ def release_config(path: Path, root: Path, kind: type[Desensitizer]) -> Path:
 
 
 def test_pictures_are_released_and_audited_with_the_raw_set(
-    drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = release_config(tmp_path / "mine.yaml", drawn_root, Invert)
-    veil("desensitize", "--config", config)
+    run_main("desensitize", "--config", config)
     # a manifest is a closed list: of a class that is not ours it gives the name, and no parameter
     assert Manifest.read("released").method == {"method": "Invert"}
     with pytest.raises(SystemExit):
-        veil("audit", "released")
+        run_main("audit", "released")
     assert "its method Invert is none of FaceVeil's, and it has no mask" in " ".join(
         capsys.readouterr().out.split()
     )
-    veil("audit", "released", "--config", config, "--raw", drawn_root, "--key", "runs/mine/pseudonyms.key")
+    run_main(
+        "audit", "released", "--config", config, "--raw", drawn_root, "--key", "runs/mine/pseudonyms.key"
+    )
 
 
 def test_a_representation_is_not_released(
-    drawn_root: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = release_config(tmp_path / "mine.yaml", drawn_root, SpaceToDepth)
-    line = refused(capsys, lambda: veil("desensitize", "--config", config))
+    line = refused(capsys, lambda: run_main("desensitize", "--config", config))
     assert "SpaceToDepth returns no pictures: they cannot be released as PNG" in line
     assert not Path("released").exists()
 
@@ -221,7 +223,7 @@ def compare_config(path: Path, fits: Path, **attacks: str) -> Path:
 def test_they_are_compared(
     fits: Path,
     tmp_path: Path,
-    veil: Veil,
+    run_main: RunMain,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -230,7 +232,7 @@ def test_they_are_compared(
         tmp_path / "toys.yaml", fits, enlarge=f"{HERE}.Enlarge", upright=f"{HERE}.Upright",
         telea="lightning_app.attacks.Telea",
     )  # fmt: skip
-    veil("compare", "--config", config)
+    run_main("compare", "--config", config)
     found = json.loads(Path("runs/toys/metrics.json").read_text())
     for kind in (Invert, SpaceToDepth):
         own = metrics(fits, kind)
@@ -255,25 +257,25 @@ def test_they_are_compared(
 
 
 def test_an_attack_of_the_old_form_is_told_in_a_line(
-    fits: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fits: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = compare_config(tmp_path / "toys.yaml", fits, old=f"{HERE}.OldForm")
-    line = refused(capsys, lambda: veil("compare", "--config", config))
+    line = refused(capsys, lambda: run_main("compare", "--config", config))
     assert "OldForm: overrides restore; an attack overrides guess(released)" in line
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "channels", "size"), [(Invert, 3, 32), (SpaceToDepth, 12, 16)])
 def test_they_are_exported(
-    kind: type[Desensitizer], channels: int, size: int, fits: Path, tmp_path: Path, veil: Veil
+    kind: type[Desensitizer], channels: int, size: int, fits: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
     checkpoint = fits / f"runs/{kind.__name__}/checkpoints/last.ckpt"
-    veil("export", "--ckpt_path", checkpoint, "--output", tmp_path / "out")
+    run_main("export", "--ckpt_path", checkpoint, "--output", tmp_path / "out")
     card = json.loads((tmp_path / "out/card.json").read_text())
     assert (card["input"]["channels"], card["input"]["size"]) == (channels, size)
     assert card["desensitizer"]["method"] == kind.__name__
     words = next((tmp_path / "out").glob("*.md")).read_text()
-    assert f"**Images must be veiled before**, as in training: `{kind.__name__}`" in words
+    assert f"**Images must be desensitized before**, as in training: `{kind.__name__}`" in words
 
 
 def in_fit(data: FaceDataModule, epoch: int = 0) -> FaceDataModule:
@@ -304,9 +306,9 @@ def test_raw_images_are_flipped_before_what_cannot_be(kind: type[Desensitizer]) 
     torch.testing.assert_close(out["image"], expected, rtol=0, atol=1e-6)
 
 
-def test_a_released_set_is_not_flipped(drawn_root: Path, tmp_path: Path, veil: Veil) -> None:
-    veil("desensitize", "--config", release_config(tmp_path / "mine.yaml", drawn_root, Invert))
-    reader = ReleasedFaces("released", veil=Invert())
+def test_a_released_set_is_not_flipped(drawn_root: Path, tmp_path: Path, run_main: RunMain) -> None:
+    run_main("desensitize", "--config", release_config(tmp_path / "mine.yaml", drawn_root, Invert))
+    reader = ReleasedFaces("released", own_desensitizer=Invert())
     data = in_fit(FaceDataModule(reader, augment=Augment(flip=1.0), seed=1, mean=0.0, std=1.0))
     raw = reader.__getitems__([0, 5, 9])
     out = data.on_after_batch_transfer(dict(raw), 0)  # type: ignore[arg-type]
@@ -326,7 +328,7 @@ def test_the_front_door(fits: Path) -> None:
     loaded = load_recogniser(fits / "runs/Invert", desensitize=True, trust=[f"{HERE}.Invert"])
     images = DrawnFaces(2, 2, 32).__getitems__([0, 1, 2])["image"]
     upright = loaded.embed_images(images.permute(0, 2, 3, 1).numpy())
-    inverted = (Invert().veil(images.float() / 255) * 255).round().byte()
+    inverted = (Invert().desensitize(images.float() / 255) * 255).round().byte()
     asis = load_recogniser(fits / "runs/Invert", desensitize=False)
     torch.testing.assert_close(
         torch.from_numpy(asis.embed_images(inverted.permute(0, 2, 3, 1).numpy())), torch.from_numpy(upright)

@@ -18,7 +18,7 @@ import yaml
 
 from lightning_app.cli.configs import CONFIGS
 from tests import ddp_ranks
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 from tests.processes import pool
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -86,7 +86,7 @@ class TestRanks:
     def test_every_rank_embeds_its_share_without_a_word_to_the_others(
         self, world: int, ranks: dict[int, tuple[Path, list[Found]]], one: Found
     ) -> None:
-        assert one["cost"] == {"collectives": [0, 0], "images": [2 * 13] * 2}  # clean and veiled
+        assert one["cost"] == {"collectives": [0, 0], "images": [2 * 13] * 2}  # clean and desensitized
         for number, rank in enumerate(ranks[world][1]):
             several, single = rank["cost"]["collectives"]
             assert several == single > 0  # seven batches or one: only at the end
@@ -265,11 +265,11 @@ def test_a_node_that_fails_ends_the_other_which_waits_for_nothing(drawn_root: Pa
 
 
 def test_sync_batchnorm_on_the_cpu_is_refused_at_the_start(
-    veil: Veil, capsys: pytest.CaptureFixture[str]
+    run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(
         capsys,
-        lambda: veil("fit", "--config", "demo.yaml", "--config", "overlays/cpu_ddp_2.yaml",
+        lambda: run_main("fit", "--config", "demo.yaml", "--config", "overlays/cpu_ddp_2.yaml",
                      "--trainer.sync_batchnorm", "true"),
     )  # fmt: skip
     assert "trainer.sync_batchnorm: true needs GPUs" in line

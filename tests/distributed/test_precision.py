@@ -19,7 +19,7 @@ from tests.federated.tiny import plan_and_parts
 from tests.small_run import write_small_config
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-Veil = Callable[..., None]
+RunMain = Callable[..., None]
 
 
 @pytest.fixture
@@ -105,18 +105,22 @@ def test_shipped_configs_for_a_cpu_ask_for_what_every_cpu_has() -> None:
 
 
 def test_a_run_says_what_is_emulated_and_in_which_precision_it_goes_on(
-    veil: Veil, tmp_path: Path, old_cpu: None, said: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
+    run_main: RunMain,
+    tmp_path: Path,
+    old_cpu: None,
+    said: Callable[[], list[str]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = write_small_config(tmp_path, epochs=1)
     begin = ("fit", "--config", config, "--trainer.enable_model_summary", "false")
-    veil(*begin, "--trainer.precision", "bf16-mixed")
+    run_main(*begin, "--trainer.precision", "bf16-mixed")
     last = next(tmp_path.rglob("last.ckpt"))
     assert torch.load(last, weights_only=True)["precision"] == "bf16-mixed"
     (line,) = (line for line in said() if "precision" in line)
     assert line.startswith("--trainer.precision bf16-mixed: this CPU has no bfloat16")
 
     caplog.clear()
-    veil(*begin, "--ckpt_path", "last", "--trainer.max_epochs", "2")  # in 32-true
+    run_main(*begin, "--ckpt_path", "last", "--trainer.max_epochs", "2")  # in 32-true
     assert [line for line in said() if "precision" in line] == [
         "The run goes on with trainer.precision 32-true; until now it was bf16-mixed (--trainer.precision bf16-mixed "
         "keeps it)."

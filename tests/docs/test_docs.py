@@ -76,7 +76,7 @@ def test_configs_are_shipped_or_the_users_own(name: str) -> None:
         assert shipped or own or config == "NAME.yaml" or config.startswith("runs/"), f"{name}: {config}"
 
 
-def test_the_configs_that_readers_are_to_copy_parse(veil: Callable[..., None], tmp_path: Path) -> None:
+def test_the_configs_that_readers_are_to_copy_parse(run_main: Callable[..., None], tmp_path: Path) -> None:
     blocks = [
         b for name in ("README.md", "docs/train.md") for b in fenced(read(name), "yaml") if "trainer:" in b
     ]
@@ -85,7 +85,7 @@ def test_the_configs_that_readers_are_to_copy_parse(veil: Callable[..., None], t
         (tmp_path / "mine.yaml").write_text(block)
         out = io.StringIO()
         with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
-            veil("fit", "--config", "mine.yaml", "--print_config")
+            run_main("fit", "--config", "mine.yaml", "--print_config")
         assert ended.value.code in (None, 0)
         asked, shown = yaml.safe_load(block), yaml.safe_load(out.getvalue())
         assert shown["data"]["init_args"]["reader"]["init_args"]["root"] == "/path/to/faces"
@@ -193,7 +193,7 @@ def _docstrings(tree: ast.AST) -> set[int]:
 def test_examples_of_the_library_run(
     drawn_root: Path,
     fitted: Path,
-    veil: Callable[..., None],
+    run_main: Callable[..., None],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -201,7 +201,7 @@ def test_examples_of_the_library_run(
     (tmp_path / "faces").symlink_to(drawn_root)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/demo").symlink_to(fitted / "runs/tiny")
-    veil("draw-mask", "--ratio", "0.755", "0.765", "--size", "112", "--output", "masks/mine.png")
+    run_main("draw-mask", "--ratio", "0.755", "0.765", "--size", "112", "--output", "masks/mine.png")
     capsys.readouterr()
     test = doctest.DocTestParser().get_doctest(_examples(), {}, "library.md", "docs/library.md", 0)
     assert len(test.examples) >= 15

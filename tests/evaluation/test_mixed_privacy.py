@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import Chain, MixUp, Mosaic
 from lightning_app.evaluation import Judge
@@ -42,15 +42,15 @@ def subjects(batch_size: int) -> Subjects:
 @pytest.fixture
 def data(tmp_path: Path) -> FaceDataModule:
     make_key(tmp_path / "owner.key")
-    veil = Chain([Mosaic(4), MixUp(3, key=tmp_path / "owner.key")])
-    return FaceDataModule(DrawnFaces(2, 2, SIZE), veil)
+    desensitizer = Chain([Mosaic(4), MixUp(3, key=tmp_path / "owner.key")])
+    return FaceDataModule(DrawnFaces(2, 2, SIZE), desensitizer)
 
 
 def test_judges_see_mixes_and_its_own_recogniser_sees_faces(data: FaceDataModule) -> None:
     faces, outside, own = subjects(10), Shown(False), Shown(True)
     part = measure(faces, data, None, [], [outside, own])
     raw = faces.raw(torch.arange(24))
-    alone = (Mosaic(4).veil(raw.float() / 255) * 255).round() / 255
+    alone = (Mosaic(4).desensitize(raw.float() / 255) * 255).round() / 255
     torch.testing.assert_close(torch.cat(own.seen), alone)
     seen = torch.cat(outside.seen)
     assert (seen - alone).abs().mean() > 0.02
@@ -58,7 +58,7 @@ def test_judges_see_mixes_and_its_own_recogniser_sees_faces(data: FaceDataModule
     for first in (0, 10):
         rows = torch.arange(first, first + 10)
         batch = Batch(image=raw[rows].float() / 255, index=rows)
-        mixed = (data.desensitizer(batch, Moment(mix=True))["image"] * 255).round() / 255
+        mixed = (data.desensitizer(batch, DrawKey(mix=True))["image"] * 255).round() / 255
         torch.testing.assert_close(seen[rows], mixed)
     torch.testing.assert_close(part["dssim"], dssim(raw.float() / 255, seen))
 
@@ -68,5 +68,5 @@ def test_few_that_are_left_over_are_mixed_with_the_first(data: FaceDataModule) -
     measure(faces, data, None, [], [outside])
     raw = faces.raw(torch.arange(24)).float() / 255
     rows = torch.tensor([22, 23, 0])
-    mixed = data.desensitizer(Batch(image=raw[rows], index=rows), Moment(mix=True))["image"]
+    mixed = data.desensitizer(Batch(image=raw[rows], index=rows), DrawKey(mix=True))["image"]
     torch.testing.assert_close(torch.cat(outside.seen)[22:], (mixed[:2] * 255).round() / 255)

@@ -128,13 +128,13 @@ def test_clean_images_hide_nothing_and_a_perfect_attack_sees_all(subjects: Subje
     assert clean["psnr"] == clean["psnr_high"] == clean["worst/psnr"] == math.inf
     assert clean["similarity/grid"] == pytest.approx(1, abs=1e-6)
     assert "psnr_hidden" not in clean
-    veiled = data_of(MaskOut(freeform=(0.7, 0.8), size=SIZE))
-    attacked = measure(subjects, veiled, Perfect(clean_of(subjects)), [grid])
+    desensitized = data_of(MaskOut(freeform=(0.7, 0.8), size=SIZE))
+    attacked = measure(subjects, desensitized, Perfect(clean_of(subjects)), [grid])
     found = figures(attacked, subjects, judges, {})
     assert found["psnr"] == found["psnr_hidden"] == math.inf
     for key in ("rank1/grid", "verification/grid", "dssim"):
         assert found[key] == clean[key], key
-    released = figures(measure(subjects, veiled, None, [grid]), subjects, judges, {})
+    released = figures(measure(subjects, desensitized, None, [grid]), subjects, judges, {})
     assert released["rank1/grid"] < clean["rank1/grid"]
 
 

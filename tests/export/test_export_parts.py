@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut
-from lightning_app.export import find_veil
+from lightning_app.export import find_model_input
 from lightning_app.export.card import plain_text, render
 from lightning_app.export.folder import check_output, folder_at_once
 from lightning_app.export.source import normalisation, read_run
@@ -47,10 +47,10 @@ def config(**data: Any) -> dict[str, Any]:
     ids=["centre", "drawn", "guarded"],
 )
 def test_a_described_mask_is_made_again(tmp_path: Path, desensitizer: Any) -> None:
-    veil = find_veil(facts_of(tmp_path, desensitizer), {}, None, gated=True)
-    assert veil.mask is not None
-    assert torch.equal(veil.mask, desensitizer.mask)
-    assert (veil.multiplies, veil.chosen) == (True, False)
+    model_input = find_model_input(facts_of(tmp_path, desensitizer), {}, None, gated=True)
+    assert model_input.mask is not None
+    assert torch.equal(model_input.mask, desensitizer.mask)
+    assert (model_input.multiplies, model_input.chosen) == (True, False)
 
 
 @pytest.mark.parametrize("guard", [0, 1])
@@ -59,7 +59,7 @@ def test_a_mask_file_is_found_by_its_hash(tmp_path: Path, guard: int) -> None:
     made = MaskOut(mask=own, guard=guard)
     facts = facts_of(tmp_path, made)
     named = config(desensitizer={"class_path": "MaskOut", "init_args": {"mask": str(own)}})
-    for found in (find_veil(facts, named, None, True), find_veil(facts, {}, own, True)):
+    for found in (find_model_input(facts, named, None, True), find_model_input(facts, {}, own, True)):
         assert found.mask is not None
         assert made.mask is not None
         assert torch.equal(found.mask, made.mask)
@@ -72,23 +72,24 @@ def test_a_mask_file_is_found_by_its_hash(tmp_path: Path, guard: int) -> None:
     with pytest.raises(
         ValueError, match=r"is not found \(.*mask\.png is another mask; .*\): give --mask PNG"
     ):
-        find_veil(facts, replaced, None, True)
+        find_model_input(facts, replaced, None, True)
     with pytest.raises(ValueError, match=r"no such file.*give --mask PNG"):
-        find_veil(
+        find_model_input(
             facts, config(desensitizer={"init_args": {"mask": str(tmp_path / "gone.png")}}), None, False
         )
     own.rename(tmp_path / "mask.png")  # in the place of the other one
     assert (
-        find_veil(facts, {"data": {"init_args": replaced["data"]["init_args"]}}, None, True).mask is not None
+        find_model_input(facts, {"data": {"init_args": replaced["data"]["init_args"]}}, None, True).mask
+        is not None
     )
 
 
 def test_a_checkpoint_that_tells_nothing(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, None)
-    assert find_veil(facts, {}, None, gated=False).mask is None
+    assert find_model_input(facts, {}, None, gated=False).mask is None
     with pytest.raises(ValueError, match="ResNetFSM that does not tell its mask"):
-        find_veil(facts, {}, None, gated=True)
-    assert find_veil(facts, {}, mask_file(tmp_path / "m.png", 1), gated=True).chosen
+        find_model_input(facts, {}, None, gated=True)
+    assert find_model_input(facts, {}, mask_file(tmp_path / "m.png", 1), gated=True).chosen
     run = read_run(facts.path, facts)
     with pytest.raises(ValueError, match="give --mean and --std"):
         normalisation(facts, run, None, 0.5)
@@ -154,7 +155,7 @@ def test_a_mask_that_a_checkpoint_describes_absurdly(more: dict[str, Any], said:
     } | more
     facts = CheckpointFacts(tmp_path / "last.ckpt", "", "ResNet", 32, 3, 1, {"desensitizer": about})
     with pytest.raises(ValueError, match=rf"is not found \(its description: .*{said}"):
-        find_veil(facts, {}, None, gated=True)
+        find_model_input(facts, {}, None, gated=True)
 
 
 HOSTILE = "<img src=x onerror=alert(1)>`|\n# [a](http://b) *c*"
@@ -190,7 +191,7 @@ def test_a_card_shows_hostile_names_letter_by_letter() -> None:
     plain = dict(
         card, name="face", desensitizer={"method": "Mosaic", "block": 8}, versions={"torch": "2.14.1+cpu"}
     )
-    assert "as in training: `Mosaic` (block 8). The graph does not veil" in render(plain, [])
+    assert "as in training: `Mosaic` (block 8). The graph does not desensitize" in render(plain, [])
     assert "torch 2.14.1+cpu." in render(plain, [])
     began = dict(plain, training={**card["training"], "origins": {"init_from": "0" * 64}})
     assert f"| began from the weights of | checkpoint of SHA-256 `{'0' * 64}`" in render(began, [])

@@ -113,7 +113,7 @@ def test_what_an_owner_refuses(tmp_path: Path) -> None:
     another = torch.ones(1, 32, 32, dtype=torch.uint8)
     another[:, :16] = 0
     with pytest.raises(
-        ValueError, match=r"data\.desensitizer: this owner's veil has the hash .* leave it out"
+        ValueError, match=r"data\.desensitizer: this owner's desensitizer has the hash .* leave it out"
     ):
         client.join(Invitation("0" * 16, 2, 1, False, 0, another, "f" * 64))
     joined = client.join(Invitation("0" * 16, 2, 1, False, 0, None, ""))

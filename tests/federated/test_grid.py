@@ -152,10 +152,10 @@ def test_an_owner_at_another_node_joins_again_and_one_that_left_is_not_asked() -
 
 
 def test_who_cannot_join_is_called_by_the_name_of_its_key() -> None:
-    grid = Grid({1: encode(Failure("at node 1", "ValueError: another veil")), 2: joined(5), 3: joined(5)})
+    grid = Grid({1: encode(Failure("at node 1", "ValueError: another mask")), 2: joined(5), 3: joined(5)})
     found = [given for given in link(grid).newcomers(INVITATION, set()) if isinstance(given, Failure)]
     assert {(given.client, given.reason) for given in found} == {
-        ("at node 1 (owner-0)", "ValueError: another veil"),
+        ("at node 1 (owner-0)", "ValueError: another mask"),
         ("at node 3 (owner-2)", "its number 5 is another owner's"),
     }
 

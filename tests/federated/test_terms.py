@@ -34,7 +34,7 @@ NONE = {"class_path": "lightning_app.desensitize.Identity"}
 class Still(Desensitizer):
     """It says that it hides, and does nothing, as a blur whose sigma is next to nothing did."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return image
 
 
@@ -185,7 +185,7 @@ def test_another_desensitizer_or_none_stands_in_the_owners_own_file(
     assert "trains on clean faces, as its own file says" in caplog.text
     with pytest.raises(Refusal, match="changes no pixel: this owner's faces would be trained on as they are"):
         owner(tmp_path / "still", {"class_path": f"{__name__}.Still"}).join(invitation(None))
-    with pytest.raises(Refusal, match=r"data\.desensitizer: this owner's veil has the hash"):
+    with pytest.raises(Refusal, match=r"data\.desensitizer: this owner's desensitizer has the hash"):
         owner(tmp_path / "other", BLUR).join(invitation(mask_hiding(0.7)))
     with pytest.raises(Refusal, match=r"mask_hash: .* GaussianBlur has none"):
         owner(tmp_path / "hash", BLUR, mask_hash="0" * 64).join(invitation(None))

@@ -17,7 +17,7 @@ from lightning_app.distributed.precision import computes_in
 from lightning_app.networks.graphed import GraphedBackbone
 from tests.command_line import refused, write_config
 
-Veil = Callable[..., None]
+RunMain = Callable[..., None]
 STEPS = 6
 
 
@@ -65,7 +65,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def test_a_compiled_backbone_trains_as_the_plain_one(
-    veil: Veil, config: Callable[..., Path], gpu: torch.device
+    run_main: RunMain, config: Callable[..., Path], gpu: torch.device
 ) -> None:
     if gpu.type == "cpu":
         pytest.skip("compiling for the CPU takes minutes")
@@ -76,16 +76,18 @@ def test_a_compiled_backbone_trains_as_the_plain_one(
     losses = []
     for name, compiled in (("plain", False), ("compiled", True)):
         path = config(name, "ResNet", max_steps=2, callbacks=[])
-        veil("fit", "--config", path, "--model.compile", str(compiled).lower())
+        run_main("fit", "--config", path, "--model.compile", str(compiled).lower())
         losses.append(figures(name)["train/loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-def test_precisions(precision: str, veil: Veil, config: Callable[..., Path], gpu: torch.device) -> None:
+def test_precisions(
+    precision: str, run_main: RunMain, config: Callable[..., Path], gpu: torch.device
+) -> None:
     if precision == "16-mixed" and gpu.type == "cpu":
         pytest.skip("a loss scaler needs a GPU")
-    veil("fit", "--config", config("run", precision=precision, data={"cache": "device"}))
+    run_main("fit", "--config", config("run", precision=precision, data={"cache": "device"}))
     found = figures("run")
     assert math.isfinite(found["train/loss"])
     assert found["run/steps"] == STEPS
@@ -101,14 +103,14 @@ def test_bf16_is_computed_by_the_card_itself(gpu: torch.device) -> None:
 
 
 def test_figures_are_those_of_the_cpu(
-    veil: Veil, config: Callable[..., Path], accelerator: str, capsys: pytest.CaptureFixture[str]
+    run_main: RunMain, config: Callable[..., Path], accelerator: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One checkpoint validated on both: the same pairs, the same threshold's side, the same dSSIM."""
     path = config("run")
-    veil("fit", "--config", path)
+    run_main("fit", "--config", path)
     found = []
     for device in (accelerator, "cpu"):
-        veil("validate", "--config", path, "--ckpt_path", "last", "--trainer.accelerator", device)
+        run_main("validate", "--config", path, "--ckpt_path", "last", "--trainer.accelerator", device)
         found.append(figures("run"))
     for key in ("lfw/accuracy", "lfw/auc", "lfw/eer", "val/accuracy"):
         assert found[0][key] == pytest.approx(found[1][key], abs=1e-6), (
@@ -121,21 +123,21 @@ def test_figures_are_those_of_the_cpu(
 
 
 def test_one_rank_of_ddp_trains_what_a_single_process_does(
-    veil: Veil, config: Callable[..., Path], gpu: torch.device
+    run_main: RunMain, config: Callable[..., Path], gpu: torch.device
 ) -> None:
     """NCCL, with a SyncBatchNorm; within the rounding of its other kernels. Lightning seeds heads of DDP otherwise, so
     both go on from one checkpoint.
     """
     begun = config("single")
-    veil("fit", "--config", begun, "--trainer.max_steps", 2)
+    run_main("fit", "--config", begun, "--trainer.max_steps", 2)
     shutil.copytree("runs/single", "runs/ddp")
     more = {"sync_batchnorm": True} if gpu.type == "cuda" else {}  # torch has none for the CPU
-    veil("fit", "--config", config("ddp", strategy="ddp", **more), "--ckpt_path", "last")
+    run_main("fit", "--config", config("ddp", strategy="ddp", **more), "--ckpt_path", "last")
     if gpu.type == "cuda":
         assert torch.distributed.get_backend() == "nccl"
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    veil("fit", "--config", begun, "--ckpt_path", "last")
+    run_main("fit", "--config", begun, "--ckpt_path", "last")
     one, other = figures("ddp"), figures("single")
     assert one["train/loss"] == pytest.approx(other["train/loss"], rel=2e-3)
     mine, theirs = weights("ddp"), weights("single")
@@ -145,34 +147,34 @@ def test_one_rank_of_ddp_trains_what_a_single_process_does(
             assert float((mine[key] - value).norm() / value.norm().clamp(min=1e-6)) < 2e-2, key
 
 
-def test_a_deterministic_run_goes_on_bit_for_bit(veil: Veil, config: Callable[..., Path]) -> None:
+def test_a_deterministic_run_goes_on_bit_for_bit(run_main: RunMain, config: Callable[..., Path]) -> None:
     data = {"cache": "device"}
-    veil("fit", "--config", config("whole", deterministic=True, data=data))
+    run_main("fit", "--config", config("whole", deterministic=True, data=data))
     part = config("part", deterministic=True, data=data)
-    veil("fit", "--config", part, "--trainer.max_steps", 4)  # in the midst of the second epoch
-    veil("fit", "--config", part, "--ckpt_path", "last")
+    run_main("fit", "--config", part, "--trainer.max_steps", 4)  # in the midst of the second epoch
+    run_main("fit", "--config", part, "--ckpt_path", "last")
     same(weights("part"), weights("whole"))
 
 
 def test_the_set_on_the_device_trains_what_the_one_in_memory_does(
-    veil: Veil, config: Callable[..., Path], gpu: torch.device
+    run_main: RunMain, config: Callable[..., Path], gpu: torch.device
 ) -> None:
     for name, cache in (("device", "device"), ("memory", True)):
-        veil("fit", "--config", config(name, deterministic=True, data={"cache": cache}))
+        run_main("fit", "--config", config(name, deterministic=True, data={"cache": cache}))
     same(weights("device"), weights("memory"))
     assert figures("device")["val/loss"] == figures("memory")["val/loss"]
     assert figures("device")["privacy/dssim"] == figures("memory")["privacy/dssim"]
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
-    veil: Veil, config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    run_main: RunMain, config: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = config("spoilt", "ResNet", max_steps=60)
     content = path.read_text().replace(
         "lightning_app.models.ResNet", "tests.callbacks.test_finite.ResNetSpoilt"
     )
     path.write_text(content)
-    line = refused(capsys, lambda: veil("fit", "--config", path))
+    line = refused(capsys, lambda: run_main("fit", "--config", path))
     assert "the loss is inf at step 4 of epoch " in line
     kept = torch.load("runs/spoilt/checkpoints/nonfinite.ckpt", weights_only=True)
     assert kept["nonfinite"]["step"] == 4
@@ -181,7 +183,11 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
 @pytest.mark.parametrize("model", ["ResNet", "ResNetFSM", "ResNetPartial"])
 def test_cuda_graphs_train_what_single_kernels_do(
-    model: str, veil: Veil, config: Callable[..., Path], gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+    model: str,
+    run_main: RunMain,
+    config: Callable[..., Path],
+    gpu: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Loss, weights and batch norms' statistics after twelve steps; on a GPU a graph was captured for them."""
     captured: list[object] = []
@@ -196,7 +202,7 @@ def test_cuda_graphs_train_what_single_kernels_do(
     found = []
     for name, graphs in (("plain", "false"), ("graphs", "true")):
         path = config(name, model, max_steps=12, precision="32-true", deterministic=True, callbacks=[])
-        veil("fit", "--config", path, "--model.cuda_graphs", graphs)
+        run_main("fit", "--config", path, "--model.cuda_graphs", graphs)
         found.append((figures(name)["train/loss"], weights(name)))
     if gpu.type == "cuda":
         assert captured
@@ -207,12 +213,14 @@ def test_cuda_graphs_train_what_single_kernels_do(
             assert torch.allclose(value.float(), found[1][1][key].float(), rtol=1e-2, atol=1e-4), key
 
 
-def test_a_teacher_is_asked_on_the_device(veil: Veil, config: Callable[..., Path], gpu: torch.device) -> None:
+def test_a_teacher_is_asked_on_the_device(
+    run_main: RunMain, config: Callable[..., Path], gpu: torch.device
+) -> None:
     clean = config("clean", "ResNet", max_steps=2, precision="bf16-mixed", callbacks=[])
     content = yaml.safe_load(clean.read_text())
     del content["data"]["init_args"]["desensitizer"]
     clean.write_text(yaml.safe_dump(content))
-    veil("fit", "--config", clean)
+    run_main("fit", "--config", clean)
     path = config("student", "ResNetMask", max_steps=2, precision="bf16-mixed", data={"keep_clean": True})
-    veil("fit", "--config", path, "--model.teacher", "runs/clean", "--model.distillation", "1.0")
+    run_main("fit", "--config", path, "--model.teacher", "runs/clean", "--model.distillation", "1.0")
     assert math.isfinite(figures("student")["train/distillation"])

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.draws import secret
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import InstaHide, MixUp
 from lightning_app.desensitize.mixing_draws import mix_weights, partners, random_signs
 
 KEYS = (11, 222, 3333, 2**62 + 5)
-NOW = Moment(mix=True)
+NOW = DrawKey(mix=True)
 
 
 def test_draws_are_the_same_bits(gpu: torch.device) -> None:

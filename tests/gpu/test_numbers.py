@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import Augment, DrawnFaces, FaceDataModule
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.draws import hashed, integers, uniform
 from lightning_app.desensitize import (
     CentreBlock,
@@ -97,11 +97,11 @@ def test_augmented_pixels(gpu: torch.device) -> None:
         return {"image": image, "mask": None, "index": torch.arange(COUNT, device=device),
                 "mask_index": torch.zeros(COUNT, dtype=torch.int64, device=device)}  # fmt: skip
 
-    moment = Moment(3, 2, 1)
-    flip = [Augment()(batch(device), moment)["image"].cpu() for device in (gpu, "cpu")]
+    draw_key = DrawKey(3, 2, 1)
+    flip = [Augment()(batch(device), draw_key)["image"].cpu() for device in (gpu, "cpu")]
     assert torch.equal(*flip)
     more = Augment(rotate=10, scale=0.1, shift=0.1, light=0.2)
-    moved = [more(batch(device), moment)["image"] for device in (gpu, "cpu")]
+    moved = [more(batch(device), draw_key)["image"] for device in (gpu, "cpu")]
     assert apart(*moved) < RTOL
 
 

@@ -16,7 +16,7 @@ from lightning_app import LoadedRecogniser, load_recogniser
 from lightning_app.desensitize import GaussianBlur, MaskOut
 from lightning_app.masks import mask_ratio, save_mask
 from lightning_app.models import ResNetFSM, checkpoints
-from tests.command_line import Veil, write_config
+from tests.command_line import RunMain, write_config
 from tests.warm import COLD
 
 
@@ -84,9 +84,9 @@ def test_images_that_are_desensitized_already(
 ) -> None:
     mask = MaskOut(freeform=(0.7, 0.8), seed=0, size=32).mask
     assert mask is not None
-    veiled = (pixels * mask.reshape(1, 32, 32, 1).numpy()).astype(np.uint8)
+    desensitized = (pixels * mask.reshape(1, 32, 32, 1).numpy()).astype(np.uint8)
     again = load_recogniser(fitted / "runs/tiny", desensitize=False)
-    assert np.abs(again.embed_images(veiled) - loaded.embed_images(pixels)).max() < 1e-5
+    assert np.abs(again.embed_images(desensitized) - loaded.embed_images(pixels)).max() < 1e-5
     assert np.abs(again.embed_images(pixels) - loaded.embed_images(pixels)).max() > 1e-3
     assert "as they are" in again.hides
 
@@ -106,11 +106,11 @@ def test_it_is_said_what_is_hidden(
 
 
 def test_a_method_without_a_mask_comes_from_the_run(
-    drawn_root: Path, veil: Veil, tmp_path: Path, pixels: NDArray[np.uint8]
+    drawn_root: Path, run_main: RunMain, tmp_path: Path, pixels: NDArray[np.uint8]
 ) -> None:
     config = write_config(tmp_path / "blur.yaml", drawn_root, "ResNet")
     blur = "{class_path: lightning_app.desensitize.GaussianBlur, init_args: {kernel: 9}}"
-    veil("fit", "--config", config, "--trainer.max_epochs", 1, "--trainer.callbacks=[]",
+    run_main("fit", "--config", config, "--trainer.max_epochs", 1, "--trainer.callbacks=[]",
          "--data.desensitizer", blur)  # fmt: skip
     found = load_recogniser(tmp_path / "runs/blur").embed_images(pixels)
     alone = copy2(

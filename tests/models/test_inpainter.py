@@ -18,7 +18,7 @@ from lightning_app.metrics import psnr
 from lightning_app.models import Inpainter, ResNet
 from lightning_app.models.inpainter import LossWeights
 from lightning_app.networks.feature_maps import FeatureMaps
-from tests.command_line import Veil, refused
+from tests.command_line import RunMain, refused
 
 SIZE = 32
 MASK = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"freeform": [0.3, 0.4]}}
@@ -62,13 +62,13 @@ def losses(run: Path) -> list[float]:
     return [float(row["train/loss"]) for row in rows if row.get("train/loss")]
 
 
-@pytest.mark.parametrize("veiled", ["mask", "mosaic"])
+@pytest.mark.parametrize("desensitized", ["mask", "mosaic"])
 @pytest.mark.slow
 def test_a_run_learns_and_its_checkpoint_attacks(
-    veiled: str, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    desensitized: str, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    desensitizer = MASK if veiled == "mask" else MOSAIC
-    veil("fit", "--config", write(tmp_path / "attack.yaml", desensitizer, 10, recurrences=2))
+    desensitizer = MASK if desensitized == "mask" else MOSAIC
+    run_main("fit", "--config", write(tmp_path / "attack.yaml", desensitizer, 10, recurrences=2))
     printed = capsys.readouterr().out
     assert "no perceptual and no style loss" in " ".join(printed.split())
     assert "Inpainter" in printed
@@ -80,16 +80,16 @@ def test_a_run_learns_and_its_checkpoint_attacks(
     assert parts == {
         "train/loss", "train/lr", "train/valid", "train/hole", "train/tv", "inpaint/psnr", "inpaint/psnr_before",
     }  # fmt: skip
-    assert (metrics["train/valid"] > 0) == (veiled == "mask")
+    assert (metrics["train/valid"] > 0) == (desensitized == "mask")
     assert (run / "restored.png").is_file()
-    if veiled == "mask":  # black is easily bettered; a mosaic is not, within seconds
+    if desensitized == "mask":  # black is easily bettered; a mosaic is not, within seconds
         assert metrics["inpaint/psnr"] > metrics["inpaint/psnr_before"] + 3
 
     attack = TrainedRestorer(run)
-    assert attack.needs_mask == (veiled == "mask")
+    assert attack.needs_mask == (desensitized == "mask")
     others = DrawnFaces(identities=3, images_per_identity=2, size=SIZE, first_identity=500)
     clean = others.__getitems__(list(range(6)))["image"].float() / 255
-    method = MaskOut(freeform=(0.3, 0.4)) if veiled == "mask" else Mosaic(8)
+    method = MaskOut(freeform=(0.3, 0.4)) if desensitized == "mask" else Mosaic(8)
     batch = method({"image": clean, "index": torch.arange(6)})
     restored = attack.restore(batch)
     model = Inpainter.load_from_checkpoint(run / "checkpoints/last.ckpt", map_location="cpu").eval()
@@ -109,11 +109,11 @@ def test_a_run_learns_and_its_checkpoint_attacks(
     assert about["trained_on"]["method"] == type(method).__name__  # type: ignore[index]
 
 
-def test_going_on_is_the_same_as_never_having_stopped(tmp_path: Path, veil: Veil) -> None:
+def test_going_on_is_the_same_as_never_having_stopped(tmp_path: Path, run_main: RunMain) -> None:
     whole = write(tmp_path / "whole.yaml", recurrences=2)
-    veil("fit", "--config", whole)
-    veil("fit", "--config", whole, "--name", "part", "--trainer.max_epochs", 1)
-    veil("fit", "--config", whole, "--name", "part", "--ckpt_path", "last")
+    run_main("fit", "--config", whole)
+    run_main("fit", "--config", whole, "--name", "part", "--trainer.max_epochs", 1)
+    run_main("fit", "--config", whole, "--name", "part", "--ckpt_path", "last")
     one, two = (
         torch.load(tmp_path / "runs" / name / "checkpoints/last.ckpt", weights_only=True)
         for name in ("whole", "part")
@@ -123,18 +123,20 @@ def test_going_on_is_the_same_as_never_having_stopped(tmp_path: Path, veil: Veil
         torch.testing.assert_close(two["state_dict"][key], value, atol=1e-6, rtol=1e-5, msg=key)
     metrics = [json.loads((tmp_path / f"runs/{n}/metrics.json").read_text()) for n in ("whole", "part")]
     assert metrics[1]["inpaint/psnr"] == pytest.approx(metrics[0]["inpaint/psnr"], rel=1e-5)
-    veil("validate", "--config", whole, "--ckpt_path", "last")
+    run_main("validate", "--config", whole, "--ckpt_path", "last")
     again = json.loads((tmp_path / "runs/whole/metrics.json").read_text())
     assert again["inpaint/psnr"] == pytest.approx(metrics[0]["inpaint/psnr"], rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")  # the frozen batch norms
-def test_fine_tuning_freezes_batch_norm_and_begins_with_the_weights(tmp_path: Path, veil: Veil) -> None:
-    veil("fit", "--config", write(tmp_path / "first.yaml", epochs=1))
+def test_fine_tuning_freezes_batch_norm_and_begins_with_the_weights(
+    tmp_path: Path, run_main: RunMain
+) -> None:
+    run_main("fit", "--config", write(tmp_path / "first.yaml", epochs=1))
     tuned = write(
         tmp_path / "tuned.yaml", epochs=1, start_from="runs/first", finetune=True, learning_rate=None
     )
-    veil("fit", "--config", tuned)
+    run_main("fit", "--config", tuned)
     one, two = (
         torch.load(tmp_path / "runs" / name / "checkpoints/last.ckpt", weights_only=True)
         for name in ("first", "tuned")
@@ -148,7 +150,7 @@ def test_fine_tuning_freezes_batch_norm_and_begins_with_the_weights(tmp_path: Pa
             assert (two["state_dict"][key] - value).abs().max() < 1e-3, key
     changed = [k for k, v in one["state_dict"].items() if not torch.equal(two["state_dict"][k], v)]
     assert "network.first.weight" in changed
-    veil("fit", "--config", tuned, "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    run_main("fit", "--config", tuned, "--ckpt_path", "last", "--trainer.max_epochs", 2)
     three = torch.load(tmp_path / "runs/tuned/checkpoints/last.ckpt", weights_only=True)
     assert three["global_step"] == 6
     name = "network.first.weight"
@@ -157,12 +159,12 @@ def test_fine_tuning_freezes_batch_norm_and_begins_with_the_weights(tmp_path: Pa
 
 
 def test_features_of_a_recogniser_add_two_parts_and_stay_out_of_the_checkpoint(
-    tmp_path: Path, veil: Veil, fitted: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run_main: RunMain, fitted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=SIZE)
     torch.save({"state_dict": clean.state_dict(), "hyper_parameters": dict(clean.hparams)}, "clean.ckpt")
     config = write(tmp_path / "attack.yaml", epochs=1, features="clean.ckpt")
-    veil("fit", "--config", config)
+    run_main("fit", "--config", config)
     metrics = json.loads((tmp_path / "runs/attack/metrics.json").read_text())
     assert metrics["train/perceptual"] > 0
     assert metrics["train/style"] > 0
@@ -171,14 +173,14 @@ def test_features_of_a_recogniser_add_two_parts_and_stay_out_of_the_checkpoint(
     assert "clean" not in str(state["hyper_parameters"])
     line = refused(
         capsys,
-        lambda: veil("fit", "--config", config, "--overwrite", "--model.features", fitted / "runs/tiny"),
+        lambda: run_main("fit", "--config", config, "--overwrite", "--model.features", fitted / "runs/tiny"),
     )
     assert "a ResNetFSM's depend on masks" in line
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts(tmp_path: Path, veil: Veil) -> None:
+def test_the_loss_is_the_weighted_sum_of_its_parts(tmp_path: Path, run_main: RunMain) -> None:
     weights = {"valid": 2.0, "hole": 3.0, "perceptual": 1.0, "style": 1.0, "tv": 0.5}
-    veil("fit", "--config", write(tmp_path / "a.yaml", epochs=1, weights=weights))
+    run_main("fit", "--config", write(tmp_path / "a.yaml", epochs=1, weights=weights))
     found = json.loads((tmp_path / "runs/a/metrics.json").read_text())
     expected = sum(weights[name] * found[f"train/{name}"] for name in ("valid", "hole", "tv"))
     assert found["train/loss"] == pytest.approx(expected, rel=1e-4)
@@ -186,7 +188,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tmp_path: Path, veil: Veil) -
 
 
 def test_what_does_not_suit_an_attacker_is_refused(
-    tmp_path: Path, veil: Veil, fitted: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run_main: RunMain, fitted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write(tmp_path / "a.yaml", epochs=1)
     for arguments, message in (
@@ -197,24 +199,24 @@ def test_what_does_not_suit_an_attacker_is_refused(
         (["--model.width", "12"], "width: 12; give a multiple of 8"),
         (["--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt"], "is not of an Inpainter"),
     ):
-        assert message in refused(capsys, lambda given=arguments: veil("fit", "--config", config, *given))  # type: ignore[misc]
+        assert message in refused(capsys, lambda given=arguments: run_main("fit", "--config", config, *given))  # type: ignore[misc]
     with pytest.raises(ValueError, match="in_channels=5: an Inpainter restores pictures"):
         Inpainter(in_channels=5)
 
 
 def test_a_checkpoint_of_another_shape_and_predict_are_refused(
-    tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write(tmp_path / "a.yaml", epochs=1)
-    veil("fit", "--config", config)
+    run_main("fit", "--config", config)
     line = refused(
-        capsys, lambda: veil("validate", "--config", config, "--ckpt_path", "last", "--model.width", 16)
+        capsys, lambda: run_main("validate", "--config", config, "--ckpt_path", "last", "--model.width", 16)
     )
     assert "of another network (width=8; yours: width=16)" in line
     size = "--data.reader.size"
-    line = refused(capsys, lambda: veil("validate", "--config", config, "--ckpt_path", "last", size, 48))
+    line = refused(capsys, lambda: run_main("validate", "--config", config, "--ckpt_path", "last", size, 48))
     assert "input_size=32; yours: input_size=48" in line
-    line = refused(capsys, lambda: veil("predict", "--config", config, "--ckpt_path", "last"))
+    line = refused(capsys, lambda: run_main("predict", "--config", config, "--ckpt_path", "last"))
     assert "an Inpainter has none" in line
 
 

@@ -16,7 +16,7 @@ from lightning_app.core.batch import Batch
 from lightning_app.models import ResNet
 from lightning_app.models.checkpoints import load_recogniser
 from lightning_app.networks import IRSE50, ArcFaceHead
-from tests.command_line import Veil, clean_config, refused
+from tests.command_line import RunMain, clean_config, refused
 from tests.small_run import state
 
 LAST = Path("checkpoints/last.ckpt")
@@ -85,21 +85,21 @@ def test_what_is_saved_is_read_without_trust(fitted: Path) -> None:
 
 
 def test_going_on_gives_the_same_bits(
-    fitted: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Dropout within the backbone and the margin are functions of the step."""
     run = fitted / "runs/margin"
     given = ("--config", run / "config.yaml", "--runs", tmp_path, "--name", "again")
-    veil("fit", *given, "--ckpt_path", fitted / "first.ckpt")
+    run_main("fit", *given, "--ckpt_path", fitted / "first.ckpt")
     whole, again = state(run / LAST), state(tmp_path / "again" / LAST)
     weights = [key for key in whole if key.startswith(("/state_dict", "/optimizer_states"))]
     assert len(weights) > 100
     assert [key for key in weights if whole[key] != again.get(key)] == []
-    veil("validate", *given, "--ckpt_path", "last")
+    run_main("validate", *given, "--ckpt_path", "last")
     metrics = json.loads((tmp_path / "again/metrics.json").read_text())
     assert metrics["val/loss"] > 0
     line = refused(
-        capsys, lambda: veil("validate", *given, "--ckpt_path", "last", "--model.head.init_args.m", "0.1")
+        capsys, lambda: run_main("validate", *given, "--ckpt_path", "last", "--model.head.init_args.m", "0.1")
     )
     assert (
         "this checkpoint has another head (ArcFaceHead; yours: ArcFaceHead, or other settings of it)" in line
@@ -107,7 +107,7 @@ def test_going_on_gives_the_same_bits(
 
 
 def test_the_second_papers_whole_chain_trains(
-    fitted: Path, drawn_root: Path, tmp_path: Path, veil: Veil
+    fitted: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
     """Frequency channels, three faces a mix, IR-SE-50, ArcFace with mixed labels; verified unmixed."""
     text = yaml.safe_load((fitted / "margin.yaml").read_text())
@@ -124,7 +124,7 @@ def test_the_second_papers_whole_chain_trains(
         {"class_path": "callbacks.LFWVerification", "init_args": {"root": str(drawn_root), "bootstrap": 20}}
     ]}  # fmt: skip
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(text))
-    veil("fit", "--config", tmp_path / "chain.yaml", "--runs", tmp_path / "runs")
+    run_main("fit", "--config", tmp_path / "chain.yaml", "--runs", tmp_path / "runs")
     metrics = json.loads((tmp_path / "runs/chain/metrics.json").read_text())
     assert 0 <= metrics["lfw/accuracy"] <= 1
     model, facts = load_recogniser(tmp_path / "runs/chain")

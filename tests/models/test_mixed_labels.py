@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import MixUp
 from lightning_app.models import ResNet
@@ -74,7 +74,7 @@ def mixing(tmp_path: Path) -> MixUp:
 
 
 def test_the_loss_of_a_mix_is_the_written_out_sum(mixing: MixUp) -> None:
-    batch = mixing(ready(), Moment(mix=True))
+    batch = mixing(ready(), DrawKey(mix=True))
     loss, logits, accuracy, _ = made()._judged(batch)
     logs = F.log_softmax(logits.detach(), 1)
     rows = [
@@ -92,7 +92,7 @@ def test_two_ranks_have_the_gradients_of_one_process_given_their_mixes(mixing: M
     shares: list[Batch] = []
     for at in (slice(0, 4), slice(4, 8)):
         part = Batch(image=whole["image"][at], identity=whole["identity"][at], index=whole["index"][at])
-        shares.append(mixing(part, Moment(mix=True)))
+        shares.append(mixing(part, DrawKey(mix=True)))
         assert set(shares[-1]["target"].flatten().tolist()) == set(range(8)[at]), "of its own share alone"
     together = Batch(
         image=torch.cat([share["image"] for share in shares]), mask=None, mask_index=whole["mask_index"],

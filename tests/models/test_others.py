@@ -17,7 +17,7 @@ from lightning_app.models import ResNet, ResNetFSM, ResNetMask, ResNetPartial
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import file_sha256, load_recogniser
 from lightning_app.models.others import ORIGINS, Teacher, start_from
-from tests.command_line import Veil, clean_config, refused, write_config
+from tests.command_line import RunMain, clean_config, refused, write_config
 from tests.models.test_checkpoints import write
 from tests.models.test_recogniser import logged
 
@@ -164,26 +164,26 @@ def test_a_run_keeps_the_hash_of_what_it_took_and_nothing_else_of_it(learnt: Pat
 
 
 def test_another_weight_of_the_teacher_is_refused_where_a_run_goes_on(
-    learnt: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    learnt: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ("--config", learnt / "pupil.yaml", "--runs", learnt / "runs", "--ckpt_path", "last")
     said = refused(
-        capsys, lambda: veil("fit", *given, "--model.distillation", "2", "--trainer.max_epochs", "2")
+        capsys, lambda: run_main("fit", *given, "--model.distillation", "2", "--trainer.max_epochs", "2")
     )
     assert "model.distillation=2.0, this run learnt with 0.5: give that" in said
 
 
 def test_afterwards_the_files_are_not_needed(
-    learnt: Path, veil: Veil, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    learnt: Path, run_main: RunMain, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """To go on without a teacher is the user's choice: then `teacher` and `distillation` are left out."""
     (learnt / "other.ckpt").rename(learnt / "gone.ckpt")
     try:
         given = ("--config", learnt / "pupil.yaml", "--runs", learnt / "runs", "--ckpt_path", "last")
-        veil("validate", *given)
+        run_main("validate", *given)
         assert load_recogniser(learnt / "runs/pupil")[1].step == 2
         alone = ("--model.teacher", "null", "--model.distillation", "0", "--trainer.max_epochs", "2")
-        veil("fit", *given, *alone)
+        run_main("fit", *given, *alone)
         assert "learnt from a teacher; it goes on without one" in caplog.text
         facts = load_recogniser(learnt / "runs/pupil")[1]
         assert facts.step == 4
@@ -192,12 +192,12 @@ def test_afterwards_the_files_are_not_needed(
         (learnt / "gone.ckpt").rename(learnt / "other.ckpt")
 
 
-def test_what_fit_refuses(fitted_clean: Path, drawn_root: Path, veil: Veil, tmp_path: Path,
+def test_what_fit_refuses(fitted_clean: Path, drawn_root: Path, run_main: RunMain, tmp_path: Path,
                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     config, run = clean_config(tmp_path / "c.yaml", drawn_root), fitted_clean / "runs/clean"
 
     def line(*args: object) -> str:
-        found = refused(capsys, lambda: veil("fit", "--config", config, *args))
+        found = refused(capsys, lambda: run_main("fit", "--config", config, *args))
         assert not (tmp_path / "runs/c/config.yaml").exists()
         return found
 

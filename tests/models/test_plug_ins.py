@@ -15,7 +15,7 @@ from lightning_app.models import ResNetFSM
 from lightning_app.models.checkpoints import load_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.networks import SoftmaxHead
-from tests.command_line import Veil, clean_config, refused, write_config
+from tests.command_line import RunMain, clean_config, refused, write_config
 from tests.networks.test_backbones import ToyBackbone
 from tests.networks.test_heads import ToyHead
 
@@ -112,26 +112,28 @@ def test_lightning_reads_no_class_out_of_such_a_checkpoint(toys: Path) -> None:
 
 
 def test_validate_and_what_another_config_is_told(
-    toys: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    toys: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ("validate", "--config", toys / "toys.yaml", "--runs", toys / "runs", "--ckpt_path", "last")
-    veil(*given)
+    run_main(*given)
     metrics = json.loads((toys / "runs/toys/metrics.json").read_text())
     assert 0 <= metrics["val/accuracy"] <= 1
-    line = refused(capsys, lambda: veil(*given, "--model.head", "null"))
+    line = refused(capsys, lambda: run_main(*given, "--model.head", "null"))
     assert "this checkpoint has another head (ToyHead; yours: SoftmaxHead, or other settings of it)" in line
-    line = refused(capsys, lambda: veil(*given, "--model.insertion_points", "[attic]"))
+    line = refused(capsys, lambda: run_main(*given, "--model.insertion_points", "[attic]"))
     assert "insertion point 'attic': choose among early, late" in line
 
 
 def test_export_without_and_with_the_head(
-    toys: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    toys: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
     export = ("export", "--ckpt_path", toys / "runs/toys")
-    assert f"give --trust {BACKBONE}" in refused(capsys, lambda: veil(*export, "--output", tmp_path / "no"))
+    assert f"give --trust {BACKBONE}" in refused(
+        capsys, lambda: run_main(*export, "--output", tmp_path / "no")
+    )
     assert not (tmp_path / "no").exists()
-    veil(*export, *BOTH, "--output", tmp_path / "whole", "--head")
+    run_main(*export, *BOTH, "--output", tmp_path / "whole", "--head")
     card = json.loads((tmp_path / "whole/card.json").read_text())
     assert (card["model"]["backbone"], card["output"]["dimensions"]) == ("ToyBackbone", 16)
     with trusting([HEAD, BACKBONE]):
@@ -150,18 +152,20 @@ def test_export_without_and_with_the_head(
     assert plain.head.num_classes == 0
 
 
-def test_search_mask_explains_the_scores_of_a_toy_head(toy_head: Path, tmp_path: Path, veil: Veil) -> None:
+def test_search_mask_explains_the_scores_of_a_toy_head(
+    toy_head: Path, tmp_path: Path, run_main: RunMain
+) -> None:
     checkpoint = toy_head / "runs/clean/checkpoints/last.ckpt"
-    veil("search-mask", "--config", _search(toy_head, tmp_path, checkpoint), "--trust", HEAD)
+    run_main("search-mask", "--config", _search(toy_head, tmp_path, checkpoint), "--trust", HEAD)
     found = json.loads((tmp_path / "masks/searched/mask.json").read_text())
     assert 0.6 <= found["mask_ratio"] <= 0.8
 
 
 def test_search_mask_has_no_rule_for_a_toy_backbone(
-    toys: Path, tmp_path: Path, veil: Veil, capsys: pytest.CaptureFixture[str]
+    toys: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = _search(toys, tmp_path, toys / "runs/toys/checkpoints/last.ckpt")
-    line = refused(capsys, lambda: veil("search-mask", "--config", config, *BOTH))
+    line = refused(capsys, lambda: run_main("search-mask", "--config", config, *BOTH))
     assert (
         "does not know this ResNetFSM (its ToyBackbone is no ResNet, and there is no rule for its stem.2, a SiLU)"
         in line

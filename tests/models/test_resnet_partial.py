@@ -82,7 +82,7 @@ def test_what_is_deployed_holds_one_mask(model: ResNetPartial, mask: torch.Tenso
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = model.embed((pixels * mask - 0.5) / 0.5, mask)
-        found = Deployed(model.backbone, mask, veils=True, unit=False)(pixels)
+        found = Deployed(model.backbone, mask, multiplies=True, unit=False)(pixels)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
         bare = Deployed(model.backbone, unit=False)(pixels)
         torch.testing.assert_close(bare, model.embed((pixels - 0.5) / 0.5), rtol=1e-5, atol=1e-6)
@@ -93,7 +93,7 @@ def test_what_is_deployed_holds_one_mask(model: ResNetPartial, mask: torch.Tenso
 def test_an_onnx_graph_computes_the_same(model: ResNetPartial, mask: torch.Tensor) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    network = Deployed(model.backbone, mask, veils=True)
+    network = Deployed(model.backbone, mask, multiplies=True)
     graph = to_onnx(network, 3, 32, {}, OPSET)
 
     def embed(image: torch.Tensor) -> torch.Tensor:

@@ -39,15 +39,15 @@ def oval() -> Tensor:
 def write_release(
     root: Path,
     raw: Path,
-    veil: Desensitizer | None = None,
+    desensitizer: Desensitizer | None = None,
     hides: Tensor | None = None,
     **changed: object,
 ) -> Manifest:
-    """Release a tree of faces under `oval` or another mask, or veiled otherwise; `changed` goes into the manifest."""
+    """Release a tree of faces under `oval` or another mask, or otherwise; `changed` goes into the manifest."""
     reader = FolderFaces(raw, size=SIZE, crop=CROP, cache_index=False)
     names, files = Pseudonyms(KEY), {}
     mask = None
-    if veil is None:
+    if desensitizer is None:
         facts = {"made_by": "desensitize", "method": "MaskOut", "guard": 0, "version": version()}
         save_mask(oval() if hides is None else hides, root / "mask.png", **facts)
         mask = load_mask(root / "mask.png")
@@ -57,8 +57,8 @@ def write_release(
         pixels = reader[index]["image"]
         if mask is not None:
             pixels = pixels * mask.to(torch.uint8)
-        elif veil is not None:
-            pixels = (veil.veil(pixels.float() / 255) * 255).round().to(torch.uint8)
+        elif desensitizer is not None:
+            pixels = (desensitizer.desensitize(pixels.float() / 255) * 255).round().to(torch.uint8)
         at = root / "images" / names.identity(folder) / f"{image}.png"
         at.parent.mkdir(parents=True, exist_ok=True)
         at.write_bytes(png(pixels[0].permute(1, 2, 0).numpy()))
@@ -67,8 +67,10 @@ def write_release(
     if mask is not None:
         files |= {name: sha256(root / name) for name in ("mask.png", "mask.json")}
         entry = MaskEntry("mask.png", files["mask.png"], mask_hash(mask), float(mask_ratio(mask)))
-    if veil is not None:
-        about = {"method": type(veil).__name__} | ({} if is_own(veil) else veil.describe())
+    if desensitizer is not None:
+        about = {"method": type(desensitizer).__name__} | (
+            {} if is_own(desensitizer) else desensitizer.describe()
+        )
     else:
         assert entry is not None
         lies = {
@@ -89,9 +91,9 @@ def write_release(
     return manifest
 
 
-def is_own(veil: Desensitizer) -> bool:
+def is_own(desensitizer: Desensitizer) -> bool:
     """Whether a class is none of FaceVeil's: a manifest gives its name alone."""
-    return not type(veil).__module__.startswith("lightning_app.")
+    return not type(desensitizer).__module__.startswith("lightning_app.")
 
 
 def signed(root: Path, key: Ed25519PrivateKey) -> None:
@@ -156,5 +158,5 @@ def sha256(path: Path) -> str:
 
 
 def blur() -> GaussianBlur:
-    """A veil without a mask."""
+    """A method without a mask."""
     return GaussianBlur(9)

@@ -9,7 +9,7 @@ import torch
 from skimage.morphology import erosion
 from torch import Tensor
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import freeform_masks, guarded, mask_hash, mask_ratio, save_mask
 from lightning_app.masks.guard import has_margin
@@ -68,14 +68,14 @@ def test_a_margin_is_seen_in_the_mask(guard: int) -> None:
 def test_the_guarded_mask_is_the_mask(tmp_path: Path) -> None:
     mask = dotted(40)[0]
     save_mask(mask, tmp_path / "mask.png")
-    veil = MaskOut(mask=tmp_path / "mask.png", guard=2)
+    desensitizer = MaskOut(mask=tmp_path / "mask.png", guard=2)
     batch = faces(40)
-    out = veil(batch, Moment())
+    out = desensitizer(batch, DrawKey())
     narrowed = guarded(mask, 2)
     assert out["mask"] is not None
     assert torch.equal(out["mask"], narrowed[None])
     assert torch.equal(out["image"], batch["image"] * narrowed)
-    about = veil.describe()
+    about = desensitizer.describe()
     assert (about["guard"], about["mask_hash"]) == (2, mask_hash(narrowed))
     assert about["mask_ratio"] == mask_ratio(narrowed)
     assert "guard" not in MaskOut(mask=tmp_path / "mask.png").describe()
@@ -95,7 +95,7 @@ def test_many_masks(tmp_path: Path) -> None:
         MaskOut(freeform=(0.3, 0.4), count=300, size=40),
         MaskOut(freeform=(0.3, 0.4), count=300, size=40, guard=3),
     )
-    masks = [veil(faces(40, 2))["mask"] for veil in drawn]
+    masks = [desensitizer(faces(40, 2))["mask"] for desensitizer in drawn]
     assert masks[0] is not None
     assert torch.equal(masks[1], guarded(masks[0], 3))
 

@@ -52,14 +52,14 @@ Plant = Callable[[Path, Path], object]
 class Nothing(Desensitizer):
     """Releases clean faces, under a name of its own."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return image
 
 
 class Grain(Desensitizer):
     """Changes every pixel by a grey level at most."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)) - 0.5
         return (image + noise / 128).clamp(0, 1)
 
@@ -67,7 +67,7 @@ class Grain(Desensitizer):
 class Speck(Desensitizer):
     """Changes one pixel."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         changed = image.clone()
         changed[..., 9, 9] = 1 - changed[..., 9, 9]
         return changed
@@ -84,8 +84,8 @@ def clean(**method: object) -> Plant:
     return lambda root, raw: write_release(root, raw, Nothing(), **changed)
 
 
-def own(veil: Desensitizer) -> Plant:
-    return lambda root, raw: write_release(root, raw, veil)
+def own(desensitizer: Desensitizer) -> Plant:
+    return lambda root, raw: write_release(root, raw, desensitizer)
 
 
 def under(mask: Tensor) -> Plant:
@@ -96,20 +96,20 @@ def under(mask: Tensor) -> Plant:
 _good: dict[tuple[Path, str], Path] = {}  # releases that are made once and copied
 
 
-def good(root: Path, raw: Path, veil: Desensitizer | None = None) -> None:
+def good(root: Path, raw: Path, desensitizer: Desensitizer | None = None) -> None:
     """A good release to spoil."""
-    name = "mask" if veil is None else type(veil).__name__
+    name = "mask" if desensitizer is None else type(desensitizer).__name__
     if (raw, name) not in _good:
-        write_release(raw.parent / name, raw, veil)
+        write_release(raw.parent / name, raw, desensitizer)
         _good[raw, name] = raw.parent / name
     shutil.copytree(_good[raw, name], root)
 
 
-def told(change: Callable[[Json], object], veil: Desensitizer | None = None) -> Plant:
+def told(change: Callable[[Json], object], desensitizer: Desensitizer | None = None) -> Plant:
     """A good release whose manifest says more, written as `desensitize` would write it."""
 
     def plant(root: Path, raw: Path) -> None:
-        good(root, raw, veil)
+        good(root, raw, desensitizer)
         whole = json.loads((root / "manifest.json").read_text())
         change(whole)
         (root / "manifest.json").write_text(as_written(whole))
@@ -155,10 +155,12 @@ def _renumbered(value: float) -> float:
     return math.nextafter(value, 1)
 
 
-def _replaced(root: Path, raw: Path, veil: Desensitizer | None, pixels: Callable[[Tensor], Tensor]) -> None:
+def _replaced(
+    root: Path, raw: Path, desensitizer: Desensitizer | None, pixels: Callable[[Tensor], Tensor]
+) -> None:
     """One image of a good release made of its raw one in another way; the manifest knows it."""
     other = root.with_name("other")
-    write_release(root, raw, veil)
+    write_release(root, raw, desensitizer)
     write_release(other, raw, Nothing())
     one = images(root)[1]
     raw_one = torch.from_numpy(_pixels(other / one.relative_to(root)))
@@ -376,9 +378,9 @@ def test_what_is_good_passes(
 
 
 @pytest.mark.parametrize("face", ["smooth", "dark", "of one colour"])
-@pytest.mark.parametrize("veil", [GaussianBlur(9), CentreBlur(0.5, 9), Mosaic(8)])
+@pytest.mark.parametrize("desensitizer", [GaussianBlur(9), CentreBlur(0.5, 9), Mosaic(8)])
 def test_faces_that_no_method_could_change_much_pass(
-    tmp_path: Path, owner: Owner, veil: Desensitizer, face: str
+    tmp_path: Path, owner: Owner, desensitizer: Desensitizer, face: str
 ) -> None:
     """Their dSSIM from the raw images is next to nothing, though all was done to them that can be."""
     rows, columns = np.mgrid[:48, :48]
@@ -388,7 +390,7 @@ def test_faces_that_no_method_could_change_much_pass(
         path = tmp_path / "raw" / person / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grey[face].astype(np.uint8)).save(path)
-    write_release(tmp_path / "released", tmp_path / "raw", veil, channels=1)
+    write_release(tmp_path / "released", tmp_path / "raw", desensitizer, channels=1)
     found = _audited(tmp_path / "released", tmp_path / "raw", owner, False, True)
     assert found.findings == []
     assert found.compared is not None
@@ -405,12 +407,12 @@ def test_a_weak_method_of_ours_is_as_good_as_clean(tmp_path: Path, raw: Path, ow
     )
 
 
-@pytest.mark.parametrize("veil", [Nothing(), Grain(), Speck()])
+@pytest.mark.parametrize("desensitizer", [Nothing(), Grain(), Speck()])
 def test_a_class_that_changes_next_to_nothing_is_found_though_the_config_names_it(
-    tmp_path: Path, raw: Path, owner: Owner, veil: Desensitizer
+    tmp_path: Path, raw: Path, owner: Owner, desensitizer: Desensitizer
 ) -> None:
-    write_release(tmp_path / "released", raw, veil)
-    (tmp_path / "d.yaml").write_text(_config(raw, f"tests.release.test_leaks.{type(veil).__name__}"))
+    write_release(tmp_path / "released", raw, desensitizer)
+    (tmp_path / "d.yaml").write_text(_config(raw, f"tests.release.test_leaks.{type(desensitizer).__name__}"))
     config = str(tmp_path / "d.yaml")
     alone = audit(str(tmp_path / "released"), config=config)
     assert [finding.what for finding in alone.findings] == [
@@ -420,7 +422,7 @@ def test_a_class_that_changes_next_to_nothing_is_found_though_the_config_names_i
     said = [finding.what for finding in beside.findings]
     assert any("are as good as clean: dSSIM from the raw images is 0.00" in what for what in said)
     assert said.count("is clean: its pixels are those of the raw image") == (
-        6 if type(veil) is Nothing else 0
+        6 if type(desensitizer) is Nothing else 0
     )
 
 
@@ -456,7 +458,7 @@ def test_images_that_are_black_under_the_mask_anyway_are_told_from_clean_ones(
 class Inverted(Desensitizer):
     """A method of one's own that changes every pixel."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return 1 - image
 
 
@@ -474,9 +476,9 @@ def test_a_class_of_ones_own_passes_where_the_config_names_it(
 class Favours(Desensitizer):
     """Changes one pixel of some people's images, and every pixel of the others'."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         spared = image[:, :, SIZE // 2, SIZE // 2].sum(1) * 255 % 2 < 1  # an odd or an even colour
-        return torch.where(spared.view(-1, 1, 1, 1), Speck().veil(image), 1 - image)
+        return torch.where(spared.view(-1, 1, 1, 1), Speck().desensitize(image), 1 - image)
 
 
 def test_a_class_that_spares_some_is_found_though_most_are_changed(

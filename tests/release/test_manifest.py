@@ -144,13 +144,13 @@ def test_words_of_our_own_methods_are_known(tmp_path: Path) -> None:
     save_mask(dotted(24)[0], folder / "mask.png")
     block = CentreBlock()
     block.prepare((24, 24))
-    for veil in (
+    for desensitizer in (
         MaskOut(mask=tmp_path / "mask.png", guard=1), MaskOut(freeform=(0.3, 0.4), count=2, size=24),
         MaskOut(folder=folder, hidden="black", size=24), GaussianBlur(9), CentreBlur(), block, Mosaic(8),
     ):  # fmt: skip
-        method = {k: v for k, v in public_method(veil.describe()).items() if k != "method"}
+        method = {k: v for k, v in public_method(desensitizer.describe()).items() if k != "method"}
         words = {text for text in strings(method) if not re.fullmatch("[0-9a-f]{64}", text)}
-        assert words <= _OWN_WORDS, type(veil).__name__
+        assert words <= _OWN_WORDS, type(desensitizer).__name__
 
 
 def test_the_method_names_no_files(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Own(Desensitizer):
         super().__init__()
         self.name = name
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return 1 - image
 
     def describe(self) -> dict[str, object]:
@@ -42,9 +42,9 @@ class Leaky(MaskOut):
     """What is made of ours is not ours."""
 
 
-def _mask(veil: Desensitizer) -> Tensor | None:
-    veil.prepare((SIZE, SIZE))
-    batch: Batch = veil({"image": torch.rand(2, 3, SIZE, SIZE), "index": torch.arange(2)})
+def _mask(desensitizer: Desensitizer) -> Tensor | None:
+    desensitizer.prepare((SIZE, SIZE))
+    batch: Batch = desensitizer({"image": torch.rand(2, 3, SIZE, SIZE), "index": torch.arange(2)})
     return batch["mask"]
 
 
@@ -55,7 +55,7 @@ def test_of_a_mask_it_is_what_it_is_and_not_where_it_came_from(tmp_path: Path) -
         MaskOut(folder=tmp_path / "set", hidden="black", levels=[(0.1, 0.9)]),
         MaskOut(freeform=(0.5, 0.6), seed=123456),
     )  # fmt: skip
-    said = [describe(veil, SIZE, _mask(veil)) for veil in sources]
+    said = [describe(desensitizer, SIZE, _mask(desensitizer)) for desensitizer in sources]
     assert said[0] == said[1] == said[2]
     for about in said:
         assert about.keys() == {"method", "size", "masks", "mask_hash", "mask_ratio"}
@@ -79,7 +79,7 @@ def test_of_these_no_release_is_made(tmp_path: Path) -> None:
     one[0, 5, 5] = 0
     save_mask(one, tmp_path / "one.png")
     impostor = type("GaussianBlur", (Own,), {})("GaussianBlur")
-    for veil, words in (
+    for desensitizer, words in (
         (
             MaskOut(mask=tmp_path / "one.png"),
             r"MaskOut: its mask hides 0\.0017 of the pixels, less than 0\.1",
@@ -97,7 +97,7 @@ def test_of_these_no_release_is_made(tmp_path: Path) -> None:
         (Identity(), "changes nothing, the release would be the raw set"),
     ):
         with pytest.raises(ValueError, match=words) as error:
-            release(tmp_path, raw, desensitizer=veil)
+            release(tmp_path, raw, desensitizer=desensitizer)
         assert "\n" not in str(error.value)
         assert not (tmp_path / "out").exists()
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, MaskOut
 from lightning_app.desensitize.base import only_hides
-from lightning_app.release.write.desensitizing import Veil
+from lightning_app.release.write.desensitizing import PixelDesensitizer
 from lightning_app.release.write.probe import under_noise
 from tests.release.released import SIZE, contents, mask_file, raw_tree, release
 
@@ -30,12 +30,12 @@ EACH_TIME = (
 class Leaky(MaskOut):
     """A mask, and whatever `add` makes of the raw images on top of the visible pixels."""
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        veiled = super().forward(batch, moment)
-        mask = veiled["mask"]
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        desensitized = super().forward(batch, draw_key)
+        mask = desensitized["mask"]
         assert mask is not None
-        veiled["image"] = (veiled["image"] + self.add(batch, mask) * mask).clamp(0, 1)
-        return veiled
+        desensitized["image"] = (desensitized["image"] + self.add(batch, mask) * mask).clamp(0, 1)
+        return desensitized
 
     def add(self, batch: Batch, mask: Tensor) -> Tensor:
         raise NotImplementedError
@@ -129,25 +129,25 @@ class EverySecondCall(Mean):
 class InPlace(MaskOut):
     """Writes into the batch it is given, and returns that very tensor."""
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        veiled = super().forward(batch, moment)
-        mask = veiled["mask"]
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        desensitized = super().forward(batch, draw_key)
+        mask = desensitized["mask"]
         assert mask is not None
         batch["image"].add_(hidden_mean(batch, mask) / 4).clamp_(0, 1).mul_(mask)
         batch["identity"] = batch["identity"].clone()
-        veiled["image"] = batch["image"]
-        return veiled
+        desensitized["image"] = batch["image"]
+        return desensitized
 
 
 plain_forward = MaskOut.forward
 
 
-def leaky_forward(self: MaskOut, batch: Batch, moment: Moment | None = None) -> Batch:
-    veiled = plain_forward(self, batch, moment)
-    mask = veiled["mask"]
+def leaky_forward(self: MaskOut, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+    desensitized = plain_forward(self, batch, draw_key)
+    mask = desensitized["mask"]
     assert mask is not None
-    veiled["image"] = (veiled["image"] + hidden_mean(batch, mask) / 4 * mask).clamp(0, 1)
-    return veiled
+    desensitized["image"] = (desensitized["image"] + hidden_mean(batch, mask) / 4 * mask).clamp(0, 1)
+    return desensitized
 
 
 def patched(mask: Path) -> Desensitizer:
@@ -157,14 +157,14 @@ def patched(mask: Path) -> Desensitizer:
     return made
 
 
-def veil_replaced(mask: Path) -> Desensitizer:
+def method_replaced(mask: Path) -> Desensitizer:
     made = CentreBlock()
 
-    def veil(image: Tensor) -> Tensor:
+    def desensitize(image: Tensor) -> Tensor:
         kept = made._made((SIZE, SIZE))
         return (image + image.mean()).clamp(0, 1) * kept
 
-    made.veil = veil  # type: ignore[method-assign]
+    made.desensitize = desensitize  # type: ignore[method-assign]
     return made
 
 
@@ -208,14 +208,16 @@ def test_in_worker_processes_too(home: Path, tmp_path: Path) -> None:
     leaks_nothing(home, tmp_path / "out")
 
 
-def test_a_veil_replaced_on_the_object(home: Path, tmp_path: Path) -> None:
+def test_a_method_replaced_on_the_object(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="CentreBlock " + LETS_THROUGH):
-        release(home, home / "raw", desensitizer=veil_replaced(home), output=tmp_path / "out", owner=tmp_path)
+        release(
+            home, home / "raw", desensitizer=method_replaced(home), output=tmp_path / "out", owner=tmp_path
+        )
     assert not contents(tmp_path / "out")
 
 
 def test_a_class_that_was_changed(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    veil = Veil(MaskOut(mask=home / "mask.png"), SIZE)
+    desensitizer = PixelDesensitizer(MaskOut(mask=home / "mask.png"), SIZE)
     monkeypatch.setattr(MaskOut, "forward", leaky_forward)
     assert not only_hides(MaskOut(mask=home / "mask.png"))
     with pytest.raises(ValueError, match=LETS_THROUGH):
@@ -223,29 +225,30 @@ def test_a_class_that_was_changed(home: Path, tmp_path: Path, monkeypatch: pytes
     leaks_nothing(home, tmp_path / "out")
     face = np.full((1, SIZE, SIZE), 90, np.uint8)  # and where it is changed while a release is being made
     with pytest.raises(ValueError, match="MaskOut does more to image number 5 than multiply it by its mask"):
-        veil([face], [0], [5])
+        desensitizer([face], [0], [5])
 
 
 class FirstSight(MaskOut):
     """Knows an image again by what is visible of it, and shows it as it was at first sight, hidden mean and all."""
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        veiled = super().forward(batch, moment)
-        mask = veiled["mask"]
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        desensitized = super().forward(batch, draw_key)
+        mask = desensitized["mask"]
         assert mask is not None
         kept: dict[bytes, Tensor] = self.__dict__.setdefault("kept", {})
         mean = hidden_mean(batch, mask)
         seen = [
-            kept.setdefault(one.numpy().tobytes(), m) for one, m in zip(veiled["image"], mean, strict=True)
+            kept.setdefault(one.numpy().tobytes(), m)
+            for one, m in zip(desensitized["image"], mean, strict=True)
         ]
-        veiled["image"] = (veiled["image"] + torch.stack(seen) / 4 * mask).clamp(0, 1)
-        return veiled
+        desensitized["image"] = (desensitized["image"] + torch.stack(seen) / 4 * mask).clamp(0, 1)
+        return desensitized
 
 
 def test_what_is_kept_of_an_image_is_kept_of_noise(home: Path) -> None:
-    veil = FirstSight(home / "mask.png")
+    desensitizer = FirstSight(home / "mask.png")
     with pytest.raises(ValueError, match=LETS_THROUGH):
-        release(home, home / "raw", "first", desensitizer=veil)
+        release(home, home / "raw", "first", desensitizer=desensitizer)
     assert not contents(home / "first")
 
 
@@ -253,22 +256,22 @@ def test_the_desensitizer_that_makes_a_release_never_gets_hidden_pixels(home: Pa
     shown: dict[int, list[Tensor]] = {}
 
     class Watched(MaskOut):
-        def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+        def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
             shown.setdefault(id(self), []).append(batch["image"].clone())
-            return super().forward(batch, moment)
+            return super().forward(batch, draw_key)
 
     made = Watched(home / "mask.png")
-    veil = Veil(made, SIZE)
+    desensitizer = PixelDesensitizer(made, SIZE)
     shown.clear()
     face = np.full((1, SIZE, SIZE), 90, np.uint8)
     for number in (0, 1):
-        (picture,) = veil([face], [0], [number])
-        assert veil.mask is not None
-        np.testing.assert_array_equal(picture, 90 * veil.mask[0, 0].numpy())
+        (picture,) = desensitizer([face], [0], [number])
+        assert desensitizer.mask is not None
+        np.testing.assert_array_equal(picture, 90 * desensitizer.mask[0, 0].numpy())
     noisy, raw = shown.values() if id(made) != next(iter(shown)) else reversed(list(shown.values()))
     assert all(torch.equal(image, torch.full_like(image, 90 / 255)) for image in raw)
-    assert veil.mask is not None
-    hidden = veil.mask.expand(1, 3, -1, -1) == 0
+    assert desensitizer.mask is not None
+    hidden = desensitizer.mask.expand(1, 3, -1, -1) == 0
     assert [float(image[~hidden].min()) for image in noisy] == [pytest.approx(90 / 255)] * 2
     assert not torch.equal(noisy[0][hidden], noisy[1][hidden]), "each time other noise"
     assert all(float((image[hidden] - 90 / 255).abs().mean()) > 0.1 for image in noisy)
@@ -294,29 +297,32 @@ class Odd(MaskOut):
 
     how = ""
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        veiled = super().forward(batch, moment)
-        mask = veiled["mask"]
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        desensitized = super().forward(batch, draw_key)
+        mask = desensitized["mask"]
         assert mask is not None
         if self.how == "no mask":
-            veiled["mask"] = None
+            desensitized["mask"] = None
         if self.how == "soft":
-            veiled["mask"], veiled["image"] = mask.clamp(min=0.02), batch["image"] * mask.clamp(min=0.02)
+            desensitized["mask"], desensitized["image"] = (
+                mask.clamp(min=0.02),
+                batch["image"] * mask.clamp(min=0.02),
+            )
         if self.how == "small":
-            veiled["mask"] = mask[..., ::2, ::2]
+            desensitized["mask"] = mask[..., ::2, ::2]
         if self.how == "all":
-            veiled["mask"], veiled["image"] = torch.ones_like(mask), batch["image"]
+            desensitized["mask"], desensitized["image"] = torch.ones_like(mask), batch["image"]
         if self.how == "less":
             smaller = mask.clone()
             smaller[0, 0].view(-1)[mask.flatten().argmin()] = 1
-            veiled["mask"], veiled["image"] = smaller, batch["image"] * smaller
+            desensitized["mask"], desensitized["image"] = smaller, batch["image"] * smaller
         if self.how == "dice":
-            veiled["image"] = veiled["image"] * torch.rand(len(batch["image"]), 1, 1, 1)
+            desensitized["image"] = desensitized["image"] * torch.rand(len(batch["image"]), 1, 1, 1)
         if self.how == "mixes in place":
             batch["identity"].zero_()
         if self.how == "grows":
             mask[..., 0, :] = 1 - mask[..., 0, :]
-        return veiled
+        return desensitized
 
 
 @pytest.mark.parametrize(
@@ -353,7 +359,7 @@ def test_broken_contracts(how: str, message: str, home: Path, tmp_path: Path) ->
 class Unchanged(Desensitizer):
     """As a blur of a thousandth of a pixel was, which GaussianBlur takes no more."""
 
-    def veil(self, image: Tensor) -> Tensor:
+    def desensitize(self, image: Tensor) -> Tensor:
         return image
 
 
@@ -365,7 +371,7 @@ def test_without_a_mask_nothing_is_left_as_it_was(home: Path, tmp_path: Path) ->
         release(home, home / "raw", desensitizer=Unchanged(), **settings)
     assert not contents(tmp_path / "out")
     flat = np.full((1, SIZE, SIZE), 7, np.uint8)
-    (picture,) = Veil(GaussianBlur(9), SIZE)([flat], [0], [0])
+    (picture,) = PixelDesensitizer(GaussianBlur(9), SIZE)([flat], [0], [0])
     np.testing.assert_array_equal(picture, flat[0])
 
 
@@ -376,5 +382,5 @@ def test_what_is_told_of_a_plain_mask(home: Path) -> None:
     assert only_hides(CentreBlock())
     assert not only_hides(Mean(mask))
     assert not only_hides(patched(mask))
-    assert not only_hides(veil_replaced(mask))
+    assert not only_hides(method_replaced(mask))
     assert not only_hides(GaussianBlur(9))

@@ -36,9 +36,11 @@ def noise(size: int) -> list[Pixels]:
     return [(255 * x).astype(np.uint8) for x in (rng.integers(0, 2, (size, size, 3)), board.repeat(3, 2))]
 
 
-def veiled(veil: Desensitizer, pixels: Pixels) -> Pixels:
+def desensitized(desensitizer: Desensitizer, pixels: Pixels) -> Pixels:
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    return np.ascontiguousarray((veil.veil(image) * 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(
+        (desensitizer.desensitize(image) * 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+    )
 
 
 @pytest.mark.parametrize("size", [20, 33])
@@ -48,8 +50,8 @@ def veiled(veil: Desensitizer, pixels: Pixels) -> Pixels:
 def test_a_blurred_image_passes_whatever_was_blurred(size: int, kernel: int, sigma: float | None) -> None:
     traces = Traces(size, taps=gaussian_taps(kernel, sigma))
     for pixels in [*faces(size), *noise(size)]:
-        assert traces.faults(veiled(GaussianBlur(kernel, sigma), pixels)) == []
-        assert traces.faults(veiled(GaussianBlur(kernel, sigma), pixels)[..., :1]) == []
+        assert traces.faults(desensitized(GaussianBlur(kernel, sigma), pixels)) == []
+        assert traces.faults(desensitized(GaussianBlur(kernel, sigma), pixels)[..., :1]) == []
 
 
 @pytest.mark.parametrize("kernel", [9, 18])
@@ -57,9 +59,9 @@ def test_a_clean_image_does_not_and_nor_does_a_weaker_blur(kernel: int) -> None:
     traces = Traces(48, taps=gaussian_taps(kernel))
     for pixels in [*faces(48), *noise(48)]:
         assert "is not blurred as its method says" in traces.faults(pixels)[0]
-        assert "is not blurred" in traces.faults(veiled(GaussianBlur(3, 0.5), pixels))[0]
+        assert "is not blurred" in traces.faults(desensitized(GaussianBlur(3, 0.5), pixels))[0]
     one = faces(48)[0]
-    partly = veiled(GaussianBlur(kernel), one)
+    partly = desensitized(GaussianBlur(kernel), one)
     partly[10:34, 10:34] = one[10:34, 10:34]
     assert traces.faults(partly), "a clean centre"
 
@@ -91,14 +93,16 @@ def looking(
 @pytest.mark.parametrize("size", [32, 61, 112])
 def test_no_blur_that_we_make_is_called_sharp(size: int) -> None:
     for kernel, sigma, fraction in METHODS:
-        veil, traces = looking(size, kernel, sigma, fraction)
+        desensitizer, traces = looking(size, kernel, sigma, fraction)
         assert traces.shows
-        made = [veiled(veil, one) for one in [*faces(size)[:3], noise(size)[0], noise(size)[0] // 2]]
-        dark = veiled(veil, faces(size)[0] // 12)
+        made = [
+            desensitized(desensitizer, one) for one in [*faces(size)[:3], noise(size)[0], noise(size)[0] // 2]
+        ]
+        dark = desensitized(desensitizer, faces(size)[0] // 12)
         for one in [*made, dark]:
             assert traces.look(one) == ([], False), (kernel, sigma, fraction)
         for one in textures(size):  # they may be sharp, but then they are few
-            assert traces.faults(veiled(veil, one)) == []
+            assert traces.faults(desensitized(desensitizer, one)) == []
 
 
 @pytest.mark.parametrize("size", [32, 61, 112])
@@ -111,7 +115,7 @@ def test_clean_faces_are_told_from_every_blur_that_is_released(size: int) -> Non
 
 def test_soft_faces_are_told_where_one_alone_is_not() -> None:
     """Photographs are not so sharp as drawn faces."""
-    soft = [veiled(GaussianBlur(3, 0.7), one) for one in faces(64)]
+    soft = [desensitized(GaussianBlur(3, 0.7), one) for one in faces(64)]
     _, traces = looking(64, 9, None, None)
     assert [traces.look(one).sharp for one in soft] == [True] * len(soft)
     _, traces = looking(64, 9, None, 0.5)
@@ -130,12 +134,12 @@ def test_one_odd_pattern_is_no_release_of_clean_faces() -> None:
 
 def test_a_centre_that_was_exchanged_afterwards_is_told() -> None:
     """The clean ring around it says what the blur must have mixed in."""
-    veil, traces = looking(48, 18, None, 0.5)
+    desensitizer, traces = looking(48, 18, None, 0.5)
     one, other = faces(48)[0], faces(48)[5]
     box = centre_box((48, 48), 0.5)[0]
-    made = veiled(veil, one)
+    made = desensitized(desensitizer, one)
     assert traces.look(made) == ([], False)
-    made[box, box] = veiled(veil, other)[box, box]
+    made[box, box] = desensitized(desensitizer, other)[box, box]
     assert traces.look(made).sharp
 
 
@@ -150,7 +154,7 @@ def test_the_matrix_of_a_blur(taps: list[float]) -> None:
 class Clean(Desensitizer):
     """Nothing is done, whatever the manifest says."""
 
-    def veil(self, image: torch.Tensor) -> torch.Tensor:
+    def desensitize(self, image: torch.Tensor) -> torch.Tensor:
         return image
 
 
@@ -204,7 +208,7 @@ def test_a_large_image_needs_more(claimed: Desensitizer, size: int, good: bool) 
 def test_a_mosaic_is_told_from_all_else(size: int, block: int) -> None:
     traces = Traces(size, block=block)
     for pixels in [*faces(size), *noise(size)]:
-        made = veiled(Mosaic(block), pixels)
+        made = desensitized(Mosaic(block), pixels)
         assert traces.faults(made) == []
         assert traces.faults(made[..., :1]) == []
         assert traces.faults(pixels) == [

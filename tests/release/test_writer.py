@@ -19,7 +19,7 @@ from datamodules import DrawnFaces, FaceDataModule, RecordIOFaces
 from datamodules.readers.base import FaceReader
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.subset import Subset
-from lightning_app.core.batch import Batch, Moment
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.png import encode_png
 from lightning_app.desensitize import (
     CentreBlock,
@@ -53,11 +53,11 @@ def raw(tmp_path: Path) -> Path:
     return raw_tree(tmp_path / "raw")
 
 
-def on_the_fly(reader: FaceReader, veil: Desensitizer) -> dict[int, Tensor]:
+def on_the_fly(reader: FaceReader, desensitizer: Desensitizer) -> dict[int, Tensor]:
     """What `fit` makes in a validation, as uint8 by number of the image."""
-    data = FaceDataModule(reader, veil)
+    data = FaceDataModule(reader, desensitizer)
     data.setup("validate")
-    batch = data.veiled(reader.__getitems__(range(len(reader))))
+    batch = data.desensitize_batch(reader.__getitems__(range(len(reader))))
     return dict(enumerate((batch["image"] * 255).round().to(torch.uint8)))
 
 
@@ -71,10 +71,10 @@ def released_pixels(path: Path) -> Tensor:
 class Brighter(MaskOut):
     """More than its mask: what is exact for `MaskOut` alone must not be done to it."""
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
-        veiled = super().forward(batch, moment)
-        veiled["image"] = veiled["image"].sqrt()
-        return veiled
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        desensitized = super().forward(batch, draw_key)
+        desensitized["image"] = desensitized["image"].sqrt()
+        return desensitized
 
 
 @pytest.mark.parametrize("make", [
@@ -85,14 +85,14 @@ class Brighter(MaskOut):
 def test_pixels_equal_those_made_on_the_fly(
     make: Callable[[Path], Desensitizer], raw: Path, tmp_path: Path
 ) -> None:
-    veil = make(mask_file(tmp_path / "mask.png"))
-    made = release(tmp_path, raw, desensitizer=veil)
-    expected = on_the_fly(reader_of(raw), veil)
+    desensitizer = make(mask_file(tmp_path / "mask.png"))
+    made = release(tmp_path, raw, desensitizer=desensitizer)
+    expected = on_the_fly(reader_of(raw), desensitizer)
     assert made.made == len(made.plan) == 20
     for place in range(20):
         found = released_pixels(tmp_path / "out" / made.plan.file(place))
         assert torch.equal(found, expected[made.plan.index(place)])
-    batch = veil({"image": torch.rand(1, 3, SIZE, SIZE), "index": torch.zeros(1, dtype=torch.int64)})
+    batch = desensitizer({"image": torch.rand(1, 3, SIZE, SIZE), "index": torch.zeros(1, dtype=torch.int64)})
     mask = batch["mask"]
     if mask is None:
         assert made.manifest.mask is None
@@ -102,7 +102,7 @@ def test_pixels_equal_those_made_on_the_fly(
         entry = made.manifest.mask
         assert entry is not None
         assert (entry.mask_hash, entry.mask_ratio) == (mask_hash(mask), mask_ratio(mask[0]))
-        assert entry.guard == getattr(veil, "guard", 0)
+        assert entry.guard == getattr(desensitizer, "guard", 0)
 
 
 def test_the_layout_and_nothing_else(raw: Path, tmp_path: Path) -> None:
@@ -172,8 +172,8 @@ def test_other_readers(tmp_path: Path) -> None:
     drawn = DrawnFaces(identities=3, images_per_identity=2, size=SIZE)
     for name, reader in (("records", records), ("drawn", drawn)):
         made = release(tmp_path, tmp_path, name, reader=reader, workers=2)
-        veil = MaskOut(mask=tmp_path / "mask.png")
-        expected = on_the_fly(reader, veil)
+        desensitizer = MaskOut(mask=tmp_path / "mask.png")
+        expected = on_the_fly(reader, desensitizer)
         for place in range(len(made.plan)):
             found = released_pixels(tmp_path / name / made.plan.file(place))
             assert torch.equal(found, expected[made.plan.index(place)])
@@ -212,24 +212,24 @@ class Odd(Desensitizer):
         self.how, self.calls = how, 0
         self.is_image = how != "frequencies"
 
-    def forward(self, batch: Batch, moment: Moment | None = None) -> Batch:
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         self.calls += 1
-        veiled = batch.copy()
+        desensitized = batch.copy()
         mask = torch.ones(1, 1, SIZE, SIZE)
         mask[..., : 3 + self.calls if self.how == "another mask" else 5, :] = 0
-        veiled["image"] = batch["image"] * (1 if self.how == "leaves pixels" else mask)
+        desensitized["image"] = batch["image"] * (1 if self.how == "leaves pixels" else mask)
         if self.how == "too bright":
-            veiled["image"] = veiled["image"] + 0.5
+            desensitized["image"] = desensitized["image"] + 0.5
         if self.how == "NaN":
-            veiled["image"] = veiled["image"] / 0
+            desensitized["image"] = desensitized["image"] / 0
         if self.how == "mixes":
-            veiled["identity"] = torch.eye(2)
-        veiled["mask"], veiled["mask_index"] = mask, batch["index"] * 0
-        return veiled
+            desensitized["identity"] = torch.eye(2)
+        desensitized["mask"], desensitized["mask_index"] = mask, batch["index"] * 0
+        return desensitized
 
 
 @pytest.mark.parametrize(
-    ("veil", "message"),
+    ("desensitizer", "message"),
     [
         (lambda: Identity(), "Identity changes nothing, the release would be the raw set"),
         (
@@ -245,10 +245,10 @@ class Odd(Desensitizer):
     ],
 )
 def test_what_cannot_be_released(
-    veil: Callable[[], Desensitizer], message: str, raw: Path, tmp_path: Path
+    desensitizer: Callable[[], Desensitizer], message: str, raw: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message) as found:
-        release(tmp_path, raw, desensitizer=veil())
+        release(tmp_path, raw, desensitizer=desensitizer())
     assert "\n" not in str(found.value)
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert not [name for name in contents(tmp_path) if name.startswith("out/")]

@@ -47,7 +47,7 @@ def page_of(**more: object) -> Comparison:
     given: dict[str, object] = {
         "title": "a & b", "results": RESULTS, "about": {"none": "nothing is hidden"}, "attacks": ATTACKS,
         "judges": dict.fromkeys(JUDGES, "runs/x"), "recognisers": {"own": "its own"}, "axis": Axis("rank1"),
-        "examples": {"mosaic <8>": [Example(RELEASED, Mosaic(8).veil(faces))]},
+        "examples": {"mosaic <8>": [Example(RELEASED, Mosaic(8).desensitize(faces))]},
         "commands": ["python main.py compare --config x.yaml"], "versions": {"torch": "2"},
     }  # fmt: skip
     return Comparison(**(given | more))  # type: ignore[arg-type]

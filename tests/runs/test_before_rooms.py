@@ -22,7 +22,7 @@ from lightning_app import load_recogniser
 from lightning_app.commands.audit import audit
 from lightning_app.masks import load_mask
 from lightning_app.models import checkpoints
-from tests.command_line import Veil, write_config
+from tests.command_line import RunMain, write_config
 
 OLD = Path(__file__).parent / "fixtures" / "before_rooms"
 
@@ -56,8 +56,8 @@ def test_the_run_goes_through_the_front_door(old: Path) -> None:
     assert f"{card['mask']['ratio']:.1%} of every image is hidden" in loaded.hides
 
 
-def test_its_saved_config_is_a_config(old: Path, veil: Veil) -> None:
-    veil("validate", "--config", old / "run/config.yaml", "--ckpt_path", "last", "--name", "run", "--runs", old)
+def test_its_saved_config_is_a_config(old: Path, run_main: RunMain) -> None:
+    run_main("validate", "--config", old / "run/config.yaml", "--ckpt_path", "last", "--name", "run", "--runs", old)
     metrics = json.loads((old / "run/metrics.json").read_text())
     assert 0 <= metrics["lfw/accuracy"] <= 1
     assert metrics["val/loss"] > 0
@@ -68,12 +68,12 @@ def test_its_release_passes(old: Path) -> None:
 
 
 def test_the_old_class_path_of_the_logger_is_read(
-    drawn_root: Path, veil: Veil, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drawn_root: Path, run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger = {"class_path": "lightning_app.loggers.WandbLogger", "init_args": {"offline": True}}
     config = write_config(tmp_path / "old.yaml", drawn_root, trainer={"logger": [logger]})
     with pytest.raises(SystemExit) as stop:
-        veil("fit", "--config", config, "--print_config")
+        run_main("fit", "--config", config, "--print_config")
     assert stop.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["trainer"]["logger"][0]["class_path"].endswith("loggers.WandbLogger")

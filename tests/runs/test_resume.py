@@ -69,20 +69,20 @@ def test_mixes_are_the_same_in_a_run_that_goes_on(tmp_path: Path) -> None:
     key = tmp_path / "owner.key"
     make_key(key)
 
-    def veil() -> Chain:  # anew, as another process makes it
+    def desensitize() -> Chain:  # anew, as another process makes it
         return Chain([MaskOut(freeform=(0.4, 0.8)), InstaHide(3, key=key, redraw="epoch")])
 
     (tmp_path / "copies").mkdir()
     collector = Collector(tmp_path / "copies", Diary())
-    fit(tmp_path / "whole", None, logger=collector, veil=veil(), max_epochs=3)
+    fit(tmp_path / "whole", None, logger=collector, desensitizer=desensitize(), max_epochs=3)
     whole = state(tmp_path / "whole" / LAST)
     for number in (1, 5):  # within the first and the second epoch
         copy, _ = collector.copies[number]
-        fit(tmp_path / copy.stem, copy, veil=veil(), max_epochs=3)
+        fit(tmp_path / copy.stem, copy, desensitizer=desensitize(), max_epochs=3)
         found = state(tmp_path / copy.stem / LAST)
         assert {key for key in whole if whole[key] != found.get(key)} == set(), copy
     make_key(tmp_path / "other.key")
-    fit(tmp_path / "other", None, veil=Chain([InstaHide(3, key=tmp_path / "other.key")]), max_epochs=3)
+    fit(tmp_path / "other", None, desensitizer=Chain([InstaHide(3, key=tmp_path / "other.key")]), max_epochs=3)
     assert state(tmp_path / "other" / LAST) != whole
 
 

@@ -90,8 +90,8 @@ class Run:
 
 
 @pytest.fixture
-def fit(veil: Callable[..., None], tmp_path: Path) -> Run:
-    return Run(veil, tmp_path)
+def fit(run_main: Callable[..., None], tmp_path: Path) -> Run:
+    return Run(run_main, tmp_path)
 
 
 def lightnings(name: str, **init_args: Any) -> dict[str, Any]:

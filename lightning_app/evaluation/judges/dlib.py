@@ -23,7 +23,7 @@ class DlibJudge(Judge):
     """Embed aligned faces with dlib's recogniser, whatever has been done to them.
 
     A face chip needs landmarks, and these a box. dlib's detector may see no face any more in one that was
-    veiled or restored; since the faces are aligned, a fixed box does as well, and every image gets an
+    desensitized or restored; since the faces are aligned, a fixed box does as well, and every image gets an
     embedding. Two faces are the same person's, says dlib, if their embeddings are less than 0.6 apart.
 
     On 200 pairs of our dev list of LFW-a (ten folds; the standard error is 0.7 points): 99.0 % with the detector

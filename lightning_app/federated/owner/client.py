@@ -1,4 +1,4 @@
-"""An owner: trains on its own faces, veiled by the federation's mask, and hands out weights alone."""
+"""An owner: trains on its own faces, desensitized by the federation's mask, and hands out weights alone."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lightning_app.federated.owner.local import train_round
 from lightning_app.federated.owner.terms import (
     about,
     check_changes,
+    check_desensitizer,
     check_invitation,
     check_kept,
-    check_veil,
     lowest_ratio,
     servers_mask,
 )
@@ -32,7 +32,7 @@ from lightning_app.federated.protocol.messages import Invitation, Joined, Refusa
 from lightning_app.federated.protocol.partition import deal
 from lightning_app.federated.protocol.people import part_of
 from lightning_app.federated.protocol.plan import Parts, Plan
-from lightning_app.federated.protocol.shared_mask import digest, veil_of
+from lightning_app.federated.protocol.shared_mask import digest, mask_and_hash
 from lightning_app.federated.protocol.weights import check_run_id, install, not_finite, travelling, unlike
 from lightning_app.masks import load_mask, mask_hash, save_mask
 from lightning_app.models.base import Recogniser
@@ -115,7 +115,7 @@ class Client:
         if task.mask_hash != self._mask_hash:
             raise Refusal(
                 f"the round's mask has the hash {task.mask_hash[:12]}…, this owner's {self._mask_hash[:12]}…: all "
-                "veil with the same mask"
+                "desensitize with the same mask"
             )
         model.head = self._head(model, data, task.round)
         wrong = unlike(task.weights, travelling(model, invitation.private_heads)) or not_finite(task.weights)
@@ -133,7 +133,7 @@ class Client:
         )  # fmt: skip
 
     def _make(self, invitation: Invitation) -> tuple[Recogniser, FaceDataModule]:
-        """Make model and data, with this owner's part, seed and veil, if the invitation may be accepted at all."""
+        """Make model and data, with this owner's part, seed and desensitizer, if the invitation may be accepted."""
         check_invitation(invitation, self.plan)
         model, data = self.parts.make()
         if self.plan.partition != "own":
@@ -146,8 +146,8 @@ class Client:
         mask = servers_mask(invitation, data, own, self.plan)
         if mask is not None:
             data.desensitizer = self._masked(invitation, mask, data.size)
-        self._mask_hash = veil_of(data.desensitizer, data.size)[1]
-        check_veil(data.desensitizer.describe(), self.plan, isinstance(data.desensitizer, MaskOut))
+        self._mask_hash = mask_and_hash(data.desensitizer, data.size)[1]
+        check_desensitizer(data.desensitizer.describe(), self.plan, isinstance(data.desensitizer, MaskOut))
         if data.desensitizer.hides and not data.released:
             check_changes(data)
         return model, data

@@ -14,7 +14,7 @@ from datamodules import FaceDataModule
 from lightning_app.desensitize import MaskOut
 from lightning_app.federated.protocol.messages import Invitation, Refusal
 from lightning_app.federated.protocol.plan import Plan
-from lightning_app.federated.protocol.shared_mask import veil_of
+from lightning_app.federated.protocol.shared_mask import mask_and_hash
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.bits import as_array
 
@@ -106,10 +106,10 @@ def servers_mask(
     if data.released or invitation.mask is None:
         return None
     if data.desensitizer.hides:
-        theirs = veil_of(data.desensitizer, data.size)[1]
+        theirs = mask_and_hash(data.desensitizer, data.size)[1]
         if theirs != invitation.mask_hash:
             raise Refusal(
-                f"data.desensitizer: this owner's veil has the hash {theirs[:12]}…, the federation's "
+                f"data.desensitizer: this owner's desensitizer has the hash {theirs[:12]}…, the federation's "
                 f"{invitation.mask_hash[:12]}…: leave it out (desensitizer: null), the server sends the mask"
             )
     mask, size = invitation.mask, data.size
@@ -128,11 +128,11 @@ def servers_mask(
     if not 0 < ratio < 1:
         raise Refusal(f"the server's mask hides {'every' if ratio else 'no'} pixel")
     facts = {"method": MaskOut.__name__, "mask_hash": invitation.mask_hash, "mask_ratio": ratio}
-    check_veil(facts, plan, by_masks=True)
+    check_desensitizer(facts, plan, by_masks=True)
     return pixels
 
 
-def check_veil(facts: Mapping[str, object], plan: Plan, by_masks: bool) -> None:
+def check_desensitizer(facts: Mapping[str, object], plan: Plan, by_masks: bool) -> None:
     """Refuse what hides less than an owner's own file asks for.
 
     Args:
@@ -171,7 +171,7 @@ def check_changes(data: FaceDataModule) -> None:
     count = max(2, data.desensitizer.mixes)
     noise = torch.randint(256, (count, 3, data.size, data.size), generator=draw, dtype=torch.uint8)
     with torch.random.fork_rng(devices=[]):
-        image = data.desensitized(noise, moment=data.as_trained(count))["image"]
+        image = data.desensitized(noise, draw_key=data.as_trained(count))["image"]
     if image.shape == noise.shape and torch.equal((image * 255).round(), noise.float()):
         raise Refusal(
             f"data.desensitizer: {data.desensitizer.describe()} changes no pixel: this owner's faces would be trained "

@@ -24,7 +24,7 @@ class Invitation:
         local_epochs: epochs of a client's own images per round.
         private_heads: every client keeps a classification head of its own, which never travels.
         seed: of the orders of images and of private heads.
-        mask: `[1,H,W]` uint8, 1 = visible; None where the images are not veiled by one shared mask.
+        mask: `[1,H,W]` uint8, 1 = visible; None where the images are not desensitized by one shared mask.
         mask_hash: of the mask (`mask_hash`), or of the description of another desensitizer.
     """
 
@@ -47,7 +47,7 @@ class Joined:
         identities: among them where heads are private, else of the classes all owners share.
         classes_hash: SHA-256 of the shared classes' names in order; empty where heads are private.
         model_hash: SHA-256 of the model's class and settings.
-        mask_hash: of what its images are veiled with, measured by the client.
+        mask_hash: of what its images are desensitized with, measured by the client.
     """
 
     client: int
@@ -82,7 +82,7 @@ class Update:
     Attributes:
         client: its number.
         round: the round it trained for.
-        mask_hash: of what its images were veiled with, measured by the client.
+        mask_hash: of what its images were desensitized with, measured by the client.
         images: seen in the round, repetitions counted.
         batches: seen in the round.
         loss: mean of the round's last epoch, in nats.

@@ -1,4 +1,4 @@
-"""The mask a desensitizer veils with, where it is one, and the hash that all owners have to agree on."""
+"""The mask a desensitizer desensitizes with, where it is one, and the hash that all owners have to agree on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_app.desensitize import Desensitizer, MaskOut
 
 
-def veil_of(desensitizer: Desensitizer, size: int) -> tuple[Tensor | None, str]:
+def mask_and_hash(desensitizer: Desensitizer, size: int) -> tuple[Tensor | None, str]:
     """Give a desensitizer's one shared mask and its hash.
 
     Args:

@@ -33,7 +33,7 @@ from lightning_app.federated.protocol.messages import (
 )
 from lightning_app.federated.protocol.partition import deal, partition_table
 from lightning_app.federated.protocol.plan import Parts, Plan
-from lightning_app.federated.protocol.shared_mask import digest, veil_of
+from lightning_app.federated.protocol.shared_mask import digest, mask_and_hash
 from lightning_app.federated.protocol.weights import count_batches, install, size_of, travelling, weights_hash
 from lightning_app.federated.server.record import Record, accuracy_key, heads_and_rows, summary, write_rounds
 from lightning_app.federated.server.state import history_of, keep_round, last_round, open_run
@@ -52,8 +52,8 @@ class Server:
 
     Args:
         plan: how the federation goes.
-        parts: the model, the data (for size, veil and normalisation; its training set is not read) and the callbacks
-            that verify.
+        parts: the model, the data (for size, desensitizer and normalisation; its training set is not read) and the
+            callbacks that verify.
         run_dir: `runs/<name>`.
         overwrite: replace a run that is there; else one of the same settings is gone on with.
 
@@ -67,7 +67,7 @@ class Server:
         self.combine = parts.combiner()
         self.model, self.data = parts.make()
         self.data.val_share = 0.0  # held-out images are the owners'
-        mask, self.mask_hash = veil_of(self.data.desensitizer, self.data.size)
+        mask, self.mask_hash = mask_and_hash(self.data.desensitizer, self.data.size)
         if not self.data.desensitizer.hides:
             log.warning("federate: data.desensitizer hides nothing, the owners train on clean faces.")
         self.watchers = parts.watchers()

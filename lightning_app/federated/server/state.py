@@ -191,7 +191,7 @@ def keep_round(
     Args:
         run_dir: `runs/<name>`.
         model: the global one; without a head where heads are private.
-        data: of the server, which knows how faces were veiled and normalised.
+        data: of the server, which knows how faces were desensitized and normalised.
         rounds: the records of all rounds so far.
         classes: of the shared head; None where heads are private.
         plan: how the federation goes.

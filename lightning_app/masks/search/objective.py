@@ -154,7 +154,7 @@ class MaskScorer:
         found = torch.cat(
             [
                 functional.cross_entropy(
-                    self._logits(self._veiled(a, b, visible), mask).float(),
+                    self._logits(self._desensitized(a, b, visible), mask).float(),
                     self._labels[a:b],
                     reduction="none",
                 )
@@ -191,7 +191,7 @@ class MaskScorer:
         shape = (1, *self._images.shape[1:])
         return visible.expand(shape).contiguous(memory_format=torch.channels_last)
 
-    def _veiled(self, start: int, stop: int, visible: Tensor) -> Tensor:
+    def _desensitized(self, start: int, stop: int, visible: Tensor) -> Tensor:
         pixels = (
             self._images[start:stop] * visible
         ).float()  # uint8 until here: a quarter of the memory moved

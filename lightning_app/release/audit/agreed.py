@@ -12,7 +12,7 @@ from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import guarded, mask_hash
 from lightning_app.release.format.manifest import MASK, Manifest
 from lightning_app.release.format.method import describe, weak_mask
-from lightning_app.release.write.desensitizing import Veil
+from lightning_app.release.write.desensitizing import PixelDesensitizer
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _other_method(manifest: Manifest, desensitizer: Desensitizer) -> Iterator[tu
     """Hold a manifest against the desensitizer of a config."""
     name, entry = type(desensitizer).__name__, manifest.mask
     try:
-        mask = Veil(desensitizer, manifest.size).mask
+        mask = PixelDesensitizer(desensitizer, manifest.size).mask
         about = describe(desensitizer, manifest.size, mask)
     except (ValueError, FileNotFoundError) as error:
         yield "manifest.json", f"--config's desensitizer cannot have made this release ({error})"

@@ -256,7 +256,7 @@ _FILE_LIKE = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
 
 
 def made_with() -> dict[str, str]:
-    """Return the versions of what decodes, veils and encodes images, for the manifest."""
+    """Return the versions of what decodes, desensitizes and encodes images, for the manifest."""
     return dict(_installed())
 
 

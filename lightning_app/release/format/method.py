@@ -237,7 +237,7 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
     if kind is None or kind.has_mask:
         raise ValueError(
             f"{root}: released by {name}, which cannot be made from its description: give the desensitizer itself "
-            "(data.reader.init_args.veil)"
+            "(data.reader.init_args.own_desensitizer)"
         )
     if faults := _made_faults(root, manifest, None):
         raise ValueError(

@@ -19,8 +19,8 @@ from lightning_app.release.write.probe import copy_of, under_noise
 Picture = NDArray[np.uint8]
 
 
-class Veil:
-    """Desensitize batches of a reader's pixels as `FaceDataModule.veiled` does, on the CPU.
+class PixelDesensitizer:
+    """Desensitize batches of a reader's pixels as `FaceDataModule.desensitized` does, on the CPU.
 
     Where there is a mask, every batch is probed: with noise under the mask the same images must come. What is
     returned is made of pixels with noise under the mask, see `lightning_app.release.write.probe`. Of a method that

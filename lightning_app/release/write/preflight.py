@@ -32,7 +32,7 @@ def check_arguments(
         output: the folder that may leave the house.
         owner: the folder that stays.
         compression: zlib's level.
-        batch_size: images veiled at a time.
+        batch_size: images desensitized at a time.
         workers: processes, or None.
 
     Raises:

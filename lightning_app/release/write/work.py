@@ -1,4 +1,4 @@
-"""What the processes of `desensitize` do: read, veil, encode and write one batch after the other."""
+"""What the processes of `desensitize` do: read, desensitize, encode and write one batch after the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, Pixels
 from lightning_app.core.png import encode_png
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
-from lightning_app.release.write.desensitizing import Veil
+from lightning_app.release.write.desensitizing import PixelDesensitizer
 from lightning_app.release.write.finish import FILE, PARTS, stamp
 from lightning_app.release.write.journal import Done
 from lightning_app.release.write.plan import Plan
@@ -28,7 +28,7 @@ class Work:
 
     Args:
         reader: the raw set.
-        veil: the desensitizer.
+        desensitize: the desensitizer.
         plan: names and order.
         output: the released folder.
         compression: zlib's level.
@@ -36,9 +36,15 @@ class Work:
     """
 
     def __init__(
-        self, reader: FaceReader, veil: Veil, plan: Plan, output: Path, compression: int, batch_size: int
+        self,
+        reader: FaceReader,
+        desensitize: PixelDesensitizer,
+        plan: Plan,
+        output: Path,
+        compression: int,
+        batch_size: int,
     ) -> None:
-        self.reader, self.veil, self.plan, self.output = reader, veil, plan, output
+        self.reader, self.desensitize, self.plan, self.output = reader, desensitize, plan, output
         self.compression, self.batch_size = compression, batch_size
         self._labels = reader.labels.numpy()
         self._folder = ""  # made last
@@ -52,7 +58,7 @@ class Work:
         return range(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.plan)))
 
     def make(self, batch: int) -> list[Done]:
-        """Read, veil, encode and write the images of a batch; tell what became of each."""
+        """Read, desensitize, encode and write the images of a batch; tell what became of each."""
         # looked at before they are read: one that changes meanwhile is made again
         sources = {place: self.source(place) for place in self.places(batch)}
         read = {place: self._read(place) for place in self.places(batch)}
@@ -61,7 +67,7 @@ class Work:
         if pixels:
             at = [self.plan.index(place) for place in pixels]
             numbers = [self.reader.number(index) for index in at]
-            pictures = self.veil(list(pixels.values()), self._labels[at].tolist(), numbers)
+            pictures = self.desensitize(list(pixels.values()), self._labels[at].tolist(), numbers)
             for place, picture in zip(pixels, pictures, strict=True):
                 data = encode_png(picture, self.compression)
                 self._put(self.plan.file(place), data)

@@ -1,4 +1,4 @@
-"""A whole image set to a released one: veiled, renamed, encoded, hashed; gone on with after a kill."""
+"""A whole image set to a released one: desensitized, renamed, encoded, hashed; gone on with after a kill."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lightning_app.release.format.manifest import OTHER, REASONS, Manifest, guar
 from lightning_app.release.format.method import describe
 from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.signing import fingerprint
-from lightning_app.release.write.desensitizing import Veil
+from lightning_app.release.write.desensitizing import PixelDesensitizer
 from lightning_app.release.write.finish import PARTS, finish, make_room, open_release, write_mask
 from lightning_app.release.write.journal import Done, Journal
 from lightning_app.release.write.plan import Plan
@@ -52,7 +52,7 @@ class Release:
         manifest: of the release.
         plan: which image became which file.
         refused: (file, reason, message) of every file that was refused; for the owner alone.
-        made: images veiled and written by this call.
+        made: images desensitized and written by this call.
         kept: images that an earlier call had written.
     """
 
@@ -87,13 +87,13 @@ def write_release(
 
     Args:
         reader: the raw set; its `strict` is switched on.
-        desensitizer: how images are veiled; put into `eval()`, and probed with every batch, see `Veil`.
+        desensitizer: how images are desensitized; put into `eval()`, probed with every batch, see `PixelDesensitizer`.
         output: the folder that may leave the house.
         owner: the folder that stays: journal of what is done.
         key: 32 bytes that pseudonyms are made with.
         signer: signs the manifest.
         compression: zlib's level, see `encode_png`.
-        batch_size: images veiled at a time; small ones stay in the processor's cache.
+        batch_size: images desensitized at a time; small ones stay in the processor's cache.
         workers: processes; by default one per CPU that this one may use, 0 works in this one.
         allow_lossy_webp: also release WebP images that are coded with loss, whose visible pixels carry traces of
             hidden ones; they are refused otherwise.
@@ -108,13 +108,14 @@ def write_release(
     """
     output, owner = Path(output), Path(owner)
     check_arguments(reader, output, owner, compression, batch_size, workers)
-    veil = Veil(desensitizer, reader.size)
+    desensitize = PixelDesensitizer(desensitizer, reader.size)
     be_strict(reader, allow_lossy_webp)
     check_people(reader.open())
     plan = Plan(reader, Pseudonyms(key))
     crop = getattr(reader, "crop", None)
     facts: dict[str, Any] = {
-        "method": describe(desensitizer, reader.size, veil.mask), "size": reader.size, "compression": compression,
+        "method": describe(desensitizer, reader.size, desensitize.mask), "size": reader.size,
+        "compression": compression,
         "crop": list(crop) if isinstance(crop, tuple | list) else crop, "versions": made_with(),
     }  # fmt: skip
     header = facts | {
@@ -125,10 +126,10 @@ def write_release(
         header["allow_lossy_webp"] = True
     check_signature(output, signer, overwrite)
     guard = guard_of(facts["method"])
-    if veil.mask is not None:
+    if desensitize.mask is not None:
         warn_of_resize(reader, guard)
     with _alone(owner, output), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
-        writer = _Writer(Work(reader, veil, plan, output, compression, batch_size), journal, progress)
+        writer = _Writer(Work(reader, desensitize, plan, output, compression, batch_size), journal, progress)
         try:
             if journal.is_new:
                 make_room(output, overwrite)
@@ -234,7 +235,7 @@ class _Writer:
             raise ValueError(f"no image of the set can be released ({reasons}){hint}")
         names = [self.work.plan.file(place) for place in good]
         files = {name: self.digests[at].tobytes().hex() for name, at in zip(names, good, strict=True)}
-        mask, lies_on = None, self.work.veil.mask
+        mask, lies_on = None, self.work.desensitize.mask
         if lies_on is not None:
             mask, hashes = write_mask(self.work.output, lies_on, guard, facts["method"]["method"])
             files |= hashes

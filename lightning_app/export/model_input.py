@@ -21,8 +21,8 @@ log = logging.getLogger("faceveil")
 
 
 @dataclass(frozen=True)
-class Veil:
-    """How the images that a recogniser takes are veiled.
+class ModelInput:
+    """How the images that a recogniser takes are desensitized.
 
     Attributes:
         about: what the checkpoint says of its desensitizer, without names of files; None where it does not tell.
@@ -51,7 +51,9 @@ class Veil:
         return 1 if masks is None else int(masks)
 
 
-def find_veil(facts: CheckpointFacts, config: dict[str, Any], given: str | Path | None, gated: bool) -> Veil:
+def find_model_input(
+    facts: CheckpointFacts, config: dict[str, Any], given: str | Path | None, gated: bool
+) -> ModelInput:
     """Find the mask that a checkpoint was trained under, or check the one given.
 
     It is looked for, in this order: in what the checkpoint says (a drawn mask can be drawn again), in the files
@@ -68,22 +70,26 @@ def find_veil(facts: CheckpointFacts, config: dict[str, Any], given: str | Path 
         ValueError: it is not the checkpoint's, there is none to be given, or one is needed and is not found.
     """
     told = facts.desensitizer
-    veil = Veil(None if told is None else public_method(told))
-    kind = described(veil.about)
+    model_input = ModelInput(None if told is None else public_method(told))
+    kind = described(model_input.about)
     # without a mask a gate is 1, in training too
     maskless, hides = kind is not None and kind.has_mask is False, kind is not None and kind.hides_only
     if given is None:
-        if veil.masks == 1:
-            return Veil(veil.about, _found(facts, config), hides)
+        if model_input.masks == 1:
+            return ModelInput(model_input.about, _found(facts, config), hides)
         if gated and not maskless:
-            trained = f"trained under {veil.masks:,} masks" if veil.masks else "that does not tell its mask"
+            trained = (
+                f"trained under {model_input.masks:,} masks"
+                if model_input.masks
+                else "that does not tell its mask"
+            )
             raise ValueError(
                 f"checkpoint {facts.path}: a {facts.model} {trained}, and an export holds what one mask decides: give "
                 "--mask PNG, that of the images it is to be used on"
             )
-        return veil
+        return model_input
     mask = load_mask(given, facts.input_size)
-    if veil.masks == 1:
+    if model_input.masks == 1:
         assert told is not None
         kept = _matching(mask, told)
         if kept is None:
@@ -91,18 +97,18 @@ def find_veil(facts: CheckpointFacts, config: dict[str, Any], given: str | Path 
                 f"--mask {given}: its hash is {mask_hash(mask)[:12]}, the checkpoint was trained under "
                 f"{str(told['mask_hash'])[:12]}: give that mask, or leave --mask out to have it looked for"
             )
-        return Veil(veil.about, kept, hides)
+        return ModelInput(model_input.about, kept, hides)
     if maskless:
         raise ValueError(
-            f"--mask {given}: the checkpoint was trained on faces veiled by {veil.method}, which has no mask: leave "
-            "--mask out"
+            f"--mask {given}: the checkpoint was trained on faces desensitized by {model_input.method}, which "
+            "has no mask: leave --mask out"
         )
-    spread = None if veil.about is None else veil.about.get("mask_ratio_range")
+    spread = None if model_input.about is None else model_input.about.get("mask_ratio_range")
     ratio = mask_ratio(mask)
     if spread is not None and not spread[0] <= ratio <= spread[1]:
         log.warning("--mask %s: mask ratio %.4f, but the masks trained under have %.4f … %.4f.",
                     given, ratio, spread[0], spread[1])  # fmt: skip
-    return Veil(veil.about, mask[None], hides or told is None, chosen=True)
+    return ModelInput(model_input.about, mask[None], hides or told is None, chosen=True)
 
 
 def _found(facts: CheckpointFacts, config: dict[str, Any]) -> Tensor:
