@@ -126,7 +126,7 @@ def test_the_graph_is_plain_and_says_what_it_is(run: Path) -> None:
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     assert properties["faceveil.mask_hash"] == mask_hash(mask)
     assert properties["faceveil.checkpoint_sha256"] == load_recogniser(run)[1].sha256
-    assert properties["faceveil.desensitizes"] == "true"
+    assert properties["faceveil.veils"] == "true"
     assert json.loads(properties["faceveil.versions"])["torch"] == torch.__version__
 
 
