@@ -21,7 +21,7 @@ from lightning_app.masks import freeform_masks, mask_hash, save_mask
 from lightning_app.masks.search.objective import MaskScorer
 from lightning_app.masks.search.run import SearchResult, search
 from lightning_app.models import ResNet
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.networks.backbones.resnet import BackboneName
 
 BATCH = 64
@@ -210,6 +210,6 @@ def _recogniser(size: int, full: int, epochs: int) -> tuple[ResNet, Tensor, Tens
 
 
 def _loaded() -> ResNet:
-    model = load_recogniser(_CHECKPOINT)[0]  # Lightning's own would import what the file names
+    model = read_recogniser(_CHECKPOINT)[0]  # Lightning's own would import what the file names
     assert isinstance(model, ResNet)
     return model

@@ -33,7 +33,7 @@ from lightning_app.export.graph import OPSET
 from lightning_app.export.source import Run, measured_on, normalisation, read_run, training_data
 from lightning_app.masks import mask_hash, mask_ratio, save_mask
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.models.parts import called
 from lightning_app.networks.backbones import WIDTH
@@ -111,7 +111,7 @@ def export(
     checkpoint = _checkpoint(ckpt_path, config, name, runs)
     if output is not None:
         check_output(Path(output), named_after(output, _FILES), overwrite)
-    model, facts = load_recogniser(checkpoint)
+    model, facts = read_recogniser(checkpoint)
     run = read_run(checkpoint, facts)
     if output is None:
         if run.folder is None:

@@ -20,7 +20,7 @@ from lightning_app.commands.search_mask import check_checkpoint
 from lightning_app.core.files import write_atomically
 from lightning_app.masks import MaskScorer, load_mask, mask_hash, mask_ratio
 from lightning_app.metrics.rank import rank_correlation
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.report import png_bytes, print_table, read_metrics, write_metrics
 from lightning_app.report.scorers import scorers_figure
@@ -83,7 +83,7 @@ def rank_scorers(
     data.setup("fit")
     models, hashes = {}, {}
     for name, path in scorers.items():
-        models[name], facts = load_recogniser(path)
+        models[name], facts = read_recogniser(path)
         check_checkpoint(path, facts, data, clean=False)
         hashes[name] = facts.sha256
     held = data.held_out or data.training

@@ -33,7 +33,7 @@ from lightning_app.masks.saliency.explain import Explainer, find_template
 from lightning_app.masks.saliency.template import check_threshold
 from lightning_app.masks.search.objective import check_gamma
 from lightning_app.masks.search.run import Strategy
-from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.report import write_metrics
 from lightning_app.runs.atomic import files_at_once, recover
@@ -166,9 +166,9 @@ def search_mask(
         log.warning(
             "bf16 true: this device has no bfloat16, torch emulates it, several times slower: leave it out"
         )
-    model, facts = load_recogniser(checkpoint)
+    model, facts = read_recogniser(checkpoint)
     model.eval().to(device)
-    judge, judge_facts = (model, facts) if scorer is None else load_recogniser(scorer)
+    judge, judge_facts = (model, facts) if scorer is None else read_recogniser(scorer)
     data.setup("fit")
     for path, known in {checkpoint: facts, scorer or checkpoint: judge_facts}.items():
         check_checkpoint(path, known, data, clean=path == checkpoint)

@@ -25,7 +25,7 @@ from lightning_app.masks import NVIDIA_LEVELS, MaskLevels
 from lightning_app.masks.io import bits_hash, bits_ratio
 from lightning_app.masks.levels import Hidden, Level
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.levels import levels_figure
@@ -302,7 +302,7 @@ def _loaded(key: str, path: str, size: int, mean: float, std: float) -> tuple[Re
     if not key or "/" in key:
         raise ValueError(f"checkpoints: {key!r} is no name for a recogniser; give one without a slash")
     try:
-        model, facts = load_recogniser(path)
+        model, facts = read_recogniser(path)
         facts.check_normalised(mean, std)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"checkpoints.{key}: {error}") from error

@@ -158,7 +158,7 @@ def load_recogniser(
             or normalised.
     """
     with trusting(trust):
-        model, facts = checkpoints.load_recogniser(run_or_checkpoint)
+        model, facts = checkpoints.read_recogniser(run_or_checkpoint)
         run = read_run(run_or_checkpoint, facts)
         normalised = normalisation(facts, run, None, None)
         gated = model.backbone.looks_at_masks

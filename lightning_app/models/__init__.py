@@ -1,6 +1,6 @@
 """LightningModules, one per system of the paper and more."""
 
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.inpainter import Inpainter
 from lightning_app.models.known import MODELS
 from lightning_app.models.others import LOADERS
@@ -11,4 +11,4 @@ from lightning_app.models.resnet_partial import ResNetPartial
 __all__ = ["Inpainter", "ResNet", "ResNetFSM", "ResNetMask", "ResNetPartial"]
 
 MODELS |= {kind.__name__: kind for kind in (Inpainter, ResNet, ResNetFSM, ResNetMask, ResNetPartial)}
-LOADERS[:] = [load_recogniser]
+LOADERS[:] = [read_recogniser]

@@ -100,7 +100,7 @@ class CheckpointFacts:
             )
 
 
-def load_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
+def read_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     """Build the recogniser a checkpoint holds, with its weights, for inference.
 
     The class follows from the weights: gates make a `ResNetFSM`, all else is a `ResNet` (`ResNetMask` by name, the

@@ -16,7 +16,7 @@ from lightning_app.attacks.losses import restoration
 from lightning_app.attacks.trained import SHAPE, load_restorer, state_of_network
 from lightning_app.core.batch import Batch
 from lightning_app.metrics import psnr
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks.feature_maps import FeatureMaps
@@ -149,7 +149,7 @@ class Inpainter(L.LightningModule):
         if self.features is None:
             log.info("Inpainter: no features given, so no perceptual and no style loss (model.features).")
             return []
-        recogniser, facts = load_recogniser(self.features)
+        recogniser, facts = read_recogniser(self.features)
         facts.check_normalised(data.mean, data.std)
         if facts.clean is False:
             log.warning("model.features: trained on desensitized faces; a clean ResNet sees more.")

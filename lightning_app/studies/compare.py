@@ -23,7 +23,7 @@ from lightning_app.cli.fit_config import (
 )
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.measurement import Measurement, find
-from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 from lightning_app.models.known import Untrusted
 from lightning_app.report.tables import read_metrics
 from lightning_app.runs.folder import LAST
@@ -227,7 +227,7 @@ class Candidate:
         found = file.stat() if file.is_file() else None
         key = () if found is None else (file, found.st_ino, found.st_size, found.st_mtime_ns)
         if self._read is None or not key or self._read[0] != key:
-            self._read = key, load_recogniser(self.checkpoint)[1]
+            self._read = key, read_recogniser(self.checkpoint)[1]
         return self._read[1]
 
     def train_restorer(self, restorer: Restorer, seed: int) -> Path | None:

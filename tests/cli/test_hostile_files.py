@@ -23,7 +23,7 @@ from lightning_app.core.foreign import parse_json, parse_yaml
 from lightning_app.export.model_input import _sources, find_model_input
 from lightning_app.export.source import read_run, training_data
 from lightning_app.models import Inpainter, ResNet
-from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 from lightning_app.models.known import MODELS, READERS, make_known, ours, trusting
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
 from lightning_app.runs.folder import resolve_checkpoint
@@ -180,14 +180,14 @@ def test_a_class_that_a_checkpoint_names_is_not_imported(evil: Path, tmp_path: P
     with pytest.raises(
         ValueError, match=r"a\.ckpt: hyper_parameters: names the class 'evil\.Net'.*--trust evil"
     ):
-        load_recogniser(path)
+        read_recogniser(path)
     assert "evil" not in sys.modules
     torch.save(small(_instantiator="evil.call"), path)
-    assert type(load_recogniser(path)[0]) is ResNet
+    assert type(read_recogniser(path)[0]) is ResNet
     assert not (tmp_path / "called").exists()
     torch.save(small(_class_path="evil.Net"), path)
     with trusting(["evil.Net"]):
-        assert type(load_recogniser(path)[0]).__name__ == "Net"
+        assert type(read_recogniser(path)[0]).__name__ == "Net"
 
 
 @pytest.mark.parametrize(
@@ -207,16 +207,16 @@ def test_settings_take_no_memory_before_they_fit(
     path = tmp_path / "a.ckpt"
     torch.save(small(**more), path)
     if said is None:
-        assert load_recogniser(path)[0].head.weight.shape == (2, 512)
+        assert read_recogniser(path)[0].head.weight.shape == (2, 512)
         return
     with pytest.raises(ValueError, match=said):
-        load_recogniser(path)
+        read_recogniser(path)
 
 
 def test_a_number_of_steps_that_is_none(tmp_path: Path) -> None:
     torch.save(small() | {"global_step": math.inf}, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="do not fit a ResNet"):
-        load_recogniser(tmp_path / "a.ckpt")
+        read_recogniser(tmp_path / "a.ckpt")
 
 
 def test_what_an_export_reads_beside_a_checkpoint_ends_in_no_traceback(tmp_path: Path) -> None:

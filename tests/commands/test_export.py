@@ -29,7 +29,7 @@ from lightning_app.export import graph, to_safetensors
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models import Inpainter, ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from tests.command_line import RunMain, refused
 
 pytestmark = pytest.mark.slow
@@ -125,14 +125,14 @@ def test_the_graph_is_plain_and_says_what_it_is(run: Path) -> None:
     mask = load_mask(run / "export/mask.png", 32)
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     assert properties["faceveil.mask_hash"] == mask_hash(mask)
-    assert properties["faceveil.checkpoint_sha256"] == load_recogniser(run)[1].sha256
+    assert properties["faceveil.checkpoint_sha256"] == read_recogniser(run)[1].sha256
     assert properties["faceveil.veils"] == "true"
     assert json.loads(properties["faceveil.versions"])["torch"] == torch.__version__
 
 
 def test_weights_come_back_bit_for_bit(run: Path, tmp_path: Path) -> None:
-    model, facts = load_recogniser(run)
-    back, told = load_recogniser(run / "export/model.safetensors")
+    model, facts = read_recogniser(run)
+    back, told = read_recogniser(run / "export/model.safetensors")
     assert isinstance(back, ResNetFSM)
     mask = load_mask(run / "export/mask.png", 32)[None]
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_weights_come_back_bit_for_bit(run: Path, tmp_path: Path) -> None:
     (tmp_path / "head.safetensors").write_bytes(
         to_safetensors(model, facts, facts.desensitizer, 0.5, 0.5, True)
     )
-    whole = load_recogniser(tmp_path / "head.safetensors")[0]
+    whole = read_recogniser(tmp_path / "head.safetensors")[0]
     with torch.no_grad():
         assert torch.equal(whole(noise(), mask), model(noise(), mask))
 

@@ -16,7 +16,7 @@ from datamodules import FaceDataModule, FolderFaces
 from lightning_app.commands.faces import drawn_numbers, load_faces
 from lightning_app.commands.rank_scorers import _SCORED, run
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.report import write_metrics
 from tests.command_line import RunMain
 
@@ -62,7 +62,7 @@ def test_rho_is_that_of_losses_recomputed_by_hand(home: Path, capsys: pytest.Cap
     data.setup("fit")
     assert data.held_out is not None
     pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, _SCORED, 0, "images"))
-    model, _ = load_recogniser(text["scorers"]["clean"])
+    model, _ = read_recogniser(text["scorers"]["clean"])
     losses = []
     for number in range(len(RATIOS)):
         mask = load_mask(f"m{number}.png", 32)

@@ -20,7 +20,7 @@ from lightning_app.commands import search_mask, search_report
 from lightning_app.commands.faces import drawn_numbers, load_faces
 from lightning_app.commands.search_mask import _SCORED, run
 from lightning_app.masks import freeform_masks, load_mask, save_mask
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from tests.command_line import RunMain, write_config
 
 
@@ -79,7 +79,7 @@ def test_the_mask_contains_the_template_and_its_figures_recompute(clean: Path, t
     data.setup("fit")
     assert data.held_out is not None
     pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, _SCORED, 0, "images"))
-    model, about = load_recogniser(text["checkpoint"])
+    model, about = read_recogniser(text["checkpoint"])
     model.eval()
     with torch.no_grad():
         loss = F.cross_entropy(model((pixels.float() / 255 * mask - 0.5) / 0.5), labels)
@@ -324,7 +324,7 @@ def test_what_says_little_is_warned_of(
 def test_settings_are_refused_before_any_face_is_read(
     clean: Path, tmp_path: Path, args: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_mask, "load_recogniser", lambda *rest: pytest.fail("too late"))
+    monkeypatch.setattr(search_mask, "read_recogniser", lambda *rest: pytest.fail("too late"))
     with pytest.raises(ValueError, match=args[0].strip("-")):
         _searched(clean, tmp_path, *args)
 

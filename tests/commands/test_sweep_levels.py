@@ -26,7 +26,7 @@ from lightning_app.metrics import verification
 from lightning_app.metrics.rank import rank_correlation
 from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.studies.sweep import Faces
 
 LEVELS = [(0.1, 0.3), (0.3, 0.5)]
@@ -97,7 +97,7 @@ def test_accuracies_recompute_image_by_image(home: Path, swept: Path, drawn_root
     pairs = reader.pairs
     found: dict[str, dict[str, list[float]]] = {name: {} for name in MODELS}
     for name in MODELS:
-        model, facts = load_recogniser(home / f"{name}.ckpt")
+        model, facts = read_recogniser(home / f"{name}.ckpt")
         for cell, numbers in cells_of(name, facts.sha256, bank, LEVELS, len(reader), 2, 0, seed=0):
             embeddings = []
             for i in range(len(reader)):
@@ -151,7 +151,7 @@ def test_single_masks_agree_with_the_datamodule(
         data = FaceDataModule(reader, MaskOut(folder=alone, size=32))
         data.desensitizer.eval()
         batch = data.prepare(images)
-        model, _ = load_recogniser(home / f"{cell['model']}.ckpt")
+        model, _ = read_recogniser(home / f"{cell['model']}.ckpt")
         with torch.no_grad():
             e = model.embed(batch["image"], batch["mask"], batch["mask_index"])
         scores = cosine_similarity(e[reader.pairs.a], e[reader.pairs.b])
@@ -209,7 +209,7 @@ def test_what_a_sweep_leaves(swept: Path, home: Path) -> None:
     assert float(rows[1]["mask_ratio"]) == pytest.approx(ratios[ratios < 0.3].mean().item(), abs=1e-6)
     assert metrics["sweep/masks/0.3-0.5/count"] == 6
     assert (metrics["sweep/pairs"], metrics["sweep/repeats"]) == (48, 2)
-    assert metrics["sweep/plain/checkpoint"] == load_recogniser(home / "plain.ckpt")[1].sha256
+    assert metrics["sweep/plain/checkpoint"] == read_recogniser(home / "plain.ckpt")[1].sha256
     with Image.open(swept / "sweep.png") as picture:
         assert picture.width > 1000, "two panels, since single masks were ranked"
     saved = yaml.safe_load((swept / "config.yaml").read_text())
@@ -280,7 +280,7 @@ def test_other_settings_are_refused_unless_overwritten(again: Sweep, tmp_path: P
 
 
 def test_bf16_autocast_reaches_the_model(home: Path, drawn_root: Path) -> None:
-    model, _ = load_recogniser(home / "plain.ckpt")
+    model, _ = read_recogniser(home / "plain.ckpt")
     reader, bank = PairFaces(drawn_root, crop=44, size=32), bank_of(home)
     full, half = (
         Faces(reader, bank, 0.5, 0.5, 20, precision, 0, torch.device("cpu")).embed(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lightning_app.federated.server.run import Server
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.networks import ArcFaceHead
 from lightning_app.networks.heads import NoHead
@@ -30,9 +30,9 @@ def test_a_shared_head_travels_and_is_read_again(tmp_path: Path) -> None:
     assert isinstance(again.model.head, ToyHead)
     assert torch.equal(again.model.head.weight, server.model.head.weight)
     with pytest.raises(ValueError, match="none of FaceVeil's"):
-        load_recogniser(tmp_path)
+        read_recogniser(tmp_path)
     with trusting([str(name) for name in TRUSTED]):
-        model, _ = load_recogniser(tmp_path)
+        model, _ = read_recogniser(tmp_path)
     assert isinstance(model.head, ToyHead)
     other = plan_and_parts(model={"head": HEAD | {"init_args": {"scale": 4.0}}}, rounds=1)
     with pytest.raises(ValueError, match=r"was made with other settings \(model\.init_args\.head"):

@@ -23,7 +23,7 @@ from lightning_app.federated.protocol.messages import (
 )
 from lightning_app.federated.protocol.weights import size_of, weights_hash
 from lightning_app.federated.server.run import Server
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from tests.federated.tiny import Pretender, federated, owners, plan_and_parts, spoilt, weights_of
 
 
@@ -210,7 +210,7 @@ def test_the_checkpoint_is_a_recogniser_like_any_other(tmp_path: Path) -> None:
         "last.ckpt",
         "round-00002.ckpt",
     ]
-    model, facts = load_recogniser(tmp_path)
+    model, facts = read_recogniser(tmp_path)
     assert (facts.model, facts.step, facts.clean) == ("ResNetFSM", 6, False)
     assert facts.desensitizer is not None
     assert facts.desensitizer["mask_hash"] == server.mask_hash
@@ -223,7 +223,7 @@ def test_the_checkpoint_is_a_recogniser_like_any_other(tmp_path: Path) -> None:
 def test_without_a_head_it_embeds_and_refuses_to_classify(tmp_path: Path) -> None:
     server, three = pretended(tmp_path, partition="identities", real=True)
     server.serve(LocalLink(three))
-    model, _ = load_recogniser(tmp_path)
+    model, _ = read_recogniser(tmp_path)
     assert model.embed(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
     with pytest.raises(ValueError, match="without the head: they embed, and do not classify"):
         model(torch.zeros(1, 3, 32, 32))

@@ -43,7 +43,7 @@ def loaded(fitted: Path) -> LoadedRecogniser:
 
 def by_hand(fitted: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Mask, normalise, embed: written out with the DataModule's own desensitizer."""
-    model, facts = checkpoints.load_recogniser(fitted / "runs/tiny")
+    model, facts = checkpoints.read_recogniser(fitted / "runs/tiny")
     desensitizer = MaskOut(freeform=(0.7, 0.8), seed=0, size=32)
     data = FaceDataModule(desensitizer=desensitizer)
     assert facts.desensitizer is not None
@@ -117,7 +117,7 @@ def test_a_method_without_a_mask_comes_from_the_run(
         tmp_path / "runs/blur/checkpoints/last.ckpt", tmp_path / "alone.ckpt"
     )  # no config beside it
     assert np.array_equal(load_recogniser(alone).embed_images(pixels), found)
-    model, _ = checkpoints.load_recogniser(tmp_path / "runs/blur")
+    model, _ = checkpoints.read_recogniser(tmp_path / "runs/blur")
     batch = FaceDataModule(desensitizer=GaussianBlur(9)).prepare(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     with torch.no_grad():
         assert np.abs(found - F.normalize(model.embed(batch["image"])).numpy()).max() < 1e-5

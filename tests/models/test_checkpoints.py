@@ -10,7 +10,7 @@ import torch
 from lightning_app.desensitize import BlockDCT, Chain, Desensitizer, FrequencyMask, InstaHide, MaskOut, MixUp
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import CheckpointFacts, load_recogniser
+from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 
 VEILED = {"desensitizer": {"method": "MaskOut", "mask_hash": "ab"}, "num_classes": 5}
 
@@ -33,7 +33,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ResNetMask]:
 
 def test_a_recogniser_comes_back_as_it_was(plain: tuple[Path, ResNetMask]) -> None:
     path, model = plain
-    loaded, facts = load_recogniser(path)
+    loaded, facts = read_recogniser(path)
     assert type(loaded) is ResNetMask
     assert not any(module.training for module in loaded.modules())
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -49,15 +49,15 @@ def test_a_recogniser_comes_back_as_it_was(plain: tuple[Path, ResNetMask]) -> No
 
 def test_a_run_folder_will_do(plain: tuple[Path, ResNetMask]) -> None:
     run = plain[0].parent.parent
-    assert load_recogniser(run)[1].sha256 == load_recogniser(plain[0])[1].sha256
+    assert read_recogniser(run)[1].sha256 == read_recogniser(plain[0])[1].sha256
     with pytest.raises(FileNotFoundError, match=r"the folder has no checkpoints/last\.ckpt"):
-        load_recogniser(plain[0].parent)
+        read_recogniser(plain[0].parent)
 
 
 def test_the_class_follows_from_the_weights(plain: tuple[Path, ResNetMask], tmp_path: Path) -> None:
     torch.manual_seed(0)
     gated = ResNetFSM(("layer1", "layer2"), backbone="resnet18", num_classes=4, input_size=32).eval()
-    loaded, facts = load_recogniser(
+    loaded, facts = read_recogniser(
         write(tmp_path / "gated.ckpt", gated, FaceDataModule={"desensitizer": {"method": "Identity"}})
     )
     assert isinstance(loaded, ResNetFSM)
@@ -67,7 +67,7 @@ def test_the_class_follows_from_the_weights(plain: tuple[Path, ResNetMask], tmp_
         assert torch.equal(loaded.embed(image, mask), gated.embed(image, mask))
     # one that Python code wrote has no class path, and may know nothing of its data
     bare = dict(plain[1].hparams) | {"num_classes": None}
-    loaded, facts = load_recogniser(
+    loaded, facts = read_recogniser(
         write(tmp_path / "bare.ckpt", plain[1], hyper_parameters=bare, FaceDataModule=None)
     )
     assert type(loaded) is ResNet
@@ -77,7 +77,7 @@ def test_the_class_follows_from_the_weights(plain: tuple[Path, ResNetMask], tmp_
 
 def test_lightnings_own_checkpoint(fitted: Path) -> None:
     path = fitted / "runs/tiny/checkpoints/last.ckpt"
-    loaded, facts = load_recogniser(fitted / "runs/tiny")
+    loaded, facts = read_recogniser(fitted / "runs/tiny")
     theirs = ResNetFSM.load_from_checkpoint(path, map_location="cpu").eval()
     image, mask = torch.rand(2, 3, 32, 32), (torch.rand(1, 1, 32, 32) > 0.5).float()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_lightnings_own_checkpoint(fitted: Path) -> None:
 def test_what_is_refused(plain: tuple[Path, ResNetMask], tmp_path: Path) -> None:
     def refused(path: Path, message: str, kind: type[Exception] = ValueError) -> None:
         with pytest.raises(kind, match=message) as error:
-            load_recogniser(path)
+            read_recogniser(path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
         assert "--ckpt_path" not in str(error.value)

@@ -14,7 +14,7 @@ import yaml
 
 from lightning_app.core.batch import Batch
 from lightning_app.models import ResNet
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.networks import IRSE50, ArcFaceHead
 from tests.command_line import RunMain, clean_config, refused
 from tests.small_run import state
@@ -75,7 +75,7 @@ def test_the_margin_follows_the_steps(fitted: Path) -> None:
 
 
 def test_what_is_saved_is_read_without_trust(fitted: Path) -> None:
-    model, facts = load_recogniser(fitted / "runs/margin")
+    model, facts = read_recogniser(fitted / "runs/margin")
     assert isinstance(model, ResNet)
     assert isinstance(model.backbone, IRSE50)
     assert isinstance(model.head, ArcFaceHead)
@@ -127,6 +127,6 @@ def test_the_second_papers_whole_chain_trains(
     run_main("fit", "--config", tmp_path / "chain.yaml", "--runs", tmp_path / "runs")
     metrics = json.loads((tmp_path / "runs/chain/metrics.json").read_text())
     assert 0 <= metrics["lfw/accuracy"] <= 1
-    model, facts = load_recogniser(tmp_path / "runs/chain")
+    model, facts = read_recogniser(tmp_path / "runs/chain")
     assert (facts.in_channels, facts.step) == (63, 5)
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lightning_app.export.source import Run, training_data
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask, ResNetPartial
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import file_sha256, load_recogniser
+from lightning_app.models.checkpoints import file_sha256, read_recogniser
 from lightning_app.models.others import ORIGINS, Teacher, start_from
 from tests.command_line import RunMain, clean_config, refused, write_config
 from tests.models.test_checkpoints import write
@@ -41,7 +41,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_backbone_starts_from_anothers_weights(clean: Path, make: Callable[[], Recogniser]) -> None:
-    model, source = make(), load_recogniser(clean)[0]
+    model, source = make(), read_recogniser(clean)[0]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert start_from(clean, model.backbone, DATA) == file_sha256(clean)
     for name, value in model.state_dict().items():
@@ -82,7 +82,7 @@ def test_another_network_is_refused_by_its_first_weight(clean: Path) -> None:
 
 def test_the_loss_is_one_minus_the_cosine_to_the_teachers_embedding_of_the_clean_face(clean: Path) -> None:
     faces = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-    source = load_recogniser(clean)[0]
+    source = read_recogniser(clean)[0]
     with torch.no_grad():
         expected = source.embed((faces - 0.5) / 0.5)
     # what the learner's images are normalised with does not matter: a representation's is 0 and 1
@@ -117,12 +117,12 @@ def test_which_teachers_and_data_are_refused(clean: Path, tmp_path: Path) -> Non
 
 def test_hashes_in_somebody_elses_checkpoint_are_hashes_or_nothing(tmp_path: Path) -> None:
     told = {"init_from": "0" * 64, "teacher": "/home/me/secret.ckpt", "more": "1" * 64}
-    facts = load_recogniser(write(tmp_path / "a.ckpt", ResNet(**SMALL), **{ORIGINS: told}))[1]
+    facts = read_recogniser(write(tmp_path / "a.ckpt", ResNet(**SMALL), **{ORIGINS: told}))[1]
     assert facts.origins == {"init_from": "0" * 64}
 
 
 def test_a_card_tells_of_them(tmp_path: Path) -> None:
-    facts = load_recogniser(
+    facts = read_recogniser(
         write(tmp_path / "a.ckpt", ResNet(**SMALL), FaceDataModule=CLEAN, **{ORIGINS: {"teacher": "0" * 64}})
     )[1]
     assert training_data(facts, Run(None))["origins"] == {"teacher": "0" * 64}
@@ -153,7 +153,7 @@ def test_a_run_keeps_the_hash_of_what_it_took_and_nothing_else_of_it(learnt: Pat
     saved = torch.load(file, weights_only=True)
     digest = file_sha256(learnt / "other.ckpt")
     assert saved[ORIGINS] == {"init_from": digest, "teacher": digest}
-    assert load_recogniser(file)[1].origins == saved[ORIGINS]
+    assert read_recogniser(file)[1].origins == saved[ORIGINS]
     plain = ResNetPartial(**(SMALL | {"num_classes": 6}))
     assert set(saved["state_dict"]) == set(plain.state_dict())
     assert str(learnt) not in str(
@@ -181,11 +181,11 @@ def test_afterwards_the_files_are_not_needed(
     try:
         given = ("--config", learnt / "pupil.yaml", "--runs", learnt / "runs", "--ckpt_path", "last")
         run_main("validate", *given)
-        assert load_recogniser(learnt / "runs/pupil")[1].step == 2
+        assert read_recogniser(learnt / "runs/pupil")[1].step == 2
         alone = ("--model.teacher", "null", "--model.distillation", "0", "--trainer.max_epochs", "2")
         run_main("fit", *given, *alone)
         assert "learnt from a teacher; it goes on without one" in caplog.text
-        facts = load_recogniser(learnt / "runs/pupil")[1]
+        facts = read_recogniser(learnt / "runs/pupil")[1]
         assert facts.step == 4
         assert set(facts.origins) == {"init_from", "teacher"}  # still true of its weights
     finally:

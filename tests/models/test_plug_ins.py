@@ -12,7 +12,7 @@ import yaml
 from lightning_app.export import to_safetensors
 from lightning_app.masks import load_mask
 from lightning_app.models import ResNetFSM
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.networks import SoftmaxHead
 from tests.command_line import RunMain, clean_config, refused, write_config
@@ -80,14 +80,14 @@ def test_a_run_of_both_is_read_again_with_trust_alone(toys: Path) -> None:
     with pytest.raises(
         ValueError, match=rf"backbone: names the class '{BACKBONE}'.*give --trust {BACKBONE}$"
     ):
-        load_recogniser(run)
+        read_recogniser(run)
     with (
         trusting([BACKBONE]),
         pytest.raises(ValueError, match=rf"head: names the class '{HEAD}'.*give --trust {HEAD}$"),
     ):
-        load_recogniser(run)
+        read_recogniser(run)
     with trusting([HEAD, BACKBONE]):
-        model, facts = load_recogniser(run)
+        model, facts = read_recogniser(run)
     assert (facts.model, type(model.backbone), type(model.head)) == ("ResNetFSM", ToyBackbone, ToyHead)
     assert isinstance(model.head, ToyHead)
     assert (model.head.scale, model.head.num_classes, model.backbone.dim) == (6.0, 6, 16)
@@ -137,14 +137,14 @@ def test_export_without_and_with_the_head(
     card = json.loads((tmp_path / "whole/card.json").read_text())
     assert (card["model"]["backbone"], card["output"]["dimensions"]) == ("ToyBackbone", 16)
     with trusting([HEAD, BACKBONE]):
-        first, facts = load_recogniser(toys / "runs/toys")
+        first, facts = read_recogniser(toys / "runs/toys")
     (tmp_path / "plain.safetensors").write_bytes(to_safetensors(first, facts, None, 0.5, 0.5))
     with trusting([BACKBONE]):
-        plain, _ = load_recogniser(tmp_path / "plain.safetensors")
+        plain, _ = read_recogniser(tmp_path / "plain.safetensors")
         with pytest.raises(ValueError, match=f"give --trust {HEAD}"):
-            load_recogniser(tmp_path / "whole/model.safetensors")
+            read_recogniser(tmp_path / "whole/model.safetensors")
     with trusting([HEAD, BACKBONE]):
-        whole, _ = load_recogniser(tmp_path / "whole/model.safetensors")
+        whole, _ = read_recogniser(tmp_path / "whole/model.safetensors")
     image = torch.rand(2, 3, 32, 32)
     mask = load_mask(tmp_path / "whole/mask.png", 32)[None]
     assert torch.equal(plain.embed(image, mask), first.embed(image, mask))

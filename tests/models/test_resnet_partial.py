@@ -12,7 +12,7 @@ from lightning_app.export import Deployed, compare, to_onnx, to_safetensors
 from lightning_app.export.graph import OPSET
 from lightning_app.masks import ExcitationBackprop
 from lightning_app.models import ResNetMask, ResNetPartial
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.networks.backbones.partial import PartialResNet
 from tests.models.test_checkpoints import write
 from tests.networks.test_backbones import ToyBackbone
@@ -38,7 +38,7 @@ def test_it_comes_back_from_its_checkpoint(model: ResNetPartial, mask: torch.Ten
         write(tmp_path / "cli.ckpt", model),
         write(tmp_path / "own.ckpt", model, hyper_parameters=settings),
     ):
-        loaded, facts = load_recogniser(at)
+        loaded, facts = read_recogniser(at)
         assert isinstance(loaded, ResNetPartial)
         assert isinstance(loaded.backbone, PartialResNet)
         assert (facts.model, loaded.backbone.until) == ("ResNetPartial", "layer2")
@@ -46,7 +46,7 @@ def test_it_comes_back_from_its_checkpoint(model: ResNetPartial, mask: torch.Ten
             assert torch.equal(loaded.embed(image, mask), model.embed(image, mask))
     exported = tmp_path / "model.safetensors"
     exported.write_bytes(to_safetensors(model, facts, None, 0.5, 0.5))
-    back = load_recogniser(exported)[0]
+    back = read_recogniser(exported)[0]
     assert isinstance(back.backbone, PartialResNet)
     with torch.no_grad():
         assert torch.equal(back.embed(image, mask), model.embed(image, mask))

@@ -40,7 +40,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("file", ["run", "run/checkpoints/last.ckpt", "export/model.safetensors"])
 def test_weights_give_the_embeddings_of_then(old: Path, file: str) -> None:
-    model, facts = checkpoints.load_recogniser(old / file)
+    model, facts = checkpoints.read_recogniser(old / file)
     assert (facts.model, facts.input_size) == ("ResNetFSM", 32)
     mask = load_mask(old / "export/mask.png", 32)
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(7)) * 2 - 1

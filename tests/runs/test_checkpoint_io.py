@@ -13,7 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO, with_atomic_writes
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models import ResNet
 from lightning_app.runs.folder import check_run, has_checkpoint, resolve_checkpoint
 from tests.models.test_checkpoints import write
@@ -134,7 +134,7 @@ def test_last_falls_back_to_the_one_before(
     assert "previous.ckpt: the file is" in str(error.value)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"neither checkpoint of .* can be used"):
-        load_recogniser(run)
+        read_recogniser(run)
 
 
 def test_a_path_is_taken_at_its_word(run: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_recogniser_comes_from_the_one_before(tmp_path: Path) -> None:
     model = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=32)
     previous = write(tmp_path / "checkpoints/previous.ckpt", model)
     (tmp_path / "checkpoints/last.ckpt").write_bytes(previous.read_bytes()[:1000])
-    loaded, facts = load_recogniser(tmp_path)
+    loaded, facts = read_recogniser(tmp_path)
     assert facts.path == previous
     assert torch.equal(
         loaded.state_dict()["backbone.conv1.weight"], model.state_dict()["backbone.conv1.weight"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_app.distributed.precision import Precision, autocast
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 
 
 class RecogniserJudge(Judge):
@@ -33,7 +33,7 @@ class RecogniserJudge(Judge):
         channels: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.model, self.facts = load_recogniser(checkpoint)
+        self.model, self.facts = read_recogniser(checkpoint)
         self.of_released = channels is not None
         if self.facts.in_channels != (channels or 3):
             raise ValueError(
