@@ -113,6 +113,15 @@ class Desensitizer(nn.Module):
         desensitized["mask_index"] = batch["index"].new_zeros(len(batch["image"]))
         return desensitized
 
+    @property
+    def shared_mask(self) -> Tensor | None:
+        """The one mask `[1,1,H,W]` that lies on all images, once prepared; None where there is none, or several."""
+        return None
+
+    def masking_step(self) -> Desensitizer | None:
+        """Return what puts masks on the images: itself, where its class or a base says so; None where nothing does."""
+        return None if self.mask_promised_by() is None else self
+
     def out_size(self, size: int) -> int:
         """Return the side of what it returns in pixels; for pictures that of the images.
 

@@ -90,6 +90,11 @@ class CentreBlock(Desensitizer):
         """Make the mask for images of (height, width)."""
         self._made(size)
 
+    @property
+    def shared_mask(self) -> Tensor | None:
+        """The mask `[1,1,H,W]`, once it is made."""
+        return self.mask
+
     def _made(self, size: tuple[int, int]) -> Tensor:
         """The mask `[1,1,H,W]` for images of this size, made anew when it changes."""
         if self.mask is None or tuple(self.mask.shape[-2:]) != size:

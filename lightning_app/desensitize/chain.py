@@ -95,6 +95,10 @@ class Chain(Desensitizer):
             batch = step.forward(batch, draw_key)
         return batch
 
+    def masking_step(self) -> Desensitizer | None:
+        """Return the first step, where it puts masks on the images: no other may."""
+        return self.in_order[0].masking_step()
+
     def out_size(self, size: int) -> int:
         """Return the side of what the last step returns, in pixels."""
         for step in self.in_order:

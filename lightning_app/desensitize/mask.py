@@ -150,6 +150,11 @@ class MaskOut(Desensitizer):
             ]
             self._keep(torch.cat([pack_masks(masks) for masks in drawn]), size)
 
+    @property
+    def shared_mask(self) -> Tensor | None:
+        """The mask `[1,1,H,W]`, where there is one and it is read or drawn."""
+        return self.mask
+
     def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         """Hide pixels of a batch.
 

@@ -14,13 +14,14 @@ import torch
 import yaml
 from torch import Tensor
 
+from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import make_key
-from lightning_app.desensitize import Desensitizer
+from lightning_app.desensitize import Desensitizer, MaskOut
 from lightning_app.federated.owner.client import Client, model_hash
 from lightning_app.federated.owner.config import read_config
 from lightning_app.federated.owner.link import LocalLink, answer
 from lightning_app.federated.protocol.messages import Failure, Invitation, Refusal, Task, discreet
-from lightning_app.federated.protocol.shared_mask import digest
+from lightning_app.federated.protocol.shared_mask import digest, mask_and_hash
 from lightning_app.federated.protocol.weights import travelling
 from lightning_app.federated.server.run import Server
 from lightning_app.masks import mask_hash, save_mask
@@ -36,6 +37,40 @@ class Still(Desensitizer):
 
     def desensitize(self, image: Tensor) -> Tensor:
         return image
+
+
+class Upper(Desensitizer):
+    """A plug-in that hides the upper part of every image, 0.7 of it."""
+
+    has_mask = True
+    hides_only = True
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        self._mask = mask_hiding(0.7)[None].float()
+
+    @property
+    def shared_mask(self) -> Tensor | None:
+        return self._mask
+
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        out = super().forward(batch, draw_key)
+        out["mask"] = self._mask
+        return out
+
+    def desensitize(self, image: Tensor) -> Tensor:
+        return image * self._mask
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {"mask_hash": mask_hash(self._mask[0]), "mask_ratio": 0.7}
+
+
+class Dim(MaskOut):
+    """It does more than its mask says."""
+
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        out = super().forward(batch, draw_key)
+        out["image"] = out["image"] / 2
+        return out
 
 
 def mask_hiding(share: float, turned: bool = False) -> Tensor:
@@ -173,6 +208,42 @@ def test_a_mask_of_the_owners_own_file_counts_like_a_servers(tmp_path: Path) -> 
                "init_args": {"freeform": [0.3, 0.7], "count": 8}}  # fmt: skip
     with pytest.raises(Refusal, match=r"this owner asks for 0.5 or more"):  # the lowest of them counts
         owner(tmp_path / "b", several).join(invitation(None))
+
+
+def test_a_plug_in_that_hides_only_sends_its_mask(tmp_path: Path) -> None:
+    """No list of our own classes decides: the server's class stays at the server, the mask travels."""
+    plan, parts = plan_and_parts(partition="own", data={"desensitizer": {"class_path": f"{__name__}.Upper"}})
+    server = Server(plan, parts, tmp_path / "run")
+    assert server.invitation.mask is not None
+    client = owner(tmp_path / "owner")
+    assert client.join(server.invitation).mask_hash == server.mask_hash
+    assert client._made is not None
+    assert type(client._made[1].desensitizer) is MaskOut
+    assert owner(tmp_path / "own", {"class_path": f"{__name__}.Upper"}).join(server.invitation).images == 48
+
+
+def test_a_mask_does_not_stand_for_a_class_that_does_more(tmp_path: Path) -> None:
+    masked, dimmed = (mask_and_hash(kind(freeform=(0.7, 0.8)), 32) for kind in (MaskOut, Dim))
+    assert masked[0] is not None
+    assert dimmed[0] is None
+    assert masked[1] != dimmed[1]
+    little = {"class_path": f"{__name__}.Dim", "init_args": {"freeform": [0.3, 0.4]}}
+    with pytest.raises(Refusal, match=r"this owner asks for 0.5 or more"):  # its base puts masks on
+        owner(tmp_path, little).join(invitation(None))
+
+
+def test_the_mask_in_a_chain_counts(tmp_path: Path) -> None:
+    def chain(low: float, high: float) -> dict[str, Any]:
+        masked = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"freeform": [low, high]}}
+        return {"class_path": "lightning_app.desensitize.Chain",
+                "init_args": {"steps": [masked, {"class_path": "lightning_app.desensitize.MixUp"}]}}  # fmt: skip
+
+    for least in (None, 0.4):
+        with pytest.raises(Refusal, match=r"the mask hides 0\.3\d* of the pixels"):
+            owner(tmp_path / "little", chain(0.3, 0.35), min_mask_ratio=least).join(invitation(None))
+    assert owner(tmp_path / "much", chain(0.7, 0.8), min_mask_ratio=0.7).join(invitation(None)).images == 48
+    with pytest.raises(Refusal, match=r"mask_hash: .* this one is "):
+        owner(tmp_path / "hash", chain(0.7, 0.8), mask_hash="0" * 64).join(invitation(None))
 
 
 def test_another_desensitizer_or_none_stands_in_the_owners_own_file(

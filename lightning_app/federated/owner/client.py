@@ -17,7 +17,7 @@ from datamodules import FaceDataModule
 from lightning_app.core.draws import seed_from
 from lightning_app.core.files import write_atomically
 from lightning_app.core.key_file import load_key
-from lightning_app.desensitize import MaskOut, is_clean
+from lightning_app.desensitize import Desensitizer, MaskOut, is_clean
 from lightning_app.federated.owner.local import train_round
 from lightning_app.federated.owner.terms import (
     about,
@@ -26,6 +26,7 @@ from lightning_app.federated.owner.terms import (
     check_invitation,
     check_kept,
     lowest_ratio,
+    masking_facts,
     servers_mask,
 )
 from lightning_app.federated.protocol.messages import Invitation, Joined, Refusal, Task, Update
@@ -82,7 +83,7 @@ class Client:
         if kept is None:  # only now: what was refused is not remembered, and not trained on
             write_atomically(home / "invitation.json", json.dumps(about(invitation), indent=2) + "\n")
         self._invitation, self._made = invitation, made
-        self._say(data.desensitizer.describe(), home / "mask.png")
+        self._say(data.desensitizer, home / "mask.png")
         return Joined(
             client=self.number,
             images=len(data.reader),
@@ -147,7 +148,7 @@ class Client:
         if mask is not None:
             data.desensitizer = self._masked(invitation, mask, data.size)
         self._mask_hash = mask_and_hash(data.desensitizer, data.size)[1]
-        check_desensitizer(data.desensitizer.describe(), self.plan, isinstance(data.desensitizer, MaskOut))
+        check_desensitizer(data.desensitizer, self.plan)
         if data.desensitizer.hides and not data.released:
             check_changes(data)
         return model, data
@@ -159,15 +160,16 @@ class Client:
             save_mask(mask, file)
         return MaskOut(mask=file, size=size)
 
-    def _say(self, facts: dict[str, object], mask: Path) -> None:
-        """Tell the owner what it trains under."""
+    def _say(self, desensitizer: Desensitizer, mask: Path) -> None:
+        """Log under what the owner trains."""
+        facts, method = masking_facts(desensitizer), desensitizer.describe()
         ratio, found = lowest_ratio(facts), facts.get("mask_hash")
         hidden = "" if ratio is None else f", which hides {ratio:.4f} of the pixels"
         called = "" if found is None else f", hash {found}"
-        log.info("owner %d trains under %s%s%s", self.number, facts["method"], hidden, called)
+        log.info("owner %d trains under %s%s%s", self.number, method["method"], hidden, called)
         if mask.is_file():
             log.info("owner %d: look at the mask: %s", self.number, mask)
-        if is_clean(facts):
+        if is_clean(method):
             log.warning("owner %d trains on clean faces, as its own file says.", self.number)
 
     def _names_hash(self, names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules import FaceDataModule
-from lightning_app.desensitize import MaskOut
+from lightning_app.desensitize import Desensitizer
 from lightning_app.federated.protocol.messages import Invitation, Refusal
 from lightning_app.federated.protocol.plan import Plan
 from lightning_app.federated.protocol.shared_mask import mask_and_hash
@@ -127,18 +127,36 @@ def servers_mask(
     ratio = float(mask_ratio(pixels[0]))
     if not 0 < ratio < 1:
         raise Refusal(f"the server's mask hides {'every' if ratio else 'no'} pixel")
-    facts = {"method": MaskOut.__name__, "mask_hash": invitation.mask_hash, "mask_ratio": ratio}
-    check_desensitizer(facts, plan, by_masks=True)
+    _check_masks({"mask_hash": invitation.mask_hash, "mask_ratio": ratio}, plan, LEAST)
     return pixels
 
 
-def check_desensitizer(facts: Mapping[str, object], plan: Plan, by_masks: bool) -> None:
-    """Refuse what hides less than an owner's own file asks for.
+def check_desensitizer(desensitizer: Desensitizer, plan: Plan) -> None:
+    """Refuse what hides less than an owner's own file asks for, or than half where it puts masks on and that is silent.
 
     Args:
-        facts: what the desensitizer says of itself (`describe`), prepared.
+        desensitizer: prepared.
         plan: of the owner's own file.
-        by_masks: whether it is a `MaskOut`, of which something is asked where the file is silent.
+
+    Raises:
+        Refusal: see `_check_masks`.
+    """
+    least = 0.0 if desensitizer.masking_step() is None else LEAST
+    _check_masks(masking_facts(desensitizer), plan, least)
+
+
+def masking_facts(desensitizer: Desensitizer) -> dict[str, object]:
+    """Describe what puts masks on the images, such as the first step of a `Chain`; else the desensitizer itself."""
+    return (desensitizer.masking_step() or desensitizer).describe()
+
+
+def _check_masks(facts: Mapping[str, object], plan: Plan, usual: float) -> None:
+    """Check masks against an owner's own file.
+
+    Args:
+        facts: what is said of them (`describe`).
+        plan: of the owner's own file.
+        usual: the least mask ratio, where the file names neither a ratio nor a mask.
 
     Raises:
         Refusal: another mask than `mask_hash`, or one with a mask ratio below `min_mask_ratio`.
@@ -149,7 +167,7 @@ def check_desensitizer(facts: Mapping[str, object], plan: Plan, by_masks: bool) 
         raise Refusal(f"mask_hash: this owner's file asks for the mask {plan.mask_hash[:12]}…, {there}")
     least = plan.min_mask_ratio
     if least is None:
-        least = LEAST if plan.mask_hash is None and by_masks else 0.0
+        least = usual if plan.mask_hash is None else 0.0
     ratio = lowest_ratio(facts)
     if ratio is not None and ratio < least:
         raise Refusal(

@@ -8,26 +8,29 @@ import json
 import torch
 from torch import Tensor
 
-from lightning_app.desensitize import Desensitizer, MaskOut
+from lightning_app.desensitize import Desensitizer
+from lightning_app.desensitize.base import only_hides
 
 
 def mask_and_hash(desensitizer: Desensitizer, size: int) -> tuple[Tensor | None, str]:
-    """Give a desensitizer's one shared mask and its hash.
+    """Return a desensitizer's one shared mask, and the hash that all owners must have.
+
+    The mask stands for the desensitizer, and may travel in its place, where it is all that the desensitizer does.
 
     Args:
         desensitizer: prepared here for images of this size.
         size: side of the images in pixels.
 
     Returns:
-        `[1,H,W]` uint8, 1 = visible, or None where there is no single mask; and the mask's hash (`mask_hash`), or
-        the SHA-256 of what owners must have in common (`Desensitizer.agreed`) where it has none.
+        `[1,H,W]` uint8, 1 = visible, or None where there is no such mask; and the hash of the mask or masks
+        (`mask_hash`), or the SHA-256 of what owners must have in common (`Desensitizer.agreed`) where it does more.
     """
     desensitizer.prepare((size, size))
     about = desensitizer.describe()
-    # every owner may mix with a key of its own
-    found = str(about["mask_hash"]) if "mask_hash" in about else digest(desensitizer.agreed())
-    mask = desensitizer.mask if isinstance(desensitizer, MaskOut) else None
-    return (None if mask is None else mask[0].to("cpu", torch.uint8)), found
+    if not only_hides(desensitizer) or "mask_hash" not in about:
+        return None, digest(desensitizer.agreed())  # every owner may mix with a key of its own
+    mask = desensitizer.shared_mask
+    return (None if mask is None else mask[0].to("cpu", torch.uint8)), str(about["mask_hash"])
 
 
 def digest(about: object) -> str:
