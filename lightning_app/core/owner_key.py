@@ -103,6 +103,15 @@ class OwnerKey:
         raise TypeError("an owner's key is never pickled: hand on the path of its file")
 
 
+def is_of_this_process(key_hash: str) -> bool:
+    """Tell whether a hash is of the random key of this process, which no other process can draw from.
+
+    Args:
+        key_hash: see `OwnerKey.hash`.
+    """
+    return _random_secret.cache_info().currsize > 0 and OwnerKey(_random_secret()).hash == key_hash
+
+
 @cache
 def _random_secret() -> bytes:
     secret = os.urandom(KEY_BYTES)

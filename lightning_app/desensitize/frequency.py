@@ -152,6 +152,13 @@ class FrequencyMask(BlockDCT):
             "permutation": self.permutation, "redraw": self.redraw, "mix": self.mix, "key_hash": self.key.hash,
         }  # fmt: skip
 
+    def agreed(self) -> dict[str, object]:
+        """Return what owners must have in common: with one order for all images the key, else each has its own."""
+        about = self.describe()
+        if self.permutation == "image":
+            del about["key_hash"]
+        return about
+
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
         """Refuse: the owner's key is in no description.

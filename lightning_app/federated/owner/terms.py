@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules import FaceDataModule
+from datamodules.same_description import key_hashes
 from lightning_app.desensitize import Desensitizer
 from lightning_app.federated.protocol.messages import Invitation, Refusal
 from lightning_app.federated.protocol.plan import Plan
@@ -103,7 +104,10 @@ def servers_mask(
                 "the server sends no mask, and this owner's file names no desensitizer (data.desensitizer: null): its "
                 "faces would be trained on as they are; write the desensitizer that all have agreed on there, or none"
             )
-    if data.released or invitation.mask is None:
+    if data.released:
+        return None
+    if invitation.mask is None:
+        _check_agreed(invitation, data)
         return None
     if data.desensitizer.hides:
         theirs = mask_and_hash(data.desensitizer, data.size)[1]
@@ -129,6 +133,19 @@ def servers_mask(
         raise Refusal(f"the server's mask hides {'every' if ratio else 'no'} pixel")
     _check_masks({"mask_hash": invitation.mask_hash, "mask_ratio": ratio}, plan, LEAST)
     return pixels
+
+
+def _check_agreed(invitation: Invitation, data: FaceDataModule) -> None:
+    """Refuse another desensitizer than the server's, which sends no mask, but a hash of what all must agree on."""
+    theirs = mask_and_hash(data.desensitizer, data.size)[1]
+    if invitation.mask_hash in ("", theirs):
+        return
+    keyed = key_hashes(data.desensitizer.agreed())
+    key = f", and one key file (this owner's key has the hash {keyed[0][:12]}…)" if keyed else ""
+    raise Refusal(
+        f"data.desensitizer: this owner's {data.desensitizer.describe()['method']} has the hash {theirs[:12]}…, the "
+        f"federation's {invitation.mask_hash[:12]}…: all owners and the server need the same settings{key}"
+    )
 
 
 def check_desensitizer(desensitizer: Desensitizer, plan: Plan) -> None:

@@ -8,8 +8,11 @@ import json
 import torch
 from torch import Tensor
 
+from datamodules.same_description import key_hashes
+from lightning_app.core.owner_key import is_of_this_process
 from lightning_app.desensitize import Desensitizer
 from lightning_app.desensitize.base import only_hides
+from lightning_app.federated.protocol.messages import Refusal
 
 
 def mask_and_hash(desensitizer: Desensitizer, size: int) -> tuple[Tensor | None, str]:
@@ -21,16 +24,36 @@ def mask_and_hash(desensitizer: Desensitizer, size: int) -> tuple[Tensor | None,
         desensitizer: prepared here for images of this size.
         size: side of the images in pixels.
 
+    Raises:
+        Refusal: all need one key, and it has none from a file.
+
     Returns:
         `[1,H,W]` uint8, 1 = visible, or None where there is no such mask; and the hash of the mask or masks
         (`mask_hash`), or the SHA-256 of what owners must have in common (`Desensitizer.agreed`) where it does more.
     """
     desensitizer.prepare((size, size))
+    check_key_files(desensitizer)
     about = desensitizer.describe()
     if not only_hides(desensitizer) or "mask_hash" not in about:
         return None, digest(desensitizer.agreed())  # every owner may mix with a key of its own
     mask = desensitizer.shared_mask
     return (None if mask is None else mask[0].to("cpu", torch.uint8)), str(about["mask_hash"])
+
+
+def check_key_files(desensitizer: Desensitizer) -> None:
+    """Refuse a random key where all who train one model must draw from the same.
+
+    Args:
+        desensitizer: prepared; of the server, or of an owner.
+
+    Raises:
+        Refusal: it draws from a random key that ends with this process.
+    """
+    if any(is_of_this_process(key) for key in key_hashes(desensitizer.agreed())):
+        raise Refusal(
+            f"data.desensitizer.key: {type(desensitizer).__name__} draws from a random key here, and all owners and "
+            "the server need the same one: give each the same key file"
+        )
 
 
 def digest(about: object) -> str:
