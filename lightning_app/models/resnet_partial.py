@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_app.models.base import Recogniser
+from lightning_app.models.masks import check_masks
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbones import BackboneMaker
 from lightning_app.networks.backbones.partial import PartialResNet, PartialUntil
@@ -47,6 +48,16 @@ class ResNetPartial(Recogniser):
                 "by name"
             )
         return PartialResNet(backbone, input_size, in_channels, self.width, self._until)  # type: ignore[arg-type]
+
+    def setup(self, stage: str) -> None:
+        """Build the head as every recogniser does, and look at the masks that come, in `fit`.
+
+        Raises:
+            ValueError: see `Recogniser.setup` and `check_masks`.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            check_masks(type(self).__name__, getattr(self.trainer, "datamodule", None))
 
     def freeze_gate(self, mask: Tensor) -> None:
         """Cache what the windows see of a mask `[M,1,H,W]`; another mask then raises, `train()` clears it."""
