@@ -29,6 +29,7 @@ from callbacks import (
     TrainerOptions,
 )
 from lightning_app.cli.configs import FindConfig
+from lightning_app.cli.nulls import NestedNulls
 from lightning_app.cli.surroundings import is_rank_zero
 from lightning_app.core.files import is_plain_name
 from lightning_app.distributed.device import unsupported_gpu
@@ -49,7 +50,7 @@ log = logging.getLogger("faceveil")
 sys.modules.setdefault("lightning_app.loggers", loggers)
 
 
-class _Parser(LightningArgumentParser):
+class _Parser(NestedNulls, LightningArgumentParser):
     """A parser whose errors are the line that says what is wrong, without three screens of usage above it."""
 
     def print_usage(self, file: Any = None) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_app.cli.configs import FindConfig
+from lightning_app.cli.nulls import NestedNulls
 from lightning_app.core.files import write_atomically
 
 
-class CommandParser(ArgumentParser):
+class CommandParser(NestedNulls, ArgumentParser):
     """A parser whose errors are the line that says what is wrong, without screens of usage above it."""
 
     def print_usage(self, file: Any = None) -> None:
