@@ -11,16 +11,18 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import load_file
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import DSSIMReport, Embeddings, LFWVerification
 from callbacks.sharded import Way, embed_sharded
 from datamodules import DrawnFaces, FaceDataModule
 from datamodules.verification.readers import PairList
-from lightning_app.desensitize import MaskOut
+from lightning_app.desensitize import MaskOut, MixUp
 from lightning_app.distributed.ranks import agree, share_buffers
 from lightning_app.models import ResNetFSM
+from lightning_app.models.base import Recogniser
+from lightning_app.networks.backbones import BackboneMaker
 
 # at 32 px the last map is 1×1, and the batch norm of a rank with two images sees two numbers a channel: they are ±1
 # whatever comes, the running variance is another world, and the loss in evaluation in the thousands
@@ -87,6 +89,62 @@ def faces(images: int = 8, people: int = PEOPLE, val_share: float = 0.2) -> Face
     return FaceDataModule(reader, desensitizer, global_batch_size=6, val_share=val_share)
 
 
+class NoNorm(nn.Module):
+    """A backbone without batch norm: what a rank computes depends on its own images alone."""
+
+    dim = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, self.dim, 5, stride=2)
+
+    def forward(self, image: Tensor, mask: Tensor | None, mask_index: Tensor | None) -> Tensor:
+        found: Tensor = self.conv1(image).relu().mean((2, 3))
+        return found
+
+
+class Plain(Recogniser):
+    """A recogniser around it."""
+
+    def configure_backbone(self, backbone: BackboneMaker | str, input_size: int, in_channels: int) -> Any:
+        return NoNorm()
+
+
+class Steps(L.Callback):
+    """Keeps of every step the weights before it, the mixed batch of this rank, and the gradients after averaging."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.found.append({
+            "batch": {key: batch[key].clone() for key in ("image", "target", "weight", "index")},
+            "weights": {key: value.clone() for key, value in pl_module.state_dict().items()},
+        })  # fmt: skip
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        grads = {name: one.grad for name, one in pl_module.named_parameters()}
+        self.found[-1]["gradients"] = {name: grad.clone() for name, grad in grads.items() if grad is not None}
+
+
+def plain_model() -> Plain:
+    torch.manual_seed(0)
+    return Plain(num_classes=PEOPLE, input_size=SIZE, lr=0.1)
+
+
+def mixed_steps(folder: Path, world: int, rank: int) -> None:
+    """Train on mixes, and write what every step was: `mixes-<rank>.pt`."""
+    reader = DrawnFaces(identities=PEOPLE, images_per_identity=4, size=SIZE)
+    data = FaceDataModule(reader, MixUp(2, key=folder / "owner.key"), global_batch_size=6)
+    steps, network = Steps(), plain_model()
+    make_trainer(folder, world, steps).fit(network, datamodule=data)
+    torch.save({"steps": steps.found, "trained": network.state_dict()}, folder / f"mixes-{rank}.pt")
+
+
 def make_trainer(folder: Path, world: int, *callbacks: L.Callback) -> L.Trainer:
     return L.Trainer(
         accelerator="cpu", devices=world, max_epochs=1, logger=False, callbacks=list(callbacks),
@@ -134,6 +192,7 @@ def rank_of(world: int, rank: int, port: int, folder: Path) -> dict[str, Any]:
     if rank == 0:
         torch.save(trained.state_dict(), folder / "trained.pt")
 
+    mixed_steps(folder, world, rank)
     for count in (13, 2):
         trainer = make_trainer(folder / f"predict{count}", world, Embeddings())
         data = FaceDataModule(Listed(count), faces().desensitizer, global_batch_size=6)

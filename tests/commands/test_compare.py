@@ -16,6 +16,7 @@ from datamodules import DrawnFaces, FolderFaces
 from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.commands import compare as module
 from lightning_app.commands import compare_report
+from lightning_app.core.key_file import make_key
 from lightning_app.evaluation import privacy
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
@@ -310,6 +311,45 @@ def test_runs_are_trained_shared_and_their_failures_told(
         ValueError, match=r"methods.mask: runs/shared holds a run with other settings \(model.init"
     ):
         module.run(["--config", str(path)])
+
+
+@pytest.mark.slow
+def test_a_method_that_mixes_is_trained_and_measured(
+    drawn_root: Path,
+    tmp_path: Path,
+    config: Callable[..., Path],
+    run_main: RunMain,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its utility is of faces alone, its privacy of mixes; both steps in this process."""
+    make_key(tmp_path / "owner.key")
+    mixed = {"class_path": "lightning_app.desensitize.MixUp",
+             "init_args": {"k": 3, "key": str(tmp_path / "owner.key")}}  # fmt: skip
+    fit = yaml.safe_load(write_config(tmp_path / "mixed.yaml", drawn_root).read_text())
+    fit["data"]["init_args"]["desensitizer"] = mixed
+    fit["trainer"] |= {"max_epochs": 1, "callbacks": fit["trainer"]["callbacks"][:1]}
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump(fit))
+    calls: list[str] = []
+
+    def here(args: Sequence[str], output: Path, group: str) -> bool:
+        calls.append(args[0])
+        run_main(*args)
+        return True
+
+    monkeypatch.setattr(jobs, "call", here)
+    path = config(methods={"MixUp": {"config": str(tmp_path / "mixed.yaml")}}, judges={"own eyes": "MixUp"})
+    run_main("compare", "--config", path)
+    assert calls == ["fit"]
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    assert found["compare/MixUp/dssim"] > 0.02
+    (own,) = [path for path in Path("runs").rglob("metrics.json") if path != Path("runs/both/metrics.json")]
+    run = json.loads(own.read_text())
+    assert found["compare/MixUp/accuracy"] == run["lfw/accuracy"] == run["lfw/accuracy_s3"]
+    assert found["compare/MixUp/accuracy/own"] == pytest.approx(run["lfw/accuracy"], abs=1e-6)
+    with Path("runs/both/compare.csv").open() as table:
+        seen = [line["seen"] for line in csv.DictReader(table)]
+    assert seen == ["as released"]  # nothing is hidden that Telea or a mean face could fill in
+    assert "MixUp" in Path("runs/both/report.html").read_text()
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from lightning_app.cli.configs import CONFIGS
+from lightning_app.core.key_file import make_key
 from tests import ddp_ranks
 from tests.command_line import RunMain, refused
 from tests.processes import pool
@@ -44,6 +45,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, lis
     with pool(3) as processes:
         for world in (2, 3):
             folder, port = tmp_path_factory.mktemp(f"ranks{world}"), free_port()
+            make_key(folder / "owner.key")
             jobs = [processes.submit(ddp_ranks.rank_of, world, rank, port, folder) for rank in range(world)]
             found[world] = folder, [job.result(timeout=PATIENCE_S) for job in jobs]
     return found
@@ -105,6 +107,29 @@ class TestRanks:
         )
         for key in ("lfw/accuracy", "lfw/auc", "lfw/eer", "lfw/accuracy_s3", "val/loss", "val/accuracy"):
             assert found[0]["fit"][key] == pytest.approx(again[key], rel=1e-5, abs=1e-5), key
+
+    def test_ranks_that_mix_take_the_steps_of_one_process_given_the_same_mixes(
+        self, world: int, ranks: dict[int, tuple[Path, list[Found]]]
+    ) -> None:
+        parts = [torch.load(ranks[world][0] / f"mixes-{r}.pt", weights_only=True) for r in range(world)]
+        for part in parts[1:]:
+            assert all(torch.equal(part["trained"][key], one) for key, one in parts[0]["trained"].items())
+        network = ddp_ranks.plain_model()
+        assert len(parts[0]["steps"]) == 28 // 6
+        for several in zip(*(part["steps"] for part in parts), strict=True):
+            seen = torch.cat([step["batch"]["index"] for step in several])
+            assert len(seen.unique()) == 6, "each rank mixes images of its own"
+            batch = {key: torch.cat([step["batch"][key] for step in several]) for key in several[0]["batch"]}
+            assert batch["weight"].shape == (6, 2)
+            assert bool((batch["weight"] < 1).all())
+            network.load_state_dict(several[0]["weights"])
+            network.zero_grad()
+            network.head(network.embed(batch["image"]), batch["target"], batch["weight"])[0].backward()
+            alone = {name: one.grad for name, one in network.named_parameters()}
+            for step in several:
+                assert step["gradients"].keys() == alone.keys()
+                for name, grad in step["gradients"].items():
+                    torch.testing.assert_close(grad, alone[name], rtol=1e-4, atol=1e-6)
 
     @pytest.mark.parametrize("count", [13, 2])
     def test_predict_deals_every_image_once(
