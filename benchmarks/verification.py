@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import CPU, PRECISION, Row, interleaved
-from callbacks.sharded import Way, embed_sharded
+from callbacks.sharded import ImageState, embed_sharded
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule, PairFaces
 from datamodules.readers.base import FaceReader
 from datamodules.verification.readers import PairList
@@ -59,7 +59,9 @@ def measure(
         return verification(scores, pairs.same.numpy(), pairs.folds.numpy(), bootstrap=0).accuracy
 
     def ours() -> None:
-        embeddings = embed_sharded(trainer, model, data, reader, {"clean": Way(desensitized=False)})["clean"]
+        embeddings = embed_sharded(trainer, model, data, reader, {"clean": ImageState(desensitized=False)})[
+            "clean"
+        ]
         found["ours"] = score(embeddings[pairs.a], embeddings[pairs.b])
 
     @torch.no_grad()

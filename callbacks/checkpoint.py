@@ -199,7 +199,7 @@ class RunCheckpoint(ModelCheckpoint):
             mark(checkpoint["loops"]["fit_loop"], self._place, over=epoch_is_over(trainer))
 
     def state_dict(self) -> dict[str, Any]:
-        """Give nothing: Lightning's would keep the folder's path."""
+        """Return nothing: Lightning's would keep the folder's path."""
         return {}
 
     @property
@@ -273,7 +273,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._handlers = {}
 
     def _stop_asked(self, trainer: L.Trainer, now: bool) -> int:
-        """Tell which signal any rank has heard, 0 for none; every rank asks at the same steps."""
+        """Return which signal any rank has heard, 0 for none; every rank asks at the same steps."""
         if trainer.world_size == 1:
             return self._signal
         if not now and trainer.global_step % _AGREE_EVERY:

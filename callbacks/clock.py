@@ -232,7 +232,7 @@ def validations_left(trainer: L.Trainer) -> float:
 
 
 def _place(trainer: L.Trainer) -> tuple[int, float]:
-    """Tell how many epochs are over, and how many batches of the one under way."""
+    """Return how many epochs are over, and how many batches of the one under way."""
     # not current_epoch: with max_steps it is one behind after a checkpoint of an epoch's end
     epochs: Any = trainer.fit_loop.epoch_progress.current
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current

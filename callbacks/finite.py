@@ -49,7 +49,7 @@ class _Reading:
             self._value = loss.detach().float().cpu()
 
     def ready(self) -> bool:
-        """Tell whether it has arrived."""
+        """Return whether it has arrived."""
         return self._arrived is None or self._arrived.query()
 
     def value(self) -> float:
@@ -196,7 +196,7 @@ def _advice(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
 
 
 def _finite(module: L.LightningModule) -> bool:
-    """Tell whether every weight is finite; one pass over them, and one look at the device."""
+    """Return whether every weight is finite; one pass over them, and one look at the device."""
     with torch.no_grad():
         sums = [p.sum(dtype=torch.float32) for p in module.parameters()]  # NaN and inf survive a sum
         return not sums or bool(torch.stack(sums).isfinite().all())

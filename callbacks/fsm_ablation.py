@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.measured import log_measurements
-from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
+from callbacks.sharded import ImageState, cosine_scores, datamodule_of, embed_sharded, is_due
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
 from datamodules.verification.readers import pairs_of
@@ -79,7 +79,7 @@ class FSMAblation(L.Callback):
         """
         self._verifier = None
         if not _gated(pl_module):
-            self._tell(
+            self._log(
                 trainer, f"FSMAblation: {type(pl_module).__name__} has no gates: nothing to switch off."
             )
             return
@@ -109,7 +109,7 @@ class FSMAblation(L.Callback):
             return
         data = datamodule_of(trainer, "FSMAblation")
         if not _has_mask(data, trainer.strategy.root_device):
-            self._tell(
+            self._log(
                 trainer, "FSMAblation: the desensitizer has no mask, so every gate is 1: nothing measured."
             )
             return
@@ -121,7 +121,7 @@ class FSMAblation(L.Callback):
         reader = self._verifier.open(data)
         embeddings = embed_sharded(
             trainer, pl_module, data, reader,
-            {"+".join(off): Way(desensitized=True, off=off) for off in (_ON, *sets.values())},
+            {"+".join(off): ImageState(desensitized=True, off=off) for off in (_ON, *sets.values())},
             batch_size=self._verifier.batch_size, flip=self._verifier.flip,
             title="Verifying with gates off", watch=gates.add,
         )  # fmt: skip
@@ -141,7 +141,7 @@ class FSMAblation(L.Callback):
         self.measurements = found
         log_measurements(trainer, pl_module, found)
 
-    def _tell(self, trainer: L.Trainer, line: str) -> None:
+    def _log(self, trainer: L.Trainer, line: str) -> None:
         if not self._told and trainer.is_global_zero:
             log.warning(line)
         self._told = True

@@ -156,7 +156,7 @@ def _check_monitor(
 
 
 def _known(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[set[str], dict[str, int]] | None:
-    """Give the keys a fit will log, and the names of its verification sets with how often they are measured.
+    """Return the keys a fit will log, and the names of its verification sets with how often they are measured.
 
     None where a model or a callback of somebody else's may log what it likes.
     """

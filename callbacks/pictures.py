@@ -96,12 +96,12 @@ class Pictures(OnRawFaces):
 
 
 def _may_show_a_face(desensitizer: Desensitizer) -> bool:
-    """Tell whether nothing is hidden: a clean face, or channels without a key, which anybody turns back."""
+    """Return whether nothing is hidden: a clean face, or channels without a key, which anybody turns back."""
     return not desensitizer.hides or not (desensitizer.is_image or desensitizer.keyed)
 
 
 def _shows_a_raw_face(seen: Tensor, clean: Tensor, desensitizer: Desensitizer) -> bool:
-    """Tell whether one of the images `[B,3,H,W]` is its raw face, whatever the desensitizer calls itself.
+    """Return whether one of the images `[B,3,H,W]` is its raw face, whatever the desensitizer calls itself.
 
     A picture is where it went through unchanged; a mix, or the look of a representation, is where it differs by
     contrast and colour alone, or by little else.

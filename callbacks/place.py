@@ -27,7 +27,7 @@ def begin_next_epoch(trainer: L.Trainer) -> None:
 
 
 def epoch_is_over(trainer: L.Trainer) -> bool:
-    """Tell whether the batch under way, or just done, is the epoch's last.
+    """Return whether the batch under way, or just done, is the epoch's last.
 
     Args:
         trainer: that fits.

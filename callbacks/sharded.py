@@ -27,7 +27,7 @@ from lightning_app.networks import Backbone
 
 
 @dataclass(frozen=True)
-class Way:
+class ImageState:
     """One way to embed an image.
 
     Attributes:
@@ -45,7 +45,7 @@ def embed_sharded(
     pl_module: L.LightningModule,
     data: FaceDataModule,
     reader: FaceReader,
-    ways: Mapping[str, Way],
+    ways: Mapping[str, ImageState],
     *,
     batch_size: int | None = None,
     flip: bool = False,
@@ -122,7 +122,7 @@ def embed_sharded(
 
 
 def cosine_scores(first: Tensor, second: Tensor, pairs: PairList) -> npt.NDArray[np.float64]:
-    """Give the cosine similarity of every pair, `[P]`.
+    """Return the cosine similarity of every pair, `[P]`.
 
     Args:
         first: `[N,D]`, normalised, the embeddings of the pairs' first images.
@@ -134,7 +134,7 @@ def cosine_scores(first: Tensor, second: Tensor, pairs: PairList) -> npt.NDArray
 
 
 def datamodule_of(trainer: L.Trainer, asker: str) -> FaceDataModule:
-    """Give a run's DataModule.
+    """Return a run's DataModule.
 
     Args:
         trainer: of the run.
@@ -150,7 +150,7 @@ def datamodule_of(trainer: L.Trainer, asker: str) -> FaceDataModule:
 
 
 def is_due(trainer: L.Trainer, every_n_epochs: int) -> bool:
-    """Tell whether to measure now: in `fit` every so many epochs and after the last, else always.
+    """Return whether to measure now: in `fit` every so many epochs and after the last, else always.
 
     Args:
         trainer: in its validation.

@@ -46,11 +46,11 @@ class Throughput(Clocked):
         if not every or step % every or step == self._step or not trainer.is_global_zero:
             return
         self._step = step
-        figures = {**self._figures(), **memory(pl_module.device)}
+        figures = {**self._metrics(), **memory(pl_module.device)}
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=step - 1)  # the step that has just ended, as Lightning counts
 
-    def _figures(self) -> dict[str, float]:
+    def _metrics(self) -> dict[str, float]:
         clock = self.clock
         images, training, waiting = self._before
         self._before = (clock.images, clock.training, clock.waiting or 0.0)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from callbacks.measured import log_measurements
-from callbacks.sharded import Way, cosine_scores, datamodule_of, embed_sharded, is_due
+from callbacks.sharded import ImageState, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.same_description import check_key
@@ -132,7 +132,7 @@ class LFWVerification(L.Callback):
                 )  # fmt: skip
 
     def open(self, data: FaceDataModule) -> FaceReader:
-        """Give the reader of the verification images, made when first asked for.
+        """Return the reader of the verification images, made when first asked for.
 
         Args:
             data: whose size, and whose crop where none was given, the images take.
@@ -204,7 +204,9 @@ class LFWVerification(L.Callback):
             "clean": not hides or bool({2, 3} & {*situations}),
         }
         ways = {
-            state: Way(desensitized=state == "desensitized") for state, wanted in states.items() if wanted
+            state: ImageState(desensitized=state == "desensitized")
+            for state, wanted in states.items()
+            if wanted
         }
         embeddings = embed_sharded(
             trainer, pl_module, data, self.reader, ways,

@@ -31,7 +31,7 @@ class ResumableLoader(DataLoader[Batch]):
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Give nothing."""
+        """Return nothing."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Split:
         return self.part(self.chosen) if self.chosen.any() else None
 
     def part(self, which: Tensor) -> FaceReader:
-        """Give the images that are marked in `[N]` bool."""
+        """Return the images that are marked in `[N]` bool."""
         return Subset(self.whole, torch.nonzero(which).flatten())
 
     @cached_property
@@ -86,7 +86,7 @@ class Split:
 
 
 def split_facts(reader: FaceReader, held: Tensor, share: float, seed: int, version: int) -> Facts:
-    """Tell what set a run has and which images of it are held out, for its checkpoint.
+    """Return what set a run has and which images of it are held out, for its checkpoint.
 
     Checkpoints travel, and names must not travel with them. So there is one digest of all identities, image names and
     labels together with the stored bytes of 64 images, spread over the set, and it is slow to compute (scrypt): whoever
@@ -256,7 +256,7 @@ def check_place(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def knows_held_out(state_dict: Mapping[str, Any], num_classes: int) -> bool:
-    """Tell whether a checkpoint can be measured on held-out images; where it cannot, say so.
+    """Return whether a checkpoint can be measured on held-out images; where it cannot, say so.
 
     Args:
         state_dict: what the checkpoint keeps of its data.

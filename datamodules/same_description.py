@@ -84,7 +84,7 @@ def check_same(released: Desensitizer, given: Desensitizer | None, size: int) ->
 
 
 def brief(about: dict[str, Any]) -> str:
-    """Word a description shortly: the method, and of masks their ratio and the start of their hash, of a key that."""
+    """Return a description in short: method, of masks ratio and start of the hash, of a key the start of its hash."""
     ratio, digest = about.get("mask_ratio"), str(about.get("mask_hash", ""))[:12]
     key = "".join(f" (key {one[:12]})" for one in key_hashes(about))
     return str(about["method"]) + (f" (mask ratio {ratio:.4f}, hash {digest})" if ratio is not None else key)

@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell how long it took, and what was skipped and why."""
+    """Return how long it took, and what was skipped and why."""
     skipped = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
     terminalreporter.section(f"{time.monotonic() - STARTED:.0f} s, {sum(skipped.values())} skipped")
     for reason, count in sorted(skipped.items()):

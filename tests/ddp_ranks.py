@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import DSSIMReport, Embeddings, LFWVerification
-from callbacks.sharded import Way, embed_sharded
+from callbacks.sharded import ImageState, embed_sharded
 from datamodules import DrawnFaces, FaceDataModule
 from datamodules.verification.readers import PairList
 from lightning_app.desensitize import MaskOut, MixUp
@@ -27,7 +27,7 @@ from lightning_app.networks.backbones import BackboneMaker
 # at 32 px the last map is 1×1, and the batch norm of a rank with two images sees two numbers a channel: they are ±1
 # whatever comes, the running variance is another world, and the loss in evaluation in the thousands
 SIZE, PEOPLE = 48, 7
-WAYS = {"desensitized": Way(desensitized=True), "clean": Way(desensitized=False)}
+STATES = {"desensitized": ImageState(desensitized=True), "clean": ImageState(desensitized=False)}
 
 
 class Listed(DrawnFaces):
@@ -68,11 +68,11 @@ class Probe(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for count in (13, 2):
-            every = embed_sharded(trainer, pl_module, data, Listed(count), WAYS)
+            every = embed_sharded(trainer, pl_module, data, Listed(count), STATES)
             self.found |= {f"{name} {count}": values.tolist() for name, values in every.items()}
         for batch_size in (1, 13):
             with Collectives() as counted:
-                embed_sharded(trainer, pl_module, data, Listed(13), WAYS, batch_size=batch_size)
+                embed_sharded(trainer, pl_module, data, Listed(13), STATES, batch_size=batch_size)
             self.cost["collectives"].append(counted.calls)
             self.cost["images"].append(counted.images)
 

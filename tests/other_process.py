@@ -39,6 +39,6 @@ def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def said(process: subprocess.Popen[str]) -> str:
-    """Give its next line: `holds it` or `refused`."""
+    """Return its next line: `holds it` or `refused`."""
     assert process.stdout is not None
     return process.stdout.readline().strip()

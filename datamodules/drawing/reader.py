@@ -91,7 +91,7 @@ class DrawnFaces(FaceReader):
         return f"{who}/{who}_{image + 1:04d}.png"
 
     def pixel_facts(self) -> dict[str, object]:
-        """Tell what decides the pixels beside who is drawn."""
+        """Return what decides the pixels beside who is drawn."""
         return {**super().pixel_facts(), "seed": self.seed, "nuisance": self.nuisance}
 
     def draw_pairs(self, count_per_class: int, folds: int = 10, seed: int = 0) -> list[Pair]:

@@ -78,7 +78,7 @@ def sound_folds(
     return dealt
 
 
-def tell_mix(same: NDArray[np.bool_], what: str) -> None:
+def warn_of_mix(same: NDArray[np.bool_], what: str) -> None:
     """Say so where guessing gets clearly more than a half right: 55 % and more.
 
     Args:
@@ -94,7 +94,7 @@ def tell_mix(same: NDArray[np.bool_], what: str) -> None:
         )  # fmt: skip
 
 
-def tell_repeats(
+def warn_of_repeats(
     a: NDArray[np.int64],
     b: NDArray[np.int64],
     same: NDArray[np.bool_],

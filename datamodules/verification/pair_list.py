@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.verification.pair_folds import deal_folds, sound_folds, tell_mix, tell_repeats
+from datamodules.verification.pair_folds import deal_folds, sound_folds, warn_of_mix, warn_of_repeats
 
 LFW_PATTERN = "{name}/{name}_{number:04d}"
 
@@ -101,8 +101,8 @@ def checked_pairs(pairs: PairList, images: int, what: str, by_name: bool = True)
             f"{what}: {int(same.sum())} same and {int((~same).sum())} different pairs; both are needed"
         )
     folds = sound_folds(same, stated, what, by_name)
-    tell_mix(same, what)
-    tell_repeats(a, b, same, folds, what)
+    warn_of_mix(same, what)
+    warn_of_repeats(a, b, same, folds, what)
     labels = pairs.labels.numpy() if len(pairs.labels) == images else np.full(images, -1)
     known = (labels[a] >= 0) & (labels[b] >= 0)
     if wrong := int((((labels[a] == labels[b]) != same) & known).sum()):
@@ -328,7 +328,7 @@ def _with_people(rows: list[_Row], lines: list[tuple[int, str]], path: str | os.
         return rows
     other = [(folders[row.images[0]] == folders[row.images[1]]) != row.same for row in rows]
     if any(other):
-        _tell_other_people(rows, other, lines, path)
+        _warn_of_other_people(rows, other, lines, path)
         return rows
     distinct = set(folders.values())
     short = len({folder.name for folder in distinct}) == len(distinct)  # else a/1 and b/1 would be one person
@@ -336,7 +336,7 @@ def _with_people(rows: list[_Row], lines: list[tuple[int, str]], path: str | os.
     return [replace(row, people=(people[row.images[0]], people[row.images[1]])) for row in rows]
 
 
-def _tell_other_people(
+def _warn_of_other_people(
     rows: list[_Row], other: list[bool], lines: list[tuple[int, str]], path: str | os.PathLike[str]
 ) -> None:
     """Say which flags contradict the folders, where folders are people: for most pairs of either kind they are."""

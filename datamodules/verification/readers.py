@@ -16,7 +16,7 @@ import torch
 from datamodules.readers.base import FaceReader, OnBadImage, Pixels
 from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
 from datamodules.readers.folder import read_within
-from datamodules.verification.pair_folds import FOLDS, sound_folds, tell_mix
+from datamodules.verification.pair_folds import FOLDS, sound_folds, warn_of_mix
 from datamodules.verification.pair_list import (
     LFW_PATTERN,
     PairList,
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def pairs_of(reader: FaceReader) -> PairList:
-    """Give the pairs of a verification set, looked through: see `checked_pairs`.
+    """Return the pairs of a verification set, looked through: see `checked_pairs`.
 
     A list made by hand is looked through at the first call, and the reader keeps what came of it.
 
@@ -105,7 +105,7 @@ class PairFaces(FaceReader):
             _log.warning("pairs=%s: %s; %d of %d pairs left out", pairs, what, total - len(listed), total)
             same = listed.same.numpy()
             folds = sound_folds(same, listed.folds.numpy(), f"pairs={pairs} without them", by_name=True)
-            tell_mix(same, f"pairs={pairs} without them")
+            warn_of_mix(same, f"pairs={pairs} without them")
             listed = replace(listed, folds=torch.from_numpy(folds))
         self.pairs, self.identities, self.labels = listed, listed.identities, listed.labels
         self._files = [files[name] for name in listed.names]
@@ -116,16 +116,16 @@ class PairFaces(FaceReader):
         return decode(data, self.crop, self.size, path, self.strict, self.allow_lossy_webp)
 
     def encoded(self, index: int) -> bytes:
-        """Give the bytes of an image's file, see `FaceReader.encoded`."""
+        """Return the bytes of an image's file, see `FaceReader.encoded`."""
         path = self.name(index)
         return read_within(path, os.path.realpath(self.root)) if self.strict else read_bytes(path)
 
     def name(self, index: int) -> str:
-        """Tell an image's path."""
+        """Return an image's path."""
         return os.path.join(self.root, self._files[index])
 
     def stable_name(self, index: int) -> str:
-        """Tell an image's name in the list."""
+        """Return an image's name in the list."""
         return self.pairs.names[index]
 
 
@@ -222,18 +222,18 @@ class BinFaces(FaceReader):
         return decode(data, self.crop, self.size, name, self.strict, self.allow_lossy_webp)
 
     def encoded(self, index: int) -> bytes:
-        """Give the bytes of an image, as the file holds them, see `FaceReader.encoded`."""
+        """Return the bytes of an image, as the file holds them, see `FaceReader.encoded`."""
         start = self._ends[index - 1] if index else 0
         return self._blob[start : self._ends[index]].tobytes()
 
     def file(self, index: int) -> str:
-        """Tell the path of the file."""
+        """Return the path of the file."""
         return str(self.path)
 
     def name(self, index: int) -> str:
-        """Tell the file and where in it the image stands first."""
+        """Return the file and where in it the image stands first."""
         return f"{self.path}[{int(self._first[index])}]"
 
     def stable_name(self, index: int) -> str:
-        """Tell where in the file the image stands first."""
+        """Return where in the file the image stands first."""
         return str(int(self._first[index]))

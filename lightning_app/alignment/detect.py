@@ -69,7 +69,7 @@ def load_dlib(what: str) -> Any:
 
 
 def model_path(name: str) -> str:
-    """Tell where one of dlib's models lies; the package is not imported, its import needs an old setuptools.
+    """Return where one of dlib's models lies; the package is not imported, its import needs an old setuptools.
 
     Args:
         name: of the file, such as `LANDMARKS_68`.
@@ -141,7 +141,7 @@ class DlibFaces:
 
 
 def off_centre(box: Box, width: int, height: int) -> float:
-    """Tell how far a face lies off the centre of its image.
+    """Return how far a face lies off the centre of its image.
 
     Args:
         box: of the face.

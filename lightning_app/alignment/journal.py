@@ -68,7 +68,7 @@ class AlignJournal:
         self._file.flush()
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
     """Read how the set of a journal is aligned; empty where there is no such file, or no whole first line.
 
     Args:

@@ -92,7 +92,7 @@ class LandmarkFile:
         return None
 
     def is_ambiguous(self, key: str) -> bool:
-        """Tell whether the file gives an image two different sets of landmarks.
+        """Return whether the file gives an image two different sets of landmarks.
 
         Args:
             key: its name in the file, see `find`.
@@ -142,7 +142,7 @@ def _numbers(fields: Sequence[str]) -> list[float] | None:
 
 
 def _is_head(fields: Sequence[str]) -> bool:
-    """Tell CelebA's count, or a line of column names, from a line that is wrong."""
+    """Return whether a line is CelebA's count or names of columns, and not a line that is wrong."""
     if len(fields) == 1:
         return fields[0].isdigit()
     return len(fields) >= _NUMBERS and not any(_is_number(field) for field in fields)

@@ -108,7 +108,7 @@ class Outcome:
 
 
 def fault_of(points: Points, width: int, height: int, rules: Rules) -> Reason | None:
-    """Tell what is wrong with landmarks; None where nothing is.
+    """Return what is wrong with landmarks; None where nothing is.
 
     Args:
         points: `[5,2]` in pixels; the first pixel's centre is at 0.
@@ -127,7 +127,7 @@ def fault_of(points: Points, width: int, height: int, rules: Rules) -> Reason | 
 
 
 def interocular(points: Points) -> float:
-    """Tell the distance between the eyes in pixels.
+    """Return the distance between the eyes in pixels.
 
     Args:
         points: `[5,2]`.

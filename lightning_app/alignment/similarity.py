@@ -68,7 +68,7 @@ def similarity(source: Points, target: Points) -> Points:
 
 
 def misfit(points: Points) -> float:
-    """Tell how far five points are from the template after the best similarity transform.
+    """Return how far five points are from the template after the best similarity transform.
 
     Args:
         points: `[5,2]`, not all in one place.
@@ -84,7 +84,7 @@ def misfit(points: Points) -> float:
 
 
 def is_flat(points: Points) -> bool:
-    """Tell whether points lie on a line, or all in one place.
+    """Return whether points lie on a line, or all in one place.
 
     Args:
         points: `[N,2]` x, y in pixels.

@@ -33,17 +33,16 @@ from lightning_app.cli.nulls import NestedNulls
 from lightning_app.cli.surroundings import is_rank_zero
 from lightning_app.core.files import is_plain_name
 from lightning_app.distributed.device import unsupported_gpu
-from lightning_app.distributed.failure import worded
+from lightning_app.distributed.failure import rank_error
 from lightning_app.distributed.precision import warn_of_emulation
 from lightning_app.models.base import Recogniser
 from lightning_app.runs import loggers
 from lightning_app.runs.checkpoint_io import with_atomic_writes
 from lightning_app.runs.csv_log import CSVLog
-from lightning_app.runs.folder import check_run, clear_run, keep_log, resolve_checkpoint
+from lightning_app.runs.folder import check_run, clear_run, put_log_aside, resolve_checkpoint
 from lightning_app.runs.lock import hold
 from lightning_app.runs.loggers import place_loggers
-from lightning_app.runs.trainer_options import check_asked, check_made
-from lightning_app.runs.trainer_options import worded as of_callback
+from lightning_app.runs.trainer_options import callback_error, check_asked, check_made
 
 log = logging.getLogger("faceveil")
 # the class path that configs gave W&B's logger before its module lay in a room
@@ -165,7 +164,7 @@ class FaceVeilCLI(LightningCLI):
         """Keep other processes out of the run's folder, and put the CSV log of an earlier run aside."""
         if is_rank_zero() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             hold(self.run_dir)
-            keep_log(self.run_dir)
+            put_log_aside(self.run_dir)
         if isinstance(self.model, Recogniser):  # its prepare_data comes before Lightning tells
             self.model.goes_on = bool(self.config[self.subcommand].ckpt_path)
 
@@ -259,7 +258,7 @@ def run_lightning(args: list[str]) -> None:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     except Exception as error:
-        if (said := worded(of_callback(error))) is error:
+        if (said := rank_error(callback_error(error))) is error:
             raise
         raise said from error
     finally:

@@ -29,7 +29,7 @@ _WHEN = ("every_n_epochs", "batch_size")  # of the verification: when and how fa
 
 
 @dataclass(frozen=True)
-class Setting:
+class FitSettings:
     """One `fit`, read.
 
     Attributes:
@@ -49,7 +49,7 @@ class Setting:
     classes: frozenset[str] = frozenset()
 
 
-def read_setting(args: Sequence[str]) -> Setting:
+def read_fit_settings(args: Sequence[str]) -> FitSettings:
     """Read what `fit` would be run with.
 
     Args:
@@ -88,7 +88,7 @@ def read_setting(args: Sequence[str]) -> Setting:
     watching = callbacks if isinstance(callbacks, list) else [callbacks]
     verifying = [c for c in watching if isinstance(c, LFWVerification)]
     plain = json.loads(read.parser.dump(read.config, format="json", skip_unset=False, skip_validation=True))
-    return Setting(
+    return FitSettings(
         data=data,
         verification=verifying[0] if verifying else None,
         about=_decisive(plain),
@@ -111,7 +111,7 @@ def _quietly() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def saved_setting(run: Path) -> dict[str, Any] | None:
+def saved_fit_settings(run: Path) -> dict[str, Any] | None:
     """Read what decided the figures of a run that is there; None where its folder has no config.
 
     Args:
@@ -223,7 +223,7 @@ def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> 
     A setting that only one of them knows does not count: it came with another version of FaceVeil.
 
     Args:
-        made: `Setting.about` of the one that is there.
+        made: `FitSettings.about` of the one that is there.
         wanted: of the one asked for.
         path: what stands before the setting's name.
     """

@@ -20,7 +20,7 @@ def set_up() -> None:
         r"Be aware that when using `ckpt_path`.*",
         r"torch.distributed.nn.functional.all_gather is deprecated.*",
         r"It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # ours are summed over the ranks before
-        r"Experiment logs directory .* exists and is not empty.*",  # keep_log has put the earlier log aside
+        r"Experiment logs directory .* exists and is not empty.*",  # put_log_aside has put the earlier log aside
     ):
         warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
@@ -30,7 +30,7 @@ def set_up() -> None:
 
 
 def is_rank_zero() -> bool:
-    """Tell whether this is the first of all ranks, before they have met too."""
+    """Return whether this is the first of all ranks, before they have met too."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 

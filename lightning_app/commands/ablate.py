@@ -196,7 +196,7 @@ class Plan:
         return {column: 1 if s.checkpoint else len(self.seeds) for column, s in self.systems.items()}
 
     def mask(self, label: str) -> Path | None:
-        """Tell where a variant's mask lies, or will lie; None where it has none.
+        """Return where a variant's mask lies, or will lie; None where it has none.
 
         Args:
             label: of the variant.
@@ -207,18 +207,18 @@ class Plan:
         return None if variant.mask is None else Path(variant.mask)
 
     def search_job(self, label: str) -> Job:
-        """Give the search of a variant that has one, but for where its mask goes.
+        """Return the search of a variant that has one, but for where its mask goes.
 
         Args:
             label: of the variant.
         """
         args = ["search-mask", "--config", self.search]
         for key, value in (self.variants[label].search or {}).items():
-            args += [f"--{key}", *(_word(v) for v in (value if isinstance(value, list) else [value]))]
+            args += [f"--{key}", *(_as_text(v) for v in (value if isinstance(value, list) else [value]))]
         return Job(None, f"search_{slug(label)}", tuple(args))
 
     def record(self, job: Job) -> Path:
-        """Tell where it is kept what a run or search was made with.
+        """Return where it is kept what a run or search was made with.
 
         Args:
             job: the run, or the search.
@@ -226,7 +226,7 @@ class Plan:
         return self.folder / "jobs" / f"{job.run}.json"
 
     def jobs(self, label: str, mask: Path | None = None, column: str | None = None) -> Iterator[Job]:
-        """Give the runs of a variant, of all systems or of one.
+        """Return the runs of a variant, of all systems or of one.
 
         Args:
             label: of the variant.
@@ -284,7 +284,7 @@ def _check_records(plan: Plan) -> None:
             wanted += [(job, plan.folder / job.run, mask) for job in plan.jobs(label, mask)]
         for job, made, under in wanted:
             assert made is not None
-            jobs.check_record(plan.record(job), made, _about(job, under))
+            jobs.check_record(plan.record(job), made, _description(job, under))
             old += [job.run] if jobs.is_old(plan.record(job), made) else []
     if old:
         log.warning(
@@ -297,7 +297,7 @@ def _search(plan: Plan, label: str) -> bool:
     """Search for a variant's mask unless it is there; tell whether it is."""
     mask, job = plan.mask(label), plan.search_job(label)
     assert mask is not None
-    jobs.keep_record(plan.record(job), mask, _about(job, None))
+    jobs.write_record(plan.record(job), mask, _description(job, None))
     if not mask.is_file():
         place = ["--name", mask.parent.name, "--output", str(plan.masks)]
         jobs.call([*job.args, *place], plan.folder / "logs" / f"{job.run}.log", plan.folder.name)
@@ -305,7 +305,7 @@ def _search(plan: Plan, label: str) -> bool:
 
 
 def searched_mask(name: str, label: str, masks: Path) -> Path:
-    """Tell where the mask lies that an ablation searches for one of its variants.
+    """Return where the mask lies that an ablation searches for one of its variants.
 
     Args:
         name: of the ablation.
@@ -315,18 +315,18 @@ def searched_mask(name: str, label: str, masks: Path) -> Path:
     return masks / f"{name}-{slug(label)}" / "mask.png"
 
 
-def _word(value: object) -> str:
+def _as_text(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool | dict) or value is None else str(value)
 
 
 def _run(job: Job, mask: Path | None, plan: Plan) -> bool:
     """Do a run unless it is done, going on where it was killed; tell whether it is done."""
     run = plan.folder / job.run
-    jobs.keep_record(plan.record(job), run, _about(job, mask))
+    jobs.write_record(plan.record(job), run, _description(job, mask))
     return jobs.do(job.args, run, plan.folder / "logs" / f"{job.run}.log", plan.folder.name)
 
 
-def _about(job: Job, mask: Path | None) -> dict[str, object]:
+def _description(job: Job, mask: Path | None) -> dict[str, object]:
     return {
         "args": list(job.args),
         "mask_hash": None if mask is None else mask_hash(load_mask(mask)),

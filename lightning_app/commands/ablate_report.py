@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_app.core.files import write_atomically
 from lightning_app.report import png_bytes, print_table, write_metrics
-from lightning_app.report.ablation import ablation_figure
+from lightning_app.report.ablation import ablation_chart
 from lightning_app.report.tables import Scalar
 from lightning_app.runs.send import send_report
 
@@ -85,7 +85,7 @@ def write_report(out: Outcome, final: bool = False) -> None:
         paper = [f"{out.paper[label]:.2f}" if label in out.paper else "–"] if out.paper else []
         rows.append([label, *shown, *cells, *paper])
     write_metrics(out.folder / "metrics.json", flat)
-    picture = ablation_figure(points, list(out.found), title=out.name) if any(points.values()) else None
+    picture = ablation_chart(points, list(out.found), title=out.name) if any(points.values()) else None
     if picture is not None:
         write_atomically(out.folder / "ablation.png", png_bytes(picture))
     if not final:

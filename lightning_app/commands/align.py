@@ -17,13 +17,13 @@ from PIL import Image
 
 from datamodules.readers.webp import is_lossy_webp
 from lightning_app.alignment.detect import load_dlib
-from lightning_app.alignment.journal import AlignJournal, read_about
+from lightning_app.alignment.journal import AlignJournal, read_description
 from lightning_app.alignment.landmarks import LandmarkFile, Order
 from lightning_app.alignment.listing import list_images, make_jobs, other_files
 from lightning_app.alignment.place import Job, Outcome, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
-from lightning_app.commands.parser import CommandParser, command_parser, keep_config, name_run
+from lightning_app.commands.parser import CommandParser, command_parser, name_run, write_run_config
 from lightning_app.core.files import PRIVATE, is_plain_name, write_atomically
 from lightning_app.core.progress import progress_bar
 from lightning_app.report import png_bytes, print_table, write_metrics
@@ -107,7 +107,7 @@ def align(
     about = {**asdict(rules), "landmarks": "dlib" if listed is None else "file"}
     if overwrite:
         _clear(run_dir, target, jobs, about)
-    if not read_about(run_dir / JOURNAL):
+    if not read_description(run_dir / JOURNAL):
         _check_free(run_dir, target)
     with AlignJournal(run_dir / JOURNAL, about) as journal:
         ours = {job.target for job in jobs} | {outcome.target for outcome in journal.outcomes.values()}
@@ -117,7 +117,7 @@ def align(
         left = [job for job in jobs if not _is_done(target, journal.outcomes.get(job.file), job)]
         if len(left) < len(jobs):
             log.info("%d of %d images are done already", len(jobs) - len(left), len(jobs))
-        _tell_of_lossy_webp(source, left)
+        _warn_of_lossy_webp(source, left)
         _align(rules, left, journal, workers or os.cpu_count() or 1)
         outcomes = [journal.outcomes[file] for file in files]
     counted: dict[str, Scalar] = {
@@ -127,7 +127,7 @@ def align(
     return _report(run_dir, source, target, outcomes, counted)
 
 
-def _tell_of_lossy_webp(root: Path, jobs: Sequence[Job]) -> None:
+def _warn_of_lossy_webp(root: Path, jobs: Sequence[Job]) -> None:
     """Warn of WebP files coded with loss: what is aligned of them is no longer known as such to `desensitize`."""
     webp = [root / job.file for job in jobs if job.file.lower().endswith(".webp")]
     lossy = sum(path.is_file() and is_lossy_webp(path.read_bytes()) for path in webp)
@@ -159,7 +159,7 @@ def run(args: list[str]) -> None:
     parser = build_parser()
     config = name_run(parser.parse_args(args), "align")
     align(**config.as_dict())
-    keep_config(parser, config)
+    write_run_config(parser, config)
 
 
 def _check(
@@ -193,7 +193,7 @@ def _check_folders(source: Path, target: Path, run_dir: Path) -> None:
 
 def _clear(run_dir: Path, target: Path, jobs: Sequence[Job], about: Mapping[str, object]) -> None:
     """Remove what this run has aligned, and its journal; another output folder is left alone."""
-    earlier = read_about(run_dir / JOURNAL)
+    earlier = read_description(run_dir / JOURNAL)
     if not earlier:
         return
     if earlier.get("output") == about["output"]:

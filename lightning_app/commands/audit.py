@@ -148,7 +148,7 @@ def audit(
     found.unproven = left_open(found, agreed, signer is not None)
     report = figures(found, found.unproven, agreed, time.monotonic() - begun)
     unwritten = None if json_path is None else _write(json_path, report)
-    _tell(released, found, str(report["verdict"]), None if unwritten else json_path)
+    _print_verdict(released, found, str(report["verdict"]), None if unwritten else json_path)
     if unwritten is not None:
         raise OSError(
             f"--json {json_path}: was not written ({unwritten.strerror}); the verdict above stands"
@@ -290,7 +290,7 @@ def _compare(
         torch.set_num_threads(threads)
 
 
-def _tell(released: str, found: Audit, verdict: str, json_path: str | None) -> None:
+def _print_verdict(released: str, found: Audit, verdict: str, json_path: str | None) -> None:
     console = get_console()
     if found.findings:
         rows = [[printable(finding.file), printable(finding.what)] for finding in found.findings[:_SHOWN]]

@@ -28,8 +28,8 @@ from lightning_app.evaluation.judges.named import NAMES, known_name, named_judge
 from lightning_app.evaluation.privacy import (
     Subjects,
     applies,
-    clean_figures,
     clean_key,
+    clean_metrics,
     figures,
     keep,
     measure,
@@ -290,7 +290,7 @@ class _Bench:
         part = measure_clean(self.subjects, [*self.judges.values()], had)
         if part.keys() != had.keys():
             keep(path, part)
-        return clean_figures(part, self.subjects, self.judges, self.bootstrap)
+        return clean_metrics(part, self.subjects, self.judges, self.bootstrap)
 
     def figures(
         self, candidate: Candidate, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],

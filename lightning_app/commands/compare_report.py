@@ -26,8 +26,8 @@ from lightning_app.core.version import version
 from lightning_app.evaluation.privacy import Subjects, applies, pictures_of
 from lightning_app.metrics.reidentification import one_of_each
 from lightning_app.report import png_bytes, print_table, write_metrics
-from lightning_app.report.columns import RELEASED, columns_of, find_figure
-from lightning_app.report.compare import Axis, compare_figure, strongest
+from lightning_app.report.columns import RELEASED, columns_of, find_metric
+from lightning_app.report.compare import Axis, compare_chart, strongest
 from lightning_app.report.html import Comparison, Example, render, state_table
 from lightning_app.runs.send import send_report
 from lightning_app.studies.compare import Candidate, describe
@@ -92,7 +92,7 @@ class Outcome:
             return None
 
     def shows_pictures(self, label: str) -> bool:
-        """Tell whether what a method releases is a picture by itself.
+        """Return whether what a method releases is a picture by itself.
 
         Args:
             label: of the method.
@@ -116,7 +116,7 @@ class Outcome:
         """Note how well the judges tell clean faces apart: what a weak one says of a method is worth little.
 
         Args:
-            found: of `clean_figures`.
+            found: of `clean_metrics`.
         """
         self.figures |= {f"compare/{key}": value for key, value in found.items()}
         for label in self.judges:
@@ -191,7 +191,7 @@ def write_report(out: Outcome, final: bool = False) -> None:
     write_atomically(out.folder / "report.html", render(_page(out)))
     if not final:
         return
-    picture = compare_figure(out.results, out.attacks, list(out.judges), out.axis, out.name)
+    picture = compare_chart(out.results, out.attacks, list(out.judges), out.axis, out.name)
     write_atomically(out.folder / "compare.png", png_bytes(picture))
     # a narrow terminal, or a log file's 80 columns, would break the cells themselves
     wide = sum(max(len(cell) for cell in column) + 3 for column in zip(heads, *rows, strict=True)) + 2
@@ -259,7 +259,7 @@ def versions() -> dict[str, str]:
 
 def _share(found: Mapping[str, float], name: str, label: str) -> str:
     """Write a share in per cent with its interval; empty where it was not measured."""
-    one = find_figure(found, name, label)
+    one = find_metric(found, name, label)
     if one is None:
         return ""
     interval = "" if one.low is None or one.high is None else f" [{100 * one.low:.1f}, {100 * one.high:.1f}]"

@@ -13,7 +13,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from datamodules.readers.base import FaceReader
-from lightning_app.commands.parser import CommandParser, command_parser, keep_config, name_run
+from lightning_app.commands.parser import CommandParser, command_parser, name_run, write_run_config
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.files import PRIVATE, is_plain_name, write_atomically
 from lightning_app.core.key_file import load_key, make_key
@@ -102,9 +102,9 @@ def desensitize(
         places = (place for place in range(len(plan)) if plan.file(place) in release.manifest.files)
         rows = ((reader.stable_name(plan.index(place)), plan.file(place)) for place in places)
         _write_csv(owner / "pseudonyms.csv", ("file", "pseudonym"), rows)
-    figures = _figures(release, seconds)
+    figures = _metrics(release, seconds)
     write_metrics(owner / "metrics.json", figures)
-    _tell(release, Path(output), owner, figures)
+    _print_summary(release, Path(output), owner, figures)
     return release
 
 
@@ -155,7 +155,7 @@ def run(args: list[str]) -> None:
     config.pop("make_sign_key")
     _check_mask(config)
     desensitize(**vars(parser.instantiate(config)))
-    keep_config(parser, config)
+    write_run_config(parser, config)
 
 
 def _check_mask(config: Namespace) -> None:
@@ -198,7 +198,7 @@ def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -
     write_atomically(path, csv_text([head, *rows]).encode("utf-8", "surrogateescape"), mode=PRIVATE)
 
 
-def _figures(release: Release, seconds: float) -> dict[str, float | str | None]:
+def _metrics(release: Release, seconds: float) -> dict[str, float | str | None]:
     manifest = release.manifest
     figures: dict[str, float | str | None] = {
         "release/images": manifest.images,
@@ -227,7 +227,9 @@ def _peak(who: int) -> float:
     return resource.getrusage(who).ru_maxrss * unit / 1e6
 
 
-def _tell(release: Release, output: Path, owner: Path, figures: dict[str, float | str | None]) -> None:
+def _print_summary(
+    release: Release, output: Path, owner: Path, figures: dict[str, float | str | None]
+) -> None:
     manifest = release.manifest
     rows: list[list[object]] = [
         ["images", f"{manifest.images:,} of {manifest.identities:,} identities"],

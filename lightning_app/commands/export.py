@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.same_description import alone
 from lightning_app.cli.configs import find_config
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.core.files import write_atomically
@@ -155,12 +156,12 @@ def export(
             "output": {"name": "embedding", "dimensions": model.backbone.dim, "unit": normalise},
             "opset": opset,
             "command": _command(run, facts, own_title, mask, licence, trained_on, normalise, head, opset),
-            "files": {names[file]: _about(folder / file) for file in _WHAT if (folder / file).exists()},
+            "files": {names[file]: _description(folder / file) for file in _WHAT if (folder / file).exists()},
         }  # fmt: skip
         write_atomically(folder / "README.md", renamed(render(card, rows_of(run.figures)), names))
         write_atomically(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         sizes = {names[file]: (folder / file).stat().st_size for file in _FILES if (folder / file).exists()}
-    _tell(target, sizes, model_input, agreement)
+    _print_summary(target, sizes, model_input, agreement)
     return card
 
 
@@ -254,7 +255,7 @@ def _command(
     head: bool,
     opset: int,
 ) -> str:
-    """Word the command without the folders of this machine."""
+    """Return the command without the folders of this machine."""
     place = facts.path.name if run.folder is None else f"runs/{run.folder.resolve().name}"
     words = ["python", "main.py", "export", "--ckpt_path", place]
     words += [] if title is None else ["--title", title]
@@ -265,22 +266,27 @@ def _command(
     return shlex.join(words + ([] if opset == OPSET else ["--opset", str(opset)]))
 
 
-def _about(file: Path) -> dict[str, Any]:
+def _description(file: Path) -> dict[str, Any]:
     content = file.read_bytes()
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "what": _WHAT[file.name]}
 
 
-def _tell(target: Path, sizes: dict[str, int], model_input: ModelInput, agreement: Agreement) -> None:
+def _print_summary(
+    target: Path, sizes: dict[str, int], model_input: ModelInput, agreement: Agreement
+) -> None:
     rows: list[list[object]] = [[file, f"{size:,} bytes"] for file, size in sizes.items()]
     if model_input.mask is not None:
         rows.append(
             ["mask ratio, hash", f"{mask_ratio(model_input.mask[0]):.4f}, {mask_hash(model_input.mask)[:12]}"]
         )
     desensitized = model_input.multiplies and model_input.mask is not None
+    clean = model_input.about is not None and is_clean(
+        alone(model_input.about)
+    )  # mixes take faces as they are
     rows += [
         [
             "images are desensitized",
-            "by the graph" if desensitized else "no" if is_clean(model_input.about) else "before",
+            "by the graph" if desensitized else "no" if clean else "before",
         ],
         ["onnxruntime − PyTorch", f"{agreement.difference:.1e} of the embedding's length"],
         ["lowest cosine", f"{agreement.cosine:.8f}"],

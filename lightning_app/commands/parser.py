@@ -64,7 +64,7 @@ def parsed(parser: CommandParser, args: list[str]) -> dict[str, Any]:
     return values
 
 
-def keep_config(parser: CommandParser, config: Namespace) -> None:
+def write_run_config(parser: CommandParser, config: Namespace) -> None:
     """Write a run's `config.yaml`, with which the command does the same again.
 
     Args:

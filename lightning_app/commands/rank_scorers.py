@@ -23,7 +23,7 @@ from lightning_app.metrics.rank import rank_correlation
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.report import png_bytes, print_table, read_metrics, write_metrics
-from lightning_app.report.scorers import scorers_figure
+from lightning_app.report.scorers import scorers_chart
 from lightning_app.report.tables import Scalar
 
 log = logging.getLogger("faceveil")
@@ -119,7 +119,7 @@ def rank_scorers(
                 [name, system, len(both), rho["rho"], f"{rho['rho_low']:.2f} … {rho['rho_high']:.2f}"]
             )
     written = write_metrics(folder / "scorers.json", figures)
-    picture = scorers_figure(losses, accuracy, title=f"{folder.name}: F on {count} held-out images")
+    picture = scorers_chart(losses, accuracy, title=f"{folder.name}: F on {count} held-out images")
     write_atomically(folder / "scorers.png", png_bytes(picture))
     print_table(
         f"rank-scorers: Spearman's rho of −F and accuracy after training; see {folder / 'scorers.png'}",

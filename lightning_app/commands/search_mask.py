@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.face import FaceDataModule
 from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser, parsed
-from lightning_app.commands.search_report import Watch, save_picture, save_template, tell_search
+from lightning_app.commands.search_report import Watch, print_search, save_picture, save_template
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.version import version
 from lightning_app.distributed.precision import computes_in
@@ -249,7 +249,7 @@ def search_mask(
         save_picture(work, found, template, report, folder.name)
         write_metrics(work / "metrics.json", {f"search/{key}": value for key, value in report.items()})
         save_mask(found.mask, work / "mask.png", **report, **made)
-    tell_search(folder, report, data.num_classes)
+    print_search(folder, report, data.num_classes)
 
 
 def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, clean: bool) -> None:

@@ -18,7 +18,7 @@ from lightning_app.core.progress import progress_bar
 from lightning_app.masks import SearchResult, SearchRow, save_mask
 from lightning_app.masks.saliency.explain import Template
 from lightning_app.report import png_bytes, print_table
-from lightning_app.report.search import search_figure
+from lightning_app.report.search import search_chart
 
 log = logging.getLogger("faceveil")
 _SHOWN = 12  # candidates in the figure
@@ -33,7 +33,7 @@ _WORDS = {
 }  # fmt: skip
 
 
-def tell_search(folder: Path, report: dict[str, Any], identities: int) -> None:
+def print_search(folder: Path, report: dict[str, Any], identities: int) -> None:
     """Print the table, say where things are, and warn of a scorer that knows nothing under such masks."""
     short = {key: str(value)[:12] if key in _HASHES else value for key, value in report.items()}
     print_table(
@@ -83,7 +83,7 @@ def save_picture(
     ]
     size = found.mask.shape[-1]
     face = torch.from_numpy(DrawnFaces(2, 1, size=size, seed=0, nuisance=0.3).read(0)).float() / 255
-    picture = search_figure(
+    picture = search_chart(
         masks, face.expand(3, -1, -1), found.mask, saliency, shown,
         f"{title}: F − γ·P = {report['objective']:.3f}, mask ratio {report['P']:.3f}",
     )  # fmt: skip

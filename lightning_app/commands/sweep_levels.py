@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.readers.decode import Crop
 from datamodules.verification.readers import PairFaces
 from lightning_app.commands.draw_mask_set import level_name
-from lightning_app.commands.parser import CommandParser, add_trust, command_parser, keep_config, name_run
+from lightning_app.commands.parser import CommandParser, add_trust, command_parser, name_run, write_run_config
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.draws import hashed, integers
 from lightning_app.core.files import is_plain_name, write_atomically
@@ -28,7 +28,7 @@ from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.report import png_bytes, print_table, write_metrics
-from lightning_app.report.levels import levels_figure
+from lightning_app.report.levels import levels_chart
 from lightning_app.report.tables import Scalar
 from lightning_app.studies.sweep import Cell, Cells, Faces, single_masks, summarise
 
@@ -216,7 +216,7 @@ def run(args: list[str]) -> None:
     with trusting(config.pop("trust")):
         sweep_levels(**config.as_dict())
     config.trust = []  # a saved config may trust nobody
-    keep_config(parser, config)
+    write_run_config(parser, config)
 
 
 def _measure(
@@ -280,7 +280,7 @@ def _picture(
         curves[key] = list(zip(ratios, accuracy, spread, strict=True))
     single = single_masks(found) if len(models) > 1 else {}
     return png_bytes(
-        levels_figure(curves, single, f"± standard deviation over {summary['sweep/repeats']} draws")
+        levels_chart(curves, single, f"± standard deviation over {summary['sweep/repeats']} draws")
     )
 
 

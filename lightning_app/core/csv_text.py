@@ -124,7 +124,7 @@ def _is_obeyed(sign: str) -> bool:
 
 
 def _has_code(text: str) -> bool:
-    """Tell whether text has what `escaped` makes of a character, as a path on Windows may by chance."""
+    """Return whether text has what `escaped` makes of a character, as a path on Windows may by chance."""
     return any(len(sign := _sign(code)) == 1 and _is_obeyed(sign) for code in _CODE.finditer(text))
 
 

@@ -92,7 +92,7 @@ def make_private(path: str | Path) -> None:
 
 
 def is_temporary(name: str, of: str) -> bool:
-    """Tell whether a file is called as `write_atomically` calls the temporary one of another, which a kill may leave.
+    """Return whether a file is called as `write_atomically` calls the temporary one of another, which a kill may leave.
 
     Args:
         name: of the file, without its folder.
@@ -102,7 +102,7 @@ def is_temporary(name: str, of: str) -> bool:
 
 
 def is_plain_name(name: str | None) -> bool:
-    """Tell whether a name is one of a file or folder alone: it leads nowhere else.
+    """Return whether a name is one of a file or folder alone: it leads nowhere else.
 
     Args:
         name: such as a run's; None is no name.

@@ -68,7 +68,7 @@ def make_key(path: str | Path) -> bytes:
 
 
 def is_guessable(secret: bytes) -> bool:
-    """Tell whether the bytes of a secret are too much alike to be random, as zeros or a short pattern are.
+    """Return whether the bytes of a secret are too much alike to be random, as zeros or a short pattern are.
 
     Args:
         secret: 32 bytes. Of random ones fewer than 16 are distinct once in 10^14 times.

@@ -150,7 +150,7 @@ def value_key(key: str) -> str:
 
 
 def is_verification(key: str) -> bool:
-    """Tell whether a verification of pairs logs this key: a value of its own, an end of an interval, or the spread."""
+    """Return whether a verification of pairs logs this key: a value, an end of an interval, or the spread."""
     found = kind_of(value_key(key))
     if found is None or not found[0].key.startswith("{}/") or found[0].figure not in _VERIFIED:
         return False
@@ -159,7 +159,7 @@ def is_verification(key: str) -> bool:
 
 
 def higher_is_better(key: str) -> bool | None:
-    """Tell which way a number is better, by what its key ends with; None where nobody looks for the best.
+    """Return which way a number is better, by what its key ends with; None where nobody looks for the best.
 
     Args:
         key: any log key, of a command's report too, such as `ablation/LABEL/COLUMN/accuracy`.
@@ -224,7 +224,7 @@ def row_order(one: Measurement) -> tuple[int, str]:
 
 
 def _is_the_only_gate(key: str, figures: Mapping[str, float]) -> bool:
-    """Tell whether a key speaks of all gates of a model that has one: switching all off is switching it off."""
+    """Return whether a key speaks of all gates of a model that has one: switching all off is switching it off."""
     found = kind_of(key)
     if found is None or found[1][1:] != (ALL,):
         return False

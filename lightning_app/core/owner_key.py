@@ -79,7 +79,7 @@ class OwnerKey:
         return int.from_bytes(hmac.digest(self._secret, message, "sha256")[:8], "big") >> 1
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether two keys draw the same."""
+        """Return whether two keys draw the same."""
         return isinstance(other, OwnerKey) and hmac.compare_digest(self._secret, other._secret)
 
     def __hash__(self) -> int:
@@ -104,7 +104,7 @@ class OwnerKey:
 
 
 def is_of_this_process(key_hash: str) -> bool:
-    """Tell whether a hash is of the random key of this process, which no other process can draw from.
+    """Return whether a hash is of the random key of this process, which no other process can draw from.
 
     Args:
         key_hash: see `OwnerKey.hash`.

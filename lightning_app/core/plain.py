@@ -16,29 +16,29 @@ Schema = Mapping[str, tuple[Check, str]]  # entry -> its check, and in words wha
 
 
 def is_count(value: object, least: int = 0, most: int = LARGEST) -> bool:
-    """Tell whether a value is a whole number in a range; True and 3.0 are none."""
+    """Return whether a value is a whole number in a range; True and 3.0 are none."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_hash(value: object) -> bool:
-    """Tell whether a value is a SHA-256, 64 hexadecimal digits."""
+    """Return whether a value is a SHA-256, 64 hexadecimal digits."""
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def is_share(value: object) -> bool:
-    """Tell whether a value is a fraction in (0,1); 1 and True are none."""
+    """Return whether a value is a fraction in (0,1); 1 and True are none."""
     return isinstance(value, float) and 0 < value < 1
 
 
 def is_number(value: object, above: float, most: float, decimals: int | None) -> bool:
-    """Tell whether a value is a number in (above, most] of so few decimals; a whole one may be written as one."""
+    """Return whether a value is a number in (above, most] of so few decimals; a whole one may be written as one."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not above < value <= most:
         return False
     return decimals is None or round(value, decimals) == value
 
 
 def is_range(value: object) -> bool:
-    """Tell whether a value is a range of mask ratios, [low, high] in [0,1]."""
+    """Return whether a value is a range of mask ratios, [low, high] in [0,1]."""
     return (
         isinstance(value, list)
         and len(value) == 2

@@ -92,7 +92,7 @@ class SafeStream:
         return getattr(self.stream, name)
 
     def isatty(self) -> bool:
-        """Tell whether it is a terminal."""
+        """Return whether it is a terminal."""
         try:
             return self.stream.isatty()
         except ValueError:  # closed
@@ -148,7 +148,7 @@ class SafeStream:
                 raise
 
     def _is_for_rich(self) -> bool:
-        """Tell whether a live display stands between `print` and this: then what comes is rich's."""
+        """Return whether a live display stands between `print` and this: then what comes is rich's."""
         proxies: list[Any] = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, FileProxy)]
         return any(proxy.rich_proxied_file is self for proxy in proxies)
 

@@ -32,7 +32,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def unsupported_gpu() -> str | None:
-    """Word one line where a GPU is there that the installed torch has no code for; None where all is well."""
+    """Return one line where a GPU is there that the installed torch has no code for; None where all is well."""
     if not torch.cuda.is_available():
         return None
     built = torch.cuda.get_arch_list()

@@ -63,7 +63,7 @@ class Watch:
         self.stop()
         if several():
             with suppress(RuntimeError):  # the store is gone, and rank 0 with it: nobody is left to be told
-                _tell(error)
+                _leave_message(error)
         self._end_children()
 
     def _look(self) -> None:
@@ -91,8 +91,8 @@ class Watch:
             return
 
 
-def worded(error: Exception) -> Exception:
-    """Word an error for the user: where another rank failed first, that is the reason.
+def rank_error(error: Exception) -> Exception:
+    """Return the error that the user is to read: where another rank failed first, that one's.
 
     Args:
         error: that ended this rank.
@@ -114,7 +114,7 @@ def worded(error: Exception) -> Exception:
     return ValueError(f"rank {rank}: {error}") if rank and isinstance(error, ValueError | OSError) else error
 
 
-def _tell(error: BaseException) -> None:
+def _leave_message(error: BaseException) -> None:
     """Leave the message, if no other rank has, and wait until the others know it."""
     store, rank, world = _store(), distributed.get_rank(), distributed.get_world_size()
     words = _line(error)
@@ -151,7 +151,7 @@ def _first(store: Store) -> tuple[int, str] | None:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Tell whether an error is no more than that another rank cannot be reached."""
+    """Return whether an error is no more than that another rank cannot be reached."""
     return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))
 
 

@@ -83,7 +83,7 @@ def _ask(to: Bond) -> None:
 
 
 def bonded(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Give what `subprocess.Popen` needs to start a program that is to end with this process.
+    """Return what `subprocess.Popen` needs to start a program that is to end with this process.
 
     Linux ends any program. Elsewhere, and where a thread starts it that may end before, one of ours ends itself, see
     `end_with_caller`.

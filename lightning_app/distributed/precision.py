@@ -23,7 +23,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16 or float16 itself; what does not is emulated, and slow.
+    """Return whether a device computes in bfloat16 or float16 itself; what does not is emulated, and slow.
 
     A CPU does where oneDNN has kernels for it, an NVIDIA GPU in bfloat16 from compute capability 8.0 on (A100). Of
     other devices nothing is known, and True is returned.

@@ -10,7 +10,7 @@ from torch import distributed, nn
 
 
 def several() -> bool:
-    """Tell whether this process is one of several ranks that have met."""
+    """Return whether this process is one of several ranks that have met."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from datamodules.same_description import alone
 from lightning_app.desensitize import described, is_clean
 
 _TEMPLATE = "card.md.j2"
@@ -22,7 +23,7 @@ _METRICS = {"accuracy": "accuracy", "auc": "roc_auc", "eer": "equal_error_rate"}
 
 
 def render(card: dict[str, Any], rows: list[list[str]]) -> str:
-    """Word a card in Markdown, with the front matter that model hubs read.
+    """Write a card in Markdown, with the front matter that model hubs read.
 
     Args:
         card: what `card.json` holds.
@@ -38,7 +39,9 @@ def render(card: dict[str, Any], rows: list[list[str]]) -> str:
     )  # fmt: skip
     environment.filters |= {"number": _number, "code": code, "block": _block, "ready": Ready}
     matter = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)
-    page = environment.get_template(_TEMPLATE).render(c=card, rows=rows, desensitizing=desensitizing(card))
+    page = environment.get_template(_TEMPLATE).render(
+        c=card, rows=rows, desensitizing=desensitizing(card), desensitized_before=desensitized_before(card)
+    )
     return f"---\n{matter}---\n\n{page}"
 
 
@@ -117,6 +120,17 @@ def _results(figures: dict[str, float]) -> list[dict[str, Any]]:
     return results
 
 
+def desensitized_before(card: dict[str, Any]) -> bool:
+    """Return whether images must be desensitized before the graph takes them: neither it does, nor are they clean.
+
+    Args:
+        card: what `card.json` holds.
+    """
+    about, mask = card["desensitizer"], card["mask"]
+    in_graph = mask is not None and mask["in_graph"]
+    return not in_graph and not (about is not None and is_clean(alone(about)))
+
+
 def desensitizing(card: dict[str, Any]) -> str:
     """Say in a sentence or two how images must be desensitized before the graph takes them.
 
@@ -134,13 +148,12 @@ def desensitizing(card: dict[str, Any]) -> str:
         return "The checkpoint does not say how its training images were made; feed images desensitized likewise."
     if is_clean(about):
         return "The model takes clean faces: images are not desensitized, and the graph desensitizes nothing."
-    kind = described(about)
-    alone = about if kind is None else kind.for_one(about)
-    if alone != about:
+    kind, single = described(about), alone(about)
+    if single != about:
         mixing = (
             f"Training images were mixed together ({code(json.dumps(about))}); those to be embedded are not."
         )
-        return f"{mixing} {desensitizing({**card, 'desensitizer': alone})}"
+        return f"{mixing} {desensitizing({**card, 'desensitizer': single})}"
     rest = {key: value for key, value in about.items() if key not in ("method", "mask_hash")}
     how = ", ".join(f"{plain_text(key)} {plain_text(json.dumps(value))}" for key, value in rest.items())
     if kind is not None and kind.hides_only:

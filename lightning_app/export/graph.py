@@ -133,7 +133,7 @@ class Agreement:
 
 
 def require() -> dict[str, str]:
-    """Tell the versions of what an export needs.
+    """Return the versions of what an export needs.
 
     Raises:
         ValueError: one of them is not installed; says what to install.

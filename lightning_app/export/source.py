@@ -93,7 +93,7 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
 def normalisation(
     facts: CheckpointFacts, run: Run, mean: float | None, std: float | None
 ) -> tuple[float, float]:
-    """Tell what was subtracted from the pixels in training, and what they were divided by.
+    """Return what was subtracted from the pixels in training, and what they were divided by.
 
     Args:
         facts: of the checkpoint, which knows since FaceVeil writes it down.

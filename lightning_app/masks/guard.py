@@ -43,7 +43,7 @@ def guarded(mask: Tensor, guard: int) -> Tensor:
 
 
 def has_margin(mask: Tensor, guard: int) -> bool:
-    """Tell whether a mask can be a guarded one: whether some mask, given this guard, becomes it.
+    """Return whether a mask can be a guarded one: whether some mask, given this guard, becomes it.
 
     The hidden area of a guarded mask is a union of squares of 2·N + 1 pixels, cut off at the image's edge; so what
     is left of it when N pixels are taken away and given back again is all of it (a morphological opening).

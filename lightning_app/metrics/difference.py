@@ -27,7 +27,7 @@ class Difference:
 
 
 def decided_rightly(scores: Numbers, same: Numbers, folds: Numbers) -> npt.NDArray[np.bool_]:
-    """Tell of every pair whether it is decided rightly, each fold by the threshold chosen on the others.
+    """Return of every pair whether it is decided rightly, each fold by the threshold chosen on the others.
 
     Args:
         scores: `[P]`, higher = more alike.

@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 def rank_correlation(
     a: Floats, b: Floats, groups: npt.NDArray[np.int64], bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Tell whether two recognisers rank masks alike: Spearman's rho, over all masks and within levels.
+    """Return whether two recognisers rank masks alike: Spearman's rho, over all masks and within levels.
 
     Over all levels rho is high already because both find it harder the more is hidden; so `rho_within` ranks
     within each level alone: the correlation of the ranks less their level's mean.

@@ -67,7 +67,7 @@ def mate_ranks(
     gallery_labels: Tensor,
     metric: EmbeddingMetric = "cosine",
 ) -> Tensor:
-    """Tell at which rank each probe finds its own person in a gallery.
+    """Return at which rank each probe finds its own person in a gallery.
 
     The rank is 1 + the number of entries of other people that are at least as similar as the best entry of the
     probe's own person. A tie counts against the probe: a judge that cannot decide has recognised nobody.

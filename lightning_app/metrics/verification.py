@@ -195,7 +195,7 @@ def _best_threshold(values: _Floats, positives: _Ints, negatives: _Ints) -> floa
     return float(middle[right[1:-1].argmax()])
 
 
-def _curve_figures(positives: _Ints, negatives: _Ints, limits: Sequence[int]) -> _Floats:
+def _curve_metrics(positives: _Ints, negatives: _Ints, limits: Sequence[int]) -> _Floats:
     """Return AUC, EER and one TAR per limit of R samples, `[R, 2 + len(limits)]`.
 
     Args:
@@ -331,7 +331,7 @@ def verification(
     allowed = {float(far): int(far * negatives.sum() + 1e-9) for far in fars}
     allowed = {far: limit for far, limit in allowed.items() if limit >= _NEGATIVES}
     limits = list(allowed.values())
-    curve = _curve_figures(positives[None, ::-1], negatives[None, ::-1], limits)[0]
+    curve = _curve_metrics(positives[None, ::-1], negatives[None, ::-1], limits)[0]
     estimate = np.concatenate(([shares.mean()], curve))
 
     # [positives, negatives] of: place on the curve, weight in the accuracy, weight of those decided rightly
@@ -344,7 +344,7 @@ def verification(
         share = sum(w[d].sum(1) for w, d in zip(won, drawn, strict=True))
         share = share / sum(w[d].sum(1) for w, d in zip(weight, drawn, strict=True))
         pos, neg = (_histogram(p[d], bins) for p, d in zip(place, drawn, strict=True))
-        rows.append(np.column_stack((share, _curve_figures(pos, neg, limits))))
+        rows.append(np.column_stack((share, _curve_metrics(pos, neg, limits))))
     if rows:
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(np.concatenate(rows), (tail, 1 - tail), axis=0)

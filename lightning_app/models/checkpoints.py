@@ -180,7 +180,7 @@ def _file(path: Path) -> Path:
                 f"checkpoint {path}: the folder has no checkpoints/last.ckpt; give a .ckpt or the folder of a run"
             ) from error
         except ValueError as error:
-            raise _reworded(error) from error
+            raise _without_option(error) from error
     if not path.is_file():
         raise FileNotFoundError(
             f"checkpoint {path}: no such file; give a .ckpt of a run, or the run's folder"
@@ -190,7 +190,7 @@ def _file(path: Path) -> Path:
     try:
         resolve_checkpoint(str(path.absolute()), path.parent)  # absolute: a file may be called `last`
     except ValueError as error:
-        raise _reworded(error) from error
+        raise _without_option(error) from error
     return path
 
 
@@ -222,7 +222,7 @@ def _exported(file: Path) -> dict[str, Any]:
     return {"state_dict": state, "hyper_parameters": settings, "global_step": step, DATA_STATE: data}
 
 
-def _reworded(error: ValueError) -> ValueError:
+def _without_option(error: ValueError) -> ValueError:
     # the user of this function gave no --ckpt_path
     return ValueError(str(error).replace("--ckpt_path ", "checkpoint ", 1))
 

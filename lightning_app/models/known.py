@@ -94,7 +94,7 @@ def _packages(kind: type[Any]) -> set[str]:
 
 
 def known_class(class_path: str, base: type[_T], where: str, trust: Collection[str] = ()) -> type[_T]:
-    """Give the class that somebody else's file names: one of ours, or one that is trusted; else it is not imported.
+    """Return the class that somebody else's file names: one of ours, or one that is trusted; else it is not imported.
 
     Args:
         class_path: as the file has it.

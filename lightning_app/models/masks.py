@@ -1,4 +1,4 @@
-"""Whether a network that looks at masks gets any from the data, of the size it takes."""
+"""What networks that look at masks share: whether the data give any, of the size that they take."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ import logging
 import torch
 
 from datamodules import FaceDataModule
+from lightning_app.models.base import Recogniser
 
 log = logging.getLogger("faceveil")
+
+
+class LooksAtMasks(Recogniser):
+    """A recogniser whose network looks at the masks; arguments as for `Recogniser`."""
+
+    def setup(self, stage: str) -> None:
+        """Build the head as every recogniser does, and look at the masks that come, in `fit`.
+
+        Raises:
+            ValueError: see `Recogniser.setup` and `check_masks`.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            check_masks(type(self).__name__, getattr(self.trainer, "datamodule", None))
 
 
 def check_masks(model: str, data: object) -> None:

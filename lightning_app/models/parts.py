@@ -84,7 +84,7 @@ def called(part: object) -> str:
 
 
 def same(first: object, second: object) -> bool:
-    """Tell whether two descriptions are of one part; arguments that only one knows do not count.
+    """Return whether two descriptions are of one part; arguments that only one knows do not count.
 
     Args:
         first: a name, `class_path` and `init_args`, or None for the softmax head.

@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_app.models.base import Recogniser
-from lightning_app.models.masks import check_masks
+from lightning_app.models.masks import LooksAtMasks
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbones import BackboneMaker
 from lightning_app.networks.fsm import Normaliser
 
 
-class ResNetFSM(Recogniser):
+class ResNetFSM(LooksAtMasks):
     """A ResNet with Feature Selection Masknets (paper, 3.3: `resnet-fsm`).
 
     Args:
@@ -44,16 +43,6 @@ class ResNetFSM(Recogniser):
         """Build the network with its gates."""
         plain = super().configure_backbone(backbone, input_size, in_channels)
         return plain.place_gates(self._points, input_size, self._normalise)
-
-    def setup(self, stage: str) -> None:
-        """Build the head as every recogniser does, and look at the masks that come, in `fit`.
-
-        Raises:
-            ValueError: see `Recogniser.setup` and `check_masks`.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            check_masks(type(self).__name__, getattr(self.trainer, "datamodule", None))
 
     def gate(self, mask: Tensor) -> dict[str, Tensor]:
         """Return the gate of each mask `[M,1,H,W]`: insertion point → `[M,C,h,w]` in [0,1]."""

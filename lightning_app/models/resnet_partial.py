@@ -6,15 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_app.models.base import Recogniser
-from lightning_app.models.masks import check_masks
+from lightning_app.models.masks import LooksAtMasks
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbones import BackboneMaker
 from lightning_app.networks.backbones.partial import PartialResNet, PartialUntil
 from lightning_app.networks.backbones.resnet import ResNetBackbone
 
 
-class ResNetPartial(Recogniser):
+class ResNetPartial(LooksAtMasks):
     """A ResNet of partial convolutions: the known remedy for holes, beside the paper's gates.
 
     It has the weights of a `ResNet`, by the same names, and is one where nothing is hidden.
@@ -48,16 +47,6 @@ class ResNetPartial(Recogniser):
                 "by name"
             )
         return PartialResNet(backbone, input_size, in_channels, self.width, self._until)  # type: ignore[arg-type]
-
-    def setup(self, stage: str) -> None:
-        """Build the head as every recogniser does, and look at the masks that come, in `fit`.
-
-        Raises:
-            ValueError: see `Recogniser.setup` and `check_masks`.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            check_masks(type(self).__name__, getattr(self.trainer, "datamodule", None))
 
     def freeze_gate(self, mask: Tensor) -> None:
         """Cache what the windows see of a mask `[M,1,H,W]`; another mask then raises, `train()` clears it."""

@@ -154,7 +154,7 @@ class Head(nn.Module, ABC):
 
     @classmethod
     def classes_in(cls, state: Mapping[str, Tensor]) -> int | None:
-        """Tell how many classes a head's saved weights are for; None where they are not such a head's.
+        """Return how many classes a head's saved weights are for; None where they are not such a head's.
 
         Args:
             state: of a head's `state_dict`.
@@ -256,7 +256,7 @@ def make_head(maker: HeadMaker | None, dim: int, classes: int, label_smoothing: 
 
 
 def classes_in(maker: HeadMaker | None, dim: int, state: Mapping[str, Tensor]) -> int | None:
-    """Tell how many classes a head's saved weights are for, by the head that would take them.
+    """Return how many classes a head's saved weights are for, by the head that would take them.
 
     Args:
         maker: see `make_head`.

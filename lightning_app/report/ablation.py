@@ -13,7 +13,7 @@ from lightning_app.report.figures import rendered
 _LETTERS = 14
 
 
-def ablation_figure(
+def ablation_chart(
     points: Mapping[str, Mapping[str, tuple[float, float]]], variants: Sequence[str], title: str = ""
 ) -> Image.Image:
     """Draw verification accuracy over the variants.

@@ -77,7 +77,7 @@ WORDS = (
 
 
 def columns_of(judges: Sequence[str], recognisers: Sequence[str]) -> Iterator[tuple[Column, str]]:
-    """Give the columns of a table: all that speak of nobody, then those of each judge, then of each recogniser.
+    """Return the columns of a table: all that speak of nobody, then those of each judge, then of each recogniser.
 
     Args:
         judges: labels.
@@ -91,7 +91,7 @@ def columns_of(judges: Sequence[str], recognisers: Sequence[str]) -> Iterator[tu
             yield from ((column, label) for column in COLUMNS if column.of == of)
 
 
-def find_figure(
+def find_metric(
     figures: Mapping[str, float], name: str, label: str = "", attack: str = RELEASED
 ) -> Measurement | None:
     """Read a figure of a method.

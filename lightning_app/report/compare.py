@@ -14,7 +14,7 @@ from PIL import Image
 
 from lightning_app.core.measurement import find
 from lightning_app.report.columns import RELEASED as RELEASED
-from lightning_app.report.columns import find_figure
+from lightning_app.report.columns import find_metric
 from lightning_app.report.figures import rendered
 
 Figures = Mapping[str, float]
@@ -152,7 +152,7 @@ def strongest(figures: Figures, attacks: Sequence[str], judges: Sequence[str], a
 
 def _seen(figures: Figures, attack: str, judges: Sequence[str], axis: Axis) -> list[Seen]:
     whom = ([axis.judge] if axis.judge else list(judges)) if MEASURES[axis.measure].judged else [""]
-    found = [(find_figure(figures, axis.measure, judge, attack), judge) for judge in whom]
+    found = [(find_metric(figures, axis.measure, judge, attack), judge) for judge in whom]
     return [(one.value, *one.interval, attack, judge) for one, judge in found if one is not None]
 
 
@@ -186,7 +186,7 @@ def points_of(
 
 
 def pareto(costs: Sequence[tuple[float, float]]) -> list[bool]:
-    """Tell which of several choices no other one beats: at most the same cost in both, less in one.
+    """Return which of several choices no other one beats: at most the same cost in both, less in one.
 
     Args:
         costs: lower is better in both.
@@ -199,7 +199,7 @@ def pareto(costs: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def staircase(points: Sequence[Point], axis: Axis) -> list[tuple[float, float]]:
-    """Give the corners of the line along the Pareto front, from the most private method to the most useful.
+    """Return the corners of the line along the Pareto front, from the most private method to the most useful.
 
     Args:
         points: all of them.
@@ -290,7 +290,7 @@ def _shared(a: Box, b: Box) -> float:
     return wide * high if wide > 0 and high > 0 else 0.0
 
 
-def compare_figure(
+def compare_chart(
     results: Mapping[str, Figures], attacks: Sequence[str], judges: Sequence[str], axis: Axis, title: str = ""
 ) -> Image.Image:
     """Draw utility against privacy, and what each attack adds to what the released images give away.

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_app.core.measurement import Measurement
-from lightning_app.report.columns import RELEASED, WORDS, columns_of, find_figure
+from lightning_app.report.columns import RELEASED, WORDS, columns_of, find_metric
 from lightning_app.report.compare import (
     Axis,
     Figures,
@@ -134,9 +134,9 @@ def method_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     for label, figures in comparison.results.items():
         seen = strongest(figures, comparison.attacks, list(comparison.judges), comparison.axis)
         row = [Cell(label, order=label)]
-        row += [_cell(find_figure(figures, f"accuracy{s}"), 100) for s in ("", "_s2", "_s3")]
-        row += [_cell(find_figure(figures, "mask_ratio"), 100)]
-        row += [_cell(find_figure(figures, name)) for name in ("dssim", "psnr")]
+        row += [_cell(find_metric(figures, f"accuracy{s}"), 100) for s in ("", "_s2", "_s3")]
+        row += [_cell(find_metric(figures, "mask_ratio"), 100)]
+        row += [_cell(find_metric(figures, name)) for name in ("dssim", "psnr")]
         if seen is None:
             rows.append([*row, Cell("–"), Cell("–")])
             continue
@@ -160,9 +160,9 @@ def state_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     rows = []
     for label, figures in comparison.results.items():
         for attack in (RELEASED, *comparison.attacks):
-            if attack != RELEASED and find_figure(figures, "dssim", attack=attack) is None:
+            if attack != RELEASED and find_metric(figures, "dssim", attack=attack) is None:
                 continue  # not mounted on this method
-            found = [(find_figure(figures, c.figure, whom, attack), c.scale) for c, whom in columns]
+            found = [(find_metric(figures, c.figure, whom, attack), c.scale) for c, whom in columns]
             cells = [_cell(one, scale) for one, scale in found]
             rows.append([Cell(label, order=label), Cell(attack, order=attack), *cells])
     return heads, rows

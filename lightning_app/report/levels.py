@@ -14,7 +14,7 @@ from lightning_app.report.figures import rendered
 Point = tuple[float, float, float]
 
 
-def levels_figure(
+def levels_chart(
     curves: Mapping[str, Sequence[Point]],
     single: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
     title: str = "",

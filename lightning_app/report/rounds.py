@@ -18,7 +18,7 @@ _TITLES = {
 }
 
 
-def rounds_figure(
+def rounds_chart(
     rounds: Sequence[int],
     accuracy: Mapping[str, Sequence[float]],
     clients: Mapping[str, Mapping[str, Sequence[float]]],

@@ -10,7 +10,7 @@ from PIL import Image
 from lightning_app.report.figures import rendered
 
 
-def scorers_figure(
+def scorers_chart(
     losses: Mapping[str, Mapping[str, float]], accuracy: Mapping[str, Mapping[str, float]], title: str = ""
 ) -> Image.Image:
     """Draw accuracy after training over F, one panel per scorer.

@@ -16,7 +16,7 @@ _COLUMNS = 6
 _INCH = 1.7  # side of one panel
 
 
-def search_figure(
+def search_chart(
     masks: Sequence[tuple[str, Tensor]],
     face: Tensor,
     winner: Tensor,

@@ -31,7 +31,7 @@ _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP)
 
 @contextmanager
 def folder_at_once(output: Path) -> Iterator[Path]:
-    """Give a folder beside `output` to write into, which takes its place when all went well.
+    """Return a folder beside `output` to write into, which takes its place when all went well.
 
     After an error nothing is left of it, and an earlier folder is as it was. Where the system can swap two names
     (Linux), a kill at any point leaves the earlier folder or the new one whole in its place; elsewhere it may leave the
@@ -64,7 +64,7 @@ def folder_at_once(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def files_at_once(folder: Path, names: Mapping[str, str]) -> Iterator[Path]:
-    """Give a folder to write into, whose files take their places, each whole, when all went well.
+    """Return a folder to write into, whose files take their places, each whole, when all went well.
 
     Several files cannot take their places in one step. A kill between leaves the new ones beside, and `recover`, or the
     next call, puts them where they belong; until then the first of them, without which the others are nothing, is

@@ -36,7 +36,7 @@ DATA_STATE = "FaceDataModule"  # under its class's name Lightning keeps a DataMo
 
 
 def archive_flaw(path: Path) -> str | None:
-    """Word what in a checkpoint's archive would take more memory than its bytes; None where nothing does.
+    """Return what in a checkpoint's archive would take more memory than its bytes; None where nothing does.
 
     Args:
         path: an existing zip archive; nothing of it is unpickled.
@@ -75,7 +75,7 @@ def _pickle_flaw(content: bytes, length: int) -> str | None:
 
 
 def values_flaw(checkpoint: Mapping[str, object]) -> str | None:
-    """Word what in a checkpoint stands for more than it takes, or is of another kind than we write; None if nothing is.
+    """Return what in a checkpoint stands for more than it takes, or is of another kind than we write; None if nothing is.
 
     Args:
         checkpoint: as `torch.load(weights_only=True, mmap=True)` gave it, with a `state_dict`.

@@ -23,7 +23,7 @@ _REMAINS = ("checkpoints", "metrics.json", "metrics.*.csv", "faces.png", "restor
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Tell whether a run can be gone on with: it has `last.ckpt`, or at least the checkpoint before it.
+    """Return whether a run can be gone on with: it has `last.ckpt`, or at least the checkpoint before it.
 
     Args:
         run_dir: `runs/<name>`.
@@ -74,7 +74,7 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
 
 
 def flaw_of(path: Path) -> str | None:
-    """Word what is wrong with a checkpoint that we wrote, its bytes' checksums included; None where nothing is.
+    """Return what is wrong with a checkpoint that we wrote, its bytes' checksums included; None where nothing is.
 
     Args:
         path: an existing file.
@@ -83,7 +83,7 @@ def flaw_of(path: Path) -> str | None:
 
 
 def _torn(path: Path) -> str | None:
-    """Word what is wrong with the bytes of a file that we wrote, with their checksums; None where nothing is."""
+    """Return what is wrong with the bytes of a file that we wrote, with their checksums; None where nothing is."""
     try:
         with zipfile.ZipFile(path) as archive:
             return "the file is damaged" if archive.testzip() else None
@@ -92,7 +92,7 @@ def _torn(path: Path) -> str | None:
 
 
 def _flaw(path: Path) -> str | None:
-    """Word what is wrong with a checkpoint; None where nothing is."""
+    """Return what is wrong with a checkpoint; None where nothing is."""
     # torch writes a zip archive whose directory stands at the end: a truncated file has none
     if not zipfile.is_zipfile(path):
         return "the file is truncated or no checkpoint; take an earlier one"
@@ -135,7 +135,7 @@ def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:
         )
 
 
-def keep_log(run_dir: Path) -> None:
+def put_log_aside(run_dir: Path) -> None:
     """Rename `metrics.csv` to `metrics.N.csv`: CSVLogger deletes the one it finds."""
     if (run_dir / "metrics.csv").exists():
         (run_dir / "metrics.csv").rename(

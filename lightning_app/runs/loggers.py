@@ -268,7 +268,7 @@ def place_loggers(trainer: pl.Trainer) -> None:
 
 
 def _is_wandbs(error: Exception) -> bool:
-    """Tell W&B's own errors, of service, server or disk, from mistakes in what calls it."""
+    """Return whether an error is W&B's own, of service, server or disk, and not a mistake in what calls it."""
     # not all of them are wandb.Errors, and their names change; ConnectionError and TimeoutError are OSErrors
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "wandb"
 
@@ -295,7 +295,7 @@ def _not_written(run: Any) -> str:
 
 
 def _shown(run: Any) -> str:
-    """Word a run's folder, as short as it may be."""
+    """Return a run's folder, as short as it may be."""
     folder = Path(run.settings.sync_dir)
     return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
 
@@ -320,7 +320,7 @@ def _mode(refused: str) -> tuple[Literal["online", "offline", "disabled"], str]:
 
 
 def has_key(url: str) -> bool:
-    """Tell whether a W&B key is set for a server.
+    """Return whether a W&B key is set for a server.
 
     Args:
         url: the server, with its scheme.
@@ -339,7 +339,7 @@ def has_key(url: str) -> bool:
 
 
 def reachable(url: str, timeout: float = _PROBE_S) -> bool:
-    """Tell whether a server, or the proxy that stands before it, takes a connection.
+    """Return whether a server, or the proxy that stands before it, takes a connection.
 
     Args:
         url: the server, with its scheme.

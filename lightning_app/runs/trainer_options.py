@@ -118,8 +118,8 @@ def blamed(error: BaseException) -> str | None:
     return None
 
 
-def worded(error: Exception) -> Exception:
-    """Word what a callback of Lightning's fails with as the one line that a user needs.
+def callback_error(error: Exception) -> Exception:
+    """Return what a callback of Lightning's fails with as the one line that a user needs.
 
     Args:
         error: that ended a command.

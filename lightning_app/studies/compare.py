@@ -14,12 +14,12 @@ from datamodules.same_description import brief, same_desensitizer
 from lightning_app.attacks import Attack
 from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.fit_config import (
-    Setting,
+    FitSettings,
     difference,
-    read_setting,
+    read_fit_settings,
+    saved_fit_settings,
     saved_measured,
     saved_reader,
-    saved_setting,
 )
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.measurement import Measurement, find
@@ -92,7 +92,7 @@ class Candidate:
         self.label, self.method, self.folder = label, method, runs / name
         self.common = ["--config", method.config, "--seed_everything", str(seed), *method.args]
         try:
-            self.setting: Setting = read_setting(self.common)
+            self.setting: FitSettings = read_fit_settings(self.common)
             data = self.setting.data
             data.desensitizer.prepare((data.size, data.size))
         except FileNotFoundError as error:
@@ -144,7 +144,7 @@ class Candidate:
                 self.about |= {"checkpoint": facts.sha256, "measured": self.setting.measured}
                 jobs.check_record(self._record, own, _plain(self.about))
             return
-        made = saved_setting(self.run)
+        made = saved_fit_settings(self.run)
         other = None if made is None else difference(made, self.setting.about)
         # figures that are there were measured as its config says, not as ours does
         measured = saved_measured(self.run) if jobs.finished(self.run, self.figure) else None
@@ -158,7 +158,7 @@ class Candidate:
             )
 
     def _is_measured_in(self, home: Path, facts: CheckpointFacts) -> bool:
-        """Tell whether a run's figures are this method's: of its desensitizer, and of the same verification."""
+        """Return whether a run's figures are this method's: of its desensitizer, and of the same verification."""
         ours, made = self.setting.data.desensitizer.describe(), saved_measured(home)
         return (
             jobs.finished(home, self.figure)
@@ -200,11 +200,11 @@ class Candidate:
         else:
             args = ["validate", *self.common, *place, "--ckpt_path", str(self.checkpoint)]
         self.commands.append(_typed(args))
-        jobs.keep_record(self._record, self.run, _plain(self.about))
+        jobs.write_record(self._record, self.run, _plain(self.about))
         return jobs.do(args, self.run, self._log(""), self.folder.name, figure=self.figure)
 
     def facts(self) -> CheckpointFacts:
-        """Tell what the trained recogniser's checkpoint says of itself.
+        """Return what the trained recogniser's checkpoint says of itself.
 
         Raises:
             ValueError: a run of that name was trained on faces desensitized in another way.
@@ -247,8 +247,8 @@ class Candidate:
         common = self._restorer_args(restorer, seed)
         args = ["fit", *common, "--runs", str(run.parent), "--name", run.name]
         self.commands.append(_typed(args))
-        about = {"about": read_setting(common).about, "veil": self.setting.data.desensitizer.describe()}
-        jobs.keep_record(self.folder / "jobs" / f"{run.name}.json", run, _plain(about))
+        about = {"about": read_fit_settings(common).about, "veil": self.setting.data.desensitizer.describe()}
+        jobs.write_record(self.folder / "jobs" / f"{run.name}.json", run, _plain(about))
         output = self._log(f"_{jobs.slug(restorer.label)}")
         done = jobs.do(args, run, output, self.folder.name, figure=_TRAINED)
         return run / LAST if done else None
@@ -272,7 +272,7 @@ class Candidate:
             home = given if given.is_dir() else given.parent.parent
             return saved_reader(home, self.setting.classes).identities
         assert restorer is not None, "the method has no attacker"
-        return read_setting(self._restorer_args(restorer, seed)).data.reader.identities
+        return read_fit_settings(self._restorer_args(restorer, seed)).data.reader.identities
 
     def utility(self) -> dict[str, float]:
         """Return accuracies with their intervals as the run tells them, and the share of pixels hidden.

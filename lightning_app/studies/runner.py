@@ -76,7 +76,7 @@ def do(
 
 
 def finished(run: Path, figure: str = "lfw/accuracy") -> bool:
-    """Tell whether a run ended well and left this figure."""
+    """Return whether a run ended well and left this figure."""
     # Lightning's teardown, which writes the file, comes only to runs that ended well
     return (run / "metrics.json").is_file() and figure in read_metrics(run / "metrics.json")
 
@@ -113,7 +113,7 @@ def check_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
     )
 
 
-def keep_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
+def write_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
     """Write down how something is made, and refuse what was made otherwise under the same name.
 
     Args:
@@ -130,7 +130,7 @@ def keep_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
 
 
 def is_old(record: Path, made: Path) -> bool:
-    """Tell whether something was made by an earlier version, whose records do not hash files.
+    """Return whether something was made by an earlier version, whose records do not hash files.
 
     Args:
         record: the JSON file, if there is one.
@@ -195,7 +195,7 @@ def _files(about: Mapping[str, object]) -> dict[str, str]:
 
 
 def _is_made(made: Path) -> bool:
-    """Tell whether something was made: a file, a run's figures, or a checkpoint that it goes on from."""
+    """Return whether something was made: a file, a run's figures, or a checkpoint that it goes on from."""
     return made.is_file() or (made / "metrics.json").is_file() or has_checkpoint(made)
 
 

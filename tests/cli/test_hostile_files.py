@@ -17,7 +17,7 @@ import yaml
 from datamodules import DrawnFaces, ReleasedFaces
 from datamodules.readers.base import FaceReader
 from lightning_app.attacks.trained import load_restorer
-from lightning_app.cli.fit_config import read_setting, saved_measured, saved_reader, saved_setting
+from lightning_app.cli.fit_config import read_fit_settings, saved_fit_settings, saved_measured, saved_reader
 from lightning_app.commands import compare, export, rank_scorers, search_mask, sweep_levels
 from lightning_app.core.foreign import parse_json, parse_yaml
 from lightning_app.export.model_input import _sources, find_model_input
@@ -132,7 +132,7 @@ def test_our_own_readers_are_known_by_a_table(evil: Path) -> None:
 )
 def test_a_config_beside_a_checkpoint_that_is_none(config: str, evil: Path) -> None:
     (evil / "config.yaml").write_text(config)
-    for read in (saved_reader, saved_setting, saved_measured):
+    for read in (saved_reader, saved_fit_settings, saved_measured):
         with pytest.raises(ValueError, match=r"config\.yaml"):
             read(evil)
     facts = CheckpointFacts(evil / "checkpoints/last.ckpt", "", "ResNet", 32, 3, 1, {})
@@ -150,7 +150,7 @@ def test_the_commands_take_trust_more_than_once() -> None:
 
 
 def test_a_users_own_config_names_its_classes(drawn_root: Path, tmp_path: Path) -> None:
-    classes = read_setting(["--config", str(write_config(tmp_path / "tiny.yaml", drawn_root))]).classes
+    classes = read_fit_settings(["--config", str(write_config(tmp_path / "tiny.yaml", drawn_root))]).classes
     assert {"datamodules.FolderFaces", "lightning_app.desensitize.MaskOut"} <= classes
 
 
@@ -164,7 +164,7 @@ def test_a_class_of_another_kind_in_a_config_of_the_users_is_not_called(
     monkeypatch.setattr(os, "system", lambda *_: pytest.fail("called"))
     config = write_config(tmp_path / "tiny.yaml", drawn_root)
     with pytest.raises(ValueError, match=path):
-        read_setting(["--config", str(config), option, path])
+        read_fit_settings(["--config", str(config), option, path])
     assert not (tmp_path / "called").exists()
 
 

@@ -50,7 +50,7 @@ def picture() -> None:
 def _blank_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no scatter but where a test asks for it: it takes half a second each time."""
     if "picture" not in request.fixturenames:
-        monkeypatch.setattr(compare_report, "compare_figure", lambda *rest: Image.new("RGB", (2, 2)))
+        monkeypatch.setattr(compare_report, "compare_chart", lambda *rest: Image.new("RGB", (2, 2)))
 
 
 @pytest.fixture

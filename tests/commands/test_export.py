@@ -24,7 +24,8 @@ from torch.nn import functional as F
 import lightning_app
 from datamodules import FolderFaces
 from lightning_app.commands import export as command
-from lightning_app.desensitize import MaskOut
+from lightning_app.core.key_file import make_key
+from lightning_app.desensitize import Chain, MaskOut, MixUp, Mosaic
 from lightning_app.export import graph, to_safetensors
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models import Inpainter, ResNet, ResNetFSM
@@ -247,6 +248,32 @@ def test_blurred_faces_are_desensitized_before(
     known = ("--ckpt_path", path, "--mean", 0.5, "--std", 0.5)
     line = refused(capsys, lambda: run_main("export", *known, "--output", "x", "--mask", mask))
     assert "GaussianBlur, which has no mask" in line
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_what_was_trained_on_mixes_takes_faces_that_are_not_mixed(
+    chained: bool, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = ResNet(backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
+    make_key(tmp_path / "owner.key")
+    mixing = MixUp(2, key=tmp_path / "owner.key")
+    about = Chain([Mosaic(4), mixing]).describe() if chained else mixing.describe()
+    path = written(tmp_path / "mixed.ckpt", model, about, mean=0.5, std=0.5)
+    run_main("export", "--ckpt_path", path, "--output", "out")
+    with torch.no_grad():
+        ours = F.normalize(model.embed((noise() - 0.5) / 0.5))
+    assert float((embedded(Path("out"), noise()) - ours).abs().max()) < 1e-5
+    text = Path("out/README.md").read_text()
+    assert "Training images were mixed together" in text
+    assert "those to be embedded are not" in text
+    assert ("as in training: `Mosaic` (block 4)" in text) is chained
+    assert ("The model takes clean faces" in text) is not chained
+    assert ("desensitized as above" in text) is chained
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"images are desensitized {'before' if chained else 'no'} " in said
+    secret = (tmp_path / "owner.key").read_text().strip()
+    assert not [file for file in Path("out").iterdir() if secret.encode() in file.read_bytes()]
 
 
 def test_random_masks_need_one_for_the_gate(

@@ -28,7 +28,7 @@ from tests.command_line import RunMain, write_config
 def _blank_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no picture but where a test asks for it: drawing takes longer than searching."""
     if "picture" not in request.fixturenames:
-        monkeypatch.setattr(search_report, "search_figure", lambda *rest: Image.new("RGB", (2, 2)))
+        monkeypatch.setattr(search_report, "search_chart", lambda *rest: Image.new("RGB", (2, 2)))
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_the_picture_shows_twelve_candidates_scored_on_all_images_or_not(
         shown.extend(caption for caption, _ in masks)
         return Image.new("RGB", (2, 2))
 
-    monkeypatch.setattr(search_report, "search_figure", figure)
+    monkeypatch.setattr(search_report, "search_chart", figure)
     _searched(clean, tmp_path, "--candidates", "14")
     assert len(shown) == 12
     estimates = [caption.splitlines()[1:] for caption in shown]

@@ -279,7 +279,7 @@ def test_they_are_exported(
 
 
 def in_fit(data: FaceDataModule, epoch: int = 0) -> FaceDataModule:
-    """Give it a trainer in the middle of `fit`."""
+    """Return it a trainer in the middle of `fit`."""
 
     class Trainer:
         training, current_epoch, global_step = True, epoch, 3

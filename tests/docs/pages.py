@@ -72,7 +72,7 @@ def code_spans(text: str) -> list[str]:
 
 
 def calls(text: str, commands: set[str]) -> Iterator[Call]:
-    """Give the command lines of a page: `python main.py COMMAND …`, and `COMMAND --…` in backticks.
+    """Return the command lines of a page: `python main.py COMMAND …`, and `COMMAND --…` in backticks.
 
     Args:
         text: of the page.

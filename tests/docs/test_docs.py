@@ -160,7 +160,7 @@ def test_named_modules_and_classes_are_there(name: str) -> None:
 
 
 def _is_ours(dotted: str) -> bool:
-    """Tell whether a dotted name is a module of ours, or stands in one."""
+    """Return whether a dotted name is a module of ours, or stands in one."""
     parts, file = dotted.split("."), ROOT
     while parts and ((file / parts[0]).is_dir() or (file / f"{parts[0]}.py").is_file()):
         file /= parts.pop(0)

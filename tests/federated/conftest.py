@@ -11,5 +11,5 @@ def _quick_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Drawing `rounds.png` after every round takes longer than all else; tests/commands looks at it."""
     if "figure" not in request.node.name:
         monkeypatch.setattr(
-            "lightning_app.federated.server.record.rounds_figure", lambda *_, **__: Image.new("RGB", (8, 8))
+            "lightning_app.federated.server.record.rounds_chart", lambda *_, **__: Image.new("RGB", (8, 8))
         )

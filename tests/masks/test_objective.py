@@ -20,7 +20,7 @@ CLASSES, SIZE = 5, 32
 
 
 def shaken(model: nn.Module) -> nn.Module:
-    """Give batch norms statistics and weights of both signs, as training would, so that folding shows."""
+    """Return batch norms statistics and weights of both signs, as training would, so that folding shows."""
     generator = torch.Generator().manual_seed(3)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -109,7 +109,7 @@ def sign_as_it_is(root: Path, key: Ed25519PrivateKey) -> None:
 
 
 def relist(root: Path, **changed: object) -> None:
-    """Give the manifest the hashes that the files have now: what a forger without the signing key can do.
+    """Return the manifest the hashes that the files have now: what a forger without the signing key can do.
 
     Whatever else is changed is written as it is given, right or wrong.
     """
@@ -141,7 +141,7 @@ def said(found: Audit) -> dict[str, list[str]]:
 
 
 def set_times(root: Path) -> None:
-    """Give every file and folder the time that released ones bear."""
+    """Return every file and folder the time that released ones bear."""
     for path in [root, *root.rglob("*")]:
         os.utime(path, (TIMESTAMP, TIMESTAMP), follow_symlinks=False)
 

@@ -300,7 +300,7 @@ def test_another_zlib_is_no_excuse(released: Path) -> None:
 
 
 def remask(root: Path, data: bytes) -> None:
-    """Give a release another mask file, listed everywhere."""
+    """Return a release another mask file, listed everywhere."""
     (root / "mask.png").write_bytes(data)
     digest = sha256(root / "mask.png")
     facts = json.loads((root / "mask.json").read_bytes()) | {"file_hash": digest}

@@ -37,7 +37,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def reach(kind: str, **options: object) -> int:
-    """Tell how far from a black square its content still shows: rows and columns beyond its lower right corner."""
+    """Return how far from a black square its content still shows: rows and columns beyond its lower right corner."""
     rng = np.random.default_rng(0)
     one = np.asarray(picture(3, width=160, height=160)).copy()
     other = one.copy()

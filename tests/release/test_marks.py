@@ -23,7 +23,7 @@ Attributes = Callable[[Callable[[str], dict[str, bytes]]], None]
 
 @pytest.fixture
 def attributes(monkeypatch: pytest.MonkeyPatch) -> Attributes:
-    """Give files extended attributes, also where the file system has none, or only root may."""
+    """Return files extended attributes, also where the file system has none, or only root may."""
 
     def give(of: Callable[[str], dict[str, bytes]]) -> None:
         monkeypatch.setattr(os, "listxattr", lambda path, follow_symlinks: list(of(path)), raising=False)

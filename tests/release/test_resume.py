@@ -169,7 +169,7 @@ def test_a_worker_whose_parent_is_gone_already_ends() -> None:
 
 
 def replace_in_place(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
-    """Give a file other content and, where asked for, the time stamp it had."""
+    """Return a file other content and, where asked for, the time stamp it had."""
     path.write_bytes(data)
     if like is not None:
         os.utime(path, ns=(like.st_atime_ns, like.st_mtime_ns))

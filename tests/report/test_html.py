@@ -20,7 +20,7 @@ from lightning_app.report.compare import (
     RELEASED,
     Axis,
     bounds,
-    compare_figure,
+    compare_chart,
     pareto,
     parse_axis,
     place_labels,
@@ -225,7 +225,7 @@ def test_chromium_reads_the_table_and_the_plot(tmp_path: Path) -> None:
 
 def test_the_picture_is_drawn_with_and_without_points() -> None:
     for results in (RESULTS, {"a": {"accuracy": 0.5}}, {}):
-        assert compare_figure(results, ATTACKS, JUDGES, Axis("rank1"), "t").size[0] > 1000
+        assert compare_chart(results, ATTACKS, JUDGES, Axis("rank1"), "t").size[0] > 1000
     assert "Nothing to draw yet" in render(page_of(results={"a": {"accuracy": 0.5}}, about={}))
 
 

@@ -162,20 +162,20 @@ def test_a_changed_file_counts_once_something_is_made(tmp_path: Path) -> None:
     def about(**files: str | None) -> dict[str, object]:
         return {"args": ["fit"], "files": files}
 
-    jobs.keep_record(record, made, about(config="a" * 64, scorer=None))
-    jobs.keep_record(record, made, about(config="b" * 64, scorer="c" * 64))  # it failed, and was mended
+    jobs.write_record(record, made, about(config="a" * 64, scorer=None))
+    jobs.write_record(record, made, about(config="b" * 64, scorer="c" * 64))  # it failed, and was mended
     made.mkdir()
     (made / "metrics.json").write_text("{}")
     with pytest.raises(
         ValueError, match=r"config has changed: SHA-256 bbbbbbbbbbbb… then, dddddddddddd… now; .*record"
     ):
-        jobs.keep_record(record, made, about(config="d" * 64, scorer="c" * 64))
-    jobs.keep_record(record, made, about(config="b" * 64, scorer=None))  # removed to make room
+        jobs.write_record(record, made, about(config="d" * 64, scorer="c" * 64))
+    jobs.write_record(record, made, about(config="b" * 64, scorer=None))  # removed to make room
     assert json.loads(record.read_text()) == about(config="b" * 64, scorer="c" * 64)
 
     record.write_text('{"args": ["fit"]}')  # as an earlier version wrote it
     assert jobs.is_old(record, made)
-    jobs.keep_record(record, made, about(config="d" * 64))
+    jobs.write_record(record, made, about(config="d" * 64))
     assert record.read_text() == '{"args": ["fit"]}'
     with pytest.raises(ValueError, match="made with other settings"):
         jobs.check_record(record, made, {"args": ["validate"], "files": {}})

@@ -14,7 +14,7 @@ NAMES: Mapping[str, Callable[[], Judge]] = {"dlib": DlibJudge}
 
 
 def known_name(text: str) -> bool:
-    """Tell whether a text stands for a judge: a name of `NAMES`, or a checkpoint that is there.
+    """Return whether a text stands for a judge: a name of `NAMES`, or a checkpoint that is there.
 
     Args:
         text: as a config has it.

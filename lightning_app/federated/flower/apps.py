@@ -238,7 +238,7 @@ def make_client_app(
 
 
 def client_here(plan: Plan, parts: Parts, number: int, folder: Path) -> Client:
-    """Give this process's client of an owner, made once.
+    """Return this process's client of an owner, made once.
 
     Args:
         plan: how the federation goes.

@@ -69,7 +69,7 @@ class InstalledAppExecutor(SubprocessExecutor):
 
 
 def load_installed(*_: Any, **__: Any) -> ClientApp:
-    """Give the installed client app, in the place of a bundle's."""
+    """Return the installed client app, in the place of a bundle's."""
     from lightning_app.federated.flower.clientapp import app
 
     return app

@@ -41,7 +41,7 @@ class ControlFromHere:
 
 
 def middleware() -> tuple[Middleware, ...]:
-    """Give what Flower puts around its interfaces, outermost."""
+    """Return what Flower puts around its interfaces, outermost."""
     return (Middleware(ControlFromHere),)
 
 

@@ -20,13 +20,13 @@ from lightning_app.core.key_file import load_key
 from lightning_app.desensitize import Desensitizer, MaskOut, is_clean
 from lightning_app.federated.owner.local import train_round
 from lightning_app.federated.owner.terms import (
-    about,
+    check_accepted,
     check_changes,
     check_desensitizer,
     check_invitation,
-    check_kept,
     lowest_ratio,
     masking_facts,
+    recorded,
     servers_mask,
 )
 from lightning_app.federated.protocol.messages import Invitation, Joined, Refusal, Task, Update
@@ -74,14 +74,14 @@ class Client:
                 owner's own file does not allow, or is another than this owner has accepted for the run.
         """
         home = self.folder / check_run_id(invitation.run)
-        kept = self._kept(invitation.run)
+        kept = self._accepted(invitation.run)
         if kept is not None:
-            check_kept(kept, invitation)
+            check_accepted(kept, invitation)
         self._invitation, self._made = None, None
         made = self._make(invitation)
         model, data = made
         if kept is None:  # only now: what was refused is not remembered, and not trained on
-            write_atomically(home / "invitation.json", json.dumps(about(invitation), indent=2) + "\n")
+            write_atomically(home / "invitation.json", json.dumps(recorded(invitation), indent=2) + "\n")
         self._invitation, self._made = invitation, made
         self._say(data.desensitizer, home / "mask.png")
         return Joined(
@@ -126,7 +126,7 @@ class Client:
         done = train_round(model, data, self.parts.trainer, task.round, invitation.rounds,
                            invitation.local_epochs, self.folder)  # fmt: skip
         if invitation.private_heads:
-            self._keep_head(model.head, task.round)
+            self._write_head(model.head, task.round)
         return Update(
             client=self.number, round=task.round, mask_hash=self._mask_hash,
             images=done.batches * data.global_batch_size, batches=done.batches, loss=done.loss, lr=done.lr,
@@ -188,7 +188,7 @@ class Client:
             key, b"names of a shared head\n" + json.dumps(list(names)).encode(), "sha256"
         ).hex()
 
-    def _kept(self, run: str) -> dict[str, Any] | None:
+    def _accepted(self, run: str) -> dict[str, Any] | None:
         """Read what this owner has accepted for a run; None where it has not, or has lost its files."""
         file = self.folder / check_run_id(run) / "invitation.json"
         if not file.is_file():
@@ -197,7 +197,7 @@ class Client:
         return kept
 
     def _remembered(self, run: str) -> Invitation:
-        home, kept = self.folder / check_run_id(run), self._kept(run)
+        home, kept = self.folder / check_run_id(run), self._accepted(run)
         if kept is None:
             raise FileNotFoundError(
                 f"owner {self.number} has no invitation in {home}: it has to join before it trains"
@@ -206,7 +206,7 @@ class Client:
         return Invitation(**(kept | {"mask": mask}))
 
     def _head(self, model: Recogniser, data: FaceDataModule, number: int) -> Head:
-        """Give a head of the right size; a private one with the weights it had before this round."""
+        """Return a head of the right size; a private one with the weights it had before this round."""
         invitation = self._invitation
         assert invitation is not None
         seed = client_seed(invitation.seed, self.number) if invitation.private_heads else invitation.seed
@@ -216,7 +216,7 @@ class Client:
             head.load_state_dict(load_file(before[-1]))
         return head
 
-    def _keep_head(self, head: Head, number: int) -> None:
+    def _write_head(self, head: Head, number: int) -> None:
         """Write the head after a round; a server that is killed, or lost a file, may ask for earlier ones again."""
         file = self._home() / f"head-{number:05d}.safetensors"
         write_atomically(file, save({key: value.contiguous() for key, value in head.state_dict().items()}))
@@ -232,7 +232,7 @@ class Client:
 
 
 def client_seed(seed: int, client: int) -> int:
-    """Give an owner's seed; owner 0 has the federation's own, so that a federation of one is an ordinary `fit`.
+    """Return an owner's seed; owner 0 has the federation's own, so that a federation of one is an ordinary `fit`.
 
     Args:
         seed: of the federation.

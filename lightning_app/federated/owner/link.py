@@ -84,7 +84,7 @@ def answer(
 
 
 def late(timeout: float) -> str:
-    """Word that a client did not answer in time.
+    """Return the message that a client did not answer in time.
 
     Args:
         timeout: seconds it had.

@@ -24,8 +24,8 @@ LEAST = 0.5  # mask ratio of a mask that nobody said more of
 _ROUNDS, _SEEDS = 10**6, 2**63
 
 
-def about(invitation: Invitation) -> dict[str, Any]:
-    """Give what an owner writes down of an invitation: all of it, and of the mask whether there is one."""
+def recorded(invitation: Invitation) -> dict[str, Any]:
+    """Return what an owner writes down of an invitation: all of it, and of the mask whether there is one."""
     return asdict(replace(invitation, mask=None)) | {"mask": invitation.mask is not None}
 
 
@@ -56,17 +56,17 @@ def check_invitation(invitation: Invitation, plan: Plan) -> None:
         )
 
 
-def check_kept(kept: Mapping[str, Any], invitation: Invitation) -> None:
+def check_accepted(kept: Mapping[str, Any], invitation: Invitation) -> None:
     """Refuse an invitation to a run that differs from the one this owner has accepted.
 
     Args:
-        kept: what `about` gave of that one.
+        kept: what `recorded` gave of that one.
         invitation: as it comes now.
 
     Raises:
         Refusal: it does; names the field.
     """
-    now = about(invitation)
+    now = recorded(invitation)
     other = next((key for key in now if kept.get(key) != now[key]), None)
     if other is not None:
         raise Refusal(
@@ -79,7 +79,7 @@ def check_kept(kept: Mapping[str, Any], invitation: Invitation) -> None:
 def servers_mask(
     invitation: Invitation, data: FaceDataModule, own: Mapping[str, Any] | str | None, plan: Plan
 ) -> Tensor | None:
-    """Give the mask that the server wants, where the owner's own file does not speak against it.
+    """Return the mask that the server wants, where the owner's own file does not speak against it.
 
     Args:
         invitation: of the server.
@@ -215,7 +215,7 @@ def check_changes(data: FaceDataModule) -> None:
 
 
 def lowest_ratio(facts: Mapping[str, object]) -> float | None:
-    """Give the lowest mask ratio of the masks that a description speaks of; None where it has none.
+    """Return the lowest mask ratio of the masks that a description speaks of; None where it has none.
 
     Args:
         facts: as `Desensitizer.describe` gives them.

@@ -22,7 +22,7 @@ _GROWTH = 10.0  # times what an owner has said in earlier rounds
 
 
 def middle(values: Sequence[float]) -> float:
-    """Give the middle one of some values, of an even number the upper one.
+    """Return the middle one of some values, of an even number the upper one.
 
     Args:
         values: at least one.
@@ -109,7 +109,7 @@ def overcounted(updates: Sequence[Update], ratio: float, earlier: Mapping[int, i
 
 
 def counts(updates: Sequence[Update], ratio: float) -> dict[int, int]:
-    """Give for how many images each update counts in the mean.
+    """Return for how many images each update counts in the mean.
 
     Args:
         updates: of a round, at least one.

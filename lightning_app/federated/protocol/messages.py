@@ -146,12 +146,12 @@ class Link(Protocol):
 
 
 def one_line(error: BaseException) -> str:
-    """Word an error in one line: its class, and what it says."""
+    """Return an error in one line: its class, and what it says."""
     return plain(f"{type(error).__name__}: {error}")
 
 
 def discreet(error: BaseException) -> str:
-    """Word an owner's error for a server elsewhere: of all but a `Refusal` the kind alone.
+    """Return an owner's error for a server elsewhere: of all but a `Refusal` the kind alone.
 
     What readers and the system say of an error names files, and with them people. The owner's own log has all of it.
 

@@ -70,7 +70,7 @@ def deal(labels: Tensor, owners: int, how: Partition, seed: int = 0, alpha: floa
 
 
 def partition_table(labels: Tensor, parts: list[Tensor]) -> tuple[list[str], list[list[object]]]:
-    """Tell what a partition gives each owner.
+    """Return what a partition gives each owner.
 
     Args:
         labels: `[N]` int64 of the whole.

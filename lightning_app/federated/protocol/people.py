@@ -42,15 +42,15 @@ class OwnPeople(FaceReader):
         return self.part.stable_name(index)
 
     def content(self, index: int) -> bytes:
-        """Give an image of the part as it is stored."""
+        """Return an image of the part as it is stored."""
         return self.part.content(index)
 
     def pixel_facts(self) -> dict[str, object]:
-        """Tell what the whole tells."""
+        """Return what the whole tells."""
         return self.part.pixel_facts()
 
     def number(self, index: int) -> int:
-        """Tell the image's number in the whole."""
+        """Return the image's number in the whole."""
         return self.part.number(index)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
@@ -61,7 +61,7 @@ class OwnPeople(FaceReader):
 
 
 def part_of(reader: FaceReader, indices: Tensor, private_heads: bool) -> FaceReader:
-    """Give an owner's part of a reader.
+    """Return an owner's part of a reader.
 
     Args:
         reader: the whole.

@@ -148,7 +148,7 @@ class Plan:
         return self.clients if self.partition == "own" else self.at_once
 
     def decisive(self) -> dict[str, Any]:
-        """Give the fields that the result depends on."""
+        """Return the fields that the result depends on."""
         spared = (
             "engine",
             "timeout",
@@ -332,7 +332,7 @@ def _add_model_and_data(parser: ArgumentParser) -> None:
 
 
 def _device(accelerator: Any) -> torch.device:
-    """Give the device of a client's trainer: the CPU where it is asked for, or where there is no GPU."""
+    """Return the device of a client's trainer: the CPU where it is asked for, or where there is no GPU."""
     gpu = accelerator != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if gpu else "cpu")
 

@@ -15,7 +15,7 @@ _RUN = re.compile(r"[0-9a-f]{16}")
 
 
 def is_statistic(name: str) -> bool:
-    """Tell whether a weight is batch norm's running mean or variance, and no parameter."""
+    """Return whether a weight is batch norm's running mean or variance, and no parameter."""
     return name.endswith((".running_mean", ".running_var"))
 
 

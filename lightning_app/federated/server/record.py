@@ -14,7 +14,7 @@ from lightning_app.core.csv_text import csv_table
 from lightning_app.core.files import write_atomically
 from lightning_app.federated.protocol.messages import plain
 from lightning_app.report import png_bytes
-from lightning_app.report.rounds import rounds_figure
+from lightning_app.report.rounds import rounds_chart
 from lightning_app.report.tables import Scalar
 
 log = logging.getLogger("faceveil")
@@ -114,7 +114,7 @@ def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image | None:
         for figure in ("loss", "drift", "cosine")
     }
     try:
-        picture = rounds_figure(at, series, lines, accuracy or "", title=run_dir.name)
+        picture = rounds_chart(at, series, lines, accuracy or "", title=run_dir.name)
         drawn = png_bytes(picture)
     except Exception as error:  # whatever strange figures make of a drawing, the round is done
         log.warning("%s is not drawn (%s)", run_dir / "rounds.png", plain(str(error)), exc_info=True)

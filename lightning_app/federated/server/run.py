@@ -36,7 +36,7 @@ from lightning_app.federated.protocol.plan import Parts, Plan
 from lightning_app.federated.protocol.shared_mask import digest, mask_and_hash
 from lightning_app.federated.protocol.weights import count_batches, install, size_of, travelling, weights_hash
 from lightning_app.federated.server.record import Record, accuracy_key, heads_and_rows, summary, write_rounds
-from lightning_app.federated.server.state import history_of, keep_round, last_round, open_run
+from lightning_app.federated.server.state import history_of, last_round, open_run, write_round
 from lightning_app.report import print_table, write_metrics
 from lightning_app.report.tables import Scalar
 from lightning_app.runs.loggers import WandbLogger
@@ -144,7 +144,7 @@ class Server:
             record |= self.verify()
         record |= {"time/verify_s": time.perf_counter() - at, "time/round_s": time.perf_counter() - begun}
         classes = None if self.classes is None else self.classes[0]
-        keep_round(self.run_dir, self.model, self.data, [*self.rounds, record], classes, self.plan)
+        write_round(self.run_dir, self.model, self.data, [*self.rounds, record], classes, self.plan)
         self.rounds.append(record)  # only now: the round is done when its checkpoint is there
         if number < self.plan.rounds:  # the report writes all of them after the last
             write_rounds(self.run_dir, self.rounds)

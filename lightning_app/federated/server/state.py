@@ -93,12 +93,12 @@ def open_run(run_dir: Path, plan: Plan, parts: Parts, overwrite: bool) -> str:
             )
     run = check_run_id(begun)
     write_atomically(record, json.dumps({"run": run, "settings": settings}, indent=2) + "\n")
-    _keep_configs(run_dir, plan, parts)
+    _write_configs(run_dir, plan, parts)
     return run
 
 
 def _decisive(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:
-    """Give what the result depends on; where it is computed, and how fast, may change from one start to the next."""
+    """Return what the result depends on; where it is computed, and how fast, may change from one start to the next."""
     arguments = {key: value for key, value in model["init_args"].items() if key not in _ASIDE}
     return _plain({
         "model": model | {"init_args": arguments},
@@ -107,7 +107,7 @@ def _decisive(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, An
     })  # fmt: skip
 
 
-def _keep_configs(run_dir: Path, plan: Plan, parts: Parts) -> None:
+def _write_configs(run_dir: Path, plan: Plan, parts: Parts) -> None:
     trainer = parts.trainer | {"callbacks": parts.callbacks, "logger": parts.logger}
     config = _plain({
         "name": run_dir.resolve().name, "runs": str(run_dir.parent), "seed_everything": parts.seed,
@@ -166,7 +166,7 @@ def last_round(run_dir: Path) -> dict[str, Any] | None:
 
 
 def history_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give the records of the rounds that a checkpoint knows.
+    """Return the records of the rounds that a checkpoint knows.
 
     Args:
         checkpoint: as `last_round` gives it.
@@ -175,7 +175,7 @@ def history_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rounds
 
 
-def keep_round(
+def write_round(
     run_dir: Path,
     model: Recogniser,
     data: FaceDataModule,

@@ -85,7 +85,7 @@ class Explainer:
 
     @contextmanager
     def one_line(self) -> Iterator[None]:
-        """Tell what the method raises in one line; a ValueError and a lack of memory pass as they are.
+        """Raise in one line what the method raises; a ValueError and a lack of memory pass as they are.
 
         Raises:
             ValueError: from the method's own error.
