@@ -42,7 +42,9 @@ def method_text(manifest: Manifest) -> str:
     return " ".join(shown)
 
 
-def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict[str, Any]:
+def describe(
+    desensitizer: Desensitizer, size: int, mask: Tensor | None, version: int = VERSION
+) -> dict[str, Any]:
     """Return what the manifest of a release says of its method.
 
     Of `MaskOut` it is what the mask is, not where it came from; of a class that is not FaceVeil's its name and
@@ -52,6 +54,7 @@ def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict
         desensitizer: prepared.
         size: side of the images in pixels.
         mask: `[1,1,H,W]` that lies on every image, 1 = visible; None where nothing is hidden.
+        version: of the manifest's format.
 
     Raises:
         ValueError: it changes too little of an image, has a parameter of too many digits, or bears the name of
@@ -65,7 +68,7 @@ def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict
             "the class"
         )
     if is_known(name):
-        told = type(desensitizer).entries(size, VERSION)[0]
+        told = type(desensitizer).entries(size, version)[0]
         about = {key: value for key, value in about.items() if key in told}
     else:
         guard = guard_of(about)
@@ -73,7 +76,7 @@ def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict
     about["method"] = name
     faults = [] if mask is None else weak_mask(float(mask_ratio(mask[0])))
     try:
-        check_method(about, size, mask is not None, VERSION)
+        check_method(about, size, mask is not None, version)
         faults += weak_method(about, size)
     except ValueError as error:
         faults.append(str(error))
