@@ -221,14 +221,18 @@ class BlockDCT(Desensitizer):
     @classmethod
     def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
         """Count channels and blocks."""
-        made = BlockDCT(**{key: description[key] for key in (*transform_entries(), "dc") if key in description})
+        made = BlockDCT(
+            **{key: description[key] for key in (*transform_entries(), "dc") if key in description}
+        )
         side = made.out_size(size)
         return made.out_channels, side, side
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
         """Say that it hides nothing: without shuffling, the channels are the image."""
-        return ["its channels are the image, which anybody turns back; FrequencyMask shuffles them by the owner's key"]
+        return [
+            "its channels are the image, which anybody turns back; FrequencyMask shuffles them by the owner's key"
+        ]
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:

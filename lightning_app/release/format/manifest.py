@@ -39,7 +39,11 @@ from lightning_app.release.format.tensors import MOST_CHANNELS, PAIRS, Tensors, 
 
 FORMAT, VERSION = "faceveil-release", 2
 TENSORS = 3  # the version of a release of representations
-_READ = (1, VERSION, TENSORS)  # 1 says more of MaskOut's masks than what they are, and not the level of compression
+_READ = (
+    1,
+    VERSION,
+    TENSORS,
+)  # 1 says more of MaskOut's masks than what they are, and not the level of compression
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MASK, MASK_FACTS, IMAGES = "mask.png", "mask.json", "images"
 OTHER = "other"

@@ -156,8 +156,10 @@ def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> l
     kind = _known(name)
     if kind is None:
         return []
-    if not kind.is_image:
+    if manifest.tensors is None and not kind.is_image:
         return [f"its method is {name}, which returns no pictures"]
+    if manifest.tensors is not None and key_hashes(about):
+        return []  # without the key nothing can be made of it
     if manifest.mask is None and kind.has_mask:
         return [f"its method is {name}, but it has no mask"]
     if manifest.mask is not None and not kind.has_mask:
@@ -171,6 +173,18 @@ def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> l
     if canonical(made) != canonical(about):
         return [f"its method is not what {name} says of itself, made from that very description"]
     return []
+
+
+def key_hashes(about: object) -> list[str]:
+    """List the hashes of the owners' keys in a description, those of a chain's steps among them.
+
+    Args:
+        about: what `Desensitizer.describe` gave, or a part of it.
+    """
+    if isinstance(about, dict):
+        own = [str(about["key_hash"])] if about.get("key_hash") else []
+        return own + [one for value in about.values() for one in key_hashes(value)]
+    return [one for value in about for one in key_hashes(value)] if isinstance(about, list | tuple) else []
 
 
 def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:

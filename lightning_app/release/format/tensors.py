@@ -33,7 +33,10 @@ SHARDS, PAIRS = "shards", "pairs.txt"
 NAME = DIGITS // 2  # bytes of a pseudonym
 MOST_CHANNELS, MOST_SIDE, MOST_MIXED, MOST_ROWS, MOST_BATCH = 4096, 4096, 64, 1 << 20, 1 << 16
 DType = Literal["uint8", "float16"]
-DTYPES: Mapping[str, tuple[str, int]] = {"uint8": ("U8", 1), "float16": ("F16", 2)}  # safetensors' name, bytes
+DTYPES: Mapping[str, tuple[str, int]] = {
+    "uint8": ("U8", 1),
+    "float16": ("F16", 2),
+}  # safetensors' name, bytes
 _SHARD = re.compile(rf"{SHARDS}/([0-9]{{6}})\.safetensors")
 _LENGTH = 8  # bytes of a safetensors file before its header, which is padded to a multiple of as many
 
@@ -72,9 +75,13 @@ class Stored:
             ValueError: a value is not finite, or too large for float16.
         """
         if not bool(torch.isfinite(values).all()):
-            raise ValueError("the desensitizer returned a value that is not finite; nothing of the batch is released")
+            raise ValueError(
+                "the desensitizer returned a value that is not finite; nothing of the batch is released"
+            )
         if self.dtype == "float16":
-            half = values.to(torch.float16) + 0.0  # a zero has no sign: that would be a bit to hide something in
+            half = (
+                values.to(torch.float16) + 0.0
+            )  # a zero has no sign: that would be a bit to hide something in
             if not bool(torch.isfinite(half).all()):
                 raise ValueError(
                     f"a value of {float(values.abs().max()):.4g} is too large for float16; nothing of it is released"
@@ -144,7 +151,9 @@ class Tensors:
             raise ValueError(f"{where} has not the entries {', '.join(_SCHEMA)}; the release is damaged")
         for key, (check, wanted) in _SCHEMA.items():
             if not check(found[key]):
-                raise ValueError(f"{where}.{key} is {brief(found[key])}, not {wanted}; the release is damaged")
+                raise ValueError(
+                    f"{where}.{key} is {brief(found[key])}, not {wanted}; the release is damaged"
+                )
         if found["dtype"] == "float16" and (found["scale"], found["offset"]) != (1, 0):
             raise ValueError(f"{where}: float16 has scale 1 and offset 0; the release is damaged")
         return cls(**found)

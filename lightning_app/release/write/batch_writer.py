@@ -64,6 +64,10 @@ class BatchWriter:
         """Share of the values released that were cut off; none of pictures."""
         return 0.0
 
+    def told(self) -> str:
+        """Word how large the release will be, where that is known beforehand."""
+        return ""
+
     def check_room(self) -> int:
         """Tell how many bytes are still to be written, where that is known; 0 of pictures, which are compressed."""
         return 0

@@ -92,7 +92,9 @@ class ShardPlan(Plan):
         self._shards = max(1, -(-len(self) // rows))
         images = self._names[:, :_BYTES]
         if bool((images[1:] == images[:-1]).all(axis=1).any()):
-            raise ValueError("two images of the set get one pseudonym: the key is unlucky; give another --key file")
+            raise ValueError(
+                "two images of the set get one pseudonym: the key is unlucky; give another --key file"
+            )
 
     @staticmethod
     def _packed(person: bytes, image: bytes) -> bytes:

@@ -75,7 +75,9 @@ class Representer:
         self._name = name = type(desensitizer).__name__
         self._desensitizer = desensitizer
         if not desensitizer.hides:
-            raise ValueError(f"desensitizer: {name} changes nothing, the release would be the raw set; give another")
+            raise ValueError(
+                f"desensitizer: {name} changes nothing, the release would be the raw set; give another"
+            )
         if desensitizer.mixes > 1 and not mix_once:
             raise ValueError(
                 f"desensitizer: {name} mixes images of each batch anew in training; a release holds each image once, and "
@@ -170,7 +172,9 @@ class Representer:
                 f"desensitizer: {self._name} returned {list(image.shape)}, and says {list(self.stored.shape)} of an image"
             )
         if found.get("mask") is not None:
-            raise ValueError(f"desensitizer: {self._name} returns no pictures, but a mask: a release cannot hold that")
+            raise ValueError(
+                f"desensitizer: {self._name} returns no pictures, but a mask: a release cannot hold that"
+            )
         image = image.float()
         if image.shape == raw.shape:
             self._refuse_raw(raw.float().div_(255), image, numbers)
@@ -197,7 +201,12 @@ class Representer:
                 raise ValueError(f"desensitizer: {self._name} mixes labels, and does not say so (`mixes`)")
             return own, None
         target, weight = found.get("target"), found.get("weight")
-        if target is None or weight is None or target.shape != (len(own), self.mixed) or weight.shape != target.shape:
+        if (
+            target is None
+            or weight is None
+            or target.shape != (len(own), self.mixed)
+            or weight.shape != target.shape
+        ):
             raise ValueError(
                 f"desensitizer: {self._name} mixes {self.mixed} images, and returns no target and weight "
                 f"[{len(own)}, {self.mixed}]"

@@ -110,4 +110,4 @@ class _Shard:
 
 def _bytes(values: NDArray[Any]) -> memoryview:
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    return memoryview(little).cast("B")
+    return little.reshape(-1).view(np.uint8).data

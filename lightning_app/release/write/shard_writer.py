@@ -16,13 +16,17 @@ from datamodules.verification.readers import pairs_of
 from lightning_app.core.files import write_atomically
 from lightning_app.release.format.manifest import TENSORS, Manifest
 from lightning_app.release.format.pairs import pairs_text
+from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.signing import fingerprint
 from lightning_app.release.format.tensors import MOST_ROWS, PAIRS, Layout, Stored, Tensors, shard_file
 from lightning_app.release.write.batch_writer import BatchWriter
 from lightning_app.release.write.shard_work import ShardWork
 
 SHARD_MB = 32  # of 2²⁰ bytes: what a shard has at most
-_MIXED_MB, _MIXES = 8, 4  # of a shard that is mixed, which is held as floats; and times k images that it has at least
+_MIXED_MB, _MIXES = (
+    8,
+    4,
+)  # of a shard that is mixed, which is held as floats; and times k images that it has at least
 _SPARE = 1 << 20  # bytes beside the shards: manifest, signature, what the file system takes for itself
 
 
@@ -123,7 +127,11 @@ class ShardWriter(BatchWriter):
                 f"{self.work.reader.name(self.work.plan.index(place))} ({done.reason}): without them its folds are others; "
                 "mend them, or take their pairs off the list"
             )
-        return released_pairs(self.work.reader, self.work)
+        plan = self.work.plan
+        names = [""] * len(plan)
+        for place in range(len(plan)):
+            names[plan.index(place)] = plan.label(place).rpartition("/")[2]
+        return _pairs_text(self.work.reader, names)
 
     def _note(self, batch: int, images: list[Any]) -> None:
         super()._note(batch, images)
@@ -144,23 +152,27 @@ class ShardWriter(BatchWriter):
             return not path.exists()
         if not path.is_file() or path.is_symlink():
             return False
-        return _sha256(path) == self.digests[good[0]].tobytes()
+        return _sha256(path) == bytes(self.digests[good[0]])
 
 
-def released_pairs(reader: FaceReader, work: ShardWork) -> str:
-    """Return `pairs.txt` of a reader's pairs.
+def pairs_of_release(reader: FaceReader, pseudonyms: Pseudonyms) -> str:
+    """Return what `pairs.txt` says of a reader's pairs.
 
     Args:
         reader: with an attribute `pairs`.
-        work: whose plan names its images.
+        pseudonyms: the owner's.
 
     Raises:
         ValueError: the pairs cannot be used.
     """
+    people = [reader.identities[label] for label in reader.labels.tolist()]
+    return _pairs_text(
+        reader, [pseudonyms.image(person, reader.stable_name(index)) for index, person in enumerate(people)]
+    )
+
+
+def _pairs_text(reader: FaceReader, names: list[str]) -> str:
     pairs = pairs_of(reader)
-    names = [""] * len(reader)
-    for place in range(len(work.plan)):
-        names[work.plan.index(place)] = work.plan.label(place).rpartition("/")[2]
     listed = zip(pairs.a.tolist(), pairs.b.tolist(), pairs.same.tolist(), pairs.folds.tolist(), strict=True)
     return pairs_text((names[a], names[b], same, fold) for a, b, same, fold in listed)
 
@@ -172,7 +184,11 @@ def in_gb(count: int) -> str:
 
 def _sha256(path: Path) -> bytes:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else _digest(file.read())
+        return (
+            hashlib.file_digest(file, "sha256").digest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file.read())
+        )
 
 
 def _digest(data: bytes) -> bytes:

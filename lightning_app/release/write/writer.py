@@ -16,7 +16,15 @@ from filelock import FileLock, Timeout
 
 from datamodules.readers.base import FaceReader
 from lightning_app.desensitize import Desensitizer
-from lightning_app.release.format.manifest import OTHER, REASONS, TENSORS, VERSION, Manifest, guard_of, made_with
+from lightning_app.release.format.manifest import (
+    OTHER,
+    REASONS,
+    TENSORS,
+    VERSION,
+    Manifest,
+    guard_of,
+    made_with,
+)
 from lightning_app.release.format.method import describe
 from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.tensors import DType
@@ -127,17 +135,22 @@ def write_release(
         represent = Representer(desensitizer, reader.size, dtype, mix_once)
         represent.keep_keys_out(output)
         if compression != 1:
-            raise ValueError(f"compression: {compression}, but representations are not compressed; leave it out")
+            raise ValueError(
+                f"compression: {compression}, but representations are not compressed; leave it out"
+            )
     else:
         _refuse_of_pictures(desensitizer, dtype, mix_once)
         desensitize = PixelDesensitizer(desensitizer, reader.size)
     mask = None if desensitize is None else desensitize.mask
     be_strict(reader, allow_lossy_webp)
     check_people(reader.open())
-    plan = (
-        Plan(reader, Pseudonyms(key)) if represent is None
-        else ShardPlan(reader, Pseudonyms(key), rows_of_a_shard(represent.stored, represent.mixed))
-    )  # fmt: skip
+    work: Work
+    if represent is None:
+        work = Work(reader, desensitize, Plan(reader, Pseudonyms(key)), output, compression, batch_size)
+    else:
+        rows = rows_of_a_shard(represent.stored, represent.mixed)
+        work = ShardWork(reader, represent, ShardPlan(reader, Pseudonyms(key), rows), output, batch_size)
+    plan = work.plan
     crop = getattr(reader, "crop", None)
     facts: dict[str, Any] = {
         "method": describe(desensitizer, reader.size, mask, TENSORS if of_tensors else VERSION), "size": reader.size,
@@ -149,7 +162,7 @@ def write_release(
         "batch_size": batch_size,
     }  # fmt: skip
     if represent is not None:
-        header["tensors"] = {"dtype": represent.stored.dtype, "mixed": represent.mixed, "rows": plan.rows}
+        header["tensors"] = {"dtype": represent.stored.dtype, "mixed": represent.mixed, "rows": rows}
     if allow_lossy_webp:  # left out otherwise, as in journals from before it could be asked for
         header["allow_lossy_webp"] = True
     check_signature(output, signer, overwrite)
@@ -157,12 +170,9 @@ def write_release(
     if mask is not None:
         warn_of_resize(reader, guard)
     with _alone(owner, output), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
-        if represent is None:
-            work = Work(reader, desensitize, plan, output, compression, batch_size)
-            writer = BatchWriter(work, journal, progress)
-        else:
-            writer = ShardWriter(ShardWork(reader, represent, plan, output, batch_size), journal, progress)
-            log.info(writer.told())
+        writer = (ShardWriter if represent is not None else BatchWriter)(work, journal, progress)
+        if said := writer.told():
+            log.info(said)
         try:
             if journal.is_new:
                 make_room(output, overwrite)
