@@ -111,9 +111,13 @@ class ReleasedFaces(FilesPerPerson):
 
     def desensitizer(self) -> Desensitizer:
         """Make what the images went through: of the release's own mask, or as its manifest describes it."""
-        if self.manifest.tensors is not None and self.own_desensitizer is None:
-            if key_hashes(self.manifest.method) or not is_known(self.manifest.method["method"]):
+        name = self.manifest.method["method"]
+        if self.manifest.tensors is not None and (key_hashes(self.manifest.method) or not is_known(name)):
+            if self.own_desensitizer is None:
                 return self._without_key()
+            if is_known(name):
+                check_same(self._without_key(), self.own_desensitizer, self.size)
+                return self.own_desensitizer
         if self.own_desensitizer is not None and self.manifest.mask is None:
             self.own_desensitizer.prepare((self.size, self.size))
             if self.own_desensitizer.describe().get("method") != self.manifest.method["method"]:
@@ -122,10 +126,6 @@ class ReleasedFaces(FilesPerPerson):
                     f"{self.root} was released by "
                     f"{self.manifest.method['method']}"
                 )
-            return self.own_desensitizer
-        if self.manifest.tensors is not None and key_hashes(self.manifest.method):
-            assert self.own_desensitizer is not None
-            check_same(self._without_key(), self.own_desensitizer, self.size)
             return self.own_desensitizer
         made = desensitizer_of(self.root, self.manifest)
         check_same(made, self.own_desensitizer, self.size)

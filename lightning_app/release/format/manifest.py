@@ -147,7 +147,7 @@ class Manifest:
         number = found.get("version")
         if not is_count(number) or number not in _READ:
             raise ValueError(
-                f"{where} has version {brief(number)}, this FaceVeil reads {' and '.join(map(str, _READ))}: "
+                f"{where} has version {brief(number)}, this FaceVeil reads {_READ[0]} to {_READ[-1]}: "
                 "install the one that made it, or a newer one"
             )
         own = {key: value for key, value in found.items() if key != "format"}
