@@ -62,17 +62,22 @@ def measure(
         def ours() -> None:
             for name in ("released", "owner"):
                 shutil.rmtree(home / name, ignore_errors=True)
-            write_release(raw, FrequencyMask(key=key), home / "released", home / "owner", bytes(range(32)), workers=0)
+            write_release(
+                raw, FrequencyMask(key=key), home / "released", home / "owner", bytes(range(32)), workers=0
+            )
 
         def peer() -> None:
             _dump(raw, FrequencyMask(key=key), home / "plain")
 
         rows = [
-            Row("release ÷ the same transform and a plain safetensors dump", *interleaved(ours, peer, repeats), bound=1.2,
+            Row("release ÷ the same transform and a plain safetensors dump", *interleaved(ours, peer, repeats),
+            bound=1.2,
                 note=f"{images} images of {size} px, 63 channels, uint8, one process each")
         ]  # fmt: skip
         found = audit(home / "released")
-        assert not found.findings, f"audit has {len(found.findings)} findings in an honest release: {found.findings[0]}"
+        assert not found.findings, (
+            f"audit has {len(found.findings)} findings in an honest release: {found.findings[0]}"
+        )
         shards = sorted((home / "released" / "shards").iterdir())
         timing = interleaved(lambda: audit(home / "released"), lambda: _hash(shards), repeats)
         rows.append(
@@ -88,12 +93,16 @@ def _steps(
 ) -> Row:
     def step(released: bool) -> float:
         if released:
-            data = FaceDataModule(ReleasedFaces(home / "released", verify="list"), global_batch_size=batch, seed=0)
+            data = FaceDataModule(
+                ReleasedFaces(home / "released", verify="list"), global_batch_size=batch, seed=0
+            )
         else:
             data = FaceDataModule(
                 raw, FrequencyMask(key=home / "owner.key"), global_batch_size=batch, seed=0, cache=True
             )
-        return _fit_step(ResNet(network, num_classes=_PEOPLE, input_size=raw.size, in_channels=63), data, steps)
+        return _fit_step(
+            ResNet(network, num_classes=_PEOPLE, input_size=raw.size, in_channels=63), data, steps
+        )
 
     return _paired(
         f"step of {network} on a release ÷ on the fly, batch {batch}", lambda: step(True), lambda: step(False), repeats,
@@ -110,7 +119,9 @@ def _dump(raw: FolderFaces, desensitizer: FrequencyMask, folder: Path) -> None:
         parts = []
         for at in range(start, min(start + _SHARD, len(raw)), _AT_A_TIME):
             batch = raw.__getitems__(range(at, min(at + _AT_A_TIME, start + _SHARD, len(raw))))
-            image = desensitizer.forward({"image": batch["image"].float() / 255, "index": batch["index"]})["image"]
+            image = desensitizer.forward({"image": batch["image"].float() / 255, "index": batch["index"]})[
+                "image"
+            ]
             parts.append((image * 16 + 128).round_().clamp_(0, 255).to(torch.uint8))
         save_file({"image": torch.cat(parts)}, folder / f"{start}.safetensors")
 

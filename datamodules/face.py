@@ -110,7 +110,8 @@ class FaceDataModule(PixelDataModule):
         self.keep_clean = keep_clean
         if val_share > 0 and self.reader.mixes:
             raise ValueError(
-                f"data.val_share={val_share}, but the images of this release are mixes: held-out faces would be in those "
+                f"data.val_share={val_share}, but the images of this release are mixes: held-out faces would be "
+                "in those "
                 "trained on; give 0, and verify on others"
             )
         if keep_clean and self.released:

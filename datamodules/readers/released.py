@@ -42,8 +42,8 @@ _CHUNK = 4096  # files hashed between two looks at the progress bar
 class ReleasedFaces(FilesPerPerson):
     """Read what `desensitize` released, with the mask it brings, once it is found to be what its manifest says.
 
-    Of a release of representations images are read row by row from its shards, as they are stored: no more than a batch is
-    held, whatever the order. Mixes (`mix_once`) come with their labels and shares.
+    Of a release of representations images are read row by row from its shards, as they are stored: no more than a
+    batch is held, whatever the order. Mixes (`mix_once`) come with their labels and shares.
 
     Classes are the identities' pseudonyms, sorted, and so are images within each. A `FaceDataModule` neither
     desensitizes these images again nor needs a desensitizer: training batches get the release's mask, and clean
@@ -56,8 +56,8 @@ class ReleasedFaces(FilesPerPerson):
         public_key: PEM file of the owner's public key; the manifest's signature must hold then.
         min_images: leave out identities with fewer images.
         max_images: take only the first so many images of each identity.
-        own_desensitizer: what the images went through, where that was a desensitizer of one's own without a mask; or, for
-            the owner, a method with its key file, with which raw images can be verified on.
+        own_desensitizer: what the images went through, where that was a desensitizer of one's own without a mask;
+            or, for the owner, a method with its key file, with which raw images can be verified on.
         on_bad_image: 'error' for an image that cannot be decoded, or 'replace' it by one of its identity.
         mask_hash: of the mask that was agreed on, 64 hexadecimal digits; a release under another, or under none, is
             refused. By default any is taken.
@@ -101,7 +101,8 @@ class ReleasedFaces(FilesPerPerson):
         self.stored = None if tensors is None else tensors.stored
         if self.mixes and (min_images, max_images) != (1, None):
             raise ValueError(
-                f"data.reader.init_args: min_images={min_images}, max_images={max_images}: the images of {self.root} are "
+                f"data.reader.init_args: min_images={min_images}, max_images={max_images}: the images of "
+                f"{self.root} are "
                 "mixes of several people's, none can be left out; leave both out"
             )
         self._rows = None if tensors is None else ShardRows(self.root, self.manifest)
@@ -132,7 +133,7 @@ class ReleasedFaces(FilesPerPerson):
         return made
 
     def _without_key(self) -> Desensitizer:
-        """Make what stands for a method whose key is not here; mixes of pictures need none: single images are left alone."""
+        """Make what stands for a method whose key is not here; who only mixes needs none for a single image."""
         alone = OURS.get(str(self.manifest.method["method"]))
         if self.mixes and alone is not None and alone.for_one(self.manifest.method)["method"] == "Identity":
             return desensitizer_of(self.root, self.manifest)

@@ -145,7 +145,8 @@ def audit(
                 )  # fmt: skip
                 if shards is not None:
                     _compare_shards(
-                        Path(released), found, reader, agreed, origin, pseudonyms, None if compare_all else sample, seed,
+                        Path(released), found, reader, agreed, origin, pseudonyms, None if compare_all else sample,
+                        seed,
                         lambda done: bar.advance(task, done),
                     )  # fmt: skip
                 else:

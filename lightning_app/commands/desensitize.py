@@ -51,8 +51,8 @@ def desensitize(
 ) -> Release:
     """Write the released set of an aligned image set: desensitized, pseudonymous PNG files with a manifest.
 
-    Representations, and mixes, are written as tensors in safetensors shards instead, their values quantised; how large the
-    release will be is told before. A keyed method needs its key as a file.
+    Representations, and mixes, are written as tensors in safetensors shards instead, their values quantised; how
+    large the release will be is told before. A keyed method needs its key as a file.
 
     Pixels equal those that `fit` makes on the fly with the same reader and desensitizer. Every batch is probed: with
     noise under the mask the same images must come, else the command ends and releases nothing of the batch. A method
@@ -80,8 +80,9 @@ def desensitize(
         overwrite: begin anew, and replace a release that is there.
         dtype: of representations: `uint8` or `float16`; by default uint8 where the method's values lie on a grid of 256
             levels, as normalised channels do.
-        mix_once: mix images once for all, where the method mixes (MixUp, InstaHide). Mixed labels and their shares travel
-            with the images then: they tell who is in each mix, and how much. Without it a method that mixes is refused.
+        mix_once: mix images once for all, where the method mixes (MixUp, InstaHide). Mixed labels and their shares
+            travel with the images then: they tell who is in each mix, and how much. Without it a method that mixes is
+            refused.
 
     Raises:
         FileExistsError: the output holds something else.

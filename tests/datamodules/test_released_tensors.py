@@ -20,12 +20,18 @@ def home(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
     released(home, reader_of(drawn_root), "faces", method(home))
     released(home, reader_of(drawn_root), "mixed", mixing(home), rows=24, mix_once=True)
     released(home, DrawnPairs(4, 5, folds=2, pairs_per_fold=10, size=SIZE), "pairs", method(home))
-    released(home, DrawnPairs(4, 5, folds=2, pairs_per_fold=10, size=SIZE), "others", method(home, permutation="fixed"))
+    released(
+        home,
+        DrawnPairs(4, 5, folds=2, pairs_per_fold=10, size=SIZE),
+        "others",
+        method(home, permutation="fixed"),
+    )
     return home
 
 
 DRAWN = {"class_path": "datamodules.DrawnPairs",
-         "init_args": {"identities": 4, "images_per_identity": 5, "folds": 2, "pairs_per_fold": 10, "size": SIZE}}  # fmt: skip
+         "init_args": {"identities": 4, "images_per_identity": 5, "folds": 2, "pairs_per_fold": 10,
+                       "size": SIZE}}  # fmt: skip
 
 
 def config(path: Path, reader: dict[str, Any], verify: dict[str, Any] | None, **data: Any) -> Path:
@@ -57,7 +63,9 @@ def test_from_the_release_alone(home: Path, drawn_root: Path, tmp_path: Path, ru
     raw = {"class_path": "datamodules.FolderFaces",
            "init_args": {"root": str(drawn_root), "crop": 44, "size": SIZE, "cache_index": False}}  # fmt: skip
     owners = config(tmp_path / "owner.yaml", raw, DRAWN, desensitizer=desensitizer)
-    run_main("validate", "--config", owners, "--name", "owner", "--ckpt_path", "runs/tiny/checkpoints/last.ckpt")
+    run_main(
+        "validate", "--config", owners, "--name", "owner", "--ckpt_path", "runs/tiny/checkpoints/last.ckpt"
+    )
     again = json.loads(Path("runs/owner/metrics.json").read_text())
     # quantised images in place of raw ones made what the network takes: hardly another score
     assert again["lfw/accuracy_s1"] == pytest.approx(figures["lfw/accuracy_s1"], abs=0.1)

@@ -125,7 +125,9 @@ def test_a_release_of_it_passes_its_audit(
     assert "audit PASSED; 48 images of 6 identities in 1 shards decoded" in said
     assert "that no face can be made of it" in said
     part["init_args"] = {}
-    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"desensitizer": part, "output": "other"}))
+    config.write_text(
+        yaml.safe_dump(yaml.safe_load(config.read_text()) | {"desensitizer": part, "output": "other"})
+    )
     assert "none is given as a file" in refused(capsys, lambda: run_main("desensitize", "--config", config))
     assert not Path("other").exists()
 

@@ -1,4 +1,4 @@
-"""Small releases of representations that tests begin from, and how to spoil one so that its hashes hold all the same."""
+"""Small releases of representations that tests begin from, and how to spoil one so that its hashes still hold."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ def owner_key(home: Path) -> Path:
 
 
 def method(home: Path, **changed: Any) -> FrequencyMask:
-    settings: dict[str, Any] = {"block": 4, "upsample": 1, "stride": 4, "permutation": "image", "key": owner_key(home)}
+    settings: dict[str, Any] = {
+        "block": 4,
+        "upsample": 1,
+        "stride": 4,
+        "permutation": "image",
+        "key": owner_key(home),
+    }
     return FrequencyMask(**settings | changed)
 
 

@@ -29,7 +29,6 @@ from lightning_app.release.audit.run import audit
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.tensors import Layout, Stored
-from lightning_app.release.write import shard_writer
 from tests.release.released import CONSTANT, contents, times
 from tests.release.tensor_release import (
     KEY,
@@ -73,7 +72,8 @@ def on_the_fly(home: Path, drawn_root: Path) -> tuple[dict[bytes, int], torch.Te
     raw = reader_of(drawn_root).open()
     names = Pseudonyms(KEY)
     at = {
-        bytes.fromhex(names.image(raw.identities[int(raw.labels[i])], raw.stable_name(i))): i for i in range(len(raw))
+        bytes.fromhex(names.image(raw.identities[int(raw.labels[i])], raw.stable_name(i))): i
+        for i in range(len(raw))
     }
     images = raw.__getitems__(range(len(raw)))["image"]
     return at, FaceDataModule(raw, method(home)).desensitized(images)["image"]
@@ -188,7 +188,9 @@ def metadata(path: Path) -> None:
 def padding(path: Path) -> None:
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
-    path.write_bytes((length + 8).to_bytes(8, "little") + data[8 : 8 + length] + b" " * 8 + data[8 + length :])
+    path.write_bytes(
+        (length + 8).to_bytes(8, "little") + data[8 : 8 + length] + b" " * 8 + data[8 + length :]
+    )
 
 
 def reordered_header(path: Path) -> None:
@@ -274,9 +276,18 @@ def config(home: Path, root: Path, mixed: bool = False) -> Path:
     """The config of `desensitize`."""
     step = {
         "class_path": "lightning_app.desensitize.FrequencyMask",
-        "init_args": {"block": 4, "upsample": 1, "stride": 4, "permutation": "image", "key": str(owner_key(home))},
+        "init_args": {
+            "block": 4,
+            "upsample": 1,
+            "stride": 4,
+            "permutation": "image",
+            "key": str(owner_key(home)),
+        },
     }
-    mix = {"class_path": "lightning_app.desensitize.MixUp", "init_args": {"k": 3, "key": str(owner_key(home))}}
+    mix = {
+        "class_path": "lightning_app.desensitize.MixUp",
+        "init_args": {"k": 3, "key": str(owner_key(home))},
+    }
     chain = {"class_path": "lightning_app.desensitize.Chain", "init_args": {"steps": [step, mix]}}
     reader = {"class_path": "datamodules.FolderFaces",
               "init_args": {"root": str(root), "crop": 44, "size": SIZE, "cache_index": False}}  # fmt: skip
@@ -298,7 +309,10 @@ def test_the_owner_makes_it_again(
     home: Path, drawn_root: Path, name: str, key_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = command(
-        str(home / name), key=key_file, config=str(config(home, drawn_root, name == "mixed")), compare_all=True
+        str(home / name),
+        key=key_file,
+        config=str(config(home, drawn_root, name == "mixed")),
+        compare_all=True,
     )
     assert found.findings == []
     assert found.compared is not None
@@ -372,7 +386,9 @@ def test_other_labels_and_other_keys_are_found_by_the_owner(
     other = tmp_path / "other"
     other.mkdir()
     found = command(str(home / "plain"), key=key_file, config=str(config(other, drawn_root)))
-    assert any("its method is not that of --config's FrequencyMask: key_hash" in f.what for f in found.findings)
+    assert any(
+        "its method is not that of --config's FrequencyMask: key_hash" in f.what for f in found.findings
+    )
     found = command(str(home / "plain"), raw=str(drawn_root), key=key_file)
     assert any("whose desensitizer names the owner's key file" in finding.what for finding in found.findings)
 
@@ -399,17 +415,26 @@ def test_what_cannot_be_released(home: Path, drawn_root: Path, tmp_path: Path) -
 
 
 def test_the_size_is_told_and_a_full_disk_said_before(
-    home: Path, drawn_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    home: Path,
+    drawn_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(shard_writer.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
-    with caplog.at_level("INFO", "faceveil"), pytest.raises(OSError, match="are free there: make room, or release less"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
+    with (
+        caplog.at_level("INFO", "faceveil"),
+        pytest.raises(OSError, match="are free there: make room, or release less"),
+    ):
         released(tmp_path, reader_of(drawn_root), "out", method(home))
     size = sum(path.stat().st_size for path in (home / "plain" / "shards").iterdir())
     assert f"The release takes {size / 1e6:.1f} MB: 48 images of 15×8×8 uint8, in 5 shards" in caplog.text
     assert not (tmp_path / "out").exists()
 
 
-def test_mixed_pictures_and_instahide_keep_to_the_pixel_grid(home: Path, drawn_root: Path, tmp_path: Path) -> None:
+def test_mixed_pictures_and_instahide_keep_to_the_pixel_grid(
+    home: Path, drawn_root: Path, tmp_path: Path
+) -> None:
     raw = reader_of(drawn_root)
     for name, desensitizer in (
         ("mixup", MixUp(k=2, key=owner_key(home))), ("instahide", InstaHide(k=2, key=owner_key(home))),
@@ -421,7 +446,9 @@ def test_mixed_pictures_and_instahide_keep_to_the_pixel_grid(home: Path, drawn_r
         assert audit(tmp_path / name).findings == []
         data = FaceDataModule(ReleasedFaces(tmp_path / name))
         clean = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
-        assert torch.equal(data.desensitized(clean)["image"], clean.float() / 255)  # single images are not mixed
+        assert torch.equal(
+            data.desensitized(clean)["image"], clean.float() / 255
+        )  # single images are not mixed
 
 
 def test_the_trainer_reads_it_row_by_row(home: Path, drawn_root: Path) -> None:
@@ -459,7 +486,7 @@ def test_mixed_labels_come_with_the_images(home: Path, drawn_root: Path) -> None
     fed = images | {"image": images["image"].float() / 255, "index": torch.tensor(order)}
     mixer = mixing(home)
     mixer.prepare((SIZE, SIZE))
-    by_hand = mixer.forward(fed, DrawKey(mix=True))  # type: ignore[arg-type]
+    by_hand = mixer.forward(fed, DrawKey(mix=True))
     values = (torch.from_numpy(shard["image"]).float() - 128) / 16
     assert float((values - by_hand["image"].clamp(-8, 127 / 16)).abs().max()) <= 0.5 / 16 + 1e-4
     np.testing.assert_allclose(shard["weight"], by_hand["weight"].numpy(), atol=1e-6)
@@ -472,7 +499,9 @@ def test_mixed_labels_come_with_the_images(home: Path, drawn_root: Path) -> None
 def test_raw_images_need_the_owners_key(home: Path, drawn_root: Path) -> None:
     data = FaceDataModule(ReleasedFaces(home / "plain"))
     clean = reader_of(drawn_root).__getitems__([0, 1])["image"]
-    with pytest.raises(ValueError, match="the release was made by FrequencyMask with the owner's key, which is not here"):
+    with pytest.raises(
+        ValueError, match="the release was made by FrequencyMask with the owner's key, which is not here"
+    ):
         data.desensitized(clean)
     owner = FaceDataModule(ReleasedFaces(home / "plain", own_desensitizer=method(home)))
     assert owner.desensitized(clean)["image"].shape == (2, 15, 8, 8)
@@ -505,7 +534,11 @@ def test_a_release_to_verify_on(verified: Path, spoilt: Callable[[str], Path]) -
     wanted = {
         (*sorted((called[a], called[b])), same, fold)
         for a, b, same, fold in zip(
-            raw.pairs.a.tolist(), raw.pairs.b.tolist(), raw.pairs.same.tolist(), raw.pairs.folds.tolist(), strict=True
+            raw.pairs.a.tolist(),
+            raw.pairs.b.tolist(),
+            raw.pairs.same.tolist(),
+            raw.pairs.folds.tolist(),
+            strict=True,
         )
     }
     listed = reader.pairs
@@ -520,7 +553,7 @@ def test_a_release_to_verify_on(verified: Path, spoilt: Callable[[str], Path]) -
         (lambda text: text.replace(" 1 0\n", " 0 0\n", 1), "otherwise than its shards"),
         (lambda text: "\n".join(reversed(text.split("\n"))).lstrip("\n") + "\n", "is not in its place"),
         (lambda text: text[text.index("\n") + 1 :], "has 39 pairs, the manifest says 40"),
-            (lambda text: text * 2, "is longer than the 40 pairs that the manifest says"),
+        (lambda text: text * 2, "is longer than the 40 pairs that the manifest says"),
     ):
         root = spoilt("pairs")
         path = root / "pairs.txt"
@@ -536,7 +569,7 @@ def test_a_release_without_pairs_is_not_verified_on(home: Path) -> None:
 
 
 def test_it_is_gone_on_with(home: Path, drawn_root: Path, tmp_path: Path) -> None:
-    """A shard that is changed or gone is made again; the rest is kept; the bytes are the same, also of many processes."""
+    """A shard that is changed or gone is made again, the rest kept; the bytes are the same, of many processes too."""
     raw = reader_of(drawn_root)
     released(tmp_path, raw, "out", method(home), workers=2)
     assert contents(tmp_path / "out") == contents(home / "plain")

@@ -217,7 +217,9 @@ def _check_pairs(root: Path, manifest: Manifest, there: frozenset[str], found: S
     if hashlib.sha256(data).hexdigest() != manifest.files[PAIRS]:
         found.add(PAIRS, "its SHA-256 is not the manifest's")
     if len(data) > count * LONGEST:
-        found.add(PAIRS, f"is longer than the {count} pairs that the manifest says; the rest of it was not read")
+        found.add(
+            PAIRS, f"is longer than the {count} pairs that the manifest says; the rest of it was not read"
+        )
         return
     try:
         pairs = read_pairs_text(data)

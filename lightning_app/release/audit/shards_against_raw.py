@@ -22,8 +22,8 @@ from lightning_app.release.format.tensors import Layout
 from lightning_app.release.write.representing import Representer
 
 _SAMPLE = 411  # salt of the draw of the images that are made again
-# share of an image's values that may lie on the next level, as another machine's rounding leaves them: seen 1e-4, and of
-# float16 with its finer steps 1e-2. More would be room for a message
+# share of an image's values that may lie on the next level, as another machine's rounding leaves them; float16 has finer
+# steps. More would be room for a message
 _MOST_APART = {"uint8": 0.01, "float16": 0.05}
 _AS_CLEAN = 0.95  # correlation of a channel with the image, grey and as small
 _SHARE = 1e-5  # how far the shares of a mix may be from those drawn again
@@ -114,11 +114,11 @@ def compare_shards(
             image = shards.names[name, row][1]
             far, next_to = int((step > 1).sum()), int((step == 1).sum())
             if far:
-                audit.add(name, f"image {image} differs by more than a level in {far} of {step.size} values from its raw "
-                          "image made again")  # fmt: skip
+                audit.add(name, f"image {image} differs by more than a level in {far} of {step.size} values from its "
+                          "raw image made again")  # fmt: skip
             elif next_to > _MOST_APART[tensors.dtype] * step.size:
-                audit.add(name, f"image {image} differs by a level in {next_to} of {step.size} values from its raw image "
-                          "made again: more than another machine's rounding leaves")  # fmt: skip
+                audit.add(name, f"image {image} differs by a level in {next_to} of {step.size} values from its raw "
+                          "image made again: more than another machine's rounding leaves")  # fmt: skip
             values, apart = values + step.size, apart + next_to
         done += len(rows)
         advance(len(rows))
@@ -138,7 +138,9 @@ def _find_clean(audit: Audit, name: str, image: NDArray[np.generic], pixels: Seq
         alike = np.abs(flat @ small[0]) / np.maximum(length, 1e-9)
         if alike.max() > _AS_CLEAN:
             channel = int(alike.argmax())
-            audit.add(name, f"channel {channel} is as good as the clean image: correlation {alike[channel]:.2f}")
+            audit.add(
+                name, f"channel {channel} is as good as the clean image: correlation {alike[channel]:.2f}"
+            )
             return
 
 

@@ -32,7 +32,8 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
             said.append("that the faces are desensitized (--config, --key)")
         elif found.compared is not None and found.compared.apart:
             said.append(
-                f"that {found.compared.apart} of {found.compared.values:,} values carry nothing else: they lie on the next "
+                f"that {found.compared.apart} of {found.compared.values:,} values carry nothing else: they lie "
+                "on the next "
                 "level, as another machine or version leaves them"
             )
     elif manifest.mask is None:

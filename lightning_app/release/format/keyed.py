@@ -67,6 +67,7 @@ def no_key(method: str) -> str:
     """
     return (
         f"the release was made by {method} with the owner's key, which is not here: raw images cannot be made what its "
-        "network takes. Ask the owner for a release to verify on (LFWVerification's reader: datamodules.ReleasedPairs) or "
+        "network takes. Ask the owner for a release to verify on (LFWVerification's reader: "
+        "datamodules.ReleasedPairs) or "
         "to verify the checkpoint himself; the owner gives the method with its key to the reader (own_desensitizer)"
     )

@@ -2,8 +2,8 @@
 
 A released folder holds `manifest.json`, `manifest.sig` where it is signed, `mask.png` and `mask.json` where
 the method has a mask, and `images/<identity's pseudonym>/<image's pseudonym>.png`. Nothing else. A release of
-representations (version 3) holds `shards/NNNNNN.safetensors` in place of the images, see `tensors`, and `pairs.txt` where
-it is made to verify on.
+representations (version 3) holds `shards/NNNNNN.safetensors` in place of the images, see `tensors`, and
+`pairs.txt` where it is made to verify on.
 """
 
 from __future__ import annotations

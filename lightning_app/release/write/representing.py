@@ -80,8 +80,10 @@ class Representer:
             )
         if desensitizer.mixes > 1 and not mix_once:
             raise ValueError(
-                f"desensitizer: {name} mixes images of each batch anew in training; a release holds each image once, and "
-                "unmixed it would hold each face alone. Give mix_once: true to mix once for all: mixed labels then travel "
+                f"desensitizer: {name} mixes images of each batch anew in training; a release holds each image "
+                "once, and "
+                "unmixed it would hold each face alone. Give mix_once: true to mix once for all: mixed labels "
+                "then travel "
                 "with their shares, and tell who is in a mix and how much; the trainer sees one mix of each image, not "
                 "another in every epoch. Or leave the mixing out"
             )
@@ -94,7 +96,8 @@ class Representer:
         for step in desensitizer.modules():
             if getattr(step, "redraw", None) == "epoch":
                 raise ValueError(
-                    f"desensitizer: {type(step).__name__} has redraw: epoch, and a release is drawn once; give redraw: once"
+                    f"desensitizer: {type(step).__name__} has redraw: epoch, and a release is drawn once; give "
+                    "redraw: once"
                 )
         if key_file and desensitizer.keyed:
             self._check_keys(desensitizer)
@@ -104,7 +107,8 @@ class Representer:
         keys = desensitizer.owner_keys()
         if not keys or not all(key.from_file for key in keys):
             raise ValueError(
-                f"desensitizer: {self._name} draws from the owner's key, and none is given as a file: a random one ends "
+                f"desensitizer: {self._name} draws from the owner's key, and none is given as a file: a random "
+                "one ends "
                 "with this process, and then nobody can verify, audit or go on with the release. Make one, "
                 "`(umask 077; openssl rand -hex 32 > keys/owner.key)`, and give `key: keys/owner.key`"
             )
@@ -162,14 +166,16 @@ class Representer:
         draw_key = DrawKey(mix=True) if self.mixed > 1 else None
         if self.mixed > len(pixels):
             raise ValueError(
-                f"desensitizer: {self._name} mixes k={self.mixed} images, and only {len(pixels)} of a shard can be read; "
+                f"desensitizer: {self._name} mixes k={self.mixed} images, and only {len(pixels)} of a shard can "
+                "be read; "
                 "mend the set, or give a smaller k"
             )
         found = self._desensitizer.forward(batch, draw_key)
         image = found["image"]
         if image.shape != (len(pixels), *self.stored.shape):
             raise ValueError(
-                f"desensitizer: {self._name} returned {list(image.shape)}, and says {list(self.stored.shape)} of an image"
+                f"desensitizer: {self._name} returned {list(image.shape)}, and says {list(self.stored.shape)} "
+                "of an image"
             )
         if found.get("mask") is not None:
             raise ValueError(
@@ -188,7 +194,8 @@ class Representer:
         if bool(same.any()):
             first = numbers[int(same.int().argmax())]
             raise ValueError(
-                f"desensitizer: {self._name} left image number {first} as it was: it would be released clean; nothing of "
+                f"desensitizer: {self._name} left image number {first} as it was: it would be released clean; "
+                "nothing of "
                 "the batch is released"
             )
 
@@ -212,11 +219,12 @@ class Representer:
                 f"[{len(own)}, {self.mixed}]"
             )
         shares = weight.float() + 0.0  # no zero with a sign
-        if not bool(((shares >= 0).all() & ((shares.sum(1) - 1).abs() < 1e-4).all())) or bool(
+        if not bool((shares >= 0).all() & ((shares.sum(1) - 1).abs() < 1e-4).all()) or bool(
             (target[:, 0].numpy() != own[:, 0]).any()
         ):
             raise ValueError(
-                f"desensitizer: {self._name} returned weights that are no shares, or another label than the image's first"
+                f"desensitizer: {self._name} returned weights that are no shares, or another label than the "
+                "image's first"
             )
         return target.numpy().astype(np.int64), shares.numpy()
 

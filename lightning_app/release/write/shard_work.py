@@ -1,4 +1,4 @@
-"""What the processes of `desensitize` do of representations: read, desensitize and quantise one shard after the other."""
+"""What the processes of `desensitize` do of representations: read, desensitize, quantise, shard after shard."""
 
 from __future__ import annotations
 

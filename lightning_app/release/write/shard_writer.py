@@ -73,8 +73,10 @@ class ShardWriter(BatchWriter):
         free = shutil.disk_usage(there).free
         if needed + _SPARE > free:
             raise OSError(
-                f"output {self.work.output}: the release takes {in_gb(needed)}{'' if len(left) == len(self.whole) else ' more'}"
-                f" ({self._what()}), {in_gb(free)} are free there: make room, or release less (`channels`, `stride`, dtype: "
+                f"output {self.work.output}: the release takes "
+                f"{in_gb(needed)}{'' if len(left) == len(self.whole) else ' more'}"
+                f" ({self._what()}), {in_gb(free)} are free there: make room, or release less (`channels`, "
+                "`stride`, dtype: "
                 "uint8, fewer images); nothing was written"
             )
         return needed
@@ -124,7 +126,8 @@ class ShardWriter(BatchWriter):
             place, done = next(iter(self.bad.items()))
             raise ValueError(
                 f"{len(self.bad)} images of the list of pairs are refused, such as "
-                f"{self.work.reader.name(self.work.plan.index(place))} ({done.reason}): without them its folds are others; "
+                f"{self.work.reader.name(self.work.plan.index(place))} ({done.reason}): without them its folds "
+                "are others; "
                 "mend them, or take their pairs off the list"
             )
         plan = self.work.plan

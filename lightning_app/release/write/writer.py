@@ -199,7 +199,8 @@ def _refuse_of_pictures(desensitizer: Desensitizer, dtype: str | None, mix_once:
     for argument, given in (("dtype", dtype), ("mix_once", "true" if mix_once else None)):
         if given is not None:
             raise ValueError(
-                f"{argument}: {given}, but {type(desensitizer).__name__} returns pictures that are not mixed, and those "
+                f"{argument}: {given}, but {type(desensitizer).__name__} returns pictures that are not mixed, "
+                "and those "
                 "are released as PNG; leave it out"
             )
 
