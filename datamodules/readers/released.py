@@ -20,11 +20,11 @@ from datamodules.readers.decode import Crop, decode, read_bytes
 from datamodules.readers.folder import check_counts, select
 from datamodules.readers.index import Names
 from datamodules.readers.per_person import FilesPerPerson
-from datamodules.same_description import check_same
+from datamodules.same_description import alone, check_same
 from lightning_app.core.batch import Batch
 from lightning_app.core.plain import is_hash
 from lightning_app.core.progress import progress_bar
-from lightning_app.desensitize import OURS, Desensitizer
+from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.release.format.keyed import WithoutKey
 from lightning_app.release.format.manifest import MANIFEST, MASK, SIGNATURE, Manifest, is_image_file
@@ -113,11 +113,13 @@ class ReleasedFaces(FilesPerPerson):
     def desensitizer(self) -> Desensitizer:
         """Make what the images went through: of the release's own mask, or as its manifest describes it."""
         name = self.manifest.method["method"]
-        if self.manifest.tensors is not None and (key_hashes(self.manifest.method) or not is_known(name)):
+        # who only mixes, or mixes after a method without a key, does to a single image what needs none
+        keyed = bool(key_hashes(alone(self.manifest.method)))
+        if self.manifest.tensors is not None and (keyed or not is_known(name)):
             if self.own_desensitizer is None:
-                return self._without_key()
+                return WithoutKey(self.manifest)
             if is_known(name):
-                check_same(self._without_key(), self.own_desensitizer, self.size)
+                check_same(WithoutKey(self.manifest), self.own_desensitizer, self.size)
                 return self.own_desensitizer
         if self.own_desensitizer is not None and self.manifest.mask is None:
             self.own_desensitizer.prepare((self.size, self.size))
@@ -131,13 +133,6 @@ class ReleasedFaces(FilesPerPerson):
         made = desensitizer_of(self.root, self.manifest)
         check_same(made, self.own_desensitizer, self.size)
         return made
-
-    def _without_key(self) -> Desensitizer:
-        """Make what stands for a method whose key is not here; who only mixes needs none for a single image."""
-        alone = OURS.get(str(self.manifest.method["method"]))
-        if self.mixes and alone is not None and alone.for_one(self.manifest.method)["method"] == "Identity":
-            return desensitizer_of(self.root, self.manifest)
-        return WithoutKey(self.manifest)
 
     @property
     def mixes(self) -> bool:

@@ -24,7 +24,7 @@ from datamodules.drawing.pairs import DrawnPairs
 from datamodules.readers.base import Pixels, whole
 from lightning_app.commands.audit import audit as command
 from lightning_app.core.batch import DrawKey
-from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, InstaHide, MaskOut, MixUp
+from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, InstaHide, MaskOut, MixUp, Mosaic
 from lightning_app.release.audit.run import audit
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.pseudonyms import Pseudonyms
@@ -438,6 +438,7 @@ def test_mixed_pictures_and_instahide_keep_to_the_pixel_grid(
     raw = reader_of(drawn_root)
     for name, desensitizer in (
         ("mixup", MixUp(k=2, key=owner_key(home))), ("instahide", InstaHide(k=2, key=owner_key(home))),
+        ("chain", Chain([Mosaic(8), MixUp(k=2, key=owner_key(home))])),
     ):  # fmt: skip
         made = released(tmp_path, raw, name, desensitizer, rows=24, mix_once=True)
         assert made.manifest.tensors is not None
@@ -446,9 +447,9 @@ def test_mixed_pictures_and_instahide_keep_to_the_pixel_grid(
         assert audit(tmp_path / name).findings == []
         data = FaceDataModule(ReleasedFaces(tmp_path / name))
         clean = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
-        assert torch.equal(
-            data.desensitized(clean)["image"], clean.float() / 255
-        )  # single images are not mixed
+        alone = FaceDataModule(DrawnFaces(size=SIZE), Mosaic(8) if name == "chain" else None)
+        assert torch.equal(data.desensitized(clean)["image"], alone.desensitized(clean)["image"])  # not mixed
+        assert (data.mean, data.std) == (0.5, 0.5)
 
 
 def test_the_trainer_reads_it_row_by_row(home: Path, drawn_root: Path) -> None:
