@@ -14,7 +14,7 @@ from callbacks.measured import log_measurements
 from callbacks.sharded import ImageState, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
-from datamodules.same_description import check_key
+from datamodules.same_description import alone, brief, check_key
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
 from lightning_app.core.files import write_atomically
@@ -22,6 +22,7 @@ from lightning_app.core.measurement import Measurement
 from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import Verification, VerificationResult
+from lightning_app.release.format.keyed import WithoutKey, no_key
 
 log = logging.getLogger("faceveil")
 Situation = Literal[1, 2, 3]
@@ -160,7 +161,13 @@ class LFWVerification(L.Callback):
     def _check_desensitizer(self, data: FaceDataModule) -> None:
         """Refuse a desensitizer of the callback's own that gives the network what it does not take."""
         ours, theirs = self.desensitizer, data.desensitizer
+        assert self.reader is not None
+        if self.reader.stored is not None:
+            self._check_released(self.reader, data)
+            return
         if ours is None:
+            if isinstance(theirs, WithoutKey):
+                raise ValueError(f"{self.name}: {no_key(str(theirs.describe()['method']))}")
             return
         ours.prepare((data.size, data.size))
         check_key(theirs.describe(), ours.describe())
@@ -170,6 +177,26 @@ class LFWVerification(L.Callback):
                 f"{self.name}: desensitizer {type(ours).__name__} gives {gives[0][0]} channels of {gives[0][1]} px, "
                 f"the network takes {gives[1][0]} of {gives[1][1]} px, of {type(theirs).__name__}: verify under one of "
                 "the same kind"
+            )
+
+    def _check_released(self, reader: FaceReader, data: FaceDataModule) -> None:
+        """Refuse a released set to verify on that was not made as the training images are."""
+        ours = reader.desensitizer()
+        assert ours is not None
+        theirs = alone(data.desensitizer.describe())
+        check_key(theirs, alone(ours.describe()))
+        if theirs != alone(ours.describe()) or self.desensitizer is not None:
+            raise ValueError(
+                f"{self.name}: its images were released by {brief(ours.describe())}, the training images are "
+                "desensitized "
+                f"by {brief(data.desensitizer.describe())}: verify on a release by the same method and key, with no "
+                "desensitizer of its own"
+            )
+        if self.flip and not ours.flips:
+            raise ValueError(
+                f"{self.name}: flip: true, but what {ours.describe()['method']} returns cannot be mirrored, and "
+                "the raw "
+                "images are not here; give flip: false"
             )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -183,7 +210,8 @@ class LFWVerification(L.Callback):
 
     def _possible(self, data: FaceDataModule) -> list[int]:
         """List the situations that can be measured: a network that takes a representation takes no clean face."""
-        if data.desensitizer.is_image:
+        assert self.reader is not None
+        if data.desensitizer.is_image and self.reader.stored is None:
             return list(self.situations)
         if not self._clean_told:
             self._clean_told = True

@@ -8,6 +8,7 @@ from datamodules.readers.folder import FolderFaces
 from datamodules.readers.recordio import RecordIOFaces
 from datamodules.readers.released import ReleasedFaces
 from datamodules.verification.readers import BinFaces, PairFaces
+from datamodules.verification.released_pairs import ReleasedPairs
 
 __all__ = [
     "Augment",
@@ -19,4 +20,5 @@ __all__ = [
     "PairFaces",
     "RecordIOFaces",
     "ReleasedFaces",
+    "ReleasedPairs",
 ]

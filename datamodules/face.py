@@ -108,6 +108,12 @@ class FaceDataModule(PixelDataModule):
         shift, scale = self.desensitizer.scale
         self.mean, self.std = shift if mean is None else mean, scale if std is None else std
         self.keep_clean = keep_clean
+        if val_share > 0 and self.reader.mixes:
+            raise ValueError(
+                f"data.val_share={val_share}, but the images of this release are mixes: held-out faces would be "
+                "in those "
+                "trained on; give 0, and verify on others"
+            )
         if keep_clean and self.released:
             raise ValueError(
                 "data.keep_clean: true, but a released set has no clean faces; give the raw images"
@@ -193,6 +199,8 @@ class FaceDataModule(PixelDataModule):
 
     def _check_mix(self, stage: str) -> None:
         """Refuse batches with fewer images than the desensitizer mixes."""
+        if self.released:  # mixed once for all, or not
+            return
         most, world = self.desensitizer.mixes, self.global_batch_size // self.batch_size
         if stage == "fit" and self.batch_size < most:
             raise ValueError(
@@ -402,8 +410,9 @@ class FaceDataModule(PixelDataModule):
 
     def _desensitized_once(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         """Desensitize a batch of the reader: released pixels only get their mask, if there is one."""
+        stored = self.reader.stored
         masked = not self.released or "mask_hash" in self.desensitizer.describe()  # black again is black
-        return self.desensitize_batch(batch, draw_key, desensitize=masked)
+        return self.desensitize_batch(batch, draw_key, desensitize=masked and stored is None, stored=stored)
 
     def raw_samples(self, count: int) -> Tensor:
         """Give the raw pixels of a few validation images, for figures of privacy and for nothing else.
@@ -416,7 +425,7 @@ class FaceDataModule(PixelDataModule):
         """
         verified = next(iter(self.verification), None)
         source = verified if self.released else self.held_out or verified or self.reader
-        if source is None:
+        if source is None or source.stored is not None:
             return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
         at = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
         return source.__getitems__(at.tolist())["image"]

@@ -23,12 +23,17 @@ class Places(Dataset[Batch]):
 
     Raises:
         TypeError: the part is none of that.
+        ValueError: its images are mixes, whose labels lie elsewhere.
     """
 
     def __init__(self, part: FaceReader) -> None:
         whole = part.reader if isinstance(part, Subset) else part
         if not isinstance(whole, CachedReader):
             raise TypeError(f"{type(part).__name__} is no part of a cached set")
+        if len(part) and part.mixed_labels([0]):
+            raise ValueError(
+                "data.cache: device, but the images are mixes, whose labels do not go there: give cache: true"
+            )
         self.size = part.size
         row = part.indices.clone() if isinstance(part, Subset) else torch.arange(len(part))
         identity = whole.given[row]
@@ -78,5 +83,5 @@ def gathered(batch: Batch, cached: CachedReader) -> Batch:
     """
     row, identity, index = batch["places"].unbind()
     cached.to(row.device)
-    image = cached.pixels.index_select(0, row).expand(-1, 3, -1, -1)
+    image = cached.pixels.index_select(0, row).expand(-1, cached.pixel_shape[0], -1, -1)
     return {"image": image, "identity": identity, "index": index}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
+from lightning_app.release.format.tensors import Stored
 
 
 def desensitize_on_grid(batch: Batch, desensitizer: Desensitizer, draw_key: DrawKey | None = None) -> Batch:
@@ -49,6 +50,7 @@ class PixelDataModule(L.LightningDataModule):
         draw_key: DrawKey | None = None,
         desensitize: bool = True,
         by: Desensitizer | None = None,
+        stored: Stored | None = None,
     ) -> Batch:
         """Bring a reader's batch to [0,1] and desensitize it, rounded to the uint8 grid.
 
@@ -57,11 +59,16 @@ class PixelDataModule(L.LightningDataModule):
             draw_key: what the masks' draws are a function of; None outside training.
             desensitize: False gives the clean images, with no mask.
             by: another desensitizer than these data's own.
+            stored: how the images are stored, where they are representations already: these are not desensitized.
 
         Returns:
             `image` float in [0,1], a multiple of 1/255 where it is a picture; `mask`, `mask_index`.
         """
         out = batch.copy()
+        if stored is not None:
+            out["image"] = stored.values(batch["image"])
+            out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
+            return out
         out["image"] = batch["image"].float() / 255
         if self.keep_clean:
             out["clean"] = out["image"]
@@ -102,6 +109,7 @@ class PixelDataModule(L.LightningDataModule):
         desensitize: bool = True,
         draw_key: DrawKey | None = None,
         by: Desensitizer | None = None,
+        stored: Stored | None = None,
     ) -> Batch:
         """Make of raw pixels what a model takes: desensitized (or clean, with no mask) and normalised.
 
@@ -111,10 +119,11 @@ class PixelDataModule(L.LightningDataModule):
             desensitize: False gives clean images.
             draw_key: what the masks' draws are a function of.
             by: another desensitizer than these data's own.
+            stored: see `desensitize_batch`.
         """
         index = torch.arange(len(images), device=images.device) if index is None else index
         return self._normalised(
-            self.desensitize_batch({"image": images, "index": index}, draw_key, desensitize, by)
+            self.desensitize_batch({"image": images, "index": index}, draw_key, desensitize, by, stored)
         )
 
     def _normalised(self, batch: Batch) -> Batch:

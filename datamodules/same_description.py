@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_app.desensitize import Desensitizer, described
+from lightning_app.release.format.method import key_hashes
+
+__all__ = ["alone", "brief", "check_key", "check_same", "key_hashes", "same_desensitizer"]
 
 
 def same_desensitizer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -47,18 +50,6 @@ def check_key(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         f"draws from {here[:12]}…: give the file of that key (a random one, which is taken where none is given, ends "
         "with its process)"
     )
-
-
-def key_hashes(about: object) -> list[str]:
-    """List the hashes of the owners' keys in a description, those of a chain's steps among them.
-
-    Args:
-        about: what `Desensitizer.describe` gave, or a part of it.
-    """
-    if isinstance(about, dict):
-        own = [str(about["key_hash"])] if about.get("key_hash") else []
-        return own + [one for value in about.values() for one in key_hashes(value)]
-    return [one for value in about for one in key_hashes(value)] if isinstance(about, list | tuple) else []
 
 
 def check_same(released: Desensitizer, given: Desensitizer | None, size: int) -> None:

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from datamodules.readers.bad_images import BadImage
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Desensitizer
+from lightning_app.release.format.tensors import Stored
 
 Pixels = NDArray[np.uint8]
 OnBadImage = Literal["replace", "error"]
@@ -36,6 +37,7 @@ class FaceReader(Dataset[Batch], ABC):
         strict: refuse (`BadImage`) what a release must not make do with: files that lie outside the tree,
             images that are not upright.
         allow_lossy_webp: take WebP images that are coded with loss; a release refuses them unless told otherwise.
+        stored: how its images are stored, where they are representations that were released; None of pixels.
     """
 
     size: int
@@ -44,6 +46,7 @@ class FaceReader(Dataset[Batch], ABC):
     on_bad_image: OnBadImage = "replace"
     strict: bool = False
     allow_lossy_webp: bool = True
+    stored: Stored | None = None
 
     def scan(self) -> None:
         """Look through the set: set `identities`, `labels` and what else `read` needs.
@@ -73,7 +76,7 @@ class FaceReader(Dataset[Batch], ABC):
         """Decode, crop and resize one image.
 
         Returns:
-            uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
+            uint8 `[1,size,size]` for a grey image, else `[3,size,size]`; of a representation `stored.shape`.
 
         Raises:
             BadImage: the image cannot be decoded.
@@ -119,6 +122,14 @@ class FaceReader(Dataset[Batch], ABC):
         """List what lies in the set and is not among its images: where it lies, and why, naming nothing."""
         return iter(())
 
+    def mixed_labels(self, indices: Sequence[int]) -> Batch:
+        """Give `target [B,k]` int64 and `weight [B,k]` of images that are mixes; nothing where none is.
+
+        Args:
+            indices: B positions in this reader.
+        """
+        return {}
+
     def number(self, index: int) -> int:
         """Tell the image's number in the whole reader (a `Subset` keeps it, so draws do not change)."""
         return index
@@ -142,12 +153,13 @@ class FaceReader(Dataset[Batch], ABC):
         Returns:
             `image` uint8 `[B,3,size,size]` (grey becomes three equal channels), `identity` `[B]` int64,
             `index` `[B]` int64 (the number of the image asked for, also where it was replaced) and `bad`
-            `[K]` int64 (numbers of those that could not be decoded).
+            `[K]` int64 (numbers of those that could not be decoded). Of representations `image` is `[B,C,h,w]` as
+            stored; of mixes there are `target` and `weight`, see `mixed_labels`.
 
         Raises:
             BadImage: an image cannot be decoded and `on_bad_image` is 'error', or a whole identity cannot.
         """
-        image = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
+        image = torch.empty(len(indices), *self.pixel_shape, dtype=self.pixel_dtype)
         if get_worker_info() is not None:
             image.untyped_storage().share_memory_()  # filled where it is sent from
         pixels = image.numpy()
@@ -164,7 +176,23 @@ class FaceReader(Dataset[Batch], ABC):
             "identity": self.labels[torch.tensor(taken, dtype=torch.int64)],
             "index": torch.tensor([self.number(index) for index in indices], dtype=torch.int64),
             "bad": torch.tensor(bad, dtype=torch.int64),
+            **self.mixed_labels(indices),
         }
+
+    @property
+    def mixes(self) -> bool:
+        """Whether its images are mixes of several people's, see `mixed_labels`."""
+        return False
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images of a batch."""
+        return (3, self.size, self.size) if self.stored is None else self.stored.shape
+
+    @property
+    def pixel_dtype(self) -> torch.dtype:
+        """Their dtype."""
+        return torch.float16 if self.stored is not None and self.stored.dtype == "float16" else torch.uint8
 
     def replacement(self, index: int) -> tuple[int, Pixels]:
         """Find the next good image of the same identity, in index order, wrapping at the end.
@@ -217,16 +245,11 @@ def whole(batch: Any) -> Any:
 
 class _Sent(dict[str, Tensor]):
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[object, ...]]:
-        small = (self[key].numpy() for key in ("identity", "index", "bad"))
-        return _received, (self["image"], *small)
+        small = {key: value.numpy() for key, value in self.items() if key != "image"}
+        return _received, (self["image"], small)
 
 
-def _received(
-    image: Tensor, identity: NDArray[np.int64], index: NDArray[np.int64], bad: NDArray[np.int64]
-) -> Batch:
-    return {
-        "image": image,
-        "identity": torch.from_numpy(identity),
-        "index": torch.from_numpy(index),
-        "bad": torch.from_numpy(bad),
-    }
+def _received(image: Tensor, small: dict[str, NDArray[Any]]) -> Batch:
+    found: Any = {"image": image} | {key: torch.from_numpy(value) for key, value in small.items()}
+    batch: Batch = found
+    return batch

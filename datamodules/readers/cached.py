@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ class CachedReader(FaceReader):
         self.size = reader.size
         self.identities = reader.identities
         self.labels = reader.labels
-        self.on_bad_image = reader.on_bad_image
+        self.on_bad_image, self.stored = reader.on_bad_image, reader.stored
         self.pixels, self.bad, self.given = _fill(reader, threads or os.cpu_count() or 1)
         self._known = frozenset(self.bad.tolist())
 
@@ -78,6 +79,10 @@ class CachedReader(FaceReader):
         """Tell what the reader tells."""
         return self.reader.pixel_facts()
 
+    def mixed_labels(self, indices: Sequence[int]) -> Batch:
+        """Give the labels of mixes, see `FaceReader.mixed_labels`."""
+        return self.reader.mixed_labels(indices)
+
     def number(self, index: int) -> int:
         """Tell the image's number in the whole reader."""
         return self.reader.number(index)
@@ -87,10 +92,14 @@ class CachedReader(FaceReader):
         at = torch.tensor(indices, dtype=torch.int64)
         numbers = torch.tensor([self.number(index) for index in indices], dtype=torch.int64)
         return {
-            "image": self.pixels[at.to(self.pixels.device)].cpu().expand(-1, 3, -1, -1).contiguous(),
+            "image": self.pixels[at.to(self.pixels.device)]
+            .cpu()
+            .expand(-1, self.pixel_shape[0], -1, -1)
+            .contiguous(),
             "identity": self.given[at],
             "index": numbers,
             "bad": numbers[torch.isin(numbers, self.bad)],
+            **self.mixed_labels(indices),
         }
 
     def to(self, device: torch.device) -> None:
@@ -101,7 +110,7 @@ class CachedReader(FaceReader):
         """
         if self.pixels.device == device:
             return
-        needed, free = self.pixels.numel(), float("inf")
+        needed, free = self.pixels.nbytes, float("inf")
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
         try:
@@ -109,10 +118,10 @@ class CachedReader(FaceReader):
         except torch.cuda.OutOfMemoryError:
             moved = None
         if moved is None:
-            count, channels, size, _ = self.pixels.shape
+            count, *shape = self.pixels.shape
             there = f"{free / 2**30:.1f} GiB are free there" if free < float("inf") else "it has not so much"
             raise ValueError(
-                f"data.cache: device: {count} images of {channels}×{size}×{size} take {needed / 2**30:.1f} GiB on "
+                f"data.cache: device: {count} images of {'×'.join(map(str, shape))} take {needed / 2**30:.1f} GiB on "
                 f"{device}, {there}: give data.cache: true, or a smaller size"
             )
         self.pixels = moved
@@ -121,16 +130,18 @@ class CachedReader(FaceReader):
 def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor]:
     """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class given with each."""
     count = len(reader)
-    pixels = _allocate(count, 1, reader.size)
+    _, height, width = reader.pixel_shape
+    channels, dtype = 1 if reader.stored is None else reader.stored.shape[0], reader.pixel_dtype
+    pixels = _allocate(count, (channels, height, width), dtype)
     given = torch.empty(count, dtype=torch.int64)
     bad: list[Tensor] = []
     chunks = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     with ThreadPoolExecutor(threads) as pool:
         for rows, batch in zip(chunks, _ahead(pool, reader.__getitems__, chunks, 2 * threads), strict=True):
             image = batch["image"]
-            if pixels.shape[1] == 1 and not bool((image == image[:, :1]).all()):
+            if reader.stored is None and pixels.shape[1] == 1 and not bool((image == image[:, :1]).all()):
                 kept = pixels
-                pixels = _allocate(count, 3, reader.size)
+                pixels = _allocate(count, reader.pixel_shape, dtype)
                 pixels[: rows.start] = kept[: rows.start]
                 del kept
             pixels[rows.start : rows.stop] = image[:, : pixels.shape[1]]
@@ -165,19 +176,19 @@ def available_memory() -> int:
     return free
 
 
-def _allocate(count: int, channels: int, size: int) -> Tensor:
-    needed = count * channels * size * size
+def _allocate(count: int, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    needed = count * math.prod(shape) * dtype.itemsize
     available = available_memory()
     if needed > available:
         raise ValueError(
-            f"cache: {count} images of {channels}×{size}×{size} take {needed / 2**30:.1f} GiB, "
+            f"cache: {count} images of {'×'.join(map(str, shape))} take {needed / 2**30:.1f} GiB, "
             f"{available / 2**30:.1f} GiB are available: switch the cache off or take a smaller size"
         )
     shared = Path("/dev/shm")
     # where /dev/shm is too small (containers give 64 MB), writing to it would kill the process;
     # private memory filled before the workers fork is shared with them just as well
     fits = not shared.exists() or shutil.disk_usage(shared).free > needed
-    pixels = torch.empty(count, channels, size, size, dtype=torch.uint8)
+    pixels = torch.empty(count, *shape, dtype=dtype)
     if fits:
         pixels.untyped_storage().share_memory_()
     return pixels

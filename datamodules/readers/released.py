@@ -5,34 +5,45 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
+from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import OnBadImage, Pixels
 from datamodules.readers.decode import Crop, decode, read_bytes
 from datamodules.readers.folder import check_counts, select
 from datamodules.readers.index import Names
 from datamodules.readers.per_person import FilesPerPerson
-from datamodules.same_description import check_same
+from datamodules.same_description import alone, check_same
+from lightning_app.core.batch import Batch
 from lightning_app.core.plain import is_hash
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
+from lightning_app.release.format.keyed import WithoutKey
 from lightning_app.release.format.manifest import MANIFEST, MASK, SIGNATURE, Manifest, is_image_file
-from lightning_app.release.format.method import desensitizer_of
+from lightning_app.release.format.method import desensitizer_of, is_known, key_hashes
+from lightning_app.release.format.shard_rows import ShardRows
 from lightning_app.release.format.signing import fingerprint, load_public_key, signature_holds
 from lightning_app.release.format.tree import walk_release
 
 log = logging.getLogger(__name__)
 _THREADS = 16  # hashing waits for the file system
+_PART = 1 << 20  # bytes read at a time
 _CHUNK = 4096  # files hashed between two looks at the progress bar
 
 
 class ReleasedFaces(FilesPerPerson):
     """Read what `desensitize` released, with the mask it brings, once it is found to be what its manifest says.
+
+    Of a release of representations images are read row by row from its shards, as they are stored: no more than a
+    batch is held, whatever the order. Mixes (`mix_once`) come with their labels and shares.
 
     Classes are the identities' pseudonyms, sorted, and so are images within each. A `FaceDataModule` neither
     desensitizes these images again nor needs a desensitizer: training batches get the release's mask, and clean
@@ -45,7 +56,8 @@ class ReleasedFaces(FilesPerPerson):
         public_key: PEM file of the owner's public key; the manifest's signature must hold then.
         min_images: leave out identities with fewer images.
         max_images: take only the first so many images of each identity.
-        own_desensitizer: what the images went through, where that was a desensitizer of one's own without a mask.
+        own_desensitizer: what the images went through, where that was a desensitizer of one's own without a mask;
+            or, for the owner, a method with its key file, with which raw images can be verified on.
         on_bad_image: 'error' for an image that cannot be decoded, or 'replace' it by one of its identity.
         mask_hash: of the mask that was agreed on, 64 hexadecimal digits; a release under another, or under none, is
             refused. By default any is taken.
@@ -58,6 +70,10 @@ class ReleasedFaces(FilesPerPerson):
         ValueError: the release is not what its manifest says, its signature does not hold, or its mask is not the one
             that was agreed on.
     """
+
+    _weight: NDArray[np.float32] | None
+    _target: NDArray[np.int64]
+    _names: NDArray[np.uint8]
 
     def __init__(
         self,
@@ -81,12 +97,30 @@ class ReleasedFaces(FilesPerPerson):
             self._check_signature(Path(public_key))
         self._check_mask(mask_hash, min_mask_ratio)
         self.size = self.manifest.size
+        tensors = self.manifest.tensors
+        self.stored = None if tensors is None else tensors.stored
+        if self.mixes and (min_images, max_images) != (1, None):
+            raise ValueError(
+                f"data.reader.init_args: min_images={min_images}, max_images={max_images}: the images of "
+                f"{self.root} are "
+                "mixes of several people's, none can be left out; leave both out"
+            )
+        self._rows = None if tensors is None else ShardRows(self.root, self.manifest)
         crop = self.manifest.crop
         # what was cut out of the raw images: verification images are cut likewise
         self.crop: Crop = (crop[0], crop[1], crop[2], crop[3]) if isinstance(crop, list) else crop
 
     def desensitizer(self) -> Desensitizer:
         """Make what the images went through: of the release's own mask, or as its manifest describes it."""
+        name = self.manifest.method["method"]
+        # who only mixes, or mixes after a method without a key, does to a single image what needs none
+        keyed = bool(key_hashes(alone(self.manifest.method)))
+        if self.manifest.tensors is not None and (keyed or not is_known(name)):
+            if self.own_desensitizer is None:
+                return WithoutKey(self.manifest)
+            if is_known(name):
+                check_same(WithoutKey(self.manifest), self.own_desensitizer, self.size)
+                return self.own_desensitizer
         if self.own_desensitizer is not None and self.manifest.mask is None:
             self.own_desensitizer.prepare((self.size, self.size))
             if self.own_desensitizer.describe().get("method") != self.manifest.method["method"]:
@@ -100,12 +134,20 @@ class ReleasedFaces(FilesPerPerson):
         check_same(made, self.own_desensitizer, self.size)
         return made
 
+    @property
+    def mixes(self) -> bool:
+        """Whether its images are mixes, made once for all."""
+        return self.manifest.tensors is not None and self.manifest.tensors.mixed > 1
+
     def scan(self) -> None:
         """Compare the folder with its manifest and list its images."""
         tree = walk_release(self.root, self.manifest)
         self._refuse([f"{finding.file} {finding.what}" for finding in tree.findings])
         if self.verify == "all":
             self._refuse([f"{name}: its SHA-256 is not the manifest's" for name in self._changed()])
+        if self._rows is not None:
+            self._scan_rows(self._rows)
+            return
         files = sorted(name for name in self.manifest.files if is_image_file(name))
         people, names = zip(*(name.split("/")[1:] for name in files), strict=True)
         identities, counts = np.unique(np.array(people), return_counts=True)
@@ -114,13 +156,72 @@ class ReleasedFaces(FilesPerPerson):
             identities.tolist(), counts, counts > 0, self.min_images, self.max_images, str(self.root)
         )
 
+    def _scan_rows(self, rows: ShardRows) -> None:
+        """List the rows of the shards by identity and name, as files are listed."""
+        names, identities, self._weight = rows.small()
+        own = identities[:, 0]
+        order = np.lexsort((*names.T[::-1], *own.T[::-1]))  # by identity, then by name
+        people, first, counts = np.unique(own[order], axis=0, return_index=True, return_counts=True)
+        del first
+        called = [bytes(one).hex() for one in people]
+        self.identities, self.labels, at = select(
+            called, counts, counts > 0, self.min_images, self.max_images, str(self.root)
+        )
+        self._at = order[at]
+        self._names = names
+        if self._weight is not None:
+            number = {name: label for label, name in enumerate(self.identities)}
+            told = [number.get(bytes(one).hex(), -1) for one in identities.reshape(-1, identities.shape[-1])]
+            self._target = np.array(told, np.int64).reshape(identities.shape[:2])
+            if (self._target < 0).any():
+                self._refuse(["a mix has somebody in it who is on no image"])
+
+    def mixed_labels(self, indices: Sequence[int]) -> Batch:
+        """Give labels and shares of mixes, the image's own first; see `FaceReader.mixed_labels`."""
+        if not self.mixes:
+            return {}
+        _ = self.labels  # looked through
+        assert self._weight is not None
+        at = self._at[list(indices)]
+        return {"target": torch.from_numpy(self._target[at]), "weight": torch.from_numpy(self._weight[at])}
+
+    def stable_name(self, index: int) -> str:
+        """Tell an image's pseudonyms: identity/image."""
+        if self._rows is None:
+            return super().stable_name(index)
+        return f"{self.identities[int(self.labels[index])]}/{self._image_name(index)}"
+
+    def stable_names(self) -> Iterator[str]:
+        """Give all stable names in order."""
+        return super().stable_names() if self._rows is None else map(self.stable_name, range(len(self)))
+
+    def content(self, index: int) -> bytes:
+        """Give an image as it is stored."""
+        return (
+            super().content(index) if self._rows is None else self._rows.image(int(self._at[index])).tobytes()
+        )
+
+    def file(self, index: int) -> str:
+        """Tell the path of the file that an image lies in."""
+        return super().file(index) if self._rows is None else self._rows.file(int(self._at[index]))
+
+    def _image_name(self, index: int) -> str:
+        return bytes(self._names[int(self._at[index])]).hex()
+
     def read(self, index: int) -> Pixels:
-        """Decode one image, see `FaceReader.read`."""
+        """Decode one image, see `FaceReader.read`; of a representation give it as it is stored."""
+        if self._rows is not None:
+            try:
+                return self._rows.image(int(self._at[index]))
+            except OSError as error:
+                raise BadImage(str(error)) from error
         path = self.name(index)
         return decode(read_bytes(path), None, self.size, path)
 
     def name(self, index: int) -> str:
-        """Tell an image's path."""
+        """Tell an image's path; of a representation its shard, and its pseudonym."""
+        if self._rows is not None:
+            return f"{self.file(index)}[{self._image_name(index)}]"
         identity = self.identities[int(self.labels[index])]
         return os.path.join(self.root, "images", identity, self._files[int(self._at[index])])
 
@@ -191,4 +292,8 @@ class ReleasedFaces(FilesPerPerson):
         return changed
 
     def _hash(self, name: str) -> str:
-        return hashlib.sha256((self.root / name).read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        with open(self.root / name, "rb") as file:
+            while part := file.read(_PART):  # a shard is large, and so many are hashed at a time
+                digest.update(part)
+        return digest.hexdigest()

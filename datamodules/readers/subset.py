@@ -31,7 +31,7 @@ class Subset(FaceReader):
         self.size = reader.size
         self.identities = reader.identities
         self.labels = reader.labels[self.indices]
-        self.on_bad_image = reader.on_bad_image
+        self.on_bad_image, self.stored = reader.on_bad_image, reader.stored
 
     def read(self, index: int) -> Pixels:
         """Decode one image of the part, see `FaceReader.read`."""
@@ -60,6 +60,10 @@ class Subset(FaceReader):
     def pixel_facts(self) -> dict[str, object]:
         """Tell what the whole tells."""
         return self.reader.pixel_facts()
+
+    def mixed_labels(self, indices: Sequence[int]) -> Batch:
+        """Give the labels of mixes, see `FaceReader.mixed_labels`."""
+        return self.reader.mixed_labels(self.indices[torch.tensor(indices, dtype=torch.int64)].tolist())
 
     def number(self, index: int) -> int:
         """Tell the image's number in the whole."""

@@ -32,12 +32,16 @@ from lightning_app.release.audit.against_raw import compare_images, count_refuse
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import Audit
 from lightning_app.release.audit.run import audit as audit_release
+from lightning_app.release.audit.shards_against_raw import compare_shards
 from lightning_app.release.audit.verdict import compared_line, figures, left_open
 from lightning_app.release.format.manifest import MANIFEST, MASK, image_file
-from lightning_app.release.format.method import desensitizer_of, is_known
+from lightning_app.release.format.method import desensitizer_of, is_known, key_hashes
 from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
+from lightning_app.release.format.tensors import PAIRS
 from lightning_app.release.write.preflight import be_strict
+from lightning_app.release.write.representing import Representer
+from lightning_app.release.write.shard_writer import pairs_of_release
 from lightning_app.release.write.writer import LOSSY_WEBP
 from lightning_app.report import print_table
 
@@ -134,11 +138,22 @@ def audit(
                 count = found.manifest.images if compare_all else min(sample, found.manifest.images)
                 task = bar.add_task("Releasing a sample again", total=count)
                 origin = _origin(reader, pseudonyms)
-                count_refused(found, reader, origin, exact=part is not None)
-                _compare(
-                    Path(released), found, reader, agreed, origin, None if compare_all else sample, seed,
-                    lambda done: bar.advance(task, done),
+                shards = found.shards
+                count_refused(
+                    found, reader, origin, part is not None,
+                    found.manifest.files if shards is None else {image_file(*names) for names in shards.names.values()},
                 )  # fmt: skip
+                if shards is not None:
+                    _compare_shards(
+                        Path(released), found, reader, agreed, origin, pseudonyms, None if compare_all else sample,
+                        seed,
+                        lambda done: bar.advance(task, done),
+                    )  # fmt: skip
+                else:
+                    _compare(
+                        Path(released), found, reader, agreed, origin, None if compare_all else sample, seed,
+                        lambda done: bar.advance(task, done),
+                    )  # fmt: skip
         elif found.manifest is not None:
             found.notes.append(
                 "names and pixels were not compared with the raw set: its owner gives --raw and --key"
@@ -288,6 +303,55 @@ def _compare(
         found.add("images", f"could not be compared with the raw set: {error}")
     finally:
         torch.set_num_threads(threads)
+
+
+def _compare_shards(
+    root: Path,
+    found: Audit,
+    reader: FaceReader,
+    agreed: Agreed,
+    origin: dict[str, int],
+    pseudonyms: Pseudonyms,
+    sample: int | None,
+    seed: int,
+    advance: Callable[[int], None],
+) -> None:
+    manifest = found.manifest
+    assert manifest is not None
+    assert manifest.tensors is not None
+    assert found.shards is not None
+    what = "could not be compared with the raw set"
+    if agreed.desensitizer is None and (
+        key_hashes(manifest.method) or not is_known(manifest.method["method"])
+    ):
+        found.add("shards", f"{what}: give --config too, whose desensitizer names the owner's key file")
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as `desensitize` makes them: sums of floats hang on how many share the work
+    try:
+        represent = Representer(
+            agreed.desensitizer or desensitizer_of(root, manifest), manifest.size,
+            "float16" if manifest.tensors.dtype == "float16" else "uint8", manifest.tensors.mixed > 1, key_file=False,
+        )  # fmt: skip
+        _compare_pairs(root, found, reader, pseudonyms)
+        compare_shards(
+            root, found, found.shards, origin, reader, represent, pseudonyms, sample, seed, advance
+        )
+    except (ValueError, FileNotFoundError) as error:
+        found.add("shards", f"{what}: {error}")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare_pairs(root: Path, found: Audit, reader: FaceReader, pseudonyms: Pseudonyms) -> None:
+    """Hold the list of pairs of a release against the reader's: it must be the same to the last pair."""
+    assert found.manifest is not None
+    if PAIRS not in found.manifest.files or not (root / PAIRS).is_file():
+        return
+    if getattr(reader, "pairs", None) is None:
+        found.notes.append("its list of pairs was not compared: give --config, whose reader has one")
+    elif (root / PAIRS).read_bytes() != pairs_of_release(reader, pseudonyms).encode():
+        found.add(PAIRS, "is not the raw set's list of pairs")
 
 
 def _print_verdict(released: str, found: Audit, verdict: str, json_path: str | None) -> None:

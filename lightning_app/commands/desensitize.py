@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import Namespace
 
@@ -45,8 +46,13 @@ def desensitize(
     name: str = "desensitize",
     runs: str = "runs",
     overwrite: bool = False,
+    dtype: Literal["uint8", "float16"] | None = None,
+    mix_once: bool = False,
 ) -> Release:
     """Write the released set of an aligned image set: desensitized, pseudonymous PNG files with a manifest.
+
+    Representations, and mixes, are written as tensors in safetensors shards instead, their values quantised; how
+    large the release will be is told before. A keyed method needs its key as a file.
 
     Pixels equal those that `fit` makes on the fly with the same reader and desensitizer. Every batch is probed: with
     noise under the mask the same images must come, else the command ends and releases nothing of the batch. A method
@@ -72,6 +78,11 @@ def desensitize(
         name: of the owner's folder; by default the config's.
         runs: folder in which runs/<name> lies.
         overwrite: begin anew, and replace a release that is there.
+        dtype: of representations: `uint8` or `float16`; by default uint8 where the method's values lie on a grid of 256
+            levels, as normalised channels do.
+        mix_once: mix images once for all, where the method mixes (MixUp, InstaHide). Mixed labels and their shares
+            travel with the images then: they tell who is in each mix, and how much. Without it a method that mixes is
+            refused.
 
     Raises:
         FileExistsError: the output holds something else.
@@ -93,14 +104,13 @@ def desensitize(
         release = write_release(
             reader, desensitizer, output, owner, _key(key_path), signer=signer, compression=compression,
             batch_size=batch_size, workers=workers, allow_lossy_webp=allow_lossy_webp, overwrite=overwrite,
-            progress=report,
+            progress=report, dtype=dtype, mix_once=mix_once,
         )  # fmt: skip
     seconds = time.monotonic() - started
     _write_csv(owner / "refused.csv", ("file", "reason", "message"), release.refused)
     if pseudonym_table:
         plan = release.plan
-        places = (place for place in range(len(plan)) if plan.file(place) in release.manifest.files)
-        rows = ((reader.stable_name(plan.index(place)), plan.file(place)) for place in places)
+        rows = ((reader.stable_name(plan.index(place)), plan.label(place)) for place in release.places)
         _write_csv(owner / "pseudonyms.csv", ("file", "pseudonym"), rows)
     figures = _metrics(release, seconds)
     write_metrics(owner / "metrics.json", figures)
@@ -118,6 +128,7 @@ def build_parser() -> CommandParser:
             "also release WebP images that are coded with loss: no guard keeps hidden pixels out of "
             "visible ones there; they are refused otherwise.",
         ),
+        ("--mix_once", "mix images once for all; their labels then tell who is in each mix, and how much."),
         ("--pseudonym_table", "also write runs/<name>/pseudonyms.csv: file, pseudonym."),
     ):
         parser.add_argument(flag, type=bool, nargs="?", const=True, default=False, help=words)
@@ -129,7 +140,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--name", type=str | None, default=None,
                         help="of the owner's folder; by default the config's.")  # fmt: skip
     parser.add_function_arguments(
-        desensitize, skip={"allow_lossy_webp", "overwrite", "pseudonym_table", "name", "sign_key"}
+        desensitize, skip={"allow_lossy_webp", "mix_once", "overwrite", "pseudonym_table", "name", "sign_key"}
     )
     return parser
 
@@ -213,6 +224,8 @@ def _metrics(release: Release, seconds: float) -> dict[str, float | str | None]:
         "release/method": str(manifest.method["method"]),
         "release/signer": manifest.signer,
     }
+    if manifest.tensors is not None:
+        figures["release/clipped"] = release.clipped
     if manifest.mask is not None:
         figures |= {
             "release/mask_ratio": manifest.mask.mask_ratio,
@@ -242,7 +255,18 @@ def _print_summary(
         )
     if manifest.mask is None:
         rows.append(["noise probe", "none: without a mask every pixel released depends on the face"])
-    elif release.made:
+    if manifest.tensors is not None:
+        tensors, kept = manifest.tensors, "×".join(map(str, manifest.tensors.shape))
+        grid = f", value = (level − {tensors.offset}) / {tensors.scale}" if tensors.dtype == "uint8" else ""
+        rows.append(["tensors", f"{kept} {tensors.dtype}{grid}, {len(tensors.rows)} shards"])
+        rows.append(["cut off", f"{release.clipped:.2%} of the values made now lay beyond the grid"])
+        if tensors.mixed > 1:
+            rows.append(
+                ["mixed", f"{tensors.mixed} images each, once; the labels tell who is in a mix, and how much"]
+            )
+        if tensors.pairs:
+            rows.append(["pairs", f"{tensors.pairs:,} to verify on"])
+    elif manifest.mask is not None and release.made:
         rows.append(["noise probe", "passed with every batch: no hidden pixel reaches a visible one"])
     if release.kept:
         rows.append(["made earlier", f"{release.kept:,}"])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from lightning_app.core.batch import Batch, DrawKey
+from lightning_app.core.owner_key import OwnerKey
 from lightning_app.core.plain import Schema
 
 LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves a clean face
@@ -169,6 +170,11 @@ class Desensitizer(nn.Module):
             )
         return seen if seen.shape[2:] == size else F.interpolate(seen, size, mode="bilinear", antialias=True)
 
+    def owner_keys(self) -> list[OwnerKey]:
+        """List the owner's keys that it draws from, once prepared: all that it, or a module in it, holds."""
+        held = (value for module in self.modules() for value in vars(module).values())
+        return list(dict.fromkeys(value for value in held if isinstance(value, OwnerKey)))
+
     def describe(self) -> dict[str, object]:
         """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data."""
         return {"method": type(self).__name__}
@@ -207,6 +213,29 @@ class Desensitizer(nn.Module):
             description: what `describe` gave.
         """
         return False
+
+    @classmethod
+    def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Say on which 256 levels a release stores what it returns: level = value · scale + offset, rounded.
+
+        Args:
+            description: what `describe` gave.
+
+        Returns:
+            Scale and offset, (255, 0) of pictures. None where no such grid serves all values: a release then stores
+            float16. What lies beyond the grid is cut off.
+        """
+        return (255, 0) if cls.is_image else None
+
+    @classmethod
+    def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
+        """Say how many channels of what height and width it returns, for an audit; None where that is not known.
+
+        Args:
+            description: what `describe` gave, checked against `entries`.
+            size: side of the images in pixels.
+        """
+        return (3, size, size) if cls.is_image else None
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:

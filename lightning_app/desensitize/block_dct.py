@@ -33,6 +33,7 @@ Channels = int | list[int | str] | None
 _PLANES: Mapping[str, tuple[str, ...]] = {"grey": ("y",), "ycbcr": ("y", "cb", "cr")}
 _NAMED = re.compile(r"(y|cb|cr)([0-9]+)")
 _MOST = 16  # samples a side of a block, and times that an image is enlarged
+NORMALISED = 16, 128  # scale and offset of channels of mean 0 and deviation 1: −8 … 8, 0 being a level
 
 
 class BlockDCT(Desensitizer):
@@ -211,6 +212,27 @@ class BlockDCT(Desensitizer):
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
         """Make it of its settings."""
         return cls(**{key: value for key, value in description.items() if key != "method"})
+
+    @classmethod
+    def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Normalised channels take −8 … 8 in sixteenths; of others each has another range."""
+        return NORMALISED if description.get("normalise") else None
+
+    @classmethod
+    def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
+        """Count channels and blocks."""
+        made = BlockDCT(
+            **{key: description[key] for key in (*transform_entries(), "dc") if key in description}
+        )
+        side = made.out_size(size)
+        return made.out_channels, side, side
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Say that it hides nothing: without shuffling, the channels are the image."""
+        return [
+            "its channels are the image, which anybody turns back; FrequencyMask shuffles them by the owner's key"
+        ]
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:

@@ -188,6 +188,23 @@ class Chain(Desensitizer):
         return [] if not all(told) else [fault for faults in told for fault in faults]
 
     @classmethod
+    def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return that of the last step which makes something else of what it is given."""
+        found: tuple[int, int] | None = (255, 0)
+        for kind, about in cls._known(description):
+            found = found if kind.takes_any else kind.grid(about)
+        return found
+
+    @classmethod
+    def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
+        """Return that of the last step which makes something else of what it is given."""
+        found: tuple[int, int, int] | None = (3, size, size)
+        for kind, about in cls._known(description):
+            if not kind.takes_any:
+                found = None if found is None else kind.shape(about, found[1])
+        return found
+
+    @classmethod
     def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
         """Return what the last step leaves."""
         kind, about = cls._known(description)[-1]

@@ -15,7 +15,7 @@ from lightning_app.core import draws
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.core.plain import Schema, is_hash
-from lightning_app.desensitize.block_dct import BlockDCT, Channels, Colour, transform_entries
+from lightning_app.desensitize.block_dct import NORMALISED, BlockDCT, Channels, Colour, transform_entries
 from lightning_app.desensitize.dct import block_dct, images_at_a_time
 from lightning_app.desensitize.self_normalise import shuffled
 
@@ -167,6 +167,16 @@ class FrequencyMask(BlockDCT):
             ValueError: always.
         """
         raise ValueError(f"{cls.__name__} cannot be made from its description: the owner's key is not in it")
+
+    @classmethod
+    def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Every channel is normalised."""
+        return NORMALISED
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Nothing is known of a setting that does too little."""
+        return []
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:

@@ -279,6 +279,16 @@ class InstaHide(MixUp):
         return made
 
     @classmethod
+    def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        """By itself it takes pictures, and with signs flipped about the middle grey they stay in [0,1]."""
+        return (255, 0) if description.get("mean") in (None, _GREY) else None
+
+    @classmethod
+    def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
+        """It has the shape of what it takes."""
+        return 3, size, size
+
+    @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a manifest may say of it: what it may of MixUp, and the mean."""
         mean = (

@@ -33,6 +33,7 @@ READERS: dict[str, type[Any]] = {
     for kind in (
         datamodules.BinFaces, datamodules.DrawnFaces, datamodules.DrawnPairs, datamodules.FolderFaces,
         datamodules.PairFaces, datamodules.RecordIOFaces, datamodules.ReleasedFaces,
+        datamodules.ReleasedPairs,
     )
 }  # fmt: skip
 DESENSITIZERS: dict[str, type[Any]] = dict(OURS)

@@ -278,7 +278,7 @@ OF_COMMANDS = {
     **{f"compare{which}.yaml": "compare" for which in ("", "_demo")},
     "table2.yaml": "compare",
     "align.yaml": "align",
-    "desensitize.yaml": "desensitize",
+    **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_frequency", "_frequency_pairs")},
     "fsm_ablation.yaml": "ablate",
     "rank_masks.yaml": "ablate",
     "table3_masks.yaml": "ablate",

@@ -104,7 +104,7 @@ def test_it_is_validated_with_its_key_and_no_other(
         assert "give the file of that key" in line
 
 
-def test_a_release_refuses_it(
+def test_a_release_of_it_passes_its_audit(
     fits: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "release.yaml"
@@ -117,9 +117,19 @@ def test_a_release_refuses_it(
         "reader": {"class_path": "datamodules.FolderFaces",
                    "init_args": {"root": str(drawn_root), "size": 32, "crop": 44}},
     }))  # fmt: skip
-    line = refused(capsys, lambda: run_main("desensitize", "--config", config))
-    assert "FrequencyMask returns no pictures: they cannot be released as PNG" in line
-    assert not Path("released").exists()
+    run_main("desensitize", "--config", config)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "63×32×32 uint8, value = (level − 128) / 16, 1 shards" in said
+    run_main("audit", "released", "--config", config, "--key", "runs/mine/pseudonyms.key", "--all")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "audit PASSED; 48 images of 6 identities in 1 shards decoded" in said
+    assert "that no face can be made of it" in said
+    part["init_args"] = {}
+    config.write_text(
+        yaml.safe_dump(yaml.safe_load(config.read_text()) | {"desensitizer": part, "output": "other"})
+    )
+    assert "none is given as a file" in refused(capsys, lambda: run_main("desensitize", "--config", config))
+    assert not Path("other").exists()
 
 
 def test_the_front_door(fits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -197,13 +197,17 @@ def test_pictures_are_released_and_audited_with_the_raw_set(
     )
 
 
-def test_a_representation_is_not_released(
+def test_a_representation_of_ones_own_that_is_the_image_fails_its_audit(
     drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = release_config(tmp_path / "mine.yaml", drawn_root, SpaceToDepth)
-    line = refused(capsys, lambda: run_main("desensitize", "--config", config))
-    assert "SpaceToDepth returns no pictures: they cannot be released as PNG" in line
-    assert not Path("released").exists()
+    run_main("desensitize", "--config", config)
+    with pytest.raises(SystemExit):
+        run_main("audit", "released")
+    assert "its method SpaceToDepth is none of FaceVeil's" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        run_main("audit", "released", "--config", config, "--key", "runs/mine/pseudonyms.key")
+    assert "is as good as the clean image" in " ".join(capsys.readouterr().out.split())
 
 
 def compare_config(path: Path, fits: Path, **attacks: str) -> Path:

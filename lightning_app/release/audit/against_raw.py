@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ from lightning_app.release.format.method import is_known
 from lightning_app.release.format.png import read_png
 from lightning_app.release.format.pseudonyms import DIGITS
 from lightning_app.release.format.strict_json import strict_json
+from lightning_app.release.format.tensors import PAIRS, SHARDS, is_shard_file
 from lightning_app.release.format.tree import entries
 
 AS_CLEAN = (
@@ -44,7 +45,7 @@ _PLAIN, _LITTLE = 9, 0.05  # kernel of a blur, and which share of what it change
 _WINDOW = 6  # pixels a side that dSSIM needs at least
 _SAMPLE = 410  # salt of the draw of the images that are released again
 _SHORTEST = 4  # a name of fewer characters is found in any text by chance
-_OWN = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, IMAGES)
+_OWN = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, IMAGES, SHARDS, PAIRS)
 _PSEUDONYM = re.compile(rf"[0-9a-f]{{{DIGITS}}}(\.png)?")
 _PARTS = re.compile(r"[\W_]+")
 # words of FaceVeil's own methods and masks: a raw file called mask.png makes no finding of `mask_ratio`
@@ -53,6 +54,7 @@ _OWN_WORDS = frozenset({
     "hidden", "hide", "image", "kernel", "levels", "made_by", "mask_hash", "mask_ratio", "mask_ratio_range", "masks",
     "max_angle", "max_brush_width", "max_length", "max_vertex", "method", "min_vertex", "reveal", "seed", "sigma",
     "size", "strokes", "taps", "version", "white",
+    "epoch", "fixed", "grey", "once", "ycbcr",
 }).union(*(told for kind in OURS.values() for told in kind.entries(1, VERSION)))  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
     words = {_plain(name) for name in exact}
     words = {word for word in words if len(word) >= _SHORTEST + 2 and re.search(r"[^\W\d]", word)}
     for path, _ in entries(root):
-        if path in _OWN:
+        if path in _OWN or is_shard_file(path):
             continue
         parts = [part.casefold() for part in path.split("/") if part != IMAGES]
         stems = [part.rpartition(".")[0] for part in parts]
@@ -186,7 +188,9 @@ def compare_images(
         audit.add("images", f"are as good as clean: dSSIM from the raw images is {mean:.4f} on average")
 
 
-def count_refused(audit: Audit, reader: FaceReader, origin: Mapping[str, int], exact: bool) -> None:
+def count_refused(
+    audit: Audit, reader: FaceReader, origin: Mapping[str, int], exact: bool, released: Collection[str]
+) -> None:
     """Hold the counts of refused files against the raw set: a count is a number, and a number may carry a message.
 
     Args:
@@ -195,12 +199,13 @@ def count_refused(audit: Audit, reader: FaceReader, origin: Mapping[str, int], e
         origin: path in the release -> number of its raw image, for every raw image.
         exact: the reader is the very one, so the counts must be equal; else it may have more people than were
             released, and counts may be smaller.
+        released: the paths, as `origin` has them, of what is released.
     """
     manifest = audit.manifest
     assert manifest is not None
     there = Counter(_reason(reason) for _, reason in reader.passed_over())
     if exact or any(count > there[reason] for reason, count in manifest.refused.items()):
-        kept_back = (number for name, number in origin.items() if name not in manifest.files)
+        kept_back = (number for name, number in origin.items() if name not in released)
         there.update(reason for number in kept_back if (reason := _refusal(reader, number)))
     for reason in sorted(there.keys() | manifest.refused.keys()):
         said, counted = manifest.refused.get(reason, 0), there[reason]

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_app.core.plain import canonical
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import guarded, mask_hash
-from lightning_app.release.format.manifest import MASK, Manifest
+from lightning_app.release.format.manifest import MASK, VERSION, Manifest
 from lightning_app.release.format.method import describe, weak_mask
 from lightning_app.release.write.desensitizing import PixelDesensitizer
 
@@ -73,8 +73,14 @@ def _other_method(manifest: Manifest, desensitizer: Desensitizer) -> Iterator[tu
     """Hold a manifest against the desensitizer of a config."""
     name, entry = type(desensitizer).__name__, manifest.mask
     try:
-        mask = PixelDesensitizer(desensitizer, manifest.size).mask
-        about = describe(desensitizer, manifest.size, mask)
+        mask = None
+        if manifest.tensors is None:
+            mask = PixelDesensitizer(desensitizer, manifest.size).mask
+        else:
+            desensitizer.prepare((manifest.size, manifest.size))
+        about = describe(
+            desensitizer, manifest.size, mask, manifest.version if manifest.version > 1 else VERSION
+        )
     except (ValueError, FileNotFoundError) as error:
         yield "manifest.json", f"--config's desensitizer cannot have made this release ({error})"
         return

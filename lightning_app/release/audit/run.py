@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.images import Checked, Checks, check_images, read_at_most, useful_workers
+from lightning_app.release.audit.shards import Shards, check_shards, tensor_faults
 from lightning_app.release.format.canonical import RUNS, mask_faults
 from lightning_app.release.format.manifest import (
     MANIFEST,
@@ -54,12 +56,16 @@ class Compared:
         mean_dssim: between raw and released image, of the images of a release without a mask; None under a mask,
             and where images are too small to measure it.
         black: of how many the raw one, too, has nothing but 0 under the mask: of them nothing was hidden.
+        values: of representations: how many values were compared.
+        apart: how many of them lie on the next level.
     """
 
     images: int
     seed: int
     mean_dssim: float | None = None
     black: int = 0
+    values: int = 0
+    apart: int = 0
 
 
 @dataclass
@@ -74,6 +80,7 @@ class Audit:
         bytes: their length together.
         manifest: of the release; None where it cannot be read.
         compared: what was compared with the raw set; None where nothing was tried.
+        shards: what was found in the shards of a release of representations; None of pictures.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -83,6 +90,7 @@ class Audit:
     bytes: int = 0
     manifest: Manifest | None = None
     compared: Compared | None = None
+    shards: Shards | None = None
 
     def add(self, file: str, what: str) -> None:
         """Note a finding."""
@@ -135,6 +143,13 @@ def audit(
     _method(root, manifest, visible, agreed, found)
     for file, what in agreed.faults(manifest):
         found.add(file, what)
+    if manifest.tensors is not None:
+        begin(manifest.images)
+        shards = found.shards = check_shards(root, manifest, tree.files, advance, secrets.randbits(48))
+        found.findings += shards.findings
+        found.files, found.bytes = shards.files, shards.bytes
+        found.findings.sort()
+        return found
     names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
     begin(len(names))
     checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest))
@@ -202,6 +217,14 @@ def _signature(
 def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> torch.Tensor | None:
     """Check mask and sidecar; the mask `[size,size]`, 1 = visible, if it can be known."""
     entry = manifest.mask
+    if manifest.tensors is not None:
+        found.notes.append(
+            "representations: every value depends on the face, and a network trained on pairs makes faces of them "
+            "(docs/representations.md)"
+        )
+        if manifest.tensors.mixed > 1:
+            found.notes.append("its labels are mixed: they tell who is in each mix, and how much")
+        return None
     if entry is None:
         found.notes.append("the release has no mask: no pixel is hidden, and none is checked to be black")
         return None
@@ -293,6 +316,9 @@ def _method(
         )
     for what in method_faults(root, manifest, None if visible is None else visible[None]):
         found.add(MANIFEST, what)
+    if manifest.tensors is not None:
+        for what in tensor_faults(manifest):
+            found.add(MANIFEST, what)
     if manifest.mask is not None and guard_of(manifest.method) != manifest.mask.guard:
         found.add(MANIFEST, "method.guard is not mask.guard")
 

@@ -26,7 +26,17 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
         return ["anything"]
     compared = 0 if found.compared is None else found.compared.images
     said = []
-    if manifest.mask is None:
+    if manifest.tensors is not None:
+        said.append(f"that no face can be made of it (representations, {method_text(manifest)})")
+        if not compared:
+            said.append("that the faces are desensitized (--config, --key)")
+        elif found.compared is not None and found.compared.apart:
+            said.append(
+                f"that {found.compared.apart} of {found.compared.values:,} values carry nothing else: they lie "
+                "on the next "
+                "level, as another machine or version leaves them"
+            )
+    elif manifest.mask is None:
         said.append(f"that any pixel is hidden (no mask, {method_text(manifest)})")
         if not compared:
             said.append("that the faces are desensitized (--raw, --key)")
@@ -56,10 +66,11 @@ def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
     verdict = f"FAILED: {len(found.findings)} findings in {files} files" if found.findings else "PASSED"
     if manifest is None:
         return f"audit {verdict}; nothing else was checked"
+    kept = "" if manifest.tensors is None else f" in {len(manifest.shards)} shards"
     mask = "no mask" if manifest.mask is None else f"mask ratio {manifest.mask.mask_ratio:.4f}"
     compared = 0 if found.compared is None else found.compared.images
     line = (
-        f"audit {verdict}; {found.files} images of {manifest.identities} identities decoded, {mask}, {compared} "
+        f"audit {verdict}; {found.files} images of {manifest.identities} identities{kept} decoded, {mask}, {compared} "
         f"released again, {found.bytes / 1e6:.1f} MB, {seconds:.1f} s"
     )
     return line + (f"; NOT PROVEN: {'; '.join(unproven)}" if unproven and not found.findings else "")
@@ -84,6 +95,12 @@ def compared_line(found: Audit) -> str | None:
         if compared.mean_dssim is None
         else f"; dSSIM from the raw images {compared.mean_dssim:.3f} on average"
     )
+    if compared.values:
+        levels = "the same level" if not compared.apart else f"{compared.apart} of them on the next level"
+        return (
+            f"compared with the raw set: {compared.images} of {manifest.images} images made again, drawn by --seed "
+            f"{compared.seed}, {compared.values:,} values: {'all on ' if not compared.apart else ''}{levels}"
+        )
     if compared.images >= manifest.images:
         return (
             f"compared with the raw set: all {manifest.images} images (noise by --seed {compared.seed}), so that any "
@@ -126,6 +143,8 @@ def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -
         "compared_share": None if manifest is None else images / manifest.images,
         "seed": None if compared is None else compared.seed,
         "detection": None if manifest is None else typical(manifest.images, min(images, manifest.images)),
+        "values_compared": 0 if compared is None else compared.values,
+        "values_on_next_level": 0 if compared is None else compared.apart,
         "black_under_mask": 0 if compared is None else compared.black,
         "mean_dssim": None if compared is None else compared.mean_dssim,
         "seconds": round(seconds, 3),

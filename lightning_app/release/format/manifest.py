@@ -1,7 +1,9 @@
 """What a release says of itself: `manifest.json`, a function of the released files and nothing else.
 
 A released folder holds `manifest.json`, `manifest.sig` where it is signed, `mask.png` and `mask.json` where
-the method has a mask, and `images/<identity's pseudonym>/<image's pseudonym>.png`. Nothing else.
+the method has a mask, and `images/<identity's pseudonym>/<image's pseudonym>.png`. Nothing else. A release of
+representations (version 3) holds `shards/NNNNNN.safetensors` in place of the images, see `tensors`, and
+`pairs.txt` where it is made to verify on.
 """
 
 from __future__ import annotations
@@ -33,9 +35,15 @@ from lightning_app.release.format.schema import (
     plain_version,
 )
 from lightning_app.release.format.strict_json import strict_json
+from lightning_app.release.format.tensors import MOST_CHANNELS, PAIRS, Tensors, is_shard_file
 
 FORMAT, VERSION = "faceveil-release", 2
-_READ = (1, VERSION)  # 1 says more of MaskOut's masks than what they are, and not the level of compression
+TENSORS = 3  # the version of a release of representations
+_READ = (
+    1,
+    VERSION,
+    TENSORS,
+)  # 1 says more of MaskOut's masks than what they are, and not the level of compression
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MASK, MASK_FACTS, IMAGES = "mask.png", "mask.json", "images"
 OTHER = "other"
@@ -89,8 +97,10 @@ class Manifest:
         files: path in the release -> SHA-256 of the file's bytes, for all files but the manifest and its
             signature.
         signer: fingerprint of the public key that `manifest.sig` verifies with; None where it is not signed.
-        compression: zlib's level that all images were encoded at; None in version 1, which does not say.
-        version: of the format, 1 or 2.
+        compression: zlib's level that all images were encoded at; None in version 1, which does not say, and in 3,
+            which compresses nothing.
+        version: of the format: 1 or 2; 3 of representations.
+        tensors: what the shards of a release of representations hold; None of pictures.
     """
 
     method: dict[str, Any]
@@ -106,12 +116,15 @@ class Manifest:
     signer: str | None = None
     compression: int | None = 1
     version: int = VERSION
+    tensors: Tensors | None = None
 
     def to_bytes(self) -> bytes:
         """Return the content of `manifest.json`: sorted keys, no time, no host, the same for the same release."""
         whole = {"format": FORMAT} | asdict(self)
-        if self.version == 1:
+        if self.version in (1, TENSORS):
             del whole["compression"]
+        if self.version != TENSORS:
+            del whole["tensors"]
         return json.dumps(whole, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
     @classmethod
@@ -134,18 +147,28 @@ class Manifest:
         number = found.get("version")
         if not is_count(number) or number not in _READ:
             raise ValueError(
-                f"{where} has version {brief(number)}, this FaceVeil reads {' and '.join(map(str, _READ))}: "
+                f"{where} has version {brief(number)}, this FaceVeil reads {_READ[0]} to {_READ[-1]}: "
                 "install the one that made it, or a newer one"
             )
         own = {key: value for key, value in found.items() if key != "format"}
-        if number == 1:
+        if number in (1, TENSORS):
             own.setdefault("compression", None)
+        if number != TENSORS:
+            own.setdefault("tensors", None)
         _check_keys(own, {f.name for f in fields(cls)}, str(where))
         for key, check, wanted in _SCHEMA:
             if not check(own[key]):
                 raise ValueError(f"{where}: {key} is {brief(own[key])}, not {wanted}; the release is damaged")
-        if (own["compression"] is None) != (number == 1):
-            raise ValueError(f"{where}: compression is of another version; the release is damaged")
+        for key, is_of in (("compression", number == VERSION), ("tensors", number == TENSORS)):
+            if (own[key] is not None) != is_of:
+                raise ValueError(f"{where}: {key} is of another version; the release is damaged")
+        if number == TENSORS:
+            own["tensors"] = Tensors.parse(own["tensors"], f"{where}: tensors")
+            if own["mask"] is not None or own["channels"] != own["tensors"].shape[0]:
+                odd = "mask" if own["mask"] is not None else "channels"
+                raise ValueError(f"{where}: {odd} is not that of its tensors; the release is damaged")
+        elif own["channels"] not in (1, 3):
+            raise ValueError(f"{where}: channels is {own['channels']}, not 1 or 3; the release is damaged")
         _check_tables(own, f"{where}")
         if own["mask"] is not None:
             own["mask"] = _mask_entry(own["mask"], f"{where}: mask", own["size"])
@@ -180,6 +203,9 @@ class Manifest:
         return cls.parse(path.read_bytes(), path)
 
     def _check_files(self, where: str) -> None:
+        if self.tensors is not None:
+            self._check_shards(self.tensors, where)
+            return
         wanted = set() if self.mask is None else {MASK, MASK_FACTS}
         found = set()
         folders = set()
@@ -204,6 +230,33 @@ class Manifest:
                 )
         if self.mask is not None and self.mask.sha256 != self.files[MASK]:
             raise ValueError(f"{where}: mask.sha256 is not that of {MASK} in files; the release is damaged")
+
+    def _check_shards(self, tensors: Tensors, where: str) -> None:
+        shards = [name for name in self.files if is_shard_file(name)]
+        wanted = {PAIRS} if tensors.pairs else set()
+        found = self.files.keys() - set(shards)
+        if found != wanted:
+            odd = min(found ^ wanted)
+            raise ValueError(
+                f"{where}: files: {_short(odd)} {'is missing' if odd in wanted else 'does not belong there'}"
+            )
+        for what, said, counted in (
+            ("images", self.images, sum(tensors.rows)),
+            ("tensors.rows", len(tensors.rows), len(shards)),
+        ):
+            if said != counted:
+                raise ValueError(
+                    f"{where}: {what} has {said}, but its shards have {counted}; the release is damaged"
+                )
+        if self.identities > self.images:
+            raise ValueError(
+                f"{where}: identities is {self.identities}, of {self.images} images; the release is damaged"
+            )
+
+    @property
+    def shards(self) -> list[str]:
+        """Paths of the shards, in the order of `tensors.rows`; none of a release of pictures."""
+        return sorted(name for name in self.files if is_shard_file(name))
 
 
 def guard_of(method: Mapping[str, object]) -> int:
@@ -316,7 +369,7 @@ _Schema = tuple[tuple[str, Callable[[Any], bool], str], ...]
 _SCHEMA: _Schema = (
     ("method", lambda v: isinstance(v, dict) and isinstance(v.get("method"), str), "a method with its name"),
     ("size", lambda v: is_count(v, 1, LARGEST), f"a number of pixels from 1 to {LARGEST}"),
-    ("channels", lambda v: is_count(v) and v in (1, 3), "1 or 3"),
+    ("channels", lambda v: is_count(v, 1, MOST_CHANNELS), "a number of channels"),
     ("crop", is_crop, f"null, a number of pixels, or four (left, top, right, bottom) up to {LONGEST}"),
     ("mask", lambda v: v is None or isinstance(v, dict), "null or an object"),
     ("identities", lambda v: is_count(v, 1), "a positive number"),
@@ -326,6 +379,7 @@ _SCHEMA: _Schema = (
     ("files", lambda v: _table(v, is_hash), "a SHA-256 for each file"),
     ("signer", lambda v: v is None or is_hash(v), "null or a SHA-256"),
     ("compression", lambda v: v is None or is_count(v, 0, 9), "a zlib level from 0 to 9"),
+    ("tensors", lambda v: v is None or isinstance(v, dict), "null or an object"),
 )
 _MASK_SCHEMA: _Schema = (
     ("file", lambda v: v == MASK, MASK),

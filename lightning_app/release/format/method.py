@@ -42,7 +42,9 @@ def method_text(manifest: Manifest) -> str:
     return " ".join(shown)
 
 
-def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict[str, Any]:
+def describe(
+    desensitizer: Desensitizer, size: int, mask: Tensor | None, version: int = VERSION
+) -> dict[str, Any]:
     """Return what the manifest of a release says of its method.
 
     Of `MaskOut` it is what the mask is, not where it came from; of a class that is not FaceVeil's its name and
@@ -52,6 +54,7 @@ def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict
         desensitizer: prepared.
         size: side of the images in pixels.
         mask: `[1,1,H,W]` that lies on every image, 1 = visible; None where nothing is hidden.
+        version: of the manifest's format.
 
     Raises:
         ValueError: it changes too little of an image, has a parameter of too many digits, or bears the name of
@@ -65,7 +68,7 @@ def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict
             "the class"
         )
     if is_known(name):
-        told = type(desensitizer).entries(size, VERSION)[0]
+        told = type(desensitizer).entries(size, version)[0]
         about = {key: value for key, value in about.items() if key in told}
     else:
         guard = guard_of(about)
@@ -73,7 +76,7 @@ def describe(desensitizer: Desensitizer, size: int, mask: Tensor | None) -> dict
     about["method"] = name
     faults = [] if mask is None else weak_mask(float(mask_ratio(mask[0])))
     try:
-        check_method(about, size, mask is not None, VERSION)
+        check_method(about, size, mask is not None, version)
         faults += weak_method(about, size)
     except ValueError as error:
         faults.append(str(error))
@@ -153,8 +156,10 @@ def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> l
     kind = _known(name)
     if kind is None:
         return []
-    if not kind.is_image:
+    if manifest.tensors is None and not kind.is_image:
         return [f"its method is {name}, which returns no pictures"]
+    if manifest.tensors is not None and key_hashes(about):
+        return []  # without the key nothing can be made of it
     if manifest.mask is None and kind.has_mask:
         return [f"its method is {name}, but it has no mask"]
     if manifest.mask is not None and not kind.has_mask:
@@ -168,6 +173,18 @@ def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> l
     if canonical(made) != canonical(about):
         return [f"its method is not what {name} says of itself, made from that very description"]
     return []
+
+
+def key_hashes(about: object) -> list[str]:
+    """List the hashes of the owners' keys in a description, those of a chain's steps among them.
+
+    Args:
+        about: what `Desensitizer.describe` gave, or a part of it.
+    """
+    if isinstance(about, dict):
+        own = [str(about["key_hash"])] if about.get("key_hash") else []
+        return own + [one for value in about.values() for one in key_hashes(value)]
+    return [one for value in about for one in key_hashes(value)] if isinstance(about, list | tuple) else []
 
 
 def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:

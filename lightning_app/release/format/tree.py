@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning_app.release.format.manifest import IMAGES, MANIFEST, SIGNATURE, TIMESTAMP, Manifest
 from lightning_app.release.format.marks import Finding, Marks
+from lightning_app.release.format.tensors import SHARDS
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def walk_release(root: str | Path, manifest: Manifest, marks: bool = False, time
         and those it lists that are missing. Of many marks that differ one finding tells.
     """
     wanted = {*manifest.files, MANIFEST, *([SIGNATURE] if manifest.signer else [])}
-    folders = {IMAGES, *(name.rpartition("/")[0] for name in manifest.files if "/" in name)}
+    kept = IMAGES if manifest.tensors is None else SHARDS
+    folders = {kept, *(name.rpartition("/")[0] for name in manifest.files if "/" in name)}
     files: set[str] = set()
     findings: list[Finding] = []
     seen = Marks(TIMESTAMP if times else None)

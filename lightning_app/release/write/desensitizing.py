@@ -89,7 +89,7 @@ class PixelDesensitizer:
         """
         if self._visible is not None:
             return self._multiplied(pixels, self._visible, numbers)
-        raw = _stack(pixels)
+        raw = stack(pixels)
         made = self._made(raw, labels, numbers)
         if self.mask is None:
             self._refuse_raw(raw, made, numbers)
@@ -224,7 +224,12 @@ class PixelDesensitizer:
         return mask
 
 
-def _stack(pixels: Sequence[Picture]) -> Tensor:
+def stack(pixels: Sequence[Picture]) -> Tensor:
+    """Put images into one tensor, `[B,3,H,W]` uint8.
+
+    Args:
+        pixels: B images, uint8 `[1,H,W]` or `[3,H,W]`.
+    """
     raw = np.empty((len(pixels), 3, *pixels[0].shape[-2:]), np.uint8)
     for row, source in zip(raw, pixels, strict=True):
         row[:] = source  # one grey channel broadcasts to three

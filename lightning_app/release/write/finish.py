@@ -27,11 +27,12 @@ from lightning_app.release.format.manifest import (
     is_image_file,
 )
 from lightning_app.release.format.signing import sign
+from lightning_app.release.format.tensors import PAIRS, SHARDS, is_shard_file
 from lightning_app.release.format.tree import entries, walk_release
 
 FILE, FOLDER = 0o644, 0o755  # rights of all that is released, whatever the umask
 PARTS = ".part"  # of the released folder: where files are written before they take their names
-_TOP = (MANIFEST, SIGNATURE, MASK, MASK_FACTS)
+_TOP = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, PAIRS)
 _LEFT = re.compile(rf"\.({'|'.join(re.escape(name) for name in _TOP)})\..*\.tmp")  # write_atomically's
 
 
@@ -59,8 +60,11 @@ def make_room(output: Path, overwrite: bool) -> None:
     if foreign := next(_foreign(output), None):
         raise FileExistsError(f"output {output}: holds {foreign}, which is of no release; move it away")
     open_release(output)
-    for name in (MASK, MASK_FACTS):
+    for name in (MASK, MASK_FACTS, PAIRS):
         (output / name).unlink(missing_ok=True)
+    for file in _shards(output):
+        file.unlink()
+    _remove_if_empty(output / SHARDS)
     for folder in _folders(output):
         for file in folder.iterdir():
             if is_image_file(f"{IMAGES}/{folder.name}/{file.name}"):
@@ -74,9 +78,10 @@ def _foreign(output: Path) -> Iterator[str]:
     for name, entry in entries(output) if output.exists() else ():
         head, *rest = name.split("/")
         if entry.is_dir(follow_symlinks=False):
-            known = head in (IMAGES, PARTS) and len(rest) < 2
+            known = (head in (IMAGES, PARTS) and len(rest) < 2) or name == SHARDS
         else:
-            known = is_image_file(name) or name in _TOP or bool(_LEFT.fullmatch(name)) or head == PARTS
+            ours = is_image_file(name) or is_shard_file(name) or name in _TOP
+            known = ours or bool(_LEFT.fullmatch(name)) or head == PARTS
         if not known:
             yield name
 
@@ -146,7 +151,7 @@ def finish(
     if signer is not None:
         write_atomically(output / SIGNATURE, sign(content, signer))
     write_atomically(output / MANIFEST, content)  # last: without it, it is no release
-    for folder in [*_folders(output), output / IMAGES]:
+    for folder in [*_folders(output), output / (IMAGES if manifest.tensors is None else SHARDS)]:
         folder.chmod(FOLDER)
         stamp(folder)
     for name in _TOP:
@@ -160,6 +165,12 @@ def _folders(output: Path) -> Iterator[Path]:
     """Yield the folders of identities, none that is a link."""
     if (output / IMAGES).is_dir() and not (output / IMAGES).is_symlink():
         yield from (f for f in (output / IMAGES).iterdir() if f.is_dir() and not f.is_symlink())
+
+
+def _shards(output: Path) -> Iterator[Path]:
+    """Yield the shards of a release of representations; its folder must not be a link."""
+    if (output / SHARDS).is_dir() and not (output / SHARDS).is_symlink():
+        yield from (f for f in (output / SHARDS).iterdir() if is_shard_file(f"{SHARDS}/{f.name}"))
 
 
 def _remove_parts(output: Path) -> None:

@@ -22,6 +22,7 @@ class Done(NamedTuple):
         message: the same for the owner, with the file's name.
         size: bytes of the file it was made of, before it was read; −1 where it is of no file.
         mtime_ns: when that file was last changed; −1 where it is of no file.
+        clipped: of a shard's first image: how many values of the shard were cut off, being beyond the grid.
     """
 
     sha256: str = ""
@@ -30,6 +31,7 @@ class Done(NamedTuple):
     message: str = ""
     size: int = -1
     mtime_ns: int = -1
+    clipped: int = 0
 
 
 class Journal:

@@ -6,7 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -28,7 +28,7 @@ class Work:
 
     Args:
         reader: the raw set.
-        desensitize: the desensitizer.
+        desensitize: the desensitizer; None where a subclass has another.
         plan: names and order.
         output: the released folder.
         compression: zlib's level.
@@ -38,7 +38,7 @@ class Work:
     def __init__(
         self,
         reader: FaceReader,
-        desensitize: PixelDesensitizer,
+        desensitize: PixelDesensitizer | None,
         plan: Plan,
         output: Path,
         compression: int,
@@ -67,10 +67,11 @@ class Work:
         if pixels:
             at = [self.plan.index(place) for place in pixels]
             numbers = [self.reader.number(index) for index in at]
+            assert self.desensitize is not None
             pictures = self.desensitize(list(pixels.values()), self._labels[at].tolist(), numbers)
             for place, picture in zip(pixels, pictures, strict=True):
                 data = encode_png(picture, self.compression)
-                self._put(self.plan.file(place), data)
+                self._put(self.plan.file(place), [data])
                 done[place] = Done(hashlib.sha256(data).hexdigest(), 1 if picture.ndim == 2 else 3)
         return [done[place]._replace(size=size, mtime_ns=mtime) for place, (size, mtime) in sources.items()]
 
@@ -98,16 +99,17 @@ class Work:
         except BadImage as error:
             return Done(reason=error.reason, message=str(error))
 
-    def _put(self, name: str, data: bytes) -> None:
-        """Write a file so that it has its name, and its time stamp, only when it is whole."""
+    def _put(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
+        """Write a file, part by part, so that it has its name, and its time stamp, only when it is whole."""
         path = os.path.join(self.output, name)
         # the process in its name: another one that a kill left alive for a moment never writes the same file
         part = os.path.join(self.output, PARTS, f"{os.getpid()}-{os.path.basename(name)}")
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
+            for data in parts:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(handle, view) :]
             if os.name == "posix":
                 os.fchmod(handle, FILE)
             stamp(handle)

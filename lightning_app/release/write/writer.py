@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import os
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from filelock import FileLock, Timeout
 
 from datamodules.readers.base import FaceReader
 from lightning_app.desensitize import Desensitizer
-from lightning_app.release.format.manifest import OTHER, REASONS, Manifest, guard_of, made_with
+from lightning_app.release.format.manifest import (
+    OTHER,
+    REASONS,
+    TENSORS,
+    VERSION,
+    Manifest,
+    guard_of,
+    made_with,
+)
 from lightning_app.release.format.method import describe
 from lightning_app.release.format.pseudonyms import Pseudonyms
-from lightning_app.release.format.signing import fingerprint
+from lightning_app.release.format.tensors import DType
+from lightning_app.release.write.batch_writer import LOSSY_WEBP, BatchWriter, Progress, cpus
 from lightning_app.release.write.desensitizing import PixelDesensitizer
-from lightning_app.release.write.finish import PARTS, finish, make_room, open_release, write_mask
-from lightning_app.release.write.journal import Done, Journal
-from lightning_app.release.write.plan import Plan
+from lightning_app.release.write.finish import finish, make_room
+from lightning_app.release.write.journal import Journal
+from lightning_app.release.write.plan import Plan, ShardPlan
 from lightning_app.release.write.preflight import (
     be_strict,
     check_arguments,
@@ -34,14 +40,17 @@ from lightning_app.release.write.preflight import (
     check_signature,
     warn_of_resize,
 )
-from lightning_app.release.write.work import Work, work_through
+from lightning_app.release.write.representing import Representer, needs_tensors
+from lightning_app.release.write.shard_work import ShardWork
+from lightning_app.release.write.shard_writer import ShardWriter, rows_of_a_shard
+from lightning_app.release.write.work import Work
 
+__all__ = ["JOURNAL", "LOSSY_WEBP", "Progress", "Release", "cpus", "write_release"]
+
+log = logging.getLogger("faceveil")
 JOURNAL = "journal.jsonl"
-LOSSY_WEBP = "lossy WebP"  # as `datamodules.readers.decode` words it
 _PATIENCE = 10.0  # seconds: processes may outlive a killed parent for one, and hold its lock
-_CHECKED = 4096  # batches compared between two reports of progress
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Release:
         refused: (file, reason, message) of every file that was refused; for the owner alone.
         made: images desensitized and written by this call.
         kept: images that an earlier call had written.
+        places: of the plan, of the images that are released.
+        clipped: share of the values released that were cut off, being beyond the grid; 0 of pictures.
     """
 
     manifest: Manifest
@@ -61,6 +72,8 @@ class Release:
     refused: list[tuple[str, str, str]]
     made: int
     kept: int
+    places: list[int]
+    clipped: float = 0.0
 
 
 def write_release(
@@ -77,8 +90,14 @@ def write_release(
     allow_lossy_webp: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    dtype: DType | None = None,
+    mix_once: bool = False,
 ) -> Release:
     """Write a released set; one that was stopped is gone on with.
+
+    What a desensitizer returns that is no picture, or is mixed, becomes shards of tensors: of each value what `stored`
+    keeps, see `lightning_app.release.format.tensors`. Of the same raw set, key, machine and versions of packages the
+    bytes are the same; elsewhere a value may fall on the next level.
 
     Pixels are those that `FaceDataModule` makes on the fly in a validation: the reader's, to [0,1],
     desensitized, rounded to the uint8 grid. At most 4 · `workers` batches are under way, so memory holds some 80
@@ -99,22 +118,42 @@ def write_release(
             hidden ones; they are refused otherwise.
         overwrite: begin anew, and replace a release that is there.
         progress: called with what is done (`checking`, `writing`), how many images of it, of how many.
+        dtype: of representations: `uint8` or `float16`; None takes uint8 where the method's values lie on a grid.
+        mix_once: mix images once for all, where the method mixes; mixed labels with their shares are released then.
 
     Raises:
         FileExistsError: the output holds something that is not this release's beginning.
-        OSError: the disk is full, or cannot be written.
+        OSError: the disk is full, or has not the room that is needed, or cannot be written.
         ValueError: of these a release cannot be made, it was begun with other settings, no image is good, or the
             desensitizer lets hidden pixels through: nothing of that batch is written.
     """
     output, owner = Path(output), Path(owner)
     check_arguments(reader, output, owner, compression, batch_size, workers)
-    desensitize = PixelDesensitizer(desensitizer, reader.size)
+    of_tensors = needs_tensors(desensitizer)
+    represent = desensitize = None
+    if of_tensors:
+        represent = Representer(desensitizer, reader.size, dtype, mix_once)
+        represent.keep_keys_out(output)
+        if compression != 1:
+            raise ValueError(
+                f"compression: {compression}, but representations are not compressed; leave it out"
+            )
+    else:
+        _refuse_of_pictures(desensitizer, dtype, mix_once)
+        desensitize = PixelDesensitizer(desensitizer, reader.size)
+    mask = None if desensitize is None else desensitize.mask
     be_strict(reader, allow_lossy_webp)
     check_people(reader.open())
-    plan = Plan(reader, Pseudonyms(key))
+    work: Work
+    if represent is None:
+        work = Work(reader, desensitize, Plan(reader, Pseudonyms(key)), output, compression, batch_size)
+    else:
+        rows = rows_of_a_shard(represent.stored, represent.mixed)
+        work = ShardWork(reader, represent, ShardPlan(reader, Pseudonyms(key), rows), output, batch_size)
+    plan = work.plan
     crop = getattr(reader, "crop", None)
     facts: dict[str, Any] = {
-        "method": describe(desensitizer, reader.size, desensitize.mask), "size": reader.size,
+        "method": describe(desensitizer, reader.size, mask, TENSORS if of_tensors else VERSION), "size": reader.size,
         "compression": compression,
         "crop": list(crop) if isinstance(crop, tuple | list) else crop, "versions": made_with(),
     }  # fmt: skip
@@ -122,23 +161,28 @@ def write_release(
         "output": str(output.resolve()), "key": Pseudonyms(key).fingerprint, "images": plan.hash,
         "batch_size": batch_size,
     }  # fmt: skip
+    if represent is not None:
+        header["tensors"] = {"dtype": represent.stored.dtype, "mixed": represent.mixed, "rows": rows}
     if allow_lossy_webp:  # left out otherwise, as in journals from before it could be asked for
         header["allow_lossy_webp"] = True
     check_signature(output, signer, overwrite)
     guard = guard_of(facts["method"])
-    if desensitize.mask is not None:
+    if mask is not None:
         warn_of_resize(reader, guard)
     with _alone(owner, output), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
-        writer = _Writer(Work(reader, desensitize, plan, output, compression, batch_size), journal, progress)
+        writer = (ShardWriter if represent is not None else BatchWriter)(work, journal, progress)
+        if said := writer.told():
+            log.info(said)
         try:
             if journal.is_new:
                 make_room(output, overwrite)
             journal.open()
             kept = writer.take_up()
+            writer.check_room()
             made = writer.write(cpus() if workers is None else workers)
             refused = writer.refused()
             manifest = writer.manifest(facts, _counts(refused), guard, signer)
-            finish(output, manifest, signer, (plan.file(place) for place in writer.bad))
+            finish(output, manifest, signer, (plan.file(place) for place in writer.bad if represent is None))
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -146,7 +190,19 @@ def write_release(
                 f"no space left on the disk ({error.strerror}): {writer.count} of {len(plan)} images are done in "
                 f"{output}; make room and give the same command again, it goes on from there"
             ) from error
-    return Release(manifest, plan, refused, made, kept)
+    places = [place for place in range(len(plan)) if place not in writer.bad]
+    return Release(manifest, plan, refused, made, kept, places, writer.clipped)
+
+
+def _refuse_of_pictures(desensitizer: Desensitizer, dtype: str | None, mix_once: bool) -> None:
+    """Refuse what is said of tensors where pictures are released."""
+    for argument, given in (("dtype", dtype), ("mix_once", "true" if mix_once else None)):
+        if given is not None:
+            raise ValueError(
+                f"{argument}: {given}, but {type(desensitizer).__name__} returns pictures that are not mixed, "
+                "and those "
+                "are released as PNG; leave it out"
+            )
 
 
 def _counts(refused: list[tuple[str, str, str]]) -> dict[str, int]:
@@ -171,108 +227,3 @@ def _alone(owner: Path, output: Path) -> Iterator[None]:
                     f"{folder}: another desensitize is at work there; wait for it, or give another {argument}"
                 ) from error
         yield
-
-
-class _Writer:
-    """The images of a release, batch after batch in the plan's order."""
-
-    def __init__(self, work: Work, journal: Journal, progress: Progress | None) -> None:
-        count = len(work.plan)
-        self.work, self.journal, self.total = work, journal, count
-        self.progress: Progress = progress or (lambda what, done, total: None)
-        self.digests = np.zeros((count, 32), np.uint8)  # SHA-256 of each file
-        self.channels = np.zeros(count, np.uint8)  # of each file; 0 where there is none
-        self.sources = np.full((count, 2), -1, np.int64)  # of each: bytes and time of its source
-        self.whole = np.zeros(len(work), np.bool_)  # which batches are done
-        self.bad: dict[int, Done] = {}  # by place in the plan
-        self.count = 0  # images done
-
-    def take_up(self) -> int:
-        """Take over what the journal says and the disk confirms; tell how many images that is."""
-        for batch, images in self.journal.batches():
-            if batch < len(self.whole) and len(images) == len(self.work.places(batch)):
-                self._note(batch, images)
-        begun, self.count = np.flatnonzero(self.whole), 0
-        with ThreadPoolExecutor(cpus()) as pool:  # hashing and reading let the interpreter's lock go
-            for part in np.array_split(begun, -(-len(begun) // _CHECKED) or 1):
-                self.whole[part] = list(pool.map(self._is_there, part.tolist()))
-                self.count += sum(len(self.work.places(batch)) for batch in part[self.whole[part]].tolist())
-                self.progress("checking", self.count, self.total)
-        return self.count
-
-    def write(self, workers: int) -> int:
-        """Make what is left; tell how many images that was."""
-        open_release(self.work.output)
-        left = np.flatnonzero(~self.whole).tolist()
-        if not left:
-            return 0
-        kept = self.count
-        (self.work.output / PARTS).mkdir(parents=True)
-        try:
-            for batch, images in work_through(self.work, left, workers):
-                self.journal.add(batch, images)
-                self._note(batch, images)
-                self.count += len(images)
-                self.progress("writing", self.count, self.total)
-        finally:
-            open_release(self.work.output)
-        return self.count - kept
-
-    def refused(self) -> list[tuple[str, str, str]]:
-        """List the files refused: those that could not be taken, and those that are no images of the set."""
-        reader, plan = self.work.reader, self.work.plan
-        found = [(reader.name(plan.index(at)), done.reason, done.message) for at, done in self.bad.items()]
-        return sorted(found + [(path, reason, "") for path, reason in reader.passed_over()])
-
-    def manifest(
-        self, facts: dict[str, Any], refused: dict[str, int], guard: int, signer: Ed25519PrivateKey | None
-    ) -> Manifest:
-        """Write the mask and word the manifest."""
-        good = np.flatnonzero(self.channels).tolist()
-        if not good:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(refused.items()))
-            hint = "; give originals, or --allow_lossy_webp" if LOSSY_WEBP in refused else ""
-            raise ValueError(f"no image of the set can be released ({reasons}){hint}")
-        names = [self.work.plan.file(place) for place in good]
-        files = {name: self.digests[at].tobytes().hex() for name, at in zip(names, good, strict=True)}
-        mask, lies_on = None, self.work.desensitize.mask
-        if lies_on is not None:
-            mask, hashes = write_mask(self.work.output, lies_on, guard, facts["method"]["method"])
-            files |= hashes
-        return Manifest(
-            **facts, channels=3 if (self.channels == 3).any() else 1, mask=mask, images=len(good),
-            identities=len({name.split("/")[1] for name in names}), refused=refused, files=files,
-            signer=None if signer is None else fingerprint(signer.public_key()),
-        )  # fmt: skip
-
-    def _note(self, batch: int, images: list[Done]) -> None:
-        for place, done in zip(self.work.places(batch), images, strict=True):
-            self.channels[place] = done.channels
-            self.sources[place] = done.size, done.mtime_ns
-            self.bad.pop(place, None)
-            if done.channels:
-                self.digests[place] = np.frombuffer(bytes.fromhex(done.sha256), np.uint8)
-            else:
-                self.bad[place] = done
-        self.whole[batch] = True
-
-    def _is_there(self, batch: int) -> bool:
-        """Compare a batch's files with the journal's hashes, and their sources with what they were."""
-        for place in self.work.places(batch):
-            path = self.work.output / self.work.plan.file(place)
-            if self.work.source(place) != tuple(self.sources[place].tolist()):
-                return False
-            if not self.channels[place]:
-                if not self.work.is_refused(place, self.bad[place].reason):
-                    return False
-            else:
-                if not path.is_file() or path.is_symlink():
-                    return False
-                if hashlib.sha256(path.read_bytes()).digest() != self.digests[place].tobytes():
-                    return False
-        return True
-
-
-def cpus() -> int:
-    """Count the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

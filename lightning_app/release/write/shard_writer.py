@@ -1,0 +1,198 @@
+"""The shards of a release of representations: how large they are, which are done, and the manifest of them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from datamodules.readers.base import FaceReader
+from datamodules.verification.pair_list import PairList
+from datamodules.verification.readers import pairs_of
+from lightning_app.core.files import write_atomically
+from lightning_app.release.format.manifest import TENSORS, Manifest
+from lightning_app.release.format.pairs import pairs_text
+from lightning_app.release.format.pseudonyms import Pseudonyms
+from lightning_app.release.format.signing import fingerprint
+from lightning_app.release.format.tensors import MOST_ROWS, PAIRS, Layout, Stored, Tensors, shard_file
+from lightning_app.release.write.batch_writer import BatchWriter
+from lightning_app.release.write.shard_work import ShardWork
+
+SHARD_MB = 32  # of 2²⁰ bytes: what a shard has at most
+_MIXED_MB, _MIXES = (
+    8,
+    4,
+)  # of a shard that is mixed, which is held as floats; and times k images that it has at least
+_SPARE = 1 << 20  # bytes beside the shards: manifest, signature, what the file system takes for itself
+
+
+def rows_of_a_shard(stored: Stored, mixed: int) -> int:
+    """Tell how many images a shard has at most.
+
+    Args:
+        stored: how their values are stored.
+        mixed: of how many images each is mixed; 1 of none.
+    """
+    room = (SHARD_MB if mixed == 1 else _MIXED_MB) << 20
+    return min(MOST_ROWS, max(1, room // stored.row_bytes, _MIXES * mixed if mixed > 1 else 1))
+
+
+class ShardWriter(BatchWriter):
+    """The shards of a release, one after the other."""
+
+    work: ShardWork
+
+    @property
+    def clipped(self) -> float:
+        """Share of the values released that lay beyond the grid and were cut off; of those made by this call."""
+        values = int(np.prod(self.work.represent.stored.shape)) * int(self.channels.astype(bool).sum())
+        return self._clipped / values if values else 0.0
+
+    _clipped = 0
+
+    def bytes_of(self, shards: list[int]) -> int:
+        """Tell how many bytes these shards take if no image is refused."""
+        stored, mixed = self.work.represent.stored, self.work.represent.mixed
+        return sum(Layout.of(stored, mixed, len(self.work.places(shard))).size for shard in shards)
+
+    def check_room(self) -> int:
+        """Tell how many bytes are still to be written.
+
+        Raises:
+            OSError: the disk has not so much room; nothing was written.
+        """
+        left = np.flatnonzero(~self.whole).tolist()
+        if not left:
+            return 0
+        needed, output = self.bytes_of(left), self.work.output.resolve()
+        there = next(folder for folder in (output, *output.parents) if folder.exists())
+        free = shutil.disk_usage(there).free
+        if needed + _SPARE > free:
+            raise OSError(
+                f"output {self.work.output}: the release takes "
+                f"{in_gb(needed)}{'' if len(left) == len(self.whole) else ' more'}"
+                f" ({self._what()}), {in_gb(free)} are free there: make room, or release less (`channels`, "
+                "`stride`, dtype: "
+                "uint8, fewer images); nothing was written"
+            )
+        return needed
+
+    def _what(self) -> str:
+        stored = self.work.represent.stored
+        return f"{len(self.work.plan):,} images of {'×'.join(map(str, stored.shape))} {stored.dtype}"
+
+    def told(self) -> str:
+        """Word how large the release will be, before anything is written."""
+        whole = self.bytes_of(list(range(len(self.work))))
+        return f"The release takes {in_gb(whole)}: {self._what()}, in {len(self.work)} shards."
+
+    def manifest(
+        self, facts: dict[str, Any], refused: dict[str, int], guard: int, signer: Ed25519PrivateKey | None
+    ) -> Manifest:
+        """Write the list of pairs, where there is one, and word the manifest; see `BatchWriter.manifest`."""
+        good, work = self.good(refused), self.work
+        represent = work.represent
+        files: dict[str, str] = {}
+        rows: dict[str, int] = {}
+        for place in good:
+            name = work.plan.file(place)
+            files[name] = self.digests[place].tobytes().hex()
+            rows[name] = rows.get(name, 0) + 1
+        pairs = getattr(work.reader, "pairs", None)
+        listed = 0
+        if isinstance(pairs, PairList):
+            text = self._pairs()
+            listed = text.count("\n")
+            write_atomically(work.output / PAIRS, text.encode())
+            files[PAIRS] = hashlib.sha256(text.encode()).hexdigest()
+        stored = represent.stored
+        tensors = Tensors(
+            stored.dtype, list(stored.shape), stored.scale, stored.offset, batch=work.batch_size, mixed=represent.mixed,
+            rows=[rows[name] for name in sorted(rows)], pairs=listed,
+        )  # fmt: skip
+        people = {int(work.reader.labels[work.plan.index(place)]) for place in good}
+        return Manifest(
+            **facts | {"compression": None}, channels=stored.shape[0], mask=None, images=len(good),
+            identities=len(people), refused=refused, files=files,
+            signer=None if signer is None else fingerprint(signer.public_key()), version=TENSORS, tensors=tensors,
+        )  # fmt: skip
+
+    def _pairs(self) -> str:
+        if self.bad:
+            place, done = next(iter(self.bad.items()))
+            raise ValueError(
+                f"{len(self.bad)} images of the list of pairs are refused, such as "
+                f"{self.work.reader.name(self.work.plan.index(place))} ({done.reason}): without them its folds "
+                "are others; "
+                "mend them, or take their pairs off the list"
+            )
+        plan = self.work.plan
+        names = [""] * len(plan)
+        for place in range(len(plan)):
+            names[plan.index(place)] = plan.label(place).rpartition("/")[2]
+        return _pairs_text(self.work.reader, names)
+
+    def _note(self, batch: int, images: list[Any]) -> None:
+        super()._note(batch, images)
+        self._clipped += sum(done.clipped for done in images)
+
+    def _is_there(self, batch: int) -> bool:
+        """Compare a shard with the journal's hash, and its sources with what they were."""
+        good = []
+        for place in self.work.places(batch):
+            if self.work.source(place) != tuple(self.sources[place].tolist()):
+                return False
+            if self.channels[place]:
+                good.append(place)
+            elif not self.work.is_refused(place, self.bad[place].reason):
+                return False
+        path = self.work.output / shard_file(batch)
+        if not good:
+            return not path.exists()
+        if not path.is_file() or path.is_symlink():
+            return False
+        return _sha256(path) == bytes(self.digests[good[0]])
+
+
+def pairs_of_release(reader: FaceReader, pseudonyms: Pseudonyms) -> str:
+    """Return what `pairs.txt` says of a reader's pairs.
+
+    Args:
+        reader: with an attribute `pairs`.
+        pseudonyms: the owner's.
+
+    Raises:
+        ValueError: the pairs cannot be used.
+    """
+    people = [reader.identities[label] for label in reader.labels.tolist()]
+    return _pairs_text(
+        reader, [pseudonyms.image(person, reader.stable_name(index)) for index, person in enumerate(people)]
+    )
+
+
+def _pairs_text(reader: FaceReader, names: list[str]) -> str:
+    pairs = pairs_of(reader)
+    listed = zip(pairs.a.tolist(), pairs.b.tolist(), pairs.same.tolist(), pairs.folds.tolist(), strict=True)
+    return pairs_text((names[a], names[b], same, fold) for a, b, same, fold in listed)
+
+
+def in_gb(count: int) -> str:
+    """Word a number of bytes."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").digest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file.read())
+        )
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
