@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, Pixels
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, labelled, learnt
 
 
 class CachedReader(FaceReader):
@@ -29,6 +29,7 @@ class CachedReader(FaceReader):
         pixels: uint8 `[N,1 or 3,size,size]`, each bad image's place holding its replacement.
         bad: `[K]` int64, numbers of the images that could not be decoded.
         given: `[N]` int64, the class that came with each image.
+        given_people: `[N]` int64, who came with each, see `FaceReader.who`; None where the classes are the people.
 
     Raises:
         ValueError: the images do not fit into the memory available; names the size needed.
@@ -40,7 +41,9 @@ class CachedReader(FaceReader):
         self.identities = reader.identities
         self.labels = reader.labels
         self.on_bad_image = reader.on_bad_image
-        self.pixels, self.bad, self.given = _fill(reader, threads or os.cpu_count() or 1)
+        self.classes_are_people, self.person = reader.classes_are_people, reader.person
+        self.pixels, self.bad, self.given, people = _fill(reader, threads or os.cpu_count() or 1)
+        self.given_people = None if reader.classes_are_people else people
         self._known = frozenset(self.bad.tolist())
 
     def read(self, index: int) -> Pixels:
@@ -88,7 +91,7 @@ class CachedReader(FaceReader):
         numbers = torch.tensor([self.number(index) for index in indices], dtype=torch.int64)
         return {
             "image": self.pixels[at.to(self.pixels.device)].cpu().expand(-1, 3, -1, -1).contiguous(),
-            "identity": self.given[at],
+            **labelled(self.given[at], None if self.given_people is None else self.given_people[at]),
             "index": numbers,
             "bad": numbers[torch.isin(numbers, self.bad)],
         }
@@ -118,11 +121,11 @@ class CachedReader(FaceReader):
         self.pixels = moved
 
 
-def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-    """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class given with each."""
+def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class and person given with each."""
     count = len(reader)
     pixels = _allocate(count, 1, reader.size)
-    given = torch.empty(count, dtype=torch.int64)
+    given, people = torch.empty(2, count, dtype=torch.int64)
     bad: list[Tensor] = []
     chunks = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     with ThreadPoolExecutor(threads) as pool:
@@ -134,9 +137,10 @@ def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Te
                 pixels[: rows.start] = kept[: rows.start]
                 del kept
             pixels[rows.start : rows.stop] = image[:, : pixels.shape[1]]
-            given[rows.start : rows.stop] = batch["identity"]
+            given[rows.start : rows.stop] = learnt(batch)[0]
+            people[rows.start : rows.stop] = batch["identity"]
             bad.append(batch["bad"])
-    return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given
+    return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given, people
 
 
 def _ahead(

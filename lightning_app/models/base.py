@@ -304,12 +304,14 @@ class Recogniser(L.LightningModule):
         self._held_out.log(self, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the embeddings `[B,D]` of a batch with identities and image numbers."""
+        """Return the embeddings `[B,D]` of a batch with identities, image numbers and, of a task, its classes."""
         if len(batch["image"]) == 0:  # a rank without images
             embedding = batch["image"].new_empty(0, self.backbone.dim)
         else:
             embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
         kept = {"embedding": embedding.float(), "identity": batch["identity"], "index": batch["index"]}
+        if "target" in batch:
+            kept["target"] = batch["target"]
         return {key: value.cpu() for key, value in kept.items()}
 
     def _evaluate(self, batch: Batch) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.readers.base import FaceReader, Pixels
 from datamodules.readers.subset import Subset
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, labelled, learnt
 
 
 class OwnPeople(FaceReader):
@@ -28,6 +28,7 @@ class OwnPeople(FaceReader):
         self.size, self.on_bad_image = self.part.size, self.part.on_bad_image
         self.identities = [reader.identities[label] for label in there.tolist()]
         self.labels = self._new[self.part.labels]
+        self.classes_are_people, self.person = reader.classes_are_people, self.part.person
 
     def read(self, index: int) -> Pixels:
         """Decode one image of the part, see `FaceReader.read`."""
@@ -56,8 +57,8 @@ class OwnPeople(FaceReader):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Read a batch of the part with its own classes, see `FaceReader.__getitems__`."""
         batch = self.part.__getitems__(indices)
-        batch["identity"] = self._new[batch["identity"]]
-        return batch
+        people = None if self.classes_are_people else batch["identity"]
+        return {**batch, **labelled(self._new[learnt(batch)[0]], people)}
 
 
 def part_of(reader: FaceReader, indices: Tensor, private_heads: bool) -> FaceReader:
