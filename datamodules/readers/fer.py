@@ -154,6 +154,7 @@ class FERFaces(FaceReader):
 
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
+        _ = self.labels
         if self._pixels is not None:
             return fit(Image.fromarray(self._pixels[index]), self.crop, self.size, self.name(index))
         path = self._files[index]
@@ -162,6 +163,7 @@ class FERFaces(FaceReader):
 
     def encoded(self, index: int) -> bytes | None:
         """Give the bytes of an image's file; None where it stands in a CSV."""
+        _ = self.labels
         return None if self._pixels is not None else read_bytes(self._files[index])
 
     def name(self, index: int) -> str:
