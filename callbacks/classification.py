@@ -34,9 +34,9 @@ class ClassificationReport(L.Callback):
     For a task, such as emotion or the colour of hair: `val/accuracy_low` and `val/accuracy_high`, the 95 % interval of
     the model's `val/accuracy` (Wilson's; it takes images as independent); `val/balanced_accuracy`, the mean recall of
     the classes; for up to 20 classes `val/recall_CLASS` and `val/precision_CLASS` with intervals, `val/images_CLASS`,
-    and the confusion matrix as a table and as `confusion_val.png` and `confusion_val.csv` in the run folder. In `test` the
-    keys begin with `test/` and the files are `confusion_test`. Where classes are people, nothing is logged of a single
-    class.
+    and the confusion matrix as a table and as `confusion_val.png` and `confusion_val.csv` in the run folder. In `test`
+    the keys begin with `test/` and the files are `confusion_test`. Where classes are people, nothing is logged of a
+    single class.
 
     Under DDP the counts of all ranks are added; each image counts once.
     """
