@@ -47,6 +47,7 @@ class ClassificationReport(L.Callback):
         self.matrix: Tensor | None = None  # [C,C] on the CPU, of the last validation or test; rows are true
         self._counted: MulticlassConfusionMatrix | None = None
         self._names: list[str] | None = None
+        self._stage = "val"
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to count."""
@@ -83,7 +84,8 @@ class ClassificationReport(L.Callback):
         """Print the matrix of the last validation or test."""
         if not trainer.is_global_zero or self.matrix is None or self._names is None:
             return
-        print_table(f"{stage}: true classes in rows, predicted in columns", *_table(self.matrix, self._names))
+        title = f"{_WORDS[self._stage]}: true classes in rows, predicted in columns"
+        print_table(title, *_table(self.matrix, self._names))
 
     def _begin(self, pl_module: L.LightningModule) -> None:
         classes = int(getattr(getattr(pl_module, "head", None), "num_classes", 0) or 0)
@@ -110,6 +112,7 @@ class ClassificationReport(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         task = getattr(data, "class_names", None)
         small = len(matrix) <= _MOST and task is not None
+        self._stage = stage
         self.matrix, self._names = matrix, list(task) if small and task is not None else None
         own = measurement(f"{stage}/accuracy", found.accuracy, *found.interval)
         others = [measurement(f"{stage}/balanced_accuracy", found.balanced_accuracy)]

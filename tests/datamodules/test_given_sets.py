@@ -77,17 +77,17 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data.test: images of 24 px, the training set's have 20"):
         FaceDataModule(training, test=DrawnFaces(3, 2, 24))
     with pytest.raises(
-        ValueError, match="data.validation: its classes are people, the training set's are not"
+        ValueError, match=r"data.validation: its classes are people, the training set's are not"
     ):
         FaceDataModule(training, validation=DrawnFaces(3, 2, SIZE))
-    with pytest.raises(ValueError, match="data.test: its classes are no people"):
+    with pytest.raises(ValueError, match=r"data.test: its classes are no people"):
         FaceDataModule(DrawnFaces(3, 2, SIZE), test=training)
     data = FaceDataModule(training, validation=ClassFolders(tmp_path, "train", size=SIZE, cache_index=False))
-    with pytest.raises(ValueError, match="data.validation: 6 of its 6 images are in the training set too"):
+    with pytest.raises(ValueError, match=r"data.validation: 6 of its 6 images are in the training set too"):
         data.setup("fit")
     other = FaceDataModule(training, validation=folders(tmp_path, "test", ("glad", "mad")))
     with pytest.raises(
-        ValueError, match=r"1 of its 2 classes are none of the training set's classes, which are glad, sad"
+        ValueError, match="1 of its 2 classes are none of the training set's classes, which are glad"
     ):
         other.setup("fit")
 
@@ -97,7 +97,7 @@ def test_a_released_set_measures_released_training_alone(tmp_path: Path) -> None
 
     release(tmp_path, raw_tree(tmp_path / "raw", people=2, each=2))
     released = ReleasedFaces(tmp_path / "out")
-    with pytest.raises(ValueError, match="data.validation: a released set, and the training set is raw"):
+    with pytest.raises(ValueError, match=r"data.validation: a released set, and the training set is raw"):
         FaceDataModule(DrawnFaces(3, 2, released.size), validation=released)
 
 
