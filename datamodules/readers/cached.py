@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, Pixels
-from lightning_app.core.batch import Batch, labelled, learnt
+from lightning_app.core.batch import Batch, labelled
 
 
 class CachedReader(FaceReader):
@@ -137,7 +137,8 @@ def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Te
                 pixels[: rows.start] = kept[: rows.start]
                 del kept
             pixels[rows.start : rows.stop] = image[:, : pixels.shape[1]]
-            given[rows.start : rows.stop] = learnt(batch)[0]
+            classes = batch["identity"] if reader.classes_are_people else batch["target"]
+            given[rows.start : rows.stop] = classes
             people[rows.start : rows.stop] = batch["identity"]
             bad.append(batch["bad"])
     return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given, people

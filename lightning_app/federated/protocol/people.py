@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.readers.base import FaceReader, Pixels
 from datamodules.readers.subset import Subset
-from lightning_app.core.batch import Batch, labelled, learnt
+from lightning_app.core.batch import Batch
 
 
 class OwnPeople(FaceReader):
@@ -57,8 +57,9 @@ class OwnPeople(FaceReader):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Read a batch of the part with its own classes, see `FaceReader.__getitems__`."""
         batch = self.part.__getitems__(indices)
-        people = None if self.classes_are_people else batch["identity"]
-        return {**batch, **labelled(self._new[learnt(batch)[0]], people)}
+        if self.classes_are_people:
+            return {**batch, "identity": self._new[batch["identity"]]}
+        return {**batch, "target": self._new[batch["target"]]}
 
 
 def part_of(reader: FaceReader, indices: Tensor, private_heads: bool) -> FaceReader:
