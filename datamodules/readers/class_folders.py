@@ -79,6 +79,11 @@ class ClassFolders(FolderFaces):
             )
         return list(self.classes)
 
+    def name(self, index: int) -> str:
+        """Tell an image's path."""
+        _ = self.labels  # looked through: the split's folder is known then
+        return super().name(index)
+
     def stable_name(self, index: int) -> str:
         """Tell an image's split, class and file."""
         return f"{self.split}/{super().stable_name(index)}"
