@@ -1,6 +1,7 @@
 """What watches a run."""
 
 from callbacks.checkpoint import RunCheckpoint
+from callbacks.classification import ClassificationReport
 from callbacks.dssim import DSSIMReport
 from callbacks.embeddings import Embeddings
 from callbacks.end_together import EndTogether
@@ -15,6 +16,7 @@ from callbacks.throughput import Throughput
 from callbacks.verification import LFWVerification
 
 __all__ = [
+    "ClassificationReport",
     "DSSIMReport",
     "Embeddings",
     "EndTogether",

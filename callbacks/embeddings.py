@@ -21,8 +21,9 @@ class Embeddings(BasePredictionWriter):
     """Write `embeddings.safetensors` into the run folder when `predict` ends.
 
     Tensors, in the reader's order: `embedding` `[N,D]` float32, the avgpool output; `identity` `[N]` int64, the
-    class of each image; `index` `[N]` int64, its number in the reader. Names are not written. Of several
-    processes each writes its share, as `embeddings.RANK.safetensors`.
+    class of each image; `index` `[N]` int64, its number in the reader; of a task `target` `[N]` int64, the class, while
+    `identity` is the person, −1 where it is not known. Names are not written. Of several processes
+    each writes its share, as `embeddings.RANK.safetensors`.
     """
 
     def __init__(self) -> None:

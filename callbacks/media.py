@@ -50,7 +50,7 @@ def log_media(
 
 
 def save_picture(trainer: L.Trainer, name: str | Path, picture: Image.Image) -> None:
-    """Write a picture into the run folder, atomically; a disk that does not take it ends no training.
+    """Write a picture into the run folder; see `save_file`.
 
     Args:
         trainer: whose run folder.
@@ -60,11 +60,25 @@ def save_picture(trainer: L.Trainer, name: str | Path, picture: Image.Image) -> 
     Raises:
         OSError: it cannot be written, outside `fit`.
     """
+    save_file(trainer, name, png_bytes(picture))
+
+
+def save_file(trainer: L.Trainer, name: str | Path, content: bytes) -> None:
+    """Write a file into the run folder, atomically; a disk that does not take it ends no training.
+
+    Args:
+        trainer: whose run folder; a trial (`fast_dev_run`) writes nothing.
+        name: of the file; a relative one lies in the run folder.
+        content: of the file.
+
+    Raises:
+        OSError: it cannot be written, outside `fit`.
+    """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     path = Path(trainer.default_root_dir) / name
     try:
-        write_atomically(path, png_bytes(picture))
+        write_atomically(path, content)
     except OSError as error:
         if trainer.state.fn != "fit":
             raise

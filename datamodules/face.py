@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from datamodules.augment import Augment
+from datamodules.checkpointed import CheckpointedDataModule
 from datamodules.drawing.reader import DrawnFaces
-from datamodules.loader import TimedLoader
+from datamodules.given import GivenSets
 from datamodules.on_device import Places, gathered
-from datamodules.pixels import PixelDataModule
-from datamodules.readers.bad_images import BadImages
-from datamodules.readers.base import FaceReader, whole
-from datamodules.readers.cached import CachedReader
-from datamodules.resumable import ignore_signals
-from datamodules.same_data import (
-    BY_NUMBER,
-    Split,
-    check_normalised,
-    check_pixels,
-    check_place,
-    knows_held_out,
-    refuse_data,
-)
-from datamodules.same_description import alone, brief, check_key, check_same, key_hashes, same_desensitizer
+from datamodules.readers.base import FaceReader
+from datamodules.same_data import Split
+from datamodules.same_description import check_same, key_hashes
 from datamodules.sampler import EpochBatchSampler
-from datamodules.split import NoImages, Share, digest, first_of
+from datamodules.serving import Served
+from datamodules.split import NoImages, digest, first_of
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer, Identity
-from lightning_app.distributed.ranks import agree, union
+from lightning_app.distributed.ranks import agree
 
 log = logging.getLogger("faceveil")
 
 
-class FaceDataModule(PixelDataModule):
+class FaceDataModule(CheckpointedDataModule):
     """Faces for training and validation, desensitized on the fly, whole batches at a time.
 
     The reader yields uint8; everything after it happens on the device in `on_after_batch_transfer`: to float
@@ -66,6 +54,9 @@ class FaceDataModule(PixelDataModule):
         keep_clean: give batches the clean faces too, as `clean [B,3,H,W]` float in [0,1], moved as `image` is.
             For training attackers (`Inpainter`) on faces they may see, and for nothing else. Where the desensitizer
             mixes images, held-out ones are then mixed as those in training are; `clean` is a mix's first image.
+        validation: images to validate on, instead of a share of the training set: another split of a task, say. Its
+            classes are found by their names, whatever their order.
+        test: images for `test`; by default those of validation.
         other_data: what to do where a checkpoint that training or validation goes on with was made with other images,
             or held out others: 'refuse', or 'accept' and say so. Held-out figures may then be of training images.
     """
@@ -84,6 +75,8 @@ class FaceDataModule(PixelDataModule):
         std: float | None = None,
         keep_clean: bool = False,
         other_data: Literal["refuse", "accept"] = "refuse",
+        validation: FaceReader | None = None,
+        test: FaceReader | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= val_share < 1:
@@ -118,15 +111,13 @@ class FaceDataModule(PixelDataModule):
             raise ValueError(
                 "data.keep_clean: true, but a released set has no clean faces; give the raw images"
             )
+        if validation is not None and val_share > 0:
+            raise ValueError(f"data.validation and data.val_share={val_share}: give one of them")
+        self._given = GivenSets(self.reader, self.desensitizer, {"validation": validation, "test": test})
         self.verification: list[FaceReader] = []  # sets that callbacks verify on; they enter here in setup
-        self._split: Split | None = None
-        self._met: dict[str, Any] | None = None  # what a checkpoint said that was not compared yet
-        self._no_figures = False  # of held-out images: a checkpoint does not know them
         self._sampler: EpochBatchSampler | None = None
-        self._on_device: CachedReader | None = None
-        self._bad: BadImages | None = None
+        self._own: Served | None = None  # the training set, whole
         self.other_data = other_data
-        self._warned = 0
         self._epoch = -1
 
     @property
@@ -145,54 +136,35 @@ class FaceDataModule(PixelDataModule):
         return self.desensitizer.out_size(self.size)
 
     @property
-    def batch_size(self) -> int:
-        """Images per step of this process: its share of the global batch.
-
-        Raises:
-            ValueError: the global batch cannot be dealt to the ranks in equal shares.
-        """
-        world = self.trainer.world_size if self.trainer else 1
-        if self.global_batch_size % world:
-            raise ValueError(
-                f"data.global_batch_size={self.global_batch_size} on {world} ranks: every rank takes an equal share; "
-                f"give a multiple of {world}"
-            )
-        return self.global_batch_size // world
-
-    @property
-    def num_classes(self) -> int:
-        """Identities of the training set, which is looked through for it."""
-        return len(self.reader.identities)
-
-    @property
     def drawn(self) -> bool:
         """Whether all faces are drawn ones, which belong to nobody."""
-        return all(isinstance(r, DrawnFaces) for r in [self.reader, *self.verification])
+        everything = [self.reader, *self._given.readers.values(), *self.verification]
+        return all(isinstance(reader, DrawnFaces) for reader in everything)
 
     def setup(self, stage: str) -> None:
         """Split the reader into training and validation images, disjoint.
 
         Raises:
-            FileNotFoundError, ValueError: the training set cannot be used, or is not the same on every rank; the
-                message says why.
+            FileNotFoundError, ValueError: a set cannot be used, or is not the same on every rank; the message says why.
         """
         self.desensitizer.prepare((self.size, self.size))
         _ = self.batch_size  # now, before anything is written
         self._check_mix(stage)
         if stage == "fit":
             if self.num_classes < 2:
+                what = "identity" if self.reader.classes_are_people else "class"
                 raise ValueError(
-                    f"{self.num_classes} identity in the training set: a recogniser needs two or more"
+                    f"{self.num_classes} {what} in the training set: a recogniser needs two or more"
                 )
             if self._split is None:
-                self._deal(CachedReader(self.reader) if self.cache else self.reader)
-            if self._on_device is not None and self.trainer is not None:
-                self._on_device.to(
-                    self.trainer.strategy.root_device
-                )  # now, so that too little memory is told early
+                self._deal(Served.of(self.reader, self.cache, self.released))
+            for served in (self._own, self._open("validation")):
+                if served is not None and served.on_device is not None and self.trainer is not None:
+                    # now, so that too little memory is told early
+                    served.on_device.to(self.trainer.strategy.root_device)
         elif stage in ("validate", "test") and self.val_share > 0 and self._split is None:
             try:
-                self._deal(self.reader.open())
+                self._deal(Served.of(self.reader.open(), False, self.released))
             except FileNotFoundError as error:
                 log.warning("No held-out images to validate on: %s", error)
         agree("training set and desensitizer", self._facts)
@@ -226,41 +198,24 @@ class FaceDataModule(PixelDataModule):
             ],
         }
 
-    def _deal(self, whole: FaceReader) -> None:
-        self._bad = BadImages(len(whole))
-        self._split = Split(whole, self.val_share, self.seed)
-        self._on_device = whole if self.cache == "device" and isinstance(whole, CachedReader) else None
+    def _deal(self, served: Served) -> None:
+        self._own = served
+        self._split = Split(served.reader, self.val_share, self.seed)
 
-    def check_split(self, theirs: Mapping[str, Any], who: str) -> None:
-        """Refuse data other than those a checkpoint was trained on, or other held-out images than its.
-
-        Held-out images of a checkpoint that drew them by number, as FaceVeil did before, are then drawn so here too.
-        Where these data hold none out it does not matter which a checkpoint held out, but in `fit`.
-
-        Args:
-            theirs: `split` of a checkpoint, see `state_dict`.
-            who: the checkpoint, for messages.
-
-        Raises:
-            ValueError: images, identities, their names or order, or the choice of held-out images are others, and
-                `other_data` is 'refuse'.
-        """
-        if self._split is None:
-            return
-        fitting = self._stage == "fit"
-        self._split, found = self._split.meeting(theirs, fitting or self.held_out is not None)
-        if not found:
-            if self._split.version == BY_NUMBER and self.held_out is not None:
-                log.info(
-                    "%s drew its held-out images by number, as FaceVeil did before: so they are here.",
-                    who,
-                )
-            return
-        refuse_data(found, who, fitting, self.other_data == "accept")
-
-    @property
-    def _stage(self) -> str:
-        return str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else ""
+    def _open(self, name: str) -> Served | None:
+        """Look through `validation` or `test`; None where there is none, or where its classes are not known."""
+        if name not in self._given.readers or self._no_figures:
+            return None
+        try:
+            classes = self.class_names or self.reader.identities
+        except FileNotFoundError as error:
+            log.warning(
+                "No loss and accuracy of data.%s: the numbers of its classes are unknown: %s", name, error
+            )
+            self._no_figures = True
+            return None
+        training = None if self._split is None else self.reader
+        return self._given.open(name, classes, training, self.cache)
 
     @property
     def training(self) -> FaceReader | None:
@@ -269,8 +224,12 @@ class FaceDataModule(PixelDataModule):
 
     @property
     def held_out(self) -> FaceReader | None:
-        """The held-out images of the training identities, once set up; None where there are none."""
-        return None if self._split is None or self._no_figures else self._split.held_out
+        """The images to validate on, held out or given, once set up; None where there are none."""
+        if self._no_figures:
+            return None
+        if (given := self._given.opened.get("validation")) is not None:
+            return given.reader
+        return None if self._split is None else self._split.held_out
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Serve training batches in the order of (seed, epoch), from where a resumed run left off."""
@@ -286,7 +245,10 @@ class FaceDataModule(PixelDataModule):
                 rank=trainer.global_rank,
                 world=trainer.world_size,
             )
-        loader = self._loader(self._served(self._split.training), batch_sampler=self._sampler)
+        assert self._own is not None
+        on_device = self._own.on_device is not None
+        reader = Places(self._split.training) if on_device else self._split.training
+        loader = self._loader(reader, on_device, batch_sampler=self._sampler)
         loader.before_epoch = self._find_place
         return loader
 
@@ -304,55 +266,36 @@ class FaceDataModule(PixelDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Serve held-out images; without any an empty batch, since callbacks need a batch."""
         self._meet()
-        if self.held_out is None:
-            return DataLoader(NoImages(self.size, self._fewest_batches()), batch_size=1, collate_fn=first_of)
-        return self._evaluation_loader(self._served(self.held_out))
+        given = self._open("validation")
+        return self._measured_on(given or self._own, self.held_out)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Serve what `val_dataloader` serves."""
-        return self.val_dataloader()
+        """Serve the images given for it; else what `val_dataloader` serves."""
+        if "test" not in self._given.readers:
+            return self.val_dataloader()
+        self._meet()
+        given = self._open("test")
+        return self._measured_on(given, None if given is None else given.reader)
+
+    def _measured_on(self, served: Served | None, reader: FaceReader | None) -> DataLoader[Batch]:
+        if reader is None:
+            return DataLoader(NoImages(self.size, self._fewest_batches()), batch_size=1, collate_fn=first_of)
+        on_device = served is not None and served.on_device is not None
+        return self._evaluation_loader(Places(reader) if on_device else reader, on_device)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Serve every image of the reader in its order, desensitized, not augmented."""
-        return self._evaluation_loader(self.reader)
+        return self._evaluation_loader(self.reader, on_device=False)
 
-    def _served(self, part: FaceReader) -> FaceReader | Places:
-        """Give what the loader reads: the images, or their places where they lie on the device."""
-        return part if self._on_device is None else Places(part)
-
-    def _evaluation_loader(self, reader: FaceReader | Places) -> DataLoader[Batch]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        share = Share(reader, rank, world)
-        most = max(1, len(share) // self._fewest_batches())
-        return self._loader(share, batch_size=min(self.batch_size, most))
-
-    def _fewest_batches(self) -> int:
-        """Count the batches that a share of them (`limit_val_batches: 0.1` and its like) needs to be at least one."""
+    @property
+    def _now(self) -> Served | None:
+        """The set that the batch at hand comes from."""
         trainer: Any = self.trainer
-        if trainer is None or trainer.state.fn is None:
-            return 1
-        name = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}[
-            str(trainer.state.fn.value)
-        ]
-        limit = getattr(trainer, f"limit_{name}_batches")
-        return math.ceil(1 / limit) if isinstance(limit, float) and 0 < limit < 1 else 1
-
-    def _loader(self, reader: Dataset[Batch], **order: Any) -> TimedLoader:
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        places = isinstance(
-            getattr(reader, "reader", reader), Places
-        )  # nothing to read, nothing worth pinning
-        # pixels on the device are not for other processes
-        workers = 0 if places or self._on_device is not None else self.num_workers
-        return TimedLoader(
-            reader,
-            **order,
-            collate_fn=whole,
-            num_workers=workers,
-            worker_init_fn=ignore_signals,
-            persistent_workers=workers > 0,
-            pin_memory=on_cuda and not places,
-        )
+        opened = self._given.opened
+        if not opened or trainer is None or trainer.training or trainer.predicting:
+            return self._own
+        name = "test" if trainer.testing and "test" in self._given.readers else "validation"
+        return opened.get(name) or self._own
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count images that could not be decoded; more than 1 % of the set is an error.
@@ -362,18 +305,20 @@ class FaceDataModule(PixelDataModule):
         Raises:
             ValueError: the set has too many bad images; names the first few.
         """
-        bad = batch.pop("bad", None)
-        if bad is not None and len(bad) and self._bad is not None:
-            self._bad.add(bad)
-            self._bad.check(self.reader.name)
+        bad, served = batch.pop("bad", None), self._now
+        if bad is not None and len(bad) and served is not None:
+            served.bad.add(bad)
+            served.bad.check(served.reader.name)
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Desensitize, augment (in training) and normalise a batch on its device."""
         trainer = self.trainer
         if "places" in batch:
-            assert self._on_device is not None
-            batch = gathered(batch, self._on_device)
+            served = self._now
+            assert served is not None
+            assert served.on_device is not None
+            batch = gathered(batch, served.on_device)
         if len(batch["image"]) == 0:
             return {**batch, "mask": None, "mask_index": batch["index"]}
         if trainer is None or not trainer.training:
@@ -410,8 +355,10 @@ class FaceDataModule(PixelDataModule):
 
     def _desensitized_once(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
         """Desensitize a batch of the reader: released pixels only get their mask, if there is one."""
-        stored = self.reader.stored
-        masked = not self.released or "mask_hash" in self.desensitizer.describe()  # black again is black
+        served = self._now
+        released = self.released if served is None else served.released
+        stored = (self.reader if served is None else served.reader).stored
+        masked = not released or "mask_hash" in self.desensitizer.describe()  # black again is black
         return self.desensitize_batch(batch, draw_key, desensitize=masked and stored is None, stored=stored)
 
     def raw_samples(self, count: int) -> Tensor:
@@ -430,70 +377,6 @@ class FaceDataModule(PixelDataModule):
         at = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
         return source.__getitems__(at.tolist())["image"]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: how faces were desensitized, normalised and held out; no path, no name.
-
-        `split` tells of images and choice what another run needs to know that its own are the same, see `split_facts`;
-        None before they were looked through.
-        """
-        return {
-            "desensitizer": self.desensitizer.describe(),
-            "num_classes": self.num_classes,
-            "split": None if self._split is None else self._split.facts,
-            "mean": self.mean,
-            "std": self.std,
-            "pixels": self.reader.pixel_facts(),
-            "seed": self.seed,
-            "global_batch_size": self.global_batch_size,
-            "batches_done": self._batches_done(),
-        }
-
-    def _batches_done(self) -> int:
-        """Tell how many batches of the epoch under way are done; 0 between two epochs, and outside `fit`."""
-        if self.trainer is None or self._stage != "fit":
-            return 0
-        done = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
-        return done if done < self.trainer.num_training_batches else 0
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare these data with a checkpoint's: refuse what would make its figures wrong, say what may.
-
-        Raises:
-            ValueError: it was trained on pixels normalised otherwise, or with another owner's key; in `fit`, or where
-                images are held out, its data were others (see `check_split`), which is found out after the model has
-                looked at its weights.
-        """
-        check_normalised(state_dict, self.mean, self.std)
-        theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
-        if (
-            theirs is not None and self._stage != "fit"
-        ):  # of a single image nothing is mixed, whatever the key
-            theirs, ours = alone(theirs), alone(ours)
-        if theirs is not None:
-            check_key(theirs, ours)
-        if theirs is not None and not same_desensitizer(theirs, ours):
-            log.warning("The checkpoint was trained on faces desensitized by %s; these are desensitized by %s.",
-                        brief(theirs), brief(ours))  # fmt: skip
-        self._met = state_dict
-        if self.trainer is None:
-            self._meet()
-
-    def _meet(self) -> None:
-        """Compare these data with those of the checkpoint that was loaded, if one was; once."""
-        state, self._met = self._met, None
-        if state is None:
-            return
-        fitting = self._stage == "fit"
-        pixels = state.get("pixels") or {}
-        check_pixels(pixels, self.reader.pixel_facts(), fitting, self.other_data == "accept")
-        if fitting or self.held_out is None or knows_held_out(state, self.num_classes):
-            if state.get("split") is not None:
-                self.check_split(state["split"], "the checkpoint")
-        else:
-            self._no_figures = True
-        if fitting:
-            check_place(state, self.state_dict())
-
     def teardown(self, stage: str) -> None:
         """Count the bad images of all ranks and warn of those met since the last warning.
 
@@ -503,9 +386,6 @@ class FaceDataModule(PixelDataModule):
         self._warn_of_bad_images()
 
     def _warn_of_bad_images(self) -> None:
-        if self._bad is not None:
-            self._bad.add(union(self._bad.numbers))  # every rank comes here at the same step
-            self._bad.check(self.reader.name)
-        if self._bad is not None and len(self._bad.numbers) > self._warned:
-            self._warned = len(self._bad.numbers)
-            log.warning(self._bad.warning(self.reader.name))
+        for served in (self._own, *self._given.opened.values()):
+            if served is not None:
+                served.warn_of_bad_images()

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from datamodules.readers.base import FaceReader
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.subset import Subset
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, labelled
 
 
 class Places(Dataset[Batch]):
@@ -36,14 +36,17 @@ class Places(Dataset[Batch]):
             )
         self.size = part.size
         row = part.indices.clone() if isinstance(part, Subset) else torch.arange(len(part))
-        identity = whole.given[row]
+        given = [whole.given[row]] + ([] if whole.given_people is None else [whole.given_people[row]])
         number = torch.tensor([part.number(index) for index in range(len(part))], dtype=torch.int64)
         self._bad = torch.isin(number, whole.bad)
         if isinstance(part, Subset):  # replaced from within the part
             for index in self._bad.nonzero().flatten().tolist():
                 other, _ = part.replacement(index)
-                row[index], identity[index] = part.indices[other], part.labels[other]
-        self._table = torch.stack([row, identity, number])  # one small copy to the device a batch, not three
+                at = torch.tensor([other])
+                row[index], given[0][index] = part.indices[other], part.labels[other]
+                if (people := part.who(at)) is not None:
+                    given[1][index] = people[0]
+        self._table = torch.stack([row, number, *given])  # one small copy to the device a batch, not three
         self._any_bad = bool(self._bad.any())
 
     def __len__(self) -> int:
@@ -59,12 +62,13 @@ class Places(Dataset[Batch]):
             indices: B positions in the part.
 
         Returns:
-            `places` `[3,B]` int64: where the pixels lie, identity, number of the image; and `bad [K]`, if any are.
+            `places` `[3,B]` int64: where the pixels lie, number of the image, class; of a task `[4,B]`, with the
+            person; and `bad [K]`, if any are.
         """
         at = torch.tensor(indices, dtype=torch.int64)
         batch: Batch = {"places": self._table.index_select(1, at)}
         if self._any_bad:
-            batch["bad"] = batch["places"][2][self._bad[at]]
+            batch["bad"] = batch["places"][1][self._bad[at]]
         return batch
 
 
@@ -76,12 +80,12 @@ def gathered(batch: Batch, cached: CachedReader) -> Batch:
         cached: the whole set.
 
     Returns:
-        `image` uint8 `[B,3,size,size]`, `identity` and `index`.
+        `image` uint8 `[B,3,size,size]`, `identity`, of a task `target`, and `index`.
 
     Raises:
         ValueError: the set does not fit on the device.
     """
-    row, identity, index = batch["places"].unbind()
+    row, index, classes, *people = batch["places"].unbind()
     cached.to(row.device)
     image = cached.pixels.index_select(0, row).expand(-1, cached.pixel_shape[0], -1, -1)
-    return {"image": image, "identity": identity, "index": index}
+    return {"image": image, **labelled(classes, people[0] if people else None), "index": index}

@@ -227,6 +227,23 @@ def check_normalised(state: Mapping[str, Any], mean: float, std: float) -> None:
         )
 
 
+def check_classes(theirs: list[str] | None, ours: list[str] | None) -> None:
+    """Refuse to go on with a task's classes where they are others, or in another order.
+
+    Args:
+        theirs: names in the order of their numbers, of a checkpoint; None where its classes are people.
+        ours: those here, likewise.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if theirs != ours:
+        said = ["people" if names is None else ", ".join(names[:8]) for names in (theirs, ours)]
+        raise ValueError(
+            f"the checkpoint's classes are {said[0]}; here they are {said[1]}: go on with the data of its config.yaml"
+        )
+
+
 def check_place(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to go on in the midst of an epoch where its rest would not be the images not yet shown.
 

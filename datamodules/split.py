@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from datamodules.on_device import Places
 from datamodules.readers.base import FaceReader
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, labelled
 from lightning_app.core.draws import hashed
 
 _HOLD_OUT = 110  # salt of the draw that splits validation images off
@@ -101,7 +101,9 @@ class Share(Dataset[Batch]):
         """
         mine = [self.rank + place * self.world for place in places]
         mine = [index for index in mine if index < len(self.reader)]
-        return self.reader.__getitems__(mine) if mine else no_images(self.reader.size)
+        if mine:
+            return self.reader.__getitems__(mine)
+        return no_images(self.reader.size, getattr(self.reader, "classes_are_people", True))
 
 
 class NoImages(Dataset[Batch]):
@@ -122,15 +124,21 @@ class NoImages(Dataset[Batch]):
         return no_images(self.size)
 
 
-def no_images(size: int) -> Batch:
+def no_images(size: int, classes_are_people: bool = True) -> Batch:
     """Make an empty batch, as a reader would.
 
     Args:
         size: height and width its images would have.
+        classes_are_people: see `FaceReader`.
     """
     none = torch.empty(0, dtype=torch.int64)
     pixels = torch.empty(0, 3, size, size, dtype=torch.uint8)
-    return {"image": pixels, "identity": none, "index": none, "bad": none}
+    return {
+        "image": pixels,
+        **labelled(none, None if classes_are_people else none),
+        "index": none,
+        "bad": none,
+    }
 
 
 def first_of(batches: list[Batch]) -> Batch:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, get_worker_info
 from typing_extensions import Self
 
 from datamodules.readers.bad_images import BadImage
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, labelled
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.format.tensors import Stored
 
@@ -32,6 +32,10 @@ class FaceReader(Dataset[Batch], ABC):
         size: height and width of the images it yields, in pixels.
         identities: names of the classes, sorted; the position is the class index.
         labels: `[N]` int64, class index of each image.
+        classes_are_people: each class is a person. False of a task such as emotion: batches then have the class as
+            `target` and the person, where known, as `identity`; and the names of the classes may be written down.
+        person: `[N]` int64, who is on each image, -1 where it is not known; None where nobody is known, or where the
+            classes are the people.
         on_bad_image: 'replace' puts the next good image of the same identity in the place of one that cannot
             be decoded; 'error' raises `BadImage`.
         strict: refuse (`BadImage`) what a release must not make do with: files that lie outside the tree,
@@ -43,6 +47,8 @@ class FaceReader(Dataset[Batch], ABC):
     size: int
     identities: list[str]
     labels: Tensor
+    classes_are_people: bool = True
+    person: Tensor | None = None
     on_bad_image: OnBadImage = "replace"
     strict: bool = False
     allow_lossy_webp: bool = True
@@ -134,6 +140,19 @@ class FaceReader(Dataset[Batch], ABC):
         """Tell the image's number in the whole reader (a `Subset` keeps it, so draws do not change)."""
         return index
 
+    def who(self, positions: Tensor) -> Tensor | None:
+        """Tell who is on images of a task.
+
+        Args:
+            positions: `[B]` int64 in this reader.
+
+        Returns:
+            `[B]` int64, -1 where it is not known; None where the classes are the people.
+        """
+        if self.classes_are_people:
+            return None
+        return torch.full_like(positions, -1) if self.person is None else self.person[positions]
+
     def desensitizer(self) -> Desensitizer | None:
         """Make what its images went through already; None where they are raw."""
         return None
@@ -151,10 +170,10 @@ class FaceReader(Dataset[Batch], ABC):
             indices: B positions in this reader.
 
         Returns:
-            `image` uint8 `[B,3,size,size]` (grey becomes three equal channels), `identity` `[B]` int64,
-            `index` `[B]` int64 (the number of the image asked for, also where it was replaced) and `bad`
-            `[K]` int64 (numbers of those that could not be decoded). Of representations `image` is `[B,C,h,w]` as
-            stored; of mixes there are `target` and `weight`, see `mixed_labels`.
+            `image` uint8 `[B,3,size,size]` (grey becomes three equal channels), `identity` `[B]` int64 and, of a
+            task, `target` `[B]` int64; `index` `[B]` int64 (the number of the image asked for, also where it was
+            replaced) and `bad` `[K]` int64 (numbers of those that could not be decoded). Of representations `image` is
+            `[B,C,h,w]` as stored; of mixes there are `target` and `weight`, see `mixed_labels`.
 
         Raises:
             BadImage: an image cannot be decoded and `on_bad_image` is 'error', or a whole identity cannot.
@@ -171,9 +190,10 @@ class FaceReader(Dataset[Batch], ABC):
                 index, read = self.replacement(index)
             pixels[row] = read  # one grey channel broadcasts to three
             taken.append(index)
+        at = torch.tensor(taken, dtype=torch.int64)
         return {
             "image": image,
-            "identity": self.labels[torch.tensor(taken, dtype=torch.int64)],
+            **labelled(self.labels[at], self.who(at)),
             "index": torch.tensor([self.number(index) for index in indices], dtype=torch.int64),
             "bad": torch.tensor(bad, dtype=torch.int64),
             **self.mixed_labels(indices),

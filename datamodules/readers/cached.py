@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, Pixels
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, labelled
 
 
 class CachedReader(FaceReader):
@@ -30,6 +30,7 @@ class CachedReader(FaceReader):
         pixels: uint8 `[N,1 or 3,size,size]`, each bad image's place holding its replacement.
         bad: `[K]` int64, numbers of the images that could not be decoded.
         given: `[N]` int64, the class that came with each image.
+        given_people: `[N]` int64, who came with each, see `FaceReader.who`; None where the classes are the people.
 
     Raises:
         ValueError: the images do not fit into the memory available; names the size needed.
@@ -41,7 +42,9 @@ class CachedReader(FaceReader):
         self.identities = reader.identities
         self.labels = reader.labels
         self.on_bad_image, self.stored = reader.on_bad_image, reader.stored
-        self.pixels, self.bad, self.given = _fill(reader, threads or os.cpu_count() or 1)
+        self.classes_are_people, self.person = reader.classes_are_people, reader.person
+        self.pixels, self.bad, self.given, people = _fill(reader, threads or os.cpu_count() or 1)
+        self.given_people = None if reader.classes_are_people else people
         self._known = frozenset(self.bad.tolist())
 
     def read(self, index: int) -> Pixels:
@@ -96,7 +99,7 @@ class CachedReader(FaceReader):
             .cpu()
             .expand(-1, self.pixel_shape[0], -1, -1)
             .contiguous(),
-            "identity": self.given[at],
+            **labelled(self.given[at], None if self.given_people is None else self.given_people[at]),
             "index": numbers,
             "bad": numbers[torch.isin(numbers, self.bad)],
             **self.mixed_labels(indices),
@@ -127,13 +130,13 @@ class CachedReader(FaceReader):
         self.pixels = moved
 
 
-def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-    """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class given with each."""
+def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class and person given with each."""
     count = len(reader)
     _, height, width = reader.pixel_shape
     channels, dtype = 1 if reader.stored is None else reader.stored.shape[0], reader.pixel_dtype
     pixels = _allocate(count, (channels, height, width), dtype)
-    given = torch.empty(count, dtype=torch.int64)
+    given, people = torch.empty(2, count, dtype=torch.int64)
     bad: list[Tensor] = []
     chunks = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     with ThreadPoolExecutor(threads) as pool:
@@ -145,9 +148,11 @@ def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Te
                 pixels[: rows.start] = kept[: rows.start]
                 del kept
             pixels[rows.start : rows.stop] = image[:, : pixels.shape[1]]
-            given[rows.start : rows.stop] = batch["identity"]
+            classes = batch["identity"] if reader.classes_are_people else batch["target"]
+            given[rows.start : rows.stop] = classes
+            people[rows.start : rows.stop] = batch["identity"]
             bad.append(batch["bad"])
-    return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given
+    return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given, people
 
 
 def _ahead(

@@ -125,6 +125,24 @@ def decode(
         raise BadImage(f"{name}: cannot be decoded ({words})", _reason(data, error)) from error
     if turned:
         raise BadImage(f"{name}: is to be turned, says its EXIF: align it first", "not upright (EXIF)")
+    return fit(image, crop, size, name)
+
+
+def fit(image: Image.Image, crop: Crop, size: int, name: str) -> Pixels:
+    """Crop an image and resize it to a square.
+
+    Args:
+        image: of mode L or RGB.
+        crop: see `decode`.
+        size: likewise.
+        name: likewise.
+
+    Returns:
+        uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
+
+    Raises:
+        BadImage: it is smaller than the crop.
+    """
     if crop is not None:
         box = _central(crop, image.size) if isinstance(crop, int) else crop
         if min(box) < 0 or box[2] > image.width or box[3] > image.height:

@@ -84,12 +84,20 @@ class FolderFaces(FilesPerPerson):
         if not len(self._files):
             raise ValueError(_empty(self.root, names))
         among = counts > 0
-        if self.people is not None:
-            filled = {n for n, c in zip(names, counts, strict=True) if c}
-            among &= np.isin(names, read_people(self.people, filled, self.root))
+        chosen = self._chosen({n for n, c in zip(names, counts, strict=True) if c})
+        if chosen is not None:
+            among &= np.isin(names, chosen)
         self.identities, self.labels, self._at = select(
             names, counts, among, self.min_images, self.max_images, str(self.root)
         )
+
+    @property
+    def _takes_all(self) -> bool:
+        return self.people is None
+
+    def _chosen(self, present: set[str]) -> list[str] | None:
+        """Name the folders to take, of those that have images; None for all."""
+        return None if self.people is None else read_people(self.people, present, self.root)
 
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
@@ -114,7 +122,7 @@ class FolderFaces(FilesPerPerson):
 
         Where no `people` are chosen, in every folder.
         """
-        taken = None if self.people is None else set(self.identities)
+        taken = None if self._takes_all else set(self.identities)
         with os.scandir(self.root) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
                 if entry.name.startswith("."):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, Pixels
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, labelled
 
 
 class Subset(FaceReader):
@@ -31,6 +31,8 @@ class Subset(FaceReader):
         self.size = reader.size
         self.identities = reader.identities
         self.labels = reader.labels[self.indices]
+        self.classes_are_people = reader.classes_are_people
+        self.person = None if reader.person is None else reader.person[self.indices]
         self.on_bad_image, self.stored = reader.on_bad_image, reader.stored
 
     def read(self, index: int) -> Pixels:
@@ -77,7 +79,9 @@ class Subset(FaceReader):
         for row in torch.isin(batch["index"], batch["bad"]).nonzero().flatten().tolist():
             other, pixels = self.replacement(indices[row])
             batch["image"][row] = torch.from_numpy(np.ascontiguousarray(pixels))
-            batch["identity"][row] = self.labels[other]
+            at = torch.tensor([other])
+            for key, value in labelled(self.labels[at], self.who(at)).items():
+                batch[key][row] = value  # type: ignore[literal-required]
         return batch
 
     def replacement(self, index: int) -> tuple[int, Pixels]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
+from lightning_app.core.batch import learnt
 from lightning_app.core.draws import hashed
 
 _CHUNK = 64
@@ -61,7 +62,7 @@ def load_faces(reader: FaceReader, numbers: Tensor) -> tuple[Tensor, Tensor]:
         uint8 `[N,3,H,W]` and their classes `[N]` int64.
     """
     batches = [reader.__getitems__(part.tolist()) for part in numbers.split(_CHUNK)]
-    return torch.cat([b["image"] for b in batches]), torch.cat([b["identity"] for b in batches])
+    return torch.cat([b["image"] for b in batches]), torch.cat([learnt(b)[0] for b in batches])
 
 
 def mates_of(labels: Tensor, numbers: Tensor, salt: int, seed: int) -> Tensor:

@@ -17,16 +17,17 @@ class Batch(TypedDict, total=False):
         image: `[B,3,H,W]`; uint8 as the reader yields it, float in [0,1] for a desensitizer, normalised
             for a model.
         target: what is learnt: `[B]` int64 classes, or `[B,k]` where labels are mixed, with `weight`. Left out where
-            it is the identity.
+            it is the identity. Of a task such as emotion it is the number of the reader's class.
         weight: `[B,k]` float, the mixed labels' shares, rows summing to 1; never dense over the classes.
-        identity: `[B]` int64, who is on the image: the number of the reader's class, -1 where it is not known. Of a
-            mix, who is on its first image.
+        identity: `[B]` int64, who is on the image: the number of the reader's class, of a task the number of the
+            person; -1 where it is not known. Of a mix, who is on its first image.
         mask: `[M,1,H,W]` float, 1 = visible, 0 = hidden; None where nothing is hidden.
         mask_index: `[B]` int64, which of the M masks lies on each image.
         index: `[B]` int64, the image's number in its reader.
         clean: `[B,3,H,W]` float in [0,1], the raw faces; only for attackers, see `FaceDataModule`'s `keep_clean`.
         bad: `[K]` int64, numbers of images that could not be decoded and were replaced.
-        places: `[3,B]` int64, in place of the others where the set lies on the device, until the batch is there.
+        places: `[3,B]` or `[4,B]` int64, in place of the others where the set lies on the device, until the batch is
+            there.
     """
 
     image: Tensor
@@ -39,6 +40,19 @@ class Batch(TypedDict, total=False):
     clean: Tensor
     bad: Tensor
     places: Tensor
+
+
+def labelled(classes: Tensor, people: Tensor | None) -> Batch:
+    """Return the part of a batch that says what is learnt of images and who is on them.
+
+    Args:
+        classes: `[B]` int64, the reader's class of each image.
+        people: `[B]` int64, who is on each, -1 where it is not known; None where the classes are the people.
+
+    Returns:
+        `identity` alone where the classes are the people; else `target` and `identity`.
+    """
+    return {"identity": classes} if people is None else {"target": classes, "identity": people}
 
 
 def learnt(batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -284,16 +284,19 @@ class Recogniser(L.LightningModule):
         if anew or not log_again(self.trainer, name, value, batch_size):
             self.log(name, value, batch_size=batch_size, **how)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
         """Count loss and accuracy of held-out images of training identities; the batch may be empty.
 
         Without a head, as in the checkpoint of owners who keep theirs, there are none.
-        """
-        self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count what `validation_step` counts."""
-        self._evaluate(batch)
+        Returns:
+            For callbacks, `logits [B,classes]` and `target [B]`; None where there are none, or where labels are mixed.
+        """
+        return self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+        """Count and return what `validation_step` does."""
+        return self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/loss` and `val/accuracy`, over the images of all ranks; nothing where there are none."""
@@ -304,26 +307,30 @@ class Recogniser(L.LightningModule):
         self._held_out.log(self, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the embeddings `[B,D]` of a batch with identities and image numbers."""
+        """Return the embeddings `[B,D]` of a batch with identities, image numbers and, of a task, its classes."""
         if len(batch["image"]) == 0:  # a rank without images
             embedding = batch["image"].new_empty(0, self.backbone.dim)
         else:
             embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
         kept = {"embedding": embedding.float(), "identity": batch["identity"], "index": batch["index"]}
+        if "target" in batch:
+            kept["target"] = batch["target"]
         return {key: value.cpu() for key, value in kept.items()}
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch) -> dict[str, Tensor] | None:
         if len(batch["image"]) == 0:  # a rank without held-out images, or a set without
-            return
+            return None
         if not self.head.num_classes:
             if not self._headless_told:
                 log.warning(
                     "The checkpoint has no head (its owners keep theirs): no loss and accuracy of held-out images."
                 )
             self._headless_told = True
-            return
+            return None
         loss, logits, accuracy, _ = self._judged(batch)
         self._held_out.add({"loss": loss, "accuracy": accuracy}, len(logits))
+        target, weight = learnt(batch)
+        return {"logits": logits, "target": target} if weight is None else None
 
     def _judged(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return loss, logits `[B,classes]`, accuracy and embeddings `[B,D]` of a batch."""

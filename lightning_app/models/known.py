@@ -31,9 +31,9 @@ class Untrusted(ValueError):
 READERS: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
-        datamodules.BinFaces, datamodules.DrawnFaces, datamodules.DrawnPairs, datamodules.FolderFaces,
-        datamodules.PairFaces, datamodules.RecordIOFaces, datamodules.ReleasedFaces,
-        datamodules.ReleasedPairs,
+        datamodules.BinFaces, datamodules.CelebAFaces, datamodules.ClassFolders, datamodules.DrawnFaces,
+        datamodules.DrawnPairs, datamodules.FERFaces, datamodules.FolderFaces, datamodules.PairFaces,
+        datamodules.RecordIOFaces, datamodules.ReleasedFaces, datamodules.ReleasedPairs,
     )
 }  # fmt: skip
 DESENSITIZERS: dict[str, type[Any]] = dict(OURS)

@@ -26,6 +26,7 @@ _ENCODE = "_codecs encode"
 _SPARE = 1 << 20  # bytes
 _DATA_KINDS: dict[str, tuple[type, ...]] = {
     "mean": (float, int), "std": (float, int), "num_classes": (int,), "split": (dict,), "desensitizer": (dict,),
+    "classes": (list,),
 }  # fmt: skip
 _VEIL_KINDS: dict[str, tuple[type, ...]] = {
     "method": (str,), "mask_hash": (str,), "mask_ratio": (float, int), "masks": (int,), "guard": (int,),
@@ -140,6 +141,9 @@ def check_described(data: object, what: str) -> None:
             raise ValueError(
                 f"{what}: what it says of its data is damaged: mask_ratio_range is {str(ends)[:80]}"
             )
+    names = data.get("classes")
+    if isinstance(names, list) and not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what}: what it says of its data is damaged: classes are {str(names)[:80]}")
     split = data.get("split")
     if isinstance(split, Mapping):
         found |= {f"split.{name}": split.get(name) for name in _SPLIT_KINDS}

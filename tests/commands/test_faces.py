@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from datamodules import DrawnFaces, FaceDataModule
+from datamodules import ClassFolders, DrawnFaces, FaceDataModule
 from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
 from lightning_app.desensitize import Desensitizer, MaskOut
+from tests.datamodules.face_files import make_tree
 
 
 def test_numbers_are_drawn_once_each_and_by_the_seed() -> None:
@@ -35,6 +38,12 @@ def test_faces_come_in_the_order_asked() -> None:
     assert labels.tolist() == [2, 0]
     assert pixels.dtype == torch.uint8
     assert torch.equal(pixels[1], torch.from_numpy(faces.read(0)).expand(3, -1, -1))
+
+
+def test_of_a_task_its_classes_come(tmp_path: Path) -> None:
+    make_tree(tmp_path / "train", {"glad": 2, "sad": 1})
+    _, classes = load_faces(ClassFolders(tmp_path, size=16, cache_index=False), torch.tensor([2, 0]))
+    assert classes.tolist() == [1, 0]
 
 
 class _Released(DrawnFaces):

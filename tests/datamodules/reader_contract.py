@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from datamodules.readers.base import FaceReader, whole
 from datamodules.readers.cached import CachedReader
 from datamodules.verification.readers import pairs_of
-from lightning_app.core.batch import Batch
+from lightning_app.core.batch import Batch, learnt
 
 
 class ReaderContract:
@@ -36,8 +36,12 @@ class ReaderContract:
             assert batch[key].dtype == torch.int64
             assert batch[key].ndim == 1
         assert batch["index"].tolist() == [reader.number(i) for i in order]
-        assert torch.equal(batch["identity"], reader.labels[torch.tensor(order)])
-        assert set(batch) == {"image", "identity", "index", "bad"}
+        at = torch.tensor(order)
+        classes, people = learnt(batch)[0], reader.who(at)
+        assert torch.equal(classes, reader.labels[at])
+        assert torch.equal(batch["identity"], classes if people is None else people)
+        task = set() if reader.classes_are_people else {"target"}
+        assert set(batch) == {"image", "identity", "index", "bad"} | task
 
     def test_images_are_functions_of_their_number(self, reader: FaceReader) -> None:
         """Alone, in a batch, from a second reader and from a cache they are the same, bit for bit."""

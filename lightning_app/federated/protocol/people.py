@@ -28,6 +28,7 @@ class OwnPeople(FaceReader):
         self.size, self.on_bad_image = self.part.size, self.part.on_bad_image
         self.identities = [reader.identities[label] for label in there.tolist()]
         self.labels = self._new[self.part.labels]
+        self.classes_are_people, self.person = reader.classes_are_people, self.part.person
 
     def read(self, index: int) -> Pixels:
         """Decode one image of the part, see `FaceReader.read`."""
@@ -56,8 +57,9 @@ class OwnPeople(FaceReader):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Read a batch of the part with its own classes, see `FaceReader.__getitems__`."""
         batch = self.part.__getitems__(indices)
-        batch["identity"] = self._new[batch["identity"]]
-        return batch
+        if self.classes_are_people:
+            return {**batch, "identity": self._new[batch["identity"]]}
+        return {**batch, "target": self._new[batch["target"]]}
 
 
 def part_of(reader: FaceReader, indices: Tensor, private_heads: bool) -> FaceReader:
