@@ -11,6 +11,7 @@ from torch import Tensor
 from callbacks.media import log_media
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import mixer_of
+from lightning_app.models.mix_strategy import shares_of
 from lightning_app.report.mixing import mixing_figure
 
 _MOST = 200  # parts that a training is drawn in; of a longer one, neighbours become one part
@@ -52,11 +53,12 @@ class MixingShares(L.Callback):
         self._count([1.0, *(even if strategy is None else strategy.probability.tolist()), *drawn])
         if learns:
             return
-        figures = {f"mixing/share_{one}": share for one, share in zip(self.candidates, drawn, strict=True)}
-        for name, value in {"mixing/mean_k": float(k), **figures}.items():
-            pl_module.log(
-                name, value, on_epoch=True, on_step=False, sync_dist=True, batch_size=len(batch["index"])
-            )
+        counts = [
+            round(sum(part[1 + len(self.candidates) + at] for part in self._parts))
+            for at in range(len(drawn))
+        ]
+        for name, value in shares_of(self.candidates, counts).items():
+            pl_module.log(name, value, batch_size=len(batch["index"]))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw."""

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import mixer_of
 from lightning_app.models.base import Recogniser
-from lightning_app.models.mix_strategy import MixStrategy
+from lightning_app.models.mix_strategy import MixStrategy, shares_of
 from lightning_app.models.resnet import ResNet
 from lightning_app.models.resnet_fsm import ResNetFSM
 from lightning_app.networks.backbones import WIDTH
@@ -132,6 +132,7 @@ class LearnsToMix(Recogniser):
         draw_key = DrawKey(data.seed, self.current_epoch, self.global_step, mix=True)
         logits = self._look(strategy, batch["image"])
         tried, self.drawn_k = strategy.draw(0), strategy.draw(1)
+        strategy.counts[strategy.candidates.index(self.drawn_k)] += 1
         rewards = self.rewards(data.mixed(batch, draw_key, tried))
         told = rewards.cpu()
         reward = sum(share * float(one) for share, one in self._shares(told))
@@ -220,18 +221,16 @@ class LearnsToMix(Recogniser):
         return [(share, one) for share, one in zip(weights, rewards, strict=True) if share > 0]
 
     def _tell(self, strategy: MixStrategy, rewards: Tensor, count: int, anew: bool) -> None:
-        probability, k = strategy.probability, self.drawn_k
+        probability = strategy.probability
         figures = {"mixing/reward1": rewards[0]}
         if self.reward2:
             figures["mixing/reward2"] = rewards[1]
         figures["mixing/entropy"] = -(probability * probability.clamp(min=1e-300).log()).sum().float()
         for one, share in zip(strategy.candidates, probability.float(), strict=True):
             figures[f"mixing/probability_{one}"] = share
+        figures |= shares_of(strategy.candidates, strategy.counts)
         for name, value in figures.items():
             self._note(anew, name, value, count)
-        counted = {f"mixing/share_{one}": float(one == k) for one in strategy.candidates}
-        for name, number in {"mixing/mean_k": float(k or 0), **counted}.items():
-            self._note(anew, name, torch.tensor(number), count, on_epoch=True, on_step=False, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the strategy with its optimiser, its baseline and how many batches it has seen."""

@@ -76,6 +76,7 @@ class MixStrategy:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
         self.baseline = RunningBaseline() if baseline else None
         self.batches = 0  # it has seen
+        self.counts = [0] * len(candidates)  # batches of the run that were mixed with each
         self.probability = torch.full((len(candidates),), 1 / len(candidates), dtype=torch.float64)
         self._told = False
 
@@ -143,7 +144,7 @@ class MixStrategy:
         for number, moments in self.optimizer.state_dict()["state"].items():
             kept |= {f"adam.{number}.{name}": value for name, value in moments.items()}
         kept["candidates"] = torch.tensor(self.candidates)
-        kept["batches"] = torch.tensor(self.batches)
+        kept["batches"], kept["counts"] = torch.tensor(self.batches), torch.tensor(self.counts)
         if (own := self.baseline) is not None:
             kept["baseline"] = torch.tensor([own.count, own.mean, own.variance], dtype=torch.float64)
         return {
@@ -170,7 +171,7 @@ class MixStrategy:
                 "strategy_width or image): use the config it was trained with"
             )
         self.network.load_state_dict(network)
-        self.batches = int(state["batches"])
+        self.batches, self.counts = int(state["batches"]), state["counts"].tolist()
         made = self.optimizer.state_dict()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(state, "adam.").items():
@@ -180,6 +181,19 @@ class MixStrategy:
         if self.baseline is not None and "baseline" in state:
             count, self.baseline.mean, self.baseline.variance = state["baseline"].tolist()
             self.baseline.count = int(count)
+
+
+def shares_of(candidates: Sequence[int], counts: Sequence[int]) -> dict[str, Tensor]:
+    """Return the log keys of how much was mixed: the share of batches that had each k, and their mean.
+
+    Args:
+        candidates: the k.
+        counts: batches that had each; at least one in all.
+    """
+    total = sum(counts)
+    found = {f"mixing/share_{k}": count / total for k, count in zip(candidates, counts, strict=True)}
+    mean = sum(k * count for k, count in zip(candidates, counts, strict=True)) / total
+    return {name: torch.tensor(value) for name, value in {**found, "mixing/mean_k": mean}.items()}
 
 
 def _part(state: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
