@@ -42,6 +42,7 @@ def measure(
         width: channels of the first stage, of recogniser and strategy.
     """
     rows = []
+    before: list[Desensitizer]
     for what, before in (("63 channels", [BlockDCT(normalise=True)]), ("pixels", [])):
         for looks, second in (("both rewards", 1.0), ("the first reward alone", 0.0)):
             learns = partial(_fit, AdaMixUp, before, RandomMixUp([2, 3, 4]), size, batch, steps, network, width,

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from callbacks.media import log_media
 from lightning_app.core.batch import Batch
@@ -67,9 +66,9 @@ class MixingShares(L.Callback):
         parts = torch.tensor(self._parts, dtype=torch.float64)
         count = len(self.candidates)
         ends = parts[:, 0].cumsum(0)
-        shares: list[Tensor] = [one / parts[:, :1] for one in parts[:, 1:].split(count, 1)]
+        probability, drawn = (one / parts[:, :1] for one in parts[:, 1:].split(count, 1))
         title = f"{type(pl_module).__name__}, {int(ends[-1])} batches"
-        picture = mixing_figure(ends.tolist(), self.candidates, *(one.tolist() for one in shares), title)
+        picture = mixing_figure(ends.tolist(), self.candidates, probability.tolist(), drawn.tolist(), title)
         log_media(trainer, "pictures/mixing", picture=picture, save_as="mixing.png")
 
     def state_dict(self) -> dict[str, Any]:

@@ -370,7 +370,7 @@ class FaceDataModule(PixelDataModule):
             return {**batch, "mask": None, "mask_index": batch["index"]}
         if trainer is None or not trainer.training:
             return self._normalised(self._evaluated(batch))
-        mix = not getattr(trainer.lightning_module, "mixes_itself", False)
+        mix = not getattr(getattr(trainer, "lightning_module", None), "mixes_itself", False)
         draw_key = DrawKey(self.seed, trainer.current_epoch, trainer.global_step, mix)
         if draw_key.epoch != self._epoch:
             self._epoch = draw_key.epoch

@@ -97,7 +97,7 @@ class MixStrategy:
         Returns:
             Logits `[K]`, the same bits on every rank, with this rank's graph.
         """
-        own = self.network(image)
+        own: Tensor = self.network(image)
         shared = mean(own.detach().clone())
         self.probability = shared.double().cpu().softmax(0)
         return shared + (own - own.detach())

@@ -17,8 +17,9 @@ from callbacks import MixingShares, RunCheckpoint
 from datamodules import DrawnFaces, FaceDataModule
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import CentreBlock, Chain, Desensitizer, MixUp, RandomMixUp
-from lightning_app.models import AdaMixUp, AdaMixUpFSM, ResNet, load_recogniser
+from lightning_app.models import AdaMixUp, AdaMixUpFSM, ResNet
 from lightning_app.models.ada_mixup import STRATEGY, LearnsToMix
+from lightning_app.models.checkpoints import load_recogniser
 from lightning_app.models.mix_strategy import MixStrategy, RunningBaseline
 from lightning_app.networks.strategy import StrategyNetwork, pick, reinforce_loss
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
