@@ -352,12 +352,14 @@ def test_rewards_touch_nothing(tmp_path: Path, key: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("small_network")
-def test_the_second_reward_is_the_loss_after_a_step_of_gradient_descent(tmp_path: Path, key: Path) -> None:
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_the_second_reward_is_the_loss_after_a_step_of_gradient_descent(
+    clip: float | None, tmp_path: Path, key: Path
+) -> None:
     """Against a step that is really made, on a copy of the model."""
+    found: list[tuple[float, float]] = []
 
     class Check(L.Callback):
-        found: list[tuple[float, float]] = []  # noqa: RUF012  (of this test alone)
-
         def on_train_batch_start(
             self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int
         ) -> None:
@@ -367,15 +369,25 @@ def test_the_second_reward_is_the_loss_after_a_step_of_gradient_descent(tmp_path
             loss = pl_module._judged(mixed)[0]
             weights = list(pl_module.parameters())
             gradients = torch.autograd.grad(loss, weights)
+            length = float(torch.cat([one.flatten() for one in gradients]).norm())
+            assert length > 0.05
+            share = 1.0 if clip is None else clip / length
             with torch.no_grad():
                 for weight, gradient in zip(weights, gradients, strict=True):
-                    weight -= trainer.optimizers[0].param_groups[0]["lr"] * gradient
-                self.found += [(first, float(loss)), (second, float(pl_module._judged(mixed)[0]))]
+                    weight -= trainer.optimizers[0].param_groups[0]["lr"] * share * gradient
+                found.extend([(first, float(loss)), (second, float(pl_module._judged(mixed)[0]))])
             pl_module.load_state_dict(kept)
 
-    fit(tmp_path, small(dropout=0.0), data(RandomMixUp(K, key=key)), Check(), max_epochs=1)
-    assert len(Check.found) == 8
-    for mine, expected in Check.found:
+    fit(
+        tmp_path,
+        small(dropout=0.0),
+        data(RandomMixUp(K, key=key)),
+        Check(),
+        max_epochs=1,
+        gradient_clip_val=clip,
+    )
+    assert len(found) == 8
+    for mine, expected in found:
         assert mine == pytest.approx(expected, rel=1e-5)
 
 
