@@ -7,6 +7,7 @@ from callbacks.embeddings import Embeddings
 from callbacks.end_together import EndTogether
 from callbacks.finite import FiniteLoss
 from callbacks.fsm_ablation import FSMAblation
+from callbacks.mixing import MixingShares
 from callbacks.options import HeadFirst, TrainerOptions
 from callbacks.pictures import Pictures
 from callbacks.progress import ProgressBar
@@ -24,6 +25,7 @@ __all__ = [
     "FiniteLoss",
     "HeadFirst",
     "LFWVerification",
+    "MixingShares",
     "Pictures",
     "ProgressBar",
     "RestorationPictures",

@@ -323,7 +323,8 @@ class FaceDataModule(CheckpointedDataModule):
             return {**batch, "mask": None, "mask_index": batch["index"]}
         if trainer is None or not trainer.training:
             return self._normalised(self._evaluated(batch))
-        draw_key = DrawKey(self.seed, trainer.current_epoch, trainer.global_step, mix=True)
+        mix = not getattr(getattr(trainer, "lightning_module", None), "mixes_itself", False)
+        draw_key = DrawKey(self.seed, trainer.current_epoch, trainer.global_step, mix)
         if draw_key.epoch != self._epoch:
             self._epoch = draw_key.epoch
             self._warn_of_bad_images()

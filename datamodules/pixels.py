@@ -6,8 +6,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_app.core.batch import Batch, DrawKey
-from lightning_app.desensitize import Desensitizer
+from lightning_app.core.batch import AS_TRAINED, Batch, DrawKey
+from lightning_app.desensitize import Desensitizer, mixer_of
 from lightning_app.release.format.tensors import Stored
 
 
@@ -99,7 +99,7 @@ class PixelDataModule(L.LightningDataModule):
         Returns:
             None where nothing is mixed, or where there are fewer images than are in a mix.
         """
-        return DrawKey(mix=True) if 1 < self.desensitizer.mixes <= count else None
+        return AS_TRAINED if 1 < self.desensitizer.mixes <= count else None
 
     def prepare(
         self,
@@ -125,6 +125,34 @@ class PixelDataModule(L.LightningDataModule):
         return self._normalised(
             self.desensitize_batch({"image": images, "index": index}, draw_key, desensitize, by, stored)
         )
+
+    @torch.no_grad()
+    def mixed(self, batch: Batch, draw_key: DrawKey, k: int) -> Batch:
+        """Mix a training batch that came unmixed, because its model decides of how many images (`mixes_itself`).
+
+        Args:
+            batch: as `fit` gave it, desensitized and normalised; not changed.
+            draw_key: of the batch.
+            k: images in a mix.
+
+        Returns:
+            What `fit` would have given, had the data mixed so many; a picture is on the uint8 grid again.
+
+        Raises:
+            ValueError: the desensitizer leaves k to nobody, or the batch has fewer than k images.
+        """
+        mixer = mixer_of(self.desensitizer)
+        if mixer is None:
+            raise ValueError(f"data.desensitizer: {type(self.desensitizer).__name__} leaves k to nobody")
+        if (
+            not self.desensitizer.is_image
+        ):  # a mix of normalised values is the mix, normalised: shares sum to 1
+            return mixer.mixed(batch, draw_key, k)
+        pixels = batch.copy()
+        pixels["image"] = ((batch["image"].float() * self.std + self.mean) * 255).round() / 255
+        out = mixer.mixed(pixels, draw_key, k)
+        out["image"] = (out["image"] * 255).round() / 255
+        return self._normalised(out)
 
     def _normalised(self, batch: Batch) -> Batch:
         if (self.mean, self.std) != (0, 1):  # a representation may be large: it is not copied for nothing

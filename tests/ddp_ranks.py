@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -18,10 +19,11 @@ from callbacks import DSSIMReport, Embeddings, LFWVerification
 from callbacks.sharded import ImageState, embed_sharded
 from datamodules import DrawnFaces, FaceDataModule
 from datamodules.verification.readers import PairList
-from lightning_app.desensitize import MaskOut, MixUp
+from lightning_app.desensitize import MaskOut, MixUp, RandomMixUp
 from lightning_app.distributed.ranks import agree, share_buffers
-from lightning_app.models import ResNetFSM
+from lightning_app.models import AdaMixUp, ResNetFSM
 from lightning_app.models.base import Recogniser
+from lightning_app.models.mix_strategy import MixStrategy
 from lightning_app.networks.backbones import BackboneMaker
 
 # at 32 px the last map is 1×1, and the batch norm of a rank with two images sees two numbers a channel: they are ±1
@@ -212,8 +214,79 @@ def rank_of(world: int, rank: int, port: int, folder: Path) -> dict[str, Any]:
     first.fill_(float(rank + 1))
     share_buffers(network)
     found["buffers"] = first.unique().tolist()
+    found["learns to mix"] = learnt_mixing(folder, world)
+    found["strategy"] = strategy_of(rank, world)
     distributed.destroy_process_group()
     return found
+
+
+class Drawn(L.Callback):
+    """Keeps the k of every batch."""
+
+    def __init__(self) -> None:
+        self.k: list[int] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *rest: Any) -> None:
+        self.k.append(pl_module.drawn_k)
+
+
+def learnt_mixing(folder: Path, world: int) -> dict[str, Any]:
+    """Train AdaMixUp; give the hashes of what it learnt, and the k of every batch."""
+    torch.manual_seed(0)
+    network = AdaMixUp(
+        strategy_width=8, backbone="resnet18", width=8, num_classes=PEOPLE, input_size=SIZE, lr=1e-2
+    )
+    reader = DrawnFaces(identities=PEOPLE, images_per_identity=8, size=SIZE)
+    desensitizer = RandomMixUp([2, 3, 4], key=folder / "owner.key")
+    drawn = Drawn()
+    trainer = make_trainer(folder, world, drawn)
+    trainer.fit(network, datamodule=FaceDataModule(reader, desensitizer, global_batch_size=4 * world))
+    strategy = network.strategy
+    assert strategy is not None
+    return {
+        "weights": hash_of(dict(network.named_parameters())),
+        "strategy": hash_of(strategy.state()),
+        "probability": strategy.probability.tolist(),
+        "k": drawn.k,
+    }
+
+
+def hash_of(tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].detach().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+class Averages(torch.nn.Module):
+    """A strategy network without batch norm: what it learns of a batch does not depend on how it is dealt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.choose = torch.nn.Conv2d(3, 6, 4, stride=4), torch.nn.Linear(6, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.choose(self.features(image).relu().mean((2, 3)).mean(0))
+        return logits
+
+
+def strategy_of(rank: int, world: int) -> dict[str, list[float]]:
+    """Show a strategy twelve images, this rank's share of them; give its logits and its weights after a step."""
+
+    def mean(value: Tensor) -> Tensor:
+        if distributed.is_initialized():
+            distributed.all_reduce(value)
+        return value / world
+
+    made = MixStrategy([2, 3, 4], 3, SIZE, 8, 1e-2, 0.1, False, seed=5)
+    torch.manual_seed(3)
+    made.network = Averages()  # type: ignore[assignment]
+    made.optimizer = torch.optim.SGD(made.network.parameters(), lr=0.1)  # type: ignore[assignment]
+    images = torch.rand(12, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
+    logits = made.look(images[rank::world], mean)
+    made.learn(logits, 3, 2.0, mean)
+    weights = torch.cat([weight.detach().flatten() for weight in made.network.parameters()])
+    return {"logits": logits.tolist(), "weights": weights.tolist()}
 
 
 def count_bad_images(rank: int) -> None:

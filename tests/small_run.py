@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from callbacks import RunCheckpoint
 from datamodules import DrawnFaces, FaceDataModule
 from lightning_app.desensitize import Desensitizer, MaskOut
+from lightning_app.models.ada_mixup import LearnsToMix
 from lightning_app.models.base import Recogniser
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks import Backbone
@@ -44,6 +45,10 @@ class SmallRecogniser(Recogniser):
 
     def configure_backbone(self, backbone: Any, input_size: int, in_channels: int) -> Backbone:
         return SmallBackbone()
+
+
+class SmallLearner(LearnsToMix, SmallRecogniser):
+    """It learns how much to mix as well."""
 
 
 class Diary(L.Callback):
@@ -130,6 +135,8 @@ def state(path: Path) -> dict[str, Any]:
     kept = {
         key: found[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "loops")
     }
+    if "mix_strategy" in found:
+        kept["mix_strategy"] = found["mix_strategy"]
     return dict(_flat(kept, ""))
 
 

@@ -85,7 +85,8 @@ class DrawKey:
     Attributes:
         seed: the run's data seed.
         epoch: number of the epoch, from 0.
-        step: number of the optimiser step, from 0; 0 outside training.
+        step: number of the optimiser step, from 0; 0 outside training; -1 where images are mixed outside training, as
+            training images are: what a step decides there, the images of the batch decide.
         mix: whether a desensitizer that mixes images, or flips their signs, does so now. True for training images, of
             recognisers and attackers alike; verification, validation and `predict` never mix.
     """
@@ -94,3 +95,6 @@ class DrawKey:
     epoch: int = 0
     step: int = 0
     mix: bool = False
+
+
+AS_TRAINED = DrawKey(step=-1, mix=True)  # of images that nobody learns from, shown as training images are

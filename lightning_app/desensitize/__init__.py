@@ -11,8 +11,9 @@ from lightning_app.desensitize.mask import MaskOut
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
 from lightning_app.desensitize.ours import OURS, described, is_clean
+from lightning_app.desensitize.random_mixing import RandomMixUp, mixer_of
 
 __all__ = [
     "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "FrequencyMask", "GaussianBlur",
-    "Identity", "InstaHide", "MaskOut", "MixUp", "Mosaic", "described", "is_clean",
+    "Identity", "InstaHide", "MaskOut", "MixUp", "Mosaic", "RandomMixUp", "described", "is_clean", "mixer_of",
 ]  # fmt: skip

@@ -125,7 +125,30 @@ class MixUp(Desensitizer):
             mixed["mask_index"] = batch["index"].new_zeros(len(batch["image"]))
         if draw_key is None or not draw_key.mix:
             return mixed
-        which, weight = self.draw(batch["index"], draw_key)
+        return self.mixed(mixed, draw_key, self.images_of(batch["index"], draw_key))
+
+    def images_of(self, index: Tensor, draw_key: DrawKey) -> int:
+        """Tell how many images a batch is mixed of: k.
+
+        Args:
+            index: `[B]` int64 numbers of its images.
+            draw_key: of the batch.
+        """
+        return self.k
+
+    def mixed(self, batch: Batch, draw_key: DrawKey, k: int) -> Batch:
+        """Mix a batch of k images each; see `forward`.
+
+        Args:
+            batch: as `forward` takes it, with `mask` and `mask_index`.
+            draw_key: of which the epoch counts, with `redraw: epoch`.
+            k: images in a mix.
+
+        Raises:
+            ValueError: the batch has fewer than k images, or its labels are mixed already.
+        """
+        mixed = batch.copy()
+        which, weight = self.draw(batch["index"], draw_key, k)
         if "target" in batch or "identity" in batch:
             target, shares = learnt(batch)
             if shares is not None:
@@ -141,12 +164,15 @@ class MixUp(Desensitizer):
             mixed["mask"], mixed["mask_index"] = None, torch.zeros_like(mixed["mask_index"])
         return mixed
 
-    def draw(self, index: Tensor, draw_key: DrawKey | None = None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, index: Tensor, draw_key: DrawKey | None = None, k: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Draw who is mixed, and how much of each.
 
         Args:
             index: `[B]` int64 numbers of different images.
             draw_key: of which the epoch counts, with `redraw: epoch`.
+            k: images in a mix; by default its own.
 
         Returns:
             Positions in the batch `[B,k]` int64, an image's own first; coefficients `[B,k]` float32, rows sum to 1.
@@ -154,15 +180,14 @@ class MixUp(Desensitizer):
         Raises:
             ValueError: B is below k.
         """
-        if len(index) < self.k:
+        k = self.k if k is None else k
+        if len(index) < k:
             raise ValueError(
-                f"{type(self).__name__}: mixes k={self.k} images of a batch, and this one has {len(index)}: give "
+                f"{type(self).__name__}: mixes k={k} images of a batch, and this one has {len(index)}: give "
                 "larger batches (data.global_batch_size, over all processes), more images, or a smaller k"
             )
         keys = self._drawn_from(draw_key)
-        return partners(index, self.k, keys["partners"]), mix_weights(
-            index, self.k, self.cap, keys["coefficients"]
-        )
+        return partners(index, k, keys["partners"]), mix_weights(index, k, self.cap, keys["coefficients"])
 
     def _drawn_from(self, draw_key: DrawKey | None) -> dict[str, Keys]:
         """Derive the keys of each draw, of the epoch where that counts."""

@@ -14,6 +14,7 @@ from lightning_app.desensitize.identity import Identity
 from lightning_app.desensitize.mask import MaskOut
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
+from lightning_app.desensitize.random_mixing import RandomMixUp
 
 # what a description in somebody else's file may stand for; nothing is ever imported by it
 OURS: Mapping[str, type[Desensitizer]] = {
@@ -29,6 +30,7 @@ OURS: Mapping[str, type[Desensitizer]] = {
         FrequencyMask,
         MixUp,
         InstaHide,
+        RandomMixUp,
         Chain,
     )
 }

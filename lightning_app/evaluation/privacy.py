@@ -17,7 +17,7 @@ from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.verification.readers import PairList
 from lightning_app.attacks import Attack
-from lightning_app.core.batch import Batch, DrawKey
+from lightning_app.core.batch import AS_TRAINED, Batch
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
@@ -164,7 +164,7 @@ def _mixed(subjects: Subjects, data: FaceDataModule, rows: Tensor) -> Batch:
     more = max(0, data.desensitizer.mixes - len(rows))
     rows = torch.cat([rows, torch.arange(min(more, len(subjects) - len(rows)))])
     raw = subjects.raw(rows)
-    return data.desensitized(raw, rows.to(raw.device), DrawKey(mix=True))
+    return data.desensitized(raw, rows.to(raw.device), AS_TRAINED)
 
 
 @torch.inference_mode()

@@ -355,6 +355,17 @@ class Recogniser(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def stays(self) -> dict[str, Tensor]:
+        """Return what of it stays with its owner in a federation, beside a private head; nothing here."""
+        return {}
+
+    def take_back(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with what stayed after an earlier round.
+
+        Args:
+            state: what `stays` returned then; empty where there was no earlier round.
+        """
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the hashes of what was taken from others."""
         if self.origins:

@@ -15,9 +15,9 @@ import yaml
 from datamodules import Augment, DrawnFaces, FaceDataModule
 from lightning_app import load_recogniser
 from lightning_app.cli.configs import CONFIGS
-from lightning_app.core.batch import Batch, DrawKey
+from lightning_app.core.batch import AS_TRAINED, Batch, DrawKey
 from lightning_app.core.key_file import make_key
-from lightning_app.desensitize import Chain, Desensitizer, InstaHide, MixUp, Mosaic
+from lightning_app.desensitize import Chain, Desensitizer, InstaHide, MixUp, Mosaic, RandomMixUp, mixer_of
 from lightning_app.federated.owner.terms import check_changes
 from lightning_app.federated.protocol.shared_mask import mask_and_hash
 from tests.command_line import RunMain, refused, write_config
@@ -43,6 +43,7 @@ def data(desensitizer: Desensitizer, stage: str | None, **more: Any) -> FaceData
 
     class Trainer:
         training, current_epoch, global_step, world_size = stage == "fit", 2, 3, 1
+        lightning_module = type("Model", (), {"mixes_itself": False})()
         state = type("State", (), {"fn": type("Fn", (), {"value": stage})})
         precision_plugin = type("Plain", (), {"convert_input": staticmethod(lambda batch: batch)})
 
@@ -100,6 +101,59 @@ def test_attackers_get_mixes_in_training_and_of_held_out_images(stage: str, key:
         assert all(len(left_over[name]) == 0 for name in ("image", "clean", "identity", "index"))
     unmixed = data(MixUp(3, key=key), "predict", keep_clean=True).on_after_batch_transfer(raw(2), 0)
     assert torch.equal(unmixed["image"], raw(2)["image"].float() / 255)
+
+
+def test_k_is_drawn_uniformly_by_the_step_and_outside_training_by_the_images(key: Path) -> None:
+    made = RandomMixUp([2, 3, 5], key=key)
+    index = torch.arange(8)
+    drawn = [made.images_of(index, DrawKey(1, step // 50, step, mix=True)) for step in range(3000)]
+    for k in (2, 3, 5):
+        assert drawn.count(k) / 3000 == pytest.approx(1 / 3, abs=0.03)
+    assert drawn[:20] == [
+        made.images_of(index.flip(0) + 9, DrawKey(1, 0, step, mix=True)) for step in range(20)
+    ], "whatever images a process has, for all draw the same"
+    shown = {made.images_of(index + start, AS_TRAINED) for start in range(40)}
+    assert shown == {2, 3, 5}
+    module = data(made, "fit")
+    out = module.on_after_batch_transfer(raw(), 0)
+    assert out["weight"].shape == (8, made.images_of(raw()["index"], DrawKey(1, 2, 3, mix=True)))
+    again = RandomMixUp.from_description(json.loads(json.dumps(made.describe())))
+    assert again.candidates == (2, 3, 5)
+
+
+def test_a_model_that_chooses_gets_them_unmixed_and_mixes_them_as_the_data_would(key: Path) -> None:
+    made = RandomMixUp([2, 3, 5], key=key)
+    module = data(made, "fit")
+    draw_key = DrawKey(1, 2, 3, mix=True)
+    expected = module.on_after_batch_transfer(raw(), 0)
+    module.trainer.lightning_module.mixes_itself = True  # type: ignore[union-attr]
+    unmixed = module.on_after_batch_transfer(raw(), 0)
+    assert not {"target", "weight"} & {*unmixed}
+    pixels = unmixed["image"] * 255
+    torch.testing.assert_close(pixels, pixels.round(), rtol=0, atol=1e-4)
+    before = unmixed["image"].clone()
+    mixed = module.mixed(unmixed, draw_key, made.images_of(raw()["index"], draw_key))
+    assert torch.equal(unmixed["image"], before)
+    for name in ("image", "target", "weight"):
+        assert torch.equal(mixed[name], expected[name]), name  # type: ignore[literal-required]
+    with pytest.raises(ValueError, match="MixUp leaves k to nobody"):
+        data(MixUp(2, key=key), "fit").mixed(unmixed, draw_key, 2)
+    assert mixer_of(Chain([Mosaic(4), made])) is made
+    assert mixer_of(Chain([made, Mosaic(4)])) is None
+
+
+@pytest.mark.parametrize(
+    ("k", "cap", "message"),
+    [
+        ([], 0.55, r"k: \[\]; give different numbers of images, such as \[2, 3, 4\]"),
+        ([2, 2], 0.55, r"k: \[2, 2\]; give different numbers"),
+        ([1, 3], 0.55, r"k: 1 images in a mix; give 2 to 64"),
+        ([4, 2], 0.5, r"cap: 0\.5 is not above 1/k = 0\.5"),
+    ],
+)
+def test_candidates_that_cannot_be(k: list[int], cap: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RandomMixUp(k, cap)
 
 
 def test_too_small_batches_are_told_before_training(key: Path) -> None:
@@ -205,7 +259,7 @@ def test_too_many_images_in_a_mix_are_one_line(
     assert not Path("runs/mixed/checkpoints").exists()
 
 
-@pytest.mark.parametrize("name", ["mixup", "instahide", "hybrid"])
+@pytest.mark.parametrize("name", ["mixup", "instahide", "hybrid", "adamixup"])
 def test_the_shipped_config_trains(
     name: str, drawn_root: Path, key: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
@@ -218,6 +272,8 @@ def test_the_shipped_config_trains(
     for step in desensitizer["init_args"].get("steps", [desensitizer]):
         step["init_args"]["key"] = str(key)
     config["model"]["init_args"]["width"] = 8
+    if name == "adamixup":
+        config["model"]["init_args"]["strategy_width"] = 8
     config["trainer"]["callbacks"][0]["init_args"] = {"root": str(drawn_root), "bootstrap": 20}
     config["trainer"] |= {"max_epochs": 1, "limit_train_batches": 5, "check_val_every_n_epoch": 1,
                           "precision": "32-true", "accelerator": "cpu"}  # fmt: skip
@@ -227,6 +283,15 @@ def test_the_shipped_config_trains(
     assert metrics["train/loss"] > 0
     assert "lfw/accuracy_s1" in metrics
     assert torch.load("runs/quick/checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
+    if name == "adamixup":
+        assert sum(metrics[f"mixing/share_{k}"] for k in (2, 3, 4)) == pytest.approx(1)
+        assert Path("runs/quick/mixing.png").is_file()
+        # the control, as configs/frequency_adamixup.yaml has it: k drawn uniformly, under the same config
+        run_main("fit", "--config", tmp_path / "quick.yaml", "--model=lightning_app.models.ResNet", "--name", "control",
+                 "--trainer.limit_train_batches=3")  # fmt: skip
+        metrics = json.loads(Path("runs/control/metrics.json").read_text())
+        assert sum(metrics[f"mixing/share_{k}"] for k in (2, 3, 4)) == pytest.approx(1)
+        assert "mixing/reward1" not in metrics
 
 
 def test_mixes_of_a_representation_are_trained_on(

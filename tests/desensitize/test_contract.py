@@ -22,6 +22,7 @@ from lightning_app.desensitize import (
     MaskOut,
     MixUp,
     Mosaic,
+    RandomMixUp,
     described,
     is_clean,
 )
@@ -77,6 +78,11 @@ class TestMixUp(Ours):
 class TestInstaHide(Ours):
     def make(self) -> Desensitizer:
         return InstaHide(2, mean=0.4)
+
+
+class TestRandomMixUp(Ours):
+    def make(self) -> Desensitizer:
+        return RandomMixUp([2, 4])
 
 
 class TestChain(Ours):

@@ -167,6 +167,22 @@ class TestRanks:
         for rank in ranks[world][1]:
             assert "2 of 150 images cannot be decoded, more than 1%" in rank["bad images"]
 
+    def test_ranks_that_learn_to_mix_draw_the_same_and_hold_the_same(
+        self, world: int, ranks: dict[int, tuple[Path, list[Found]]]
+    ) -> None:
+        first, *others = (found["learns to mix"] for found in ranks[world][1])
+        assert all(one == first for one in others), "weights, strategy and every k"
+        assert len(first["k"]) == 56 // (4 * world)
+        assert set(first["k"]) <= {2, 3, 4}
+
+    def test_a_strategy_learns_of_all_ranks_images_what_one_process_would(
+        self, world: int, ranks: dict[int, tuple[Path, list[Found]]]
+    ) -> None:
+        expected = ddp_ranks.strategy_of(0, 1)
+        for found in ranks[world][1]:
+            for name, values in expected.items():
+                assert found["strategy"][name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+
     def test_buffers_are_those_of_rank_0(
         self, world: int, ranks: dict[int, tuple[Path, list[Found]]]
     ) -> None:

@@ -23,7 +23,7 @@ SOURCES = ("lightning_app", "callbacks")
 # first parts of log keys
 PARTS = (
     "train", "val", "test", "privacy", "lfw", "fsm", "inpaint", "run", "time", "memory", "release", "align",
-    "search", "sweep", "scorers", "ablation", "compare", "federated", "pictures", "results",
+    "search", "sweep", "scorers", "ablation", "compare", "federated", "pictures", "results", "mixing",
 )  # fmt: skip
 KEY = re.compile(rf"(?:{'|'.join(PARTS)})/[a-z0-9_]+")
 DOTTED = re.compile(r"(?<![\w./-])(?:lightning_app|datamodules|callbacks)\.[\w.]*\w(?![\w/])")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import random
 import re
 import shutil
@@ -169,6 +170,25 @@ def test_ten_kills_leave_no_trace(forked: Forked, whole: Small, tmp_path: Path) 
     assert run.weights == whole.weights
     assert {key for key in whole.state if whole.state[key] != run.state.get(key)} == set()
     assert run.order() == whole.order()
+
+
+def test_ten_kills_of_a_run_that_learns_to_mix_leave_no_trace(forked: Forked, tmp_path: Path) -> None:
+    """A kill comes anywhere: before, within and after the strategy's update of a batch."""
+    make_key(tmp_path / "owner.key")
+    mixing = {"class_path": "lightning_app.desensitize.RandomMixUp", "init_args": {"k": [2, 3, 4]}}
+    mixing["init_args"] |= {"key": str(tmp_path / "owner.key")}  # type: ignore[operator]
+    learns = ["--model=tests.small_run.SmallLearner", "--model.init_args.strategy_width=8",
+              f"--data.init_args.desensitizer={json.dumps(mixing)}"]  # fmt: skip
+    undisturbed, draw = Small(forked, tmp_path / "whole", 4, *learns), random.Random(1)
+    assert undisturbed.go() == [0], undisturbed.log[-2000:]
+    run = Small(forked, tmp_path / "killed", 4, *learns)
+    for after in (1, 0, 2, 1, 0, 1, 2, 0, 1, 1):
+        kill = {"signal": signal.SIGKILL, "after": after, "delay": draw.uniform(0, 0.1)}
+        assert run.go(kill=kill) == [-signal.SIGKILL], run.log[-2000:]
+    assert run.go() == [0], run.log[-2000:]
+    whole = undisturbed.state
+    assert any(name.startswith("/mix_strategy/network") for name in whole)
+    assert {name for name in whole if whole[name] != run.state.get(name)} == set()
 
 
 @pytest.mark.parametrize("patch", ["slow file", "slow rename"])

@@ -40,6 +40,7 @@ from lightning_app.models.base import Recogniser
 from lightning_app.networks import Head
 
 log = logging.getLogger("faceveil")
+_OWN = "own"  # begins the name of files that hold what stays with an owner beside a private head
 _SEED, _HEAD = 0x666C7364, 0x666C6864  # "flsd", "flhd": name the draws
 
 
@@ -123,8 +124,12 @@ class Client:
         if wrong is not None:
             raise Refusal(f"the server's weights: {wrong}; give all owners the same model")
         install(model, task.weights, invitation.private_heads, "the server's weights")
+        before = [path for path in self._files(_OWN) if _round_of(path) < task.round]
+        model.take_back(load_file(before[-1]) if before else {})
+        stays = self._home() / f"{_OWN}-{task.round:05d}.safetensors"
         done = train_round(model, data, self.parts.trainer, task.round, invitation.rounds,
-                           invitation.local_epochs, self.folder)  # fmt: skip
+                           invitation.local_epochs, self.folder, stays)  # fmt: skip
+        self._forget(_OWN, task.round)
         if invitation.private_heads:
             self._write_head(model.head, task.round)
         return Update(
@@ -211,7 +216,7 @@ class Client:
         assert invitation is not None
         seed = client_seed(invitation.seed, self.number) if invitation.private_heads else invitation.seed
         head = new_head(model, data.num_classes, seed)
-        before = [path for path in self._heads() if _round_of(path) < number]
+        before = [path for path in self._files("head") if _round_of(path) < number]
         if invitation.private_heads and before:
             head.load_state_dict(load_file(before[-1]))
         return head
@@ -220,11 +225,14 @@ class Client:
         """Write the head after a round; a server that is killed, or lost a file, may ask for earlier ones again."""
         file = self._home() / f"head-{number:05d}.safetensors"
         write_atomically(file, save({key: value.contiguous() for key, value in head.state_dict().items()}))
-        for old in [path for path in self._heads() if _round_of(path) < number][: -self.plan.keep]:
+        self._forget("head", number)
+
+    def _forget(self, what: str, number: int) -> None:
+        for old in [path for path in self._files(what) if _round_of(path) < number][: -self.plan.keep]:
             old.unlink()
 
-    def _heads(self) -> list[Path]:
-        return sorted(self._home().glob("head-*.safetensors"))
+    def _files(self, what: str) -> list[Path]:
+        return sorted(self._home().glob(f"{what}-*.safetensors"))
 
     def _home(self) -> Path:
         assert self._invitation is not None
@@ -266,4 +274,4 @@ def model_hash(model: Recogniser) -> str:
 
 
 def _round_of(path: Path) -> int:
-    return int(path.stem.removeprefix("head-"))
+    return int(path.stem.rpartition("-")[2])

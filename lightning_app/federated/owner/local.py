@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from safetensors.torch import save
 from torch import Tensor, distributed
 
 from datamodules import FaceDataModule
+from lightning_app.core.files import write_atomically
 from lightning_app.distributed.parent import Bond, end_with_parent
 from lightning_app.federated.protocol.plan import client_trainer
 from lightning_app.models.base import Recogniser
@@ -47,10 +49,11 @@ class FromRound(L.Callback):
     Args:
         round: its number, from 1.
         epochs: of a round.
+        stays: file for what stays with the owner beside a private head, where the model has such.
     """
 
-    def __init__(self, round: int, epochs: int) -> None:
-        self.done, self.epochs = (round - 1) * epochs, epochs
+    def __init__(self, round: int, epochs: int, stays: Path) -> None:
+        self.done, self.epochs, self.stays = (round - 1) * epochs, epochs, stays
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the epochs of earlier rounds as done, before the first order of images is drawn."""
@@ -92,6 +95,13 @@ class FromRound(L.Callback):
         if progress.processed >= self.done + self.epochs:
             trainer.should_stop = True
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what stays with its owner: here, for a spawned rank hands back weights and figures alone."""
+        assert isinstance(pl_module, Recogniser)
+        kept = pl_module.stays()
+        if kept and trainer.is_global_zero:
+            write_atomically(self.stays, save(kept))
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let spawned ranks part together: nobody else closes their connection, and one gone can abort the others."""
         if parent_process() is not None and distributed.is_initialized():
@@ -107,6 +117,7 @@ def train_round(
     rounds: int,
     epochs: int,
     folder: Path,
+    stays: Path,
 ) -> Trained:
     """Train a model for one round on a client's own images; its weights change in place.
 
@@ -118,6 +129,7 @@ def train_round(
         rounds: of the whole federation.
         epochs: of a round.
         folder: where Lightning may write.
+        stays: file for what stays with the owner, see `Recogniser.stays`.
 
     Raises:
         ValueError: the data or the options cannot be used; the message says why.
@@ -134,7 +146,7 @@ def train_round(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # the DataModule deals images to ranks itself
             default_root_dir=folder,
-            callbacks=[FromRound(number, epochs)],
+            callbacks=[FromRound(number, epochs, stays)],
         )
         model.train()
         begun = time.perf_counter()
