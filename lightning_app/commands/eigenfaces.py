@@ -72,7 +72,9 @@ def others(reader: FaceReader, apart_from: Sequence[FaceReader]) -> list[int]:
         if one.desensitizer() is not None:
             raise ValueError(f"{name}: is a release, whose people have other names; give the raw images")
         if not one.identities or bool((one.labels < 0).any()):
-            raise ValueError(f"{name}: {type(one).__name__} does not say who is on its images; give a set that does")
+            raise ValueError(
+                f"{name}: {type(one).__name__} does not say who is on its images; give a set that does"
+            )
     taken = {name for one in apart_from for name in one.identities}
     left = torch.tensor([name not in taken for name in reader.identities])
     kept: list[int] = torch.nonzero(left[reader.labels]).flatten().tolist()

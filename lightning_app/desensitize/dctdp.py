@@ -214,6 +214,10 @@ def read_budget(checkpoint: str | Path) -> Budget:
     for name, (check, wanted) in transform_entries().items():
         if name not in about or not check(about[name]):
             raise ValueError(f"{damaged}: {name} of its BlockDCT is not {wanted}")
-    if about.get("method") != "BlockDCT" or about.get("normalise") is not False or about.get("dc") is not False:
+    if (
+        about.get("method") != "BlockDCT"
+        or about.get("normalise") is not False
+        or about.get("dc") is not False
+    ):
         raise ValueError(f"{damaged}: it was trained on other channels than those of BlockDCT alone")
     return Budget.of(logits, about)

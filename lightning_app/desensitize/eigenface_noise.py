@@ -63,7 +63,7 @@ class EigenfaceNoise(Desensitizer):
     ) -> None:
         super().__init__()
         made = Eigenfaces.read(eigenfaces)
-        self._about: dict[str, object] = {
+        self._about: dict[str, Any] = {
             "components": len(made.components), "side": made.side, "images": len(made.seen),
             "set_hash": made.set_hash, "eigenfaces_hash": made.hash,
         }  # fmt: skip
@@ -81,7 +81,8 @@ class EigenfaceNoise(Desensitizer):
 
     @property
     def _count(self) -> int:
-        return int(str(self._about["components"]))
+        count: int = self._about["components"]
+        return count
 
     @torch.no_grad()
     def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
@@ -102,14 +103,14 @@ class EigenfaceNoise(Desensitizer):
                 f"EigenfaceNoise: its components and bounds were made of {int(known.sum())} of these images (numbers "
                 f"{', '.join(map(str, numbers))}): make them of other people's faces (`python main.py eigenfaces`)"
             )
-        small = small_grey(image, int(str(self._about["side"]))).double()  # fp64: no TF32
+        small = small_grey(image, self._about["side"]).double()  # fp64: no TF32
         width = self.high - self.low
         share = ((small - self.mean) @ self.components.mT - self.low) / width
         steps = self.noise.epsilon * PER_SCALE
         values = (share.clamp(0, 1) * steps).round().clamp(max=int(steps)).float()
         self.noise.add(values, PER_SCALE, image, {"eigenfaces": self._about["eigenfaces_hash"]}, draw_key)
         back = self.mean + (values.double() / steps * width + self.low) @ self.components
-        face = back.float().clamp_(0, 1).view(len(image), 1, *2 * (int(str(self._about["side"])),))
+        face = back.float().clamp_(0, 1).view(len(image), 1, *2 * (self._about["side"],))
         size = (image.shape[-2], image.shape[-1])
         out["image"] = F.interpolate(face, size, mode="bilinear", antialias=True).clamp_(0, 1)
         out["image"] = out["image"].expand(-1, 3, -1, -1).contiguous()

@@ -131,7 +131,9 @@ class Eigenfaces:
                 "of other people's faces"
             )
         if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"eigenfaces {path}: is larger than {MOST_BYTES >> 20} MB, which none of ours is")
+            raise ValueError(
+                f"eigenfaces {path}: is larger than {MOST_BYTES >> 20} MB, which none of ours is"
+            )
         try:
             with safe_open(path, framework="pt") as opened:
                 about = opened.metadata() or {}

@@ -43,9 +43,7 @@ class LaplaceNoise(Desensitizer):
     has_mask = False
     keyed = True
 
-    def __init__(
-        self, epsilon: float = 3.0, redraw: Redraw = "once", key: str | Path | None = None
-    ) -> None:
+    def __init__(self, epsilon: float = 3.0, redraw: Redraw = "once", key: str | Path | None = None) -> None:
         super().__init__()
         self.noise = KeyedNoise("LaplaceNoise", epsilon, redraw, key)
         self._values: int | None = None

@@ -11,5 +11,7 @@ from lightning_app.models.resnet_partial import ResNetPartial
 
 __all__ = ["DCTDPRecogniser", "Inpainter", "ResNet", "ResNetFSM", "ResNetMask", "ResNetPartial"]
 
-MODELS |= {kind.__name__: kind for kind in (DCTDPRecogniser, Inpainter, ResNet, ResNetFSM, ResNetMask, ResNetPartial)}
+MODELS |= {
+    kind.__name__: kind for kind in (DCTDPRecogniser, Inpainter, ResNet, ResNetFSM, ResNetMask, ResNetPartial)
+}
 LOADERS[:] = [load_recogniser]

@@ -349,7 +349,10 @@ class Recogniser(L.LightningModule):
         """Return what the optimiser learns: weights, which decay, and biases and batch norms, which do not."""
         decayed = [p for p in self.parameters() if p.ndim > 1]
         spared = [p for p in self.parameters() if p.ndim <= 1]
-        return [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        return [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": spared, "weight_decay": 0.0},
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the hashes of what was taken from others."""
