@@ -1,5 +1,6 @@
 """What watches a run."""
 
+from callbacks.budget import BudgetPicture
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.dssim import DSSIMReport
 from callbacks.embeddings import Embeddings
@@ -15,6 +16,7 @@ from callbacks.throughput import Throughput
 from callbacks.verification import LFWVerification
 
 __all__ = [
+    "BudgetPicture",
     "DSSIMReport",
     "Embeddings",
     "EndTogether",

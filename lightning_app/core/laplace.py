@@ -1,4 +1,4 @@
-"""Laplace noise as a function of (keys, image): whole numbers of steps on a grid, whole batches at once on their device.
+"""Laplace noise as a function of (keys, image): whole numbers of steps on a grid, whole batches at once.
 
 Noise that is added to floats can give values away: which floats a sum can be depends on what was added to (Mironov,
 "On significance of the least significant bits for differential privacy", CCS 2012). So a value is rounded to a grid

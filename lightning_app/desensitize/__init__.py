@@ -17,5 +17,6 @@ from lightning_app.desensitize.ours import OURS, described, is_clean
 
 __all__ = [
     "DCTDP", "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "EigenfaceNoise",
-    "FrequencyMask", "GaussianBlur", "Identity", "InstaHide", "LaplaceNoise", "MaskOut", "MixUp", "Mosaic", "described", "is_clean",
+    "FrequencyMask", "GaussianBlur", "Identity", "InstaHide", "LaplaceNoise", "MaskOut", "MixUp", "Mosaic",
+    "described", "is_clean",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ _TOLD = ("components", "side", "images", "set_hash", "eigenfaces_hash")
 
 
 class EigenfaceNoise(Desensitizer):
-    """Perturb eigenfaces (PEEP): small grey face → coefficients of principal components in [0,1] → Laplace noise → back.
+    """Perturb eigenfaces (PEEP): small grey face → coefficients of components in [0,1] → Laplace noise → back.
 
     Components, and the bounds by which coefficients come to [0,1], are of *other* people's faces, from a file that
     `python main.py eigenfaces` makes: bounds of the faces themselves would give away who is at a bound. What lies

@@ -1,4 +1,4 @@
-"""What the methods with a privacy budget share: ε, the owner's key that noise is drawn from, and what is told of both."""
+"""What the methods with a privacy budget share: ε, the owner's key, and what is told of both."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from lightning_app.core.batch import DrawKey
+from lightning_app.core.laplace import add_laplace, image_hash
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.core.plain import Schema, is_hash, is_number
-from lightning_app.core.laplace import add_laplace, image_hash
 
 log = logging.getLogger("faceveil")
 Redraw = Literal["once", "epoch"]
@@ -115,8 +115,8 @@ class KeyedNoise:
         """
         if self.redraw == "epoch" and self.key is not None:
             log.warning(
-                "%s: redraw: epoch spends ε = %g per value, %g per image, anew in every epoch of training: who sees several "
-                "epochs sees as many times that, and their mean has less noise.",
+                "%s: redraw: epoch spends ε = %g per value, %g per image, anew in every epoch of training: who sees "
+                "several epochs sees as many times that, and their mean has less noise.",
                 self.method, self.epsilon, composed(self.epsilon, values),
             )  # fmt: skip
 
