@@ -179,7 +179,7 @@ def test_a_recogniser_trains_on_the_frozen_budget(fitted: Path) -> None:
     secret = (fitted / "owner.key").read_text().strip().encode()
     assert not [path for path in run.rglob("*") if path.is_file() and secret in path.read_bytes()]
     loaded = load_recogniser(run, desensitize=True)
-    assert loaded.embed_images([torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()]).shape == (1, 64)
+    assert loaded.embed_images(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy()).shape == (1, 64)
 
 
 def test_going_on_gives_the_same_bits(fitted: Path, tmp_path: Path, run_main: RunMain) -> None:
