@@ -18,7 +18,7 @@ _CHUNK = 64
 
 def eigenfaces(
     reader: FaceReader,
-    output: Path,
+    output: str,
     apart_from: list[FaceReader] | None = None,
     components: int = 64,
     side: int = 32,
@@ -43,7 +43,7 @@ def eigenfaces(
         ValueError: too few images are left, an argument is out of range, or a set is a release or does not say who is
             on its images.
     """
-    if output.exists() and not overwrite:
+    if Path(output).exists() and not overwrite:
         raise FileExistsError(f"output {output} is there already: name another, or give --overwrite true")
     kept = others(reader, apart_from or [])
     made = Eigenfaces.of(_batches(reader, kept), components, side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Eigenfaces:
     @property
     def side(self) -> int:
         """Side of the small faces in pixels."""
-        return round(self.components.shape[1] ** 0.5)
+        return math.isqrt(self.components.shape[1])
 
     @property
     def set_hash(self) -> str:

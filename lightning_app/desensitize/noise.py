@@ -157,14 +157,20 @@ def composed(epsilon: float, values: int, epochs: int = 1) -> float:
 
 def noise_entries() -> Schema:
     """Return what a description may say of a budget."""
-    budget = lambda v: v is None or is_number(v, 0, 1e30, None)  # noqa: E731
     return {
         "epsilon": (lambda v: is_number(v, 0, LARGEST, None), "a number above 0"),
-        "epsilon_image": (budget, "null or a number above 0"),
-        "epsilon_total": (lambda v: v == PER_EPOCH or budget(v), f"null, a number above 0 or {PER_EPOCH!r}"),
+        "epsilon_image": (_is_budget, "null or a number above 0"),
+        "epsilon_total": (
+            lambda v: v == PER_EPOCH or _is_budget(v),
+            f"null, a number above 0 or {PER_EPOCH!r}",
+        ),
         "redraw": (lambda v: v in get_args(Redraw), "once or epoch"),
         "key_hash": (is_hash, "the hash of a key"),
     }
+
+
+def _is_budget(value: object) -> bool:
+    return value is None or is_number(value, 0, 1e30, None)
 
 
 def in_words(description: Mapping[str, Any]) -> str:

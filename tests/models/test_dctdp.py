@@ -57,7 +57,8 @@ def test_the_gradient_goes_through_the_scale() -> None:
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
         noise.logits.data = logits
-        return (noise(image, 1).double() ** 2 * torch.tensor([1.0, 2, 3])[:, None, None]).sum()
+        found: torch.Tensor = noise(image, 1).double() ** 2 * torch.tensor([1.0, 2, 3])[:, None, None]
+        return found.sum()
 
     at = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
     loss(at).backward()
