@@ -1,5 +1,6 @@
 """What watches a run."""
 
+from callbacks.budget import BudgetPicture
 from callbacks.checkpoint import RunCheckpoint
 from callbacks.classification import ClassificationReport
 from callbacks.dssim import DSSIMReport
@@ -17,6 +18,7 @@ from callbacks.throughput import Throughput
 from callbacks.verification import LFWVerification
 
 __all__ = [
+    "BudgetPicture",
     "ClassificationReport",
     "DSSIMReport",
     "Embeddings",

@@ -28,6 +28,7 @@ COMMANDS = {
     "desensitize": "write the set that may leave the house, with its manifest",
     "draw-mask": "draw one free-form mask, or a rectangle",
     "draw-mask-set": "draw a folder of masks in levels by mask ratio",
+    "eigenfaces": "components and bounds of other people's faces, for noise on eigenfaces",
     "export": "ONNX and safetensors of a recogniser, with its mask and a model card",
     "federate": "several owners train one recogniser, their faces stay with them",
     "rank-scorers": "does a scorer's F rank masks as the accuracy after training does",

@@ -90,8 +90,15 @@ def secret(counter: Tensor, keys: Sequence[int]) -> Tensor:
         int64 of the counter's shape; distinct for distinct counters.
     """
     state = counter ^ keys[0]
+    shifted = torch.empty_like(state)  # in place: a batch may need millions
     for key in keys[1:]:
-        state = _splitmix(state + _GOLDEN) ^ key
+        state += _GOLDEN
+        for bits, factor in ((30, _MIX1), (27, _MIX2), (31, None)):
+            torch.bitwise_right_shift(state, bits, out=shifted)
+            state ^= shifted.bitwise_and_((1 << (64 - bits)) - 1)  # as in `_shift_right`
+            if factor is not None:
+                state *= factor
+        state ^= key
     return state
 
 

@@ -5,8 +5,11 @@ from lightning_app.desensitize.block_dct import BlockDCT
 from lightning_app.desensitize.blur import CentreBlur, GaussianBlur
 from lightning_app.desensitize.centre import CentreBlock
 from lightning_app.desensitize.chain import Chain
+from lightning_app.desensitize.dctdp import DCTDP
+from lightning_app.desensitize.eigenface_noise import EigenfaceNoise
 from lightning_app.desensitize.frequency import FrequencyMask
 from lightning_app.desensitize.identity import Identity
+from lightning_app.desensitize.laplace_noise import LaplaceNoise
 from lightning_app.desensitize.mask import MaskOut
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
@@ -14,6 +17,7 @@ from lightning_app.desensitize.ours import OURS, described, is_clean
 from lightning_app.desensitize.random_mixing import RandomMixUp, mixer_of
 
 __all__ = [
-    "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "FrequencyMask", "GaussianBlur",
-    "Identity", "InstaHide", "MaskOut", "MixUp", "Mosaic", "RandomMixUp", "described", "is_clean", "mixer_of",
+    "DCTDP", "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "EigenfaceNoise",
+    "FrequencyMask", "GaussianBlur", "Identity", "InstaHide", "LaplaceNoise", "MaskOut", "MixUp", "Mosaic",
+    "RandomMixUp", "described", "is_clean", "mixer_of",
 ]  # fmt: skip

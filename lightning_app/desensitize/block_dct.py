@@ -113,6 +113,11 @@ class BlockDCT(Desensitizer):
                  type(self).__name__, len(none), len(keep), names)  # fmt: skip
         return [k for k in keep if k not in none]
 
+    @property
+    def plane_names(self) -> tuple[str, ...]:
+        """The planes that are transformed: `y`, or `y`, `cb` and `cr`."""
+        return _PLANES[self.colour]
+
     def prepare(self, size: tuple[int, int]) -> None:
         """Check that blocks fill images of this size.
 

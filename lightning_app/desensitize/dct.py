@@ -180,6 +180,28 @@ def block_dct(
     return out
 
 
+def coefficient_ranges(blocks: Blocks, keep: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Return how far each channel's coefficients can lie apart, whatever the images are: greatest minus least.
+
+    It follows from the transform alone: a coefficient's range is the sum of its weights' sizes, for pixels (and chroma)
+    lie within a range of 1. Of the blocks it is the widest.
+
+    Args:
+        blocks: how images are cut.
+        keep: numbers of the channels, see `block_dct`.
+        size: (height, width) of the images in pixels.
+
+    Returns:
+        `[C]` float64.
+
+    Raises:
+        ValueError: blocks do not fill the images.
+    """
+    down, along = (axis_matrix(blocks, side).abs().sum(2).amax(1) for side in size)
+    u, v = (torch.tensor(list(keep)) // each % blocks.block for each in (blocks.block, 1))
+    return down[u] * along[v]
+
+
 def images_at_a_time(out: Tensor) -> int:
     """Return how many images to compute at a time: what is made of them on the way shall stay in a CPU's cache.
 

@@ -9,8 +9,11 @@ from lightning_app.desensitize.block_dct import BlockDCT
 from lightning_app.desensitize.blur import CentreBlur, GaussianBlur
 from lightning_app.desensitize.centre import CentreBlock
 from lightning_app.desensitize.chain import Chain
+from lightning_app.desensitize.dctdp import DCTDP
+from lightning_app.desensitize.eigenface_noise import EigenfaceNoise
 from lightning_app.desensitize.frequency import FrequencyMask
 from lightning_app.desensitize.identity import Identity
+from lightning_app.desensitize.laplace_noise import LaplaceNoise
 from lightning_app.desensitize.mask import MaskOut
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
@@ -31,6 +34,9 @@ OURS: Mapping[str, type[Desensitizer]] = {
         MixUp,
         InstaHide,
         RandomMixUp,
+        LaplaceNoise,
+        EigenfaceNoise,
+        DCTDP,
         Chain,
     )
 }

@@ -2,6 +2,7 @@
 
 from lightning_app.models.ada_mixup import AdaMixUp, AdaMixUpFSM
 from lightning_app.models.checkpoints import read_recogniser
+from lightning_app.models.dctdp import DCTDPRecogniser
 from lightning_app.models.inpainter import Inpainter
 from lightning_app.models.known import MODELS
 from lightning_app.models.others import LOADERS
@@ -9,8 +10,19 @@ from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
 from lightning_app.models.resnet_partial import ResNetPartial
 
-__all__ = ["AdaMixUp", "AdaMixUpFSM", "Inpainter", "ResNet", "ResNetFSM", "ResNetMask", "ResNetPartial"]
+__all__ = [
+    "AdaMixUp",
+    "AdaMixUpFSM",
+    "DCTDPRecogniser",
+    "Inpainter",
+    "ResNet",
+    "ResNetFSM",
+    "ResNetMask",
+    "ResNetPartial",
+]
 
-_OURS = (AdaMixUp, AdaMixUpFSM, Inpainter, ResNet, ResNetFSM, ResNetMask, ResNetPartial)
+_OURS = (
+    AdaMixUp, AdaMixUpFSM, DCTDPRecogniser, Inpainter, ResNet, ResNetFSM, ResNetMask, ResNetPartial,
+)  # fmt: skip
 MODELS |= {kind.__name__: kind for kind in _OURS}
 LOADERS[:] = [read_recogniser]

@@ -343,12 +343,9 @@ class Recogniser(L.LightningModule):
 
     def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
         """Return SGD and the schedule over all steps of the run (paper, 4.1)."""
-        decayed = [p for p in self.parameters() if p.ndim > 1]
-        spared = [p for p in self.parameters() if p.ndim <= 1]
         optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}],
-            lr=self.lr, momentum=self.momentum, nesterov=self.nesterov,
-        )  # fmt: skip
+            self.parameter_groups(), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
+        )
         total = self._steps = total_steps(self.trainer, f"schedule={self.schedule}")
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor(step, total, self.schedule, self.warmup)
@@ -365,6 +362,15 @@ class Recogniser(L.LightningModule):
         Args:
             state: what `stays` returned then; empty where there was no earlier round.
         """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what the optimiser learns: weights, which decay, and biases and batch norms, which do not."""
+        decayed = [p for p in self.parameters() if p.ndim > 1]
+        spared = [p for p in self.parameters() if p.ndim <= 1]
+        return [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": spared, "weight_decay": 0.0},
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the hashes of what was taken from others."""

@@ -14,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 from lightning_app.core.foreign import parse_json
 from lightning_app.core.plain import is_count
 from lightning_app.desensitize import described, is_clean
+from lightning_app.desensitize.dctdp import LOGITS
 from lightning_app.models.base import HEAD, Recogniser
+from lightning_app.models.dctdp import DCTDPRecogniser
 from lightning_app.models.known import known_class, known_maker, ours
 from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
@@ -233,6 +235,8 @@ def _class_of(state: dict[str, Any], saved: dict[str, Any], file: Path) -> type[
         return known_class(named, Recogniser, f"checkpoint {file}: hyper_parameters")
     if any(key.startswith("backbone.gates.") for key in state):
         return ResNetFSM
+    if LOGITS in state:
+        return DCTDPRecogniser
     if "partial_until" in saved:  # the names of its weights are a ResNet's
         return ResNetPartial
     return ResNetMask if named.endswith(".ResNetMask") else ResNet

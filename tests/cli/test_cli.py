@@ -280,6 +280,7 @@ OF_COMMANDS = {
     "align.yaml": "align",
     **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_frequency", "_frequency_pairs")},
     "fsm_ablation.yaml": "ablate",
+    "lfwa_eigenfaces.yaml": "eigenfaces",
     "rank_masks.yaml": "ablate",
     "table3_masks.yaml": "ablate",
     "rank_scorers.yaml": "rank_scorers",
@@ -288,8 +289,8 @@ OF_COMMANDS = {
     "federated_demo.yaml": "federate",
     "sweep_levels.yaml": "sweep_levels",
     **{f"table{number}.yaml": "ablate" for number in (3, 6, 8)},
-    **{f"{study}.yaml": "ablate" for study in ("confound", "epochs", "frequency", "gates", "hidden85", "recipes",
-                                               "recipes_owner")},
+    **{f"{study}.yaml": "ablate" for study in ("confound", "epochs", "frequency", "frequency_dp", "gates", "hidden85",
+                                               "recipes", "recipes_owner")},
 }  # fmt: skip
 
 

@@ -1,0 +1,223 @@
+"""DCTDP: block DCT with Laplace noise, of a privacy budget that a recogniser learnt to spread over the frequencies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lightning_app.core.batch import DrawKey
+from lightning_app.core.laplace import PER_SCALE
+from lightning_app.core.plain import Schema, is_hash
+from lightning_app.desensitize.block_dct import BlockDCT, transform_entries
+from lightning_app.desensitize.dct import block_dct, coefficient_ranges, images_at_a_time
+from lightning_app.desensitize.noise import KeyedNoise, Redraw, in_words, noise_entries
+from lightning_app.networks.budget_noise import shares_of
+from lightning_app.runs.checkpoint_bounds import DATA_STATE
+from lightning_app.runs.folder import resolve_checkpoint
+
+log = logging.getLogger("faceveil")
+LOGITS = "noise.logits"  # of the budget's shares, in the weights of a `DCTDPRecogniser`
+_SETTINGS = ("block", "upsample", "stride", "align_corners", "colour", "channels")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How a privacy budget is spread over the channels of a block DCT.
+
+    Attributes:
+        shares: `[C]` float64, summing to 1.
+        transform: settings of the `BlockDCT` whose channels they are.
+        hash: SHA-256 of both, in hexadecimal.
+    """
+
+    shares: Tensor
+    transform: dict[str, Any]
+    hash: str
+
+    @classmethod
+    def of(cls, logits: Tensor, transform: Mapping[str, Any]) -> Self:
+        """Make it of a recogniser's logits.
+
+        Args:
+            logits: `[C]` float32.
+            transform: settings of the `BlockDCT`.
+        """
+        shares = shares_of(logits.detach().cpu())
+        settings = {key: transform[key] for key in _SETTINGS}
+        told = json.dumps(settings, sort_keys=True).encode() + shares.numpy().tobytes()
+        return cls(shares, settings, hashlib.sha256(told).hexdigest())
+
+
+class DCTDP(BlockDCT):
+    """Add Laplace noise to the channels of a block DCT, less where recognition needs it.
+
+    First the owner trains a `lightning_app.models.DCTDPRecogniser`, which learns how to spread the budget. This class
+    takes the frozen shares from its checkpoint, and draws the noise from the owner's key. A coefficient of channel c
+    has ε_c = epsilon·C·share_c, so that the mean over channels is `epsilon`, and by composition an image has
+    epsilon·C·h·w. Its noise has the scale range_c/ε_c; range_c is how far the coefficient can lie apart whatever the
+    image is, by the transform alone and not by anybody's faces. **Shares were learnt from the owner's faces, without a
+    promise of their own**: C numbers of all images together (docs/noise.md).
+
+    What it returns cannot be mirrored, so training mirrors images before: an image and its mirror image count as two.
+
+    Args:
+        checkpoint: of a `DCTDPRecogniser`, or the folder of its run; the transform is the one it was trained with.
+        epsilon: of a coefficient, averaged over the channels; 3 in the paper.
+        redraw: `once` per image; `epoch` draws anew in every epoch of training and spends the budget every time.
+        key: the owner's key: a file of 64 hexadecimal digits, mode 0600 (`openssl rand -hex 32`). Without one a random
+            key serves this process and ends with it.
+
+    Raises:
+        ValueError: an option is out of range, or the checkpoint is damaged, holds more than weights, or is another
+            model's.
+        FileNotFoundError, PermissionError: checkpoint or key cannot be used.
+
+    Source: A.2 of the adaptive hybrid masking paper; Ji et al., "Privacy-preserving face recognition with learnable
+    privacy budgets in frequency domain", ECCV 2022.
+    """
+
+    has_mask = False
+    keyed = True
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        epsilon: float = 3.0,
+        redraw: Redraw = "once",
+        key: str | Path | None = None,
+    ) -> None:
+        self.budget = read_budget(checkpoint)
+        super().__init__(**self.budget.transform)
+        if len(self.budget.shares) != self.out_channels:
+            raise ValueError(
+                f"checkpoint {checkpoint}: spreads its budget over {len(self.budget.shares)} channels, and its "
+                f"transform has {self.out_channels}: it is damaged"
+            )
+        self.noise = KeyedNoise("DCTDP", epsilon, redraw, key)
+        self._values: int | None = None
+
+    @property
+    def epsilons(self) -> Tensor:
+        """The budget of a coefficient of each channel: `[C]` float64, `epsilon` on average."""
+        return self.budget.shares * len(self.budget.shares) * self.noise.epsilon
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Check that blocks fill images of this size, and say what it costs to draw anew.
+
+        Raises:
+            ValueError: they do not.
+        """
+        height, width = (self.blocks.count(side) for side in size)
+        if self._values is None:
+            self.noise.tell(self.out_channels * height * width)
+        self._values = self.out_channels * height * width
+
+    def transform(self, planes: Tensor, index: Tensor, draw_key: DrawKey | None) -> Tensor:
+        """Return the noisy channels of image planes.
+
+        Args:
+            planes: `[B,P,H,W]` float32, see `planes`.
+            index: `[B]` int64, which does not count: noise is drawn by what the image shows.
+            draw_key: of which `redraw: epoch` takes the epoch; None outside training.
+
+        Returns:
+            `[B,C,h,w]` float32, multiples of each channel's step.
+        """
+        size = (planes.shape[-2], planes.shape[-1])
+        found = block_dct(planes, self.blocks, self.keep)
+        self._values = found[0].numel() if len(found) else self._values
+        # the step is a 1024th of the noise's scale, whatever the channel
+        step = coefficient_ranges(self.blocks, self.keep, size) / self.epsilons / PER_SCALE
+        steps = step.float().to(found.device)[:, None, None]
+        # a coefficient lies between −range/2 and range/2; rounded it shall not lie further apart
+        most = (self.epsilons * PER_SCALE / 2).floor().float().to(found.device)[:, None, None]
+        settings = {"budget": self.budget.hash}
+        for part, own in zip(*(x.split(images_at_a_time(found)) for x in (found, planes)), strict=True):
+            part.div_(steps).round_().clamp_(-most, most)
+            self.noise.add(part.flatten(1), PER_SCALE, own, settings, draw_key)
+            part.mul_(steps)
+        return found
+
+    def describe(self) -> dict[str, object]:
+        """Return method and transform, the budget and its shares' hash, and the key's hash."""
+        about = {key: value for key, value in super().describe().items() if key not in ("dc", "normalise")}
+        return about | self.noise.describe(self._values) | {"budget_hash": self.budget.hash}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Refuse: neither the shares nor the owner's key are in a description.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{cls.__name__} cannot be made from its description: the budget's shares and the owner's key are not in it"
+        )
+
+    @classmethod
+    def recipe(cls, description: Mapping[str, Any]) -> str:
+        """Say how channels are made of an image, and that they have noise."""
+        return f"{super().recipe(description)} Then every coefficient has noise. {in_words(description)}"
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a description may say of it."""
+        return [{
+            **transform_entries(),
+            **noise_entries(),
+            "budget_hash": (is_hash, "a hash of 64 digits"),
+        }]  # fmt: skip
+
+
+def read_budget(checkpoint: str | Path) -> Budget:
+    """Read how a recogniser spreads its budget. Nothing in the file is run.
+
+    Args:
+        checkpoint: of a `DCTDPRecogniser`, or the folder of its run, of which `checkpoints/last.ckpt` is taken.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds more than weights, or is another model's.
+    """
+    path = Path(checkpoint)
+    try:
+        # absolute: a file may be called `last`
+        file = (
+            resolve_checkpoint("last", path)
+            if path.is_dir()
+            else resolve_checkpoint(str(path.absolute()), path)
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
+    found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    logits = found["state_dict"].get(LOGITS)
+    data = found.get(DATA_STATE)
+    about = data.get("desensitizer") if isinstance(data, dict) else None
+    if not isinstance(logits, Tensor) or not isinstance(about, dict):
+        kind = str((found.get("hyper_parameters") or {}).get("_class_path", "")).rpartition(".")[2]
+        raise ValueError(
+            f"checkpoint {path} is not of a DCTDPRecogniser but of {kind or 'another model'}; give one that "
+            "`python main.py fit --config lfwa_quick_dctdp_budget.yaml` wrote"
+        )
+    damaged = f"checkpoint {path}: what it says of its budget is damaged"
+    if logits.ndim != 1 or logits.dtype != torch.float32 or not bool(logits.isfinite().all()):
+        raise ValueError(f"{damaged}: its logits are no row of finite numbers")
+    for name, (check, wanted) in transform_entries().items():
+        if name not in about or not check(about[name]):
+            raise ValueError(f"{damaged}: {name} of its BlockDCT is not {wanted}")
+    if (
+        about.get("method") != "BlockDCT"
+        or about.get("normalise") is not False
+        or about.get("dc") is not False
+    ):
+        raise ValueError(f"{damaged}: it was trained on other channels than those of BlockDCT alone")
+    return Budget.of(logits, about)

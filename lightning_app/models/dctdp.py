@@ -1,0 +1,92 @@
+"""The recogniser that learns how to spread a privacy budget over frequencies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_app.desensitize import BlockDCT
+from lightning_app.desensitize.dct import coefficient_ranges
+from lightning_app.models.base import Recogniser
+from lightning_app.networks.budget_noise import BudgetNoise
+
+
+class DCTDPRecogniser(Recogniser):
+    """A recogniser of `BlockDCT` channels, to which it adds Laplace noise whose spread over them it learns.
+
+    The owner trains it on faces of his own, with `desensitizer: BlockDCT` in the data (no DC, not normalised). Then
+    `lightning_app.desensitize.DCTDP` takes the frozen shares from its checkpoint, and others train on what that
+    returns. The noise in here is drawn by the run's seed and step, and in validation by what the image shows: it is
+    there to learn the shares, and protects nobody.
+
+    Args:
+        epsilon: the budget of a coefficient, averaged over the channels, that the shares are learnt at; 3 in the paper.
+        budget_lr: learning rate of the shares' logits at its highest; it follows the same schedule.
+        **kwargs: as for `ResNet`.
+
+    Raises:
+        ValueError: epsilon or budget_lr is out of range; in `fit`, the data give no such channels.
+
+    Source: Ji et al., "Privacy-preserving face recognition with learnable privacy budgets in frequency domain",
+    ECCV 2022.
+    """
+
+    def __init__(self, epsilon: float = 3.0, budget_lr: float = 1.0, **kwargs: Any) -> None:
+        if not budget_lr >= 0:
+            raise ValueError(f"budget_lr: {budget_lr}; give 0 or more (0 leaves the budget spread evenly)")
+        super().__init__(**kwargs)
+        self.budget_lr = budget_lr
+        self.noise = BudgetNoise(int(self.hparams["in_channels"]), epsilon)
+
+    def prepare_data(self) -> None:
+        """Check what the data give, before a run is written; see also the base class.
+
+        Raises:
+            ValueError: no channels of `BlockDCT`, or with the DC, or normalised.
+        """
+        self._transform()
+        super().prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Take from the transform how far the coefficients of each channel can lie apart, in `fit`.
+
+        Raises:
+            ValueError: see `prepare_data`.
+        """
+        super().setup(stage)
+        transform = self._transform()
+        if transform is not None:
+            size = int(self.trainer.datamodule.size)  # type: ignore[attr-defined]
+            ranges = coefficient_ranges(transform.blocks, transform.keep, (size, size))
+            self.noise.ranges.copy_(ranges)
+
+    def embed(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
+        """Embed images with noise; arguments and result as in `Recogniser.embed`."""
+        salt = (self._seed(), self.global_step, self.global_rank) if self.training else (-1,)
+        return super().embed(self.noise(image, *salt), mask, mask_index)
+
+    def _seed(self) -> int:
+        trainer = self._trainer
+        return int(getattr(getattr(trainer, "datamodule", None), "seed", 0))
+
+    def _transform(self) -> BlockDCT | None:
+        """Return the data's transform, in `fit`."""
+        if self.trainer.state.fn != "fit":
+            return None
+        made = getattr(getattr(self.trainer, "datamodule", None), "desensitizer", None)
+        if type(made) is not BlockDCT or made.normalise or made.dc:
+            name = type(made).__name__ + (" with other settings" if type(made) is BlockDCT else "")
+            raise ValueError(
+                f"data.desensitizer: {name}; DCTDPRecogniser learns a budget for the channels of BlockDCT with dc: "
+                "false and normalise: false"
+            )
+        return made
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the base's groups, and the shares' logits with a rate of their own."""
+        logits: nn.Parameter = self.noise.logits
+        groups = super().parameter_groups()
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p is not logits]
+        return [*groups, {"params": [logits], "weight_decay": 0.0, "lr": self.budget_lr}]
