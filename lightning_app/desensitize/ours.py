@@ -11,6 +11,7 @@ from lightning_app.desensitize.centre import CentreBlock
 from lightning_app.desensitize.chain import Chain
 from lightning_app.desensitize.frequency import FrequencyMask
 from lightning_app.desensitize.identity import Identity
+from lightning_app.desensitize.learned_mask import LearnedMask
 from lightning_app.desensitize.mask import MaskOut
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
@@ -29,6 +30,7 @@ OURS: Mapping[str, type[Desensitizer]] = {
         FrequencyMask,
         MixUp,
         InstaHide,
+        LearnedMask,
         Chain,
     )
 }
