@@ -165,7 +165,7 @@ class Desensitizer(nn.Module):
         return {"method": type(self).__name__}
 
     def why_not_released(self) -> str:
-        """Say in one line why no release can be made of it, whatever its images; empty where nothing speaks against it."""
+        """Say in one line why no release can be made of it, whatever its images; empty where one can."""
         return ""
 
     def agreed(self) -> dict[str, object]:

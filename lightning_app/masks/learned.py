@@ -1,4 +1,4 @@
-"""Masks out of a trained masker's scores: exactly so many pixels, ties broken by position, and masks grown in rounds."""
+"""Masks out of a masker's scores: exactly so many pixels, ties broken by position, and masks grown in rounds."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ class AdversarialMasker(L.LightningModule):
     Raises:
         ValueError: an argument is out of range, or backbone or head cannot be made.
 
-    Source: Gupta et al., Adversarial Mask Generation for Preserving Visual Privacy, section II. AdamW, frozen batch norm
-    in the adversary's step and rounds are ours (docs/architecture.md).
+    Source: Gupta et al., Adversarial Mask Generation for Preserving Visual Privacy, section II. AdamW, frozen
+    batch norm in the adversary's step and rounds are ours (docs/architecture.md).
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class AdversarialMasker(L.LightningModule):
         self._log_anew = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make dropout and the head's state functions of the batch's number, so that a resumed run goes on as it was."""
+        """Make dropout and the head's state functions of the batch's number: a resumed run goes on as it was."""
         self.head.at(self.batches.done / self._steps if self._steps else 1.0)
         if self._drops:
             seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))

@@ -9,6 +9,6 @@ from lightning_app.networks.margin_heads import ArcFaceHead, CosFaceHead
 from lightning_app.networks.unet import UNet
 
 __all__ = [
-    "FSM", "INSERTION_POINTS", "IR50", "IRSE50", "ArcFaceHead", "Backbone", "CosFaceHead", "Head", "SoftmaxHead", "UNet",
-    "iresnet50", "irse50",
+    "FSM", "INSERTION_POINTS", "IR50", "IRSE50", "ArcFaceHead", "Backbone", "CosFaceHead", "Head", "SoftmaxHead",
+    "UNet", "iresnet50", "irse50",
 ]  # fmt: skip
