@@ -6,6 +6,7 @@ from callbacks.embeddings import Embeddings
 from callbacks.end_together import EndTogether
 from callbacks.finite import FiniteLoss
 from callbacks.fsm_ablation import FSMAblation
+from callbacks.mask_pictures import MaskPictures
 from callbacks.options import HeadFirst, TrainerOptions
 from callbacks.pictures import Pictures
 from callbacks.progress import ProgressBar
@@ -22,6 +23,7 @@ __all__ = [
     "FiniteLoss",
     "HeadFirst",
     "LFWVerification",
+    "MaskPictures",
     "Pictures",
     "ProgressBar",
     "RestorationPictures",

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_app.masks.learned import Growth, codebook_of, grown, shown_pixels, soft_mask
 from lightning_app.networks.unet import UNet
 
-SETTINGS: dict[str, Any] = {"masker_width": 4, "masker_depth": 2, "core": 0.25}
+SETTINGS: dict[str, Any] = {"masker_width": 8, "masker_depth": 2, "core": 0.25}
 
 
 def images(count: int, size: int = 16, seed: int = 3) -> Tensor:
@@ -35,11 +35,9 @@ def write_masker(
     """Write a checkpoint as `fit` of an AdversarialMasker does, as far as `load_masker` reads it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        network = UNet(4 if rounds else 3, 1, SETTINGS["masker_width"], SETTINGS["masker_depth"]).eval()
+        network = UNet(3, 1, SETTINGS["masker_width"], SETTINGS["masker_depth"]).eval()
     with torch.no_grad():
-        found = grown(
-            network, images(faces, size), shown_pixels(share, size), Growth(rounds), 4 if rounds else 3
-        )
+        found = grown(network, images(faces, size), shown_pixels(share, size), Growth(rounds))
         every = soft_mask(*found)[:, 0]
     kept = {"batches": 12, "mean": every.mean(0), "codes": codebook_of(every, codes), "faces": faces}
     checkpoint = {

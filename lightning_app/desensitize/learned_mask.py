@@ -185,6 +185,11 @@ class LearnedMask(Desensitizer):
             )
 
     @property
+    def data(self) -> dict[str, Any]:
+        """What the checkpoint says of the images that its masker was trained on; empty where there is none."""
+        return self._masker[0].data if self._masker else {}
+
+    @property
     def bits(self) -> float:
         """Bits that the mask of an image may tell of the pixels that it hides; prepared."""
         assert self.size is not None, "prepare came before"
@@ -244,7 +249,7 @@ class LearnedMask(Desensitizer):
         )
         with torch.autocast(image.device.type, enabled=False), exact:
             for part in image.float().split(_CHUNK):
-                mask, rounds = grown(masker.network, part, shown, self.growth, masker.channels)
+                mask, rounds = grown(masker.network, part, shown, self.growth)
                 parts.append(soft_mask(mask, rounds) if self.kind == "codebook" else mask)
         made = torch.cat(parts) if parts else image.new_zeros(0, 1, *self.size)
         if self.kind == "codebook":

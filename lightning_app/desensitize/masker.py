@@ -18,7 +18,7 @@ from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
 from lightning_app.runs.folder import resolve_checkpoint
 
 MASKER = "masker"  # key of a checkpoint, and, with a dot, prefix of the network's weights
-SHAPE = ("masker_width", "masker_depth", "rounds")  # settings that make another network
+SHAPE = ("masker_width", "masker_depth")  # settings that make another network
 _LARGEST = 4096  # px
 _DAMAGED = (RuntimeError, ValueError, TypeError, KeyError, OverflowError)
 
@@ -30,7 +30,6 @@ class Masker:
     Attributes:
         path: the file.
         network: in `eval()`, fp32, on the CPU, without gradients.
-        channels: that it takes: 3, or 4 with the mask of what is shown.
         input_size: side of the images it was trained on, in pixels.
         share: of pixels shown in its training.
         growth: how its masks grew in its training.
@@ -38,11 +37,11 @@ class Masker:
         codes: `[C,H,W]` float32, means of clusters of these.
         faces: how many training images both were made of.
         hash: SHA-256 of the network's weights, see `masker_hash`.
+        data: what the file says of the images it was trained on, see `FaceDataModule.state_dict`.
     """
 
     path: Path
     network: UNet
-    channels: int
     input_size: int
     share: float
     growth: Growth
@@ -50,15 +49,7 @@ class Masker:
     codes: Tensor
     faces: int
     hash: str
-
-
-def input_channels(rounds: int) -> int:
-    """Count the channels that a masker takes: an image, and with rounds the mask of what is shown.
-
-    Args:
-        rounds: of its training.
-    """
-    return 4 if rounds else 3
+    data: dict[str, Any]
 
 
 def masker_hash(state: Mapping[str, Tensor]) -> str:
@@ -105,10 +96,10 @@ def load_masker(path: str | Path) -> Masker:
             "train on"
         )
     try:
-        width, depth, rounds = (int(saved[key]) for key in SHAPE)
-        growth, share, size = Growth(rounds, float(saved["core"])), float(saved["share"]), saved["input_size"]
+        width, depth = (int(saved[key]) for key in SHAPE)
+        growth = Growth(int(saved["rounds"]), float(saved["core"]))
+        share, size = float(saved["share"]), saved["input_size"]
         check_share(share)
-        channels = input_channels(rounds)
         mean, codes, faces = kept["mean"], kept["codes"], kept["faces"]
         if not is_count(size, 1, _LARGEST) or not is_count(faces, 1):
             raise ValueError(f"input_size {size!r} or faces {faces!r}")
@@ -116,16 +107,17 @@ def load_masker(path: str | Path) -> Masker:
             raise ValueError(
                 f"mean mask {list(mean.shape)} and codes {list(codes.shape)} of {size} px images"
             )
-        check_claim(lambda: UNet(channels, 1, width, depth), state)
-        network = UNet(channels, 1, width, depth)
+        check_claim(lambda: UNet(3, 1, width, depth), state)
+        network = UNet(3, 1, width, depth)
         network.load_state_dict(state)
     except (*_DAMAGED, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
     network.eval().requires_grad_(False)
+    data = checkpoint.get(DATA_STATE)
     return Masker(
-        file, network, channels, size, share, growth, mean.float().clone(), codes.float().clone(), faces,
-        masker_hash(network.state_dict()),
+        file, network, size, share, growth, mean.float().clone(), codes.float().clone(), faces,
+        masker_hash(network.state_dict()), dict(data) if isinstance(data, Mapping) else {},
     )  # fmt: skip
 
 
@@ -149,13 +141,3 @@ def state_of_masker(checkpoint: Mapping[str, Any], what: str) -> tuple[dict[str,
             "lfwa_quick_masker.yaml` wrote"
         )
     return state, dict(kept)
-
-
-def trained_on(path: Path) -> dict[str, Any]:
-    """Return what a masker's checkpoint says of the data it was trained on; see `FaceDataModule.state_dict`.
-
-    Args:
-        path: of the file, which `load_masker` has read.
-    """
-    data = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(DATA_STATE)
-    return dict(data) if isinstance(data, Mapping) else {}

@@ -93,20 +93,17 @@ def core_mask(count: int, size: Size, device: torch.device | str = "cpu") -> Ten
     return top_mask(-(rows[:, None] + columns[None, :]).float()[None, None], count)
 
 
-def masker_input(image: Tensor, shown: Tensor | None, channels: int) -> Tensor:
-    """Make what a masker looks at: hidden pixels black, and for one of four channels the mask beside them.
+def masker_input(image: Tensor, shown: Tensor | None = None) -> Tensor:
+    """Make what a masker looks at: pixels as −1 … 1, hidden ones as 0.
+
+    On the uint8 grid no pixel is 0 then, for 255 is odd: what is hidden is told from what is shown.
 
     Args:
         image: `[B,3,H,W]` in [0,1].
-        shown: `[B,1,H,W]` or `[1,1,H,W]` of 0 and 1; None where all is shown.
-        channels: 3, or 4 with the mask.
+        shown: `[B,1,H,W]` or `[1,1,H,W]`, 1 = visible; None where all is.
     """
-    seen = image if shown is None else image * shown
-    centred = (seen - _HALF) / _HALF
-    if channels == 3:
-        return centred
-    mask = torch.ones_like(image[:, :1]) if shown is None else shown.to(image).expand_as(image[:, :1])
-    return torch.cat([centred, mask], dim=1)
+    centred = (image - _HALF) / _HALF
+    return centred if shown is None else centred * shown
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ class Growth:
 
 
 def grown(
-    network: Network, image: Tensor, shown: int, growth: Growth, channels: int
+    network: Network, image: Tensor, shown: int, growth: Growth
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Grow a mask for each image.
 
@@ -154,25 +151,24 @@ def grown(
     that the final mask shows. A batch goes through the network `rounds` times, once where there are none.
 
     Args:
-        network: maps `[B,channels,H,W]` to logits `[B,1,H,W]`.
+        network: maps `[B,3,H,W]` to logits `[B,1,H,W]`.
         image: `[B,3,H,W]` in [0,1].
         shown: pixels shown at the end, exactly.
         growth: rounds and core.
-        channels: that the network takes, 3 or 4.
 
     Returns:
         Masks `[B,1,H,W]` float32; and of each round the logits and what it added, both `[B,1,H,W]`.
     """
     counts = growth.counts(shown)
     if growth.rounds == 0:
-        logits = network(masker_input(image, None, channels))
+        logits = network(masker_input(image))
         mask = top_mask(logits, shown)
         return mask, [(logits, mask)]
     size = (int(image.shape[-2]), int(image.shape[-1]))
     mask = core_mask(counts[0], size, image.device).expand(len(image), -1, -1, -1)
     rounds = []
     for before, after in zip(counts, counts[1:], strict=False):
-        logits = network(masker_input(image, mask, channels))
+        logits = network(masker_input(image, mask))
         added = _added(logits, mask, after - before)
         rounds.append((logits, added))
         mask = mask + added

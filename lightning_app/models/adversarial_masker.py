@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import hashed, seed_from
-from lightning_app.desensitize.masker import MASKER, input_channels, state_of_masker
+from lightning_app.desensitize.masker import MASKER, state_of_masker
 from lightning_app.masks.learned import (
     Growth,
     check_share,
@@ -42,6 +42,7 @@ log = logging.getLogger("faceveil")
 Weights = Literal["straight_through", "soft"]
 Adversary = Literal["obfuscator", "restorer"]
 _DROPOUT, _FACES = 121, 122  # salts of these draws
+_FEWEST = 16  # faces: the mean of fewer shows what single ones look like
 _CHUNK = 64  # faces that the mean mask is made of, at a time
 # settings that make another network, or another run
 _FIXED = (
@@ -98,14 +99,14 @@ class AdversarialMasker(L.LightningModule):
         rounds: 0 makes masks of whole images. With more, masks grow in so many rounds from a core around the centre,
             each of which looks at what is shown already: for `LearnedMask` of kind `core_first`.
         core: with `rounds`, share of the shown pixels that the core takes, in [0,1).
-        masker_width: channels of the masker's outermost maps.
+        masker_width: channels of the masker's outermost maps, 8 or more.
         masker_depth: how often its maps are halved.
         lr: the predictor's learning rate at its highest.
         masker_lr: the masker's (and a restorer's) at its highest.
         weight_decay: of AdamW, on convolution and linear weights.
         schedule: of both rates over the run: `step`, `one_cycle`, `cosine`, `constant`.
         warmup: share of the run, 0 … 1, over which the rates rise.
-        faces: K: training images that the mean mask and the codebook are made of, after every epoch; at least 1.
+        faces: K: training images that the mean mask and the codebook are made of, after every epoch; 16 or more.
         codes: C: masks of the codebook. A mask that fewer than five faces stand behind is left out.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         width: channels of the backbone's first stage.
@@ -160,15 +161,14 @@ class AdversarialMasker(L.LightningModule):
         self.lr, self.masker_lr, self.weight_decay = lr, masker_lr, weight_decay
         self.schedule, self.warmup, self.channels_last = schedule, warmup, channels_last
         self.faces, self.codes = faces, codes
-        self.channels = input_channels(rounds)
         self.shown = shown_pixels(share, input_size)
-        self.masker = UNet(self.channels, 1, masker_width, masker_depth)
+        self.masker = UNet(3, 1, masker_width, masker_depth)
         self.backbone = make_backbone(backbone_maker(backbone), in_channels, input_size, width)
         self.backbone.place_gates((), input_size)  # none; but too small images are refused
         self._head_maker = head_maker(head)
         self.head: Head = self._make_head(num_classes) if num_classes else NoHead(self.backbone.dim)
         draws = adversarial and adversary == "restorer"
-        self.restorer = UNet(4, 3, masker_width, masker_depth) if draws else None
+        self.restorer = UNet(3, 3, masker_width, masker_depth) if draws else None
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.batches = BatchCounter()
@@ -284,7 +284,7 @@ class AdversarialMasker(L.LightningModule):
         Args:
             image: `[B,3,H,W]` in [0,1].
         """
-        mask, rounds = grown(self.masker, image, self.shown, self.growth, self.channels)
+        mask, rounds = grown(self.masker, image, self.shown, self.growth)
         before = torch.zeros_like(mask)
         if self.growth.rounds:
             start = self.growth.counts(self.shown)[0]
@@ -326,7 +326,7 @@ class AdversarialMasker(L.LightningModule):
     def _drawing_error(self, image: Tensor, shown: Tensor, hidden: Tensor) -> Tensor:
         """Return the mean absolute error, over hidden pixels, of what the restorer draws from shown ones."""
         assert self.restorer is not None
-        drawn = self.restorer(masker_input(image, shown, 4)).sigmoid()
+        drawn = self.restorer(masker_input(image, shown)).sigmoid()
         return ((drawn - image).abs().mean(1, keepdim=True) * hidden).mean() / (
             1 - self.shown / hidden[0].numel()
         )
@@ -348,7 +348,7 @@ class AdversarialMasker(L.LightningModule):
         Returns:
             `[B,1,H,W]` of 0 and 1, 1 = visible.
         """
-        return grown(self.masker, image, self.shown, self.growth, self.channels)[0]
+        return grown(self.masker, image, self.shown, self.growth)[0]
 
     @torch.no_grad()
     def masks_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -420,10 +420,15 @@ class AdversarialMasker(L.LightningModule):
         for part in chosen.split(_CHUNK):
             raw = data.training.__getitems__(part.tolist())["image"].to(self.device)
             image = self._pictures(data.prepare(raw))
-            found = grown(self.masker, image, self.shown, self.growth, self.channels)
+            found = grown(self.masker, image, self.shown, self.growth)
             maps.append(soft_mask(*found)[:, 0].cpu())
         self.masker.train(training)
         every = torch.cat(maps)
+        if len(every) < _FEWEST:
+            log.warning(
+                "AdversarialMasker: the mean mask is of %d faces, and may show single ones: keep it to yourself.",
+                len(every),
+            )
         # added up in fp64: the order of images counts for nothing
         mean = every.double().mean(0).float()
         return {"mean": mean, "codes": codebook_of(every, self.codes), "faces": torch.tensor(len(every))}
@@ -518,8 +523,9 @@ def _check(in_channels: int, share: float, weights: str, adversary: str, counts:
         if value not in get_args(known):
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(known))}")
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count}: give at least 1")
+        least = _FEWEST if name == "faces" else 1
+        if count < least:
+            raise ValueError(f"{name}={count}: give at least {least}")
 
 
 def _word(key: str, value: object) -> str:

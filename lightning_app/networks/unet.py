@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _MOST_STAGES = 8
+_NARROWEST = 8  # channels
 
 
 class DoubleConv(nn.Sequential):
@@ -36,11 +37,11 @@ class UNet(nn.Module):
     Args:
         in_channels: of the images.
         out_channels: of the map.
-        width: channels of the outermost maps; they double with every halving.
+        width: channels of the outermost maps, 8 or more; they double with every halving.
         depth: how often maps are halved.
 
     Raises:
-        ValueError: a number is below 1, or `depth` above 8.
+        ValueError: a number is below 1, `width` below 8, or `depth` above 8.
 
     Source: Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015; with padding, batch norm, and nearest neighbours in place
     of transposed convolutions.
@@ -53,6 +54,11 @@ class UNet(nn.Module):
         }.items():  # fmt: skip
             if value < 1:
                 raise ValueError(f"{name}={value}: give at least 1")
+        if width < _NARROWEST:
+            raise ValueError(
+                f"width={width}: give at least {_NARROWEST}; convolutions of fewer channels, trained in channels_last, "
+                "corrupt memory in torch 2.14 on CPUs without AVX-512"
+            )
         if depth > _MOST_STAGES:
             raise ValueError(f"depth={depth}: give at most {_MOST_STAGES}")
         widths = [width * 2**stage for stage in range(depth + 1)]
@@ -60,7 +66,7 @@ class UNet(nn.Module):
         pairs = list(zip(widths, widths[1:], strict=False))
         self.down = nn.ModuleList(DoubleConv(narrow, wide) for narrow, wide in pairs)
         self.up = nn.ModuleList(DoubleConv(narrow + wide, narrow) for narrow, wide in reversed(pairs))
-        self.last = nn.Conv2d(width, out_channels, 1)
+        self.last = nn.Linear(width, out_channels)  # of every pixel's channels: a 1×1 convolution
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the map.
@@ -80,5 +86,5 @@ class UNet(nn.Module):
             skip = skips.pop()
             x = stage(torch.cat([skip, F.interpolate(x, size=skip.shape[2:], mode="nearest")], dim=1))
         with torch.autocast(x.device.type, enabled=False):
-            bias = self.last.bias
-            return F.conv2d(x.float(), self.last.weight.float(), None if bias is None else bias.float())
+            pixels = x.float().permute(0, 2, 3, 1)
+            return F.linear(pixels, self.last.weight.float(), self.last.bias.float()).permute(0, 3, 1, 2)

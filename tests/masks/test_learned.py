@@ -92,7 +92,7 @@ def test_the_core_lies_around_the_centre() -> None:
 @pytest.mark.parametrize("growth", [Growth(1, 0.0), Growth(3, 0.25), Growth(5, 0.9), Growth(40, 0.1)])
 def test_growing_shows_exactly_k_and_looks_at_nothing_else(growth: Growth) -> None:
     looked: list[Tensor] = []
-    weights = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(5))
+    weights = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(5))
 
     def network(seen: Tensor) -> Tensor:
         looked.append(seen)
@@ -100,34 +100,31 @@ def test_growing_shows_exactly_k_and_looks_at_nothing_else(growth: Growth) -> No
 
     draw = torch.Generator().manual_seed(6)
     image = torch.rand(8, 3, 12, 12, generator=draw)
-    mask, rounds = grown(network, image, 36, growth, 4)
+    mask, rounds = grown(network, image, 36, growth)
     assert mask.flatten(1).sum(1).tolist() == [36] * 8
     assert len(rounds) == len(looked) == growth.rounds
     before = core_mask(growth.counts(36)[0], (12, 12)).expand(8, -1, -1, -1)
     for seen, (_, added) in zip(looked, rounds, strict=True):
-        assert torch.equal(seen[:, 3:], before)
-        assert torch.equal(seen[:, :3], ((image * before) - 0.5) / 0.5)
+        assert torch.equal(seen, ((image - 0.5) / 0.5) * before)
         assert not (before * added).any(), "shown twice"
         before = before + added
     assert torch.equal(before, mask)
     noise = torch.rand(image.shape, generator=draw)
-    again, _ = grown(network, torch.where(mask == 1, image, noise), 36, growth, 4)
+    again, _ = grown(network, torch.where(mask == 1, image, noise), 36, growth)
     assert torch.equal(again, mask)
 
 
 def test_growing_with_odd_scores() -> None:
     for value in (float("nan"), -float("inf"), 0.0):
-        mask, _ = grown(
-            lambda x, v=value: torch.full_like(x[:, :1], v), torch.rand(2, 3, 6, 6), 9, Growth(2), 4
-        )  # type: ignore[misc]
+        mask, _ = grown(lambda x, v=value: torch.full_like(x[:, :1], v), torch.rand(2, 3, 6, 6), 9, Growth(2))  # type: ignore[misc]
         assert mask.flatten(1).sum(1).tolist() == [9, 9]
 
 
 def test_what_a_masker_looks_at() -> None:
     image = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
-    assert masker_input(image, None, 3).flatten().tolist() == [-1, 0, 1]
-    assert masker_input(image, None, 4).flatten().tolist() == [-1, 0, 1, 1]
-    assert masker_input(image, torch.zeros(1, 1, 1, 1), 4).flatten().tolist() == [-1, -1, -1, 0]
+    assert masker_input(image).flatten().tolist() == [-1, 0, 1]
+    assert masker_input(image, torch.zeros(1, 1, 1, 1)).abs().flatten().tolist() == [0, 0, 0]
+    assert masker_input(torch.arange(256).view(256, 1, 1, 1) / 255).ne(0).all(), "0 stands for hidden alone"
 
 
 def test_soft_masks() -> None:
