@@ -79,7 +79,7 @@ class LearnedMask(Desensitizer):
     Source: Gupta et al., Adversarial Mask Generation for Preserving Visual Privacy (`free`); the other kinds are ours.
     """
 
-    has_mask = True
+    has_mask: bool | None = True
     hides_only = True
     mask: Tensor | None  # [M,1,H,W] float32: population's one, codebook's C
 

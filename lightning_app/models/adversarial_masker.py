@@ -327,9 +327,8 @@ class AdversarialMasker(L.LightningModule):
         """Return the mean absolute error, over hidden pixels, of what the restorer draws from shown ones."""
         assert self.restorer is not None
         drawn = self.restorer(masker_input(image, shown)).sigmoid()
-        return ((drawn - image).abs().mean(1, keepdim=True) * hidden).mean() / (
-            1 - self.shown / hidden[0].numel()
-        )
+        error: Tensor = ((drawn - image).abs().mean(1, keepdim=True) * hidden).mean()
+        return error / (1 - self.shown / hidden[0].numel())
 
     def _pictures(self, batch: Batch) -> Tensor:
         """Undo the DataModule's normalisation: `[B,3,H,W]` float32 in [0,1]."""

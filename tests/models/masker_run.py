@@ -58,7 +58,7 @@ class Spots(FaceReader):
     def read(self, index: int) -> Pixels:
         image = np.random.default_rng(index).integers(0, 256, (3, SIZE, SIZE)).astype(np.uint8)
         colour = int(self.labels[index]) * 80
-        image[(slice(None), *SPOT)] = np.array([colour, 255 - colour, 128], np.uint8)[:, None, None]
+        image[:, SPOT[0], SPOT[1]] = np.array([colour, 255 - colour, 128], np.uint8)[:, None, None]
         return image
 
     def name(self, index: int) -> str:

@@ -214,7 +214,7 @@ def test_other_settings_train_and_serve(settings: dict[str, Any], tmp_path: Path
     for kind in ("population", "codebook", "core_first"):
         found = LearnedMask(tmp_path, kind=kind)(
             {"image": torch.rand(2, 3, SIZE, SIZE), "index": torch.arange(2)}
-        )  # type: ignore[arg-type]
+        )
         assert found["mask"].flatten(1).sum(1).eq(36).all()
 
 
