@@ -8,6 +8,7 @@ from callbacks.embeddings import Embeddings
 from callbacks.end_together import EndTogether
 from callbacks.finite import FiniteLoss
 from callbacks.fsm_ablation import FSMAblation
+from callbacks.mask_pictures import MaskPictures
 from callbacks.mixing import MixingShares
 from callbacks.options import HeadFirst, TrainerOptions
 from callbacks.pictures import Pictures
@@ -27,6 +28,7 @@ __all__ = [
     "FiniteLoss",
     "HeadFirst",
     "LFWVerification",
+    "MaskPictures",
     "MixingShares",
     "Pictures",
     "ProgressBar",

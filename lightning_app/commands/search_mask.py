@@ -17,6 +17,7 @@ from lightning_app.commands.parser import CommandParser, add_trust, command_pars
 from lightning_app.commands.search_report import Watch, print_search, save_picture, save_template
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.version import version
+from lightning_app.desensitize import LearnedMask
 from lightning_app.distributed.precision import computes_in
 from lightning_app.masks import (
     BrushRange,
@@ -93,6 +94,7 @@ def search_mask(
     min_images: int = 16,
     brushes: BrushRange | None = None,
     given: GivenMasks | None = None,
+    from_masker: str | None = None,
     seed: int = 0,
     batch_size: int = 64,
     bf16: bool | None = None,
@@ -134,6 +136,8 @@ def search_mask(
         given: search among the masks of a folder (`--given.folder masks/levels --given.level "[0.4, 0.5]"`, also
             `.hidden` and `.count`), with no template unless `--ebp true` is given too; `ratio` and `candidates`
             are not looked at then, and `brushes` refused.
+        from_masker: checkpoint (or run folder) of an `AdversarialMasker` whose population mask, of the lowest ratio
+            asked, joins the drawn candidates as it is, without the template. Not with `evolve`, nor with `given`.
         seed: of faces, images and candidates.
         batch_size: images per step.
         bf16: score in bfloat16, twice as fast where the processor has it, which by default decides; reported figures
@@ -156,6 +160,11 @@ def search_mask(
     # at once, not after the saliency maps of K faces
     check_gamma(gamma)
     check_threshold(threshold)
+    if from_masker is not None and (given is not None or strategy == "evolve"):
+        other = "--given" if given is not None else "--strategy evolve"
+        raise ValueError(
+            f"from_masker: joins drawn candidates, which {other} has not; leave one of the two out"
+        )
     if given is None:
         check_ratio(ratio)
     refuse_released(data, "search-mask")
@@ -194,6 +203,7 @@ def search_mask(
             "mean": data.mean, "std": data.std, "batch_size": batch_size, "device": device,
         }  # fmt: skip
         fast = MaskScorer(judge, pixels, labels, bf16=low, **settings)
+        learned = None if from_masker is None else _learned(from_masker, data, ratio[0])
         files, pool = ([], None) if given is None else _pool(given, data.size, seed)
         folder.mkdir(parents=True, exist_ok=True)
         about = {"T": threshold, "K": faces, "sigma": sigma, "target": target}
@@ -205,7 +215,7 @@ def search_mask(
             template=None if template is None else template.mask, gamma=gamma, strategy=strategy,
             candidates=candidates if given is None else None, brushes=brushes, seed=seed,
             min_images=min(min_images, len(labels)), journal=folder / _JOURNAL, replace=overwrite,
-            progress=watch, given=pool,
+            progress=watch, given=pool, extra=None if learned is None else learned.mask,
         )  # fmt: skip
     exact = MaskScorer(judge, pixels, labels, bf16=False, **settings)
     loss, share = exact.score(found.mask), mask_ratio(found.mask)
@@ -234,6 +244,11 @@ def search_mask(
         made |= {"explainer_args": explainer_args or {}, "attribute_args": attribute_args or {}}
     if found.candidate is not None:
         made["candidate"] = found.candidate.to_dict()
+    if learned is not None:
+        made["from_masker"] = learned.describe() | {
+            "number": max(row.number for row in found.rows),
+            "found": found.candidate is None,
+        }
     if given is not None:
         folder_name = Path(given.folder).resolve().name  # no path: the mask leaves the house
         made["given"] = {
@@ -292,6 +307,20 @@ def check_checkpoint(path: str, facts: CheckpointFacts, data: FaceDataModule, cl
         )
     if "hash" in split:
         data.check_split(split, f"checkpoint {path}")
+
+
+def _learned(checkpoint: str, data: FaceDataModule, hidden: float) -> LearnedMask:
+    """Read the population mask of a masker, which must not have learnt from the images that score candidates."""
+    made = LearnedMask(checkpoint, share=1 - hidden)
+    made.prepare((data.size, data.size))
+    split = made.data.get("split") or {}
+    if "hash" in split:
+        data.check_split(split, f"from_masker {checkpoint}")
+    else:
+        log.warning(
+            "%s does not tell which images its masker held out: it may have learnt from these.", checkpoint
+        )
+    return made
 
 
 def _pool(given: GivenMasks, size: int, seed: int) -> tuple[list[str], Tensor]:

@@ -10,6 +10,7 @@ from lightning_app.desensitize.eigenface_noise import EigenfaceNoise
 from lightning_app.desensitize.frequency import FrequencyMask
 from lightning_app.desensitize.identity import Identity
 from lightning_app.desensitize.laplace_noise import LaplaceNoise
+from lightning_app.desensitize.learned_mask import LearnedMask
 from lightning_app.desensitize.mask import MaskOut
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
@@ -18,6 +19,6 @@ from lightning_app.desensitize.random_mixing import RandomMixUp, mixer_of
 
 __all__ = [
     "DCTDP", "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "EigenfaceNoise",
-    "FrequencyMask", "GaussianBlur", "Identity", "InstaHide", "LaplaceNoise", "MaskOut", "MixUp", "Mosaic",
-    "RandomMixUp", "described", "is_clean", "mixer_of",
+    "FrequencyMask", "GaussianBlur", "Identity", "InstaHide", "LaplaceNoise", "LearnedMask", "MaskOut", "MixUp",
+    "Mosaic", "RandomMixUp", "described", "is_clean", "mixer_of",
 ]  # fmt: skip

@@ -179,6 +179,10 @@ class Desensitizer(nn.Module):
         """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data."""
         return {"method": type(self).__name__}
 
+    def why_not_released(self) -> str:
+        """Say in one line why no release can be made of it, whatever its images; empty where one can."""
+        return ""
+
     def agreed(self) -> dict[str, object]:
         """Return what several owners who train one model must have in common: `describe`, or a part of it."""
         return self.describe()
@@ -308,7 +312,10 @@ def only_hides(desensitizer: Desensitizer) -> bool:
         desensitizer: the one in question.
     """
     kind = type(desensitizer)
-    if vars(kind).get("hides_only") is not True or kind._as_written.keys() & vars(desensitizer).keys():
+    # an object may take back what its class promises, never add to it
+    if vars(kind).get("hides_only") is not True or desensitizer.hides_only is not True:
+        return False
+    if kind._as_written.keys() & vars(desensitizer).keys():
         return False
     return kind._as_written == _functions(kind)
 

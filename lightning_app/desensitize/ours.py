@@ -14,6 +14,7 @@ from lightning_app.desensitize.eigenface_noise import EigenfaceNoise
 from lightning_app.desensitize.frequency import FrequencyMask
 from lightning_app.desensitize.identity import Identity
 from lightning_app.desensitize.laplace_noise import LaplaceNoise
+from lightning_app.desensitize.learned_mask import LearnedMask
 from lightning_app.desensitize.mask import MaskOut
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
@@ -37,6 +38,7 @@ OURS: Mapping[str, type[Desensitizer]] = {
         LaplaceNoise,
         EigenfaceNoise,
         DCTDP,
+        LearnedMask,
         Chain,
     )
 }

@@ -96,9 +96,9 @@ def applies(attack: Attack | None, data: FaceDataModule) -> bool:
         return True
     if attack.needs_image and not desensitizer.is_image:
         return False
-    masked = (
-        "mask_hash" in desensitizer.describe() if desensitizer.has_mask is None else desensitizer.has_mask
-    )
+    about, promised = desensitizer.describe(), desensitizer.has_mask
+    # masks made for each image have a ratio and no hash
+    masked = bool({"mask_hash", "mask_ratio"} & about.keys()) if promised is None else promised
     return desensitizer.hides and (masked or not attack.needs_mask)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_app.core.batch import Batch
-from lightning_app.desensitize import Desensitizer, described
+from lightning_app.desensitize import Desensitizer, LearnedMask, described
 from lightning_app.masks import guarded, load_mask, mask_hash, mask_ratio
 from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.release.format.manifest import MASK, public_method
@@ -139,6 +139,9 @@ def _sources(
     if kind is not None and kind.has_mask and not kind.needs_file(about):
         yield "its description", lambda: _again(kind, about, size)
     data = config.get("data")
+    masker = _argument(data, "desensitizer", "checkpoint")
+    if kind is LearnedMask and masker:
+        yield masker, lambda: _learned(masker, about, size)
     named = _argument(data, "desensitizer", "mask")
     beside = [
         Path(folder) / MASK for folder in (_argument(data, "reader", "root"), facts.path.parent) if folder
@@ -162,6 +165,13 @@ def _again(kind: type[Desensitizer], about: dict[str, Any], size: int) -> Tensor
     # what it returns of black images: how a class keeps its mask is its own affair
     black: Batch = {"image": torch.zeros(1, 3, size, size), "index": torch.zeros(1, dtype=torch.int64)}
     return made.forward(black)["mask"]
+
+
+def _learned(masker: str, about: dict[str, Any], size: int) -> Tensor | None:
+    """Make the one mask `[1,1,H,W]` again of the masker that the run's config names."""
+    made = LearnedMask(masker, share=float(about["share"]), kind="population")
+    made.prepare((size, size))
+    return made.mask
 
 
 def _guard(about: dict[str, Any], size: int) -> int:

@@ -1,6 +1,7 @@
 """LightningModules, one per system of the paper and more."""
 
 from lightning_app.models.ada_mixup import AdaMixUp, AdaMixUpFSM
+from lightning_app.models.adversarial_masker import AdversarialMasker
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.dctdp import DCTDPRecogniser
 from lightning_app.models.inpainter import Inpainter
@@ -13,6 +14,7 @@ from lightning_app.models.resnet_partial import ResNetPartial
 __all__ = [
     "AdaMixUp",
     "AdaMixUpFSM",
+    "AdversarialMasker",
     "DCTDPRecogniser",
     "Inpainter",
     "ResNet",
@@ -22,7 +24,8 @@ __all__ = [
 ]
 
 _OURS = (
-    AdaMixUp, AdaMixUpFSM, DCTDPRecogniser, Inpainter, ResNet, ResNetFSM, ResNetMask, ResNetPartial,
+    AdaMixUp, AdaMixUpFSM, AdversarialMasker, DCTDPRecogniser, Inpainter, ResNet, ResNetFSM, ResNetMask,
+    ResNetPartial,
 )  # fmt: skip
 MODELS |= {kind.__name__: kind for kind in _OURS}
 LOADERS[:] = [read_recogniser]

@@ -19,9 +19,11 @@ from datamodules import FaceDataModule, FolderFaces
 from lightning_app.commands import search_mask, search_report
 from lightning_app.commands.faces import drawn_numbers, load_faces
 from lightning_app.commands.search_mask import _SCORED, run
-from lightning_app.masks import freeform_masks, load_mask, save_mask
+from lightning_app.desensitize import LearnedMask
+from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models.checkpoints import read_recogniser
 from tests.command_line import RunMain, write_config
+from tests.masker import write_masker
 
 
 @pytest.fixture(autouse=True)
@@ -343,3 +345,36 @@ def test_a_checkpoint_of_desensitized_faces_is_warned_of(
     assert any(
         "was trained on desensitized faces: its saliency shows what the desensitizer left" in s for s in said
     )
+
+
+def test_a_maskers_mask_joins_the_candidates(
+    clean: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masker = write_masker(tmp_path / "masker.ckpt", size=32)
+    folder = _searched(clean, tmp_path / "a", "--from_masker", str(masker))
+    assert "does not tell which images its masker held out" in caplog.text
+    rows = {int(row["number"]): row for row in _rows(folder)}
+    learned = LearnedMask(masker, 0.4)
+    learned.prepare((32, 32))
+    assert learned.mask is not None
+    assert sorted(rows) == list(range(9)), "the eight drawn ones stay as they are"
+    assert rows[8]["mask_hash"] == mask_hash(learned.mask)
+    plain = {int(row["number"]): row for row in _rows(_searched(clean, tmp_path / "b"))}
+    assert [rows[n]["mask_hash"] for n in range(8)] == [plain[n]["mask_hash"] for n in range(8)]
+    facts = json.loads((folder / "mask.json").read_text())
+    assert facts["from_masker"]["masker_hash"] == learned.describe()["masker_hash"]
+    assert facts["from_masker"]["found"] == (facts["number"] == 8)
+    assert str(tmp_path) not in json.dumps(facts)
+
+    alone = _searched(clean, tmp_path / "c", "--from_masker", str(masker), "--candidates", "1", "--gamma", "0",
+                      "--ratio", "0.30", "0.31", "--threshold", "0.9", "--strategy", "random")  # fmt: skip
+    best = min(_rows(alone), key=lambda row: float(row["objective"]))
+    facts = json.loads((alone / "mask.json").read_text())
+    assert facts["number"] == int(best["number"])
+    assert facts["from_masker"]["found"] == ("candidate" not in facts)
+
+
+@pytest.mark.parametrize("other", [["--strategy", "evolve"], ["--given.folder", "masks"]])
+def test_a_maskers_mask_joins_drawn_candidates_alone(other: list[str], clean: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="from_masker: joins drawn candidates"):
+        _searched(clean, tmp_path, "--from_masker", "gone.ckpt", *other)

@@ -356,3 +356,37 @@ def test_bad_arguments(scorer: MaskScorer) -> None:
             run(scorer, **options)
     with pytest.raises(ValueError, match="size: 32×32 is not that of the images, 24×24"):
         search(scorer, 32, RATIO)
+
+
+@pytest.mark.parametrize("strategy", ["random", "halving"])
+def test_masks_that_join_the_drawn_ones(strategy: Strategy, scorer: MaskScorer, tmp_path: Path) -> None:
+    plain = run(scorer, strategy, template=template())
+    extra = torch.stack([plain.mask, 1 - template()])  # the second contains no template, nor the ratio
+    result = run(scorer, strategy, template=template(), extra=extra, journal=tmp_path / "kept.jsonl")
+    assert [row.number for row in result.rows] == list(range(26))
+    assert result.rows[24].mask_hash == plain.best.mask_hash
+    assert torch.equal(result.mask_of(25), extra[1])
+    again = run(scorer, strategy, template=template(), extra=extra, journal=tmp_path / "kept.jsonl")
+    assert (facts(again), again.passes) == (facts(result), 0)
+    with pytest.raises(ValueError, match=r"journal|another search"):
+        run(scorer, strategy, template=template(), journal=tmp_path / "kept.jsonl")
+
+
+def test_a_better_mask_that_joins_is_found(scorer: MaskScorer) -> None:
+    shown = torch.ones(1, 1, SIZE, SIZE)
+    shown[..., 0] = 0
+    result = run(scorer, gamma=0.0, extra=shown, candidates=1)
+    expected = min((scorer.score(result.mask_of(n)), n) for n in (0, 1))[1]
+    assert result.best.number == expected
+    assert (result.candidate is None) == (expected == 1)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"strategy": "evolve", "extra": torch.ones(1, 1, SIZE, SIZE)}, "do not go with strategy evolve"),
+    ({"given": torch.ones(2, 1, SIZE, SIZE), "extra": torch.ones(1, 1, SIZE, SIZE)}, "do not go with a given set"),
+    ({"extra": torch.ones(1, 1, 8, 8)}, r"extra: \[1, 1, 8, 8\] are not masks \[E,1,24,24\]"),
+    ({"extra": torch.full((1, 1, SIZE, SIZE), 0.5)}, "values other than 0"),
+])  # fmt: skip
+def test_masks_that_cannot_join(changes: dict[str, Any], message: str, scorer: MaskScorer) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(scorer, **changes)

@@ -87,6 +87,7 @@ def search(
     replace: bool = False,
     progress: Progress | None = None,
     given: Given | None = None,
+    extra: Tensor | None = None,
 ) -> SearchResult:
     """Search the mask of the lowest F − γ·P, each candidate united with the template.
 
@@ -113,6 +114,8 @@ def search(
         progress: called with (forward passes so far, all of them, the best row so far) after every score.
         given: `[N,1,H,W]` masks of 0 and 1, or a folder's, to search in instead of drawing; those whose mask
             ratio, united with the template, is outside `ratio` are left out.
+        extra: `[E,1,H,W]` masks of 0 and 1 that join the drawn candidates as they are, whatever their mask ratio and
+            without the template: numbers follow those of the candidates. Not with `evolve`, nor with `given`.
 
     Raises:
         ValueError: an argument is out of range or does not fit the others, the range is out of reach, or the
@@ -130,6 +133,9 @@ def search(
     }
     settings |= {"template": None if template is None else mask_hash(template)}
     settings |= {"min_images": min_images if strategy == "halving" else None}
+    if extra is not None:
+        extra = _checked_extra(extra, shape, strategy, given)
+        settings["extra"] = mask_hash(extra)
     draw: Callable[[int], Drawing]
     if given is not None:
         if strategy == "evolve":
@@ -148,10 +154,12 @@ def search(
             raise ValueError("ratio and candidates: None is for a given set; say which masks to draw")
         asked, ranges = check_ratio(ratio), brushes or BrushRange()
         free_pixels(shape, asked, template)
-        numbers = list(range(candidates))
+        drawn, numbers = candidates, list(range(candidates + (0 if extra is None else len(extra))))
         settings |= {"ratio": list(asked), "brushes": asdict(ranges)}
 
         def draw(number: int) -> Drawing:
+            if extra is not None and number >= drawn:
+                return extra[number - drawn], None
             candidate = drawn_candidate(number, seed, shape, asked, ranges, template)
             return candidate.mask(shape, template), candidate
 
@@ -226,6 +234,17 @@ def _checked(
         return None
     free_pixels(size, None, template)
     return torch.from_numpy(as_array(template)).to(torch.float32)
+
+
+def _checked_extra(extra: Tensor, size: tuple[int, int], strategy: str, given: Given | None) -> Tensor:
+    if strategy == "evolve" or given is not None:
+        where = "strategy evolve, which breeds strokes" if given is None else "a given set"
+        raise ValueError(f"extra: masks that join the candidates do not go with {where}; leave them out")
+    if extra.ndim != 4 or tuple(extra.shape[1:]) != (1, *size):
+        raise ValueError(
+            f"extra: {list(extra.shape)} are not masks [E,1,{size[0]},{size[1]}], the images' size"
+        )
+    return torch.from_numpy(as_array(extra))[:, None].to(torch.float32)
 
 
 def _given_hash(given: Given | None) -> str | None:

@@ -210,6 +210,10 @@ def _made(root: str | Path, manifest: Manifest, kind: type[Desensitizer]) -> dic
         again = kind.from_description(about)
         again.prepare(sides)
         return public_method(again.describe())
+    if kind is not MaskOut:
+        one = kind.from_description(about, Path(root) / MASK)
+        one.prepare(sides)
+        return public_method(one.describe())
     found = public_method(MaskOut(mask=Path(root) / MASK, size=sides).describe())
     found |= {key: about[key] for key in ("guard", "levels", "hidden", "draw") if key in about}
     levels = about.get("levels")

@@ -55,6 +55,8 @@ class PixelDesensitizer:
                 f"desensitizer: {self._name} mixes images, which is done in training: a release has no place for mixed "
                 "labels, and would hold each face alone; leave the mixing out, or train with it on raw images"
             )
+        if why := desensitizer.why_not_released():
+            raise ValueError(f"desensitizer: {why}")
         desensitizer.eval()
         desensitizer.to("cpu")
         desensitizer.prepare((size, size))

@@ -1,0 +1,353 @@
+"""Hiding pixels under masks that a trained masker makes: one for all images, one of a few, or one for each."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lightning_app.core import draws
+from lightning_app.core.batch import Batch, DrawKey
+from lightning_app.core.owner_key import OwnerKey
+from lightning_app.core.plain import Schema, is_count, is_hash, is_number
+from lightning_app.desensitize.base import Desensitizer
+from lightning_app.desensitize.centre import mask_entries
+from lightning_app.desensitize.masker import Masker, load_masker
+from lightning_app.masks.bits import size_text
+from lightning_app.masks.io import load_mask, mask_hash
+from lightning_app.masks.learned import (
+    Growth,
+    bits_of_choice,
+    check_share,
+    grown,
+    shown_pixels,
+    soft_mask,
+    top_mask,
+)
+
+log = logging.getLogger("faceveil")
+Kind = Literal["population", "codebook", "core_first", "free"]
+Choice = Literal["best", "exponential"]
+_DECIMALS = 6  # of a share
+_CHUNK = 64  # images that the masker sees at a time
+_KEYS = 4  # of `draws.secret`
+_ROUNDS = 4  # of core_first, of a masker that was trained without
+_INTERFERES = {
+    "codebook": "which of the public masks lies on an image depends on the whole image",
+    "free": "an image's mask depends on what it hides",
+}
+
+
+class LearnedMask(Desensitizer):
+    """Multiply images by masks of a trained masker: hidden pixels are exactly 0, visible ones stay as they are.
+
+    The masks come in four kinds, which differ in what a mask may tell of the pixels under it:
+
+    - `population`: one mask for all images: the pixels of the highest mean score over K training faces. It tells
+      nothing of an image.
+    - `codebook`: C public masks, made of K training faces; each image gets one of them. It tells at most log₂ C bits.
+    - `core_first`: a mask for each image, grown in rounds from a core around the centre. Each round looks at what is
+      already shown and at nothing else, so that what is hidden in the end reaches nothing.
+    - `free`: the third paper's: a mask for each image, made of the whole image. Its shape may be a drawing of what it
+      hides: it can tell log₂ of the number of all masks, which is no bound at all.
+
+    Exactly as many pixels of each image are shown as `share` says. A release can be made of `population`, for now.
+
+    Args:
+        checkpoint: of an `AdversarialMasker`: a `.ckpt`, or the folder of a run.
+        share: of pixels shown, in (0,1), of 6 decimals; by default as in the masker's training. Mask ratio is
+            1 − share, or a little more.
+        kind: see above.
+        choice: of `codebook`: `best`, the mask that covers most of the masker's own for the image; or `exponential`,
+            a random one that is the likelier the more it covers: the choice is then ε-locally private.
+        epsilon: ε of `exponential`, above 0.
+        key: the owner's key file, which `exponential` draws from; without one a random key that ends with the process.
+        rounds: of `core_first`; by default as in the masker's training, or 4.
+        core: of `core_first`: share of the shown pixels that the start core takes; by default as in the training.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it is no masker's, an argument is out of range or does not go with the kind, or images are of
+            another size than those of the masker's training.
+
+    Source: Gupta et al., Adversarial Mask Generation for Preserving Visual Privacy (`free`); the other kinds are ours.
+    """
+
+    has_mask: bool | None = True
+    hides_only = True
+    mask: Tensor | None  # [M,1,H,W] float32: population's one, codebook's C
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        share: float | None = None,
+        kind: Kind = "population",
+        choice: Choice = "best",
+        epsilon: float | None = None,
+        key: str | Path | None = None,
+        rounds: int | None = None,
+        core: float | None = None,
+    ) -> None:
+        super().__init__()
+        self._check(kind, choice, epsilon, key, rounds, core)
+        masker = load_masker(checkpoint)
+        self.kind, self.choice, self.epsilon = kind, choice, epsilon
+        self.share = round(masker.share if share is None else share, _DECIMALS)
+        check_share(self.share)
+        own = masker.growth
+        # means and codes were made of masks that grew as in the training
+        self.growth = own if kind != "free" else Growth(0, own.core)
+        if kind == "core_first":
+            self.growth = Growth(rounds or own.rounds or _ROUNDS, own.core if core is None else core)
+        if kind in ("core_first", "free") and (own.rounds > 0) != (kind == "core_first"):
+            looked = "what was already shown" if own.rounds else "whole images"
+            log.warning(
+                "LearnedMask: kind %s, of a masker that was trained to look at %s; train one with rounds: %s.",
+                kind, looked, 0 if own.rounds else _ROUNDS,
+            )  # fmt: skip
+        self.owner = OwnerKey.of(key) if choice == "exponential" else None
+        self.keyed = self.owner is not None
+        self._promise()
+        self._facts: dict[str, Any] = {"masker_hash": masker.hash}
+        if kind in ("population", "codebook"):
+            self._facts["faces"] = masker.faces
+        self._masker: list[Masker] = [masker]  # in a list: its network moves when `forward` says so
+        self.size: tuple[int, int] | None = None
+        self.register_buffer("mask", None, persistent=False)
+
+    def _promise(self) -> None:
+        """Take back, for kinds whose masks depend on what they hide, what the class promises."""
+        if self.kind in _INTERFERES:
+            self.has_mask, self.hides_only = None, False
+
+    @staticmethod
+    def _check(
+        kind: str,
+        choice: str,
+        epsilon: float | None,
+        key: str | Path | None,
+        rounds: int | None,
+        core: float | None,
+    ) -> None:
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind: {kind!r} is none of {', '.join(get_args(Kind))}")
+        if choice not in get_args(Choice):
+            raise ValueError(f"choice: {choice!r} is neither 'best' nor 'exponential'")
+        exponential = choice == "exponential"
+        for name, value, fits, where in (
+            ("choice", choice if exponential else None, kind == "codebook", "kind codebook"),
+            ("epsilon", epsilon, exponential, "choice exponential"),
+            ("key", key, exponential, "choice exponential"),
+            ("rounds", rounds, kind == "core_first", "kind core_first"),
+            ("core", core, kind == "core_first", "kind core_first"),
+        ):
+            if value is not None and not fits:
+                raise ValueError(f"{name}={value}: is for {where}; leave it out")
+        if exponential and (epsilon is None or not 0 < epsilon < math.inf):
+            raise ValueError(f"epsilon={epsilon}: choice exponential needs a number above 0")
+        if rounds is not None and rounds < 1:
+            raise ValueError(f"rounds={rounds}: core_first needs at least 1")
+
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Make the mask or masks that are the same for all images, and check that the images fit the masker.
+
+        Args:
+            size: (height, width) of the images.
+
+        Raises:
+            ValueError: the masker was trained on another size.
+        """
+        if self.size is not None:
+            self._check_size(size, self.size)
+            return
+        (masker,) = self._masker
+        self._check_size(size, (masker.input_size, masker.input_size))
+        shown = shown_pixels(self.share, size)
+        if self.kind == "population":
+            self.mask = top_mask(masker.mean[None, None], shown)
+        elif self.kind == "codebook":
+            masks = top_mask(masker.codes[:, None], shown)
+            # two means may show the same pixels: a mask counts once, so that the bound in bits is tight
+            self.mask = torch.stack(list({mask_hash(mask): mask for mask in masks}.values()))
+        self.size = size
+
+    def _check_size(self, size: tuple[int, int], own: tuple[int, int]) -> None:
+        if size != own:
+            raise ValueError(
+                f"LearnedMask: the masker was trained on images of {size_text(own)}, these are {size_text(size)} "
+                "(height×width): set the images' size to the masker's, or train one at theirs"
+            )
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the checkpoint says of the images that its masker was trained on; empty where there is none."""
+        return self._masker[0].data if self._masker else {}
+
+    @property
+    def bits(self) -> float:
+        """Bits that the mask of an image may tell of the pixels that it hides; prepared."""
+        assert self.size is not None, "prepare came before"
+        if self.kind == "free":
+            return bits_of_choice(self.size[0] * self.size[1], shown_pixels(self.share, self.size))
+        if self.kind == "codebook" and self.mask is not None:
+            most = math.log2(len(self.mask))
+            return most if self.epsilon is None else min(most, self.epsilon * math.log2(math.e))
+        return 0.0
+
+    def why_not_released(self) -> str:
+        """Say why no release can be made of it; empty of `population`."""
+        if self.kind == "population":
+            return ""
+        why = _INTERFERES.get(self.kind, "each image has a mask of its own")
+        return (
+            f"LearnedMask of kind {self.kind}: {why}, and a release carries one mask for all so far; take kind "
+            "population"
+        )
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
+        """Hide pixels of a batch.
+
+        Args:
+            batch: `image [B,3,H,W]` float in [0,1], `index [B]`; other entries are passed on.
+            draw_key: not used: what is drawn is a function of the owner's key and the image's number.
+
+        Returns:
+            A new dict: `image` with hidden pixels 0; `mask` `[1,1,H,W]` of `population`, `[C,1,H,W]` of `codebook`,
+            `[B,1,H,W]` of the others, with `mask_index [B]`.
+        """
+        image = batch["image"]
+        # the first batch may be a validation's, but the masks serve training too
+        with torch.inference_mode(False):
+            self.prepare((int(image.shape[-2]), int(image.shape[-1])))
+            if self.mask is not None and self.mask.device != image.device:
+                self.to(image.device)
+            mask, which = self._masks(image, batch["index"])
+        desensitized = batch.copy()
+        desensitized["image"] = image * (mask if len(mask) == 1 else mask.index_select(0, which))
+        desensitized["mask"], desensitized["mask_index"] = mask, which
+        return desensitized
+
+    def _masks(self, image: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return masks `[M,1,H,W]`, and which lies on each image `[B]`."""
+        if self.kind == "population":
+            assert self.mask is not None, "prepare came before"
+            return self.mask, torch.zeros(len(index), dtype=torch.int64, device=image.device)
+        (masker,) = self._masker
+        masker.network.to(image.device)
+        assert self.size is not None
+        shown, parts = shown_pixels(self.share, self.size), list[Tensor]()
+        # fp32 whatever training does: TF32 and bf16 change the ranks of pixels
+        exact = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        with torch.autocast(image.device.type, enabled=False), exact:
+            for part in image.float().split(_CHUNK):
+                mask, rounds = grown(masker.network, part, shown, self.growth)
+                parts.append(soft_mask(mask, rounds) if self.kind == "codebook" else mask)
+        made = torch.cat(parts) if parts else image.new_zeros(0, 1, *self.size)
+        if self.kind == "codebook":
+            assert self.mask is not None
+            return self.mask, self.choose(made, index)
+        return made, torch.arange(len(index), device=image.device)
+
+    def choose(self, soft: Tensor, index: Tensor) -> Tensor:
+        """Choose one of the public masks for each image, of kind `codebook`.
+
+        A mask's worth is the mean of the image's soft mask over the pixels that it shows: in [0,1] whatever the image,
+        so that weights of exp(ε · worth / 2) make the choice ε-locally private.
+
+        Args:
+            soft: `[B,1,H,W]` in [0,1], the masker's own for each image.
+            index: `[B]` numbers of the images.
+
+        Returns:
+            `[B]` int64 into the masks.
+
+        Source: McSherry, Talwar, "Mechanism design via differential privacy", FOCS 2007.
+        """
+        assert self.mask is not None, "prepare came before"
+        codes = self.mask.flatten(1).double()
+        worth = soft.flatten(1).double() @ codes.T / codes.sum(1)  # [B,C]
+        if self.owner is None or self.epsilon is None:
+            return worth.argmax(1)
+        likely = (worth * (self.epsilon / 2)).softmax(1).cumsum(1)
+        keys = [self.owner.integer("LearnedMask", number) for number in range(_KEYS)]
+        drawn = draws.as_uniform(draws.secret(index, keys)).double()[:, None]
+        return (drawn >= likely).sum(1).clamp(max=likely.shape[1] - 1)
+
+    def describe(self) -> dict[str, object]:
+        """Return method, kind, share and the masker's hash; once prepared the bound in bits, and facts of its masks."""
+        about: dict[str, object] = {"method": type(self).__name__, "kind": self.kind, "share": self.share}
+        about |= self._facts
+        if self.kind == "core_first":
+            about |= {"rounds": self.growth.rounds, "core": self.growth.core}
+        if self.kind == "codebook":
+            about |= {"choice": self.choice}
+        if self.owner is not None:
+            about |= {"epsilon": self.epsilon, "key_hash": self.owner.hash}
+        if self.size is None:
+            return about
+        shown, pixels = shown_pixels(self.share, self.size), self.size[0] * self.size[1]
+        about |= {"bits": round(self.bits, 3), "size": list(self.size)}
+        if self.mask is not None:
+            about |= {"masks": len(self.mask), "mask_hash": mask_hash(self.mask)}
+        about["mask_ratio"] = (pixels - shown) / pixels
+        return about
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
+        """Make it of the file of its one mask, of kind `population`: without the masker.
+
+        Raises:
+            ValueError: it is of another kind, there is no mask, or the mask is not the one described.
+        """
+        if description.get("kind") != "population":
+            raise ValueError(
+                "its masks come from a masker: give its checkpoint, the description is not enough"
+            )
+        if mask is None:
+            raise ValueError(
+                "its mask came from a masker: give the mask, the description alone is not enough"
+            )
+        one = load_mask(mask)
+        size = int(one.shape[-2]), int(one.shape[-1])
+        share = float(description["share"])
+        wanted = description.get("mask_hash")
+        if wanted is not None and mask_hash(one) != wanted:
+            raise ValueError(f"{mask} is not the mask described: its hash is {mask_hash(one)[:12]}")
+        if int(one.sum()) != shown_pixels(share, size):
+            raise ValueError(f"{mask} does not show the share of pixels that is described, {share:g}")
+        made = cls.__new__(cls)
+        Desensitizer.__init__(made)
+        made.kind, made.choice, made.epsilon, made.owner = "population", "best", None, None
+        made.share, made.growth, made._masker, made.size = share, Growth(), [], size
+        made._facts = {key: description[key] for key in ("masker_hash", "faces")}
+        made.register_buffer("mask", one[None], persistent=False)
+        return made
+
+    @classmethod
+    def needs_file(cls, description: Mapping[str, Any]) -> bool:
+        """Tell that its description is not enough: its masks come from a masker."""
+        return True
+
+    @classmethod
+    def entries(cls, size: int, version: int) -> list[Schema]:
+        """List what a manifest may say of it, of kind `population`: what its mask is, and of which masker."""
+        return [
+            {
+                **mask_entries(size),
+                "kind": (lambda v: v == "population", "population"),
+                "share": (lambda v: is_number(v, 0, 1, _DECIMALS) and v < 1, "a share of 6 decimals at most"),
+                "masker_hash": (is_hash, "a SHA-256"),
+                "faces": (lambda v: is_count(v, 1), "a number of faces"),
+                "bits": (lambda v: isinstance(v, float) and v == 0, "0.0"),
+                "masks": (lambda v: is_count(v, 1, 1), "1"),
+            }
+        ]

@@ -1,0 +1,143 @@
+"""A trained masker out of its checkpoint: the network, and what it was at the end of its training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_app.core.plain import is_count
+from lightning_app.masks.learned import Growth, check_share
+from lightning_app.networks.unet import UNet
+from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
+from lightning_app.runs.folder import resolve_checkpoint
+
+MASKER = "masker"  # key of a checkpoint, and, with a dot, prefix of the network's weights
+SHAPE = ("masker_width", "masker_depth")  # settings that make another network
+_LARGEST = 4096  # px
+_DAMAGED = (RuntimeError, ValueError, TypeError, KeyError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Masker:
+    """A network out of the checkpoint of an `AdversarialMasker`, and what else the file says.
+
+    Attributes:
+        path: the file.
+        network: in `eval()`, fp32, on the CPU, without gradients.
+        input_size: side of the images it was trained on, in pixels.
+        share: of pixels shown in its training.
+        growth: how its masks grew in its training.
+        mean: `[H,W]` float32, the mean of its soft masks over `faces` training images.
+        codes: `[C,H,W]` float32, means of clusters of these.
+        faces: how many training images both were made of.
+        hash: SHA-256 of the network's weights, see `masker_hash`.
+        data: what the file says of the images it was trained on, see `FaceDataModule.state_dict`.
+    """
+
+    path: Path
+    network: UNet
+    input_size: int
+    share: float
+    growth: Growth
+    mean: Tensor
+    codes: Tensor
+    faces: int
+    hash: str
+    data: dict[str, Any]
+
+
+def masker_hash(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a masker's weights: names, shapes and bytes, in the order of names.
+
+    Args:
+        state: of the network.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_masker(path: str | Path) -> Masker:
+    """Build the network that the checkpoint of an `AdversarialMasker` holds. Nothing in the file is run.
+
+    Args:
+        path: a `.ckpt`, or the folder of a run, of which `checkpoints/last.ckpt` is taken.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds more than weights, is not a masker's, or of a training that had not come to
+            the end of its first epoch.
+    """
+    path = Path(path)
+    try:
+        # absolute: a file may be called `last`
+        file = (
+            resolve_checkpoint("last", path)
+            if path.is_dir()
+            else resolve_checkpoint(str(path.absolute()), path)
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
+    checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    state, kept = state_of_masker(checkpoint, f"checkpoint {path}")
+    saved: dict[str, Any] = checkpoint["hyper_parameters"]
+    if kept.get("mean") is None:
+        raise ValueError(
+            f"checkpoint {path}: its masker was saved before the end of its first epoch and has no mean mask yet; "
+            "train on"
+        )
+    try:
+        width, depth = (int(saved[key]) for key in SHAPE)
+        growth = Growth(int(saved["rounds"]), float(saved["core"]))
+        share, size = float(saved["share"]), saved["input_size"]
+        check_share(share)
+        mean, codes, faces = kept["mean"], kept["codes"], kept["faces"]
+        if not is_count(size, 1, _LARGEST) or not is_count(faces, 1):
+            raise ValueError(f"input_size {size!r} or faces {faces!r}")
+        if mean.shape != (size, size) or codes.ndim != 3 or codes.shape[1:] != mean.shape or not len(codes):
+            raise ValueError(
+                f"mean mask {list(mean.shape)} and codes {list(codes.shape)} of {size} px images"
+            )
+        check_claim(lambda: UNet(3, 1, width, depth), state)
+        network = UNet(3, 1, width, depth)
+        network.load_state_dict(state)
+    except (*_DAMAGED, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
+    network.eval().requires_grad_(False)
+    data = checkpoint.get(DATA_STATE)
+    return Masker(
+        file, network, size, share, growth, mean.float().clone(), codes.float().clone(), faces,
+        masker_hash(network.state_dict()), dict(data) if isinstance(data, Mapping) else {},
+    )  # fmt: skip
+
+
+def state_of_masker(checkpoint: Mapping[str, Any], what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Take a masker's weights, and what was noted beside them, out of the checkpoint of an `AdversarialMasker`.
+
+    Args:
+        checkpoint: as Lightning wrote it.
+        what: to call it in the message.
+
+    Raises:
+        ValueError: it is another model's.
+    """
+    saved, kept = checkpoint.get("hyper_parameters") or {}, checkpoint.get(MASKER)
+    prefix = f"{MASKER}."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    if not state or not isinstance(kept, Mapping) or any(key not in saved for key in SHAPE):
+        kind = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
+        raise ValueError(
+            f"{what} is not of an AdversarialMasker but of {kind}; give one that `python main.py fit --config "
+            "lfwa_quick_masker.yaml` wrote"
+        )
+    return state, dict(kept)

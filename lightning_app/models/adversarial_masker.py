@@ -1,0 +1,549 @@
+"""The third paper's masker: a U-Net learns which pixels a predictor needs, and to leave nothing in the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
+
+from lightning_app.core.batch import Batch, learnt
+from lightning_app.core.draws import hashed, seed_from
+from lightning_app.desensitize.masker import MASKER, state_of_masker
+from lightning_app.masks.learned import (
+    Growth,
+    check_share,
+    codebook_of,
+    core_mask,
+    grown,
+    masker_input,
+    shown_pixels,
+    soft_mask,
+)
+from lightning_app.models.batch_counter import BatchCounter
+from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.parts import backbone_maker, called, described, head_maker, same
+from lightning_app.models.quick_log import log_again
+from lightning_app.models.schedule import Schedule, lr_factor
+from lightning_app.networks import Backbone, Head
+from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
+from lightning_app.networks.heads import HeadMaker, NoHead, classes_in, heaviest, make_head
+from lightning_app.networks.unet import UNet
+from lightning_app.runs.trainer_options import total_steps
+
+log = logging.getLogger("faceveil")
+Weights = Literal["straight_through", "soft"]
+Adversary = Literal["obfuscator", "restorer"]
+_DROPOUT, _FACES = 121, 122  # salts of these draws
+_FEWEST = 16  # faces: the mean of fewer shows what single ones look like
+_CHUNK = 64  # faces that the mean mask is made of, at a time
+# settings that make another network, or another run
+_FIXED = (
+    "masker_width", "masker_depth", "rounds", "core", "share", "weights", "adversarial", "adversary",
+    "predictor_steps", "input_size", "width",
+)  # fmt: skip
+_KEPT = ("lr", "masker_lr", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An image in two parts, as weights of its pixels.
+
+    Attributes:
+        mask: `[B,1,H,W]` of 0 and 1, 1 = visible.
+        shown: `[B,1,H,W]`, what pixels are multiplied by for the predictor, with the masker's gradient.
+        hidden: `[B,1,H,W]`, likewise for the obfuscator.
+    """
+
+    mask: Tensor
+    shown: Tensor
+    hidden: Tensor
+
+
+class AdversarialMasker(L.LightningModule):
+    """Learn masks: a masker chooses the pixels that a predictor is shown, and an adversary looks at the rest.
+
+    Of every `predictor_steps` + 1 batches all but the last are the predictor's: masker and predictor learn to tell the
+    classes by the shown pixels. The last is the adversary's, in which the masker alone learns: so that the
+    predictor, its weights and batch norm frozen, tells nothing by the hidden pixels (`obfuscator`, the paper's).
+
+    Trained by `fit` on a `FaceDataModule` whose images are not desensitized; `lightning_app.desensitize.LearnedMask`
+    takes its checkpoint. One optimiser steps once a batch, so that schedules, `trainer.max_steps` and
+    `every_n_steps` count batches. On several GPUs: `trainer.strategy: ddp_find_unused_parameters_true`.
+
+    Logs `train/loss`, `train/accuracy`, `train/lr`, and the adversary's `train/confusion`; of held-out images
+    `val/loss` and `val/accuracy` of the predictor under binary masks, and `masker/accuracy_hidden`, its accuracy on
+    what they hide. That is no proof of anything: a network trained anew on the hidden part, or on the masks alone,
+    may do as well as one that sees the images (docs/masks.md).
+
+    Args:
+        backbone: the predictor's: a network of ours by name, or one by `class_path` and `init_args`.
+        num_classes: of the predictor; comes from the data.
+        input_size: height and width of the images; comes from the data.
+        in_channels: channels of the images; comes from the desensitizer, which must give pictures.
+        share: of pixels shown, in (0,1): the paper's K.
+        weights: what shown pixels are multiplied by in training: `straight_through`, 1, with the gradient of the soft
+            mask; `soft`, the soft mask, as in the paper. What is released is binary in any case.
+        adversarial: False leaves the adversary's steps out, as the paper's baseline does.
+        adversary: `obfuscator`; or `restorer`, a small U-Net that learns to draw the hidden part from the shown one,
+            against which the masker hides what cannot be drawn. For identity the obfuscator is misdirected: it pushes
+            all that identifies into the shown part.
+        predictor_steps: batches of the predictor to one of the adversary (paper: 3).
+        rounds: 0 makes masks of whole images. With more, masks grow in so many rounds from a core around the centre,
+            each of which looks at what is shown already: for `LearnedMask` of kind `core_first`.
+        core: with `rounds`, share of the shown pixels that the core takes, in [0,1).
+        masker_width: channels of the masker's outermost maps, 8 or more.
+        masker_depth: how often its maps are halved.
+        lr: the predictor's learning rate at its highest.
+        masker_lr: the masker's (and a restorer's) at its highest.
+        weight_decay: of AdamW, on convolution and linear weights.
+        schedule: of both rates over the run: `step`, `one_cycle`, `cosine`, `constant`.
+        warmup: share of the run, 0 … 1, over which the rates rise.
+        faces: K: training images that the mean mask and the codebook are made of, after every epoch; 16 or more.
+        codes: C: masks of the codebook. A mask that fewer than five faces stand behind is left out.
+        channels_last: keep images and weights in NHWC, which is faster on most devices.
+        width: channels of the backbone's first stage.
+        head: the predictor's loss, by `class_path` and `init_args`; by default `SoftmaxHead`.
+
+    Raises:
+        ValueError: an argument is out of range, or backbone or head cannot be made.
+
+    Source: Gupta et al., Adversarial Mask Generation for Preserving Visual Privacy, section II. AdamW, frozen
+    batch norm in the adversary's step and rounds are ours (docs/architecture.md).
+    """
+
+    def __init__(
+        self,
+        backbone: str | BackboneMaker = "resnet18",  # in this order: jsonargparse writes a name as it is
+        num_classes: int | None = None,
+        input_size: int = 224,
+        in_channels: int = 3,
+        share: float = 0.25,
+        weights: Weights = "straight_through",
+        adversarial: bool = True,
+        adversary: Adversary = "obfuscator",
+        predictor_steps: int = 3,
+        rounds: int = 0,
+        core: float = 0.25,
+        masker_width: int = 16,
+        masker_depth: int = 4,
+        lr: float = 1e-3,
+        masker_lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        schedule: Schedule = "one_cycle",
+        warmup: float = 0.0,
+        faces: int = 256,
+        codes: int = 16,
+        channels_last: bool = True,
+        width: int = WIDTH,
+        head: HeadMaker | None = None,
+    ) -> None:
+        super().__init__()
+        _check(in_channels, share, weights, adversary, {
+            "predictor_steps": predictor_steps, "faces": faces, "codes": codes,
+        })  # fmt: skip
+        self.save_hyperparameters(ignore=["backbone", "head"])
+        about: dict[str, Any] = {"backbone": backbone, "head": head}
+        if callable(backbone):
+            about["backbone"] = described(backbone, Backbone)
+        if callable(head):
+            about["head"] = described(head, Head)
+        self.save_hyperparameters(about)
+        self.share, self.weights, self.growth = share, weights, Growth(rounds, core)
+        self.adversarial, self.adversary, self.predictor_steps = adversarial, adversary, predictor_steps
+        self.lr, self.masker_lr, self.weight_decay = lr, masker_lr, weight_decay
+        self.schedule, self.warmup, self.channels_last = schedule, warmup, channels_last
+        self.faces, self.codes = faces, codes
+        self.shown = shown_pixels(share, input_size)
+        self.masker = UNet(3, 1, masker_width, masker_depth)
+        self.backbone = make_backbone(backbone_maker(backbone), in_channels, input_size, width)
+        self.backbone.place_gates((), input_size)  # none; but too small images are refused
+        self._head_maker = head_maker(head)
+        self.head: Head = self._make_head(num_classes) if num_classes else NoHead(self.backbone.dim)
+        draws = adversarial and adversary == "restorer"
+        self.restorer = UNet(3, 3, masker_width, masker_depth) if draws else None
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        self.batches = BatchCounter()
+        self._means: dict[str, Tensor] = {}  # the mean mask and the codebook, of the last epoch's end
+        self._held_out = HeldOutMeans("loss", "accuracy")
+        self._hidden_part = HeldOutMeans("accuracy_hidden")
+        self._last: dict[str, Tensor] = {}  # figures of the last step of each kind
+        self._log_anew, self._steps, self._drops = True, 0, False
+
+    # -- before training
+
+    def prepare_data(self) -> None:
+        """Check that the data suit a masker, before a run is written.
+
+        Raises:
+            ValueError: they give no pictures, or mix them; the message says what to change.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise ValueError(
+                "AdversarialMasker needs a FaceDataModule, which tells how pixels are normalised"
+            )
+        name = type(data.desensitizer).__name__
+        if not data.desensitizer.is_image:
+            raise ValueError(
+                f"data.desensitizer: {name} gives no pictures; a masker chooses pixels of pictures"
+            )
+        if data.desensitizer.mixes > 1:
+            raise ValueError(f"data.desensitizer: {name} mixes images; a masker learns from single ones")
+        if data.desensitizer.hides and self.trainer.state.fn == "fit":
+            log.warning("AdversarialMasker: it learns from what %s leaves of the faces.", name)
+
+    def setup(self, stage: str) -> None:
+        """Build the predictor's head for the classes of the training set, in `fit`.
+
+        Raises:
+            ValueError: neither `num_classes` nor a DataModule that knows it is given; see also `prepare_data`.
+        """
+        self.prepare_data()
+        if stage != "fit" or self.head.num_classes:
+            return
+        count = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        if count is None:
+            raise ValueError("num_classes: give it, or train on a DataModule that has it")
+        self.head = self._make_head(count)
+
+    def _make_head(self, classes: int) -> Head:
+        return make_head(self._head_maker, self.backbone.dim, classes, 0.0)
+
+    def on_fit_start(self) -> None:
+        """Look for dropout, once."""
+        self._drops = any(isinstance(part, _DropoutNd) and part.p > 0 for part in self.modules())
+
+    def on_train_epoch_start(self) -> None:
+        """Let Lightning empty what it has kept of the epoch before."""
+        self._log_anew = True
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make dropout and the head's state functions of the batch's number: a resumed run goes on as it was."""
+        self.head.at(self.batches.done / self._steps if self._steps else 1.0)
+        if self._drops:
+            seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
+            torch.manual_seed(seed_from(_DROPOUT, seed, self.batches.done, self.global_rank))
+
+    # -- steps
+
+    @property
+    def adversarys_turn(self) -> bool:
+        """Whether the batch under way is the adversary's."""
+        return self.adversarial and self.batches.place(self.predictor_steps + 1) == self.predictor_steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch: the predictor's, or in the adversary's turn the masker's against it."""
+        image = self._pictures(batch)
+        cut = self.cut(image)
+        if self.adversarys_turn:
+            loss = (
+                self._against_restorer(image, cut) if self.restorer else self._against_predictor(image, cut)
+            )
+            self._last["train/confusion"] = loss.detach()
+        else:
+            target, weight = learnt(batch)
+            loss, logits = self.head(self._embedding(image, cut.shown, batch), target, weight)
+            self._last["train/loss"] = loss.detach()
+            accuracy = (logits.argmax(1) == heaviest(target, weight)).float().mean()
+            if self.restorer is not None:
+                drawn = self._drawing_error(image, cut.mask, 1 - cut.mask)
+                self._last["train/restorer"] = drawn.detach()
+                loss = loss + drawn
+        anew, self._log_anew = self._log_anew, False
+        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+        # figures of the other kind of step stay: every row of the log then has all
+        for name, value in (self._last | {"train/lr": rate}).items():
+            self._note(anew, name, value, len(image), prog_bar=name == "train/loss")
+        if not self.adversarys_turn:
+            self._note(
+                anew, "train/accuracy", accuracy, len(image), on_epoch=True, on_step=False, sync_dist=True
+            )
+        return loss
+
+    def _note(self, anew: bool, name: str, value: Tensor, batch_size: int, **how: Any) -> None:
+        if anew or not log_again(self.trainer, name, value, batch_size):
+            self.log(name, value, batch_size=batch_size, **how)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and count the batch."""
+        super().optimizer_step(*args, **kwargs)
+        self.batches.count()
+
+    def cut(self, image: Tensor) -> Cut:
+        """Split pictures into what is shown and what is hidden, with the masker's gradient in both.
+
+        Args:
+            image: `[B,3,H,W]` in [0,1].
+        """
+        mask, rounds = grown(self.masker, image, self.shown, self.growth)
+        before = torch.zeros_like(mask)
+        if self.growth.rounds:
+            start = self.growth.counts(self.shown)[0]
+            before = core_mask(start, (image.shape[-2], image.shape[-1]), image.device).expand_as(mask)
+        shown = before
+        for logits, added in rounds:
+            soft = logits.float().sigmoid()
+            if self.weights == "soft":
+                shown = shown + added * soft
+            else:  # the difference is exactly 0, its gradient that of the soft mask
+                shown = shown + added + (1 - before) * (soft - soft.detach())
+            before = before + added
+        hidden = (1 - mask) * soft if self.weights == "soft" else 1 - shown
+        return Cut(mask, shown, hidden)
+
+    def _embedding(self, image: Tensor, weights: Tensor, batch: Batch | None = None) -> Tensor:
+        """Embed weighted pictures as the predictor sees them: normalised, hidden pixels black."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        seen = (image * weights - data.mean) / data.std
+        if batch is not None:
+            seen = seen.to(batch["image"].dtype)
+        if self.channels_last:
+            seen = seen.contiguous(memory_format=torch.channels_last)
+        embedding: Tensor = self.backbone(seen)
+        return embedding
+
+    def _against_predictor(self, image: Tensor, cut: Cut) -> Tensor:
+        """Return the cross-entropy of the uniform distribution and the predictor's, of the hidden part."""
+        with _frozen(self.backbone, self.head):
+            logits = self.head.logits(self._embedding(image, cut.hidden))
+        return -F.log_softmax(logits.float(), dim=1).mean()
+
+    def _against_restorer(self, image: Tensor, cut: Cut) -> Tensor:
+        """Return minus the error of what the restorer draws of the hidden part."""
+        assert self.restorer is not None
+        with _frozen(self.restorer):
+            return -self._drawing_error(image, cut.shown, cut.hidden)
+
+    def _drawing_error(self, image: Tensor, shown: Tensor, hidden: Tensor) -> Tensor:
+        """Return the mean absolute error, over hidden pixels, of what the restorer draws from shown ones."""
+        assert self.restorer is not None
+        drawn = self.restorer(masker_input(image, shown)).sigmoid()
+        error: Tensor = ((drawn - image).abs().mean(1, keepdim=True) * hidden).mean()
+        return error / (1 - self.shown / hidden[0].numel())
+
+    def _pictures(self, batch: Batch) -> Tensor:
+        """Undo the DataModule's normalisation: `[B,3,H,W]` float32 in [0,1]."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        pictures: Tensor = (batch["image"].float() * data.std + data.mean).clamp(0, 1)
+        if self.channels_last:
+            pictures = pictures.contiguous(memory_format=torch.channels_last)
+        return pictures
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the mask of each picture, as its training grows them.
+
+        Args:
+            image: `[B,3,H,W]` in [0,1].
+
+        Returns:
+            `[B,1,H,W]` of 0 and 1, 1 = visible.
+        """
+        return grown(self.masker, image, self.shown, self.growth)[0]
+
+    @torch.no_grad()
+    def masks_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the pictures of a batch `[B,3,H,W]` in [0,1] and their masks `[B,1,H,W]`.
+
+        Args:
+            batch: as a `FaceDataModule` gives it, normalised.
+        """
+        image = self._pictures(batch)
+        return image, self(image)
+
+    # -- held-out images
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the predictor's loss and accuracy under binary masks, and its accuracy on what they hide."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count what `validation_step` counts."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log it, over the images of all ranks; nothing where there are none."""
+        self._held_out.log(self, "val")
+        self._hidden_part.log(self, "masker")
+
+    def on_test_epoch_end(self) -> None:
+        """Log it, as after a validation."""
+        self._held_out.log(self, "test")
+        self._hidden_part.log(self, "masker")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Refuse: embeddings are a recogniser's.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "predict writes embeddings, an AdversarialMasker has none; desensitize with LearnedMask and its checkpoint"
+        )
+
+    def _evaluate(self, batch: Batch) -> None:
+        if len(batch["image"]) == 0 or not self.head.num_classes:  # a rank without held-out images
+            return
+        image, mask = self.masks_of(batch)
+        target, weight = learnt(batch)
+        right = heaviest(target, weight)
+        loss, logits = self.head(self._embedding(image, mask, batch), target, weight)
+        hidden = self.head.logits(self._embedding(image, 1 - mask, batch))
+        accuracy, other = ((one.argmax(1) == right).float().mean() for one in (logits, hidden))
+        self._held_out.add({"loss": loss, "accuracy": accuracy}, len(image))
+        self._hidden_part.add({"accuracy_hidden": other}, len(image))
+
+    # -- the mean mask and the codebook
+
+    def on_train_epoch_end(self) -> None:
+        """Make the mean mask and the codebook anew: rank zero does, whose batch norm the checkpoint keeps."""
+        made = self._mean_masks() if self.trainer.is_global_zero else {}
+        self._means = self.trainer.strategy.broadcast(made)
+
+    @torch.no_grad()
+    def _mean_masks(self) -> dict[str, Tensor]:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        numbers = torch.arange(len(data.training))
+        chosen = torch.argsort(hashed(numbers, _FACES, data.seed))[: self.faces].sort().values
+        training = self.masker.training
+        self.masker.eval()
+        maps = []
+        for part in chosen.split(_CHUNK):
+            raw = data.training.__getitems__(part.tolist())["image"].to(self.device)
+            image = self._pictures(data.prepare(raw))
+            found = grown(self.masker, image, self.shown, self.growth)
+            maps.append(soft_mask(*found)[:, 0].cpu())
+        self.masker.train(training)
+        every = torch.cat(maps)
+        if len(every) < _FEWEST:
+            log.warning(
+                "AdversarialMasker: the mean mask is of %d faces, and may show single ones: keep it to yourself.",
+                len(every),
+            )
+        # added up in fp64: the order of images counts for nothing
+        mean = every.double().mean(0).float()
+        return {"mean": mean, "codes": codebook_of(every, self.codes), "faces": torch.tensor(len(every))}
+
+    @property
+    def mean_mask(self) -> Tensor | None:
+        """`[H,W]` in [0,1], the mean soft mask over K training faces; None before the first epoch's end."""
+        return self._means.get("mean")
+
+    # -- optimiser and checkpoint
+
+    def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
+        """Return AdamW and the schedule over all batches of the run.
+
+        One optimiser serves all networks: those that have no gradient in a batch, as the predictor in the adversary's
+        turn, it leaves as they are, their moments and weight decay included.
+        """
+        parts: list[tuple[float, list[nn.Module]]] = [(self.lr, [self.backbone, self.head])]
+        parts += [(self.masker_lr, [self.masker])]
+        parts += [(self.masker_lr, [self.restorer])] if self.restorer is not None else []
+        groups = []
+        for rate, modules in parts:
+            weights = [p for module in modules for p in module.parameters()]
+            groups += [
+                {"params": [p for p in weights if p.ndim > 1], "lr": rate, "weight_decay": self.weight_decay},
+                {"params": [p for p in weights if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+            ]
+        optimizer = torch.optim.AdamW(groups)
+        total = self._steps = total_steps(self.trainer, f"schedule={self.schedule}")
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(step, total, self.schedule, self.warmup)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the number of batches, the mean mask and the codebook."""
+        faces = self._means.get("faces")
+        checkpoint[MASKER] = {
+            **self.batches.state(), "mean": self._means.get("mean"), "codes": self._means.get("codes"),
+            "faces": None if faces is None else int(faces),
+        }  # fmt: skip
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the checkpoint's batch; refuse another network's weights in one line.
+
+        Raises:
+            ValueError: the checkpoint holds another network, or another model's.
+        """
+        saved = checkpoint.get("hyper_parameters", {})
+        _, kept = state_of_masker(checkpoint, "this checkpoint")
+        other = [key for key in _FIXED if saved.get(key) != self.hparams[key]]
+        other += [key for key in ("backbone", "head") if not same(saved.get(key), self.hparams[key])]
+        if other:
+            theirs, ours = (
+                ", ".join(f"{key}={_word(key, about.get(key))}" for key in other)
+                for about in (saved, self.hparams)
+            )
+            raise ValueError(
+                f"this checkpoint is of another masker ({theirs}; yours: {ours}): use the config it was trained with"
+            )
+        state = checkpoint["state_dict"]
+        own = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
+        count = classes_in(self._head_maker, self.backbone.dim, own) if own else None
+        fits = self._trainer is not None and self.trainer.state.fn == "fit"
+        if fits and self.head.num_classes and count != self.head.num_classes:
+            raise ValueError(
+                f"this checkpoint knows {count} classes, the training set has {self.head.num_classes}: go on with the "
+                "set it was trained on, or start anew with --overwrite"
+            )
+        if count is not None and count != self.head.num_classes:
+            self.head = self._make_head(count).to(self.device)
+        self.batches.load(kept)
+        if kept.get("mean") is not None:
+            self._means = {"mean": kept["mean"], "codes": kept["codes"], "faces": torch.tensor(kept["faces"])}
+        for key in _KEPT if fits else ():
+            if key in saved and saved[key] != self.hparams[key]:
+                log.warning(
+                    "model.%s=%s is not used: the checkpoint goes on with %s",
+                    key,
+                    self.hparams[key],
+                    saved[key],
+                )
+
+
+def _check(in_channels: int, share: float, weights: str, adversary: str, counts: Mapping[str, int]) -> None:
+    if in_channels != 3:
+        raise ValueError(
+            f"in_channels={in_channels}: a masker chooses pixels of pictures, which have 3 channels"
+        )
+    check_share(share)
+    for name, value, known in (("weights", weights, Weights), ("adversary", adversary, Adversary)):
+        if value not in get_args(known):
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(known))}")
+    for name, count in counts.items():
+        least = _FEWEST if name == "faces" else 1
+        if count < least:
+            raise ValueError(f"{name}={count}: give at least {least}")
+
+
+def _word(key: str, value: object) -> str:
+    return called(value) if key in ("backbone", "head") else str(value)
+
+
+@contextmanager
+def _frozen(*parts: nn.Module) -> Iterator[None]:
+    """Run modules as in evaluation and without gradients of their own weights, while it lasts."""
+    modes = [(module, module.training) for part in parts for module in part.modules()]
+    weights = [(weight, weight.requires_grad) for part in parts for weight in part.parameters()]
+    try:
+        for part in parts:
+            part.eval()
+        for weight, _ in weights:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for weight, wanted in weights:
+            weight.requires_grad_(wanted)
