@@ -1,5 +1,5 @@
 """What a desensitized set gives away, measured; and the judges that look for a person in it."""
 
-from lightning_app.evaluation.judges import DlibJudge, Judge, RecogniserJudge
+from lightning_app.evaluation.judges import DlibJudge, Judge, LinkJudge, RecogniserJudge
 
-__all__ = ["DlibJudge", "Judge", "RecogniserJudge"]
+__all__ = ["DlibJudge", "Judge", "LinkJudge", "RecogniserJudge"]

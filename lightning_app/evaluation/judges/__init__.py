@@ -2,9 +2,10 @@
 
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.evaluation.judges.dlib import DlibJudge
+from lightning_app.evaluation.judges.linking import LinkJudge
 from lightning_app.evaluation.judges.recogniser import RecogniserJudge
 from lightning_app.models.known import add_known
 
-__all__ = ["DlibJudge", "Judge", "RecogniserJudge"]
+__all__ = ["DlibJudge", "Judge", "LinkJudge", "RecogniserJudge"]
 
 add_known(Judge, DlibJudge, RecogniserJudge)
