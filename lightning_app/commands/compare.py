@@ -386,10 +386,10 @@ class _Bench:
         found = figures(part, self.subjects, {label: judge}, {}, self.bootstrap)
         names = {"verification": "judge_accuracy", "rank1": "judge_rank1"}
         return {
-            f"{new}/{rest}": value
+            f"{new}{key.removeprefix(old)}": value
             for old, new in names.items()
             for key, value in found.items()
-            if (rest := key.removeprefix(f"{old}/")) != key
+            if key.startswith(old)
         }
 
     def figures(
