@@ -54,7 +54,13 @@ class LinkAttack(nn.Module):
         saved, about = content["hyper_parameters"], content[KEPT]
         try:
             pixels, dim = (_number(about, key) for key in ("pixels", "dim"))
-            given_shape = (str(saved["backbone"]), int(saved["in_channels"]), pixels, dim, int(saved["width"]))
+            given_shape = (
+                str(saved["backbone"]),
+                int(saved["in_channels"]),
+                pixels,
+                dim,
+                int(saved["width"]),
+            )
             check_claim(lambda: LinkStudent(*given_shape), state)
             self.network = LinkStudent(*given_shape)
             self.network.load_state_dict(state)

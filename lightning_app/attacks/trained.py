@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_app.attacks.base import Attack
 from lightning_app.core.batch import Batch
 from lightning_app.networks.partial_conv import of_images
-from lightning_app.networks.pix2pix import Pix2PixGenerator, Restoring, RestorationUNet
+from lightning_app.networks.pix2pix import Pix2PixGenerator, RestorationUNet, Restoring
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
 from lightning_app.runs.folder import resolve_checkpoint

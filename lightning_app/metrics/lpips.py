@@ -124,7 +124,9 @@ class LPIPS(nn.Module):
             ValueError: another shape.
         """
         if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < _LEAST:
-            raise ValueError(f"LPIPS: pictures of {list(image.shape)}; give [B, 3, H, W], sides of {_LEAST} px or more")
+            raise ValueError(
+                f"LPIPS: pictures of {list(image.shape)}; give [B, 3, H, W], sides of {_LEAST} px or more"
+            )
         x = (image.float() * 2 - 1 - self.shift) / self.scale
         maps = []
         for number, (stride, padding, pooled) in enumerate(_LAYERS):

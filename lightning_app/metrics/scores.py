@@ -128,5 +128,6 @@ def scores(table: Mapping[str, Indicators], alpha: float = ALPHA, beta: float = 
     privacy = normalised([privacy_indicator(one, alpha, beta) for one in table.values()])
     accuracy = normalised([one.s5 for one in table.values()])
     return {
-        method: Scores(p, a, p * a, (p + a) / 2) for method, p, a in zip(table, privacy, accuracy, strict=True)
+        method: Scores(p, a, p * a, (p + a) / 2)
+        for method, p, a in zip(table, privacy, accuracy, strict=True)
     }

@@ -11,7 +11,19 @@ from lightning_app.models.resnet_fsm import ResNetFSM
 from lightning_app.models.resnet_partial import ResNetPartial
 from lightning_app.models.restorer import UNetRestorer
 
-__all__ = ["CGAN", "Inpainter", "Linker", "ResNet", "ResNetFSM", "ResNetMask", "ResNetPartial", "UNetRestorer"]
+__all__ = [
+    "CGAN",
+    "Inpainter",
+    "Linker",
+    "ResNet",
+    "ResNetFSM",
+    "ResNetMask",
+    "ResNetPartial",
+    "UNetRestorer",
+]
 
-MODELS |= {kind.__name__: kind for kind in (CGAN, Inpainter, Linker, ResNet, ResNetFSM, ResNetMask, ResNetPartial, UNetRestorer)}
+MODELS |= {
+    kind.__name__: kind
+    for kind in (CGAN, Inpainter, Linker, ResNet, ResNetFSM, ResNetMask, ResNetPartial, UNetRestorer)
+}
 LOADERS[:] = [load_recogniser]

@@ -76,7 +76,9 @@ class CGAN(FaceRestorer):
             ValueError: the data suits no attacker, or there are several processes.
         """
         super().prepare_data()
-        if self.trainer.world_size > 1:  # DDP waits for gradients of both networks at each of the two backward passes
+        if (
+            self.trainer.world_size > 1
+        ):  # DDP waits for gradients of both networks at each of the two backward passes
             raise ValueError(
                 f"CGAN trains in one process, here are {self.trainer.world_size}: set trainer.devices to 1"
             )
@@ -90,7 +92,9 @@ class CGAN(FaceRestorer):
         seen = self.network.condition(image, batch["mask"], batch["mask_index"], (self.pixels, self.pixels))
         output = self.network.drawn(seen, image)
 
-        judged = discriminator_loss(self.discriminator(seen, clean), self.discriminator(seen, output.detach()))
+        judged = discriminator_loss(
+            self.discriminator(seen, clean), self.discriminator(seen, output.detach())
+        )
         optimisers[1].zero_grad()
         self.manual_backward(judged)
         optimisers[1].step()

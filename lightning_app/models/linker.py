@@ -66,7 +66,9 @@ class Linker(L.LightningModule):
         self._given, self.decay = [teacher], decay  # in a list: a module there is neither trained nor saved
         self.network: LinkStudent | None = None
         self.batches, self.pixels, self.dim, self.taught = 0, 0, 0, ""
-        self._teach: list[Callable[[Tensor], Tensor]] = []  # in lists: neither in the checkpoint nor the optimiser
+        self._teach: list[
+            Callable[[Tensor], Tensor]
+        ] = []  # in lists: neither in the checkpoint nor the optimiser
         self._modules_of_teacher: list[nn.Module] = []
         self._held_out = HeldOutMeans("similarity")
 
@@ -106,7 +108,9 @@ class Linker(L.LightningModule):
     def _read_teacher(self, data: Any) -> Callable[[Tensor], Tensor]:
         teacher = self._given[0]
         if isinstance(teacher, nn.Module):
-            about = getattr(teacher, "about", None) or f"{type(teacher).__module__}.{type(teacher).__qualname__}"
+            about = (
+                getattr(teacher, "about", None) or f"{type(teacher).__module__}.{type(teacher).__qualname__}"
+            )
             self.taught = hashlib.sha256(str(about).encode()).hexdigest()
             self._modules_of_teacher = [teacher.eval().requires_grad_(False)]
             return teacher

@@ -17,7 +17,7 @@ from lightning_app.core.draws import seed_from
 from lightning_app.metrics import psnr
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.networks.partial_conv import of_images
-from lightning_app.networks.pix2pix import Restoring, RestorationUNet
+from lightning_app.networks.pix2pix import RestorationUNet, Restoring
 
 log = logging.getLogger("faceveil")
 _DROPOUT = 121  # salt of this draw

@@ -120,7 +120,9 @@ def test_nobody_attacked_is_learnt_from(
     comparison: Callable[..., list[list[str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = attacker(tmp_path / "unet.yaml", "UNetRestorer", depth=2)
-    with pytest.raises(ValueError, match=r"U-Net: \d of the people who are attacked, and \d+ of their images"):
+    with pytest.raises(
+        ValueError, match=r"U-Net: \d of the people who are attacked, and \d+ of their images"
+    ):
         comparison({"blur": BLUR}, attackers={"U-Net": {"config": known}})
     with pytest.raises(ValueError, match="linker.teacher: 'gone'; give the label of the judge"):
         comparison({"blur": BLUR}, linker={"config": known, "teacher": "gone"})

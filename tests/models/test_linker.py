@@ -40,7 +40,9 @@ class Stranger(Judge):
         return images.mean((2, 3))
 
 
-def write(path: Path, teacher: object, desensitizer: object = None, epochs: int = 2, **arguments: object) -> Path:
+def write(
+    path: Path, teacher: object, desensitizer: object = None, epochs: int = 2, **arguments: object
+) -> Path:
     config: dict[str, Any] = {
         "trainer": {"accelerator": "cpu", "max_epochs": epochs, "log_every_n_steps": 1},
         "model": {
@@ -102,7 +104,9 @@ def test_it_learns_the_teachers_embedding_and_goes_on(tmp_path: Path, run_main: 
     attack = LinkAttack(tmp_path / "runs/whole")
     link = LinkJudge(attack, judge)
     images = torch.rand(3, 3, SIZE, SIZE)
-    network = Linker.load_from_checkpoint(tmp_path / "runs/whole/checkpoints/last.ckpt", map_location="cpu").eval()
+    network = Linker.load_from_checkpoint(
+        tmp_path / "runs/whole/checkpoints/last.ckpt", map_location="cpu"
+    ).eval()
     with torch.no_grad():
         torch.testing.assert_close(link(images), network(images))
     assert torch.equal(link.clean_side()(images), judge(images))
@@ -138,7 +142,9 @@ def test_another_teacher_is_refused_by_the_judge(tmp_path: Path, run_main: RunMa
 
 
 def test_a_representation_is_linked(tmp_path: Path, run_main: RunMain) -> None:
-    run_main("fit", "--config", write(tmp_path / "a.yaml", {"class_path": f"{__name__}.Corners"}, DCT, epochs=1))
+    run_main(
+        "fit", "--config", write(tmp_path / "a.yaml", {"class_path": f"{__name__}.Corners"}, DCT, epochs=1)
+    )
     clean = DrawnFaces(3, 2, SIZE, first_identity=500).__getitems__(range(6))["image"].float() / 255
     method = BlockDCT(upsample=1, dc=True)
     method.prepare((SIZE, SIZE))
@@ -163,7 +169,9 @@ def test_what_does_not_suit_is_refused(
     run_main("fit", "--config", config)
     torch.manual_seed(1)
     other = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=SIZE)
-    torch.save({"state_dict": other.state_dict(), "hyper_parameters": dict(other.hparams)}, tmp_path / "o.ckpt")
+    torch.save(
+        {"state_dict": other.state_dict(), "hyper_parameters": dict(other.hparams)}, tmp_path / "o.ckpt"
+    )
     given = ["--ckpt_path", "last", "--trainer.max_epochs", 2, "--model.teacher", tmp_path / "o.ckpt"]
     assert "this run learnt from" in refused(capsys, lambda: run_main("fit", "--config", config, *given))
     with pytest.raises(ValueError, match="is not of a Linker but of ResNetFSM"):

@@ -103,7 +103,9 @@ def test_cgan_steps_as_written_out(tmp_path: Path, run_main: RunMain) -> None:
     model.seen = lambda batch: batch["image"]  # type: ignore[method-assign]
     logged: dict[str, Tensor] = {}
     model.trained_on = lambda batch, loss, **parts: logged.update(loss=loss, **parts)  # type: ignore[method-assign]
-    model.training_step({"image": image, "clean": clean, "mask": None, "mask_index": torch.zeros(4).long()}, 0)
+    model.training_step(
+        {"image": image, "clean": clean, "mask": None, "mask_index": torch.zeros(4).long()}, 0
+    )
 
     of_judge = torch.optim.Adam(judge.parameters(), 2e-4, betas=(0.5, 0.999))
     of_generator = torch.optim.Adam(generator.parameters(), 2e-4, betas=(0.5, 0.999))
@@ -149,7 +151,8 @@ def test_a_run_learns_and_its_checkpoint_attacks(model: str, tmp_path: Path, run
     attack = TrainedRestorer(run)
     about = attack.describe()
     assert (about["kind"], about["step"], about["pixels"]) == (model, 18, SIZE)
-    assert attack.needs_mask and attack.needs_image
+    assert attack.needs_mask
+    assert attack.needs_image
 
 
 @pytest.mark.parametrize("model", ["UNetRestorer", "CGAN"])
@@ -172,7 +175,8 @@ def test_a_representation_is_attacked(model: str, tmp_path: Path, run_main: RunM
     config = write(tmp_path / "a.yaml", model, DCT, epochs=1)
     run_main("fit", "--config", config)
     attack = TrainedRestorer(tmp_path / "runs/a")
-    assert not attack.needs_image and not attack.needs_mask
+    assert not attack.needs_image
+    assert not attack.needs_mask
     clean, method = others(), BlockDCT(upsample=1, dc=True)
     method.prepare((SIZE, SIZE))
     batch = method({"image": clean, "index": torch.arange(6)})
@@ -184,7 +188,7 @@ def test_a_representation_is_attacked(model: str, tmp_path: Path, run_main: RunM
     with torch.no_grad():
         expected = network(batch["image"], None, None, (SIZE, SIZE)).clamp(0, 1)
     torch.testing.assert_close(restored, expected)
-    with pytest.raises(ValueError, match="was trained on images of 4 px|was trained on .* channels, these"):
+    with pytest.raises(ValueError, match=r"was trained on images of 4 px, these are 32|these are 4 px"):
         attack.restore({"image": clean[..., :4, :4]})
 
 
@@ -204,7 +208,10 @@ def test_what_does_not_suit_is_refused(
     for arguments, message in (
         (["--data.keep_clean", "false"], "UNetRestorer learns from clean faces: set data.keep_clean to true"),
         (["--model.width", "0"], "width: 0; give at least 1"),
-        (["--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt"], "is not of a UNetRestorer but of ResNetFSM"),
+        (
+            ["--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt"],
+            "is not of a UNetRestorer but of ResNetFSM",
+        ),
     ):
         assert message in refused(capsys, lambda given=arguments: run_main("fit", "--config", config, *given))  # type: ignore[misc]
     with pytest.raises(ValueError, match="dropout=1"):
