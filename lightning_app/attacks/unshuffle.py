@@ -29,10 +29,10 @@ class Unshuffle(Attack):
 
     What a frequency looks like differs from frequency to frequency much more than from face to face. From other
     people's faces, transformed by the same method without its shuffle, the attack learns ten statistics of every
-    channel, and its mean and scale where the method leaves them; each released image's channels are then assigned to frequencies so that the statistics fit best together
-    (the Hungarian method). What is put back is brought to those faces' mean deviation, channel by channel, and the
-    method's linear map is inverted by least squares; or a restorer that was trained without the shuffle goes on from
-    there.
+    channel, and its mean and scale where the method leaves them; each released image's channels are then assigned to
+    frequencies so that the statistics fit best together (the Hungarian method). What is put back is brought to those
+    faces' mean deviation, channel by channel, and the method's linear map is inverted by least squares; or a restorer
+    that was trained without the shuffle goes on from there.
 
     It stops where channels are mixed with their neighbours (`FrequencyMask` with `mix: true`): a sum of two channels
     has the statistics of neither.
@@ -190,10 +190,10 @@ def channel_statistics(image: Tensor, scale: bool = False) -> Tensor:
         return (one * other).mean((2, 3))
 
     third, fourth = x.pow(3).mean((2, 3)), x.pow(4).mean((2, 3))
+    beyond = (x.abs() > 1).float().mean((2, 3))
     return torch.stack([
         alike(0, 1), alike(1, 0), alike(1, 1), alike(1, -1), alike(0, 2), alike(2, 0),
-        third.sign() * third.abs().pow(1 / 3), fourth.pow(1 / 4), x.abs().mean((2, 3)), (x.abs() > 1).float().mean((2, 3)),
-        *more,
+        third.sign() * third.abs().pow(1 / 3), fourth.pow(1 / 4), x.abs().mean((2, 3)), beyond, *more,
     ], 2)  # fmt: skip
 
 

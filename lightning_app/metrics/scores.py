@@ -108,11 +108,7 @@ def normalised(values: Sequence[float], low: float = LOWEST, high: float = HIGHE
     least, most = (min(known), max(known)) if known else (0.0, 0.0)
     if least == most:
         return [value if math.isnan(value) else high for value in values]
-    # whatever the rounding, the ends are the ends
-    return [
-        value if math.isnan(value) else min(high, max(low, round(low + (high - low) * (value - least) / (most - least), 15)))
-        for value in values
-    ]  # fmt: skip
+    return [low + (high - low) * ((value - least) / (most - least)) for value in values]  # NaN stays NaN
 
 
 def scores(table: Mapping[str, Indicators], alpha: float = ALPHA, beta: float = BETA) -> dict[str, Scores]:

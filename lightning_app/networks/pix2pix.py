@@ -176,7 +176,7 @@ class Pix2PixGenerator(Restoring):
 
 
 class PatchDiscriminator(nn.Module):
-    """pix2pix's PatchGAN: is each patch of a picture real, given what was released?
+    """pix2pix's PatchGAN: tell of each patch of a picture whether it is real, given what was released.
 
     Args:
         in_channels: of what was released, see `Restoring.condition`, and of the picture together.

@@ -65,7 +65,7 @@ class Restorer:
     """An attacker that is trained for each method, on faces of other people desensitized by that method.
 
     Attributes:
-        config: of `fit`, of a `lightning_app.models.Inpainter`.
+        config: of `fit`, of a `lightning_app.models.Inpainter`, `UNetRestorer` or `CGAN`.
         args: overrides; the desensitizer is the method's.
         label: what tables call it.
     """

@@ -124,7 +124,7 @@ def test_nobody_attacked_is_learnt_from(
         ValueError, match=r"U-Net: \d of the people who are attacked, and \d+ of their images"
     ):
         comparison({"blur": BLUR}, attackers={"U-Net": {"config": known}})
-    with pytest.raises(ValueError, match="linker.teacher: 'gone'; give the label of the judge"):
+    with pytest.raises(ValueError, match=r"linker\.teacher: 'gone'; give the label of the judge"):
         comparison({"blur": BLUR}, linker={"config": known, "teacher": "gone"})
     assert callable(refused)
 

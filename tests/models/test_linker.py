@@ -150,7 +150,7 @@ def test_a_representation_is_linked(tmp_path: Path, run_main: RunMain) -> None:
     method.prepare((SIZE, SIZE))
     attack = LinkAttack(tmp_path / "runs/a")
     assert attack.embed(method({"image": clean, "index": torch.arange(6)})).shape == (6, 12)
-    with pytest.raises(ValueError, match="was trained on .* channels of 4 px, these images have 3 of 32 px"):
+    with pytest.raises(ValueError, match=r"was trained on .* channels of 4 px, these images have 3 of 32 px"):
         attack.embed({"image": clean})
 
 
