@@ -60,8 +60,9 @@ class RestorationPictures(OnRawFaces):
         with trainer.precision_plugin.val_step_context():
             guess = restored(data.prepare(raw, draw_key=data.as_trained(len(raw))))
         pl_module.train(was_training)
+        released = data.desensitized(raw, draw_key=data.as_trained(len(raw)))["image"]
         rows = {
-            "desensitized": data.desensitized(raw, draw_key=data.as_trained(len(raw)))["image"],
+            "desensitized": data.desensitizer.pictures(released, tuple(raw.shape[2:])),
             "restored": guess,
             "clean": raw.float() / 255,
         }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 PARTS = ("valid", "hole", "perceptual", "style", "tv")
@@ -113,3 +114,35 @@ def restoration(
     for name, loss in (("perceptual", perceptual), ("style", style)):
         parts[name] = torch.stack([loss(true, [m[i] for m in maps]) for i in range(len(guesses))]).sum()
     return parts
+
+
+def discriminator_loss(real: Tensor, drawn: Tensor) -> Tensor:
+    """Return half the cross-entropy of telling real patches from drawn ones (pix2pix halves it, to slow it down).
+
+    Args:
+        real: logits of real pictures' patches, any shape.
+        drawn: logits of drawn pictures' patches.
+
+    Source: Isola et al., CVPR 2017, formula 1 and section 3.3.
+    """
+    right = F.binary_cross_entropy_with_logits(real.float(), torch.ones_like(real, dtype=torch.float32))
+    left = F.binary_cross_entropy_with_logits(drawn.float(), torch.zeros_like(drawn, dtype=torch.float32))
+    return (right + left) / 2
+
+
+def generator_loss(drawn: Tensor, output: Tensor, clean: Tensor, weight: float) -> dict[str, Tensor]:
+    """Return the parts of a generator's loss: `adversarial`, and `l1` weighted; the loss is their sum.
+
+    Args:
+        drawn: the discriminator's logits of the drawn pictures' patches.
+        output: `[B,3,H,W]` drawn, in [0,1].
+        clean: the same shape, what should have been drawn.
+        weight: of L1, which is that of pictures in [−1,1] as in pix2pix; 100 there.
+
+    Source: Isola et al., CVPR 2017, formulas 3 and 4; what is drawn is to look real (the non-saturating loss).
+    """
+    real = torch.ones_like(drawn, dtype=torch.float32)
+    return {
+        "adversarial": F.binary_cross_entropy_with_logits(drawn.float(), real),
+        "l1": weight * 2 * l1(output, clean),
+    }

@@ -2,44 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_app.attacks.base import Attack
 from lightning_app.core.batch import Batch
 from lightning_app.networks.partial_conv import of_images
+from lightning_app.networks.pix2pix import Pix2PixGenerator, RestorationUNet, Restoring
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
 from lightning_app.runs.folder import resolve_checkpoint
 
 SHAPE = ("width", "recurrences", "depth", "input_size")  # settings that make another network
+DRAWN_SHAPE = ("width", "depth", "in_channels", "input_size")  # of the two that take representations too
+KEPT = "restorer"  # under this name their checkpoint keeps what `Drawn` says
 _PREFIX = "network."
 _MOST_RECURRENCES = 64  # share their weights, so that nothing in the file bounds them; the paper takes 6
+_LARGEST = 4096  # px; nothing in the weights bounds the side of what is drawn
+_CONFIGS = "`python main.py fit --config lfwa_quick_inpaint.yaml` (or lfwa_quick_unet, lfwa_quick_cgan) wrote"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a checkpoint's settings are, and the network they make."""
+
+    shape: tuple[str, ...]
+    make: Callable[[Mapping[str, int]], nn.Module]
+
+
+KINDS: Mapping[str, Kind] = {
+    "Inpainter": Kind(SHAPE, lambda s: RFRNet(s["width"], s["recurrences"], s["depth"])),
+    "UNetRestorer": Kind(DRAWN_SHAPE, lambda s: RestorationUNet(s["in_channels"], s["width"], s["depth"])),
+    "CGAN": Kind(DRAWN_SHAPE, lambda s: Pix2PixGenerator(s["in_channels"], s["width"], s["depth"])),
+}
 
 
 @dataclass(frozen=True)
 class Restorer:
-    """A network out of the checkpoint of an `Inpainter`, and what else the file says.
+    """A network out of the checkpoint of an `Inpainter`, a `UNetRestorer` or a `CGAN`, and what else the file says.
 
     Attributes:
         path: the file.
         network: in `eval()`, fp32, on the CPU, without gradients.
-        settings: `width`, `recurrences`, `depth`, `input_size`.
+        settings: what makes the network, and `input_size`, the side of what it takes.
         masked: whether it was trained under masks.
-        step: optimiser steps done.
+        step: batches it was trained on.
         desensitizer: how the faces it was trained on were desensitized, as `Desensitizer.describe` tells.
+        kind: the class it was trained as.
+        pictures: whether it takes pictures; a representation otherwise.
+        pixels: side of the pictures it draws.
     """
 
     path: Path
-    network: RFRNet
+    network: nn.Module
     settings: dict[str, int]
     masked: bool
     step: int
     desensitizer: dict[str, Any]
+    kind: str = "Inpainter"
+    pictures: bool = True
+    pixels: int = 0
 
     def check_size(self, size: int) -> None:
         """Raise ValueError unless it was trained on images of this side."""
@@ -52,7 +79,10 @@ class Restorer:
 
 
 class TrainedRestorer(Attack):
-    """Restore with a network that `fit` trained as an `Inpainter` on other people's faces, desensitized the same way.
+    """Restore with a network that `fit` trained on other people's faces, desensitized the same way.
+
+    It was trained as an `Inpainter`, a `UNetRestorer` or a `CGAN`; the last two also attack a method that releases no
+    pictures, if it is the one they were trained on. CGAN's dropout is off: the same images are restored alike again.
 
     Args:
         checkpoint: a `.ckpt`, or the folder of a run, of which `checkpoints/last.ckpt` is taken.
@@ -60,8 +90,8 @@ class TrainedRestorer(Attack):
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds more than weights, or is not an Inpainter's; `restore`: the images are of
-            another size, or it was trained under masks and none is given.
+        ValueError: it is damaged, holds more than weights, or is none of these's; `restore`: the images are of
+            another size, have other channels, or it was trained under masks and none is given.
     """
 
     def __init__(self, checkpoint: str | Path, batch_size: int = 32) -> None:
@@ -70,37 +100,46 @@ class TrainedRestorer(Attack):
             raise ValueError(f"batch_size: {batch_size}; give at least 1")
         self.restorer, self.batch_size = load_restorer(checkpoint), batch_size
         self.network = self.restorer.network
-        self.needs_mask = self.restorer.masked
+        self.needs_mask, self.needs_image = self.restorer.masked, self.restorer.pictures
 
     def guess(self, released: Batch) -> Tensor:
         """Return what the network makes of every image."""
         desensitized, mask, mask_index = released["image"], released["mask"], released["mask_index"]
         for side in desensitized.shape[2:]:
             self.restorer.check_size(side)
+        channels = self.restorer.settings.get("in_channels", 3)
+        if desensitized.shape[1] != channels:
+            raise ValueError(
+                f"checkpoint {self.restorer.path}: was trained on {channels} channels, these images have "
+                f"{desensitized.shape[1]}; give one that was trained on this method"
+            )
         self.network.to(desensitized.device).eval()
+        whole = (self.restorer.pixels, self.restorer.pixels)
+        size = (whole,) if isinstance(self.network, Restoring) else ()
         done = []
         for rows in torch.arange(len(desensitized), device=desensitized.device).split(self.batch_size):
             image = desensitized[rows].float()
             own = None if mask is None else of_images(mask, mask_index[rows])
-            done.append(self.network(image, own).float())
+            done.append(self.network(image, own, None, *size).float())
         return torch.cat(done)
 
     def describe(self) -> dict[str, object]:
         """Return the attack, its network's settings, steps of training, and what it was trained to undo."""
         found = self.restorer
-        facts = {**found.settings, "step": found.step, "trained_on": found.desensitizer}
+        kind = {} if found.kind == "Inpainter" else {"kind": found.kind, "pixels": found.pixels}
+        facts = {**kind, **found.settings, "step": found.step, "trained_on": found.desensitizer}
         return super().describe() | facts
 
 
 def load_restorer(path: str | Path) -> Restorer:
-    """Build the network that the checkpoint of an `Inpainter` holds. Nothing in the file is run.
+    """Build the network that the checkpoint of an attacker holds. Nothing in the file is run.
 
     Args:
         path: a `.ckpt`, or the folder of a run, of which `checkpoints/last.ckpt` is taken.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds more than weights, or is not an Inpainter's.
+        ValueError: it is damaged, holds more than weights, or is of none of the `KINDS`.
     """
     path = Path(path)
     try:
@@ -113,15 +152,19 @@ def load_restorer(path: str | Path) -> Restorer:
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
     checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    state, saved = state_of_network(checkpoint, f"checkpoint {path}"), checkpoint["hyper_parameters"]
+    kind = kind_of(checkpoint)
+    state, saved = state_of_network(checkpoint, f"checkpoint {path}", kind), checkpoint["hyper_parameters"]
+    about = checkpoint["inpainter" if kind == "Inpainter" else KEPT]
     try:
-        settings = {key: int(saved[key]) for key in SHAPE}
-        if settings["recurrences"] > _MOST_RECURRENCES:
+        settings = {key: int(saved[key]) for key in KINDS[kind].shape}
+        if settings.get("recurrences", 0) > _MOST_RECURRENCES:
             raise ValueError(f"recurrences {settings['recurrences']}, more than {_MOST_RECURRENCES}")
-        shape = settings["width"], settings["recurrences"], settings["depth"]
-        check_claim(lambda: RFRNet(*shape), state)
-        network = RFRNet(*shape)
+        check_claim(lambda: KINDS[kind].make(settings), state)
+        network = KINDS[kind].make(settings)
         network.load_state_dict(state)
+        pixels = int(about.get("pixels", settings["input_size"]))
+        if not 0 < pixels <= _LARGEST:
+            raise ValueError(f"pixels {pixels}, not 1 to {_LARGEST}")
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
@@ -131,28 +174,43 @@ def load_restorer(path: str | Path) -> Restorer:
         path=file,
         network=network,
         settings=settings,
-        masked=bool(checkpoint["inpainter"]["masked"]),
-        step=int(checkpoint.get("global_step", 0)),
+        masked=bool(about["masked"]),
+        step=int(about.get("batches", checkpoint.get("global_step", 0))),
         desensitizer=dict((data or {}).get("desensitizer") or {}),
+        kind=kind,
+        pictures=bool(about.get("pictures", True)),
+        pixels=pixels,
     )
 
 
-def state_of_network(checkpoint: dict[str, Any], what: str) -> dict[str, Tensor]:
-    """Take the network's weights out of the checkpoint of an `Inpainter`.
+def kind_of(checkpoint: Mapping[str, Any]) -> str:
+    """Name the attacker that a checkpoint says it is of, one of `KINDS`; `Inpainter` where it says nothing."""
+    about = checkpoint.get(KEPT)
+    told = about.get("kind") if isinstance(about, Mapping) else None
+    return told if isinstance(told, str) and told in KINDS else "Inpainter"
+
+
+def state_of_network(checkpoint: Mapping[str, Any], what: str, kind: str = "Inpainter") -> dict[str, Tensor]:
+    """Take the network's weights out of the checkpoint of an attacker.
 
     Args:
         checkpoint: as Lightning wrote it.
         what: to call it in the message.
+        kind: which attacker's it has to be, one of `KINDS`.
 
     Raises:
         ValueError: it is another model's.
     """
     saved = checkpoint.get("hyper_parameters") or {}
     state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
-    if not state or "inpainter" not in checkpoint or any(key not in saved for key in SHAPE):
-        kind = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
-        raise ValueError(
-            f"{what} is not of an Inpainter but of {kind}; give one that `python main.py fit --config "
-            "lfwa_quick_inpaint.yaml` wrote"
-        )
+    about = checkpoint.get("inpainter" if kind == "Inpainter" else KEPT)
+    if (
+        not state
+        or not isinstance(about, Mapping)
+        or kind_of(checkpoint) != kind
+        or any(key not in saved for key in KINDS[kind].shape)
+    ):
+        other = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
+        article = "an" if kind == "Inpainter" else "a"
+        raise ValueError(f"{what} is not of {article} {kind} but of {other}; give one that {_CONFIGS}")
     return state

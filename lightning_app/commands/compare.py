@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 from rich.progress import Progress
 
-from lightning_app.attacks import Attack, TrainedRestorer
+from datamodules.face import FaceDataModule
+from lightning_app.attacks import Attack, LinkAttack, TrainedRestorer
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import make_part
 from lightning_app.commands.compare_report import Outcome, write_report
@@ -23,7 +24,7 @@ from lightning_app.core.printing import reason
 from lightning_app.core.progress import progress_bar
 from lightning_app.distributed.device import choose_device
 from lightning_app.distributed.precision import Precision, warn_of_emulation
-from lightning_app.evaluation import Judge, RecogniserJudge
+from lightning_app.evaluation import Judge, LinkJudge, RecogniserJudge
 from lightning_app.evaluation.judges.named import NAMES, known_name, named_judge
 from lightning_app.evaluation.privacy import (
     Subjects,
@@ -43,9 +44,11 @@ from lightning_app.runs.send import every_logger
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import (
     Candidate,
+    Linking,
     Method,
     Restorer,
     check_same_people,
+    check_strangers,
     warn_of_known_people,
 )
 
@@ -61,6 +64,8 @@ def compare(
     recognisers: dict[str, str | Judge] | None = None,
     attacks: dict[str, Attack] | None = None,
     restorer: Restorer | None = None,
+    attackers: dict[str, Restorer] | None = None,
+    linker: Linking | None = None,
     privacy_axis: str = "rank1",
     seed: int = 0,
     examples: int = 4,
@@ -94,6 +99,10 @@ def compare(
         attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none, and one that
             needs pictures where a method releases none.
         restorer: an attacker to train for each method that hides anything and releases pictures.
+        attackers: label -> a further attacker to train for each method that hides anything and releases what it takes:
+            a UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
+        linker: a Linker to train for each method that hides anything, which then competes as a judge, as released
+            alone; its own ceiling, the same trained and tested on clean faces, stands where judges' accuracy does.
         privacy_axis: what stands for privacy in the picture: rank1, rank5, verification, similarity (each also
             as MEASURE/JUDGE), dssim, psnr or psnr_hidden, after the strongest attack.
         seed: of the runs.
@@ -122,24 +131,31 @@ def compare(
     who: dict[str, Who] = dict(judges or {})
     compared: dict[str, Who] = dict(recognisers or {OWN: OWN})
     mounted: dict[str, Attack] = dict(attacks or {})
-    _check(name, methods, who, compared, mounted, restorer, examples, bootstrap)
-    axis = parse_axis(privacy_axis, list(who))
+    learners = ([restorer] if restorer else []) + [replace(r, label=n) for n, r in (attackers or {}).items()]
+    _check(name, methods, who, compared, mounted, learners, linker, examples, bootstrap)
+    axis = parse_axis(privacy_axis, [*who, *([linker.label] if linker else [])])
     where = choose_device(device)
     warn_of_emulation(precision, where, "--precision")
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
     warn_of_known_people(candidates, mounted, restorer, seed)
+    strangers = [one for one in learners if one is not restorer] + ([linker] if linker else [])
+    check_strangers(next(iter(candidates.values())), strangers, seed)
     texts = {one for one in (*who.values(), *compared.values()) if isinstance(one, str)}
     made = {text: NAMES[text]().to(where) for text in sorted(texts - {*methods}) if text in NAMES}
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
+    labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
+    linking = {linker.label: f"trained on each method; learnt from {linker.teacher}"} if linker else {}
     out = Outcome(
         name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
-        attacks=[*mounted, *([trained.label] if trained else [])], judges=_words(who), recognisers=_words(compared),
+        attacks=list(dict.fromkeys(labels)),
+        judges=_words(who) | linking,
+        recognisers=_words(compared),
         loggers=every_logger(logger),
         command=command or f"python main.py compare ({name})",
     )  # fmt: skip
     with progress_bar(share=True) as bar:
-        ready, restorers = _train(candidates, restorer, seed, out, bar)
+        ready, restorers = _train(candidates, learners, trained, seed, out, bar)
         first = next(iter(candidates.values())).setting
         assert first.verification is not None
         subjects = Subjects(first.verification.open(first.data), batch_size, where)
@@ -175,7 +191,8 @@ def compare(
             return found
 
         bench = _Bench(subjects, judges_of("judge", who), bootstrap, out.folder / "parts")
-        out.judged(out.tried("judges on clean faces", bench.clean) or {})
+        links, ceiling = _link(candidates, linker, who, bench, seed, out)
+        out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceiling)
         shared = judges_of("recogniser", {k: v for k, v in compared.items() if v != OWN})
         task = bar.add_task("", total=len(subjects) * len(candidates) * (1 + len(out.attacks)))
         for number, (label, candidate) in enumerate(candidates.items()):
@@ -183,17 +200,17 @@ def compare(
             own = {k: v for k, v in compared.items() if v == OWN} if label in ready else {}
             eyes = shared | judges_of("recogniser", own, candidate)
             against: dict[str, Attack | None] = {RELEASED: None, **mounted}
-            path = restorers.get(label)
-            if trained and path:
-                against[trained.label] = out.tried(f"{label}: {path}", partial(TrainedRestorer, path))
+            for learnt, path in restorers.get(label, {}).items():
+                against[learnt] = out.tried(f"{label}: {path}", partial(TrainedRestorer, path))
             out.results[label] = candidate.utility()
             for attack_label, attack in against.items():
                 bar.update(task, description=f"{label}: {attack_label}")
                 if attack is None and attack_label != RELEASED:
                     continue  # its checkpoint could not be read, which is told already
                 work = partial(
-                    bench.figures, candidate, attack, attack_label, eyes, partial(bar.advance, task)
-                )
+                    bench.with_judge(links.get(label) if attack is None else None).figures,
+                    candidate, attack, attack_label, eyes, partial(bar.advance, task),
+                )  # fmt: skip
                 found = out.tried(f"{label}, {attack_label}", work) or {}
                 head = "" if attack is None else f"{attack_label}/"
                 out.results[label] |= {f"{head}{key}": value for key, value in found.items()}
@@ -212,7 +229,7 @@ def compare(
 
 def _check(
     name: str, methods: Mapping[str, Method], judges: Mapping[str, Who], recognisers: Mapping[str, Who],
-    attacks: Mapping[str, Attack], restorer: Restorer | None, examples: int, bootstrap: int,
+    attacks: Mapping[str, Attack], learners: list[Restorer], linker: Linking | None, examples: int, bootstrap: int,
 ) -> None:  # fmt: skip
     """Refuse what cannot be meant, before anything is read or trained."""
     if not is_plain_name(name):
@@ -223,14 +240,21 @@ def _check(
         raise ValueError(f"examples: {examples}; give at least 1")
     if bootstrap < 0:
         raise ValueError(f"bootstrap: {bootstrap}; give the number of resamples, 0 for none")
-    named = {"methods": [*methods], "judges": [*judges], "recognisers": [*recognisers],
-             "attacks": [RELEASED, *attacks, *([restorer.label] if restorer else [])]}  # fmt: skip
+    named = {"methods": [*methods], "judges": [*judges, *([linker.label] if linker else [])],
+             "recognisers": [*recognisers],
+             "attacks": [RELEASED, *attacks, *(one.label for one in learners)]}  # fmt: skip
     for kind, labels in named.items():
         jobs.check_labels(kind, labels)
         wrong = [label for label in labels if not label.strip() or "/" in label]
         if wrong:
             raise ValueError(f"{kind}: {wrong[0]!r} is no label; give one without a slash")
-    for config in [m.config for m in methods.values()] + ([restorer.config] if restorer else []):
+    if linker is not None and linker.teacher not in judges:
+        raise ValueError(
+            f"linker.teacher: {linker.teacher!r}; give the label of the judge whose embeddings it learns: "
+            f"{', '.join(judges) or 'there are none'}"
+        )
+    trained = [*learners, *([linker] if linker else [])]
+    for config in [m.config for m in methods.values()] + [one.config for one in trained]:
         find_config(config)
     for kind, given in (("judges", judges), ("recognisers", recognisers)):
         for label, one in given.items():
@@ -243,12 +267,22 @@ def _check(
 
 
 def _train(
-    candidates: Mapping[str, Candidate], restorer: Restorer | None, seed: int, out: Outcome, bar: Progress
-) -> tuple[set[str], dict[str, str]]:
-    """Do the runs; tell which recognisers are there, and by method the checkpoint of its trained attacker."""
+    candidates: Mapping[str, Candidate], learners: list[Restorer], given: Restorer | None, seed: int, out: Outcome,
+    bar: Progress,
+) -> tuple[set[str], dict[str, dict[str, str]]]:  # fmt: skip
+    """Do the runs; tell which recognisers are there, and by method and attacker its trained attackers' checkpoints.
+
+    Args:
+        candidates: the methods.
+        learners: what is trained for each.
+        given: whose checkpoint a method may bring (`Method.restorer`).
+        seed: of the runs.
+        out: where failures go.
+        bar: to be moved on.
+    """
     hiding = [
-        c for c in candidates.values()
-        if restorer and c.setting.desensitizer and not c.method.restorer and c.setting.data.desensitizer.is_image
+        (c, one) for one in learners for c in candidates.values()
+        if not (c.method.restorer and given is not None and one.label == given.label) and c.meets(one, seed)
     ]  # fmt: skip
     task = bar.add_task("training", total=len(candidates) + len(hiding))
     ready: set[str] = set()
@@ -260,19 +294,68 @@ def _train(
         elif done is False:
             out.failed.append(f"{label}: its run ({candidate.run})")
         bar.advance(task)
-    restorers = {label: c.method.restorer for label, c in candidates.items() if c.method.restorer}
-    for candidate in hiding:
-        assert restorer is not None
+    restorers = {
+        label: {given.label: c.method.restorer}
+        for label, c in candidates.items() if given is not None and c.method.restorer
+    }  # fmt: skip
+    for candidate, restorer in hiding:
         bar.update(task, description=f"{candidate.label}: {restorer.label}")
         what = f"{candidate.label}: training of {restorer.label}"
         made = out.tried(what, partial(candidate.train_restorer, restorer, seed))
         if made:
-            restorers[candidate.label] = str(made)
+            restorers.setdefault(candidate.label, {})[restorer.label] = str(made)
         elif not (out.failed and out.failed[-1].startswith(what)):
             out.failed.append(what)
         bar.advance(task)
     bar.update(task, visible=False)
     return ready, restorers
+
+
+def _link(
+    candidates: Mapping[str, Candidate], linker: Linking | None, who: Mapping[str, Who], bench: _Bench, seed: int,
+    out: Outcome,
+) -> tuple[dict[str, tuple[str, Judge]], dict[str, float]]:  # fmt: skip
+    """Train a linker on each method that hides, and one on clean faces; give them as judges, and the ceiling.
+
+    Args:
+        candidates: the methods.
+        linker: what to train; None for nothing.
+        who: the judges as the config has them.
+        bench: with the judges, the teacher among them.
+        seed: of the runs.
+        out: where failures go.
+
+    Returns:
+        Method -> the label and the judge; and what the one of clean faces comes to, as `clean_figures` names it.
+    """
+    if linker is None:
+        return {}, {}
+    teacher = bench.judges.get(linker.teacher)
+    if teacher is None:  # which is told already
+        return {}, {}
+    given = who[linker.teacher]
+    path = candidates[given].checkpoint if isinstance(given, str) and given in candidates else given
+    more = ["--model.teacher", str(path)] if isinstance(path, str | Path) and path not in NAMES else []
+
+    def judge(candidate: Candidate, clean: bool) -> Judge:
+        run = candidate.train_restorer(linker, seed, more, clean)
+        if run is None:
+            raise ChildProcessError("its run failed")
+        return LinkJudge(LinkAttack(run), teacher).to(bench.subjects.device)
+
+    first = next(iter(candidates.values()))
+    best = out.tried(f"training of {linker.label} on clean faces", partial(judge, first, True))
+    ceiling: dict[str, float] = {}
+    if best is not None:
+        work = partial(bench.ceiling, first.clean_data(linker, seed), linker.label, best)
+        ceiling = out.tried(f"{linker.label} on clean faces", work) or {}
+    links = {}
+    for label, candidate in candidates.items():
+        if candidate.setting.desensitizer:
+            made = out.tried(f"{label}: training of {linker.label}", partial(judge, candidate, False))
+            if made is not None:
+                links[label] = (linker.label, made)
+    return links, ceiling
 
 
 @dataclass(frozen=True)
@@ -291,6 +374,25 @@ class _Bench:
         if part.keys() != had.keys():
             keep(path, part)
         return clean_metrics(part, self.subjects, self.judges, self.bootstrap)
+
+    def with_judge(self, more: tuple[str, Judge] | None) -> _Bench:
+        """Return the bench with one judge more."""
+        return self if more is None else replace(self, judges={**self.judges, more[0]: more[1]})
+
+    def ceiling(self, data: FaceDataModule, label: str, judge: Judge) -> dict[str, float]:
+        """Let a linker that was trained on clean faces link clean faces, or read what it found before."""
+        path, had = measured(self.parts, f"clean_{jobs.slug(label)}", part_key(self.subjects, data, None))
+        part = measure(self.subjects, data, None, [judge], [], had)
+        if part.keys() != had.keys():
+            keep(path, part)
+        found = figures(part, self.subjects, {label: judge}, {}, self.bootstrap)
+        names = {"verification": "judge_accuracy", "rank1": "judge_rank1"}
+        return {
+            f"{new}{key.removeprefix(old)}": value
+            for old, new in names.items()
+            for key, value in found.items()
+            if key.startswith(old)
+        }
 
     def figures(
         self, candidate: Candidate, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
@@ -346,6 +448,11 @@ def run(args: list[str]) -> None:
         }
         if isinstance(values["restorer"], dict):
             values["restorer"] = Restorer(**values["restorer"])
+        values["attackers"] = {
+            k: a if isinstance(a, Restorer) else Restorer(**a) for k, a in (values["attackers"] or {}).items()
+        }
+        if isinstance(values["linker"], dict):
+            values["linker"] = Linking(**values["linker"])
         compare(**values, command=f"python main.py compare {shlex.join(args)}")
 
 

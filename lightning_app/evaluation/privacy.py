@@ -76,6 +76,7 @@ class Subjects(PairImages):
 
         Where the judge compares by cosine, of length 1.
         """
+        judge = judge.clean_side()
         if judge.about not in self._clean:
             by = {judge.about: judge}
             shown = ([Shown(self.clean(rows), by)] for rows in rank_share(len(self), self.batch_size))
@@ -185,7 +186,8 @@ def measure(
         subjects: whose images.
         data: the method's, of which the desensitizer is used.
         attack: None for the released images as they are, or of a representation what its `look` shows.
-        judges: who link what is seen to clean images.
+        judges: who link what is seen to clean images; those that take what is released (`LinkJudge`) see that, and
+            no attack's pictures.
         recognisers: who compare what is seen with what is seen (paper, Table 2).
         have: what was measured before with other judges; that is not measured again.
         tick: called with the number of images done.
@@ -200,6 +202,7 @@ def measure(
     part = dict(have or {})
     if attack is not None:  # its pictures are nothing that such a one has learnt to take
         recognisers = [one for one in recognisers if not one.of_released]
+        judges = [one for one in judges if not one.of_released]
     wanted = {j.about: j for j in judges if f"own/{_short(j)}" not in part}
     looking = wanted | {r.about: r for r in recognisers if f"pairs/{_short(r)}" not in part}
     likeness = "dssim" not in part
@@ -218,7 +221,8 @@ def measure(
         for about, one in looking.items()
         if not one.of_released and (about in wanted or _UNMIXED + about not in of_faces)
     }
-    of_released = {about: one for about, one in looking.items() if one.of_released}
+    linking = {about: one for about, one in wanted.items() if one.of_released}
+    of_released = {about: one for about, one in looking.items() if one.of_released and about not in linking}
 
     def released() -> Iterator[list[Shown]]:
         for rows in rank_share(len(subjects), subjects.batch_size):
@@ -236,9 +240,10 @@ def measure(
             faces = (
                 pictures_of(data, desensitized, None, raw.shape[2:]) if of_faces else desensitized["image"]
             )
+            # one that links was trained on what is handed out, mixed where that is
             yield [
                 Shown(seen, of_pictures, *told), Shown(desensitized["image"], of_released, *own),
-                Shown(faces, of_faces, *own),
+                Shown(faces, of_faces, *own), Shown(handed_out["image"][: len(rows)], linking),
             ]  # fmt: skip
 
     found = embed_images(released(), tick=tick)

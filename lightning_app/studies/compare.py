@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from datamodules.face import FaceDataModule
+from datamodules.readers.base import FaceReader
 from datamodules.same_description import brief, same_desensitizer
 from lightning_app.attacks import Attack
 from lightning_app.attacks.trained import load_restorer
@@ -30,6 +35,7 @@ from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 
 log = logging.getLogger("faceveil")
+_AT_A_TIME = 64  # images read for their hashes
 _SITUATIONS = ("", "_s2", "_s3")
 _TRAINED = "time/fit_s"  # a figure that every `fit` leaves, whatever it trains
 
@@ -59,7 +65,7 @@ class Restorer:
     """An attacker that is trained for each method, on faces of other people desensitized by that method.
 
     Attributes:
-        config: of `fit`, of a `lightning_app.models.Inpainter`.
+        config: of `fit`, of a `lightning_app.models.Inpainter`, `UNetRestorer` or `CGAN`.
         args: overrides; the desensitizer is the method's.
         label: what tables call it.
     """
@@ -67,6 +73,22 @@ class Restorer:
     config: str
     args: list[str] = field(default_factory=list)
     label: str = "trained restorer"
+
+
+@dataclass(frozen=True)
+class Linking(Restorer):
+    """A linker that is trained for each method, and once on clean faces: its own ceiling.
+
+    Attributes:
+        config: of `fit`, of a `lightning_app.models.Linker`.
+        args: overrides; the desensitizer is the method's.
+        label: what tables call it, as a judge.
+        teacher: label of the judge whose embeddings of clean faces it learns. Of one that is given by `class_path`, the
+            config names the same as `model.teacher`.
+    """
+
+    label: str = "linker"
+    teacher: str = ""
 
 
 class Candidate:
@@ -230,12 +252,16 @@ class Candidate:
             self._read = key, read_recogniser(self.checkpoint)[1]
         return self._read[1]
 
-    def train_restorer(self, restorer: Restorer, seed: int) -> Path | None:
+    def train_restorer(
+        self, restorer: Restorer, seed: int, more: Sequence[str] = (), clean: bool = False
+    ) -> Path | None:
         """Train an attacker on this method, of other people's faces, unless that is done.
 
         Args:
             restorer: what to train.
             seed: of its run.
+            more: further overrides.
+            clean: train it on clean faces instead, once for all methods: a linker's ceiling.
 
         Returns:
             Its checkpoint; None where the run failed.
@@ -243,19 +269,59 @@ class Candidate:
         Raises:
             ValueError: the config cannot be used, or a run of that name was made otherwise.
         """
-        run = self.folder / f"{jobs.slug(self.label)}_{jobs.slug(restorer.label)}"
-        common = self._restorer_args(restorer, seed)
+        of = "clean" if clean else jobs.slug(self.label)
+        run = self.folder / f"{of}_{jobs.slug(restorer.label)}"
+        common = [*self.restorer_args(restorer, seed, clean), *more]
         args = ["fit", *common, "--runs", str(run.parent), "--name", run.name]
         self.commands.append(_typed(args))
-        about = {"about": read_fit_settings(common).about, "veil": self.setting.data.desensitizer.describe()}
+        setting = read_fit_settings(common)
+        desensitizer = setting.data.desensitizer if clean else self.setting.data.desensitizer
+        about = {"about": setting.about, "veil": desensitizer.describe()}
         jobs.write_record(self.folder / "jobs" / f"{run.name}.json", run, _plain(about))
-        output = self._log(f"_{jobs.slug(restorer.label)}")
+        output = self.folder / "logs" / f"{run.name}.log"
         done = jobs.do(args, run, output, self.folder.name, figure=_TRAINED)
         return run / LAST if done else None
 
-    def _restorer_args(self, restorer: Restorer, seed: int) -> list[str]:
+    def restorer_args(self, restorer: Restorer, seed: int, clean: bool = False) -> list[str]:
+        """Return the command line that trains an attacker on this method, after `fit`.
+
+        Args:
+            restorer: the attacker.
+            seed: of its run.
+            clean: on clean faces instead.
+        """
+        desensitizer = None if clean else self.setting.desensitizer
         return ["--config", restorer.config, "--seed_everything", str(seed), *restorer.args,
-                "--data.init_args.desensitizer", json.dumps(self.setting.desensitizer)]  # fmt: skip
+                "--data.init_args.desensitizer", json.dumps(desensitizer)]  # fmt: skip
+
+    def meets(self, restorer: Restorer, seed: int) -> bool:
+        """Tell whether an attacker can be trained on this method: it hides, and the attacker takes what it releases.
+
+        Args:
+            restorer: the attacker; an `Inpainter` takes pictures alone.
+            seed: of its run.
+
+        Raises:
+            FileNotFoundError, ValueError: its config cannot be used.
+        """
+        if not self.setting.desensitizer:
+            return False
+        if self.setting.data.desensitizer.is_image:
+            return True
+        model = read_setting(self.restorer_args(restorer, seed)).about["model"]
+        return str(model["class_path"]).rpartition(".")[2] != "Inpainter"
+
+    def clean_data(self, restorer: Restorer, seed: int) -> FaceDataModule:
+        """Return an attacker's data without any desensitizer.
+
+        Args:
+            restorer: the attacker.
+            seed: of its run.
+
+        Raises:
+            FileNotFoundError, ValueError: its config cannot be used.
+        """
+        return read_setting(self.restorer_args(restorer, seed, clean=True)).data
 
     def known_to(self, restorer: Restorer | None, seed: int) -> Sequence[str]:
         """Name the identities that its trained attacker learns from.
@@ -272,7 +338,7 @@ class Candidate:
             home = given if given.is_dir() else given.parent.parent
             return saved_reader(home, self.setting.classes).identities
         assert restorer is not None, "the method has no attacker"
-        return read_fit_settings(self._restorer_args(restorer, seed)).data.reader.identities
+        return read_fit_settings(self.restorer_args(restorer, seed)).data.reader.identities
 
     def utility(self) -> dict[str, float]:
         """Return accuracies with their intervals as the run tells them, and the share of pixels hidden.
@@ -370,6 +436,60 @@ def warn_of_known_people(
                 "%s: %d of the %d people who are attacked are among those it has learnt from: it looks better than it "
                 "is. Give it other people's faces.", name, len(shared), len(people),
             )  # fmt: skip
+
+
+def check_strangers(candidate: Candidate, attackers: Sequence[Restorer], seed: int) -> None:
+    """Refuse attackers that would learn from people who are attacked, by name or by picture.
+
+    Args:
+        candidate: a method; all are verified on the same images, and an attacker's people are the same for all.
+        attackers: what is trained for each.
+        seed: of their runs.
+
+    Raises:
+        FileNotFoundError, ValueError: somebody is among both, or a set cannot be read.
+    """
+    assert candidate.setting.verification is not None
+    attacked = candidate.setting.verification.open(candidate.setting.data) if attackers else None
+    found: dict[str, tuple[set[str], int]] = {}  # attackers mostly learn from the same people
+    for attacker in attackers:
+        assert attacked is not None
+        setting = read_setting(candidate.restorer_args(attacker, seed))
+        key = json.dumps(setting.about["data"]["init_args"].get("reader"), default=str)
+        if key not in found:
+            found[key] = in_common(setting.data.reader.open(), attacked)
+        shared_people, shared_images = found[key]
+        if shared_people or shared_images:
+            raise ValueError(
+                f"{attacker.label}: {len(shared_people)} of the people who are attacked, and {shared_images} of their "
+                f"images, are among those it would learn from{_named(shared_people)}: give it other people's faces"
+            )
+
+
+def in_common(one: FaceReader, other: FaceReader) -> tuple[set[str], int]:
+    """Find who and what is in two sets of faces.
+
+    Args:
+        one: faces.
+        other: faces.
+
+    Returns:
+        Names of people in both, and how many images of `other` are in `one`, by the SHA-256 of their pixels.
+    """
+    theirs = _hashes(one)
+    return set(one.identities) & set(other.identities), sum(digest in theirs for digest in _hashes(other))
+
+
+def _hashes(reader: FaceReader) -> set[str]:
+    found = set()
+    for rows in torch.arange(len(reader)).split(_AT_A_TIME):
+        images = reader.__getitems__(rows.tolist())["image"]
+        found |= {hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images}
+    return found
+
+
+def _named(people: set[str]) -> str:
+    return f" ({', '.join(sorted(people)[:3])}{', …' if len(people) > 3 else ''})" if people else ""
 
 
 def describe(candidate: Candidate) -> str:

@@ -2,10 +2,11 @@
 
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.evaluation.judges.dlib import DlibJudge
+from lightning_app.evaluation.judges.linking import LinkJudge
 from lightning_app.evaluation.judges.onnx import OnnxJudge
 from lightning_app.evaluation.judges.recogniser import RecogniserJudge
 from lightning_app.models.known import add_known
 
-__all__ = ["DlibJudge", "Judge", "OnnxJudge", "RecogniserJudge"]
+__all__ = ["DlibJudge", "Judge", "LinkJudge", "OnnxJudge", "RecogniserJudge"]
 
 add_known(Judge, DlibJudge, OnnxJudge, RecogniserJudge)

@@ -61,6 +61,10 @@ class Judge(nn.Module):
             mask = None if mask is None else interpolate(mask, (side, side), mode="nearest")
         return self.embed_masked(images, mask, mask_index).to(images.device)
 
+    def clean_side(self) -> Judge:
+        """Return who embeds the clean faces that what is seen is compared with; by default the judge itself."""
+        return self
+
     def check_size(self, size: int) -> None:
         """Refuse images it would judge badly, before any is read; by default it takes all.
 

@@ -1,0 +1,131 @@
+"""The attack that restores no picture: it embeds what was released where a recogniser embeds the clean face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_app.core.batch import Batch
+from lightning_app.networks.linking import LinkStudent
+from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
+from lightning_app.runs.folder import resolve_checkpoint
+
+KEPT = "linker"  # under this name its checkpoint keeps what it says of itself
+SHAPE = ("backbone", "width", "in_channels", "input_size")  # settings that make another network
+_PREFIX = "network."
+_LARGEST = 4096  # px, and dimensions of an embedding
+
+
+class LinkAttack(nn.Module):
+    """Link released faces to clean ones with a student that `fit` trained as a `Linker`.
+
+    It gives embeddings, not pictures, so that no measure of likeness sees it: those of released images, to be compared
+    by cosine with the recogniser's of clean faces (`lightning_app.evaluation.LinkJudge` does).
+
+    Args:
+        checkpoint: a `.ckpt`, or the folder of a run, of which `checkpoints/last.ckpt` is taken. Nothing in it is run.
+
+    Attributes:
+        teacher: what the recogniser is: the SHA-256 of its checkpoint, or what the judge said of itself.
+        trained_on: how the faces it was trained on were desensitized, as `Desensitizer.describe` tells.
+        step: batches it was trained on.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds more than weights, or is not a Linker's.
+
+    Source: FaceLinkGen, 2026: a student from protected templates to a clean recogniser's embeddings.
+    """
+
+    def __init__(self, checkpoint: str | Path) -> None:
+        super().__init__()
+        path = Path(checkpoint)
+        try:
+            given = "last" if path.is_dir() else str(path.absolute())  # absolute: a file may be called `last`
+            self.path = resolve_checkpoint(given, path)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
+        content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        state = student_state(content, f"checkpoint {path}")
+        saved, about = content["hyper_parameters"], content[KEPT]
+        try:
+            pixels, dim = (_number(about, key) for key in ("pixels", "dim"))
+            given_shape = (
+                str(saved["backbone"]),
+                int(saved["in_channels"]),
+                pixels,
+                dim,
+                int(saved["width"]),
+            )
+            check_claim(lambda: LinkStudent(*given_shape), state)
+            self.network = LinkStudent(*given_shape)
+            self.network.load_state_dict(state)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
+        self.network.eval().requires_grad_(False)
+        self.settings = {key: saved[key] for key in SHAPE}
+        self.teacher, self.step = str(about["teacher"]), int(about["batches"])
+        self.trained_on: dict[str, Any] = dict((content.get(DATA_STATE) or {}).get("desensitizer") or {})
+
+    @torch.no_grad()
+    def embed(self, released: Batch) -> Tensor:
+        """Embed what a method released.
+
+        Args:
+            released: of which `image` `[B,C,h,w]` is looked at, as released: not normalised.
+
+        Returns:
+            `[B,D]` float32, not of length 1, on the images' device.
+
+        Raises:
+            ValueError: the images have other channels or another size than those it was trained on.
+        """
+        image = released["image"].float()
+        channels, side = self.settings["in_channels"], self.settings["input_size"]
+        if image.shape[1:] != (channels, side, side):
+            raise ValueError(
+                f"checkpoint {self.path}: was trained on {channels} channels of {side} px, these images have "
+                f"{image.shape[1]} of {image.shape[-1]} px; give one that was trained on this method"
+            )
+        self.network.to(image.device).eval()
+        found: Tensor = self.network(image)
+        return found.float()
+
+    def describe(self) -> dict[str, object]:
+        """Return what goes into tables and reports: the attack, its network, how long and on what it was trained."""
+        return {"attack": type(self).__name__, **self.settings, "step": self.step, "teacher": self.teacher[:64],
+                "trained_on": self.trained_on}  # fmt: skip
+
+
+def student_state(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]:
+    """Take the student's weights out of the checkpoint of a `Linker`.
+
+    Args:
+        checkpoint: as Lightning wrote it.
+        what: to call it in the message.
+
+    Raises:
+        ValueError: it is another model's.
+    """
+    saved, about = checkpoint.get("hyper_parameters") or {}, checkpoint.get(KEPT)
+    state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
+    told = isinstance(about, Mapping) and {"pixels", "dim", "teacher", "batches"} <= about.keys()
+    if not state or not told or any(key not in saved for key in SHAPE):
+        kind = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
+        raise ValueError(
+            f"{what} is not of a Linker but of {kind}; give one that `python main.py fit --config "
+            "lfwa_quick_linker.yaml` wrote"
+        )
+    return state
+
+
+def _number(about: Mapping[str, Any], key: str) -> int:
+    value = int(about[key])
+    if not 0 < value <= _LARGEST:
+        raise ValueError(f"{key} {value}, not 1 to {_LARGEST}")
+    return value

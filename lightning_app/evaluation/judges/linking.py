@@ -1,0 +1,64 @@
+"""A trained linker as a judge: what was released by its student, clean faces by the recogniser it learnt from."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import Tensor
+
+from lightning_app.attacks.link import LinkAttack
+from lightning_app.evaluation.judges.base import Judge
+from lightning_app.evaluation.judges.recogniser import RecogniserJudge
+
+
+class LinkJudge(Judge):
+    """Find who is on a released image among clean faces, though nobody restores it.
+
+    Args:
+        attack: the student, trained on this very method.
+        teacher: who embeds the clean faces: the recogniser that the student learnt from.
+
+    Raises:
+        ValueError: the student learnt from another one.
+    """
+
+    of_released = True
+
+    def __init__(self, attack: LinkAttack, teacher: Judge) -> None:
+        super().__init__()
+        if attack.teacher != teacher_hash(teacher):
+            raise ValueError(
+                f"checkpoint {attack.path}: learnt from a recogniser of hash {attack.teacher[:12]}, the judge given "
+                f"has {teacher_hash(teacher)[:12]}: give the judge it learnt from"
+            )
+        self.attack, self._teacher = attack, [teacher]  # in a list: the teacher is no part of its state
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embed what was released.
+
+        Args:
+            images: `[B,C,h,w]` as released: a picture in [0,1], or a representation.
+
+        Returns:
+            `[B,D]` float.
+        """
+        return self.attack.embed({"image": images})
+
+    def clean_side(self) -> Judge:
+        """Return the teacher, who embeds clean faces."""
+        return self._teacher[0]
+
+    def describe(self) -> dict[str, object]:
+        """Return the attack and what it was trained on."""
+        return {"judge": type(self).__name__, **self.attack.describe()}
+
+
+def teacher_hash(judge: Judge) -> str:
+    """Return what a `Linker` writes down of its teacher, for a judge that might be it.
+
+    Args:
+        judge: a recogniser's, of which it is the SHA-256 of the checkpoint, or another.
+    """
+    if isinstance(judge, RecogniserJudge):
+        return judge.facts.sha256
+    return hashlib.sha256(judge.about.encode()).hexdigest()

@@ -1,0 +1,118 @@
+"""The second paper's black-box attacker: pix2pix, a conditional GAN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_app.attacks.losses import discriminator_loss, generator_loss
+from lightning_app.core.batch import Batch
+from lightning_app.models.restorer import FaceRestorer
+from lightning_app.networks.pix2pix import PICTURE, PatchDiscriminator, Pix2PixGenerator, initialise
+
+_BETAS = (0.5, 0.999)  # pix2pix, section 3.3
+
+
+class CGAN(FaceRestorer):
+    """pix2pix as an attacker: a U-Net that draws faces, and a PatchGAN that tells them from real ones.
+
+    Takes pictures and representations of any number of channels, see `FaceRestorer` for how it is trained and what
+    it logs. The noise is dropout; an attack leaves it out. `train/loss` is the generator's: `train/adversarial` and
+    `train/l1`, which is weighted; `train/discriminator` is halved, as pix2pix does.
+
+    A batch is two optimiser steps, the discriminator's and then the generator's: `trainer.max_steps` counts both.
+
+    Args:
+        width: channels of both networks' first stage.
+        depth: stages that halve the side; 112 px have four clean halvings.
+        dropout: in the generator's three innermost decoder stages, 0 … 1.
+        l1_weight: of L1, on pictures in [−1,1], beside the adversarial loss.
+        learning_rate: Adam's, of both; its betas are 0.5 and 0.999.
+        input_size: height and width of what is released; comes from the data.
+        in_channels: its channels; comes from the desensitizer.
+        channels_last: keep images and weights in NHWC, which is faster on most devices.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Source: Isola et al., "Image-to-image translation with conditional adversarial networks", CVPR 2017; section 4.2.2
+    of the adaptive hybrid masking paper.
+    """
+
+    kind = "CGAN"
+
+    def __init__(
+        self,
+        width: int = 64,
+        depth: int = 4,
+        dropout: float = 0.5,
+        l1_weight: float = 100.0,
+        learning_rate: float = 2e-4,
+        input_size: int = 112,
+        in_channels: int = 3,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"model.dropout={dropout}: give a share from 0 up to, not including, 1")
+        if l1_weight < 0:
+            raise ValueError(f"model.l1_weight={l1_weight}: give 0 or more")
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.network = Pix2PixGenerator(in_channels, width, depth, dropout)
+        self.discriminator = PatchDiscriminator(in_channels + 1 + PICTURE, width)
+        for network in (self.network, self.discriminator):
+            initialise(network)
+            if channels_last:
+                network.to(memory_format=torch.channels_last)
+        self.begin()
+
+    def prepare_data(self) -> None:
+        """Check what every attacker checks, and that there is one process.
+
+        Raises:
+            ValueError: the data suits no attacker, or there are several processes.
+        """
+        super().prepare_data()
+        if (
+            self.trainer.world_size > 1
+        ):  # DDP waits for gradients of both networks at each of the two backward passes
+            raise ValueError(
+                f"CGAN trains in one process, here are {self.trainer.world_size}: set trainer.devices to 1"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Train the discriminator and then the generator on a batch; return the generator's loss."""
+        optimisers: Any = self.optimizers()
+        image, clean = self.seen(batch), batch["clean"]
+        if self.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        seen = self.network.condition(image, batch["mask"], batch["mask_index"], (self.pixels, self.pixels))
+        output = self.network.drawn(seen, image)
+
+        judged = discriminator_loss(
+            self.discriminator(seen, clean), self.discriminator(seen, output.detach())
+        )
+        optimisers[1].zero_grad()
+        self.manual_backward(judged)
+        optimisers[1].step()
+
+        self.discriminator.requires_grad_(False)  # the generator's gradients go through it, and leave none
+        parts = generator_loss(self.discriminator(seen, output), output, clean, self.hparams["l1_weight"])
+        loss = torch.stack([*parts.values()]).sum()
+        optimisers[0].zero_grad()
+        self.manual_backward(loss)
+        optimisers[0].step()
+        self.discriminator.requires_grad_(True)
+        self.trained_on(batch, loss, discriminator=judged, **parts)
+        return loss.detach()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """Return Adam for the generator and for the discriminator."""
+        rate = self.hparams["learning_rate"]
+        return (
+            torch.optim.Adam(self.network.parameters(), lr=rate, betas=_BETAS),
+            torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=_BETAS),
+        )

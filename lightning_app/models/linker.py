@@ -1,0 +1,240 @@
+"""The attacker that restores nothing: a student of what is released, and of a recogniser's clean embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_app.attacks.link import KEPT, SHAPE, student_state
+from lightning_app.core.batch import Batch
+from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.others import LOADERS
+from lightning_app.models.schedule import Schedule, lr_factor
+from lightning_app.networks.linking import LinkStudent
+from lightning_app.runs.trainer_options import total_steps
+
+log = logging.getLogger("faceveil")
+
+
+class Linker(L.LightningModule):
+    """A student that embeds what a method releases where a recogniser of clean faces embeds the face.
+
+    Trained by `fit` with a `FaceDataModule` whose `keep_clean` is on and whose desensitizer is the one attacked, on
+    faces the attacker may see; pictures and representations alike. The loss is 1 − cosine. With no desensitizer it
+    learns from clean faces alone: the ceiling that its figures are read beside. Afterwards
+    `lightning_app.attacks.LinkAttack` attacks with its checkpoint. Logs `train/loss`, and on held-out images
+    `link/similarity`, the mean cosine.
+
+    Args:
+        teacher: a recogniser of clean faces: its checkpoint, an export's safetensors or its run's folder, or a judge
+            by `class_path` (`lightning_app.evaluation.OnnxJudge`). It stays out of the checkpoint; its hash goes in.
+        backbone: the student's network, one of ours by name.
+        width: channels of its first stage.
+        learning_rate: Adam's.
+        decay: of the rate over the run: `constant`, `one_cycle`, `cosine`, `step`.
+        input_size: height and width of what is released; comes from the data.
+        in_channels: its channels; comes from the desensitizer.
+        channels_last: keep images and weights in NHWC, which is faster on most devices.
+
+    Raises:
+        ValueError: the teacher or the data cannot be used; the message says why.
+
+    Source: FaceLinkGen, 2026.
+    """
+
+    def __init__(
+        self,
+        teacher: Path | nn.Module | None = None,
+        backbone: str = "resnet18",
+        width: int = 64,
+        learning_rate: float = 1e-3,
+        decay: Schedule = "one_cycle",
+        input_size: int = 112,
+        in_channels: int = 3,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["teacher"])  # no path, and no weights of others, in a checkpoint
+        self._given, self.decay = [teacher], decay  # in a list: a module there is neither trained nor saved
+        self.network: LinkStudent | None = None
+        self.batches, self.pixels, self.dim, self.taught = 0, 0, 0, ""
+        self._teach: list[
+            Callable[[Tensor], Tensor]
+        ] = []  # in lists: neither in the checkpoint nor the optimiser
+        self._modules_of_teacher: list[nn.Module] = []
+        self._held_out = HeldOutMeans("similarity")
+
+    def prepare_data(self) -> None:
+        """Check the data and read the teacher, before a run is written.
+
+        Raises:
+            FileNotFoundError, ValueError: they cannot be used; the message says why.
+        """
+        if self._teach:
+            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not getattr(data, "keep_clean", False):
+            raise ValueError("Linker learns from clean faces: set data.keep_clean to true")
+        if self._given[0] is None:
+            raise ValueError(
+                "model.teacher: None; give the recogniser of clean faces whose embeddings are learnt: a checkpoint, "
+                "or a judge by class_path"
+            )
+        taught = self.taught
+        self.pixels = int(data.size)
+        teach = self._read_teacher(data)
+        if taught and taught != self.taught:
+            raise ValueError(
+                f"model.teacher: its hash is {self.taught[:12]}, this run learnt from {taught[:12]}: give that one, or "
+                "start anew with --overwrite"
+            )
+        with torch.no_grad():
+            dim = int(teach(torch.zeros(1, 3, self.pixels, self.pixels)).shape[1])
+        self._make(dim)
+        self._teach = [teach]
+
+    def setup(self, stage: str) -> None:
+        """Do on every rank what `prepare_data`, which comes before the run's folder is written, did on one."""
+        self.prepare_data()
+
+    def _read_teacher(self, data: Any) -> Callable[[Tensor], Tensor]:
+        teacher = self._given[0]
+        if isinstance(teacher, nn.Module):
+            about = (
+                getattr(teacher, "about", None) or f"{type(teacher).__module__}.{type(teacher).__qualname__}"
+            )
+            self.taught = hashlib.sha256(str(about).encode()).hexdigest()
+            self._modules_of_teacher = [teacher.eval().requires_grad_(False)]
+            return teacher
+        assert teacher is not None
+        model, facts = LOADERS[0](teacher)
+        if facts.clean is False:
+            raise ValueError(
+                f"model.teacher {facts.path}: was trained on desensitized faces; give a recogniser of clean ones"
+            )
+        if (facts.input_size, facts.in_channels) != (data.size, 3):
+            raise ValueError(
+                f"model.teacher {facts.path}: takes {facts.in_channels} channels of {facts.input_size} px, the clean "
+                f"faces have 3 of {data.size} px: give one trained on such"
+            )
+        self.taught = str(facts.sha256)
+        model.eval().requires_grad_(False)
+        self._modules_of_teacher = [model]
+        mean, std = (float(facts.data.get(name, 0.5)) for name in ("mean", "std"))
+
+        def embed(clean: Tensor) -> Tensor:
+            embedded: Tensor = model.embed((clean - mean) / std)
+            return embedded
+
+        return embed
+
+    def _make(self, dim: int) -> None:
+        if self.network is not None:
+            return
+        settings = self.hparams
+        self.dim = dim
+        self.network = LinkStudent(
+            settings["backbone"], settings["in_channels"], self.pixels, dim, settings["width"]
+        )
+        if settings["channels_last"]:
+            self.network.to(memory_format=torch.channels_last)
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device."""
+        self._move_teacher()
+
+    def on_validation_start(self) -> None:
+        """Bring the teacher to the device."""
+        self._move_teacher()
+
+    def _move_teacher(self) -> None:
+        for part in self._modules_of_teacher:
+            part.to(self.device).eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embed what was released, `[B,C,h,w]`, not normalised, into `[B,D]`."""
+        assert self.network is not None
+        if self.hparams["channels_last"]:
+            image = image.contiguous(memory_format=torch.channels_last)
+        embedded: Tensor = self.network(image)
+        return embedded
+
+    def similarities(self, batch: Batch) -> Tensor:
+        """Return the cosine `[B]` of the student's embeddings and the teacher's of the clean faces."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        released = batch["image"].float() * data.std + data.mean
+        with torch.no_grad():
+            target = self._teach[0](batch["clean"].float())
+        return F.cosine_similarity(self(released).float(), target.float(), dim=1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return 1 − cosine, the batch's mean, and log it."""
+        loss = 1 - self.similarities(batch).mean()
+        self.batches += 1
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the cosine of held-out images; the batch may be empty."""
+        if len(batch["image"]):
+            self._held_out.add({"similarity": self.similarities(batch).mean()}, len(batch["image"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log it, over the images of all ranks; nothing where there are none."""
+        self._held_out.log(self, "link")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Refuse: what it embeds are an attacker's guesses.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("predict writes a recogniser's embeddings; attack with LinkAttack instead")
+
+    def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
+        """Return Adam and the schedule over all steps of the run."""
+        assert self.network is not None
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.hparams["learning_rate"])
+        total = total_steps(self.trainer, f"decay={self.decay}")
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(step, total, self.decay)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what an attack needs to know, and the teacher's hash."""
+        checkpoint[KEPT] = {
+            "dim": self.dim, "pixels": self.pixels, "teacher": self.taught, "batches": self.batches,
+        }  # fmt: skip
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another network's weights or another teacher in one line, and go on counting.
+
+        Raises:
+            ValueError: the checkpoint holds another network, or learnt from another teacher.
+        """
+        student_state(checkpoint, "this checkpoint")
+        saved, about = checkpoint.get("hyper_parameters", {}), checkpoint[KEPT]
+        other = [key for key in SHAPE if saved.get(key) != self.hparams[key]]
+        if other:
+            theirs = ", ".join(f"{key}={saved.get(key)}" for key in other)
+            ours = ", ".join(f"{key}={self.hparams[key]}" for key in other)
+            raise ValueError(
+                f"this checkpoint is of another network ({theirs}; yours: {ours}): use the config it was trained with"
+            )
+        if self.taught and about["teacher"] != self.taught:
+            raise ValueError(
+                f"model.teacher: its hash is {self.taught[:12]}, this run learnt from {about['teacher'][:12]}: give "
+                "that one, or start anew with --overwrite"
+            )
+        self.taught, self.batches, self.pixels = about["teacher"], int(about["batches"]), int(about["pixels"])
+        self._make(int(about["dim"]))

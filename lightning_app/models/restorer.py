@@ -1,0 +1,246 @@
+"""Attackers that draw a face of whatever a method releases, pictures or not: what they share, and the plain U-Net."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_app.attacks.base import keep_visible
+from lightning_app.attacks.losses import l1
+from lightning_app.attacks.trained import KEPT, KINDS, state_of_network
+from lightning_app.core.batch import Batch
+from lightning_app.core.draws import seed_from
+from lightning_app.metrics import psnr
+from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.networks.partial_conv import of_images
+from lightning_app.networks.pix2pix import RestorationUNet, Restoring
+
+log = logging.getLogger("faceveil")
+_DROPOUT = 121  # salt of this draw
+
+
+class FaceRestorer(L.LightningModule):
+    """An attacker that learns, from faces it may see, to draw the clean face of what a desensitizer made of it.
+
+    Trained by `fit` with a `FaceDataModule` whose `keep_clean` is on and whose desensitizer is the one attacked; that
+    may release pictures or a representation. Afterwards `lightning_app.attacks.TrainedRestorer` attacks with its
+    checkpoint. Logs `train/loss`; on held-out images `restore/psnr` in dB, under the mask where there is one, and
+    `restore/psnr_before`, the same of what was released as it is looked at.
+
+    A subclass makes `network` and overrides `training_step` and `configure_optimizers`.
+
+    Attributes:
+        network: draws the faces.
+        batches: training batches so far. Lightning's `global_step` counts optimiser steps, of which a batch of
+            two networks has two.
+        masked: whether the images it was trained on had masks; None before the first.
+    """
+
+    network: Restoring
+    kind: ClassVar[str]
+
+    def begin(self) -> None:
+        """Get ready once the network is there; a subclass calls it at the end of its `__init__`."""
+        self.batches = 0
+        self.masked: bool | None = None
+        self.pictures: bool | None = None
+        self.pixels = 0
+        self._held_out = HeldOutMeans("psnr", "psnr_before")
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images and weights are kept in NHWC."""
+        return bool(self.hparams["channels_last"])
+
+    def prepare_data(self) -> None:
+        """Check that the data suits an attacker, before a run is written.
+
+        Raises:
+            ValueError: it does not; the message says why.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        name = type(self).__name__
+        if not getattr(data, "keep_clean", False):
+            raise ValueError(f"{name} learns from clean faces: set data.keep_clean to true")
+        self.pictures, self.pixels = bool(data.desensitizer.is_image), int(data.size)
+        if self.trainer.state.fn == "fit" and not data.desensitizer.hides:
+            log.warning("%s: data.desensitizer hides nothing; set the one that is attacked.", name)
+
+    def setup(self, stage: str) -> None:
+        """Do on every rank what `prepare_data`, which comes before the run's folder is written, did on one."""
+        self.prepare_data()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what the step draws, dropout, by (seed, batch, rank): a run that goes on draws the same."""
+        seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
+        torch.manual_seed(seed_from(_DROPOUT, seed, self.batches, self.global_rank))
+
+    def forward(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
+        """Draw whole pictures; visible pixels are the network's guess too.
+
+        Args:
+            image: `[B,C,h,w]` as released, not normalised: a picture in [0,1], or a representation.
+            mask: `[M,1,H,W]`, 1 = visible; None where nothing is hidden.
+            mask_index: `[B]` int64 into the masks; None where M is 1 or B.
+
+        Returns:
+            `[B,3,H,W]`, H and W the side of the raw faces; not bounded.
+        """
+        if self.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        picture: Tensor = self.network(image, mask, mask_index, (self.pixels, self.pixels))
+        return picture
+
+    def seen(self, batch: Batch) -> Tensor:
+        """Undo the DataModule's normalisation of a batch's `image`: float32, in [0,1] where they are pictures."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        image: Tensor = batch["image"].float() * data.std + data.mean
+        return image.clamp(0, 1) if self.pictures else image
+
+    def trained_on(self, batch: Batch, loss: Tensor, **parts: Tensor) -> None:
+        """Count a training batch, and log its loss and what it is made of.
+
+        Args:
+            batch: it.
+            loss: of it.
+            **parts: of the loss, by name.
+        """
+        size = len(batch["image"])
+        self.masked = batch["mask"] is not None
+        self.batches += 1
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()}, batch_size=size)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the PSNR of held-out images, restored and before; the batch may be empty."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count what `validation_step` counts."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log it, over the images of all ranks; nothing where there are none."""
+        self._held_out.log(self, "restore")
+
+    def on_test_epoch_end(self) -> None:
+        """Log it, as after a validation."""
+        self._held_out.log(self, "restore")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Refuse: embeddings are a recogniser's.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"predict writes embeddings, a {type(self).__name__} has none; attack with TrainedRestorer instead"
+        )
+
+    def restored(self, batch: Batch) -> Tensor:
+        """Restore a batch as an attack does: `[B,3,H,W]` in [0,1], visible pixels as they were.
+
+        Args:
+            batch: as a `FaceDataModule` gives it, normalised.
+        """
+        image, mask, which = self.seen(batch), batch["mask"], batch["mask_index"]
+        output = self(image, mask, which).float().clamp(0, 1)
+        visible = mask is not None and self.pictures
+        return keep_visible(output, image, of_images(mask, which)) if visible and mask is not None else output
+
+    def _evaluate(self, batch: Batch) -> None:
+        if len(batch["image"]) == 0:  # a rank without held-out images, or a set without
+            return
+        mask = batch["mask"]
+        hidden = None if mask is None else 1 - of_images(mask, batch["mask_index"])
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        clean = batch["clean"].float()
+        before = data.desensitizer.pictures(self.seen(batch), tuple(clean.shape[2:]))
+        pictures = {"psnr": self.restored(batch), "psnr_before": before}
+        figures = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
+        self._held_out.add(figures, len(clean))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what an attack needs to know: what it was trained on, and for how many batches."""
+        checkpoint[KEPT] = {
+            "kind": self.kind, "masked": bool(self.masked), "pictures": self.pictures is not False,
+            "pixels": self.pixels, "batches": self.batches,
+        }  # fmt: skip
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another network's weights in one line, and go on counting.
+
+        Raises:
+            ValueError: the checkpoint holds another network.
+        """
+        state_of_network(checkpoint, "this checkpoint", self.kind)
+        saved = checkpoint.get("hyper_parameters", {})
+        other = [key for key in KINDS[self.kind].shape if saved.get(key) != self.hparams[key]]
+        if other:
+            theirs = ", ".join(f"{key}={saved.get(key)}" for key in other)
+            ours = ", ".join(f"{key}={self.hparams[key]}" for key in other)
+            raise ValueError(
+                f"this checkpoint is of another network ({theirs}; yours: {ours}): use the config it was trained with"
+            )
+        about = checkpoint[KEPT]
+        self.batches, self.masked = int(about["batches"]), bool(about["masked"])
+        self.pictures, self.pixels = bool(about["pictures"]), int(about["pixels"])
+        if saved.get("learning_rate") != self.hparams["learning_rate"] and self._trainer is not None:
+            log.warning(
+                "model.learning_rate=%s is not used: the checkpoint goes on with %s",
+                self.hparams["learning_rate"], saved.get("learning_rate"),
+            )  # fmt: skip
+
+
+class UNetRestorer(FaceRestorer):
+    """A full U-Net trained with L1, the literature's strongest plain attacker.
+
+    Takes pictures and representations of any number of channels, see `FaceRestorer` for how it is trained and what it
+    logs. `train/loss` is the mean absolute error of pixels in [0,1], those that are visible too.
+
+    Args:
+        width: channels of the network's outermost maps.
+        depth: stages that halve the side; 112 px have four clean halvings.
+        learning_rate: Adam's.
+        input_size: height and width of what is released; comes from the data.
+        in_channels: its channels; comes from the desensitizer.
+        channels_last: keep images and weights in NHWC, which is faster on most devices.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Source: the attacker of Mi et al., "Privacy-preserving face recognition using trainable feature subtraction"
+    (MinusFace), CVPR 2024.
+    """
+
+    kind = "UNetRestorer"
+
+    def __init__(
+        self,
+        width: int = 32,
+        depth: int = 4,
+        learning_rate: float = 1e-3,
+        input_size: int = 112,
+        in_channels: int = 3,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = RestorationUNet(in_channels, width, depth)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.begin()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch and log it."""
+        loss = l1(self(self.seen(batch), batch["mask"], batch["mask_index"]), batch["clean"])
+        self.trained_on(batch, loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(self.network.parameters(), lr=self.hparams["learning_rate"])

@@ -1,0 +1,143 @@
+"""`compare` with attackers of its own for every method: restorers of representations, and a linker with its ceiling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from datamodules import DrawnFaces
+from lightning_app.commands import compare as module
+from lightning_app.commands import compare_report
+from lightning_app.models import ResNet
+from lightning_app.studies import runner as jobs
+from lightning_app.studies.compare import in_common
+from tests.command_line import RunMain, refused
+
+SIZE = 32
+DCT = {"class_path": "lightning_app.desensitize.BlockDCT"}
+BLUR = {"class_path": "lightning_app.desensitize.GaussianBlur", "init_args": {"kernel": 9}}
+
+
+def attacker(path: Path, model: str, first: int = 0, **arguments: object) -> str:
+    config: dict[str, Any] = {
+        "trainer": {"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 1},
+        "model": {"class_path": f"lightning_app.models.{model}", "init_args": {"width": 8} | arguments},
+        "data": {
+            "class_path": "datamodules.FaceDataModule",
+            "init_args": {
+                "global_batch_size": 8,
+                "keep_clean": True,
+                "reader": {
+                    "class_path": "datamodules.DrawnFaces",
+                    "init_args": {
+                        "identities": 4, "images_per_identity": 4, "size": SIZE, "first_identity": first,
+                    },
+                },
+            },
+        },
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+@pytest.fixture
+def comparison(
+    fitted: Path, tmp_path: Path, run_main: RunMain, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[list[str]]]:
+    """Run a comparison whose attackers are trained in this process; tell what was run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare_report, "compare_figure", lambda *rest: Image.new("RGB", (2, 2)))
+    torch.manual_seed(0)
+    made = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=SIZE)
+    torch.save({"state_dict": made.state_dict(), "hyper_parameters": dict(made.hparams)}, "clean.ckpt")
+    fit = str(fitted / "tiny.yaml")
+
+    def write(methods: dict[str, object], **more: object) -> list[list[str]]:
+        calls: list[list[str]] = []
+
+        def call(args: Sequence[str], *rest: object) -> bool:
+            if "LFWVerification" in Path(args[args.index("--config") + 1]).read_text():
+                return False  # no recogniser is trained here
+            calls.append(list(args))
+            run_main(*args)
+            return True
+
+        monkeypatch.setattr(jobs, "call", call)
+        about = {
+            "name": "both",
+            "methods": {
+                label: {"config": fit, "args": ["--data.init_args.desensitizer", json.dumps(one)]}
+                for label, one in methods.items()
+            },
+            "judges": {"clean": "clean.ckpt"},
+            "recognisers": {"clean": "clean.ckpt"},
+            "bootstrap": 20,
+            "examples": 1,
+            "device": "cpu",
+        }
+        Path("both.yaml").write_text(yaml.safe_dump(about | more, sort_keys=False))
+        with pytest.raises(ChildProcessError, match="its run"):
+            module.run(["--config", "both.yaml"])
+        return calls
+
+    return write
+
+
+def test_every_method_meets_its_attackers(comparison: Callable[..., list[list[str]]], tmp_path: Path) -> None:
+    methods = {"none": None, "blur": BLUR, "dct": DCT}
+    unet = attacker(tmp_path / "unet.yaml", "UNetRestorer", first=900, depth=2)
+    linker = attacker(tmp_path / "linker.yaml", "Linker", first=900)
+    more = {
+        "attackers": {"U-Net": {"config": unet}},
+        "linker": {"config": linker, "teacher": "clean"},
+        "privacy_axis": "verification",
+    }
+    calls = comparison(methods, **more)
+    names = [call[call.index("--name") + 1] for call in calls]
+    assert names == ["blur_U-Net", "dct_U-Net", "clean_linker", "blur_linker", "dct_linker"]
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    for method in ("blur", "dct"):
+        assert f"compare/{method}/verification/linker" in found
+        assert f"compare/{method}/rank1/linker" in found
+        assert f"compare/{method}/U-Net/verification/clean" in found
+        assert f"compare/{method}/U-Net/verification/linker" not in found  # it looks at what is released
+    assert "compare/none/verification/linker" not in found
+    assert 0 < found["compare/judge_accuracy/linker"] <= 1
+    assert found["compare/judge_accuracy_low/linker"] <= found["compare/judge_accuracy/linker"]
+    page = Path("runs/both/report.html").read_text()
+    assert "linker on clean faces" in page
+    assert comparison(methods, **more) == []  # all is there already
+
+
+def test_nobody_attacked_is_learnt_from(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = attacker(tmp_path / "unet.yaml", "UNetRestorer", depth=2)
+    with pytest.raises(
+        ValueError, match=r"U-Net: \d of the people who are attacked, and \d+ of their images"
+    ):
+        comparison({"blur": BLUR}, attackers={"U-Net": {"config": known}})
+    with pytest.raises(ValueError, match=r"linker\.teacher: 'gone'; give the label of the judge"):
+        comparison({"blur": BLUR}, linker={"config": known, "teacher": "gone"})
+    assert callable(refused)
+
+
+def test_pictures_in_common_are_found_under_other_names() -> None:
+    one = DrawnFaces(3, 2, SIZE)
+
+    class Renamed(DrawnFaces):
+        """The same faces of people of other names."""
+
+    other = Renamed(3, 2, SIZE)
+    other.identities = ["a", "b", "c"]
+    people, images = in_common(one, other)
+    assert (people, images) == (set(), 6)
+    assert in_common(one, DrawnFaces(3, 2, SIZE, first_identity=900)) == (set(), 0)
+    assert in_common(one, one) == (set(one.identities), 6)
