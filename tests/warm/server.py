@@ -37,8 +37,12 @@ _MODULES = (
     "matplotlib.pyplot",
     "benchmarks",
 )
-# Flower is an extra
+# what a first run of a command imports only then; Flower is an extra
 _EXTRAS = (
+    "attrs",
+    "fsspec.implementations.chained",
+    "rich._emoji_codes",
+    "torch.utils.serialization",
     "lightning_app.federated.flower.apps",
     "flwr.cli.app",
     "flwr.superlink.cli",
@@ -70,8 +74,8 @@ def serve(folder: Path, listening: int) -> dict[str, Any]:
     while True:
         ready, _, _ = select.select([door.fileno(), 0, *forks], [], [])
         if 0 in ready:
-            for fork in set(forks.values()):
-                os.kill(fork.pid, signal.SIGKILL)
+            for left in set(forks.values()):
+                os.kill(left.pid, signal.SIGKILL)
             os._exit(0)
         for file in ready:
             if file == door.fileno():
@@ -91,8 +95,8 @@ def serve(folder: Path, listening: int) -> dict[str, Any]:
                     return order
                 for passed in files:
                     os.close(passed)
-                fork = _Fork(pid, os.pidfd_open(pid), connection)
-                forks |= {fork.ended: fork, connection.fileno(): fork}
+                made = _Fork(pid, os.pidfd_open(pid), connection)
+                forks |= {made.ended: made, connection.fileno(): made}
             elif (fork := forks.get(file)) is None:
                 continue  # it has ended in this round
             elif file == fork.ended:
