@@ -44,11 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the server of warm processes, once for all workers; those that run tests use it."""
+    """Start the server of warm processes, once for all workers, which are forked from it as well."""
     if warm.FOLDER not in os.environ:
         warm.start()
-    if not getattr(config.option, "numprocesses", None):
-        warm.use()
+    warm.use()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

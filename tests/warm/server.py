@@ -19,6 +19,7 @@ import threading
 import traceback
 import types
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ _MODULES = (
     "matplotlib.pyplot",
     "benchmarks",
 )
-# Flower is an extra
+# what a first run of a command imports only then; Flower is an extra
 _EXTRAS = (
+    "attrs",
+    "fsspec.implementations.chained",
+    "rich._emoji_codes",
+    "torch.utils.serialization",
     "lightning_app.federated.flower.apps",
     "flwr.cli.app",
     "flwr.superlink.cli",
@@ -47,27 +52,59 @@ _EXTRAS = (
 )
 
 
+@dataclass(frozen=True)
+class _Fork:
+    """A process that runs, the file that tells its end, and the program that stands for it."""
+
+    pid: int
+    ended: int
+    connection: socket.socket
+
+
 def serve(folder: Path, listening: int) -> dict[str, Any]:
-    """Fork for each connection, until standard input ends; return in the fork, as the process that was asked for."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how the forks end
+    """Fork for each connection, pass on signals and ends, until standard input ends; return in the fork.
+
+    The fork is the process that was asked for. There is one fork for each: copying the page tables of a process that
+    has imported everything costs a tenth of a second.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     door = socket.socket(fileno=listening)
+    forks: dict[int, _Fork] = {}  # by the files that are waited for: each has two
     imported = False
     while True:
-        ready, _, _ = select.select([door.fileno(), 0], [], [])
+        ready, _, _ = select.select([door.fileno(), 0, *forks], [], [])
         if 0 in ready:
+            for left in set(forks.values()):
+                os.kill(left.pid, signal.SIGKILL)
             os._exit(0)
-        connection, _ = door.accept()
-        if not imported:
-            imported = True
-            _import()
-        if os.fork() == 0:
-            break
-        connection.close()
-    door.close()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return _attend(connection, folder)
+        for file in ready:
+            if file == door.fileno():
+                connection, _ = door.accept()
+                if not imported:
+                    imported = True
+                    _import()
+                if (taken := _take(connection)) is None:
+                    connection.close()
+                    continue
+                order, files = taken
+                pid = os.fork()
+                if pid == 0:
+                    (folder / str(os.getpid())).write_text(str(order["pid"]))
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    _become(order, files)
+                    return order
+                for passed in files:
+                    os.close(passed)
+                made = _Fork(pid, os.pidfd_open(pid), connection)
+                forks |= {made.ended: made, connection.fileno(): made}
+            elif (fork := forks.get(file)) is None:
+                continue  # it has ended in this round
+            elif file == fork.ended:
+                del forks[file]
+                forks.pop(fork.connection.fileno(), None)
+                _close(fork, folder)
+            elif not _pass_on(fork):
+                del forks[file]
 
 
 def _import() -> None:
@@ -80,40 +117,38 @@ def _import() -> None:
     gc.freeze()  # a collection in a fork would copy all of it
 
 
-def _attend(connection: socket.socket, folder: Path) -> dict[str, Any]:
-    """Fork the process, pass on its signals and its end; return in the fork."""
+def _take(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Read an order and its files; None where the program has ended over it."""
     head, files, _, _ = socket.recv_fds(connection, 8, 250)
     length, text = int.from_bytes(head, "big"), b""
-    while len(text) < length:
-        if not (more := connection.recv(length - len(text))):
-            os._exit(1)
+    while len(text) < length and (more := connection.recv(length - len(text))):
         text += more
+    if not head or len(text) < length:
+        for file in files:
+            os.close(file)
+        return None
     order: dict[str, Any] = json.loads(text)
-    pid = os.fork()
-    if pid == 0:
-        (folder / str(os.getpid())).write_text(str(order["pid"]))
-        connection.close()
-        _become(order, files)
-        return order
-    for file in files:
-        os.close(file)
-    ended = os.pidfd_open(pid)
-    gone = False
-    while True:
-        ready, _, _ = select.select([ended] if gone else [ended, connection.fileno()], [], [])
-        if ended in ready:
-            break
-        signals = b""
-        with suppress(ConnectionResetError):
-            signals = connection.recv(64)
-        gone = not signals
-        for number in signals or [signal.SIGKILL]:
-            os.kill(pid, number)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    (folder / str(pid)).unlink(missing_ok=True)
-    with suppress(BrokenPipeError):
-        connection.sendall(code.to_bytes(4, "big", signed=True))
-    os._exit(0)
+    return order, files
+
+
+def _pass_on(fork: _Fork) -> bool:
+    """Pass on signals; where the program is gone, kill the fork and return False."""
+    signals = b""
+    with suppress(ConnectionResetError):
+        signals = fork.connection.recv(64)
+    for number in signals or [signal.SIGKILL]:
+        os.kill(fork.pid, number)  # it is nobody else: it has not been waited for
+    return bool(signals)
+
+
+def _close(fork: _Fork, folder: Path) -> None:
+    """Take the fork's end and tell it."""
+    code = os.waitstatus_to_exitcode(os.waitpid(fork.pid, 0)[1])
+    (folder / str(fork.pid)).unlink(missing_ok=True)
+    with suppress(BrokenPipeError, ConnectionResetError):
+        fork.connection.sendall(code.to_bytes(4, "big", signed=True))
+    fork.connection.close()
+    os.close(fork.ended)
 
 
 def _become(order: dict[str, Any], files: list[int]) -> None:
