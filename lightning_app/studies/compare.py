@@ -308,7 +308,7 @@ class Candidate:
             return False
         if self.setting.data.desensitizer.is_image:
             return True
-        model = read_setting(self.restorer_args(restorer, seed)).about["model"]
+        model = read_fit_settings(self.restorer_args(restorer, seed)).about["model"]
         return str(model["class_path"]).rpartition(".")[2] != "Inpainter"
 
     def clean_data(self, restorer: Restorer, seed: int) -> FaceDataModule:
@@ -321,7 +321,7 @@ class Candidate:
         Raises:
             FileNotFoundError, ValueError: its config cannot be used.
         """
-        return read_setting(self.restorer_args(restorer, seed, clean=True)).data
+        return read_fit_settings(self.restorer_args(restorer, seed, clean=True)).data
 
     def known_to(self, restorer: Restorer | None, seed: int) -> Sequence[str]:
         """Name the identities that its trained attacker learns from.
@@ -454,7 +454,7 @@ def check_strangers(candidate: Candidate, attackers: Sequence[Restorer], seed: i
     found: dict[str, tuple[set[str], int]] = {}  # attackers mostly learn from the same people
     for attacker in attackers:
         assert attacked is not None
-        setting = read_setting(candidate.restorer_args(attacker, seed))
+        setting = read_fit_settings(candidate.restorer_args(attacker, seed))
         key = json.dumps(setting.about["data"]["init_args"].get("reader"), default=str)
         if key not in found:
             found[key] = in_common(setting.data.reader.open(), attacked)

@@ -96,9 +96,9 @@ def test_fit_and_test_leave_figures_of_each_class(task: Path) -> None:
 
 
 def test_the_checkpoint_knows_its_classes(task: Path) -> None:
-    from lightning_app.models.checkpoints import load_recogniser
+    from lightning_app.models.checkpoints import read_recogniser
 
-    _, facts = load_recogniser(task / "runs/task")
+    _, facts = read_recogniser(task / "runs/task")
     assert facts.data["classes"] == [*CLASSES]
     assert facts.data["num_classes"] == 3
 

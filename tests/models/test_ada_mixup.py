@@ -19,7 +19,7 @@ from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import CentreBlock, Chain, Desensitizer, MixUp, RandomMixUp
 from lightning_app.models import AdaMixUp, AdaMixUpFSM, ResNet
 from lightning_app.models.ada_mixup import STRATEGY, LearnsToMix
-from lightning_app.models.checkpoints import load_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.mix_strategy import MixStrategy, RunningBaseline
 from lightning_app.networks.strategy import StrategyNetwork, pick, reinforce_loss
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
@@ -463,7 +463,7 @@ def test_it_is_read_as_the_recogniser_it_is(tmp_path: Path, key: Path) -> None:
     chain = Chain([CentreBlock(0.5), RandomMixUp(K, key=key)])
     trainer = fit(tmp_path, model, data(chain, 32), max_epochs=1, limit_train_batches=2)
     assert float(trainer.callback_metrics["train/loss"]) > 0
-    loaded, facts = load_recogniser(tmp_path / LAST)
+    loaded, facts = read_recogniser(tmp_path / LAST)
     assert type(loaded).__name__ == "ResNetFSM"
     assert facts.step == 2
     image = torch.rand(2, 3, 32, 32)
