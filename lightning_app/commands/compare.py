@@ -168,6 +168,8 @@ def compare(
                 target.facts()
                 data = target.setting.data
                 channels = None if data.desensitizer.is_image else data.in_channels
+                if one == OWN and data.desensitizer.mixes > 1:
+                    channels = data.in_channels  # it is used on faces that are not mixed
                 if channels is not None and one != OWN:
                     raise ValueError(
                         f"the recogniser of {one} takes what that method releases, which is no picture"

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from lightning_app.cli.configs import FindConfig
 from lightning_app.cli.nulls import NestedNulls
 from lightning_app.core.files import write_atomically
 
 
-class CommandParser(NestedNulls, ArgumentParser):
+class CommandParser(NestedNulls):
     """A parser whose errors are the line that says what is wrong, without screens of usage above it."""
 
     def print_usage(self, file: Any = None) -> None:

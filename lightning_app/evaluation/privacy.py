@@ -34,7 +34,6 @@ from lightning_app.metrics.reidentification import (
 
 Part = dict[str, Tensor]
 _FORM = 1  # of a part; another number, and what was measured before is measured again
-_UNMIXED = "unmixed "  # before the name of a recogniser that is shown faces alone
 # what is measured per image: name -> sign that makes a higher value less private
 _LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1}
 _RANKS = {"rank1": 1, "rank5": 5}
@@ -85,7 +84,7 @@ class Subjects(PairImages):
 
 
 def applies(attack: Attack | None, data: FaceDataModule) -> bool:
-    """Return whether an attack can be mounted on what a method releases.
+    """Tell whether an attack can be mounted on what a method releases.
 
     Args:
         attack: None stands for looking at the released images as they are.
@@ -119,8 +118,6 @@ def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) ->
         "method": data.desensitizer.describe(),
         "attack": None,
     }
-    if attack is None and data.desensitizer.mixes > 1:
-        about["recognisers see"] = "faces"  # earlier ones of pictures saw mixes
     if attack is not None:
         attack.to(subjects.device).eval()
         some = data.desensitized(subjects.raw(torch.arange(1)))
@@ -209,18 +206,7 @@ def measure(
     if not looking and not likeness:
         return part
     alike: dict[str, list[Tensor]] = {}
-    # a recogniser is used on images that are not mixed; the same network may be a judge of mixes too
-    unmixed = attack is None and data.desensitizer.mixes > 1
-    of_faces = {
-        f"{_UNMIXED}{one.about}": one
-        for one in recognisers
-        if unmixed and not one.of_released and one.about in looking
-    }
-    of_pictures = {
-        about: one
-        for about, one in looking.items()
-        if not one.of_released and (about in wanted or _UNMIXED + about not in of_faces)
-    }
+    of_pictures = {about: one for about, one in looking.items() if not one.of_released}
     linking = {about: one for about, one in wanted.items() if one.of_released}
     of_released = {about: one for about, one in looking.items() if one.of_released and about not in linking}
 
@@ -237,28 +223,23 @@ def measure(
             # an attacker's picture has no hidden pixel left, so the judge is told of none
             told = (mask, which) if attack is None else (None, None)
             own = (desensitized["mask"], desensitized["mask_index"]) if attack is None else (None, None)
-            faces = (
-                pictures_of(data, desensitized, None, raw.shape[2:]) if of_faces else desensitized["image"]
-            )
+            # a recogniser is used on images that are not mixed
             # one that links was trained on what is handed out, mixed where that is
-            yield [
-                Shown(seen, of_pictures, *told), Shown(desensitized["image"], of_released, *own),
-                Shown(faces, of_faces, *own), Shown(handed_out["image"][: len(rows)], linking),
-            ]  # fmt: skip
+            yield [Shown(seen, of_pictures, *told), Shown(desensitized["image"], of_released, *own),
+                   Shown(handed_out["image"][: len(rows)], linking)]  # fmt: skip
 
     found = embed_images(released(), tick=tick)
     part |= {name: torch.cat(values) for name, values in alike.items()}
     pairs, gallery = subjects.pairs, subjects.gallery
     for judge in looking.values():
-        short, by, face = _short(judge), judge.metric, _UNMIXED + judge.about
+        embedded, short, by = _scaled(found[judge.about], judge), _short(judge), judge.metric
         if judge.about in wanted:
-            embedded, clean = _scaled(found[judge.about], judge), subjects.embedded(judge)
+            clean = subjects.embedded(judge)
             ranks = mate_ranks(embedded, subjects.labels, clean[gallery], subjects.labels[gallery], by)
             ranks[gallery] = 0  # the very picture, or its restoration, is no probe
             part |= {f"own/{short}": similarity(embedded, clean, by), f"rank/{short}": ranks}
             part[f"linked/{short}"] = similarity(clean[pairs.a], embedded[pairs.b], by)
-        compared = _scaled(found[face if face in of_faces else judge.about], judge)
-        part[f"pairs/{short}"] = similarity(compared[pairs.a], compared[pairs.b], by)
+        part[f"pairs/{short}"] = similarity(embedded[pairs.a], embedded[pairs.b], by)
     return part
 
 

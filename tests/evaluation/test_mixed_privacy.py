@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.core.batch import Batch, DrawKey
@@ -62,23 +61,6 @@ def test_judges_see_mixes_and_its_own_recogniser_sees_faces(data: FaceDataModule
         mixed = (data.desensitizer(batch, DrawKey(mix=True))["image"] * 255).round() / 255
         torch.testing.assert_close(seen[rows], mixed)
     torch.testing.assert_close(part["dssim"], dssim(raw.float() / 255, seen))
-
-
-def test_a_recogniser_of_pictures_sees_faces_and_as_a_judge_mixes(data: FaceDataModule) -> None:
-    """One network may be both: the method's own recogniser, and a judge that somebody names."""
-    faces, both = subjects(10), Shown(False)
-    part = measure(faces, data, None, [both], [both])
-    raw = faces.raw(torch.arange(24)).float() / 255
-    alone = (Mosaic(4).desensitize(raw) * 255).round() / 255
-    pairs = faces.pairs
-    short = next(key for key in part if key.startswith("pairs/"))
-    at_faces = F.normalize(alone.flatten(1)[:, :16] - 0.5)
-    torch.testing.assert_close(
-        part[short], (at_faces[pairs.a] * at_faces[pairs.b]).sum(1), rtol=1e-4, atol=1e-5
-    )
-    clean = F.normalize(raw.flatten(1)[:, :16] - 0.5)
-    likeness = (at_faces * clean).sum(1)
-    assert (part[short.replace("pairs", "own")] - likeness).abs().max() > 0.02, "the judge is shown mixes"
 
 
 def test_few_that_are_left_over_are_mixed_with_the_first(data: FaceDataModule) -> None:

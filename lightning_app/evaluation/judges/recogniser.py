@@ -21,7 +21,8 @@ class RecogniserJudge(Judge):
         mean: subtracted from every channel, on [0,1] pixels, as in its training.
         std: what every channel is divided by then.
         precision: `bf16-mixed` and `16-mixed` embed under autocast, as `fit` does.
-        channels: of the representation that it takes; None for pictures.
+        channels: of what is released and not mixed, which it takes: a representation's, or 3 of a method that mixes
+            pictures; None for all pictures that are seen.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -68,7 +69,8 @@ class RecogniserJudge(Judge):
     @property
     def about(self) -> str:
         """The hash of its checkpoint and how pixels come to it."""
-        return f"{self.facts.sha256} {self.mean} {self.std} {self.precision}"
+        unmixed = " unmixed" if self.of_released and self.facts.in_channels == 3 else ""
+        return f"{self.facts.sha256} {self.mean} {self.std} {self.precision}{unmixed}"
 
 
 def embed_pixels(
