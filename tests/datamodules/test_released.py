@@ -162,7 +162,7 @@ def test_a_method_of_ones_own_is_given_to_the_reader(drawn_root: Path, tmp_path:
         FaceDataModule(ReleasedFaces(tmp_path / "own"))
     data = FaceDataModule(ReleasedFaces(tmp_path / "own", own_desensitizer=Inverted()))
     assert isinstance(data.desensitizer, Inverted)
-    with pytest.raises(ValueError, match=r"desensitize=Mosaic: .* was released by Inverted"):
+    with pytest.raises(ValueError, match=r"own_desensitizer=Mosaic: .* was released by Inverted"):
         FaceDataModule(ReleasedFaces(tmp_path / "own", own_desensitizer=Mosaic(8)))
 
 
