@@ -7,6 +7,7 @@ step ahead, forward alone, and the strategy network's pass forward and back, of 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,7 @@ def measure(
         width: channels of the first stage, of recogniser and strategy.
     """
     rows = []
-    before: list[Desensitizer]
+    before: Sequence[Desensitizer]
     for what, before in (("63 channels", [BlockDCT(normalise=True)]), ("pixels", [])):
         for looks, second in (("both rewards", 1.0), ("the first reward alone", 0.0)):
             learns = partial(_fit, AdaMixUp, before, RandomMixUp([2, 3, 4]), size, batch, steps, network, width,
@@ -56,7 +57,7 @@ def measure(
 
 def _fit(
     kind: type[Recogniser],
-    before: list[Desensitizer],
+    before: Sequence[Desensitizer],
     mixer: Desensitizer,
     size: int,
     batch: int,

@@ -135,7 +135,7 @@ def test_a_model_that_chooses_gets_them_unmixed_and_mixes_them_as_the_data_would
     mixed = module.mixed(unmixed, draw_key, made.images_of(raw()["index"], draw_key))
     assert torch.equal(unmixed["image"], before)
     for name in ("image", "target", "weight"):
-        assert torch.equal(mixed[name], expected[name]), name  # type: ignore[literal-required]
+        assert torch.equal(mixed[name], expected[name]), name
     with pytest.raises(ValueError, match="MixUp leaves k to nobody"):
         data(MixUp(2, key=key), "fit").mixed(unmixed, draw_key, 2)
     assert mixer_of(Chain([Mosaic(4), made])) is made
