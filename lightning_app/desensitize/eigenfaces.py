@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import PRIVATE, write_atomically
 from lightning_app.core.laplace import image_hash
 from lightning_app.desensitize.dct import grey
 
@@ -106,13 +106,13 @@ class Eigenfaces:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Write the file, whole or not at all.
+        """Write the file, whole or not at all, for its owner alone (mode 0600).
 
         Args:
             path: where to; missing folders are made.
         """
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        return write_atomically(path, save(tensors, {"faceveil": FORMAT}))
+        return write_atomically(path, save(tensors, {"faceveil": FORMAT}), mode=PRIVATE)
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
