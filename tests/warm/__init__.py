@@ -3,7 +3,8 @@
 Importing torch and Lightning costs a start ten seconds of a slow core, and the tests start tens of processes. While the
 tests run, `sys.executable`, `multiprocessing`'s executable and the scripts on PATH are small programs (`shim.py`) that
 hand their arguments, folder, environment and open files to one server (`server.py`), which forks; they pass signals on
-and end as the fork ends. pytest-xdist's workers start so, too. All is as in a process of its own but the time that imports take. `COLD` is the real Python.
+and end as the fork ends. pytest-xdist's workers start so, too. All is as in a process of its own but the time that
+imports take. `COLD` is the real Python.
 """
 
 from __future__ import annotations
