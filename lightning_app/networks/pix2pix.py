@@ -114,6 +114,7 @@ class RestorationUNet(Restoring):
         self.last = nn.Conv2d(width, PICTURE, 1)
         if in_channels == PICTURE:  # begins with what was released
             nn.init.zeros_(self.last.weight)
+            assert self.last.bias is not None
             nn.init.zeros_(self.last.bias)
 
     changes = True

@@ -111,4 +111,5 @@ class TestUnshuffle(AttackContract):
         return Unshuffle(BlockDCT(upsample=1, stride=1), others(), images=20)
 
     def images(self, attack: Attack) -> Tensor:
-        return BlockDCT(upsample=1, stride=1)(attacked())["image"][:4]
+        seen: Tensor = BlockDCT(upsample=1, stride=1)(attacked())["image"][:4]
+        return seen

@@ -45,7 +45,7 @@ def reference(network: LPIPS, heads: bool = True) -> Any:
     """Torchmetrics' LPIPS with the same trunk; with the heads that it ships where they are not ours."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    other = _LPIPS(pretrained=not heads, net="alex", pnet_rand=True).eval()
+    other: Any = _LPIPS(pretrained=not heads, net="alex", pnet_rand=True).eval()
     trunk = [part for part in other.net.modules() if isinstance(part, torch.nn.Conv2d)]
     for number, part in enumerate(trunk):
         part.weight.data.copy_(network.convolutions[2 * number])

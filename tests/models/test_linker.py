@@ -128,7 +128,7 @@ def test_the_loss_is_one_minus_cosine(tmp_path: Path, run_main: RunMain) -> None
         student, taught = model(released), Corners()(clean)
         expected = (student * taught).sum(1) / (student.norm(dim=1) * taught.norm(dim=1))
         torch.testing.assert_close(model.similarities(batch), expected)
-        model.log = lambda *a, **k: None  # type: ignore[method-assign,assignment]
+        model.log = lambda *a, **k: None  # type: ignore[method-assign]
         model._trainer.optimizers = [torch.optim.SGD(model.parameters(), 1.0)]  # type: ignore[union-attr]
         torch.testing.assert_close(model.training_step(batch, 0), 1 - expected.mean())
 

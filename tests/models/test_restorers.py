@@ -98,7 +98,7 @@ def test_cgan_steps_as_written_out(tmp_path: Path, run_main: RunMain) -> None:
     model.pixels, model.pictures = SIZE, True
     image, clean = torch.rand(4, 3, SIZE, SIZE), torch.rand(4, 3, SIZE, SIZE)
     made = model.configure_optimizers()
-    model.optimizers = lambda *a, **k: list(made)  # type: ignore[method-assign,assignment,misc]
+    model.optimizers = lambda *a, **k: list(made)  # type: ignore[method-assign,assignment]
     model.manual_backward = lambda loss, *a, **k: loss.backward()  # type: ignore[method-assign]
     model.seen = lambda batch: batch["image"]  # type: ignore[method-assign]
     logged: dict[str, Tensor] = {}
