@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import lightning as L
 import pytest
@@ -41,7 +42,7 @@ def fit(kind: type[Recogniser], desensitizer: Desensitizer) -> Recogniser:
     data = FaceDataModule(
         DrawnFaces(identities=2, images_per_identity=4, size=32), desensitizer, global_batch_size=4
     )
-    more = {"insertion_points": ["layer1"]} if kind is ResNetFSM else {}
+    more: dict[str, Any] = {"insertion_points": ["layer1"]} if kind is ResNetFSM else {}
     model = kind(
         backbone="resnet18", width=8, input_size=data.input_size, in_channels=data.in_channels, **more
     )
