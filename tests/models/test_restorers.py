@@ -188,7 +188,9 @@ def test_a_representation_is_attacked(model: str, tmp_path: Path, run_main: RunM
     with torch.no_grad():
         expected = network(batch["image"], None, None, (SIZE, SIZE)).clamp(0, 1)
     torch.testing.assert_close(restored, expected)
-    with pytest.raises(ValueError, match=r"trained on \d+ channels, these images have 3|was trained on images of"):
+    with pytest.raises(
+        ValueError, match=r"trained on \d+ channels, these images have 3|was trained on images of"
+    ):
         attack.restore({"image": clean[..., :4, :4]})
 
 
