@@ -289,8 +289,8 @@ OF_COMMANDS = {
     "federated_demo.yaml": "federate",
     "sweep_levels.yaml": "sweep_levels",
     **{f"table{number}.yaml": "ablate" for number in (3, 6, 8)},
-    **{f"{study}.yaml": "ablate" for study in ("confound", "epochs", "frequency", "frequency_dp", "gates", "hidden85",
-                                               "recipes", "recipes_owner")},
+    **{f"{study}.yaml": "ablate" for study in ("confound", "epochs", "frequency", "frequency_adamixup", "frequency_dp",
+                                               "gates", "hidden85", "recipes", "recipes_owner")},
 }  # fmt: skip
 
 

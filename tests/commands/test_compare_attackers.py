@@ -53,7 +53,7 @@ def comparison(
 ) -> Callable[..., list[list[str]]]:
     """Run a comparison whose attackers are trained in this process; tell what was run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare_report, "compare_figure", lambda *rest: Image.new("RGB", (2, 2)))
+    monkeypatch.setattr(compare_report, "compare_chart", lambda *rest: Image.new("RGB", (2, 2)))
     torch.manual_seed(0)
     made = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=SIZE)
     torch.save({"state_dict": made.state_dict(), "hyper_parameters": dict(made.hparams)}, "clean.ckpt")

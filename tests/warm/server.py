@@ -91,6 +91,8 @@ def serve(folder: Path, listening: int) -> dict[str, Any]:
                 if pid == 0:
                     (folder / str(os.getpid())).write_text(str(order["pid"]))
                     signal.signal(signal.SIGINT, signal.default_int_handler)
+                    for taken_over in (door, connection, *(one.connection for one in forks.values())):
+                        taken_over.detach()  # its number may become a file of the program, which it would close
                     _become(order, files)
                     return order
                 for passed in files:
@@ -247,7 +249,7 @@ def _ended(order: dict[str, Any]) -> int:
     atexit._run_exitfuncs()
     try:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
+            if stream is not None and not stream.closed:  # the resource tracker closes its own
                 stream.flush()
     except OSError:
         code = 120
