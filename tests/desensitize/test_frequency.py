@@ -24,6 +24,7 @@ from lightning_app.core.owner_key import OwnerKey
 from lightning_app.desensitize import BlockDCT, Desensitizer, FrequencyMask
 from lightning_app.desensitize.dct import Blocks, block_dct, grey
 from lightning_app.desensitize.frequency import Permutation
+from lightning_app.release.format.method import describe
 from tests.desensitize.test_contract import Ours
 
 
@@ -45,6 +46,16 @@ def drawn(count: int = 4, size: int = 32) -> Batch:
 class TestBlockDCT(Ours):
     def make(self) -> Desensitizer:
         return BlockDCT()
+
+    def test_its_manifest_is_closed(self) -> None:
+        """No release is made of it, since anybody turns it back; its description is a closed list all the same."""
+        made = self.made()
+        with pytest.raises(ValueError, match="its channels are the image, which anybody turns back"):
+            describe(made, self.size, None)
+        about = json.loads(json.dumps(made.describe()))
+        (schema,) = BlockDCT.entries(self.size, 3)
+        assert {*about} == {*schema, "method"}
+        assert all(check(about[name]) for name, (check, _) in schema.items())
 
 
 class TestColourBlockDCT(TestBlockDCT):
