@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_app.core import draws
 
 PER_SCALE = 1 << 10  # steps of the grid in the scale of the noise, of a value that has no grid of its own
+_LEVELS = 255_000  # of an image's values in a unit: 299 R + 587 G + 114 B of whole R, G, B is whole
 _CACHED = 1 << 16  # hashes at a time on a CPU, of two draws each: what its cache holds
 _AT_ONCE = 1 << 25  # elsewhere
 _FEW = 1 << 12  # of 2^31: a uniform below gets 63 bits more
@@ -30,18 +31,21 @@ def image_hash(image: Tensor, keys: Sequence[int]) -> Tensor:
     Noise is drawn by this and not by an image's number: two images that share a number (of training and of
     verification, or one image and its mirror image) would share their noise, and their difference would have none.
 
+    Devices divide pixels by 255 with other last bits, which do not count: values are taken as whole numbers of 255,000
+    a unit, which pixels and their luma are.
+
     Args:
-        image: `[B,C,H,W]` float32; its bits count.
+        image: `[B,C,H,W]` float32, in [0,1] or not much more.
         keys: four secret integers, see `draws.secret`.
 
     Returns:
         `[B]` int64.
 
-    Source: Carter and Wegman, "Universal classes of hash functions", 1979: Σ bits·key, modulo 2⁶⁴.
+    Source: Carter and Wegman, "Universal classes of hash functions", 1979: Σ level·key, modulo 2⁶⁴.
     """
-    bits = image.float().contiguous().flatten(1).view(torch.int32).to(torch.int64)
-    weights = draws.secret(torch.arange(bits.shape[1], device=bits.device), keys) | 1
-    return draws.secret(bits.mul_(weights).sum(1), keys)
+    levels = (image.float() * _LEVELS).round_().flatten(1).to(torch.int64)
+    weights = draws.secret(torch.arange(levels.shape[1], device=levels.device), keys) | 1
+    return draws.secret(levels.mul_(weights).sum(1), keys)
 
 
 def laplace_steps(image: Tensor, places: Tensor, scale: float, keys: Sequence[int]) -> Tensor:

@@ -18,7 +18,7 @@ from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import PER_SCALE
 from lightning_app.core.plain import Schema, is_hash
 from lightning_app.desensitize.block_dct import BlockDCT, transform_entries
-from lightning_app.desensitize.dct import block_dct, coefficient_ranges, images_at_a_time
+from lightning_app.desensitize.dct import block_dct, coefficient_ranges, from_ycbcr, images_at_a_time
 from lightning_app.desensitize.noise import KeyedNoise, Redraw, in_words, noise_entries
 from lightning_app.networks.budget_noise import shares_of
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
@@ -141,7 +141,10 @@ class DCTDP(BlockDCT):
         # a coefficient lies between −range/2 and range/2; rounded it shall not lie further apart
         most = (self.epsilons * PER_SCALE / 2).floor().float().to(found.device)[:, None, None]
         settings = {"budget": self.budget.hash}
-        for part, own in zip(*(x.split(images_at_a_time(found)) for x in (found, planes)), strict=True):
+        shown = (
+            planes if planes.shape[1] == 1 else from_ycbcr(planes)
+        )  # chroma lies on no grid, see `image_hash`
+        for part, own in zip(*(x.split(images_at_a_time(found)) for x in (found, shown)), strict=True):
             part.div_(steps).round_().clamp_(-most, most)
             self.noise.add(part.flatten(1), PER_SCALE, own, settings, draw_key)
             part.mul_(steps)

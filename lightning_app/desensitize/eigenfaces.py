@@ -19,7 +19,7 @@ from lightning_app.core.files import PRIVATE, write_atomically
 from lightning_app.core.laplace import image_hash
 from lightning_app.desensitize.dct import grey
 
-FORMAT = "eigenfaces/1"  # metadata `faceveil` of the file
+FORMAT = "eigenfaces/2"  # metadata `faceveil` of the file
 SMALLEST, LARGEST = 8, 128  # side of the small grey faces in pixels
 EACH = 4  # images for each component, at least: of fewer a component may be somebody's face
 MOST_BYTES = 1 << 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,11 +68,11 @@ class LearnsToMix(Recogniser):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not (reward1 >= 0 and reward2 >= 0 and reward1 + reward2 > 0):
+        if not (reward1 >= 0 and reward2 >= 0 and 0 < reward1 + reward2 < math.inf):
             raise ValueError(f"model.reward1={reward1}, model.reward2={reward2}: give 0 or more, not both 0")
         if as_in_paper and entropy:
             raise ValueError(f"model.entropy={entropy}: as_in_paper has none; leave out either")
-        if (entropy or 0) < 0 or strategy_lr <= 0:
+        if not (0 <= (entropy or 0) < math.inf and 0 < strategy_lr < math.inf):
             raise ValueError(
                 f"model.entropy={entropy}, model.strategy_lr={strategy_lr}: give 0 or more, and a positive rate"
             )

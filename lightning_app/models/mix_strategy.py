@@ -160,7 +160,7 @@ class MixStrategy:
             whose: for the message.
 
         Raises:
-            ValueError: it is of another strategy.
+            ValueError: it is of another strategy, or damaged.
         """
         theirs = state.get("candidates", torch.tensor([])).tolist()
         network = _part(state, "network.")
@@ -169,6 +169,10 @@ class MixStrategy:
             raise ValueError(
                 f"{whose}: holds another strategy (k of {theirs}; yours: {list(self.candidates)}, or another "
                 "strategy_width or image): use the config it was trained with"
+            )
+        if odd := self._odd(state):
+            raise ValueError(
+                f"{whose}: what it holds of the strategy is damaged ({odd}); take an earlier one"
             )
         self.network.load_state_dict(network)
         self.batches, self.counts = int(state["batches"]), state["counts"].tolist()
@@ -181,6 +185,25 @@ class MixStrategy:
         if self.baseline is not None and "baseline" in state:
             count, self.baseline.mean, self.baseline.variance = state["baseline"].tolist()
             self.baseline.count = int(count)
+
+    def _odd(self, state: Mapping[str, Tensor]) -> str | None:
+        """Name what is missing, of another shape or not finite, where the network fits."""
+        shapes: dict[str, torch.Size] = {
+            "batches": torch.Size(()),
+            "counts": torch.Size([len(self.candidates)]),
+        }
+        if "baseline" in state:
+            shapes["baseline"] = torch.Size([3])
+        if _part(state, "adam."):  # none before the first step
+            for number, weight in enumerate(self.network.parameters()):
+                shapes[f"adam.{number}.step"] = torch.Size(())
+                shapes |= {f"adam.{number}.{name}": weight.shape for name in ("exp_avg", "exp_avg_sq")}
+        known = shapes.keys() | {"candidates"} | {f"network.{name}" for name in self.network.state_dict()}
+        wrong = [name for name, shape in shapes.items() if name not in state or state[name].shape != shape]
+        wrong += [
+            name for name, value in state.items() if name not in known or not bool(value.isfinite().all())
+        ]
+        return min(wrong, default=None)
 
 
 def shares_of(candidates: Sequence[int], counts: Sequence[int]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_app.core import draws, laplace
 from lightning_app.core.laplace import PER_SCALE, add_laplace, hashed_places, image_hash, laplace_steps
+from lightning_app.desensitize.dct import grey
 
 KEYS = [[draws.seed_from(which, n) for n in range(4)] for which in range(3)]
 
@@ -79,6 +80,15 @@ def test_any_size_of_batch_and_chunk_gives_the_same(monkeypatch: pytest.MonkeyPa
     noise = whole - values
     assert not torch.equal(noise[0], noise[1])
     assert not torch.equal(noise[0, :38], noise[0, 38:76])
+
+
+def test_a_devices_rounding_does_not_change_an_images_hash() -> None:
+    """A GPU multiplies by 1/255 where a CPU divides: half of all levels get another last bit."""
+    levels = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(1)).float()
+    divided, multiplied = levels / 255, levels * torch.tensor(1 / 255)
+    assert not torch.equal(divided, multiplied)
+    assert torch.equal(image_hash(divided, KEYS[0]), image_hash(multiplied, KEYS[0]))
+    assert torch.equal(image_hash(grey(divided), KEYS[0]), image_hash(grey(multiplied), KEYS[0]))
 
 
 def test_images_hash_by_what_they_show() -> None:

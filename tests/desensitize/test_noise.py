@@ -163,6 +163,28 @@ def test_an_image_has_one_noise_and_two_have_none_in_common(tmp_path: Path, key:
     assert float((mirrored == LaplaceNoise(key=key)(faces(32))["image"]).float().mean()) < 0.3
 
 
+def test_an_image_has_one_noise_on_every_device(tmp_path: Path, key: Path) -> None:
+    """A GPU multiplies by 1/255 where a CPU divides; two draws would be two equations for the face."""
+    levels = torch.randint(0, 256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(1)).float()
+    index = torch.arange(3)
+    colour = DCTDP(checkpoint(tmp_path / "colour.ckpt", colour="ycbcr"), key=key)
+    for made in [*every(tmp_path, key), colour]:
+        here, there = (
+            made({"image": image, "index": index})["image"]
+            for image in (levels / 255, levels * torch.tensor(1 / 255))
+        )
+        # a value may be rounded to the next step of its grid
+        assert float((here - there).abs().max()) < 0.01 * float(here.std()), type(made).__name__
+
+
+def test_components_are_refused_their_own_faces_on_every_device(tmp_path: Path, key: Path) -> None:
+    levels = torch.randint(0, 256, (16, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    path = Eigenfaces.of([levels.to(torch.uint8)], 4, 8).write(tmp_path / "own.safetensors")
+    on_gpu = levels[:2].float() * torch.tensor(1 / 255)
+    with pytest.raises(ValueError, match="were made of 2 of these images"):
+        EigenfaceNoise(path, key=key)({"image": on_gpu, "index": torch.arange(2)})
+
+
 def test_redraw_epoch_draws_anew_in_training_alone(tmp_path: Path, key: Path) -> None:
     batch = faces(32)
     for made in every(tmp_path, key, redraw="epoch"):
@@ -323,7 +345,7 @@ def test_files_of_eigenfaces_that_are_none(tmp_path: Path) -> None:
 
     def refused(match: str, **changed: Tensor) -> None:
         path = tmp_path / "bad.safetensors"
-        save_file({**good, **changed}, path, {"faceveil": "eigenfaces/1"})
+        save_file({**good, **changed}, path, {"faceveil": "eigenfaces/2"})
         with pytest.raises(ValueError, match=match):
             Eigenfaces.read(path)
 

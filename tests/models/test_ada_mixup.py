@@ -455,6 +455,25 @@ def test_another_strategy_is_refused(whole: tuple[Path, L.Trainer, Watch], tmp_p
         fit(tmp_path, small(), data(RandomMixUp([2, 3], key=key)), ckpt_path=whole[0] / LAST, max_epochs=3)
 
 
+@pytest.mark.parametrize(
+    ("changed", "odd"),
+    [
+        ({"batches": None}, "batches"),
+        ({"counts": torch.tensor([1])}, "counts"),
+        ({"baseline": torch.tensor([1.0, 2.0])}, "baseline"),
+        ({"adam.0.step": torch.tensor(1.0)}, "adam.0.exp_avg"),
+        ({"network.choose.bias": torch.full((3,), math.nan)}, "network.choose.bias"),
+    ],
+)
+def test_a_damaged_strategy_is_refused(changed: dict[str, Tensor | None], odd: str) -> None:
+    mine = MixStrategy([2, 3, 4], 3, 32, 8, 1e-4, 0.01, True, 0)
+    state = {name: value for name, value in {**mine.state(), **changed}.items() if value is not None}
+    with pytest.raises(
+        ValueError, match=rf"^it: what it holds of the strategy is damaged \({odd}\); take an"
+    ):
+        mine.load(state, "it")
+
+
 def test_it_is_read_as_the_recogniser_it_is(tmp_path: Path, key: Path) -> None:
     torch.manual_seed(1)
     model = AdaMixUpFSM(
@@ -482,6 +501,9 @@ def test_it_is_read_as_the_recogniser_it_is(tmp_path: Path, key: Path) -> None:
         ({"reward1": 0.0, "reward2": 0.0}, "not both 0"),
         ({"as_in_paper": True, "entropy": 0.1}, r"model\.entropy=0\.1: as_in_paper has none"),
         ({"strategy_lr": 0.0}, r"model\.strategy_lr=0\.0: give 0 or more, and a positive rate"),
+        ({"strategy_lr": math.nan}, r"model\.strategy_lr=nan: give 0 or more, and a positive rate"),
+        ({"entropy": math.nan}, r"model\.entropy=nan, .*: give 0 or more, and a positive rate"),
+        ({"reward2": math.inf}, r"model\.reward2=inf: give 0 or more, not both 0"),
     ],
 )
 def test_settings_that_make_no_strategy(settings: dict[str, Any], message: str) -> None:

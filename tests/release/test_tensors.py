@@ -24,7 +24,16 @@ from datamodules.drawing.pairs import DrawnPairs
 from datamodules.readers.base import Pixels, whole
 from lightning_app.commands.audit import audit as command
 from lightning_app.core.batch import DrawKey
-from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, InstaHide, MaskOut, MixUp, Mosaic
+from lightning_app.desensitize import (
+    BlockDCT,
+    Chain,
+    FrequencyMask,
+    InstaHide,
+    MaskOut,
+    MixUp,
+    Mosaic,
+    RandomMixUp,
+)
 from lightning_app.release.audit.run import audit
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.pseudonyms import Pseudonyms
@@ -264,6 +273,60 @@ def test_a_manifest_whose_tensors_are_not_its_methods(
     told = json.loads((root / "manifest.json").read_text())
     put_hashes_right(root, tensors=told["tensors"] | changed)
     assert words in " ".join(findings(root))
+
+
+@pytest.mark.parametrize(
+    ("changed", "facts", "words"),
+    [
+        (
+            {"shape": [4096, 4096, 4096]},
+            {"channels": 4096},
+            "has 9 images, more than `desensitize` puts into a shard",
+        ),
+        (
+            {"rows": [1 << 20] * 5},
+            {"images": 5 << 20},
+            "has 1048576 images, more than `desensitize` puts into",
+        ),
+        ({"rows": [1, *[10] * 3, 17], "shape": [4096, 4096, 4096]}, {"channels": 4096}, "it is cut off"),
+    ],
+)
+def test_a_manifest_of_a_size_that_no_memory_has(
+    spoilt: Callable[[str], Path], changed: dict[str, Any], facts: dict[str, Any], words: str
+) -> None:
+    root = spoilt("plain")
+    told = json.loads((root / "manifest.json").read_text())
+    put_hashes_right(root, tensors=told["tensors"] | changed, **facts)
+    assert words in " ".join(findings(root))
+    with pytest.raises(ValueError, match="is not what its manifest says"):
+        ReleasedFaces(root, verify="list").open()
+
+
+def test_the_numbers_of_shards_hold_nothing(spoilt: Callable[[str], Path]) -> None:
+    root = spoilt("plain")
+    (root / "shards" / "000004.safetensors").rename(root / "shards" / "719203.safetensors")
+    told = json.loads((root / "manifest.json").read_text())
+    told["files"]["shards/719203.safetensors"] = told["files"].pop("shards/000004.safetensors")
+    (root / "manifest.json").write_text(json.dumps(told))
+    assert "the shards are numbered up to 719203, and there are 5" in " ".join(findings(root))
+    told["refused"] = {"truncated": 2}  # a shard whose images are all refused is none
+    told["files"]["shards/000006.safetensors"] = told["files"].pop("shards/719203.safetensors")
+    assert Manifest.parse(json.dumps(told).encode()).shards[-1] == "shards/000006.safetensors"
+
+
+def test_a_number_of_images_that_is_left_open_is_mixed_of_none(
+    home: Path, drawn_root: Path, spoilt: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mixer = RandomMixUp([2, 4], key=owner_key(home))
+    with pytest.raises(
+        ValueError, match=r"RandomMixUp leaves open how many .*: give MixUp with one k, such as 4"
+    ):
+        released(tmp_path, reader_of(drawn_root), "open", Chain([method(home), mixer]), mix_once=True)
+    root = spoilt("mixed")
+    told = json.loads((root / "manifest.json").read_text())["method"]
+    told["steps"][1] |= {"method": "RandomMixUp", "k": [2, 3]}
+    put_hashes_right(root, method=told)
+    assert "its method leaves open how many images are mixed" in " ".join(findings(root))
 
 
 def test_people_are_counted(spoilt: Callable[[str], Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.marks import Finding
 from lightning_app.release.format.pairs import LONGEST, pairs_text, read_pairs_text
 from lightning_app.release.format.tensors import NAME, PAIRS, Layout
+from lightning_app.release.write.shard_writer import rows_of_a_shard
 
 _LOOKED_AT = 2  # images of a shard, drawn anew each time, whose values are looked at one by one
 _MEAN, _SPREAD = 0.25, 1.1  # of a normalised channel: 0 and 1 but for what was rounded and cut off
@@ -71,9 +73,11 @@ def check_shards(
         if name not in there:
             continue  # said already
         layout = Layout.of(manifest.tensors.stored, manifest.tensors.mixed, rows)
+        if rows > rows_of_a_shard(manifest.tensors.stored, manifest.tensors.mixed):
+            found.add(name, f"has {rows} images, more than `desensitize` puts into a shard; it was not read")
+            continue
         try:
-            with open(root / name, "rb") as file:
-                data = file.read(layout.size + 1)
+            data = _read_at_most(root / name, layout.size)
         except OSError as error:
             found.add(name, f"cannot be read ({error.strerror})")
             continue
@@ -110,6 +114,12 @@ def check_shards(
             )
         _check_pairs(root, manifest, there, found)
     return found
+
+
+def _read_at_most(path: Path, most: int) -> bytes:
+    """Read a file, and one byte more than it should have at most; room is made for what is there alone."""
+    with path.open("rb") as file:
+        return file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
 
 
 def _frame_faults(data: bytes, layout: Layout) -> list[str]:
@@ -212,8 +222,7 @@ def _check_pairs(root: Path, manifest: Manifest, there: frozenset[str], found: S
     count = manifest.tensors.pairs
     if not count or PAIRS not in there:
         return
-    with open(root / PAIRS, "rb") as file:
-        data = file.read(count * LONGEST + 1)
+    data = _read_at_most(root / PAIRS, count * LONGEST)
     if hashlib.sha256(data).hexdigest() != manifest.files[PAIRS]:
         found.add(PAIRS, "its SHA-256 is not the manifest's")
     if len(data) > count * LONGEST:
@@ -271,8 +280,10 @@ def tensor_faults(manifest: Manifest) -> list[str]:
     if kind is None or not kind.hides:
         return []
     faults = []
-    mixed = next((int(step["k"]) for step in (about, *about.get("steps", ())) if "k" in step), 1)
-    if mixed != tensors.mixed:
+    mixed = next((step["k"] for step in (about, *about.get("steps", ())) if "k" in step), 1)
+    if not isinstance(mixed, int):
+        faults.append("its method leaves open how many images are mixed, and a release is mixed once for all")
+    elif mixed != tensors.mixed:
         faults.append(f"tensors.mixed is {tensors.mixed}, its method mixes {mixed} images")
     try:
         shape, grid = kind.shape(about, manifest.size), kind.grid(about)

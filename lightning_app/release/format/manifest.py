@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import version as installed
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from typing_extensions import Self
@@ -248,6 +248,14 @@ class Manifest:
                 raise ValueError(
                     f"{where}: {what} has {said}, but its shards have {counted}; the release is damaged"
                 )
+        last = int(PurePath(max(shards)).stem)
+        if last >= len(shards) + sum(
+            self.refused.values()
+        ):  # where all images of one are refused there is none
+            raise ValueError(
+                f"{where}: files: the shards are numbered up to {last}, and there are {len(shards)}; "
+                "the release is damaged"
+            )
         if self.identities > self.images:
             raise ValueError(
                 f"{where}: identities is {self.identities}, of {self.images} images; the release is damaged"
