@@ -60,6 +60,11 @@ class Augment(nn.Module):
         self.flip, self.rotate, self.scale, self.shift, self.light = flip, rotate, scale, shift, light
         self.contrast, self.crop = contrast, crop
 
+    @property
+    def only_flips(self) -> bool:
+        """Whether it makes nothing of an image but its mirror image."""
+        return not any((self.rotate, self.scale, self.shift, self.light, self.contrast, self.crop))
+
     def forward(self, batch: Batch, draw_key: DrawKey) -> Batch:
         """Augment a desensitized batch.
 

@@ -23,6 +23,7 @@ from datamodules.serving import Served
 from datamodules.split import NoImages, digest, first_of
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer, Identity
+from lightning_app.desensitize.noise import warn_of_moved
 from lightning_app.distributed.ranks import agree
 
 log = logging.getLogger("faceveil")
@@ -151,6 +152,8 @@ class FaceDataModule(CheckpointedDataModule):
         _ = self.batch_size  # now, before anything is written
         self._check_mix(stage)
         if stage == "fit":
+            if not self.released and not self.desensitizer.flips:
+                warn_of_moved(self.desensitizer, bool(getattr(self.augment, "only_flips", False)))
             if self.num_classes < 2:
                 what = "identity" if self.reader.classes_are_people else "class"
                 raise ValueError(

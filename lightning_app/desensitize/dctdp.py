@@ -68,6 +68,7 @@ class DCTDP(BlockDCT):
     promise of their own**: C numbers of all images together (docs/noise.md).
 
     What it returns cannot be mirrored, so training mirrors images before: an image and its mirror image count as two.
+    Other augmentations make another image in every epoch, and spend the budget every time.
 
     Args:
         checkpoint: of a `DCTDPRecogniser`, or the folder of its run; the transform is the one it was trained with.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import add_laplace, image_hash
@@ -134,6 +134,24 @@ class KeyedNoise:
             "redraw": self.redraw,
             "key_hash": self.key_hash,
         }
+
+
+def warn_of_moved(desensitizer: nn.Module, only_flips: bool) -> None:
+    """Say so where raw images are augmented before noise that is drawn once per image: each version is another image.
+
+    Args:
+        desensitizer: whose output is not augmented itself.
+        only_flips: whether images are mirrored at most, which makes two of each.
+    """
+    for step in desensitizer.modules():
+        noise = getattr(step, "noise", None)
+        if isinstance(noise, KeyedNoise) and noise.redraw == "once" and not only_flips:
+            log.warning(
+                "%s: data.augment changes raw images before their noise is drawn, anew in every epoch, by what they "
+                "show: each version has noise of its own. That spends ε in every epoch, as redraw: epoch does, and "
+                "epsilon_total does not count it. Mirror images at most (data.augment: flip).",
+                noise.method,
+            )  # fmt: skip
 
 
 def composed(epsilon: float, values: int, epochs: int = 1) -> float:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor
 
+from datamodules import DrawnFaces, FaceDataModule
+from datamodules.augment import Augment
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import make_key, write_secret
 from lightning_app.desensitize import DCTDP, BlockDCT, Desensitizer, EigenfaceNoise, LaplaceNoise
@@ -183,6 +185,23 @@ def test_components_are_refused_their_own_faces_on_every_device(tmp_path: Path, 
     on_gpu = levels[:2].float() * torch.tensor(1 / 255)
     with pytest.raises(ValueError, match="were made of 2 of these images"):
         EigenfaceNoise(path, key=key)({"image": on_gpu, "index": torch.arange(2)})
+
+
+def test_augmented_images_have_noise_of_their_own_and_it_is_said(
+    tmp_path: Path, key: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = DrawnFaces(identities=2, images_per_identity=2, size=32)
+    methods = every(tmp_path, key)
+    for made in methods:
+        for augment, says in (
+            (Augment(flip=0.5), False),
+            (Augment(crop=2), not made.flips),
+            (Augment(light=0.1), not made.flips),
+        ):
+            caplog.clear()
+            FaceDataModule(reader, made, augment=augment).setup("fit")
+            assert ("That spends ε in every epoch" in caplog.text) == says
+    assert [made.flips for made in methods].count(False) == 1, "of DCTDP alone"
 
 
 def test_redraw_epoch_draws_anew_in_training_alone(tmp_path: Path, key: Path) -> None:
