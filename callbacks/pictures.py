@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from callbacks.media import log_media, save_picture
 from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
 from callbacks.sharded import is_due
-from lightning_app.desensitize import Desensitizer
+from lightning_app.desensitize import Desensitizer, LearnedMask
 from lightning_app.desensitize.dct import grey
 from lightning_app.report import face_grid, gate_heatmap
 
@@ -25,7 +25,7 @@ class Pictures(OnRawFaces):
     Rows: the raw face, the desensitized face (a representation as its `look` shows it), the gate at each insertion
     point (mean over its channels). A raw face is shown where all faces are drawn ones. Raw faces of real data are shown
     with `show_faces` alone, and then in the local file alone: loggers get a picture without them, and none where the
-    data is not desensitized (design, 'Pictures').
+    data is not desensitized (design, 'Pictures'), or lies under masks of kind `free`, whose shape may draw the face.
 
     Args:
         images: how many faces; fewer where there are fewer.
@@ -73,7 +73,8 @@ class Pictures(OnRawFaces):
         if data.drawn or not bare:
             rows[_called(data.desensitizer) + _share(desensitized)] = seen
         gates = _gates(trainer, pl_module, desensitized, (raw.shape[2], raw.shape[3]))
-        rows |= gates
+        if data.drawn or not _may_draw(data.desensitizer):  # a mask shows in its gates
+            rows |= gates
         title = type(pl_module).__name__
         if trainer.state.fn == "fit":  # `validate` does not know how long the model was trained
             title += f" · epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
@@ -90,14 +91,22 @@ class Pictures(OnRawFaces):
             self.tell("Pictures: faces.png shows raw faces: it stays here, loggers get one without them.")
         elif bare:
             self.tell(
-                "Pictures: these faces are real and not desensitized: not drawn (show_faces: true draws them "
-                "into the local faces.png)."
+                "Pictures: these faces are real and "
+                + ("their masks may draw them" if _may_draw(data.desensitizer) else "not desensitized")
+                + ": not drawn (show_faces: true draws them into the local faces.png)."
             )
 
 
 def _may_show_a_face(desensitizer: Desensitizer) -> bool:
     """Return whether nothing is hidden: a clean face, or channels without a key, which anybody turns back."""
-    return not desensitizer.hides or not (desensitizer.is_image or desensitizer.keyed)
+    bare = not desensitizer.hides or not (desensitizer.is_image or desensitizer.keyed)
+    return bare or _may_draw(desensitizer)
+
+
+def _may_draw(desensitizer: Desensitizer) -> bool:
+    """Return whether masks are made of whole images: their shape may be a drawing of a face, see `MaskPictures`."""
+    steps = getattr(desensitizer, "steps", [desensitizer])
+    return any(isinstance(step, LearnedMask) and step.kind == "free" for step in steps)
 
 
 def _shows_a_raw_face(seen: Tensor, clean: Tensor, desensitizer: Desensitizer) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from copy import copy
+from functools import cache
 
 import torch
 
@@ -112,10 +114,16 @@ def check_apart(training: FaceReader, given: FaceReader, what: str) -> None:
         what: it is called, such as `data.validation`.
 
     Raises:
-        ValueError: they have images in common, by their names.
+        ValueError: they have images in common: files of one place, by whatever path it was given.
     """
-    names = {given.name(index) for index in range(len(given))}
-    both = [name for index in range(len(training)) if (name := training.name(index)) in names]
+    place = cache(os.path.realpath)  # of folders, of which there are few
+
+    def of(name: str) -> tuple[str, str]:
+        folder, file = os.path.split(name)
+        return place(folder), file
+
+    places = {of(given.name(index)) for index in range(len(given))}
+    both = [name for index in range(len(training)) if of(name := training.name(index)) in places]
     if both:
         raise ValueError(
             f"{what}: {len(both)} of its {len(given)} images are in the training set too, the first is {both[0]}: give "

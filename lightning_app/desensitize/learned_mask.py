@@ -22,6 +22,7 @@ from lightning_app.desensitize.masker import Masker, load_masker
 from lightning_app.masks.bits import size_text
 from lightning_app.masks.io import load_mask, mask_hash
 from lightning_app.masks.learned import (
+    FEWEST_FACES,
     Growth,
     bits_of_choice,
     check_share,
@@ -201,9 +202,17 @@ class LearnedMask(Desensitizer):
         return 0.0
 
     def why_not_released(self) -> str:
-        """Say why no release can be made of it; empty of `population`."""
+        """Say why no release can be made of it; empty of `population`, but of the mean over too few faces."""
         if self.kind == "population":
-            return ""
+            faces = int(self._facts["faces"])
+            return (
+                ""
+                if faces >= FEWEST_FACES
+                else (
+                    f"LearnedMask: its mask is the mean over {faces} faces, and may show what single ones look like; "
+                    f"train the masker on {FEWEST_FACES} or more"
+                )
+            )
         why = _INTERFERES.get(self.kind, "each image has a mask of its own")
         return (
             f"LearnedMask of kind {self.kind}: {why}, and a release carries one mask for all so far; take kind "
@@ -346,7 +355,7 @@ class LearnedMask(Desensitizer):
                 "kind": (lambda v: v == "population", "population"),
                 "share": (lambda v: is_number(v, 0, 1, _DECIMALS) and v < 1, "a share of 6 decimals at most"),
                 "masker_hash": (is_hash, "a SHA-256"),
-                "faces": (lambda v: is_count(v, 1), "a number of faces"),
+                "faces": (lambda v: is_count(v, FEWEST_FACES), f"{FEWEST_FACES} faces or more"),
                 "bits": (lambda v: isinstance(v, float) and v == 0, "0.0"),
                 "masks": (lambda v: is_count(v, 1, 1), "1"),
             }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_app.masks.bits import Size, as_size
 
+FEWEST_FACES = 16  # the mean of fewer masks shows what single ones look like
 _HALF = 0.5  # pixels in [0,1] are shown to a masker as −1 … 1
 Network = Callable[[Tensor], Tensor]
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import torch
@@ -15,21 +12,21 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_app.core.batch import Batch, learnt
-from lightning_app.core.draws import hashed, seed_from
-from lightning_app.desensitize.masker import MASKER, state_of_masker
-from lightning_app.masks.learned import (
-    Growth,
-    check_share,
-    codebook_of,
-    core_mask,
-    grown,
-    masker_input,
-    shown_pixels,
-    soft_mask,
-)
+from lightning_app.core.draws import seed_from
+from lightning_app.desensitize.masker import MASKER
+from lightning_app.masks.learned import Growth, grown, masker_input, shown_pixels
 from lightning_app.models.batch_counter import BatchCounter
 from lightning_app.models.held_out import HeldOutMeans
-from lightning_app.models.parts import backbone_maker, called, described, head_maker, same
+from lightning_app.models.masker_cut import Cut, Weights, cut, frozen
+from lightning_app.models.masker_means import CHUNK, chosen_faces, mean_masks
+from lightning_app.models.masker_settings import (
+    Adversary,
+    check_data,
+    check_settings,
+    kept_of_same,
+    warn_of_kept,
+)
+from lightning_app.models.parts import backbone_maker, described, head_maker
 from lightning_app.models.quick_log import log_again
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone, Head
@@ -39,32 +36,7 @@ from lightning_app.networks.unet import UNet
 from lightning_app.runs.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
-Weights = Literal["straight_through", "soft"]
-Adversary = Literal["obfuscator", "restorer"]
-_DROPOUT, _FACES = 121, 122  # salts of these draws
-_FEWEST = 16  # faces: the mean of fewer shows what single ones look like
-_CHUNK = 64  # faces that the mean mask is made of, at a time
-# settings that make another network, or another run
-_FIXED = (
-    "masker_width", "masker_depth", "rounds", "core", "share", "weights", "adversarial", "adversary",
-    "predictor_steps", "input_size", "width",
-)  # fmt: skip
-_KEPT = ("lr", "masker_lr", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
-
-
-@dataclass(frozen=True)
-class Cut:
-    """An image in two parts, as weights of its pixels.
-
-    Attributes:
-        mask: `[B,1,H,W]` of 0 and 1, 1 = visible.
-        shown: `[B,1,H,W]`, what pixels are multiplied by for the predictor, with the masker's gradient.
-        hidden: `[B,1,H,W]`, likewise for the obfuscator.
-    """
-
-    mask: Tensor
-    shown: Tensor
-    hidden: Tensor
+_DROPOUT = 121  # salt of this draw
 
 
 class AdversarialMasker(L.LightningModule):
@@ -146,7 +118,7 @@ class AdversarialMasker(L.LightningModule):
         head: HeadMaker | None = None,
     ) -> None:
         super().__init__()
-        _check(in_channels, share, weights, adversary, {
+        check_settings(in_channels, share, weights, adversary, {
             "predictor_steps": predictor_steps, "faces": faces, "codes": codes,
         })  # fmt: skip
         self.save_hyperparameters(ignore=["backbone", "head"])
@@ -186,20 +158,7 @@ class AdversarialMasker(L.LightningModule):
         Raises:
             ValueError: they give no pictures, or mix them; the message says what to change.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            raise ValueError(
-                "AdversarialMasker needs a FaceDataModule, which tells how pixels are normalised"
-            )
-        name = type(data.desensitizer).__name__
-        if not data.desensitizer.is_image:
-            raise ValueError(
-                f"data.desensitizer: {name} gives no pictures; a masker chooses pixels of pictures"
-            )
-        if data.desensitizer.mixes > 1:
-            raise ValueError(f"data.desensitizer: {name} mixes images; a masker learns from single ones")
-        if data.desensitizer.hides and self.trainer.state.fn == "fit":
-            log.warning("AdversarialMasker: it learns from what %s leaves of the faces.", name)
+        check_data(getattr(self.trainer, "datamodule", None), self.trainer.state.fn == "fit")
 
     def setup(self, stage: str) -> None:
         """Build the predictor's head for the classes of the training set, in `fit`.
@@ -284,21 +243,7 @@ class AdversarialMasker(L.LightningModule):
         Args:
             image: `[B,3,H,W]` in [0,1].
         """
-        mask, rounds = grown(self.masker, image, self.shown, self.growth)
-        before = torch.zeros_like(mask)
-        if self.growth.rounds:
-            start = self.growth.counts(self.shown)[0]
-            before = core_mask(start, (image.shape[-2], image.shape[-1]), image.device).expand_as(mask)
-        shown = before
-        for logits, added in rounds:
-            soft = logits.float().sigmoid()
-            if self.weights == "soft":
-                shown = shown + added * soft
-            else:  # the difference is exactly 0, its gradient that of the soft mask
-                shown = shown + added + (1 - before) * (soft - soft.detach())
-            before = before + added
-        hidden = (1 - mask) * soft if self.weights == "soft" else 1 - shown
-        return Cut(mask, shown, hidden)
+        return cut(self.masker, image, self.shown, self.growth, self.weights)
 
     def _embedding(self, image: Tensor, weights: Tensor, batch: Batch | None = None) -> Tensor:
         """Embed weighted pictures as the predictor sees them: normalised, hidden pixels black."""
@@ -313,14 +258,14 @@ class AdversarialMasker(L.LightningModule):
 
     def _against_predictor(self, image: Tensor, cut: Cut) -> Tensor:
         """Return the cross-entropy of the uniform distribution and the predictor's, of the hidden part."""
-        with _frozen(self.backbone, self.head):
+        with frozen(self.backbone, self.head):
             logits = self.head.logits(self._embedding(image, cut.hidden))
         return -F.log_softmax(logits.float(), dim=1).mean()
 
     def _against_restorer(self, image: Tensor, cut: Cut) -> Tensor:
         """Return minus the error of what the restorer draws of the hidden part."""
         assert self.restorer is not None
-        with _frozen(self.restorer):
+        with frozen(self.restorer):
             return -self._drawing_error(image, cut.shown, cut.hidden)
 
     def _drawing_error(self, image: Tensor, shown: Tensor, hidden: Tensor) -> Tensor:
@@ -405,32 +350,14 @@ class AdversarialMasker(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Make the mean mask and the codebook anew: rank zero does, whose batch norm the checkpoint keeps."""
-        made = self._mean_masks() if self.trainer.is_global_zero else {}
-        self._means = self.trainer.strategy.broadcast(made)
-
-    @torch.no_grad()
-    def _mean_masks(self) -> dict[str, Tensor]:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        numbers = torch.arange(len(data.training))
-        chosen = torch.argsort(hashed(numbers, _FACES, data.seed))[: self.faces].sort().values
-        training = self.masker.training
-        self.masker.eval()
-        maps = []
-        for part in chosen.split(_CHUNK):
-            raw = data.training.__getitems__(part.tolist())["image"].to(self.device)
-            image = self._pictures(data.prepare(raw))
-            found = grown(self.masker, image, self.shown, self.growth)
-            maps.append(soft_mask(*found)[:, 0].cpu())
-        self.masker.train(training)
-        every = torch.cat(maps)
-        if len(every) < _FEWEST:
-            log.warning(
-                "AdversarialMasker: the mean mask is of %d faces, and may show single ones: keep it to yourself.",
-                len(every),
-            )
-        # added up in fp64: the order of images counts for nothing
-        mean = every.double().mean(0).float()
-        return {"mean": mean, "codes": codebook_of(every, self.codes), "faces": torch.tensor(len(every))}
+        made = {}
+        if self.trainer.is_global_zero:
+            faces = chosen_faces(len(data.training), self.faces, data.seed)
+            parts = (data.training.__getitems__(part.tolist())["image"] for part in faces.split(CHUNK))
+            pictures = (self._pictures(data.prepare(part.to(self.device))) for part in parts)
+            made = mean_masks(self.masker, pictures, self.shown, self.growth, self.codes)
+        self._means = self.trainer.strategy.broadcast(made)
 
     @property
     def mean_mask(self) -> Tensor | None:
@@ -476,18 +403,7 @@ class AdversarialMasker(L.LightningModule):
         Raises:
             ValueError: the checkpoint holds another network, or another model's.
         """
-        saved = checkpoint.get("hyper_parameters", {})
-        _, kept = state_of_masker(checkpoint, "this checkpoint")
-        other = [key for key in _FIXED if saved.get(key) != self.hparams[key]]
-        other += [key for key in ("backbone", "head") if not same(saved.get(key), self.hparams[key])]
-        if other:
-            theirs, ours = (
-                ", ".join(f"{key}={_word(key, about.get(key))}" for key in other)
-                for about in (saved, self.hparams)
-            )
-            raise ValueError(
-                f"this checkpoint is of another masker ({theirs}; yours: {ours}): use the config it was trained with"
-            )
+        saved, kept = checkpoint.get("hyper_parameters", {}), kept_of_same(checkpoint, self.hparams)
         state = checkpoint["state_dict"]
         own = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
         count = classes_in(self._head_maker, self.backbone.dim, own) if own else None
@@ -502,48 +418,5 @@ class AdversarialMasker(L.LightningModule):
         self.batches.load(kept)
         if kept.get("mean") is not None:
             self._means = {"mean": kept["mean"], "codes": kept["codes"], "faces": torch.tensor(kept["faces"])}
-        for key in _KEPT if fits else ():
-            if key in saved and saved[key] != self.hparams[key]:
-                log.warning(
-                    "model.%s=%s is not used: the checkpoint goes on with %s",
-                    key,
-                    self.hparams[key],
-                    saved[key],
-                )
-
-
-def _check(in_channels: int, share: float, weights: str, adversary: str, counts: Mapping[str, int]) -> None:
-    if in_channels != 3:
-        raise ValueError(
-            f"in_channels={in_channels}: a masker chooses pixels of pictures, which have 3 channels"
-        )
-    check_share(share)
-    for name, value, known in (("weights", weights, Weights), ("adversary", adversary, Adversary)):
-        if value not in get_args(known):
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(get_args(known))}")
-    for name, count in counts.items():
-        least = _FEWEST if name == "faces" else 1
-        if count < least:
-            raise ValueError(f"{name}={count}: give at least {least}")
-
-
-def _word(key: str, value: object) -> str:
-    return called(value) if key in ("backbone", "head") else str(value)
-
-
-@contextmanager
-def _frozen(*parts: nn.Module) -> Iterator[None]:
-    """Run modules as in evaluation and without gradients of their own weights, while it lasts."""
-    modes = [(module, module.training) for part in parts for module in part.modules()]
-    weights = [(weight, weight.requires_grad) for part in parts for weight in part.parameters()]
-    try:
-        for part in parts:
-            part.eval()
-        for weight, _ in weights:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for weight, wanted in weights:
-            weight.requires_grad_(wanted)
+        if fits:
+            warn_of_kept(saved, self.hparams)

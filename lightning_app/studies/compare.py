@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.same_description import brief, same_desensitizer
-from lightning_app.attacks import Attack
+from lightning_app.attacks import Attack, TrainedRestorer
 from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.fit_config import (
     FitSettings,
@@ -409,7 +409,7 @@ def warn_of_known_people(
     assert first.verification is not None
     people = set(first.verification.open(first.data).identities)
     learnt: dict[str, Callable[[], Sequence[str]]] = {
-        label: attack.people for label, attack in attacks.items()
+        label: partial(_known_to, attack, first.classes) for label, attack in attacks.items()
     }
     for label, candidate in candidates.items():
         if candidate.method.restorer is not None:
@@ -436,6 +436,14 @@ def warn_of_known_people(
                 "%s: %d of the %d people who are attacked are among those it has learnt from: it looks better than it "
                 "is. Give it other people's faces.", name, len(shared), len(people),
             )  # fmt: skip
+
+
+def _known_to(attack: Attack, trust: Collection[str]) -> Sequence[str]:
+    """Name the identities that an attack has learnt from; those of a trained network stand in its run's config."""
+    trained = attack if isinstance(attack, TrainedRestorer) else getattr(attack, "then", None)
+    if not isinstance(trained, TrainedRestorer):
+        return attack.people()
+    return [*attack.people(), *saved_reader(trained.restorer.path.parent.parent, trust).identities]
 
 
 def check_strangers(candidate: Candidate, attackers: Sequence[Restorer], seed: int) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from callbacks import Pictures
 from callbacks.media import log_media
 from callbacks.pictures import _shows_a_raw_face
-from lightning_app.desensitize import BlockDCT, FrequencyMask, MaskOut, MixUp
+from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, LearnedMask, MaskOut, MixUp
 from lightning_app.report import face_grid, gate_heatmap
 from tests.callbacks.tiny_run import (
     HIDDEN,
@@ -27,6 +27,10 @@ from tests.callbacks.tiny_run import (
     TinyData,
     TinyModel,
 )
+from tests.callbacks.tiny_run import (
+    SIZE as TINY,
+)
+from tests.masker import write_masker
 
 Pixels = NDArray[np.uint8]
 
@@ -106,6 +110,17 @@ def test_a_mix_of_little_else_than_a_face_is_the_face() -> None:
         assert not _shows_a_raw_face(seen, clean, MaskOut(freeform=(0.5, 0.6))), (
             "a picture that mixes nothing"
         )
+
+
+@pytest.mark.parametrize("kind", ["free", "population"])
+def test_masks_that_may_draw_a_face_go_to_no_logger(
+    kind: str, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    masker = write_masker(tmp_path / "masker.ckpt", TINY)
+    for method in (LearnedMask(masker, kind=kind), Chain([LearnedMask(masker, kind=kind)])):  # type: ignore[arg-type]
+        faces, recorder = run(make_trainer, TinyData(method), GatedModel())
+        assert (recorder.images == []) == (kind == "free")
+        assert faces.exists() == (kind != "free")
 
 
 def test_a_row_per_insertion_point(make_trainer: MakeTrainer) -> None:

@@ -13,10 +13,11 @@ import yaml
 from PIL import Image
 
 from datamodules import DrawnFaces, FolderFaces
-from lightning_app.attacks import Attack, MeanFace, Telea
+from lightning_app.attacks import Attack, MeanFace, Telea, TrainedRestorer, Unshuffle
 from lightning_app.commands import compare as module
 from lightning_app.commands import compare_report
 from lightning_app.core.key_file import make_key
+from lightning_app.desensitize import BlockDCT
 from lightning_app.evaluation import privacy
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
@@ -495,6 +496,11 @@ def test_an_attacker_of_another_method_is_told(
         "methods.mask.restorer: whether it has learnt from people who are attacked cannot be checked"
         in caplog.text
     )
+    given = TrainedRestorer(tmp_path / "restorer.ckpt")
+    then = Unshuffle(BlockDCT(), then=tmp_path / "restorer.ckpt")
+    warn_of_known_people({"mask": candidate}, {"theirs": given, "unshuffled": then}, None, 0)
+    for label in ("theirs", "unshuffled"):
+        assert f"{label}: whether it has learnt from people who are attacked cannot be checked" in caplog.text
     home = tmp_path / "attacker"  # a whole run tells on whom it was trained
     (home / "checkpoints").mkdir(parents=True)
     (tmp_path / "restorer.ckpt").rename(home / "checkpoints/last.ckpt")
@@ -503,6 +509,9 @@ def test_an_attacker_of_another_method_is_told(
     with caplog.at_level("WARNING", "faceveil"):
         warn_of_known_people({"mask": candidate}, {}, None, 0)
     assert "methods.mask.restorer: 6 of the 6 people who are attacked" in caplog.text
+    with caplog.at_level("WARNING", "faceveil"):
+        warn_of_known_people({"mask": candidate}, {"theirs": TrainedRestorer(home)}, None, 0)
+    assert "theirs: 6 of the 6 people who are attacked" in caplog.text
     # a class that the config beside the attacker names is not imported, and nothing is trained before that is settled
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +86,11 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     data = FaceDataModule(training, validation=ClassFolders(tmp_path, "train", size=SIZE, cache_index=False))
     with pytest.raises(ValueError, match=r"data.validation: 6 of its 6 images are in the training set too"):
         data.setup("fit")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (os.path.relpath(tmp_path), tmp_path / "link"):
+        same = ClassFolders(path, "train", size=SIZE, cache_index=False)
+        with pytest.raises(ValueError, match=r"data.test: 6 of its 6 images are in the training set too"):
+            check_apart(training, same, "data.test")
     other = FaceDataModule(training, validation=folders(tmp_path, "test", ("glad", "mad")))
     with pytest.raises(
         ValueError, match="1 of its 2 classes are none of the training set's classes, which are glad"

@@ -246,6 +246,16 @@ def test_no_release_of_masks_per_image(kind: Any, why: str, masker: Path) -> Non
         PixelDesensitizer(LearnedMask(masker, kind=kind), SIZE)
 
 
+def test_no_release_of_the_mean_over_few_faces(masker: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(masker, weights_only=True)
+    for count in (15, 16):
+        checkpoint["masker"]["faces"] = count
+        torch.save(checkpoint, tmp_path / f"{count}.ckpt")
+    with pytest.raises(ValueError, match=r"the mean over 15 faces, .*; train the masker on 16 or more"):
+        PixelDesensitizer(LearnedMask(tmp_path / "15.ckpt"), SIZE)
+    PixelDesensitizer(LearnedMask(tmp_path / "16.ckpt"), SIZE)
+
+
 # -- what it refuses
 
 

@@ -141,6 +141,18 @@ def test_another_teacher_is_refused_by_the_judge(tmp_path: Path, run_main: RunMa
         LinkJudge(attack, Stranger())
 
 
+def test_a_recogniser_as_the_judge_that_is_learnt_from(tmp_path: Path, run_main: RunMain) -> None:
+    checkpoint = str(teacher(tmp_path / "clean.ckpt"))
+    judge = {
+        "class_path": "lightning_app.evaluation.RecogniserJudge",
+        "init_args": {"checkpoint": checkpoint},
+    }
+    run_main("fit", "--config", write(tmp_path / "a.yaml", judge, epochs=1))
+    LinkJudge(LinkAttack(tmp_path / "runs/a"), RecogniserJudge(checkpoint))
+    with pytest.raises(ValueError, match="give the judge it learnt from"):
+        LinkJudge(LinkAttack(tmp_path / "runs/a"), RecogniserJudge(checkpoint, precision="bf16-mixed"))
+
+
 def test_a_representation_is_linked(tmp_path: Path, run_main: RunMain) -> None:
     run_main(
         "fit", "--config", write(tmp_path / "a.yaml", {"class_path": f"{__name__}.Corners"}, DCT, epochs=1)

@@ -54,7 +54,8 @@ def test_it_is_read_as_any_release(made: tuple[Path, LearnedMask]) -> None:
 
 
 @pytest.mark.parametrize(("entry", "value"), [
-    ("kind", "core_first"), ("bits", 3.0), ("share", 0.5), ("masker_hash", "me"), ("faces", 0), ("share", 0.1234567),
+    ("kind", "core_first"), ("bits", 3.0), ("share", 0.5), ("masker_hash", "me"), ("faces", 0), ("faces", 15),
+    ("share", 0.1234567),
 ])  # fmt: skip
 def test_a_forged_description_fails_the_audit(
     entry: str, value: object, made: tuple[Path, LearnedMask], tmp_path: Path

@@ -26,10 +26,10 @@ class LinkJudge(Judge):
 
     def __init__(self, attack: LinkAttack, teacher: Judge) -> None:
         super().__init__()
-        if attack.teacher != teacher_hash(teacher):
+        if attack.teacher not in teacher_hashes(teacher):
             raise ValueError(
                 f"checkpoint {attack.path}: learnt from a recogniser of hash {attack.teacher[:12]}, the judge given "
-                f"has {teacher_hash(teacher)[:12]}: give the judge it learnt from"
+                f"has {teacher_hashes(teacher)[0][:12]}: give the judge it learnt from"
             )
         self.attack, self._teacher = attack, [teacher]  # in a list: the teacher is no part of its state
 
@@ -53,12 +53,12 @@ class LinkJudge(Judge):
         return {"judge": type(self).__name__, **self.attack.describe()}
 
 
-def teacher_hash(judge: Judge) -> str:
-    """Return what a `Linker` writes down of its teacher, for a judge that might be it.
+def teacher_hashes(judge: Judge) -> list[str]:
+    """Return what a `Linker` may have written down of its teacher, for a judge that might be it.
 
     Args:
-        judge: a recogniser's, of which it is the SHA-256 of the checkpoint, or another.
+        judge: a recogniser's, of which it is the SHA-256 of the checkpoint where the linker was given that, and of
+            what it says of itself where it was given the judge; or another, of which it is the latter.
     """
-    if isinstance(judge, RecogniserJudge):
-        return judge.facts.sha256
-    return hashlib.sha256(judge.about.encode()).hexdigest()
+    own = hashlib.sha256(judge.about.encode()).hexdigest()
+    return [judge.facts.sha256, own] if isinstance(judge, RecogniserJudge) else [own]
