@@ -22,7 +22,7 @@ from lightning_app.core.measurement import Measurement
 from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import Verification, VerificationResult
-from lightning_app.release.format.keyed import WithoutKey, no_key
+from lightning_app.release.format.keyed import no_key
 
 log = logging.getLogger("faceveil")
 Situation = Literal[1, 2, 3]
@@ -166,7 +166,7 @@ class LFWVerification(L.Callback):
             self._check_released(self.reader, data)
             return
         if ours is None:
-            if isinstance(theirs, WithoutKey):
+            if theirs.lacks_key:
                 raise ValueError(f"{self.name}: {no_key(str(theirs.describe()['method']))}")
             return
         ours.prepare((data.size, data.size))

@@ -123,11 +123,14 @@ class ReleasedFaces(FilesPerPerson):
                 return self.own_desensitizer
         if self.own_desensitizer is not None and self.manifest.mask is None:
             self.own_desensitizer.prepare((self.size, self.size))
-            if self.own_desensitizer.describe().get("method") != self.manifest.method["method"]:
+            theirs, ours = self.manifest.method, self.own_desensitizer.describe()
+            # the key may be another one: who has not the owner's draws noise of the same kind from his own
+            same = not keyed or _but_keys(theirs) == _but_keys(ours)
+            if ours.get("method") != theirs["method"] or not same:
                 raise ValueError(
                     f"data.reader.init_args.own_desensitizer={type(self.own_desensitizer).__name__}: "
                     f"{self.root} was released by "
-                    f"{self.manifest.method['method']}"
+                    f"{theirs['method']}{'' if same else ', of other settings'}"
                 )
             return self.own_desensitizer
         made = desensitizer_of(self.root, self.manifest)
@@ -297,3 +300,10 @@ class ReleasedFaces(FilesPerPerson):
             while part := file.read(_PART):  # a shard is large, and so many are hashed at a time
                 digest.update(part)
         return digest.hexdigest()
+
+
+def _but_keys(about: object) -> object:
+    """Return a description without the hashes of keys."""
+    if isinstance(about, dict):
+        return {name: _but_keys(value) for name, value in about.items() if name != "key_hash"}
+    return [_but_keys(one) for one in about] if isinstance(about, list | tuple) else about

@@ -47,6 +47,8 @@ from lightning_app.report import print_table
 
 _SHOWN = 20  # findings in the table; --json has them all
 _SEED_BITS = 48  # of a seed drawn anew: nobody guesses the sample, and JSON holds the number
+_NOT_COMPARED = "could not be compared with the raw set"
+_NAMES_THE_KEY = "give --config too, whose desensitizer names the owner's key file"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -279,13 +281,14 @@ def _compare(
     advance: Callable[[int], None],
 ) -> None:
     assert found.manifest is not None
+    if agreed.desensitizer is None and key_hashes(found.manifest.method):
+        found.add("images", f"{_NOT_COMPARED}: {_NAMES_THE_KEY}")
+        return
     try:
         desensitizer = agreed.desensitizer or desensitizer_of(root, found.manifest)
         visible = None if found.manifest.mask is None else load_mask(root / MASK, reader.size)
     except (ValueError, FileNotFoundError) as error:
-        found.add(
-            "images", f"could not be compared with the raw set: {error}; --config names the desensitizer"
-        )
+        found.add("images", f"{_NOT_COMPARED}: {error}; --config names the desensitizer")
         return
     data = FaceDataModule(reader, desensitizer)
 
@@ -300,7 +303,7 @@ def _compare(
     try:
         compare_images(root, found, origin, read, release, visible, sample, seed, advance)
     except ValueError as error:  # of another size, say: what was agreed on has not made this release
-        found.add("images", f"could not be compared with the raw set: {error}")
+        found.add("images", f"{_NOT_COMPARED}: {error}")
     finally:
         torch.set_num_threads(threads)
 
@@ -320,11 +323,10 @@ def _compare_shards(
     assert manifest is not None
     assert manifest.tensors is not None
     assert found.shards is not None
-    what = "could not be compared with the raw set"
     if agreed.desensitizer is None and (
         key_hashes(manifest.method) or not is_known(manifest.method["method"])
     ):
-        found.add("shards", f"{what}: give --config too, whose desensitizer names the owner's key file")
+        found.add("shards", f"{_NOT_COMPARED}: {_NAMES_THE_KEY}")
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as `desensitize` makes them: sums of floats hang on how many share the work
@@ -338,7 +340,7 @@ def _compare_shards(
             root, found, found.shards, origin, reader, represent, pseudonyms, sample, seed, advance
         )
     except (ValueError, FileNotFoundError) as error:
-        found.add("shards", f"{what}: {error}")
+        found.add("shards", f"{_NOT_COMPARED}: {error}")
     finally:
         torch.set_num_threads(threads)
 

@@ -24,6 +24,7 @@ from lightning_app.masks import load_mask
 from lightning_app.release.format.manifest import MANIFEST
 from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.signing import load_signing_key, make_signing_key
+from lightning_app.release.format.tensors import LARGEST
 from lightning_app.release.write.writer import LOSSY_WEBP, Release, write_release
 from lightning_app.release.write.writer import Progress as Report
 from lightning_app.report import print_table, write_metrics
@@ -259,7 +260,8 @@ def _print_summary(
         tensors, kept = manifest.tensors, "×".join(map(str, manifest.tensors.shape))
         grid = f", value = (level − {tensors.offset}) / {tensors.scale}" if tensors.dtype == "uint8" else ""
         rows.append(["tensors", f"{kept} {tensors.dtype}{grid}, {len(tensors.rows)} shards"])
-        rows.append(["cut off", f"{release.clipped:.2%} of the values made now lay beyond the grid"])
+        beyond = "the grid" if tensors.dtype == "uint8" else f"±{LARGEST:g}, the largest float16"
+        rows.append(["cut off", f"{release.clipped:.2%} of the values made now lay beyond {beyond}"])
         if tensors.mixed > 1:
             rows.append(
                 ["mixed", f"{tensors.mixed} images each, once; the labels tell who is in a mix, and how much"]

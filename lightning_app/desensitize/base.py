@@ -41,6 +41,7 @@ class Desensitizer(nn.Module):
         takes_any: whether it also takes what another one returned, with any number of channels and any values, and
             returns as many: it may then follow a representation in a `Chain`.
         mixes: how many images each image it returns is mixed of, where `DrawKey.mix` asks for it; 1 of none.
+        has_tails: whether its values have no end, as noise has none: a release cuts off what its numbers cannot hold.
         has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
             does, and every pixel counts as visible. None: not said. A promise, which no subclass inherits.
         hides_only: it multiplies by its mask and does nothing else. A promise, which no subclass inherits.
@@ -53,6 +54,7 @@ class Desensitizer(nn.Module):
     keyed: bool = False
     takes_any: bool = False
     mixes: int = 1
+    has_tails: bool = False
     has_mask: bool | None = None
     hides_only: bool = False
     _as_written: ClassVar[dict[str, object]] = {}
@@ -174,6 +176,11 @@ class Desensitizer(nn.Module):
         """List the owner's keys that it draws from, once prepared: all that it, or a module in it, holds."""
         held = (value for module in self.modules() for value in vars(module).values())
         return list(dict.fromkeys(value for value in held if isinstance(value, OwnerKey)))
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether it cannot be put to a raw image, for want of the owner's key."""
+        return False
 
     def describe(self) -> dict[str, object]:
         """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data."""

@@ -44,6 +44,7 @@ class Chain(Desensitizer):
             raise ValueError(f"steps: {' and '.join(mixing)} both mix images; mix once, with a larger k")
         self.hides, self.flips = any(s.hides for s in steps), all(s.flips for s in steps)
         self.mixes, self.keyed = max(step.mixes for step in steps), any(s.keyed for s in steps)
+        self.has_tails = any(step.has_tails for step in steps)
         self.steps = nn.ModuleList(steps)
 
     def _add(self, number: int, step: Desensitizer, steps: list[Desensitizer]) -> None:
@@ -94,6 +95,15 @@ class Chain(Desensitizer):
         for step in self.in_order:
             batch = step.forward(batch, draw_key)
         return batch
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether a step lacks its key."""
+        return any(step.lacks_key for step in self.in_order)
+
+    def why_not_released(self) -> str:
+        """Say what the first step says of which no release can be made."""
+        return next((why for step in self.in_order if (why := step.why_not_released())), "")
 
     def masking_step(self) -> Desensitizer | None:
         """Return the first step, where it puts masks on the images: no other may."""

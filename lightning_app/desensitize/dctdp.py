@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,17 @@ from typing_extensions import Self
 
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import PER_SCALE
-from lightning_app.core.plain import Schema, is_hash
+from lightning_app.core.plain import Schema, brief, is_hash
 from lightning_app.desensitize.block_dct import BlockDCT, transform_entries
 from lightning_app.desensitize.dct import block_dct, coefficient_ranges, from_ycbcr, images_at_a_time
-from lightning_app.desensitize.noise import KeyedNoise, Redraw, in_words, noise_entries
+from lightning_app.desensitize.noise import (
+    NEXT_TO_NOTHING,
+    KeyedNoise,
+    Redraw,
+    composed,
+    in_words,
+    noise_entries,
+)
 from lightning_app.networks.budget_noise import shares_of
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
 from lightning_app.runs.folder import resolve_checkpoint
@@ -88,6 +96,7 @@ class DCTDP(BlockDCT):
 
     has_mask = False
     keyed = True
+    has_tails = True
 
     def __init__(
         self,
@@ -166,6 +175,33 @@ class DCTDP(BlockDCT):
         raise ValueError(
             f"{cls.__name__} cannot be made from its description: the budget's shares and the owner's key are not in it"
         )
+
+    @classmethod
+    def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
+        """None: every channel has another scale of noise, which the description does not tell."""
+        return None
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Say so where the noise is small, or where the budget told is not that of an image's values together."""
+        epsilon, faults = description["epsilon"], []
+        if epsilon > NEXT_TO_NOTHING:
+            faults.append(
+                f"epsilon {epsilon:g} adds noise of a scale of less than 1/{NEXT_TO_NOTHING:g} of a coefficient's "
+                "range on average: its channels are the image"
+            )
+        try:
+            shape = cls.shape(description, size)
+        except ValueError:  # blocks that do not fill the images, which an audit says by itself
+            return faults
+        if shape is None or description["redraw"] != "once":
+            return faults
+        image = composed(epsilon, math.prod(shape))
+        return faults + [
+            f"{name} is {brief(description[name])}, its values come to {image:g} together"
+            for name in ("epsilon_image", "epsilon_total")
+            if description[name] != image
+        ]
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:

@@ -16,8 +16,7 @@ from lightning_app.core.laplace import PER_SCALE
 from lightning_app.core.plain import Schema, is_count, is_hash
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.eigenfaces import LARGEST, SMALLEST, Eigenfaces, fingerprints, small_grey
-from lightning_app.desensitize.laplace_noise import NEXT_TO_NOTHING
-from lightning_app.desensitize.noise import KeyedNoise, Redraw, in_words, noise_entries
+from lightning_app.desensitize.noise import NEXT_TO_NOTHING, KeyedNoise, Redraw, in_words, noise_entries
 
 _TOLD = ("components", "side", "images", "set_hash", "eigenfaces_hash")
 
@@ -115,6 +114,11 @@ class EigenfaceNoise(Desensitizer):
         out["image"] = F.interpolate(face, size, mode="bilinear", antialias=True).clamp_(0, 1)
         out["image"] = out["image"].expand(-1, 3, -1, -1).contiguous()
         return out
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether it was made from its description: it perturbs nothing."""
+        return not self.noise.has_key
 
     def desensitize(self, image: Tensor) -> Tensor:
         """Return what `forward` replaces."""

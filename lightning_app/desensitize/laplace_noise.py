@@ -13,10 +13,9 @@ from typing_extensions import Self
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.plain import Schema
 from lightning_app.desensitize.base import Desensitizer
-from lightning_app.desensitize.noise import KeyedNoise, Redraw, in_words, noise_entries
+from lightning_app.desensitize.noise import NEXT_TO_NOTHING, KeyedNoise, Redraw, in_words, noise_entries
 
 _STEPS = 255  # of the uint8 grid, from black to white
-NEXT_TO_NOTHING = 50.0  # ε of a pixel, whose noise has a scale of 5 steps of 255: faces are as good as clean
 
 
 class LaplaceNoise(Desensitizer):
@@ -68,6 +67,11 @@ class LaplaceNoise(Desensitizer):
         self.noise.add(values, _STEPS / self.noise.epsilon, image, {}, draw_key)
         out["image"] = values.clamp_(0, _STEPS).div_(_STEPS).view(image.shape)
         return out
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether it was made from its description: it cannot draw its noise."""
+        return not self.noise.has_key
 
     def desensitize(self, image: Tensor) -> Tensor:
         """Return a copy, to which `forward` adds the noise."""

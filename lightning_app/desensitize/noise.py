@@ -20,14 +20,17 @@ Redraw = Literal["once", "epoch"]
 LEAST, LARGEST = 0.01, 1e9  # of an ε: of a smaller one fp32 would leave sizes of noise out
 _ROUNDS = 4  # keys of `draws.secret`
 PER_EPOCH = "epsilon_image times the epochs"
+NEXT_TO_NOTHING = (
+    50.0  # ε of a value, whose noise has a scale of a 50th of its range: faces are as good as clean
+)
 
 
-class KeyedNoise:
+class KeyedNoise(nn.Module):
     """Laplace noise with a privacy budget, drawn from the owner's key.
 
     A draw is a function of (key, settings, what the image shows), and of the epoch where it is drawn anew. So an image
     has one noise wherever it comes, and two images, or one under two settings, have nothing in common that somebody
-    could subtract.
+    could subtract. A module, so that a desensitizer is found to hold its key (`Desensitizer.owner_keys`).
 
     Args:
         method: name of the class it is for.
@@ -44,6 +47,7 @@ class KeyedNoise:
     def __init__(
         self, method: str, epsilon: float, redraw: Redraw, key: str | Path | None, told: str | None = None
     ) -> None:
+        super().__init__()
         if isinstance(epsilon, bool) or not LEAST <= epsilon <= LARGEST:
             raise ValueError(
                 f"epsilon: {epsilon}; give a number from {LEAST:g} to {LARGEST:g} (the paper takes 3)"

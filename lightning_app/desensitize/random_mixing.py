@@ -65,6 +65,13 @@ class RandomMixUp(MixUp):
             counters.append(int(index.sum()))
         return self.candidates[seed_from(_K, *counters) % len(self.candidates)]
 
+    def why_not_released(self) -> str:
+        """Say that a release has mixes of one number of images."""
+        return (
+            f"{type(self).__name__}: every batch is mixed of another number of images, and a release of one; take "
+            "MixUp, with one k"
+        )
+
     def agreed(self) -> dict[str, object]:
         """Return all but the key."""
         return super().agreed() | {"k": list(self.candidates)}

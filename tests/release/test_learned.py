@@ -14,8 +14,9 @@ from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import LearnedMask, MaskOut
 from lightning_app.masks import mask_hash
 from lightning_app.release.audit.run import audit
+from tests.command_line import RunMain, refused
 from tests.masker import write_masker
-from tests.release.released import KEY, SIZE, raw_tree, release
+from tests.release.released import CROP, KEY, SIZE, raw_tree, release
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +68,28 @@ def test_a_forged_description_fails_the_audit(
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     found = audit(folder)
     assert any("method" in str(finding) for finding in found.findings)
+
+
+@pytest.mark.parametrize(("kind", "why"), [
+    ("codebook", "which of the public masks lies on an image depends on the whole image"),
+    ("core_first", "each image has a mask of its own"),
+    ("free", "an image's mask depends on what it hides"),
+])  # fmt: skip
+def test_the_command_refuses_every_other_kind(
+    kind: str, why: str, made: tuple[Path, LearnedMask], tmp_path: Path, run_main: RunMain,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    home, _ = made
+    learned = {"class_path": "lightning_app.desensitize.LearnedMask",
+               "init_args": {"checkpoint": str(home / "masker.ckpt"), "kind": kind}}  # fmt: skip
+    chain = {"class_path": "lightning_app.desensitize.Chain", "init_args": {"steps": [learned]}}
+    for number, desensitizer in enumerate((learned, chain)):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(json.dumps({
+            "reader": {"class_path": "datamodules.FolderFaces",
+                       "init_args": {"root": str(home / "raw"), "crop": CROP, "size": SIZE}},
+            "desensitizer": desensitizer, "output": str(tmp_path / "out"), "workers": 0,
+        }))  # fmt: skip
+        line = refused(capsys, lambda path=path: run_main("desensitize", "--config", path))  # type: ignore[misc]
+        assert f"desensitizer: LearnedMask of kind {kind}: {why}" in line
+        assert not (tmp_path / "out").exists()

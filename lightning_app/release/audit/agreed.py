@@ -75,7 +75,7 @@ def _other_method(manifest: Manifest, desensitizer: Desensitizer) -> Iterator[tu
     try:
         mask = None
         if manifest.tensors is None:
-            mask = PixelDesensitizer(desensitizer, manifest.size).mask
+            mask = PixelDesensitizer(desensitizer, manifest.size, key_file=False).mask
         else:
             desensitizer.prepare((manifest.size, manifest.size))
         about = describe(

@@ -17,6 +17,7 @@ from lightning_app.desensitize import OURS
 from lightning_app.desensitize.block_dct import NORMALISED
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.marks import Finding
+from lightning_app.release.format.method import key_hashes
 from lightning_app.release.format.pairs import LONGEST, pairs_text, read_pairs_text
 from lightning_app.release.format.tensors import NAME, PAIRS, Layout
 from lightning_app.release.write.shard_writer import rows_of_a_shard
@@ -295,7 +296,9 @@ def tensor_faults(manifest: Manifest) -> list[str]:
         faults.append(
             f"tensors has scale {tensors.scale} and offset {tensors.offset}, its method's are {grid}"
         )
-    if mixed == 1 and pictures(kind, about):
+    # keyed pictures of a list of pairs, which is of tensors, are tensors too
+    listed = tensors.pairs > 0 and bool(key_hashes(about))
+    if mixed == 1 and pictures(kind, about) and not listed:
         faults.append("its method returns pictures that are not mixed, which are released as PNG")
     return faults
 

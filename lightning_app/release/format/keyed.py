@@ -7,7 +7,7 @@ from typing import Any
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.format.manifest import Manifest
-from lightning_app.release.format.tensors import Tensors
+from lightning_app.release.format.tensors import Stored, Tensors
 
 
 class WithoutKey(Desensitizer):
@@ -30,6 +30,12 @@ class WithoutKey(Desensitizer):
         assert manifest.tensors is not None
         self._about, self._tensors, self._size = manifest.method, manifest.tensors, manifest.size
         self.out_channels = manifest.tensors.shape[0]
+        self.is_image = manifest.tensors.stored == Stored("uint8", (3, self._size, self._size), 255, 0)
+
+    @property
+    def lacks_key(self) -> bool:
+        """Whether it lacks the owner's key: always."""
+        return True
 
     @property
     def tensors(self) -> Tensors:

@@ -145,6 +145,8 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
         What is wrong, in words.
     """
     faults = _made_faults(root, manifest, mask)
+    if _drawn_anew(manifest.method):
+        faults.append("its method has redraw: epoch, and a release is drawn once")
     if faults or not is_known(manifest.method["method"]):
         return faults
     return weak_method(manifest.method, manifest.size)
@@ -185,6 +187,13 @@ def key_hashes(about: object) -> list[str]:
         own = [str(about["key_hash"])] if about.get("key_hash") else []
         return own + [one for value in about.values() for one in key_hashes(value)]
     return [one for value in about for one in key_hashes(value)] if isinstance(about, list | tuple) else []
+
+
+def _drawn_anew(about: object) -> bool:
+    """Tell whether a description says of the method, or of a step, that it draws anew in every epoch."""
+    if isinstance(about, dict):
+        return about.get("redraw") == "epoch" or any(map(_drawn_anew, about.values()))
+    return isinstance(about, list | tuple) and any(map(_drawn_anew, about))
 
 
 def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:

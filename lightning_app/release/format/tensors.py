@@ -37,6 +37,7 @@ DTYPES: Mapping[str, tuple[str, int]] = {
     "uint8": ("U8", 1),
     "float16": ("F16", 2),
 }  # safetensors' name, bytes
+LARGEST = 65504.0  # of float16
 _SHARD = re.compile(rf"{SHARDS}/([0-9]{{6}})\.safetensors")
 _LENGTH = 8  # bytes of a safetensors file before its header, which is padded to a multiple of as many
 
@@ -62,14 +63,15 @@ class Stored:
         """Bytes of an image."""
         return math.prod(self.shape) * DTYPES[self.dtype][1]
 
-    def store(self, values: Tensor) -> tuple[NDArray[Any], int]:
+    def store(self, values: Tensor, cut: bool = False) -> tuple[NDArray[Any], int]:
         """Round values to what is stored of them.
 
         Args:
             values: `[B,C,h,w]` float32.
+            cut: cut off what is too large for float16, as noise may be (`Desensitizer.has_tails`).
 
         Returns:
-            `[B,C,h,w]` uint8 or float16; and how many values lay beyond the grid and were cut off.
+            `[B,C,h,w]` uint8 or float16; and how many values lay beyond the grid, or float16, and were cut off.
 
         Raises:
             ValueError: a value is not finite, or too large for float16.
@@ -79,6 +81,8 @@ class Stored:
                 "the desensitizer returned a value that is not finite; nothing of the batch is released"
             )
         if self.dtype == "float16":
+            beyond = int((values.abs() > LARGEST).sum()) if cut else 0
+            values = values.clamp(-LARGEST, LARGEST) if beyond else values
             half = (
                 values.to(torch.float16) + 0.0
             )  # a zero has no sign: that would be a bit to hide something in
@@ -86,7 +90,7 @@ class Stored:
                 raise ValueError(
                     f"a value of {float(values.abs().max()):.4g} is too large for float16; nothing of it is released"
                 )
-            return half.numpy(), 0
+            return half.numpy(), beyond
         level = (values * self.scale + self.offset).round_()
         kept = level.clamp(0, 255)
         return kept.to(torch.uint8).numpy(), int((kept != level).sum())

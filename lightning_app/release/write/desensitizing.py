@@ -14,6 +14,7 @@ from lightning_app.core.batch import Batch
 from lightning_app.desensitize import OURS, Desensitizer
 from lightning_app.desensitize.base import only_hides
 from lightning_app.masks import mask_hash
+from lightning_app.release.write.keys import check_draws
 from lightning_app.release.write.probe import copy_of, under_noise
 
 Picture = NDArray[np.uint8]
@@ -30,16 +31,17 @@ class PixelDesensitizer:
     Args:
         desensitizer: put into `eval()` and prepared.
         size: side of the images in pixels.
+        key_file: see `check_draws`.
 
     Attributes:
         mask: `[1,1,H,W]` float, the one mask that lies on every image; None where the method has none.
 
     Raises:
         ValueError: it changes nothing, returns no pictures, mixes images or labels, has more than one mask or one that
-            it does not describe, or cannot be copied.
+            it does not describe, draws from a key that is no file, or cannot be copied.
     """
 
-    def __init__(self, desensitizer: Desensitizer, size: int) -> None:
+    def __init__(self, desensitizer: Desensitizer, size: int, key_file: bool = True) -> None:
         self._name = type(desensitizer).__name__
         if not desensitizer.hides:
             raise ValueError(
@@ -60,6 +62,7 @@ class PixelDesensitizer:
         desensitizer.eval()
         desensitizer.to("cpu")
         desensitizer.prepare((size, size))
+        check_draws(desensitizer, key_file)
         self.mask = self._find_mask(desensitizer, size)
         self._visible: Picture | None = (
             None  # [1,H,W] of 0 and 1, where multiplying by it is all there is to do

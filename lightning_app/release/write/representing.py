@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datamodules.readers.base import FaceReader
+from datamodules.verification.pair_list import PairList
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import OURS, Desensitizer, mixer_of
-from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.tensors import MOST_CHANNELS, MOST_SIDE, DType, Stored
 from lightning_app.release.write.desensitizing import Picture, stack
+from lightning_app.release.write.keys import check_draws
 
 _UNMIXED = 1e-3  # greatest weight that leaves a face as good as alone is 1 less this
 
@@ -35,13 +36,18 @@ class Made(NamedTuple):
     clipped: int
 
 
-def needs_tensors(desensitizer: Desensitizer) -> bool:
-    """Tell whether what a desensitizer returns is released as tensors, not as PNG: no picture, or mixed labels.
+def needs_tensors(desensitizer: Desensitizer, reader: FaceReader) -> bool:
+    """Tell whether what a desensitizer returns is released as tensors, not as PNG.
+
+    It is where it is no picture, or has mixed labels; and keyed pictures of a list of pairs are, which a trainer
+    without the key verifies on: the list is of the tensors' format.
 
     Args:
         desensitizer: the one in question.
+        reader: the raw set.
     """
-    return not desensitizer.is_image or desensitizer.mixes > 1
+    pairs = isinstance(getattr(reader, "pairs", None), PairList)
+    return not desensitizer.is_image or desensitizer.mixes > 1 or (pairs and desensitizer.keyed)
 
 
 class Representer:
@@ -78,6 +84,8 @@ class Representer:
             raise ValueError(
                 f"desensitizer: {name} changes nothing, the release would be the raw set; give another"
             )
+        if why := desensitizer.why_not_released():
+            raise ValueError(f"desensitizer: {why}")
         if desensitizer.mixes > 1 and not mix_once:
             raise ValueError(
                 f"desensitizer: {name} mixes images of each batch anew in training; a release holds each image "
@@ -98,25 +106,8 @@ class Representer:
         desensitizer.to("cpu")
         desensitizer.prepare((size, size))
         self.mixed = desensitizer.mixes
-        for step in desensitizer.modules():
-            if getattr(step, "redraw", None) == "epoch":
-                raise ValueError(
-                    f"desensitizer: {type(step).__name__} has redraw: epoch, and a release is drawn once; give "
-                    "redraw: once"
-                )
-        if key_file and desensitizer.keyed:
-            self._check_keys(desensitizer)
+        check_draws(desensitizer, key_file)
         self.stored = self._stored(desensitizer, size, dtype)
-
-    def _check_keys(self, desensitizer: Desensitizer) -> None:
-        keys = desensitizer.owner_keys()
-        if not keys or not all(key.from_file for key in keys):
-            raise ValueError(
-                f"desensitizer: {self._name} draws from the owner's key, and none is given as a file: a random "
-                "one ends "
-                "with this process, and then nobody can verify, audit or go on with the release. Make one, "
-                "`(umask 077; openssl rand -hex 32 > keys/owner.key)`, and give `key: keys/owner.key`"
-            )
 
     def _stored(self, desensitizer: Desensitizer, size: int, dtype: DType | None) -> Stored:
         channels, side = desensitizer.out_channels, desensitizer.out_size(size)
@@ -135,19 +126,6 @@ class Representer:
         if grid is None or dtype == "float16":
             return Stored("float16", shape)
         return Stored("uint8", shape, *grid)
-
-    def keep_keys_out(self, output: str | Path) -> None:
-        """Refuse an owner's key that would leave the house with the release.
-
-        Args:
-            output: folder of the release.
-
-        Raises:
-            ValueError: a key lies in it.
-        """
-        for key in self._desensitizer.owner_keys():
-            if key.path is not None:
-                refuse_inside(key.path, output, "the owner's key")
 
     @torch.no_grad()
     def __call__(self, pixels: Sequence[Picture], labels: Sequence[int], numbers: Sequence[int]) -> Made:
@@ -189,7 +167,7 @@ class Representer:
         image = image.float()
         if image.shape == raw.shape:
             self._refuse_raw(raw.float().div_(255), image, numbers)
-        made, clipped = self.stored.store(image)
+        made, clipped = self.stored.store(image, self._desensitizer.has_tails)
         return Made(made, *self._labels(found, labels), clipped)
 
     def _refuse_raw(self, raw: torch.Tensor, made: torch.Tensor, numbers: Sequence[int]) -> None:

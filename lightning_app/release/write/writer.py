@@ -32,6 +32,7 @@ from lightning_app.release.write.batch_writer import LOSSY_WEBP, BatchWriter, Pr
 from lightning_app.release.write.desensitizing import PixelDesensitizer
 from lightning_app.release.write.finish import finish, make_room
 from lightning_app.release.write.journal import Journal
+from lightning_app.release.write.keys import keep_keys_out
 from lightning_app.release.write.plan import Plan, ShardPlan
 from lightning_app.release.write.preflight import (
     be_strict,
@@ -129,11 +130,10 @@ def write_release(
     """
     output, owner = Path(output), Path(owner)
     check_arguments(reader, output, owner, compression, batch_size, workers)
-    of_tensors = needs_tensors(desensitizer)
+    of_tensors = needs_tensors(desensitizer, reader)
     represent = desensitize = None
     if of_tensors:
         represent = Representer(desensitizer, reader.size, dtype, mix_once)
-        represent.keep_keys_out(output)
         if compression != 1:
             raise ValueError(
                 f"compression: {compression}, but representations are not compressed; leave it out"
@@ -141,6 +141,7 @@ def write_release(
     else:
         _refuse_of_pictures(desensitizer, dtype, mix_once)
         desensitize = PixelDesensitizer(desensitizer, reader.size)
+    keep_keys_out(desensitizer, output)
     mask = None if desensitize is None else desensitize.mask
     be_strict(reader, allow_lossy_webp)
     check_people(reader.open())
