@@ -20,6 +20,7 @@ from lightning_app.desensitize.mixing_draws import Keys, mix, mix_weights, partn
 log = logging.getLogger("faceveil")
 _MOST = 64  # images of a mix: more than anybody would recognise a face in
 _ROUNDS = 4  # keys of `draws.secret`
+_CLEAR = 0.9  # a coefficient above it leaves a picture of one face
 _GREY = 0.5  # the mean of pixels in [0,1] that a FaceDataModule subtracts by default
 
 Redraw = Literal["once", "epoch"]
@@ -210,6 +211,15 @@ class MixUp(Desensitizer):
     def agreed(self) -> dict[str, object]:
         """Return all but the key: every owner mixes with its own."""
         return {"method": type(self).__name__, "k": self.k, "cap": self.cap, "redraw": self.redraw}
+
+    @classmethod
+    def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Say so where a mix may be little else than one face."""
+        if description["cap"] <= _CLEAR:
+            return []
+        return [
+            f"cap {description['cap']:g} lets a mix be one face's picture and little else; give 0.55, as the paper"
+        ]
 
     @classmethod
     def for_one(cls, description: Mapping[str, Any]) -> Mapping[str, Any]:

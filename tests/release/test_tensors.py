@@ -462,6 +462,7 @@ def test_what_cannot_be_released(home: Path, drawn_root: Path, tmp_path: Path) -
         (method(home, key=None), {}, "none is given as a file"),
         (mixing(home), {}, "Give mix_once: true to mix once for all"),
         (method(home), {"mix_once": True}, "mix_once: true, but FrequencyMask mixes nothing"),
+        (MixUp(3, cap=0.95, key=owner_key(home)), {"mix_once": True}, "cap 0.95 lets a mix be one face's picture"),
         (method(home, redraw="epoch"), {}, "redraw: epoch, and a release is drawn once"),
         (BlockDCT(block=4, upsample=1, stride=4), {"dtype": "uint8"}, "lie on no grid of 256 levels"),
         (BlockDCT(block=4, upsample=1, stride=4), {}, "its channels are the image, which anybody turns back"),

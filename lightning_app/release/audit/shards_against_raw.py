@@ -23,7 +23,7 @@ from lightning_app.release.write.representing import Representer
 
 _SAMPLE = 411  # salt of the draw of the images that are made again
 # share of an image's values that may lie on the next level, as another machine's rounding leaves them; float16 has
-# finer steps. More would be room for a message
+# finer steps. Who makes the release may hide a message in as many: kilobytes in an image of many channels
 _MOST_APART = {"uint8": 0.01, "float16": 0.05}
 _AS_CLEAN = 0.95  # correlation of a channel with the image, grey and as small
 _SHARE = 1e-5  # how far the shares of a mix may be from those drawn again
