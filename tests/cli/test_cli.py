@@ -278,7 +278,7 @@ OF_COMMANDS = {
     **{f"compare{which}.yaml": "compare" for which in ("", "_demo")},
     "table2.yaml": "compare",
     "align.yaml": "align",
-    **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_frequency", "_frequency_pairs")},
+    **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_dctdp", "_frequency", "_frequency_pairs")},
     "fsm_ablation.yaml": "ablate",
     "lfwa_eigenfaces.yaml": "eigenfaces",
     "rank_masks.yaml": "ablate",

@@ -324,7 +324,7 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ed25519PrivateKey, 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Show no tables: they take a third of the time here, and tests/commands/test_audit.py reads them."""
-    monkeypatch.setattr("lightning_app.commands.audit._tell", lambda *shown: None)
+    monkeypatch.setattr("lightning_app.commands.audit._print_verdict", lambda *shown: None)
 
 
 Owner = tuple[Ed25519PrivateKey, Path, Path]

@@ -328,7 +328,7 @@ class Odd(MaskOut):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("no mask", "Odd is a MaskOut or CentreBlock, but returns no mask"),
+        ("no mask", "Odd is a MaskOut or CentreBlock or LearnedMask, but returns no mask"),
         ("soft", r"Odd has a mask of shape \[1, 1, 24, 24\] in 0\.02 … 1; a release needs"),
         ("small", r"Odd has a mask of shape \[1, 1, 12, 12\] in 0 … 1; a release needs \[1, 1, 24, 24\]"),
         ("all", "the mask of Odd hides nothing"),

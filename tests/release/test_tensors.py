@@ -318,9 +318,7 @@ def test_a_number_of_images_that_is_left_open_is_mixed_of_none(
     home: Path, drawn_root: Path, spoilt: Callable[[str], Path], tmp_path: Path
 ) -> None:
     mixer = RandomMixUp([2, 4], key=owner_key(home))
-    with pytest.raises(
-        ValueError, match=r"RandomMixUp leaves open how many .*: give MixUp with one k, such as 4"
-    ):
+    with pytest.raises(ValueError, match=r"mixed of another number of images, .*; take MixUp, with one k"):
         released(tmp_path, reader_of(drawn_root), "open", Chain([method(home), mixer]), mix_once=True)
     root = spoilt("mixed")
     told = json.loads((root / "manifest.json").read_text())["method"]

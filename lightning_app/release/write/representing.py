@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from datamodules.readers.base import FaceReader
 from datamodules.verification.pair_list import PairList
 from lightning_app.core.batch import Batch, DrawKey
-from lightning_app.desensitize import OURS, Desensitizer, mixer_of
+from lightning_app.desensitize import OURS, Desensitizer
 from lightning_app.release.format.tensors import MOST_CHANNELS, MOST_SIDE, DType, Stored
 from lightning_app.release.write.desensitizing import Picture, stack
 from lightning_app.release.write.keys import check_draws
@@ -94,11 +94,6 @@ class Representer:
                 "then travel "
                 "with their shares, and tell who is in a mix and how much; the trainer sees one mix of each image, not "
                 "another in every epoch. Or leave the mixing out"
-            )
-        if mix_once and (mixer := mixer_of(desensitizer)) is not None:
-            raise ValueError(
-                f"desensitizer: {type(mixer).__name__} leaves open how many images are mixed, and a release is mixed "
-                f"once for all: give MixUp with one k, such as {max(mixer.candidates)}"
             )
         if mix_once and desensitizer.mixes < 2:
             raise ValueError(f"mix_once: true, but {name} mixes nothing; leave it out")
