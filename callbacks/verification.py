@@ -188,15 +188,13 @@ class LFWVerification(L.Callback):
         if theirs != alone(ours.describe()) or self.desensitizer is not None:
             raise ValueError(
                 f"{self.name}: its images were released by {brief(ours.describe())}, the training images are "
-                "desensitized "
-                f"by {brief(data.desensitizer.describe())}: verify on a release by the same method and key, with no "
-                "desensitizer of its own"
+                f"desensitized by {brief(data.desensitizer.describe())}: verify on a release by the same method and "
+                "key, with no desensitizer of its own"
             )
         if self.flip and not ours.flips:
             raise ValueError(
                 f"{self.name}: flip: true, but what {ours.describe()['method']} returns cannot be mirrored, and "
-                "the raw "
-                "images are not here; give flip: false"
+                "the raw images are not here; give flip: false"
             )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -105,8 +105,7 @@ class FaceDataModule(CheckpointedDataModule):
         if val_share > 0 and self.reader.mixes:
             raise ValueError(
                 f"data.val_share={val_share}, but the images of this release are mixes: held-out faces would be "
-                "in those "
-                "trained on; give 0, and verify on others"
+                "in those trained on; give 0, and verify on others"
             )
         if keep_clean and self.released:
             raise ValueError(

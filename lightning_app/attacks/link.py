@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_app.core.batch import Batch
 from lightning_app.networks.linking import LinkStudent
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
-from lightning_app.runs.folder import resolve_checkpoint
+from lightning_app.runs.folder import given_checkpoint
 
 KEPT = "linker"  # under this name its checkpoint keeps what it says of itself
 SHAPE = ("backbone", "width", "in_channels", "input_size")  # settings that make another network
@@ -44,11 +44,7 @@ class LinkAttack(nn.Module):
     def __init__(self, checkpoint: str | Path) -> None:
         super().__init__()
         path = Path(checkpoint)
-        try:
-            given = "last" if path.is_dir() else str(path.absolute())  # absolute: a file may be called `last`
-            self.path = resolve_checkpoint(given, path)
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
+        self.path = given_checkpoint(path)
         content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         state = student_state(content, f"checkpoint {path}")
         saved, about = content["hyper_parameters"], content[KEPT]

@@ -16,7 +16,7 @@ from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.pix2pix import Pix2PixGenerator, RestorationUNet, Restoring
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
-from lightning_app.runs.folder import resolve_checkpoint
+from lightning_app.runs.folder import given_checkpoint
 
 SHAPE = ("width", "recurrences", "depth", "input_size")  # settings that make another network
 DRAWN_SHAPE = ("width", "depth", "in_channels", "input_size")  # of the two that take representations too
@@ -142,15 +142,7 @@ def load_restorer(path: str | Path) -> Restorer:
         ValueError: it is damaged, holds more than weights, or is of none of the `KINDS`.
     """
     path = Path(path)
-    try:
-        # absolute: a file may be called `last`
-        file = (
-            resolve_checkpoint("last", path)
-            if path.is_dir()
-            else resolve_checkpoint(str(path.absolute()), path)
-        )
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
+    file = given_checkpoint(path)
     checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     kind = kind_of(checkpoint)
     state, saved = state_of_network(checkpoint, f"checkpoint {path}", kind), checkpoint["hyper_parameters"]

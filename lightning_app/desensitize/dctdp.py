@@ -30,7 +30,7 @@ from lightning_app.desensitize.noise import (
 )
 from lightning_app.networks.budget_noise import shares_of
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
-from lightning_app.runs.folder import resolve_checkpoint
+from lightning_app.runs.folder import given_checkpoint
 
 log = logging.getLogger("faceveil")
 LOGITS = "noise.logits"  # of the budget's shares, in the weights of a `DCTDPRecogniser`
@@ -229,16 +229,7 @@ def read_budget(checkpoint: str | Path) -> Budget:
         ValueError: it is damaged, holds more than weights, or is another model's.
     """
     path = Path(checkpoint)
-    try:
-        # absolute: a file may be called `last`
-        file = (
-            resolve_checkpoint("last", path)
-            if path.is_dir()
-            else resolve_checkpoint(str(path.absolute()), path)
-        )
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
-    found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    found = torch.load(given_checkpoint(path), map_location="cpu", weights_only=True, mmap=True)
     logits = found["state_dict"].get(LOGITS)
     data = found.get(DATA_STATE)
     about = data.get("desensitizer") if isinstance(data, dict) else None

@@ -134,9 +134,7 @@ class EigenfaceNoise(Desensitizer):
         made = cls.__new__(cls)
         Desensitizer.__init__(made)
         made._about = {key: description[key] for key in _TOLD}
-        made.noise = KeyedNoise(
-            cls.__name__, description["epsilon"], description["redraw"], None, str(description["key_hash"])
-        )
+        made.noise = KeyedNoise.told_by(cls.__name__, description)
         made._warned = True
         return made
 

@@ -86,9 +86,7 @@ class LaplaceNoise(Desensitizer):
         """Make what describes itself so; without the key it cannot draw its noise."""
         made = cls.__new__(cls)
         Desensitizer.__init__(made)
-        made.noise = KeyedNoise(
-            cls.__name__, description["epsilon"], description["redraw"], None, str(description["key_hash"])
-        )
+        made.noise = KeyedNoise.told_by(cls.__name__, description)
         made._values = None
         return made
 

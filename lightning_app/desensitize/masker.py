@@ -15,7 +15,7 @@ from lightning_app.core.plain import is_count
 from lightning_app.masks.learned import Growth, check_share
 from lightning_app.networks.unet import UNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
-from lightning_app.runs.folder import resolve_checkpoint
+from lightning_app.runs.folder import given_checkpoint
 
 MASKER = "masker"  # key of a checkpoint, and, with a dot, prefix of the network's weights
 SHAPE = ("masker_width", "masker_depth")  # settings that make another network
@@ -78,15 +78,7 @@ def load_masker(path: str | Path) -> Masker:
             the end of its first epoch.
     """
     path = Path(path)
-    try:
-        # absolute: a file may be called `last`
-        file = (
-            resolve_checkpoint("last", path)
-            if path.is_dir()
-            else resolve_checkpoint(str(path.absolute()), path)
-        )
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
+    file = given_checkpoint(path)
     checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     state, kept = state_of_masker(checkpoint, f"checkpoint {path}")
     saved: dict[str, Any] = checkpoint["hyper_parameters"]

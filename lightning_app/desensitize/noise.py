@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import add_laplace, image_hash
@@ -59,6 +60,17 @@ class KeyedNoise(nn.Module):
         self.key = None if told is not None else OwnerKey.of(key)
         self.key_hash = told if self.key is None else self.key.hash
         self._drawn: tuple[str, dict[str, list[int]]] = ("", {})  # keys of the settings and epoch met last
+
+    @classmethod
+    def told_by(cls, method: str, description: Mapping[str, Any]) -> Self:
+        """Make it of a description, without the key: it says its budget and cannot draw.
+
+        Args:
+            method: name of the class it is for.
+            description: what `describe` gave.
+        """
+        epsilon, redraw = description["epsilon"], description["redraw"]
+        return cls(method, epsilon, redraw, None, str(description["key_hash"]))
 
     @property
     def has_key(self) -> bool:

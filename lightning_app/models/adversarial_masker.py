@@ -9,7 +9,6 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import seed_from
@@ -26,7 +25,7 @@ from lightning_app.models.masker_settings import (
     kept_of_same,
     warn_of_kept,
 )
-from lightning_app.models.parts import backbone_maker, described, head_maker
+from lightning_app.models.parts import backbone_maker, classes_of_data, described, has_dropout, head_maker
 from lightning_app.models.quick_log import log_again
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone, Head
@@ -169,17 +168,14 @@ class AdversarialMasker(L.LightningModule):
         self.prepare_data()
         if stage != "fit" or self.head.num_classes:
             return
-        count = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
-        if count is None:
-            raise ValueError("num_classes: give it, or train on a DataModule that has it")
-        self.head = self._make_head(count)
+        self.head = self._make_head(classes_of_data(self.trainer))
 
     def _make_head(self, classes: int) -> Head:
         return make_head(self._head_maker, self.backbone.dim, classes, 0.0)
 
     def on_fit_start(self) -> None:
         """Look for dropout, once."""
-        self._drops = any(isinstance(part, _DropoutNd) and part.p > 0 for part in self.modules())
+        self._drops = has_dropout(self)
 
     def on_train_epoch_start(self) -> None:
         """Let Lightning empty what it has kept of the epoch before."""

@@ -10,13 +10,21 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import seed_from
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.others import ORIGINS, Teacher, origins_in, start_from
-from lightning_app.models.parts import Part, backbone_maker, called, described, head_maker, same
+from lightning_app.models.parts import (
+    Part,
+    backbone_maker,
+    called,
+    classes_of_data,
+    described,
+    has_dropout,
+    head_maker,
+    same,
+)
 from lightning_app.models.quick_log import log_again
 from lightning_app.models.schedule import Schedule, lr_factor
 from lightning_app.networks import Backbone, Head
@@ -172,10 +180,7 @@ class Recogniser(L.LightningModule):
             self.prepare_data()  # which ran on one rank alone
         if stage != "fit" or self.head.num_classes:
             return
-        count = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
-        if count is None:
-            raise ValueError("num_classes: give it, or train on a DataModule that has it")
-        self.head = self.make_head(count)
+        self.head = self.make_head(classes_of_data(self.trainer))
 
     def make_head(self, classes: int) -> Head:
         """Make a new head for this backbone, of the kind that the settings ask for.
@@ -207,7 +212,7 @@ class Recogniser(L.LightningModule):
         """
         self.head.at(self.global_step / self._steps if self._steps else 1.0)
         if self._drops is None:  # looked for once, not at every step
-            self._drops = any(isinstance(part, _DropoutNd) and part.p > 0 for part in self.modules())
+            self._drops = has_dropout(self)
         if self._drops:
             seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
             torch.manual_seed(seed_from(_DROPOUT, seed, self.global_step, self.global_rank))

@@ -197,7 +197,9 @@ class Inpainter(L.LightningModule):
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()}, batch_size=len(image))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        # a tensor of the host's: of a number Lightning makes one on the device, and waits for it at every step
+        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+        self.log("train/lr", rate, batch_size=1)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

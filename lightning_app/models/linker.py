@@ -180,7 +180,9 @@ class Linker(L.LightningModule):
         loss = 1 - self.similarities(batch).mean()
         self.batches += 1
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        # a tensor of the host's: of a number Lightning makes one on the device, and waits for it at every step
+        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+        self.log("train/lr", rate, batch_size=1)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_app.networks.backbones import BACKBONES, BackboneMaker
 from lightning_app.networks.heads import HEADS, HeadMaker, SoftmaxHead
@@ -97,3 +98,27 @@ def same(first: object, second: object) -> bool:
     )
     # how labels are smoothed is of the training, and makes no other head
     return all(one[key] == other[key] for key in one.keys() & other.keys() - {"label_smoothing"})
+
+
+def classes_of_data(trainer: object) -> int:
+    """Return how many classes the training set has.
+
+    Args:
+        trainer: whose DataModule knows it.
+
+    Raises:
+        ValueError: there is none that does.
+    """
+    count: int | None = getattr(getattr(trainer, "datamodule", None), "num_classes", None)
+    if count is None:
+        raise ValueError("num_classes: give it, or train on a DataModule that has it")
+    return count
+
+
+def has_dropout(module: nn.Module) -> bool:
+    """Tell whether a network, or a part of it, draws dropout.
+
+    Args:
+        module: the network.
+    """
+    return any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())

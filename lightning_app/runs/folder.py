@@ -19,6 +19,7 @@ PREVIOUS = LAST.with_name("previous.ckpt")  # the one before, see callbacks.RunC
 _MARKS = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")  # what only a run leaves behind
 # all that a run leaves and a new one does not write over; W&B's folders stay, they may not be synced yet
 _REMAINS = ("checkpoints", "metrics.json", "metrics.*.csv", "faces.png", "restored.png",
+            "masks.png", "mean_mask.png", "mixing.png", "budget.png", "confusion_*", "scores",
             "embeddings*.safetensors", "hparams.yaml", "validate", "test", "predict")  # fmt: skip
 
 
@@ -29,6 +30,22 @@ def has_checkpoint(run_dir: Path) -> bool:
         run_dir: `runs/<name>`.
     """
     return (run_dir / LAST).is_file() or (run_dir / PREVIOUS).is_file()
+
+
+def given_checkpoint(path: Path) -> Path:
+    """Find the checkpoint that an argument `checkpoint` means, as `resolve_checkpoint` does for `--ckpt_path`.
+
+    Args:
+        path: a file, whatever it is called, or the folder of a run, whose last it then is.
+
+    Raises:
+        FileNotFoundError, ValueError: see `resolve_checkpoint`.
+    """
+    try:
+        # absolute: a file may be called `last`
+        return resolve_checkpoint("last" if path.is_dir() else str(path.absolute()), path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
 
 
 def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules import DrawnFaces, FaceDataModule
 from datamodules.augment import Augment
 from lightning_app.core.batch import Batch, DrawKey
-from lightning_app.core.key_file import make_key, write_secret
+from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import DCTDP, BlockDCT, Desensitizer, EigenfaceNoise, LaplaceNoise
 from lightning_app.desensitize.dct import block_dct, coefficient_ranges
 from lightning_app.desensitize.eigenfaces import Eigenfaces
@@ -53,7 +53,8 @@ def other_people(path: Path, components: int = 4, side: int = 8) -> Path:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    make_key(tmp_path / "owner.key")
+    """The same in every run: of random ones, one in a hundred fails a test at a level of one in a hundred."""
+    write_secret(tmp_path / "owner.key", hashlib.sha256(b"the noise of these tests").hexdigest().encode())
     return tmp_path / "owner.key"
 
 

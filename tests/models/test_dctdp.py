@@ -13,13 +13,13 @@ import torch
 import yaml
 from torch import nn
 
-from lightning_app import read_recogniser
+from lightning_app import load_recogniser
 from lightning_app.cli.configs import CONFIGS
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import DCTDP, BlockDCT
 from lightning_app.desensitize.dct import coefficient_ranges
 from lightning_app.models import DCTDPRecogniser
-from lightning_app.models.checkpoints import read_recogniser as from_checkpoint
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.networks.budget_noise import BudgetNoise, shares_of
 from tests.command_line import RunMain, refused
 from tests.small_run import state
@@ -157,7 +157,7 @@ def test_the_owner_learns_a_budget(fitted: Path) -> None:
     torch.testing.assert_close(
         weights["noise.ranges"], coefficient_ranges(made.blocks, made.keep, (32, 32)).float()
     )
-    model, facts = from_checkpoint(run)
+    model, facts = read_recogniser(run)
     assert isinstance(model, DCTDPRecogniser)
     assert facts.in_channels == 63
     image = torch.rand(2, 63, 32, 32)
@@ -179,7 +179,7 @@ def test_a_recogniser_trains_on_the_frozen_budget(fitted: Path) -> None:
     torch.testing.assert_close(made.epsilons, shares_of(logits) * 63 * 3)
     secret = (fitted / "owner.key").read_text().strip().encode()
     assert not [path for path in run.rglob("*") if path.is_file() and secret in path.read_bytes()]
-    loaded = read_recogniser(run, desensitize=True)
+    loaded = load_recogniser(run, desensitize=True)
     assert loaded.embed_images(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy()).shape == (1, 64)
 
 

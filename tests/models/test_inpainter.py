@@ -19,6 +19,7 @@ from lightning_app.models import Inpainter, ResNet
 from lightning_app.models.inpainter import LossWeights
 from lightning_app.networks.feature_maps import FeatureMaps
 from tests.command_line import RunMain, refused
+from tests.models.attacked_data import attacked_data
 
 SIZE = 32
 MASK = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"freeform": [0.3, 0.4]}}
@@ -38,20 +39,7 @@ def write(path: Path, desensitizer: object = MASK, epochs: int = 2, **model: obj
             "class_path": "lightning_app.models.Inpainter",
             "init_args": {"width": 8, "recurrences": 1, "depth": 2, "learning_rate": 5e-3} | model,
         },
-        "data": {
-            "class_path": "datamodules.FaceDataModule",
-            "init_args": {
-                "global_batch_size": 16,
-                "val_share": 0.25,
-                "cache": True,
-                "keep_clean": True,
-                "reader": {
-                    "class_path": "datamodules.DrawnFaces",
-                    "init_args": {"identities": 8, "images_per_identity": 8, "size": SIZE},
-                },
-                "desensitizer": desensitizer,
-            },
-        },
+        "data": attacked_data(desensitizer, SIZE),
     }
     path.write_text(yaml.safe_dump(config))
     return path

@@ -20,6 +20,7 @@ from lightning_app.desensitize import BlockDCT
 from lightning_app.evaluation import Judge, LinkJudge, RecogniserJudge
 from lightning_app.models import Linker, ResNet
 from tests.command_line import RunMain, refused
+from tests.models.attacked_data import attacked_data
 
 SIZE = 32
 BLUR = {"class_path": "lightning_app.desensitize.GaussianBlur", "init_args": {"kernel": 9}}
@@ -49,20 +50,7 @@ def write(
             "class_path": "lightning_app.models.Linker",
             "init_args": {"teacher": teacher, "width": 8, "learning_rate": 1e-2} | arguments,
         },
-        "data": {
-            "class_path": "datamodules.FaceDataModule",
-            "init_args": {
-                "global_batch_size": 16,
-                "val_share": 0.25,
-                "cache": True,
-                "keep_clean": True,
-                "reader": {
-                    "class_path": "datamodules.DrawnFaces",
-                    "init_args": {"identities": 8, "images_per_identity": 8, "size": SIZE},
-                },
-                "desensitizer": desensitizer,
-            },
-        },
+        "data": attacked_data(desensitizer, SIZE),
     }
     path.write_text(yaml.safe_dump(config))
     return path

@@ -21,6 +21,7 @@ from lightning_app.metrics import psnr
 from lightning_app.models import CGAN, UNetRestorer
 from lightning_app.networks.pix2pix import PatchDiscriminator, Pix2PixGenerator, RestorationUNet, Restoring
 from tests.command_line import RunMain, refused
+from tests.models.attacked_data import attacked_data
 
 SIZE = 32
 MASK = {"class_path": "lightning_app.desensitize.MaskOut", "init_args": {"freeform": [0.3, 0.4]}}
@@ -41,20 +42,7 @@ def write(path: Path, model: str, desensitizer: object = MASK, epochs: int = 2, 
             "class_path": f"lightning_app.models.{model}",
             "init_args": {"width": 8, "depth": 3} | arguments,
         },
-        "data": {
-            "class_path": "datamodules.FaceDataModule",
-            "init_args": {
-                "global_batch_size": 16,
-                "val_share": 0.25,
-                "cache": True,
-                "keep_clean": True,
-                "reader": {
-                    "class_path": "datamodules.DrawnFaces",
-                    "init_args": {"identities": 8, "images_per_identity": 8, "size": SIZE},
-                },
-                "desensitizer": desensitizer,
-            },
-        },
+        "data": attacked_data(desensitizer, SIZE),
     }
     path.write_text(yaml.safe_dump(config))
     return path

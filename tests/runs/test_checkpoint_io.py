@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO, with_atomic_writes
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models import ResNet
-from lightning_app.runs.folder import check_run, has_checkpoint, resolve_checkpoint
+from lightning_app.runs.folder import check_run, clear_run, has_checkpoint, resolve_checkpoint
 from tests.models.test_checkpoints import write
+
+CALLBACKS = Path(__file__).parents[2] / "callbacks"
 
 STATE = {"state_dict": {"a": torch.arange(300_000.0), "b": torch.ones(300_000)}, "global_step": 3}
 
@@ -154,3 +157,16 @@ def test_a_recogniser_comes_from_the_one_before(tmp_path: Path) -> None:
     assert torch.equal(
         loaded.state_dict()["backbone.conv1.weight"], model.state_dict()["backbone.conv1.weight"]
     )
+
+
+def test_no_picture_of_the_run_before_is_left(tmp_path: Path) -> None:
+    """Of any callback, by the names in their code: one may show masks of faces that another run must not."""
+    code = "".join(path.read_text() for path in sorted(CALLBACKS.glob("*.py")))
+    names = re.findall(r"(?:save_as=f?|save_picture\(trainer, f?)\"([^\"]+)\"", code)
+    assert {"faces.png", "masks.png", "mean_mask.png", "mixing.png", "budget.png"} <= {*names}
+    for name in [*names, "confusion_{stage}.csv"]:
+        (tmp_path / name.format(stage="val")).touch()
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "notes.txt").touch()
+    clear_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

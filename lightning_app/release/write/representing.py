@@ -88,12 +88,10 @@ class Representer:
             raise ValueError(f"desensitizer: {why}")
         if desensitizer.mixes > 1 and not mix_once:
             raise ValueError(
-                f"desensitizer: {name} mixes images of each batch anew in training; a release holds each image "
-                "once, and "
-                "unmixed it would hold each face alone. Give mix_once: true to mix once for all: mixed labels "
-                "then travel "
-                "with their shares, and tell who is in a mix and how much; the trainer sees one mix of each image, not "
-                "another in every epoch. Or leave the mixing out"
+                f"desensitizer: {name} mixes images of each batch anew in training; a release holds each image once, "
+                "and unmixed it would hold each face alone. Give mix_once: true to mix once for all: mixed labels then "
+                "travel with their shares, and tell who is in a mix and how much; the trainer sees one mix of each "
+                "image, not another in every epoch. Or leave the mixing out"
             )
         if mix_once and desensitizer.mixes < 2:
             raise ValueError(f"mix_once: true, but {name} mixes nothing; leave it out")
@@ -144,9 +142,8 @@ class Representer:
         draw_key = DrawKey(mix=True) if self.mixed > 1 else None
         if self.mixed > len(pixels):
             raise ValueError(
-                f"desensitizer: {self._name} mixes k={self.mixed} images, and only {len(pixels)} of a shard can "
-                "be read; "
-                "mend the set, or give a smaller k"
+                f"desensitizer: {self._name} mixes k={self.mixed} images, and only {len(pixels)} of a shard can be "
+                "read; mend the set, or give a smaller k"
             )
         found = self._desensitizer.forward(batch, draw_key)
         image = found["image"]
@@ -172,9 +169,8 @@ class Representer:
         if bool(same.any()):
             first = numbers[int(same.int().argmax())]
             raise ValueError(
-                f"desensitizer: {self._name} left image number {first} as it was: it would be released clean; "
-                "nothing of "
-                "the batch is released"
+                f"desensitizer: {self._name} left image number {first} as it was: it would be released clean; nothing "
+                "of the batch is released"
             )
 
     def _labels(

@@ -201,8 +201,7 @@ def _refuse_of_pictures(desensitizer: Desensitizer, dtype: str | None, mix_once:
         if given is not None:
             raise ValueError(
                 f"{argument}: {given}, but {type(desensitizer).__name__} returns pictures that are not mixed, "
-                "and those "
-                "are released as PNG; leave it out"
+                "and those are released as PNG; leave it out"
             )
 
 
