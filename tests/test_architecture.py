@@ -69,8 +69,9 @@ def imports(module: str) -> tuple[frozenset[str], frozenset[str]]:
     typing = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for branch in node.body  # what `else` has is imported
+        for inner in ast.walk(branch)
     }
     now, lazy = set[str](), set[str]()
     for node in ast.walk(tree):
