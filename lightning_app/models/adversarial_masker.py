@@ -19,16 +19,24 @@ from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.masker_cut import Cut, Weights, cut, frozen
 from lightning_app.models.masker_means import CHUNK, chosen_faces, mean_masks
 from lightning_app.models.masker_settings import (
+    KEPT,
     Adversary,
     check_data,
     check_settings,
     kept_of_same,
-    warn_of_kept,
 )
-from lightning_app.models.parts import backbone_maker, classes_of_data, described, has_dropout, head_maker
+from lightning_app.models.optimisers import decayed_groups, scheduled
+from lightning_app.models.parts import (
+    backbone_maker,
+    classes_of_data,
+    describe_parts,
+    has_dropout,
+    head_maker,
+)
 from lightning_app.models.quick_log import log_again
-from lightning_app.models.schedule import Schedule, lr_factor
-from lightning_app.networks import Backbone, Head
+from lightning_app.models.saved_network import head_weights, warn_of_kept
+from lightning_app.models.schedule import Schedule
+from lightning_app.networks import Head
 from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
 from lightning_app.networks.heads import HeadMaker, NoHead, classes_in, heaviest, make_head
 from lightning_app.networks.unet import UNet
@@ -121,12 +129,7 @@ class AdversarialMasker(L.LightningModule):
             "predictor_steps": predictor_steps, "faces": faces, "codes": codes,
         })  # fmt: skip
         self.save_hyperparameters(ignore=["backbone", "head"])
-        about: dict[str, Any] = {"backbone": backbone, "head": head}
-        if callable(backbone):
-            about["backbone"] = described(backbone, Backbone)
-        if callable(head):
-            about["head"] = described(head, Head)
-        self.save_hyperparameters(about)
+        self.save_hyperparameters(describe_parts(backbone, head))
         self.share, self.weights, self.growth = share, weights, Growth(rounds, core)
         self.adversarial, self.adversary, self.predictor_steps = adversarial, adversary, predictor_steps
         self.lr, self.masker_lr, self.weight_decay = lr, masker_lr, weight_decay
@@ -374,16 +377,10 @@ class AdversarialMasker(L.LightningModule):
         groups = []
         for rate, modules in parts:
             weights = [p for module in modules for p in module.parameters()]
-            groups += [
-                {"params": [p for p in weights if p.ndim > 1], "lr": rate, "weight_decay": self.weight_decay},
-                {"params": [p for p in weights if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
-            ]
+            groups += decayed_groups(weights, self.weight_decay, lr=rate)
         optimizer = torch.optim.AdamW(groups)
-        total = self._steps = total_steps(self.trainer, f"schedule={self.schedule}")
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, total, self.schedule, self.warmup)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self._steps = total_steps(self.trainer, f"schedule={self.schedule}")
+        return scheduled(optimizer, self._steps, self.schedule, self.warmup)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of batches, the mean mask and the codebook."""
@@ -401,7 +398,7 @@ class AdversarialMasker(L.LightningModule):
         """
         saved, kept = checkpoint.get("hyper_parameters", {}), kept_of_same(checkpoint, self.hparams)
         state = checkpoint["state_dict"]
-        own = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
+        own = head_weights(state)
         count = classes_in(self._head_maker, self.backbone.dim, own) if own else None
         fits = self._trainer is not None and self.trainer.state.fn == "fit"
         if fits and self.head.num_classes and count != self.head.num_classes:
@@ -415,4 +412,4 @@ class AdversarialMasker(L.LightningModule):
         if kept.get("mean") is not None:
             self._means = {"mean": kept["mean"], "codes": kept["codes"], "faces": torch.tensor(kept["faces"])}
         if fits:
-            warn_of_kept(saved, self.hparams)
+            warn_of_kept(KEPT, saved, self.hparams)

@@ -14,19 +14,21 @@ from torch import Tensor, nn
 from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import seed_from
 from lightning_app.models.held_out import HeldOutMeans
-from lightning_app.models.others import ORIGINS, Teacher, origins_in, start_from
+from lightning_app.models.optimisers import decayed_groups, scheduled
+from lightning_app.models.others import ORIGINS, Teacher, check_teacher, origins_in, start_from
 from lightning_app.models.parts import (
     Part,
     backbone_maker,
     called,
     classes_of_data,
-    described,
+    describe_parts,
     has_dropout,
     head_maker,
     same,
 )
 from lightning_app.models.quick_log import log_again
-from lightning_app.models.schedule import Schedule, lr_factor
+from lightning_app.models.saved_network import black_level, check_network, head_weights, warn_of_kept
+from lightning_app.models.schedule import Schedule
 from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
 from lightning_app.networks.graphed import GraphedBackbone
@@ -35,12 +37,8 @@ from lightning_app.runs.checkpoint_bounds import DATA_STATE
 from lightning_app.runs.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
-HEAD = "head."  # before the head's names in a state dict
+KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 _DROPOUT = 120  # salt of this draw
-# what makes another network
-_NETWORK = ("width", "insertion_points", "normalise", "in_channels", "input_size")
-_PARTIAL = "partial_until"  # a setting of ResNetPartial alone
-_KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
 class Recogniser(L.LightningModule):
@@ -202,7 +200,7 @@ class Recogniser(L.LightningModule):
         Returns:
             The number; None where the weights come without a head, or with one of another kind.
         """
-        own = _of_head(state)
+        own = head_weights(state)
         return classes_in(self._head_maker, self.backbone.dim, own) if own else None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -351,11 +349,8 @@ class Recogniser(L.LightningModule):
         optimizer = torch.optim.SGD(
             self.parameter_groups(), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
         )
-        total = self._steps = total_steps(self.trainer, f"schedule={self.schedule}")
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, total, self.schedule, self.warmup)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self._steps = total_steps(self.trainer, f"schedule={self.schedule}")
+        return scheduled(optimizer, self._steps, self.schedule, self.warmup)
 
     def stays(self) -> dict[str, Tensor]:
         """Return what of it stays with its owner in a federation, beside a private head; nothing here."""
@@ -370,12 +365,7 @@ class Recogniser(L.LightningModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what the optimiser learns: weights, which decay, and biases and batch norms, which do not."""
-        decayed = [p for p in self.parameters() if p.ndim > 1]
-        spared = [p for p in self.parameters() if p.ndim <= 1]
-        return [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": spared, "weight_decay": 0.0},
-        ]
+        return decayed_groups(self.parameters(), self.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the hashes of what was taken from others."""
@@ -389,41 +379,14 @@ class Recogniser(L.LightningModule):
             ValueError: the checkpoint holds another network, or (in `fit`) another number of identities.
         """
         state: dict[str, Tensor] = checkpoint["state_dict"]
-        mine = {k: tuple(v.shape) for k, v in self.backbone.state_dict().items()}
-        theirs = {
-            k.removeprefix("backbone."): tuple(v.shape) for k, v in state.items() if k.startswith("backbone.")
-        }
         saved, own = checkpoint.get("hyper_parameters", {}), self.hparams
-        other = [k for k in _NETWORK if k in saved and k in own and _plain(saved[k]) != _plain(own[k])]
-        if "backbone" in saved and not same(saved["backbone"], own["backbone"]):
-            other.append("backbone")
-        if "backbone" in saved and saved.get(_PARTIAL) != own.get(
-            _PARTIAL
-        ):  # the same weights, another network
-            other.append(_PARTIAL)
-        if mine != theirs or other:
-            wrong = [*sorted(set(mine.items()) ^ set(theirs.items())), *((k, ()) for k in other)]
-            raise ValueError(
-                f"this checkpoint is of another network ({_described(saved)}; yours: {_described(self.hparams)}; "
-                f"{len({k for k, _ in wrong})} weights or settings differ, the first is {wrong[0][0]}): use the "
-                "config it was trained with"
-            )
-        self._lowest = _black(checkpoint.get(DATA_STATE))
+        check_network(state, saved, self.backbone, own)
+        self._lowest = black_level(checkpoint.get(DATA_STATE))
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
         origins = origins_in(checkpoint)
-        fits = self._trainer is not None and self.trainer.state.fn == "fit"
-        if fits and "teacher" in origins and not self._teachers:
-            log.warning(
-                "The checkpoint's run learnt from a teacher; it goes on without one: the loss is another."
-            )
-        for teacher in self._teachers:
-            teacher.check_same(origins.get("teacher"))
-            if fits and saved.get("distillation", self.distillation) != self.distillation:
-                raise ValueError(
-                    f"model.distillation={self.distillation}, this run learnt with {saved['distillation']}: give that, "
-                    "or start anew with --overwrite"
-                )
+        check_teacher(origins, self._teachers, saved, self.distillation, fitting)
         self.origins = origins | ({"teacher": self.origins["teacher"]} if self._teachers else {})
-        if not _of_head(state):  # its owners keep theirs
+        if not head_weights(state):  # its owners keep theirs
             return
         count = self.classes_in(state) if same(saved.get("head"), own.get("head")) else None
         if count is None or not self._takes_head(state, count):
@@ -432,12 +395,8 @@ class Recogniser(L.LightningModule):
                 f"this checkpoint has another head ({held}; yours: {yours}, or other settings of it): use the config "
                 "it was trained with"
             )
-        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
-        for key in _KEPT if fitting else ():
-            if key in saved and key in own and saved[key] != own[key]:
-                log.warning(
-                    "model.%s=%s is not used: the checkpoint goes on with %s", key, own[key], saved[key]
-                )
+        if fitting:
+            warn_of_kept(KEPT, saved, own)
         if self.head.num_classes and count != self.head.num_classes:
             if fitting:
                 raise ValueError(
@@ -452,37 +411,9 @@ class Recogniser(L.LightningModule):
     def _takes_head(self, state: Mapping[str, Tensor], classes: int) -> bool:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             mine = self.make_head(classes).state_dict()
-        return {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in _of_head(state).items()}
+        return {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in head_weights(state).items()}
 
     def _keep_parts(self, backbone: BackboneMaker | Part | str, head: HeadMaker | Part | None) -> None:
         """Note what makes backbone and head, and describe them in plain values for the checkpoint."""
         self._head_maker = head_maker(head)
-        about: dict[str, Any] = {"backbone": backbone, "head": head}
-        if callable(backbone):
-            about["backbone"] = described(backbone, Backbone)
-        if callable(head):
-            about["head"] = described(head, Head)
-        self.save_hyperparameters(about)
-
-
-def _black(data: object) -> float:
-    """Tell what a black pixel becomes when it is normalised as a checkpoint's data were; 0 where that is not known."""
-    mean, std = (data.get(key) if isinstance(data, dict) else None for key in ("mean", "std"))
-    if not isinstance(mean, int | float) or not isinstance(std, int | float) or std <= 0:
-        return 0.0
-    return -mean / std
-
-
-def _of_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(HEAD): value for key, value in state.items() if key.startswith(HEAD)}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _described(hparams: Any) -> str:
-    points = ", ".join(hparams.get("insertion_points") or ()) or "no FSM"
-    if hparams.get(_PARTIAL) is not None:
-        points = f"partial until {hparams[_PARTIAL]}"
-    return f"{called(hparams.get('backbone', 'unknown'))}, {points}, {hparams.get('input_size', '?')} px"
+        self.save_hyperparameters(describe_parts(backbone, head))

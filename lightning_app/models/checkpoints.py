@@ -15,12 +15,13 @@ from lightning_app.core.foreign import parse_json
 from lightning_app.core.plain import is_count
 from lightning_app.desensitize import described, is_clean
 from lightning_app.desensitize.dctdp import LOGITS
-from lightning_app.models.base import HEAD, Recogniser
+from lightning_app.models.base import Recogniser
 from lightning_app.models.dctdp import DCTDPRecogniser
 from lightning_app.models.known import known_class, known_maker, ours
 from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
 from lightning_app.models.resnet_partial import ResNetPartial
+from lightning_app.models.saved_network import head_weights
 from lightning_app.networks import Backbone, Head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
 from lightning_app.runs.folder import resolve_checkpoint
@@ -197,7 +198,7 @@ def _file(path: Path) -> Path:
 
 
 def _has_head(state: dict[str, Any]) -> bool:
-    return any(key.startswith(HEAD) for key in state)
+    return bool(head_weights(state))
 
 
 def _exported(file: Path) -> dict[str, Any]:

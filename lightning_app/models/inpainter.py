@@ -18,7 +18,8 @@ from lightning_app.core.batch import Batch
 from lightning_app.metrics import psnr
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.held_out import HeldOutMeans
-from lightning_app.models.schedule import Schedule, lr_factor
+from lightning_app.models.optimisers import scheduled
+from lightning_app.models.schedule import Schedule
 from lightning_app.networks.feature_maps import FeatureMaps
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
@@ -257,11 +258,7 @@ class Inpainter(L.LightningModule):
     def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
         """Return Adam and the schedule over all steps of the run (RFR-Net, section 4.1)."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
-        total = total_steps(self.trainer, f"decay={self.decay}")
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, total, self.decay)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, total_steps(self.trainer, f"decay={self.decay}"), self.decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep whether the images had masks: an attack then needs them too."""

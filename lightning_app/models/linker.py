@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from lightning_app.attacks.link import KEPT, SHAPE, student_state
 from lightning_app.core.batch import Batch
 from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.optimisers import scheduled
 from lightning_app.models.others import LOADERS
-from lightning_app.models.schedule import Schedule, lr_factor
+from lightning_app.models.schedule import Schedule
 from lightning_app.networks.linking import LinkStudent
 from lightning_app.runs.trainer_options import total_steps
 
@@ -206,11 +207,7 @@ class Linker(L.LightningModule):
         """Return Adam and the schedule over all steps of the run."""
         assert self.network is not None
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.hparams["learning_rate"])
-        total = total_steps(self.trainer, f"decay={self.decay}")
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, total, self.decay)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, total_steps(self.trainer, f"decay={self.decay}"), self.decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what an attack needs to know, and the teacher's hash."""

@@ -19,7 +19,7 @@ _FIXED = (
     "masker_width", "masker_depth", "rounds", "core", "share", "weights", "adversarial", "adversary",
     "predictor_steps", "input_size", "width",
 )  # fmt: skip
-_KEPT = ("lr", "masker_lr", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
+KEPT = ("lr", "masker_lr", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
 def check_settings(
@@ -94,18 +94,6 @@ def kept_of_same(checkpoint: Mapping[str, Any], ours: Mapping[str, Any]) -> dict
             f"this checkpoint is of another masker ({theirs}; yours: {mine}): use the config it was trained with"
         )
     return kept
-
-
-def warn_of_kept(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Say which settings of ours are not used, for the optimiser goes on with the checkpoint's.
-
-    Args:
-        saved: hyperparameters of the checkpoint.
-        ours: hyperparameters of ours.
-    """
-    for key in _KEPT:
-        if key in saved and saved[key] != ours[key]:
-            log.warning("model.%s=%s is not used: the checkpoint goes on with %s", key, ours[key], saved[key])
 
 
 def _word(key: str, value: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from lightning_app.core.plain import is_hash
 from lightning_app.networks import Backbone
 
+log = logging.getLogger("faceveil")
 ORIGINS = "origins"  # under this name a checkpoint keeps the hashes of others: neither path nor name
 _NAMES = ("init_from", "teacher")
 OF_OTHERS = (*_NAMES, "distillation")  # a recogniser's arguments that speak of others
@@ -163,3 +165,35 @@ class Teacher:
             like = next(self._model.parameters())
             target: Tensor = self._model.embed(((clean - self._mean) / self._std).to(like.dtype))
         return 1 - F.cosine_similarity(embedding.float(), target.float(), dim=1).mean()
+
+
+def check_teacher(
+    origins: Mapping[str, str],
+    teachers: Sequence[Teacher],
+    saved: Mapping[str, Any],
+    weight: float,
+    fits: bool,
+) -> None:
+    """Check that a run goes on with the teacher it learnt from, in `fit` with the same weight too.
+
+    Args:
+        origins: what the checkpoint took from others (`origins_in`).
+        teachers: this recogniser's teacher, or none.
+        saved: the checkpoint's hyper-parameters.
+        weight: this recogniser's `distillation`.
+        fits: whether training goes on.
+
+    Raises:
+        ValueError: it is another teacher or weight.
+    """
+    if fits and "teacher" in origins and not teachers:
+        log.warning(
+            "The checkpoint's run learnt from a teacher; it goes on without one: the loss is another."
+        )
+    for teacher in teachers:
+        teacher.check_same(origins.get("teacher"))
+        if fits and saved.get("distillation", weight) != weight:
+            raise ValueError(
+                f"model.distillation={weight}, this run learnt with {saved['distillation']}: give that, or start anew "
+                "with --overwrite"
+            )

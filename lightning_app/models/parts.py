@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones import BACKBONES, BackboneMaker
 from lightning_app.networks.heads import HEADS, HeadMaker, SoftmaxHead
 
@@ -42,6 +43,24 @@ def described(maker: object, base: type[nn.Module]) -> dict[str, Any]:
     found = {p.name: p.default for p in own if p.default is not p.empty}
     found |= maker.keywords if isinstance(maker, functools.partial) else {}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": found}
+
+
+def describe_parts(
+    backbone: BackboneMaker | Part | str, head: HeadMaker | Part | None
+) -> dict[str, BackboneMaker | HeadMaker | Part | str | None]:
+    """Return backbone and head in plain values that a checkpoint keeps, by the names `backbone` and `head`.
+
+    Args:
+        backbone: a name, a description or what makes one.
+        head: likewise; None is the softmax head.
+
+    Raises:
+        ValueError: one is no part of its kind.
+    """
+    return {
+        "backbone": described(backbone, Backbone) if callable(backbone) else backbone,
+        "head": described(head, Head) if callable(head) else head,
+    }
 
 
 def head_maker(head: HeadMaker | Part | None) -> HeadMaker | None:
