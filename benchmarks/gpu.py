@@ -160,7 +160,7 @@ def profiled(bench: Bench, sizes: Sizes) -> str:
 
 
 def _busy(seen: profile) -> str:
-    """Tell how long the device had nothing to do, and between which kernels."""
+    """Return how long the device had nothing to do, and between which kernels."""
     found = [
         e
         for e in seen.events() or ()

@@ -49,12 +49,12 @@ class Noise(FaceReader):
         self._some = np.random.default_rng(0).integers(0, 256, (64, 3, size, size), dtype=np.uint8)
 
     def read(self, index: int) -> Pixels:
-        """Give one of 64 images."""
+        """Return one of 64 images."""
         image: Pixels = self._some[index % len(self._some)]
         return image
 
     def name(self, index: int) -> str:
-        """Give the number."""
+        """Return the number."""
         return str(index)
 
 

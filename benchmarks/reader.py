@@ -28,7 +28,7 @@ TINY_SLOW: dict[str, Any] = TINY | {"workers": (2,)}
 
 @contextmanager
 def _faces(images: int = 512) -> Iterator[tuple[Path, str]]:
-    """Give LFW-a where it is at hand, else so many grey 250 px JPEGs of much the same number of bytes."""
+    """Yield LFW-a where it is at hand, else so many grey 250 px JPEGs of much the same number of bytes."""
     here = Path(__file__).resolve().parents[1]
     given = os.environ.get("FACEVEIL_DATA")
     folders = [Path(given)] if given else [here / "data", here.parent / "shared" / "data"]

@@ -161,7 +161,7 @@ class RunCheckpoint(ModelCheckpoint):
             raise OSError(f"the last {self._unsaved}; make room and go on with --ckpt_path last")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say so where nothing was trained, or nothing was left of the run that the checkpoint is of."""
+        """Warn where nothing was trained, or nothing was left of the run that the checkpoint is of."""
         if self._trained or not trainer.is_global_zero:
             return
         if trainer.ckpt_path is None:

@@ -167,7 +167,7 @@ class Clocked(L.Callback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Rest."""
+        """Stop the clock of training."""
         self.clock.rest()
         super().on_validation_start(trainer, pl_module)
 

@@ -66,7 +66,7 @@ class TrainerOptions(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say where the run goes on in another precision; of a checkpoint made before, nothing is known."""
+        """Warn where the run goes on in another precision; of a checkpoint made before, nothing is known."""
         before, now = str(checkpoint.get(_PRECISION, "")), str(trainer.precision)
         if before != now and _PLAIN.fullmatch(before):
             log.warning(

@@ -126,14 +126,14 @@ def _shows_a_raw_face(seen: Tensor, clean: Tensor, desensitizer: Desensitizer) -
 
 
 def _called(desensitizer: Desensitizer) -> str:
-    """Name the row of what a desensitizer returns."""
+    """Return the title of the row that shows what a desensitizer returns."""
     if desensitizer.is_image:
         return "desensitized"
     return f"desensitized:\n{desensitizer.out_channels} channels,\nas `look` shows them"
 
 
 def _share(batch: Any) -> str:
-    """Name the mean mask ratio of a batch, where it has masks."""
+    """Return the mean mask ratio of a batch as text, where it has masks."""
     hidden = mean_mask_ratio(batch)
     return "" if hidden is None else f"\n{hidden:.0%} hidden"
 

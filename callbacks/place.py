@@ -37,7 +37,7 @@ def epoch_is_over(trainer: L.Trainer) -> bool:
 
 
 def fit_is_over(trainer: L.Trainer) -> bool:
-    """Tell, at the end of an epoch, whether it was the last.
+    """Return, at the end of an epoch, whether it was the last.
 
     Args:
         trainer: that fits.
@@ -47,7 +47,7 @@ def fit_is_over(trainer: L.Trainer) -> bool:
 
 
 def validation_follows(trainer: L.Trainer) -> bool:
-    """Tell, at the end of a batch, whether Lightning validates next.
+    """Return, at the end of a batch, whether Lightning validates next.
 
     Args:
         trainer: that fits.

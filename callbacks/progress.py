@@ -155,6 +155,6 @@ class _Column(ProgressColumn):
 
 
 def _shown(metrics: Mapping[str, Any]) -> list[str]:
-    """Name the few figures that tell how training goes, in this order."""
+    """Return the few figures that tell how training goes, in this order."""
     wanted = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lfw/accuracy")
     return [f"{key} {float(metrics[key]):.4g}" for key in wanted if key in metrics]

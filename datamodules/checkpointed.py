@@ -108,7 +108,7 @@ class CheckpointedDataModule(ServingDataModule):
         }
 
     def _batches_done(self) -> int:
-        """Tell how many batches of the epoch under way are done; 0 between two epochs, and outside `fit`."""
+        """Return how many batches of the epoch under way are done; 0 between two epochs, and outside `fit`."""
         if self.trainer is None or self._stage != "fit":
             return 0
         done = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)

@@ -183,7 +183,7 @@ class FaceDataModule(CheckpointedDataModule):
             )
 
     def _facts(self) -> dict[str, object]:
-        """Name what has to be the same on every rank."""
+        """Return what has to be the same on every rank."""
         description = self.desensitizer.describe()
         there = self._split is not None
         return {
@@ -205,7 +205,7 @@ class FaceDataModule(CheckpointedDataModule):
         self._split = Split(served.reader, self.val_share, self.seed)
 
     def _open(self, name: str) -> Served | None:
-        """Look through `validation` or `test`; None where there is none, or where its classes are not known."""
+        """Scan `validation` or `test`; None where there is none, or where its classes are not known."""
         if name not in self._given.readers or self._no_figures:
             return None
         try:
@@ -365,7 +365,7 @@ class FaceDataModule(CheckpointedDataModule):
         return self.desensitize_batch(batch, draw_key, desensitize=masked and stored is None, stored=stored)
 
     def raw_samples(self, count: int) -> Tensor:
-        """Give the raw pixels of a few validation images, for figures of privacy and for nothing else.
+        """Return the raw pixels of a few validation images, for figures of privacy and for nothing else.
 
         They come from the held-out images, else from the first verification set, else from the training set;
         the same every time, spread over the set. Of a released set nothing is raw but verification images.

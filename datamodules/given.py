@@ -37,7 +37,7 @@ class GivenSets:
             _check(f"data.{name}", reader, training, desensitizer)
 
     def open(self, name: str, classes: list[str], training: FaceReader | None, cache: object) -> Served:
-        """Look through a set, number its classes as the training set's, and cache it; every rank comes here.
+        """Scan a set, number its classes as the training set's, and cache it; every rank comes here.
 
         Args:
             name: `validation` or `test`; it must be given.

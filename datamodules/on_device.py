@@ -56,7 +56,7 @@ class Places(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Name a batch.
+        """Return a batch of names.
 
         Args:
             indices: B positions in the part.

@@ -52,7 +52,7 @@ class PixelDataModule(L.LightningDataModule):
         by: Desensitizer | None = None,
         stored: Stored | None = None,
     ) -> Batch:
-        """Bring a reader's batch to [0,1] and desensitize it, rounded to the uint8 grid.
+        """Convert a reader's batch to [0,1] and desensitize it, rounded to the uint8 grid.
 
         Args:
             batch: `image` uint8 `[B,3,H,W]` and `index [B]`.

@@ -59,7 +59,7 @@ class Split:
 
     @cached_property
     def facts(self) -> Facts:
-        """What a checkpoint keeps; made at the first need, for every name is hashed."""
+        """Return what a checkpoint keeps; made at the first need, for every name is hashed."""
         return split_facts(self.whole, self.chosen, self.share, self.seed, self.version)
 
     def meeting(self, theirs: Mapping[str, Any], held: bool) -> tuple[Split, list[str]]:
@@ -127,7 +127,7 @@ def split_facts(reader: FaceReader, held: Tensor, share: float, seed: int, versi
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], held: bool = True) -> list[str]:
-    """Name in what two sets differ; nothing where they are the same.
+    """Return in what two sets differ; nothing where they are the same.
 
     Args:
         theirs: of a checkpoint, see `split_facts`; one of before version 2 has only images, held_out and hash.

@@ -53,7 +53,7 @@ class EpochBatchSampler(Sampler[list[int]]):
 
     @property
     def sampler(self) -> EpochBatchSampler:
-        """Itself: Lightning calls `set_epoch` on a batch sampler's `sampler` at the start of every epoch."""
+        """Return itself: Lightning calls `set_epoch` on a batch sampler's `sampler` at the start of every epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

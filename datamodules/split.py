@@ -142,7 +142,7 @@ def no_images(size: int, classes_are_people: bool = True) -> Batch:
 
 
 def first_of(batches: list[Batch]) -> Batch:
-    """Hand on a batch that a loader has wrapped into a list of one: the `collate_fn` of `NoImages`."""
+    """Return a batch that a loader has wrapped into a list of one: the `collate_fn` of `NoImages`."""
     return batches[0]
 
 

@@ -85,7 +85,7 @@ class DrawnFaces(FaceReader):
         return draw_face(person(self.seed, number), shot(self.seed, number, image, self.size, self.nuisance))
 
     def name(self, index: int) -> str:
-        """Name an image as `write` does: `Drawn_00012/Drawn_00012_0001.png`, images counted from 1."""
+        """Return the name of an image as `write` does: `Drawn_00012/Drawn_00012_0001.png`, images counted from 1."""
         label, image = divmod(index, self.images_per_identity)
         who = self.identities[label]
         return f"{who}/{who}_{image + 1:04d}.png"

@@ -53,7 +53,7 @@ class BadImages:
             )
 
     def warning(self, name: Callable[[int], str]) -> str | None:
-        """Word the one warning about replaced images; None where there are none."""
+        """Return the one warning about replaced images; None where there are none."""
         if not self.numbers:
             return None
         count = f"{len(self.numbers)} of {self.total} images"

@@ -55,7 +55,7 @@ class FaceReader(Dataset[Batch], ABC):
     stored: Stored | None = None
 
     def scan(self) -> None:
-        """Look through the set: set `identities`, `labels` and what else `read` needs.
+        """Scan the set: set `identities`, `labels` and what else `read` needs.
 
         A reader whose set is costly to look through, or may be absent, does it here and not when it is made:
         `validate` makes the training set's reader for its size alone.
@@ -66,7 +66,7 @@ class FaceReader(Dataset[Batch], ABC):
         raise AttributeError(f"{type(self).__name__} sets neither identities and labels nor overrides scan")
 
     def open(self) -> Self:
-        """Look through the set now, rather than at the first need; see `scan` for what it raises."""
+        """Scan the set now, rather than at the first need; see `scan` for what it raises."""
         _ = self.labels
         return self
 
@@ -89,7 +89,7 @@ class FaceReader(Dataset[Batch], ABC):
         """
 
     def encoded(self, index: int) -> bytes | None:
-        """Give the bytes of the image file an image is decoded from; None where it comes from no such file.
+        """Return the bytes of the image file an image is decoded from; None where it comes from no such file.
 
         Raises:
             BadImage: they cannot be read.
@@ -98,14 +98,14 @@ class FaceReader(Dataset[Batch], ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Name an image as messages show it: its path, or the file and the record in it."""
+        """Return the name of an image as messages show it: its path, or the file and the record in it."""
 
     def file(self, index: int) -> str:
-        """Tell the path of the file an image is read from; where it is read from none, some name that no file has."""
+        """Return the path of the file an image is read from; where it is read from none, some name that no file has."""
         return self.name(index)
 
     def stable_name(self, index: int) -> str:
-        """Name an image within its set, wherever the set lies: what its pseudonym is made of.
+        """Return the name of an image within its set, wherever the set lies: what its pseudonym is made of.
 
         Whether it is held out hangs on this name, and so does whether a checkpoint's data are these: a reader whose
         `name` holds a path of this machine overrides it.
@@ -113,15 +113,15 @@ class FaceReader(Dataset[Batch], ABC):
         return self.name(index)
 
     def stable_names(self) -> Iterator[str]:
-        """Give all stable names in order."""
+        """Yield all stable names in order."""
         return map(self.stable_name, range(len(self)))
 
     def content(self, index: int) -> bytes:
-        """Give an image as it is stored, which tells a set from another with the same names; by default nothing."""
+        """Return an image as it is stored, which tells a set from another with the same names; by default nothing."""
         return b""
 
     def pixel_facts(self) -> dict[str, object]:
-        """Tell what decides the pixels beside the files: plain values for a checkpoint, no path and no name."""
+        """Return what decides the pixels beside the files: plain values for a checkpoint, no path and no name."""
         return {"size": self.size, "crop": getattr(self, "crop", None)}
 
     def passed_over(self) -> Iterator[tuple[str, str]]:
@@ -129,7 +129,7 @@ class FaceReader(Dataset[Batch], ABC):
         return iter(())
 
     def mixed_labels(self, indices: Sequence[int]) -> Batch:
-        """Give `target [B,k]` int64 and `weight [B,k]` of images that are mixes; nothing where none is.
+        """Return `target [B,k]` int64 and `weight [B,k]` of images that are mixes; nothing where none is.
 
         Args:
             indices: B positions in this reader.
@@ -137,11 +137,11 @@ class FaceReader(Dataset[Batch], ABC):
         return {}
 
     def number(self, index: int) -> int:
-        """Tell the image's number in the whole reader (a `Subset` keeps it, so draws do not change)."""
+        """Return the image's number in the whole reader (a `Subset` keeps it, so draws do not change)."""
         return index
 
     def who(self, positions: Tensor) -> Tensor | None:
-        """Tell who is on images of a task.
+        """Return who is on images of a task.
 
         Args:
             positions: `[B]` int64 in this reader.
@@ -211,7 +211,7 @@ class FaceReader(Dataset[Batch], ABC):
 
     @property
     def pixel_dtype(self) -> torch.dtype:
-        """Their dtype."""
+        """Return the dtype of the pixels."""
         return torch.float16 if self.stored is not None and self.stored.dtype == "float16" else torch.uint8
 
     def replacement(self, index: int) -> tuple[int, Pixels]:
@@ -255,7 +255,7 @@ class FaceReader(Dataset[Batch], ABC):
 
 
 def whole(batch: Any) -> Any:
-    """Hand a reader's batch on as it is: the `collate_fn` of its DataLoader.
+    """Return a reader's batch as it is: the `collate_fn` of its DataLoader.
 
     From a worker only the image goes through shared memory; each tensor that does costs a file descriptor and
     some 0.3 ms, so the small ones travel inside the message.

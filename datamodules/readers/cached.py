@@ -48,7 +48,7 @@ class CachedReader(FaceReader):
         self._known = frozenset(self.bad.tolist())
 
     def read(self, index: int) -> Pixels:
-        """Give one image of the cache.
+        """Return one image of the cache.
 
         Raises:
             BadImage: it could not be decoded; in batches the place holds its replacement.
@@ -59,35 +59,35 @@ class CachedReader(FaceReader):
         return kept
 
     def name(self, index: int) -> str:
-        """Name an image, see `FaceReader.name`."""
+        """Return the name of an image, see `FaceReader.name`."""
         return self.reader.name(index)
 
     def file(self, index: int) -> str:
-        """Tell the path of an image's file, see `FaceReader.file`."""
+        """Return the path of an image's file, see `FaceReader.file`."""
         return self.reader.file(index)
 
     def stable_name(self, index: int) -> str:
-        """Name an image within its set, see `FaceReader.stable_name`."""
+        """Return the name of an image within its set, see `FaceReader.stable_name`."""
         return self.reader.stable_name(index)
 
     def stable_names(self) -> Iterator[str]:
-        """Give all stable names in order."""
+        """Yield all stable names in order."""
         return self.reader.stable_names()
 
     def content(self, index: int) -> bytes:
-        """Give an image as it is stored."""
+        """Return an image as it is stored."""
         return self.reader.content(index)
 
     def pixel_facts(self) -> dict[str, object]:
-        """Tell what the reader tells."""
+        """Return what the cached reader returns."""
         return self.reader.pixel_facts()
 
     def mixed_labels(self, indices: Sequence[int]) -> Batch:
-        """Give the labels of mixes, see `FaceReader.mixed_labels`."""
+        """Return the labels of mixes, see `FaceReader.mixed_labels`."""
         return self.reader.mixed_labels(indices)
 
     def number(self, index: int) -> int:
-        """Tell the image's number in the whole reader."""
+        """Return the image's number in the whole reader."""
         return self.reader.number(index)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
@@ -169,7 +169,7 @@ def _ahead(
 
 
 def available_memory() -> int:
-    """Tell how many bytes can be allocated without swapping, as the system or the container's limit says."""
+    """Return how many bytes can be allocated without swapping, as the system or the container's limit says."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

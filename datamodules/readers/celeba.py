@@ -117,21 +117,21 @@ class CelebAFaces(FaceReader):
         return decode(read_bytes(path), self.crop, self.size, path, self.strict, self.allow_lossy_webp)
 
     def encoded(self, index: int) -> bytes:
-        """Give the bytes of an image's file, see `FaceReader.encoded`."""
+        """Return the bytes of an image's file, see `FaceReader.encoded`."""
         return read_bytes(self.name(index))
 
     def name(self, index: int) -> str:
-        """Tell an image's path."""
+        """Return an image's path."""
         _ = self.labels
         return os.path.join(self._folder, self._files[index])
 
     def stable_name(self, index: int) -> str:
-        """Tell an image's name without its suffix: JPEGs and PNGs of one image are one."""
+        """Return an image's name without its suffix: JPEGs and PNGs of one image are one."""
         _ = self.labels
         return self._stems[index]
 
     def content(self, index: int) -> bytes:
-        """Give the image's file."""
+        """Return the image's file."""
         return stored(self.name(index))
 
 

@@ -80,16 +80,16 @@ class ClassFolders(FolderFaces):
         return list(self.classes)
 
     def name(self, index: int) -> str:
-        """Tell an image's path."""
+        """Return an image's path."""
         _ = self.labels  # looked through: the split's folder is known then
         return super().name(index)
 
     def stable_name(self, index: int) -> str:
-        """Tell an image's split, class and file."""
+        """Return an image's split, class and file."""
         return f"{self.split}/{super().stable_name(index)}"
 
     def stable_names(self) -> Iterator[str]:
-        """Give all stable names in order."""
+        """Yield all stable names in order."""
         return (f"{self.split}/{name}" for name in super().stable_names())
 
 

@@ -73,7 +73,7 @@ def stored(path: str) -> bytes:
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:
-    """Tell width and height of an encoded image in pixels, without decoding it; None where it is none.
+    """Return width and height of an encoded image in pixels, without decoding it; None where it is none.
 
     Args:
         data: the file's bytes.
@@ -166,7 +166,7 @@ def _reason(data: bytes, error: Exception) -> str:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Bring an opened image to mode L where it is grey, else to RGB."""
+    """Convert an opened image to mode L where it is grey, else to RGB."""
     if image.mode in ("L", "RGB"):
         image.load()
         return image

@@ -162,23 +162,23 @@ class FERFaces(FaceReader):
         return decode(read_bytes(path), crop, self.size, path, self.strict, self.allow_lossy_webp)
 
     def encoded(self, index: int) -> bytes | None:
-        """Give the bytes of an image's file; None where it stands in a CSV."""
+        """Return the bytes of an image's file; None where it stands in a CSV."""
         _ = self.labels
         return None if self._pixels is not None else read_bytes(self._files[index])
 
     def name(self, index: int) -> str:
-        """Tell an image's path, or its place in the CSV."""
+        """Return an image's path, or its place in the CSV."""
         _ = self.labels
         return self._files[index] or f"{self._source}, row {int(self._rows[index]) + 1}"
 
     def stable_name(self, index: int) -> str:
-        """Tell an image's name in FER+, such as fer0000017, which it has in every layout."""
+        """Return an image's name in FER+, such as fer0000017, which it has in every layout."""
         _ = self.labels
         file = self._files[index]
         return Path(file).stem if file else f"fer{int(self._rows[index]):07d}"
 
     def content(self, index: int) -> bytes:
-        """Give an image as it is stored."""
+        """Return an image as it is stored."""
         _ = self.labels
         return stored(self._files[index]) if self._pixels is None else self._pixels[index].tobytes()
 

@@ -96,7 +96,7 @@ class FolderFaces(FilesPerPerson):
         return self.people is None
 
     def _chosen(self, present: set[str]) -> list[str] | None:
-        """Name the folders to take, of those that have images; None for all."""
+        """Return the folders to take, of those that have images; None for all."""
         return None if self.people is None else read_people(self.people, present, self.root)
 
     def read(self, index: int) -> Pixels:
@@ -105,14 +105,14 @@ class FolderFaces(FilesPerPerson):
         return decode(self._bytes(path), self.crop, self.size, path, self.strict, self.allow_lossy_webp)
 
     def encoded(self, index: int) -> bytes:
-        """Give the bytes of an image's file, see `FaceReader.encoded`."""
+        """Return the bytes of an image's file, see `FaceReader.encoded`."""
         return self._bytes(self.name(index))
 
     def _bytes(self, path: str) -> bytes:
         return read_within(path, self._top) if self.strict else read_bytes(path)
 
     def name(self, index: int) -> str:
-        """Tell an image's path."""
+        """Return an image's path."""
         return os.path.join(
             self.root, self.identities[int(self.labels[index])], self._files[int(self._at[index])]
         )
@@ -246,7 +246,7 @@ def _by_folder(kept: Arrays) -> dict[str, tuple[int, Names]]:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """Give the sort key of natural order: digits compare as numbers, equal numbers as text."""
+    """Return the sort key of natural order: digits compare as numbers, equal numbers as text."""
     parts: Sequence[str] = _DIGITS.split(name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 

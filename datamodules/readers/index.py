@@ -39,14 +39,14 @@ class Names:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Names:
-        """Pack names."""
+        """Make it of names."""
         encoded = [os.fsencode(name) for name in names]
         blob = np.frombuffer(b"".join(encoded), np.uint8)
         return cls(blob, np.cumsum([len(name) for name in encoded], dtype=np.int64))
 
     @classmethod
     def joined(cls, parts: list[Names]) -> Names:
-        """Concatenate."""
+        """Join lists of names into one."""
         if not parts:
             return cls.of([])
         starts = np.cumsum([0, *(len(part.blob) for part in parts[:-1])], dtype=np.int64)
@@ -54,13 +54,13 @@ class Names:
         return cls(np.concatenate([part.blob for part in parts]), np.concatenate(ends))
 
     def slice(self, start: int, stop: int) -> Names:
-        """Names from `start` up to `stop`."""
+        """Return the names from `start` up to `stop`."""
         first = int(self.ends[start - 1]) if start else 0
         last = int(self.ends[stop - 1]) if stop else 0
         return Names(self.blob[first:last], self.ends[start:stop] - first)
 
     def take(self, places: Iterable[int]) -> Iterator[str]:
-        """Give the names at these places, one after the other: faster than one at a time."""
+        """Yield the names at these places, one after the other: faster than one at a time."""
         blob, ends = self.blob.tobytes(), [0, *self.ends.tolist()]
         return (os.fsdecode(blob[ends[place] : ends[place + 1]]) for place in places)
 
@@ -80,7 +80,7 @@ class Scan(ABC):
 
     @abstractmethod
     def is_current(self, kept: Arrays) -> bool:
-        """Tell whether what was kept is still true."""
+        """Return whether what was kept is still true."""
 
     @abstractmethod
     def make(self, kept: Arrays | None) -> Arrays:
@@ -132,7 +132,7 @@ class Scan(ABC):
 
 
 def cache_folder() -> Path:
-    """Tell where scans are kept: `$XDG_CACHE_HOME/faceveil`, by default `~/.cache/faceveil`."""
+    """Return where scans are kept: `$XDG_CACHE_HOME/faceveil`, by default `~/.cache/faceveil`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faceveil"
 
 

@@ -24,14 +24,14 @@ class FilesPerPerson(FaceReader):
     _at: NDArray[int64]
 
     def content(self, index: int) -> bytes:
-        """Give the image's file."""
+        """Return the image's file."""
         return stored(self.name(index))
 
     def stable_name(self, index: int) -> str:
-        """Tell an image's folder, which is the person's, and file."""
+        """Return an image's folder, which is the person's, and file."""
         return f"{self.identities[int(self.labels[index])]}/{self._files[int(self._at[index])]}"
 
     def stable_names(self) -> Iterator[str]:
-        """Give all stable names in order."""
+        """Yield all stable names in order."""
         names = zip(self.labels.tolist(), self._files.take(self._at.tolist()), strict=True)
         return (f"{self.identities[label]}/{file}" for label, file in names)

@@ -94,7 +94,7 @@ class RecordIOFaces(FaceReader):
         return decode(data, self.crop, self.size, name, self.strict, self.allow_lossy_webp)
 
     def encoded(self, index: int) -> bytes:
-        """Give the bytes of an image, as its record holds them, see `FaceReader.encoded`."""
+        """Return the bytes of an image, as its record holds them, see `FaceReader.encoded`."""
         if self._file is None:
             self._file = RecordFile(self.path)
         try:
@@ -104,7 +104,7 @@ class RecordIOFaces(FaceReader):
         return data
 
     def content(self, index: int) -> bytes:
-        """Give the record."""
+        """Return the record."""
         if self._file is None:
             self._file = RecordFile(self.path)
         try:
@@ -113,20 +113,20 @@ class RecordIOFaces(FaceReader):
             return b""
 
     def name(self, index: int) -> str:
-        """Tell the file, the record's place in it and its identity."""
+        """Return the file, the record's place in it and its identity."""
         label = self.identities[int(self.labels[index])]
         return f"{self.path}[identity {label}, byte {int(self._offsets[index])}]"
 
     def file(self, index: int) -> str:
-        """Tell the path of the file."""
+        """Return the path of the file."""
         return str(self.path)
 
     def stable_name(self, index: int) -> str:
-        """Tell the image's identity and its place in the file."""
+        """Return the image's identity and its place in the file."""
         return f"{self.identities[int(self.labels[index])]}/{int(self._offsets[index])}"
 
     def stable_names(self) -> Iterator[str]:
-        """Give all stable names in order."""
+        """Yield all stable names in order."""
         places = zip(self.labels.tolist(), self._offsets.tolist(), strict=True)
         return (f"{self.identities[label]}/{offset}" for label, offset in places)
 
@@ -342,7 +342,7 @@ class RecordScan(Scan):
         labels: NDArray[np.int64],
         identities: NDArray[np.int64],
     ) -> None:
-        """Say so where the images that an identity's record names have several labels, or share one with another's."""
+        """Warn where the images that an identity's record names have several labels, or share one with another's."""
         order = np.argsort(keys, kind="stable")
         keys, labels = keys[order], labels[order]
         seen: dict[int, int] = {}

@@ -180,7 +180,7 @@ class ReleasedFaces(FilesPerPerson):
                 self._refuse(["a mix has somebody in it who is on no image"])
 
     def mixed_labels(self, indices: Sequence[int]) -> Batch:
-        """Give labels and shares of mixes, the image's own first; see `FaceReader.mixed_labels`."""
+        """Return labels and shares of mixes, the image's own first; see `FaceReader.mixed_labels`."""
         if not self.mixes:
             return {}
         _ = self.labels  # looked through
@@ -189,23 +189,23 @@ class ReleasedFaces(FilesPerPerson):
         return {"target": torch.from_numpy(self._target[at]), "weight": torch.from_numpy(self._weight[at])}
 
     def stable_name(self, index: int) -> str:
-        """Tell an image's pseudonyms: identity/image."""
+        """Return an image's pseudonyms: identity/image."""
         if self._rows is None:
             return super().stable_name(index)
         return f"{self.identities[int(self.labels[index])]}/{self._image_name(index)}"
 
     def stable_names(self) -> Iterator[str]:
-        """Give all stable names in order."""
+        """Yield all stable names in order."""
         return super().stable_names() if self._rows is None else map(self.stable_name, range(len(self)))
 
     def content(self, index: int) -> bytes:
-        """Give an image as it is stored."""
+        """Return an image as it is stored."""
         return (
             super().content(index) if self._rows is None else self._rows.image(int(self._at[index])).tobytes()
         )
 
     def file(self, index: int) -> str:
-        """Tell the path of the file that an image lies in."""
+        """Return the path of the file that an image lies in."""
         return super().file(index) if self._rows is None else self._rows.file(int(self._at[index]))
 
     def _image_name(self, index: int) -> str:
@@ -222,7 +222,7 @@ class ReleasedFaces(FilesPerPerson):
         return decode(read_bytes(path), None, self.size, path)
 
     def name(self, index: int) -> str:
-        """Tell an image's path; of a representation its shard, and its pseudonym."""
+        """Return an image's path; of a representation its shard, and its pseudonym."""
         if self._rows is not None:
             return f"{self.file(index)}[{self._image_name(index)}]"
         identity = self.identities[int(self.labels[index])]

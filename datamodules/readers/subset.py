@@ -40,35 +40,35 @@ class Subset(FaceReader):
         return self.reader.read(int(self.indices[index]))
 
     def encoded(self, index: int) -> bytes | None:
-        """Give the bytes of an image's file, see `FaceReader.encoded`."""
+        """Return the bytes of an image's file, see `FaceReader.encoded`."""
         return self.reader.encoded(int(self.indices[index]))
 
     def name(self, index: int) -> str:
-        """Name an image of the part."""
+        """Return the name of an image of the part."""
         return self.reader.name(int(self.indices[index]))
 
     def file(self, index: int) -> str:
-        """Tell the path of an image's file, see `FaceReader.file`."""
+        """Return the path of an image's file, see `FaceReader.file`."""
         return self.reader.file(int(self.indices[index]))
 
     def stable_name(self, index: int) -> str:
-        """Name an image within the whole set."""
+        """Return the name of an image within the whole set."""
         return self.reader.stable_name(int(self.indices[index]))
 
     def content(self, index: int) -> bytes:
-        """Give an image of the part as it is stored."""
+        """Return an image of the part as it is stored."""
         return self.reader.content(int(self.indices[index]))
 
     def pixel_facts(self) -> dict[str, object]:
-        """Tell what the whole tells."""
+        """Return what the whole set returns."""
         return self.reader.pixel_facts()
 
     def mixed_labels(self, indices: Sequence[int]) -> Batch:
-        """Give the labels of mixes, see `FaceReader.mixed_labels`."""
+        """Return the labels of mixes, see `FaceReader.mixed_labels`."""
         return self.reader.mixed_labels(self.indices[torch.tensor(indices, dtype=torch.int64)].tolist())
 
     def number(self, index: int) -> int:
-        """Tell the image's number in the whole."""
+        """Return the image's number in the whole."""
         return self.reader.number(int(self.indices[index]))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:

@@ -13,7 +13,7 @@ _FRAME = 16  # bytes of an animation's frame before the chunks of its image
 
 
 def is_lossy_webp(data: bytes) -> bool:
-    """Tell whether a file is a WebP whose image, or any frame of it, is not known to be coded without loss.
+    """Return whether a file is a WebP whose image, or any frame of it, is not known to be coded without loss.
 
     Args:
         data: the file's bytes. What is no WebP at all is no lossy one either.

@@ -79,7 +79,7 @@ def sound_folds(
 
 
 def warn_of_mix(same: NDArray[np.bool_], what: str) -> None:
-    """Say so where guessing gets clearly more than a half right: 55 % and more.
+    """Warn where guessing gets clearly more than a half right: 55 % and more.
 
     Args:
         same: `[P]`, whether a pair shows one person.
@@ -101,7 +101,7 @@ def warn_of_repeats(
     folds: NDArray[np.int64],
     what: str,
 ) -> None:
-    """Say how many pairs are of one image, are listed twice, or are listed as same and as different.
+    """Warn how many pairs are of one image, are listed twice, or are listed as same and as different.
 
     Args:
         a: `[P]`, number of each pair's first image.

@@ -75,7 +75,7 @@ class PairList:
 
 
 def checked_pairs(pairs: PairList, images: int, what: str, by_name: bool = True) -> PairList:
-    """Look through a list of pairs, whoever made it: folds that are none are dealt anew, what misleads is said.
+    """Scan a list of pairs, whoever made it: folds that are none are dealt anew, what misleads is said.
 
     See `sound_folds` for the folds. Said in a line each are pairs of both kinds in unequal numbers, pairs of an image
     with itself, repeated ones, and flags that contradict the labels.
@@ -339,7 +339,7 @@ def _with_people(rows: list[_Row], lines: list[tuple[int, str]], path: str | os.
 def _warn_of_other_people(
     rows: list[_Row], other: list[bool], lines: list[tuple[int, str]], path: str | os.PathLike[str]
 ) -> None:
-    """Say which flags contradict the folders, where folders are people: for most pairs of either kind they are."""
+    """Warn which flags contradict the folders, where folders are people: for most pairs of either kind they are."""
     for kind in (True, False):
         of_kind = [wrong for row, wrong in zip(rows, other, strict=True) if row.same == kind]
         if 2 * sum(of_kind) >= len(of_kind):

@@ -2,7 +2,7 @@
 
 from lightning_app.alignment.detect import Choice, DlibFaces, Face, choose_face, off_centre
 from lightning_app.alignment.landmarks import LandmarkFile
-from lightning_app.alignment.place import Job, Outcome, Placer, Reason, Rules
+from lightning_app.alignment.place import FaceFile, Outcome, Placer, Reason, Rules
 from lightning_app.alignment.similarity import TEMPLATE, align_face, misfit, similarity, template
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "Choice",
     "DlibFaces",
     "Face",
-    "Job",
+    "FaceFile",
     "LandmarkFile",
     "Outcome",
     "Placer",

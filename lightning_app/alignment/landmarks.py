@@ -78,7 +78,7 @@ class LandmarkFile:
         return list(self._rows)
 
     def find(self, file: str) -> tuple[str, Points] | None:
-        """Look an image up, by its path or by its path without the suffix.
+        """Find an image, by its path or by its path without the suffix.
 
         Args:
             file: its path in the set, with `/`.

@@ -12,7 +12,7 @@ from datamodules.readers.decode import SUFFIXES
 from datamodules.readers.folder import TreeScan, natural
 from datamodules.readers.index import Names
 from lightning_app.alignment.landmarks import LandmarkFile
-from lightning_app.alignment.place import Job, Reason
+from lightning_app.alignment.place import FaceFile, Reason
 from lightning_app.alignment.similarity import Points
 from lightning_app.core.files import is_temporary
 
@@ -61,8 +61,8 @@ def make_jobs(
     suffix: str,
     landmarks: LandmarkFile | None,
     corrections: LandmarkFile | None,
-) -> list[Job]:
-    """Say for every image where it goes and which landmarks it has.
+) -> list[FaceFile]:
+    """Return for every image where it goes and which landmarks it has.
 
     Args:
         root: the set's folder.
@@ -93,7 +93,7 @@ def make_jobs(
         points = None if found is None else found[1]
         if found is not None and source is not None and source.is_ambiguous(found[0]):
             refused = refused or "two sets of landmarks"
-        jobs.append(Job(file, target, _stamp(root / file, points, refused), points, refused))
+        jobs.append(FaceFile(file, target, _stamp(root / file, points, refused), points, refused))
     if landmarks is not None and not listed:
         raise ValueError(
             f"landmarks: {landmarks.path} has none of the {len(files)} images of {root}: it starts with "

@@ -62,7 +62,7 @@ def encode(pixels: Pixels, jpeg_quality: int | None = None) -> bytes:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Bring an image to mode L where it is grey, else to RGB."""
+    """Convert an image to mode L where it is grey, else to RGB."""
     if image.mode in ("L", "RGB"):
         return image
     if image.mode.startswith("I"):  # 16-bit grey PNG; PIL's own conversion clips at 255

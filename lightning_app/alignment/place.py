@@ -52,7 +52,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Job:
+class FaceFile:
     """One image to align.
 
     Attributes:
@@ -150,7 +150,7 @@ class Placer:
         self.rules = rules
         self._faces = DlibFaces() if search else None
 
-    def __call__(self, job: Job) -> Outcome:
+    def __call__(self, job: FaceFile) -> Outcome:
         """Align one image: write it, or remove what an earlier run has written for it.
 
         Args:
@@ -168,7 +168,7 @@ class Placer:
         write_atomically(target, data)
         return replace(outcome, bytes=len(data))
 
-    def _look(self, job: Job) -> tuple[Outcome, Pixels | None]:
+    def _look(self, job: FaceFile) -> tuple[Outcome, Pixels | None]:
         outcome = Outcome(job.file, job.target, job.stamp)
         try:
             pixels = read_upright(str(Path(self.rules.root) / job.file))

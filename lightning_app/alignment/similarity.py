@@ -94,7 +94,7 @@ def is_flat(points: Points) -> bool:
 
 
 def align_face(pixels: Pixels, points: Points, size: int = TEMPLATE_SIZE) -> Pixels:
-    """Bring a face to its fixed place.
+    """Move a face to its fixed place.
 
     Bilinear (OpenCV's `warpAffine`). What lies outside the image is black, as InsightFace has it: repeating
     the border would invent stripes that look like skin. A face that shrinks to less than half is reduced by

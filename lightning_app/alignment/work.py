@@ -11,7 +11,7 @@ from itertools import islice
 
 import cv2
 
-from lightning_app.alignment.place import Job, Outcome, Placer, Rules
+from lightning_app.alignment.place import FaceFile, Outcome, Placer, Rules
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
 
 _CHUNK = 32  # images per message between processes
@@ -22,7 +22,7 @@ _WORTH = {
 _placer: Placer | None = None  # of a worker process
 
 
-def align_all(rules: Rules, jobs: Sequence[Job], workers: int) -> Iterator[list[Outcome]]:
+def align_all(rules: Rules, jobs: Sequence[FaceFile], workers: int) -> Iterator[list[Outcome]]:
     """Align images in processes of their own, a bounded number at a time.
 
     Args:
@@ -73,6 +73,6 @@ def _start(rules: Rules, search: bool, parent: Bond) -> None:
     _placer = Placer(rules, search)
 
 
-def _align(jobs: Sequence[Job]) -> list[Outcome]:
+def _align(jobs: Sequence[FaceFile]) -> list[Outcome]:
     assert _placer is not None
     return [_placer(job) for job in jobs]

@@ -176,7 +176,7 @@ def load_restorer(path: str | Path) -> Restorer:
 
 
 def kind_of(checkpoint: Mapping[str, Any]) -> str:
-    """Name the attacker that a checkpoint says it is of, one of `KINDS`; `Inpainter` where it says nothing."""
+    """Return the attacker that a checkpoint says it is of, one of `KINDS`; `Inpainter` where it says nothing."""
     about = checkpoint.get(KEPT)
     told = about.get("kind") if isinstance(about, Mapping) else None
     return told if isinstance(told, str) and told in KINDS else "Inpainter"

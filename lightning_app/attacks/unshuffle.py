@@ -99,7 +99,7 @@ class Unshuffle(Attack):
         return type(one).from_description(one.describe() | {"normalise": False})
 
     def _scaled(self) -> bool:
-        """Tell whether channels keep their mean and scale."""
+        """Return whether channels keep their mean and scale."""
         return not bool(self.reference.describe().get("normalise"))
 
     def put_back(self, image: Tensor) -> Tensor:

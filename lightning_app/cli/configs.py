@@ -11,7 +11,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def shipped() -> list[str]:
-    """Name the configs that come with FaceVeil, overlays as `overlays/NAME.yaml`."""
+    """List the configs that come with FaceVeil, overlays as `overlays/NAME.yaml`."""
     return sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml"))
 
 

@@ -218,7 +218,7 @@ def saved_reader(run: Path, trust: Collection[str] = ()) -> FaceReader:
 
 
 def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
-    """Name the first setting in which two runs differ, with both values; None where they agree.
+    """Return the first setting in which two runs differ, with both values; None where they agree.
 
     A setting that only one of them knows does not count: it came with another version of FaceVeil.
 

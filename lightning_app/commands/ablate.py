@@ -192,7 +192,7 @@ class Plan:
 
     @property
     def wanted(self) -> dict[str, int]:
-        """How many runs a cell of each system has."""
+        """Return how many runs a cell of each system has."""
         return {column: 1 if s.checkpoint else len(self.seeds) for column, s in self.systems.items()}
 
     def mask(self, label: str) -> Path | None:

@@ -20,7 +20,7 @@ from lightning_app.alignment.detect import load_dlib
 from lightning_app.alignment.journal import AlignJournal, read_description
 from lightning_app.alignment.landmarks import LandmarkFile, Order
 from lightning_app.alignment.listing import list_images, make_jobs, other_files
-from lightning_app.alignment.place import Job, Outcome, Reason, Rules
+from lightning_app.alignment.place import FaceFile, Outcome, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
 from lightning_app.commands.parser import CommandParser, command_parser, name_run, write_run_config
@@ -127,7 +127,7 @@ def align(
     return _report(run_dir, source, target, outcomes, counted)
 
 
-def _warn_of_lossy_webp(root: Path, jobs: Sequence[Job]) -> None:
+def _warn_of_lossy_webp(root: Path, jobs: Sequence[FaceFile]) -> None:
     """Warn of WebP files coded with loss: what is aligned of them is no longer known as such to `desensitize`."""
     webp = [root / job.file for job in jobs if job.file.lower().endswith(".webp")]
     lossy = sum(path.is_file() and is_lossy_webp(path.read_bytes()) for path in webp)
@@ -191,7 +191,7 @@ def _check_folders(source: Path, target: Path, run_dir: Path) -> None:
         raise FileExistsError(f"output: {target} is a file; give a folder")
 
 
-def _clear(run_dir: Path, target: Path, jobs: Sequence[Job], about: Mapping[str, object]) -> None:
+def _clear(run_dir: Path, target: Path, jobs: Sequence[FaceFile], about: Mapping[str, object]) -> None:
     """Remove what this run has aligned, and its journal; another output folder is left alone."""
     earlier = read_description(run_dir / JOURNAL)
     if not earlier:
@@ -233,7 +233,7 @@ def _refuse_foreign(target: Path, ours: Iterable[str]) -> list[str]:
     return left
 
 
-def _remove_gone(target: Path, journal: AlignJournal, jobs: Sequence[Job]) -> int:
+def _remove_gone(target: Path, journal: AlignJournal, jobs: Sequence[FaceFile]) -> int:
     """Remove what was made of images that are no longer in the set."""
     wanted, removed = {job.target for job in jobs}, 0
     for outcome in journal.outcomes.values():
@@ -246,7 +246,7 @@ def _remove_gone(target: Path, journal: AlignJournal, jobs: Sequence[Job]) -> in
     return removed
 
 
-def _is_done(target: Path, outcome: Outcome | None, job: Job) -> bool:
+def _is_done(target: Path, outcome: Outcome | None, job: FaceFile) -> bool:
     if outcome is None or (outcome.stamp, outcome.target) != (job.stamp, job.target):
         return False
     if outcome.reason is not None:
@@ -255,7 +255,7 @@ def _is_done(target: Path, outcome: Outcome | None, job: Job) -> bool:
     return path.is_file() and path.stat().st_size == outcome.bytes
 
 
-def _align(rules: Rules, jobs: Sequence[Job], journal: AlignJournal, workers: int) -> None:
+def _align(rules: Rules, jobs: Sequence[FaceFile], journal: AlignJournal, workers: int) -> None:
     if not jobs:
         return
     with progress_bar() as bar:

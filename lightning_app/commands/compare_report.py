@@ -249,7 +249,7 @@ def csv_rows(out: Outcome) -> list[list[object]]:
 
 
 def versions() -> dict[str, str]:
-    """Name what made a report: FaceVeil, Python, and the packages that compute."""
+    """Return what made a report: FaceVeil, Python, and the packages that compute."""
     found = {"FaceVeil": version(), "Python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):  # it may be installed under another name

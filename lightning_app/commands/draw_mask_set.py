@@ -230,7 +230,7 @@ def _checked(levels: Sequence[float], per_level: int, workers: int | None) -> li
 
 
 def _claim(root: Path, facts: dict[str, Any], overwrite: bool) -> None:
-    """See to it that the folder is free, or holds the beginning of the very set that is asked for."""
+    """Check that the folder is free, or holds the beginning of the very set that is asked for."""
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"output: {root} is a file; give a folder as --output")
     earlier = _read(root / FACTS)

@@ -76,7 +76,7 @@ def write_run_config(parser: CommandParser, config: Namespace) -> None:
 
 
 def name_run(config: Namespace, command: str) -> Namespace:
-    """Give a run the name of its first config file, where it was given none; the list of files is taken out.
+    """Name a run after its first config file, where it was given no name; the list of files is taken out.
 
     Args:
         config: parsed arguments with `config` and `name`; changed.

@@ -44,7 +44,7 @@ class Kind:
 
     @property
     def figure(self) -> str:
-        """What stands behind the slash, without tail and open place: `accuracy` of `{}/accuracy_s2`."""
+        """Return what stands behind the slash, without tail and open place: `accuracy` of `{}/accuracy_s2`."""
         return self.key.partition("/")[2].removesuffix(self.tail).removesuffix("_{}")
 
 

@@ -62,7 +62,7 @@ class OwnerKey:
 
     @property
     def hash(self) -> str:
-        """Tell two keys apart without giving either away: 64 hexadecimal digits."""
+        """Return what tells two keys apart without giving either away: 64 hexadecimal digits."""
         return hashlib.sha256(b"FaceVeil owner key" + self._secret).hexdigest()
 
     def integer(self, *names: str | int) -> int:

@@ -319,7 +319,7 @@ def _can(sign: str, encoding: str) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Dig out what went wrong: jsonargparse wraps an error of a class in one about the type it was tried as."""
+    """Find what went wrong: jsonargparse wraps an error of a class in one about the type it was tried as."""
     while str(error).startswith("Does not validate against any of the Union") and error.__cause__ is not None:
         error = error.__cause__
     return str(error)

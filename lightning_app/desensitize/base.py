@@ -83,7 +83,7 @@ class Desensitizer(nn.Module):
         return (0.5, 0.5) if self.is_image else (0.0, 1.0)
 
     def after(self, is_image: bool) -> None:
-        """Hear from a `Chain` what comes to it: pictures or a representation.
+        """Take from a `Chain` what comes to it: pictures or a representation.
 
         Args:
             is_image: whether they are pictures in [0,1].
@@ -187,7 +187,7 @@ class Desensitizer(nn.Module):
         return {"method": type(self).__name__}
 
     def why_not_released(self) -> str:
-        """Say in one line why no release can be made of it, whatever its images; empty where one can."""
+        """Return why no release can be made of it, in one line; empty where one can."""
         return ""
 
     def agreed(self) -> dict[str, object]:
@@ -218,7 +218,7 @@ class Desensitizer(nn.Module):
 
     @classmethod
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
-        """Tell whether `from_description` needs a mask's file: the description alone is not enough.
+        """Return whether `from_description` needs a mask's file: the description alone is not enough.
 
         Args:
             description: what `describe` gave.
@@ -227,7 +227,7 @@ class Desensitizer(nn.Module):
 
     @classmethod
     def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Say on which 256 levels a release stores what it returns: level = value · scale + offset, rounded.
+        """Return on which 256 levels a release stores what it returns: level = value · scale + offset, rounded.
 
         Args:
             description: what `describe` gave.
@@ -240,7 +240,7 @@ class Desensitizer(nn.Module):
 
     @classmethod
     def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
-        """Say how many channels of what height and width it returns, for an audit; None where that is not known.
+        """Return how many channels of what height and width it returns, for an audit; None where that is not known.
 
         Args:
             description: what `describe` gave, checked against `entries`.
@@ -250,7 +250,7 @@ class Desensitizer(nn.Module):
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
-        """Say in words how an image becomes what it returns, for the card of a recogniser that takes a representation.
+        """Return in words how an image becomes what it returns: for cards of recognisers that take a representation.
 
         Args:
             description: what `describe` gave; from somebody else's file it may hold anything.
@@ -275,7 +275,7 @@ class Desensitizer(nn.Module):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say what is wrong with parameters that change next to nothing of an image.
+        """Return what is wrong with parameters that change next to nothing of an image.
 
         Args:
             description: what `describe` gave, checked against `entries`.
@@ -285,7 +285,7 @@ class Desensitizer(nn.Module):
 
     @classmethod
     def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
-        """Say what it leaves in every image, for an audit to look for; None where nothing is known.
+        """Return what it leaves in every image, for an audit to look for; None where nothing is known.
 
         Args:
             description: what `describe` gave.
@@ -310,7 +310,7 @@ class Desensitizer(nn.Module):
 
 
 def only_hides(desensitizer: Desensitizer) -> bool:
-    """Tell whether a desensitizer multiplies by its mask and does nothing else.
+    """Return whether a desensitizer multiplies by its mask and does nothing else.
 
     It does where its very class says so (`hides_only`) and is as it was written: no function replaced in the class,
     in a base or on the object.

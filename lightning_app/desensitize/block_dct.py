@@ -234,14 +234,14 @@ class BlockDCT(Desensitizer):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say that it hides nothing: without shuffling, the channels are the image."""
+        """Return why no release can be made: without shuffling, the channels are the image."""
         return [
             "its channels are the image, which anybody turns back; FrequencyMask shuffles them by the owner's key"
         ]
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
-        """Say how channels are made of an image."""
+        """Return how channels are made of an image."""
         about = {
             key: description.get(key) for key in ("block", "upsample", "stride", "align_corners", "colour")
         }

@@ -98,7 +98,7 @@ def _shifted(out: Tensor, taps: list[float]) -> Tensor:
 
 
 def weak_blur(kernel: int, sigma: float, size: int) -> list[str]:
-    """Say what is wrong with a window that leaves faces as good as clean, or that nothing tells from clean ones.
+    """Return what is wrong with a window that leaves faces as good as clean, or that nothing tells from clean ones.
 
     Args:
         kernel: its width in pixels.
@@ -169,12 +169,12 @@ class GaussianBlur(Desensitizer):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say so where the window is too narrow."""
+        """Return what is wrong with a window that is too narrow."""
         return weak_blur(description["kernel"], description["sigma"], size)
 
     @classmethod
     def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
-        """Next to nothing of fine waves."""
+        """Return what it leaves: next to nothing of fine waves."""
         if "kernel" not in description:
             return None
         return {"taps": gaussian_taps(description["kernel"], description["sigma"])}
@@ -225,7 +225,7 @@ class CentreBlur(Desensitizer):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say so where the rectangle is too small, or the window too narrow."""
+        """Return what is wrong with a rectangle that is too small or a window that is too narrow."""
         rows, columns = centre_box((size, size), description["fraction"])
         share = (rows.stop - rows.start) * (columns.stop - columns.start) / size**2
         faults = []
@@ -238,7 +238,7 @@ class CentreBlur(Desensitizer):
 
     @classmethod
     def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
-        """Next to nothing of fine waves, within the rectangle."""
+        """Return what it leaves: next to nothing of fine waves, within the rectangle."""
         found = GaussianBlur.leaves(description, size)
         if found is None:
             return None

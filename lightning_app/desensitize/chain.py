@@ -72,7 +72,7 @@ class Chain(Desensitizer):
 
     @property
     def scale(self) -> tuple[float, float]:
-        """What the step is normalised by that makes a representation."""
+        """Return what the step is normalised by that makes a representation."""
         return super().scale if self._looker < 0 else self.in_order[self._looker].scale
 
     @property
@@ -102,7 +102,7 @@ class Chain(Desensitizer):
         return any(step.lacks_key for step in self.in_order)
 
     def why_not_released(self) -> str:
-        """Say what the first step says of which no release can be made."""
+        """Return what the first step says of which no release can be made."""
         return next((why for step in self.in_order if (why := step.why_not_released())), "")
 
     def masking_step(self) -> Desensitizer | None:
@@ -153,12 +153,12 @@ class Chain(Desensitizer):
 
     @classmethod
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
-        """Tell whether a step needs a mask's file."""
+        """Return whether a step needs a mask's file."""
         return any(kind.needs_file(about) for kind, about in cls._known(description))
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
-        """Say what the steps say, in their order."""
+        """Return what the steps say, in their order."""
         try:
             told = [kind.recipe(about) for kind, about in cls._known(description)]
         except (ValueError, LookupError, TypeError):
@@ -190,7 +190,7 @@ class Chain(Desensitizer):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say what is wrong with every step, where none of them changes enough of an image."""
+        """Return what is wrong with every step, where none of them changes enough of an image."""
         told = [
             kind.weaknesses(about, size) if kind.hides else [f"{kind.__name__} changes nothing"]
             for kind, about in cls._known(description)

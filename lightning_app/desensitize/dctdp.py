@@ -178,12 +178,12 @@ class DCTDP(BlockDCT):
 
     @classmethod
     def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """None: every channel has another scale of noise, which the description does not tell."""
+        """Return None: every channel has another scale of noise, which the description does not tell."""
         return None
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say so where the noise is small, or where the budget told is not that of an image's values together."""
+        """Return what is wrong with noise that is small, or a budget that is not that of an image's values together."""
         epsilon, faults = description["epsilon"], []
         if epsilon > NEXT_TO_NOTHING:
             faults.append(
@@ -205,7 +205,7 @@ class DCTDP(BlockDCT):
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
-        """Say how channels are made of an image, and that they have noise."""
+        """Return how channels are made of an image, and that they have noise."""
         return f"{super().recipe(description)} Then every coefficient has noise. {in_words(description)}"
 
     @classmethod

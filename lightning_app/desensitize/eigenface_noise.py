@@ -140,7 +140,7 @@ class EigenfaceNoise(Desensitizer):
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
-        """Say how a face is perturbed."""
+        """Return how a face is perturbed."""
         return (
             "Make a small grey copy of the face, take its coefficients of the principal components of other people's "
             f"faces, bring them to [0, 1] by those people's bounds, add noise, and go back. {in_words(description)}"
@@ -160,7 +160,7 @@ class EigenfaceNoise(Desensitizer):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say so where the noise is small."""
+        """Return what is wrong with noise that is small."""
         if description["epsilon"] <= NEXT_TO_NOTHING:
             return []
         return [f"epsilon {description['epsilon']:g} adds noise of a scale of less than 1/{NEXT_TO_NOTHING:g} of a "

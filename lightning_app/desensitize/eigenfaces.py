@@ -54,7 +54,7 @@ class Eigenfaces:
 
     @property
     def set_hash(self) -> str:
-        """Tell which set of images it was made from: SHA-256 of their hashes."""
+        """Return which set of images it was made from: SHA-256 of their hashes."""
         return hashlib.sha256(self.seen.numpy().tobytes()).hexdigest()
 
     @property

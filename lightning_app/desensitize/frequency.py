@@ -170,17 +170,17 @@ class FrequencyMask(BlockDCT):
 
     @classmethod
     def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Every channel is normalised."""
+        """Return the grid of normalised channels."""
         return NORMALISED
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Nothing is known of a setting that does too little."""
+        """Return nothing: no setting is known that does too little."""
         return []
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
-        """Say how channels are made of an image, and that it takes the owner's key."""
+        """Return how channels are made of an image, and that it takes the owner's key."""
         mixed = "add its neighbour over √2, " if description.get("mix", True) else ""
         order = (
             "one order for all images"

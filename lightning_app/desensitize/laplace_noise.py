@@ -92,7 +92,7 @@ class LaplaceNoise(Desensitizer):
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
-        """Say that every pixel has noise, and how much."""
+        """Return in words that every pixel has noise, and how much."""
         return f"Every value of every pixel has noise, on the uint8 grid. {in_words(description)}"
 
     @classmethod
@@ -102,7 +102,7 @@ class LaplaceNoise(Desensitizer):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say so where the noise is small."""
+        """Return what is wrong with noise that is small."""
         if description["epsilon"] <= NEXT_TO_NOTHING:
             return []
         return [f"epsilon {description['epsilon']:g} adds noise of {_STEPS / description['epsilon']:.2g} steps of 255: "

@@ -187,7 +187,7 @@ class LearnedMask(Desensitizer):
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the checkpoint says of the images that its masker was trained on; empty where there is none."""
+        """Return what the checkpoint says of the images that its masker was trained on; empty where there is none."""
         return self._masker[0].data if self._masker else {}
 
     @property
@@ -202,7 +202,7 @@ class LearnedMask(Desensitizer):
         return 0.0
 
     def why_not_released(self) -> str:
-        """Say why no release can be made of it; empty of `population`, but of the mean over too few faces."""
+        """Return why no release can be made of it; empty of `population`, but of the mean over too few faces."""
         if self.kind == "population":
             faces = int(self._facts["faces"])
             return (
@@ -343,7 +343,7 @@ class LearnedMask(Desensitizer):
 
     @classmethod
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
-        """Tell that its description is not enough: its masks come from a masker."""
+        """Return True: its description is not enough, its masks come from a masker."""
         return True
 
     @classmethod

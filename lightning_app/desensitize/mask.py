@@ -236,7 +236,7 @@ class MaskOut(Desensitizer):
 
     @classmethod
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
-        """Tell whether its masks came from files: free-form ones are drawn again."""
+        """Return whether its masks came from files: free-form ones are drawn again."""
         return "freeform" not in description
 
     @classmethod

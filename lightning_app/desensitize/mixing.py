@@ -103,7 +103,7 @@ class MixUp(Desensitizer):
             _ = self.owner
 
     def after(self, is_image: bool) -> None:
-        """Hear what comes to it; what is no picture is not kept within [0,1]."""
+        """Note what comes to it; what is no picture is not kept within [0,1]."""
         self._pictures = is_image
 
     def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
@@ -129,7 +129,7 @@ class MixUp(Desensitizer):
         return self.mixed(mixed, draw_key, self.images_of(batch["index"], draw_key))
 
     def images_of(self, index: Tensor, draw_key: DrawKey) -> int:
-        """Tell how many images a batch is mixed of: k.
+        """Return k, the number of images in a mix.
 
         Args:
             index: `[B]` int64 numbers of its images.
@@ -214,7 +214,7 @@ class MixUp(Desensitizer):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say so where a mix may be little else than one face."""
+        """Return what is wrong with a mix that may be little else than one face."""
         if description["cap"] <= _CLEAR:
             return []
         return [
@@ -223,7 +223,7 @@ class MixUp(Desensitizer):
 
     @classmethod
     def for_one(cls, description: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Nothing is done to a single image."""
+        """Return the description of what changes nothing: a single image is not mixed."""
         return {"method": "Identity"}
 
     @classmethod
@@ -315,12 +315,12 @@ class InstaHide(MixUp):
 
     @classmethod
     def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """By itself it takes pictures, and with signs flipped about the middle grey they stay in [0,1]."""
+        """Return the grid of pictures: with signs flipped about the middle grey they stay in [0,1]."""
         return (255, 0) if description.get("mean") in (None, _GREY) else None
 
     @classmethod
     def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
-        """It has the shape of what it takes."""
+        """Return the shape of pictures, which it takes."""
         return 3, size, size
 
     @classmethod

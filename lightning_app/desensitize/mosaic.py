@@ -65,7 +65,7 @@ class Mosaic(Desensitizer):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Say so where it leaves as many blocks as a recogniser takes pixels."""
+        """Return what is wrong where it leaves as many blocks as a recogniser takes pixels."""
         if size <= description["block"] * SHARPEST:
             return []
         return [f"block {description['block']} leaves images of {size} pixels as good as clean: "

@@ -79,7 +79,7 @@ class KeyedNoise(nn.Module):
 
     @property
     def no_key(self) -> str:
-        """Say why nothing can be drawn."""
+        """Return why nothing can be drawn."""
         return (
             f"{self.method}: made from its description, which holds no key: it cannot draw its noise. Give the "
             "desensitizer itself, with the owner's key"
@@ -124,7 +124,7 @@ class KeyedNoise(nn.Module):
         return self._drawn[1]
 
     def tell(self, values: int) -> None:
-        """Say what the budget of an image is, where it is drawn anew in every epoch.
+        """Warn of the budget of an image, where it is drawn anew in every epoch.
 
         Args:
             values: of an image.
@@ -153,7 +153,7 @@ class KeyedNoise(nn.Module):
 
 
 def warn_of_moved(desensitizer: nn.Module, only_flips: bool) -> None:
-    """Say so where raw images are augmented before noise that is drawn once per image: each version is another image.
+    """Warn where raw images are augmented before noise that is drawn once per image: each version is another image.
 
     Args:
         desensitizer: whose output is not augmented itself.
@@ -208,7 +208,7 @@ def _is_budget(value: object) -> bool:
 
 
 def in_words(description: Mapping[str, Any]) -> str:
-    """Say what the budget is, for cards.
+    """Return what the budget is, for cards.
 
     Args:
         description: what `describe` gave; from somebody else's file it may hold anything.

@@ -55,7 +55,7 @@ def described(description: Mapping[str, object] | None) -> type[Desensitizer] | 
 
 
 def is_clean(description: Mapping[str, object] | None) -> bool:
-    """Tell whether a description is of a class of ours that changes nothing.
+    """Return whether a description is of a class of ours that changes nothing.
 
     Args:
         description: what `Desensitizer.describe` gave.

@@ -66,7 +66,7 @@ class RandomMixUp(MixUp):
         return self.candidates[seed_from(_K, *counters) % len(self.candidates)]
 
     def why_not_released(self) -> str:
-        """Say that a release has mixes of one number of images."""
+        """Return why no release can be made: a release has mixes of one number of images."""
         return (
             f"{type(self).__name__}: every batch is mixed of another number of images, and a release of one; take "
             "MixUp, with one k"

@@ -47,11 +47,11 @@ class Watch:
         self._over = threading.Event()
 
     def start(self) -> None:
-        """Look, from when the ranks have met until `stop` or `failed`."""
+        """Start to watch; the ranks have met."""
         threading.Thread(target=self._look, daemon=True, name="faceveil-ranks").start()
 
     def stop(self) -> None:
-        """Look no more: this rank has ended well, or ends by itself."""
+        """Stop to watch: this rank has ended well, or ends by itself."""
         self._over.set()
 
     def failed(self, error: BaseException) -> None:

@@ -84,7 +84,7 @@ class Subjects(PairImages):
 
 
 def applies(attack: Attack | None, data: FaceDataModule) -> bool:
-    """Tell whether an attack can be mounted on what a method releases.
+    """Return whether an attack can be mounted on what a method releases.
 
     Args:
         attack: None stands for looking at the released images as they are.
@@ -103,7 +103,7 @@ def applies(attack: Attack | None, data: FaceDataModule) -> bool:
 
 
 def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) -> str:
-    """Name what a part depends on beside its judges: images, method, attack with its weights; 16 hex digits.
+    """Return what a part depends on beside its judges: images, method, attack with its weights; 16 hex digits.
 
     Args:
         subjects: whose images are attacked.
@@ -268,7 +268,7 @@ def measure_clean(subjects: Subjects, judges: Sequence[Judge], have: Part | None
 
 
 def clean_key(subjects: Subjects) -> str:
-    """Name what a part of `measure_clean` depends on beside its judges; 16 hex digits."""
+    """Return what a part of `measure_clean` depends on beside its judges; 16 hex digits."""
     return _hex(f"{_FORM} {subjects.hash} clean")
 
 

@@ -132,7 +132,7 @@ def desensitized_before(card: dict[str, Any]) -> bool:
 
 
 def desensitizing(card: dict[str, Any]) -> str:
-    """Say in a sentence or two how images must be desensitized before the graph takes them.
+    """Return in a sentence or two how images must be desensitized before the graph takes them.
 
     Args:
         card: what `card.json` holds.

@@ -11,7 +11,7 @@ __all__ = ["check_output", "files_at_once", "folder_at_once", "named_after", "re
 
 
 def named_after(output: str, files: Sequence[str]) -> dict[str, str]:
-    """Name the files of an export: as they are in a folder, after NAME where the output is `NAME.onnx`.
+    """Return the files of an export: as they are in a folder, after NAME where the output is `NAME.onnx`.
 
     Args:
         output: a folder, or a file that ends in `.onnx`.

@@ -39,12 +39,12 @@ class ModelInput:
 
     @property
     def method(self) -> str | None:
-        """Name of the desensitizer; None where it is not known."""
+        """Return the desensitizer's description; None where it is not known."""
         return None if self.about is None else str(self.about["method"])
 
     @property
     def masks(self) -> int:
-        """How many masks it was trained under."""
+        """Return how many masks it was trained under."""
         if self.about is None or "mask_hash" not in self.about:
             return 0
         masks = self.about.get("masks")
@@ -182,7 +182,7 @@ def _guard(about: dict[str, Any], size: int) -> int:
 
 
 def _matching(mask: Tensor, about: dict[str, Any]) -> Tensor | None:
-    """Bring a mask to `[1,1,H,W]` if it is the one described, as it is or with the guard; None where it is not."""
+    """Convert a mask to `[1,1,H,W]` if it is the one described, as it is or with the guard; None where it is not."""
     guard = _guard(about, mask.shape[-1])
     for candidate in (mask, guarded(mask, guard)) if guard else (mask,):
         if mask_hash(candidate) == about["mask_hash"]:

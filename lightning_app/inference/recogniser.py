@@ -57,7 +57,7 @@ class LoadedRecogniser:
         self._desensitizer, self._mask = desensitizer, mask
 
     def __repr__(self) -> str:
-        """Name the model, its input, and what is hidden of it."""
+        """Return the model, its input, and what is hidden of it."""
         return f"{self.facts.model}({self.size} px, {self.hides}) of {self.facts.path}"
 
     def to(self, device: str | torch.device) -> LoadedRecogniser:

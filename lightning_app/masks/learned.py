@@ -129,7 +129,7 @@ class Growth:
             raise ValueError(f"core={self.core}: give a share of the shown pixels, 0 up to, not including, 1")
 
     def counts(self, shown: int) -> list[int]:
-        """Say how many pixels are shown before each round, and at the end.
+        """Return how many pixels are shown before each round, and at the end.
 
         Args:
             shown: pixels shown at the end.

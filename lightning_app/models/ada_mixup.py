@@ -86,7 +86,7 @@ class LearnsToMix(Recogniser):
 
     @property
     def strategy(self) -> MixStrategy | None:
-        """What chooses k; None before `fit`."""
+        """Return what chooses k; None before `fit`."""
         return self._strategies[0] if self._strategies else None
 
     def prepare_data(self) -> None:

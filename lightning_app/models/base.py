@@ -151,7 +151,7 @@ class Recogniser(L.LightningModule):
         self._read_others = True
 
     def on_train_start(self) -> None:
-        """Bring the teacher to the device, where this model now is, and get ready to capture CUDA graphs."""
+        """Move the teacher to the device, where this model now is, and get ready to capture CUDA graphs."""
         for teacher in self._teachers:
             teacher.to(self)
         if not self.cuda_graphs or self.device.type != "cuda":
@@ -192,7 +192,7 @@ class Recogniser(L.LightningModule):
         return make_head(self._head_maker, self.backbone.dim, classes, self.label_smoothing)
 
     def classes_in(self, state: Mapping[str, Tensor]) -> int | None:
-        """Tell how many classes a recogniser's saved weights are for, by the head that would take them.
+        """Return how many classes a recogniser's saved weights are for, by the head that would take them.
 
         Args:
             state: of a recogniser's `state_dict`.

@@ -57,7 +57,7 @@ class CheckpointFacts:
 
     @property
     def desensitizer(self) -> dict[str, Any] | None:
-        """How the training faces were desensitized, as `Desensitizer.describe` tells; None where it is not known."""
+        """Return the description of how the training faces were desensitized; None where it is not known."""
         about = self.data.get("desensitizer")
         return dict(about) if isinstance(about, dict) and about else None
 

@@ -158,7 +158,7 @@ class Inpainter(L.LightningModule):
         return [maps.to(memory_format=torch.channels_last)]
 
     def on_fit_start(self) -> None:
-        """Bring the feature network to the device."""
+        """Move the feature network to the device."""
         for maps in self._maps:
             maps.to(self.device)
 

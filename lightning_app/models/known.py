@@ -72,7 +72,7 @@ def trusting(class_paths: Collection[str]) -> Iterator[None]:
 
 
 def ours(class_path: str) -> type[Any] | None:
-    """Look a class of ours up by its path; nothing is imported.
+    """Return a class of ours by its path; nothing is imported.
 
     Args:
         class_path: such as `datamodules.FolderFaces` or `datamodules.readers.folder.FolderFaces`.

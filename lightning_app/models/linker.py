@@ -149,11 +149,11 @@ class Linker(L.LightningModule):
             self.network.to(memory_format=torch.channels_last)
 
     def on_fit_start(self) -> None:
-        """Bring the teacher to the device."""
+        """Move the teacher to the device."""
         self._move_teacher()
 
     def on_validation_start(self) -> None:
-        """Bring the teacher to the device."""
+        """Move the teacher to the device."""
         self._move_teacher()
 
     def _move_teacher(self) -> None:

@@ -187,7 +187,7 @@ class MixStrategy:
             self.baseline.count = int(count)
 
     def _odd(self, state: Mapping[str, Tensor]) -> str | None:
-        """Name what is missing, of another shape or not finite, where the network fits."""
+        """Return what is missing, of another shape or not finite, where the network fits."""
         shapes: dict[str, torch.Size] = {
             "batches": torch.Size(()),
             "counts": torch.Size([len(self.candidates)]),

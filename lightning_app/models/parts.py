@@ -135,7 +135,7 @@ def classes_of_data(trainer: object) -> int:
 
 
 def has_dropout(module: nn.Module) -> bool:
-    """Tell whether a network, or a part of it, draws dropout.
+    """Return whether a network, or a part of it, draws dropout.
 
     Args:
         module: the network.

@@ -44,7 +44,7 @@ class FaceRestorer(L.LightningModule):
     kind: ClassVar[str]
 
     def begin(self) -> None:
-        """Get ready once the network is there; a subclass calls it at the end of its `__init__`."""
+        """Prepare once the network is there; a subclass calls it at the end of its `__init__`."""
         self.batches = 0
         self.masked: bool | None = None
         self.pictures: bool | None = None

@@ -50,7 +50,7 @@ class KnowledgeConsistentAttention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, mask_index: Tensor | None = None, before: Attended | None = None
     ) -> tuple[Tensor, Attended]:
-        """Attend.
+        """Compute attention over the map.
 
         Args:
             x: `[B,C,h,w]`.

@@ -367,7 +367,7 @@ def reachable(url: str, timeout: float = _PROBE_S) -> bool:
 
 
 def _best(key: str, known: Mapping[str, bool | None] | None = None) -> str | None:
-    """Name the aggregate that is a figure's best: for a score the highest, for an error the lowest."""
+    """Return the aggregate that is a figure's best: for a score the highest, for an error the lowest."""
     better = known[key] if known and key in known else higher_is_better(key)
     return None if better is None else "max" if better else "min"
 

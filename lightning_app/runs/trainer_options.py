@@ -99,7 +99,7 @@ def total_steps(trainer: L.Trainer, schedule: str) -> int:
 
 
 def blamed(error: BaseException) -> str | None:
-    """Name the callback of Lightning's in which an error arose; None where it arose elsewhere.
+    """Return the name of the callback of Lightning's in which an error arose; None where it arose elsewhere.
 
     Args:
         error: with its traceback.

@@ -23,7 +23,7 @@ from PIL import ExifTags, Image
 
 from datamodules import DrawnFaces
 from lightning_app.alignment import TEMPLATE, Outcome, Placer
-from lightning_app.alignment.place import Job
+from lightning_app.alignment.place import FaceFile
 from lightning_app.commands.align import run
 from tests.command_line import RunMain, refused
 
@@ -205,7 +205,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(
     align("--name", "whole", output="whole")
     real, seen = Placer.__call__, []
 
-    def failing(self: Placer, job: Job) -> Outcome:
+    def failing(self: Placer, job: FaceFile) -> Outcome:
         seen.append(job.file)
         if len(seen) == 4:
             raise OSError(28, "No space left on device")
@@ -239,9 +239,9 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 import os, signal, time
 from pathlib import Path
 from lightning_app.alignment import work
-from lightning_app.alignment.place import Job, Rules
+from lightning_app.alignment.place import FaceFile, Rules
 
-class Slow(Job):
+class Slow(FaceFile):
     @property
     def file(self):
         Path({str(tmp_path)!r}, str(os.getpid())).touch()

@@ -86,7 +86,7 @@ class Judge(nn.Module):
 
     @property
     def about(self) -> str:
-        """What it is, with its weights: equal for equal judges, so that nothing is measured twice."""
+        """Return a description with its weights: equal for equal judges, so that nothing is measured twice."""
         if self._about is None:  # hashing takes a while, and a judge does not change
             kind = f"{type(self).__module__}.{type(self).__qualname__}"
             facts = [kind, self.describe(), self.metric, self.input_size, state_hash(self)]
@@ -95,7 +95,7 @@ class Judge(nn.Module):
 
     @property
     def title(self) -> str:
-        """What it is in a few words, for people: its description in one line."""
+        """Return what it is in a few words, for people: its description in one line."""
         name, *facts = self.describe().items()
         return ", ".join([str(name[1]), *(f"{key} {value}" for key, value in facts if value is not None)])
 

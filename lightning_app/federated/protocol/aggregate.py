@@ -39,7 +39,7 @@ def refusal(
     images: int | None = None,
     max_norm: float | None = None,
 ) -> str | None:
-    """Say why an update is not taken; None where it is.
+    """Return why an update is not taken; None where it is.
 
     Args:
         update: of a client.

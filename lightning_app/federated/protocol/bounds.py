@@ -44,7 +44,7 @@ def _norm(values: Iterable[Tensor]) -> float:
 
 
 def overlong(updates: Sequence[Update], reference: Weights) -> dict[int, str]:
-    """Say which updates are longer than any healthy one, and why.
+    """Return which updates are longer than any healthy one, and why.
 
     Long in this sense: the Euclidean norm of all it changed, with batch norm's standard deviations in place of its
     variances. The limits are 100 times the norm of the global weights, and, of three updates or more, 10 times the
@@ -83,7 +83,7 @@ def overlong(updates: Sequence[Update], reference: Weights) -> dict[int, str]:
 
 
 def overcounted(updates: Sequence[Update], ratio: float, earlier: Mapping[int, int]) -> dict[int, str]:
-    """Say which owners' numbers of images cannot be true, and why.
+    """Return which owners' numbers of images cannot be true, and why.
 
     Args:
         updates: of a round.

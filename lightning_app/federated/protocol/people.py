@@ -35,11 +35,11 @@ class OwnPeople(FaceReader):
         return self.part.read(index)
 
     def name(self, index: int) -> str:
-        """Name an image of the part."""
+        """Return the name of an image of the part."""
         return self.part.name(index)
 
     def stable_name(self, index: int) -> str:
-        """Name an image within the whole set."""
+        """Return the name of an image within the whole set."""
         return self.part.stable_name(index)
 
     def content(self, index: int) -> bytes:
@@ -47,7 +47,7 @@ class OwnPeople(FaceReader):
         return self.part.content(index)
 
     def pixel_facts(self) -> dict[str, object]:
-        """Return what the whole tells."""
+        """Return what the whole set returns."""
         return self.part.pixel_facts()
 
     def number(self, index: int) -> int:

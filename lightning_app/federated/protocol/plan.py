@@ -296,7 +296,7 @@ def read_plan(config: Namespace) -> tuple[Plan, Parts]:
 
 
 def client_trainer(options: dict[str, Any]) -> dict[str, Any]:
-    """Give a client's trainer devices and a strategy whose processes are spawned, not started by the command line.
+    """Return a client's trainer devices and a strategy whose processes are spawned, not started by the command line.
 
     Lightning's `ddp` starts the other ranks with this process's own command line, which is not a client's to repeat:
     it belongs to `federate` or to Flower.

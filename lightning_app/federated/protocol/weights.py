@@ -55,7 +55,7 @@ def install(module: nn.Module, weights: Weights, private_heads: bool, whose: str
 
 
 def unlike(weights: Weights, reference: Weights) -> str | None:
-    """Say in which name, shape or type weights differ from others; None where they do not.
+    """Return in which name, shape or type weights differ from others; None where they do not.
 
     Args:
         weights: to be checked.
@@ -75,7 +75,7 @@ def unlike(weights: Weights, reference: Weights) -> str | None:
 
 
 def not_finite(weights: Weights) -> str | None:
-    """Say which weights are NaN or infinite; None where none is.
+    """Return which weights are NaN or infinite; None where none is.
 
     Args:
         weights: to be checked.

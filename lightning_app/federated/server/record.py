@@ -24,7 +24,7 @@ _TIMES = ("clients", "overhead", "verify", "join", "round")
 
 
 def client_keys(rounds: Sequence[Record], figure: str) -> list[str]:
-    """Name the keys of a figure of all clients, such as `client0/loss`, in the order of their numbers.
+    """Return the keys of a figure of all clients, such as `client0/loss`, in the order of their numbers.
 
     Args:
         rounds: records.
@@ -66,7 +66,7 @@ def heads_and_rows(rounds: Sequence[Record]) -> tuple[list[str], list[list[objec
 
 
 def accuracy_key(rounds: Sequence[Record]) -> str | None:
-    """Name the verification accuracy that is shown: LFW's, else the first there is.
+    """Return the verification accuracy that is shown: LFW's, else the first there is.
 
     Args:
         rounds: records.

@@ -198,7 +198,7 @@ class Server:
         return taken, refused, asked
 
     def _out_of_line(self, taken: Sequence[Update], reference: Weights) -> dict[int, str]:
-        """Say who is left out for what only a look at all updates, or at earlier rounds, shows."""
+        """Return who is left out for what only a look at all updates, or at earlier rounds, shows."""
         plan = self.plan
         long = overlong(taken, reference) if plan.max_update_norm is None else {}
         fair = [update for update in taken if update.client not in long]
@@ -281,7 +281,7 @@ class Server:
         return None
 
     def _stranger(self, joined: Joined) -> str | None:
-        """Say what of an answer is wrong whatever the others answer."""
+        """Return what of an answer is wrong whatever the others answer."""
         for key, high in _BOUNDS.items():
             low, value = int(key != "client"), getattr(joined, key)
             if not low <= value <= high:

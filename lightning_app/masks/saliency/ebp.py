@@ -98,7 +98,7 @@ class ExcitationBackprop(Attribution):  # type: ignore[misc]  # captum ships no 
 
     @torch.no_grad()
     def conservation(self, inputs: Tensor, target: int | Tensor) -> list[Row]:
-        """Account for the mass, layer by layer, from the target down; marginal also where `contrastive` is set.
+        """Return where the mass goes, layer by layer, from the target down; marginal also where `contrastive` is set.
 
         Args:
             inputs: as in `attribute`.

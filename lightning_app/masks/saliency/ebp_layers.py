@@ -161,7 +161,7 @@ class Stem:
         return self.conv.laid_out(layout)(x.contiguous(memory_format=layout)).relu_()
 
     def back(self, p: Tensor, ledger: Ledger | None) -> Tensor:
-        """Never: the rule needs inputs ≥ 0."""
+        """Refuse: the rule needs inputs ≥ 0."""
         raise AssertionError("excitation backprop does not reach the pixels")
 
 

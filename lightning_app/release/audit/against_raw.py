@@ -99,7 +99,7 @@ def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
 
 
 def _plain(text: str) -> str:
-    """Its words in lower case, one space between, before and after."""
+    """Return its words in lower case, one space between, before and after."""
     return f" {_PARTS.sub(' ', text.casefold()).strip()} "
 
 
@@ -214,7 +214,7 @@ def count_refused(
 
 
 def _refusal(reader: FaceReader, number: int) -> str | None:
-    """Tell why an image is refused; None where it can be read."""
+    """Return why an image is refused; None where it can be read."""
     try:
         reader.read(number)
     except BadImage as error:
@@ -246,7 +246,7 @@ class _Beside(NamedTuple):
 
 
 def _changeable(found: Iterable[_Beside]) -> float:
-    """Tell how far a blur of 9 pixels would be from the raw images on average, as dSSIM."""
+    """Return how far a blur of 9 pixels would be from the raw images on average, as dSSIM."""
     there = [beside.changeable for beside in found if beside.dssim is not None]
     return sum(there) / len(there)
 
@@ -301,5 +301,5 @@ def _dssim(found: Tensor, raw: Tensor) -> float | None:
 
 
 def _is_flat(image: Tensor) -> bool:
-    """Tell whether an image `[3,H,W]` is of one colour: nothing could be hidden of it."""
+    """Return whether an image `[3,H,W]` is of one colour: nothing could be hidden of it."""
     return bool((image == image[:, :1, :1]).all())

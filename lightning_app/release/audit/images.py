@@ -135,7 +135,7 @@ def _most(size: int) -> int:
 def _faults(
     checks: Checks, hidden: dict[int, NDArray[np.uint8]], png: Png, length: int
 ) -> tuple[list[str], bool]:
-    """Say what is wrong with an image, and whether it is sharp, see `Traces`."""
+    """Return what is wrong with an image, and whether it is sharp, see `Traces`."""
     pixels, faults = png.pixels, list(png.faults)
     if length > _most(checks.size):
         faults.append("is larger than an image of this size can be; the rest of it was not read")
@@ -259,6 +259,6 @@ def _work(listed: list[Listed]) -> Checked:
 
 
 def useful_workers(files: int) -> int:
-    """Tell how many processes are worth starting for so many files: at most one per CPU."""
+    """Return how many processes are worth starting for so many files: at most one per CPU."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cpus, files // _EACH))

@@ -324,7 +324,7 @@ def _method(
 
 
 def _traces(manifest: Manifest) -> Traces | None:
-    """What the manifest's method must have left in every image, where it is one that can be told."""
+    """Return what the manifest's method must have left in every image, where it is one that can be told."""
     try:
         return None if manifest.mask is not None else traces_of(manifest.method, manifest.size)
     except ValueError:  # which `_method` has said
@@ -332,7 +332,7 @@ def _traces(manifest: Manifest) -> Traces | None:
 
 
 def _is_other(manifest: Manifest, *packages: str) -> bool:
-    """Tell whether the manifest names another version of a package than this one."""
+    """Return whether the manifest names another version of a package than this one."""
     ours, theirs = made_with(), manifest.versions
     return any(name in theirs and theirs[name] != ours[name] for name in packages)
 

@@ -124,7 +124,7 @@ def _read_at_most(path: Path, most: int) -> bytes:
 
 
 def _frame_faults(data: bytes, layout: Layout) -> list[str]:
-    """Word how header and length differ from what `desensitize` writes."""
+    """Return how header and length differ from what `desensitize` writes."""
     faults = []
     if data[: len(layout.head)] != layout.head:
         faults += _head_faults(data, layout)
@@ -136,7 +136,7 @@ def _frame_faults(data: bytes, layout: Layout) -> list[str]:
 
 
 def _head_faults(data: bytes, layout: Layout) -> list[str]:
-    """Say in what a header differs; names in it are not repeated, they may say something."""
+    """Return in what a header differs; names in it are not repeated, they may say something."""
     length = int.from_bytes(data[:8], "little")
     wanted = json.loads(layout.head[8:])
     try:
@@ -160,7 +160,7 @@ def _head_faults(data: bytes, layout: Layout) -> list[str]:
 
 
 def _weight_faults(data: bytes, layout: Layout, manifest: Manifest) -> list[str]:
-    """Say what is wrong with the shares of mixes."""
+    """Return what is wrong with the shares of mixes."""
     if "weight" not in layout.parts:
         return []
     weight = layout.view(data, "weight")
@@ -175,7 +175,7 @@ def _weight_faults(data: bytes, layout: Layout, manifest: Manifest) -> list[str]
 
 
 def most_of_a_mix(about: Mapping[str, Any]) -> float | None:
-    """Tell the cap of a method's mixes; None where it is not known.
+    """Return the cap of a method's mixes; None where it is not known.
 
     Args:
         about: `method` of a manifest.
@@ -184,7 +184,7 @@ def most_of_a_mix(about: Mapping[str, Any]) -> float | None:
 
 
 def _value_faults(data: bytes, layout: Layout, manifest: Manifest, draw: np.random.Generator) -> list[str]:
-    """Say what is wrong with values: bits that stand for none, and channels that no honest image has."""
+    """Return what is wrong with values: bits that stand for none, and channels that no honest image has."""
     tensors = manifest.tensors
     assert tensors is not None
     image = layout.view(data, "image")
@@ -304,7 +304,7 @@ def tensor_faults(manifest: Manifest) -> list[str]:
 
 
 def pictures(kind: Any, about: Mapping[str, Any]) -> bool:
-    """Tell whether a method of ours returns pictures: a chain does if all of its steps do.
+    """Return whether a method of ours returns pictures: a chain does if all of its steps do.
 
     Args:
         kind: the class.

@@ -11,7 +11,7 @@ _CASES = {"one": "one image that leaks", "ten": "ten", "one_percent": "1 % of th
 
 
 def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
-    """Say what nobody can know from what was checked, for the first line of the verdict.
+    """Return what nobody can know from what was checked, for the first line of the verdict.
 
     Args:
         found: by the audit.
@@ -54,7 +54,7 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
 
 
 def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
-    """Word the verdict in one line: passed or not, how much is hidden, how much was compared, what is not proven.
+    """Return the verdict in one line: passed or not, how much is hidden, how much was compared, what is not proven.
 
     Args:
         found: by the audit.
@@ -77,7 +77,7 @@ def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
 
 
 def compared_line(found: Audit) -> str | None:
-    """Word what share of the images was compared with the raw set, and how surely that finds a leak.
+    """Return what share of the images was compared with the raw set, and how surely that finds a leak.
 
     Args:
         found: by the audit.

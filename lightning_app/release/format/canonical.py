@@ -58,7 +58,7 @@ class Writing:
 
 
 def as_stored(pixels: Pixels) -> Pixels:
-    """Bring `[H,W,1]` or `[H,W,3]` to what is written of it: `[H,W]` where its channels are equal.
+    """Convert `[H,W,1]` or `[H,W,3]` to what is written of it: `[H,W]` where its channels are equal.
 
     Args:
         pixels: as `read_png` gives them.
@@ -95,7 +95,7 @@ def writing_of(files: Sequence[tuple[bytes, Pixels]], other: bool, level: int | 
 
 
 def is_written(data: bytes, pixels: Pixels, level: int) -> bool:
-    """Tell whether a file is what `desensitize` writes of its pixels.
+    """Return whether a file is what `desensitize` writes of its pixels.
 
     Args:
         data: the file.
@@ -106,7 +106,7 @@ def is_written(data: bytes, pixels: Pixels, level: int) -> bool:
 
 
 def byte_faults(data: bytes, pixels: Pixels, writing: Writing) -> list[str] | None:
-    """Word how a file differs from what `desensitize` writes of its pixels.
+    """Return how a file differs from what `desensitize` writes of its pixels.
 
     Args:
         data: the file.
@@ -130,7 +130,7 @@ def byte_faults(data: bytes, pixels: Pixels, writing: Writing) -> list[str] | No
 
 
 def mask_faults(data: bytes, pixels: Pixels, old: bool, other: bool) -> list[str] | None:
-    """Word how a mask's file differs from what `save_mask` writes of its pixels.
+    """Return how a mask's file differs from what `save_mask` writes of its pixels.
 
     Args:
         data: the file.
@@ -180,7 +180,7 @@ def _stream(data: bytes, pixels: Pixels) -> tuple[bytes, Stream] | None:
 
 
 def _frame_faults(data: bytes, pixels: Pixels) -> list[str]:
-    """Word what differs beside the zlib stream."""
+    """Return what differs beside the zlib stream."""
     parts, stored = data_chunks(data), as_stored(pixels)
     faults = []
     if len(parts) != 1:
@@ -201,7 +201,7 @@ def _frame_faults(data: bytes, pixels: Pixels) -> list[str]:
 
 
 def _stream_faults(data: bytes, pixels: Pixels, writing: Writing) -> list[str]:
-    """Word what zlib never writes in the stream of a file whose rows are right, or not in this release."""
+    """Return what zlib never writes in the stream of a file whose rows are right, or not in this release."""
     (stream,) = data_chunks(data)
     rows = filtered(as_stored(pixels))
     found = take_apart(stream[2:], rows)

@@ -215,7 +215,7 @@ class _Reader:
 
 
 def _runs(content: bytes) -> list[int]:
-    """Tell for each place how many bytes from there on equal the one before it."""
+    """Return for each place how many bytes from there on equal the one before it."""
     values = np.frombuffer(content, np.uint8)
     places = np.arange(len(values) + 1)
     ends = np.full(len(values) + 1, len(values))
@@ -265,7 +265,7 @@ def _run_lengths(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _is_best(lengths: Sequence[int], often: Sequence[int], longest: int) -> bool:
-    """Tell whether a code is as short as one can be for symbols that occur so often."""
+    """Return whether a code is as short as one can be for symbols that occur so often."""
     used = [symbol for symbol, count in enumerate(often) if count]
     given = [symbol for symbol, length in enumerate(lengths) if length]
     if len(used) < 2:  # zlib gives two symbols a code then, of one bit each

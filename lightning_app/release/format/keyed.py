@@ -39,7 +39,7 @@ class WithoutKey(Desensitizer):
 
     @property
     def tensors(self) -> Tensors:
-        """What the manifest says of the release's tensors."""
+        """Return what the manifest says of the release's tensors."""
         return self._tensors
 
     def out_size(self, size: int) -> int:
@@ -66,7 +66,7 @@ class WithoutKey(Desensitizer):
 
 
 def no_key(method: str) -> str:
-    """Word that raw images cannot be verified on without the owner's key, and what to do.
+    """Return a line: that raw images cannot be verified on without the owner's key, and what to do.
 
     Args:
         method: class of the desensitizer.

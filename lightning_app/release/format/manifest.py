@@ -268,7 +268,7 @@ class Manifest:
 
 
 def guard_of(method: Mapping[str, object]) -> int:
-    """Tell by how many pixels a method narrows what its mask shows; 0 where its description tells none.
+    """Return by how many pixels a method narrows what its mask shows; 0 where its description tells none.
 
     Args:
         method: as a manifest has it, see `public_method`.
@@ -288,7 +288,7 @@ def image_file(identity: str, image: str) -> str:
 
 
 def is_image_file(name: str) -> bool:
-    """Tell whether a path, as `files` has it, is that of an image of a release."""
+    """Return whether a path, as `files` has it, is that of an image of a release."""
     return _IMAGE.fullmatch(name) is not None
 
 

@@ -109,7 +109,7 @@ class Marks:
             names.append(name)
 
     def differing(self) -> Iterator[Finding]:
-        """Name those whose marks differ from the others'; many are one finding."""
+        """Yield those whose marks differ from the others'; many are one finding."""
         if len(self._other) <= _FEW:
             what = "its time stamp is not the one that every released file bears"
             yield from (Finding(name, what) for name in self._other)

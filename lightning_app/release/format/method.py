@@ -24,7 +24,7 @@ _DECIMALS = 3  # of a sigma that is not its kernel's own
 
 
 def is_known(name: str) -> bool:
-    """Tell whether a method is one of FaceVeil's own, which can be made from its description."""
+    """Return whether a method is one of FaceVeil's own, which can be made from its description."""
     return _known(name) is not None
 
 
@@ -35,7 +35,7 @@ def _known(name: object) -> type[Desensitizer] | None:
 
 
 def method_text(manifest: Manifest) -> str:
-    """Word a release's method: its class and its parameters."""
+    """Return a release's method in words: its class and its parameters."""
     about = {key: value for key, value in manifest.method.items() if key not in ("method", "taps")}
     shown = [manifest.method["method"]]
     shown += [f"{key} {value:g}" for key, value in about.items() if isinstance(value, int | float)]
@@ -86,7 +86,7 @@ def describe(
 
 
 def weak_mask(ratio: float) -> list[str]:
-    """Say what is wrong with a mask that hides next to nothing.
+    """Return what is wrong with a mask that hides next to nothing.
 
     Args:
         ratio: hidden pixels / all pixels.
@@ -99,7 +99,7 @@ def weak_mask(ratio: float) -> list[str]:
 
 
 def weak_method(about: Mapping[str, Any], size: int) -> list[str]:
-    """Say what is wrong with parameters that change next to nothing, or that have too many digits.
+    """Return what is wrong with parameters that change next to nothing, or that have too many digits.
 
     Args:
         about: `method` of a manifest, which `check_method` let pass.
@@ -153,7 +153,7 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
 
 
 def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> list[str]:
-    """Say what is wrong with a description, were it of a method that does enough, see `method_faults`."""
+    """Return what is wrong with a description, were it of a method that does enough, see `method_faults`."""
     about, name = manifest.method, str(manifest.method["method"])
     kind = _known(name)
     if kind is None:
@@ -190,14 +190,14 @@ def key_hashes(about: object) -> list[str]:
 
 
 def _drawn_anew(about: object) -> bool:
-    """Tell whether a description says of the method, or of a step, that it draws anew in every epoch."""
+    """Return whether a description says of the method, or of a step, that it draws anew in every epoch."""
     if isinstance(about, dict):
         return about.get("redraw") == "epoch" or any(map(_drawn_anew, about.values()))
     return isinstance(about, list | tuple) and any(map(_drawn_anew, about))
 
 
 def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:
-    """Say so where a release's mask cannot have got the guard that its manifest gives.
+    """Return what is wrong where a release's mask cannot have got the guard that its manifest gives.
 
     Args:
         manifest: of the release.

@@ -27,7 +27,7 @@ _REFUSED_EACH, _REFUSED_FREE = 10, 1000  # a set has no more refused files than 
 
 
 def is_version(package: str, value: object) -> bool:
-    """Tell whether a value looks like the version of a package.
+    """Return whether a value looks like the version of a package.
 
     Args:
         package: its name, as `versions` of a manifest has it.
@@ -44,7 +44,7 @@ def plain_version(found: str) -> str:
 
 
 def is_crop(value: object) -> bool:
-    """Tell whether a value is a reader's crop: None, the side of a square, or left, top, right, bottom."""
+    """Return whether a value is a reader's crop: None, the side of a square, or left, top, right, bottom."""
     if value is None or is_count(value, 1, LONGEST):
         return True
     if (
@@ -58,7 +58,7 @@ def is_crop(value: object) -> bool:
 
 
 def most_refused(images: int) -> int:
-    """Tell how many refused files a release of so many images may give account of, together."""
+    """Return how many refused files a release of so many images may give account of, together."""
     return _REFUSED_EACH * images + _REFUSED_FREE
 
 
@@ -98,7 +98,7 @@ def _check_values(about: Mapping[str, Any], schema: Schema) -> None:
 
 
 def _schemas(name: str, size: int, masked: bool, version: int) -> list[Schema]:
-    """What the entries of a class may be, beside its name; `guard` may be left out."""
+    """Return what the entries of a class may be, beside its name; `guard` may be left out."""
     kind = OURS.get(name)
     if kind is not None and bool(kind.has_mask) == masked:
         return kind.entries(size, version)

@@ -65,11 +65,11 @@ class ShardRows:
         return whole["name"], whole["identity"], whole.get("weight")
 
     def shard(self, row: int) -> int:
-        """Tell in which shard a row lies."""
+        """Return in which shard a row lies."""
         return int(np.searchsorted(self._ends, row, side="right"))
 
     def file(self, row: int) -> str:
-        """Tell the path of that shard."""
+        """Return the path of that shard."""
         return os.path.join(self._root, self._names[self.shard(row)])
 
     def image(self, row: int) -> NDArray[Any]:

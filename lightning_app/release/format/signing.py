@@ -140,7 +140,7 @@ def load_public_key(path: str | Path) -> Ed25519PublicKey:
 
 
 def _is_weak(point: bytes) -> bool:
-    """Tell whether a public key is one of the few points that signatures can be made up for."""
+    """Return whether a public key is one of the few points that signatures can be made up for."""
     return (point[:31] + bytes([point[31] & 0x7F])).hex() in _SMALL_ORDER
 
 
@@ -159,7 +159,7 @@ def sign(content: bytes, key: Ed25519PrivateKey) -> str:
 
 
 def signature_holds(content: bytes, signature: str, key: Ed25519PublicKey) -> bool:
-    """Tell whether a signature, as `sign` gives it, is of these bytes by this key; False where it is garbage."""
+    """Return whether a signature, as `sign` gives it, is of these bytes by this key; False where it is garbage."""
     try:
         key.verify(bytes.fromhex(signature.strip()), content)
     except (InvalidSignature, ValueError):

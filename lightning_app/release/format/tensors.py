@@ -136,7 +136,7 @@ class Tensors:
 
     @property
     def stored(self) -> Stored:
-        """How values are stored."""
+        """Return how values are stored."""
         channels, height, width = self.shape
         return Stored(self.dtype, (channels, height, width), self.scale, self.offset)
 
@@ -177,7 +177,7 @@ def shard_file(number: int) -> str:
 
 
 def is_shard_file(name: str) -> bool:
-    """Tell whether a path, as `files` has it, is that of a shard."""
+    """Return whether a path, as `files` has it, is that of a shard."""
     return _SHARD.fullmatch(name) is not None
 
 

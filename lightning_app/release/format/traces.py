@@ -77,7 +77,7 @@ class Traces:
         return bool(self._block or len(self._rings))
 
     def faults(self, pixels: Pixels) -> list[str]:
-        """Say what an image shows that its method would have taken away, whatever it was made of.
+        """Return what an image shows that its method would have taken away, whatever it was made of.
 
         Args:
             pixels: `[size,size,C]` uint8.
@@ -120,7 +120,7 @@ class Traces:
 
 
 def too_many(sharp: int, images: int) -> bool:
-    """Tell whether so many images are sharp that they are no odd patterns.
+    """Return whether so many images are sharp that they are no odd patterns.
 
     Args:
         sharp: how many images are, see `Seen`.

@@ -65,11 +65,11 @@ class BatchWriter:
         return 0.0
 
     def told(self) -> str:
-        """Word how large the release will be, where that is known beforehand."""
+        """Return how large the release will be, where that is known beforehand."""
         return ""
 
     def check_room(self) -> int:
-        """Tell how many bytes are still to be written, where that is known; 0 of pictures, which are compressed."""
+        """Return how many bytes are still to be written, where that is known; 0 of pictures, which are compressed."""
         return 0
 
     def write(self, workers: int) -> int:

@@ -242,7 +242,7 @@ def stack(pixels: Sequence[Picture]) -> Tensor:
 
 
 def _picture(image: Picture) -> Picture:
-    """Bring `[1,H,W]` or `[3,H,W]` to `[H,W]` where it is grey, to `[H,W,3]` where it is not."""
+    """Convert `[1,H,W]` or `[3,H,W]` to `[H,W]` where it is grey, to `[H,W,3]` where it is not."""
     if len(image) == 1 or (np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])):
         grey: Picture = image[0]
         return grey

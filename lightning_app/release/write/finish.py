@@ -42,7 +42,7 @@ def stamp(path: str | Path | int) -> None:
 
 
 def make_room(output: Path, overwrite: bool) -> None:
-    """See to it that a new release finds an empty folder, or none.
+    """Check that a new release finds an empty folder, or none.
 
     Args:
         output: the folder.

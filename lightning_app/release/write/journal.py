@@ -127,7 +127,7 @@ class Journal:
 
 
 def _flat(header: dict[str, Any]) -> dict[str, object]:
-    """Bring `{"method": {"guard": 1}}` to `{"method.guard": 1}`."""
+    """Convert `{"method": {"guard": 1}}` to `{"method.guard": 1}`."""
     flat: dict[str, object] = {}
     for key, value in header.items():
         flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}

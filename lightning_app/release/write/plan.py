@@ -56,16 +56,16 @@ class Plan:
         return len(self.order)
 
     def index(self, place: int) -> int:
-        """Tell which position in the reader the image at this place of the release has."""
+        """Return which position in the reader the image at this place of the release has."""
         return int(self.order[place])
 
     def file(self, place: int) -> str:
-        """Tell the path in the release of the image at this place."""
+        """Return the path in the release of the image at this place."""
         name = self._names[place].tobytes().hex()
         return image_file(name[:DIGITS], name[DIGITS:])
 
     def label(self, place: int) -> str:
-        """Tell how the owner's table names the image at this place: its path in the release."""
+        """Return how the owner's table names the image at this place: its path in the release."""
         return self.file(place)
 
     @property
@@ -102,7 +102,7 @@ class ShardPlan(Plan):
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """Return the number of shards."""
         return self._shards
 
     def places(self, shard: int) -> range:
@@ -111,20 +111,20 @@ class ShardPlan(Plan):
         return range(shard * count // self._shards, (shard + 1) * count // self._shards)
 
     def file(self, place: int) -> str:
-        """Tell the shard of the image at this place."""
+        """Return the shard of the image at this place."""
         return shard_file(((place + 1) * self._shards - 1) // len(self))
 
     def label(self, place: int) -> str:
-        """Tell the pseudonyms of the image at this place: identity/image."""
+        """Return the pseudonyms of the image at this place: identity/image."""
         name = self._names[place].tobytes().hex()
         return f"{name[DIGITS:]}/{name[:DIGITS]}"
 
     def name(self, place: int) -> NDArray[np.uint8]:
-        """Tell the pseudonym of the image at this place, `[10]`."""
+        """Return the pseudonym of the image at this place, `[10]`."""
         return self._names[place, :_BYTES]
 
     def people(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Give the pseudonyms of classes.
+        """Return the pseudonyms of classes.
 
         Args:
             labels: class indices of the reader, of any shape.

@@ -61,7 +61,7 @@ def check_arguments(
 
 
 def be_strict(reader: FaceReader, allow_lossy_webp: bool) -> None:
-    """Have a reader refuse what a release must not make do with.
+    """Make a reader refuse what a release must not make do with.
 
     Args:
         reader: the raw set, not yet looked through.
@@ -97,7 +97,7 @@ def check_people(reader: FaceReader) -> None:
 
 
 def warn_of_resize(reader: FaceReader, guard: int) -> None:
-    """Say so where images are resized and the mask has no margin for it.
+    """Warn where images are resized and the mask has no margin for it.
 
     A resized pixel is a mean of source pixels around it, those beside it too: at the mask's edge of hidden ones.
     They are at most one pixel away where images are made smaller, `size` / `crop` where they are made larger.
@@ -121,7 +121,7 @@ def warn_of_resize(reader: FaceReader, guard: int) -> None:
 
 
 def _sides(reader: FaceReader) -> list[tuple[int, int]]:
-    """Tell width and height of what is cut out of the images, of a few images where that is their whole."""
+    """Return width and height of what is cut out of the images, of a few images where that is their whole."""
     inner = reader
     while isinstance(inner, Subset):
         inner = inner.reader

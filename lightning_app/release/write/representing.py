@@ -37,7 +37,7 @@ class Made(NamedTuple):
 
 
 def needs_tensors(desensitizer: Desensitizer, reader: FaceReader) -> bool:
-    """Tell whether what a desensitizer returns is released as tensors, not as PNG.
+    """Return whether what a desensitizer returns is released as tensors, not as PNG.
 
     It is where it is no picture, or has mixed labels; and keyed pictures of a list of pairs are, which a trainer
     without the key verifies on: the list is of the tensors' format.
@@ -204,7 +204,7 @@ class Representer:
 
 
 def is_ours(desensitizer: Desensitizer) -> bool:
-    """Tell whether a desensitizer is of FaceVeil's own classes, and no subclass of one.
+    """Return whether a desensitizer is of FaceVeil's own classes, and no subclass of one.
 
     Args:
         desensitizer: the one in question.

@@ -31,7 +31,7 @@ _SPARE = 1 << 20  # bytes beside the shards: manifest, signature, what the file 
 
 
 def rows_of_a_shard(stored: Stored, mixed: int) -> int:
-    """Tell how many images a shard has at most.
+    """Return how many images a shard has at most.
 
     Args:
         stored: how their values are stored.
@@ -55,12 +55,12 @@ class ShardWriter(BatchWriter):
     _clipped = 0
 
     def bytes_of(self, shards: list[int]) -> int:
-        """Tell how many bytes these shards take if no image is refused."""
+        """Return how many bytes these shards take if no image is refused."""
         stored, mixed = self.work.represent.stored, self.work.represent.mixed
         return sum(Layout.of(stored, mixed, len(self.work.places(shard))).size for shard in shards)
 
     def check_room(self) -> int:
-        """Tell how many bytes are still to be written.
+        """Return how many bytes are still to be written.
 
         Raises:
             OSError: the disk has not so much room; nothing was written.
@@ -86,7 +86,7 @@ class ShardWriter(BatchWriter):
         return f"{len(self.work.plan):,} images of {'×'.join(map(str, stored.shape))} {stored.dtype}"
 
     def told(self) -> str:
-        """Word how large the release will be, before anything is written."""
+        """Return how large the release will be, before anything is written."""
         whole = self.bytes_of(list(range(len(self.work))))
         return f"The release takes {in_gb(whole)}: {self._what()}, in {len(self.work)} shards."
 
@@ -181,7 +181,7 @@ def _pairs_text(reader: FaceReader, names: list[str]) -> str:
 
 
 def in_gb(count: int) -> str:
-    """Word a number of bytes."""
+    """Return a number of bytes as text."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

@@ -76,7 +76,7 @@ class Work:
         return [done[place]._replace(size=size, mtime_ns=mtime) for place, (size, mtime) in sources.items()]
 
     def source(self, place: int) -> tuple[int, int]:
-        """Tell length and time of the last change, in nanoseconds, of the file of an image; −1 where it has none."""
+        """Return length and time of the last change, in nanoseconds, of the file of an image; −1 where it has none."""
         try:
             facts = os.stat(self.reader.file(self.plan.index(place)))
         except OSError:  # a drawn face; or a file that is gone, as reading it says
@@ -84,7 +84,7 @@ class Work:
         return facts.st_size, facts.st_mtime_ns
 
     def is_refused(self, place: int, reason: str) -> bool:
-        """Tell whether an image is still refused for the same reason.
+        """Return whether an image is still refused for the same reason.
 
         Args:
             place: of the image in the plan.
@@ -177,7 +177,7 @@ _work: Work | None = None  # of a process of the pool
 
 
 def _begin(work: Work, parent: Bond) -> None:
-    """Be ready to work, and to end with the parent should that be killed: nobody else tells."""
+    """Prepare a worker process; it ends with its parent, should that be killed."""
     end_with_parent(parent)
     global _work
     _work = work
