@@ -131,7 +131,7 @@ class Bench:
             self.write()
 
 
-class Window(L.Callback):
+class TimedSteps(L.Callback):
     """Seconds of the timed steps, the device waited for at both ends."""
 
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
@@ -177,7 +177,7 @@ def model_of(sizes: Sizes, gated: bool = False, graphs: bool = False) -> Recogni
 
 def fit_step(bench: Bench, sizes: Sizes, model: Recogniser, data: FaceDataModule, *more: L.Callback) -> float:
     """Return the seconds of a step of Lightning's `fit`, with what the command line puts into every fit."""
-    window = Window(sizes, bench.device)
+    window = TimedSteps(sizes, bench.device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             accelerator="gpu" if bench.device.type == "cuda" else "cpu", devices=1, precision=bench.precision,  # type: ignore[arg-type]

@@ -71,7 +71,9 @@ class Task:
         return self.run.is_file() if self.run.suffix else runner.finished(self.run)
 
 
-def read_study(config: str, args: Sequence[str], seeds: Sequence[int] | None, runs: str) -> ablate.Plan:
+def read_study(
+    config: str, args: Sequence[str], seeds: Sequence[int] | None, runs: str
+) -> ablate.AblationPlan:
     """Read an ablation's config.
 
     Args:
@@ -90,13 +92,13 @@ def read_study(config: str, args: Sequence[str], seeds: Sequence[int] | None, ru
     systems = {
         k: v if isinstance(v, ablate.System) else ablate.System(**v) for k, v in values["systems"].items()
     }
-    return ablate.Plan(
+    return ablate.AblationPlan(
         Path(values["runs"]) / values["name"], variants, systems, seeds or values["seeds"] or [0],
         [*args, *(values["args"] or [])], values["figures"] or {}, values["search"], Path(values["masks"]),
     )  # fmt: skip
 
 
-def tasks_of(plan: ablate.Plan, rank: int, search_args: Sequence[str] = ()) -> list[Task]:
+def tasks_of(plan: ablate.AblationPlan, rank: int, search_args: Sequence[str] = ()) -> list[Task]:
     """List the runs of an ablation, and its searches, in the order in which they shall be done.
 
     Args:
@@ -118,7 +120,9 @@ def tasks_of(plan: ablate.Plan, rank: int, search_args: Sequence[str] = ()) -> l
     return found
 
 
-def _task(plan: ablate.Plan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, ...]) -> Task:
+def _task(
+    plan: ablate.AblationPlan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, ...]
+) -> Task:
     words = [word.rpartition("=")[2] for word in args]
     needs = [Path(word) for word in words if word.endswith(_WAITED_FOR)]
     if args[0] == "search-mask" and "--checkpoint" not in args:
@@ -215,7 +219,7 @@ def run_all(tasks: Sequence[Task], workers: int, until: float, say: Any) -> dict
     return state
 
 
-def pack(plans: Sequence[ablate.Plan], state: dict[str, str], out: Path) -> None:
+def pack(plans: Sequence[ablate.AblationPlan], state: dict[str, str], out: Path) -> None:
     """Write what was found: tables, figures, and of each run what is no checkpoint.
 
     Args:

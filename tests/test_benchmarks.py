@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import gpu, scale
+from benchmarks import gpu, gpu_steps, scale
 from benchmarks.timing import Row
 
 FOUND = command.found()
@@ -91,8 +91,8 @@ def out_of_memory() -> None:
 
 
 def test_what_is_over_the_budget_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.plan(quick=False, cuda=True)[0] == ("graphs", gpu.Sizes("resnet34", 112, 128, 6, 39, 3))
-    bench = gpu.Bench(torch.device("cpu"), "32-true", tmp_path, budget=1)
+    assert gpu.plan(quick=False, cuda=True)[0] == ("graphs", gpu_steps.Sizes("resnet34", 112, 128, 6, 39, 3))
+    bench = gpu_steps.Bench(torch.device("cpu"), "32-true", tmp_path, budget=1)
     with bench.case("too large"):
         out_of_memory()
     assert bench.left_out == ["too large: does not fit into the card's memory"]

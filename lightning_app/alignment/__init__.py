@@ -2,17 +2,17 @@
 
 from lightning_app.alignment.detect import Choice, DlibFaces, Face, choose_face, off_centre
 from lightning_app.alignment.landmarks import LandmarkFile
-from lightning_app.alignment.place import FaceFile, Outcome, Placer, Reason, Rules
+from lightning_app.alignment.place import AlignOutcome, FaceFile, Placer, Reason, Rules
 from lightning_app.alignment.similarity import TEMPLATE, align_face, misfit, similarity, template
 
 __all__ = [
     "TEMPLATE",
+    "AlignOutcome",
     "Choice",
     "DlibFaces",
     "Face",
     "FaceFile",
     "LandmarkFile",
-    "Outcome",
     "Placer",
     "Reason",
     "Rules",

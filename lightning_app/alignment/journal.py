@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from lightning_app.alignment.place import Outcome
+from lightning_app.alignment.place import AlignOutcome
 from lightning_app.core.files import PRIVATE, make_private, write_atomically
 
 
@@ -32,7 +32,7 @@ class AlignJournal:
 
     def __init__(self, path: Path, about: Mapping[str, object]) -> None:
         self.path = path
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, AlignOutcome] = {}
         header = json.dumps(about, sort_keys=True)
         content = path.read_bytes() if path.exists() else b""
         if f"{header}\n".encode().startswith(content):  # new, or killed while its first line was written
@@ -59,7 +59,7 @@ class AlignJournal:
         """Close the file."""
         self._file.close()
 
-    def add(self, outcomes: Iterable[Outcome]) -> None:
+    def add(self, outcomes: Iterable[AlignOutcome]) -> None:
         """Keep outcomes; they are in the file when this returns."""
         for outcome in outcomes:
             self.outcomes[outcome.file] = outcome
@@ -104,8 +104,8 @@ def _header(path: Path, line: bytes) -> dict[str, Any]:
     return about
 
 
-def _read(path: Path, line: bytes, number: int) -> Outcome:
+def _read(path: Path, line: bytes, number: int) -> AlignOutcome:
     try:
-        return Outcome(**json.loads(line))
+        return AlignOutcome(**json.loads(line))
     except (ValueError, TypeError) as error:
         raise ValueError(f"line {number} of {path} is damaged; give --overwrite to align anew") from error

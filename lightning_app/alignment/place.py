@@ -71,7 +71,7 @@ class FaceFile:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AlignOutcome:
     """What became of an image.
 
     Attributes:
@@ -150,7 +150,7 @@ class Placer:
         self.rules = rules
         self._faces = DlibFaces() if search else None
 
-    def __call__(self, job: FaceFile) -> Outcome:
+    def __call__(self, job: FaceFile) -> AlignOutcome:
         """Align one image: write it, or remove what an earlier run has written for it.
 
         Args:
@@ -168,8 +168,8 @@ class Placer:
         write_atomically(target, data)
         return replace(outcome, bytes=len(data))
 
-    def _look(self, job: FaceFile) -> tuple[Outcome, Pixels | None]:
-        outcome = Outcome(job.file, job.target, job.stamp)
+    def _look(self, job: FaceFile) -> tuple[AlignOutcome, Pixels | None]:
+        outcome = AlignOutcome(job.file, job.target, job.stamp)
         try:
             pixels = read_upright(str(Path(self.rules.root) / job.file))
         except Undecodable:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from lightning_app.alignment.pixels import Undecodable, read_upright
-from lightning_app.alignment.place import Outcome
+from lightning_app.alignment.place import AlignOutcome
 from lightning_app.alignment.similarity import Pixels
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.files import PRIVATE, write_atomically
@@ -24,7 +24,7 @@ _DPI = 100
 _LETTERS = 24  # that fit under a thumbnail
 
 
-def review_csv(outcomes: Sequence[Outcome]) -> bytes:
+def review_csv(outcomes: Sequence[AlignOutcome]) -> bytes:
     """Write refused images as CSV, one per line.
 
     Args:
@@ -43,7 +43,7 @@ def review_csv(outcomes: Sequence[Outcome]) -> bytes:
     return csv_text(rows).encode("utf-8", "surrogateescape")  # names as the file system has them
 
 
-def write_sheets(folder: Path, root: Path, outcomes: Sequence[Outcome]) -> list[Path]:
+def write_sheets(folder: Path, root: Path, outcomes: Sequence[AlignOutcome]) -> list[Path]:
     """Draw contact sheets of refused images: `review.png`, `review_2.png` and so on.
 
     They show raw faces: they stay with the owner, and neither a logger nor a release ever gets them. Sheets
@@ -66,7 +66,7 @@ def write_sheets(folder: Path, root: Path, outcomes: Sequence[Outcome]) -> list[
     return files
 
 
-def contact_sheets(root: Path, outcomes: Sequence[Outcome]) -> Iterator[Image.Image]:
+def contact_sheets(root: Path, outcomes: Sequence[AlignOutcome]) -> Iterator[Image.Image]:
     """Draw refused images small, with the faces (boxes) and landmarks (dots) that were found.
 
     Args:
@@ -126,7 +126,7 @@ def mean_face(files: Sequence[Path], most: int = 1000) -> Pixels:
     return np.ascontiguousarray(np.broadcast_to(mean, (*mean.shape[:2], 3)))
 
 
-def _thumbnail(root: Path, outcome: Outcome) -> Pixels:
+def _thumbnail(root: Path, outcome: AlignOutcome) -> Pixels:
     """Draw one image on a grey square; crossed out where it cannot be decoded."""
     tile = Image.new("RGB", (_THUMB, _THUMB), (224, 224, 224))
     draw = ImageDraw.Draw(tile)

@@ -11,7 +11,7 @@ from itertools import islice
 
 import cv2
 
-from lightning_app.alignment.place import FaceFile, Outcome, Placer, Rules
+from lightning_app.alignment.place import AlignOutcome, FaceFile, Placer, Rules
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
 
 _CHUNK = 32  # images per message between processes
@@ -22,7 +22,7 @@ _WORTH = {
 _placer: Placer | None = None  # of a worker process
 
 
-def align_all(rules: Rules, jobs: Sequence[FaceFile], workers: int) -> Iterator[list[Outcome]]:
+def align_all(rules: Rules, jobs: Sequence[FaceFile], workers: int) -> Iterator[list[AlignOutcome]]:
     """Align images in processes of their own, a bounded number at a time.
 
     Args:
@@ -50,7 +50,7 @@ def align_all(rules: Rules, jobs: Sequence[FaceFile], workers: int) -> Iterator[
         workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(rules, search, bond())
     )
     try:
-        waiting: deque[Future[list[Outcome]]] = deque()
+        waiting: deque[Future[list[AlignOutcome]]] = deque()
         left = iter(chunks)
         for chunk in islice(left, 2 * workers):
             waiting.append(pool.submit(_align, chunk))
@@ -73,6 +73,6 @@ def _start(rules: Rules, search: bool, parent: Bond) -> None:
     _placer = Placer(rules, search)
 
 
-def _align(jobs: Sequence[FaceFile]) -> list[Outcome]:
+def _align(jobs: Sequence[FaceFile]) -> list[AlignOutcome]:
     assert _placer is not None
     return [_placer(job) for job in jobs]

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from lightning_app.cli.configs import find_config
-from lightning_app.commands.ablate_report import TAKEN, Outcome, write_report
+from lightning_app.commands.ablate_report import TAKEN, AblationOutcome, write_report
 from lightning_app.commands.parser import CommandParser, command_parser, parsed
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.progress import progress_bar
@@ -58,7 +58,7 @@ class System:
 
 
 @dataclass(frozen=True)
-class Job:
+class AblationRun:
     """One run: a cell of the table for one seed.
 
     Attributes:
@@ -137,7 +137,9 @@ def ablate(
             raise FileNotFoundError(
                 f"checkpoint {system.checkpoint}: no such file; train it first (see the config)"
             )
-    plan = Plan(folder, variants, systems, seeds or [0], args or [], figures or {}, search, Path(masks))
+    plan = AblationPlan(
+        folder, variants, systems, seeds or [0], args or [], figures or {}, search, Path(masks)
+    )
     _check_records(plan)
     failed: list[str] = []
     with progress_bar() as bar:
@@ -167,7 +169,7 @@ def ablate(
 
 
 @dataclass(frozen=True)
-class Plan:
+class AblationPlan:
     """The runs of an ablation.
 
     Attributes:
@@ -206,7 +208,7 @@ class Plan:
             return searched_mask(self.folder.name, label, self.masks)
         return None if variant.mask is None else Path(variant.mask)
 
-    def search_job(self, label: str) -> Job:
+    def search_job(self, label: str) -> AblationRun:
         """Return the search of a variant that has one, but for where its mask goes.
 
         Args:
@@ -215,9 +217,9 @@ class Plan:
         args = ["search-mask", "--config", self.search]
         for key, value in (self.variants[label].search or {}).items():
             args += [f"--{key}", *(_as_text(v) for v in (value if isinstance(value, list) else [value]))]
-        return Job(None, f"search_{slug(label)}", tuple(args))
+        return AblationRun(None, f"search_{slug(label)}", tuple(args))
 
-    def record(self, job: Job) -> Path:
+    def record(self, job: AblationRun) -> Path:
         """Return where it is kept what a run or search was made with.
 
         Args:
@@ -225,7 +227,7 @@ class Plan:
         """
         return self.folder / "jobs" / f"{job.run}.json"
 
-    def jobs(self, label: str, mask: Path | None = None, column: str | None = None) -> Iterator[Job]:
+    def jobs(self, label: str, mask: Path | None = None, column: str | None = None) -> Iterator[AblationRun]:
         """Return the runs of a variant, of all systems or of one.
 
         Args:
@@ -243,14 +245,14 @@ class Plan:
             if system.checkpoint is not None:
                 run = f"{slug(label)}_{slug(name)}"
                 args = ["validate", *common, "--name", run, "--ckpt_path", system.checkpoint]
-                yield Job(None, run, tuple(args))
+                yield AblationRun(None, run, tuple(args))
                 continue
             for seed in self.seeds:
                 run = f"{slug(label)}_{slug(name)}_s{seed}"
                 args = ["fit", *common, "--name", run, "--seed_everything", str(seed)]
-                yield Job(seed, run, tuple(args))
+                yield AblationRun(seed, run, tuple(args))
 
-    def outcome(self, name: str, loggers: Sequence[Logger] = ()) -> Outcome:
+    def outcome(self, name: str, loggers: Sequence[Logger] = ()) -> AblationOutcome:
         """Gather what is done so far.
 
         Args:
@@ -269,15 +271,15 @@ class Plan:
             for label in self.variants
         }
         paper = {label: v.paper for label, v in self.variants.items() if v.paper is not None}
-        return Outcome(name, self.folder, found, self.wanted, self.figures, paper, loggers)
+        return AblationOutcome(name, self.folder, found, self.wanted, self.figures, paper, loggers)
 
 
-def _check_records(plan: Plan) -> None:
+def _check_records(plan: AblationPlan) -> None:
     """Refuse what was made otherwise: before hours of training, not after."""
     old: list[str] = []
     for label, variant in plan.variants.items():
         mask = plan.mask(label)
-        wanted: list[tuple[Job, Path | None, Path | None]] = []  # what is made with which mask
+        wanted: list[tuple[AblationRun, Path | None, Path | None]] = []  # what is made with which mask
         if variant.search is not None:
             wanted.append((plan.search_job(label), mask, None))
         if variant.search is None or (mask is not None and mask.is_file()):
@@ -293,7 +295,7 @@ def _check_records(plan: Plan) -> None:
         )  # fmt: skip
 
 
-def _search(plan: Plan, label: str) -> bool:
+def _search(plan: AblationPlan, label: str) -> bool:
     """Search for a variant's mask unless it is there; tell whether it is."""
     mask, job = plan.mask(label), plan.search_job(label)
     assert mask is not None
@@ -319,14 +321,14 @@ def _as_text(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool | dict) or value is None else str(value)
 
 
-def _run(job: Job, mask: Path | None, plan: Plan) -> bool:
+def _run(job: AblationRun, mask: Path | None, plan: AblationPlan) -> bool:
     """Do a run unless it is done, going on where it was killed; tell whether it is done."""
     run = plan.folder / job.run
     jobs.write_record(plan.record(job), run, _description(job, mask))
     return jobs.do(job.args, run, plan.folder / "logs" / f"{job.run}.log", plan.folder.name)
 
 
-def _description(job: Job, mask: Path | None) -> dict[str, object]:
+def _description(job: AblationRun, mask: Path | None) -> dict[str, object]:
     return {
         "args": list(job.args),
         "mask_hash": None if mask is None else mask_hash(load_mask(mask)),

@@ -24,7 +24,7 @@ Found = Mapping[str, Mapping[str, Sequence[Mapping[str, Scalar]]]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AblationOutcome:
     """What an ablation found so far.
 
     Attributes:
@@ -46,7 +46,7 @@ class Outcome:
     loggers: Sequence[Logger] = field(default_factory=list)
 
 
-def write_report(out: Outcome, final: bool = False) -> None:
+def write_report(out: AblationOutcome, final: bool = False) -> None:
     """Write metrics.json and the figure from what is known so far.
 
     Args:

@@ -20,7 +20,7 @@ from lightning_app.alignment.detect import load_dlib
 from lightning_app.alignment.journal import AlignJournal, read_description
 from lightning_app.alignment.landmarks import LandmarkFile, Order
 from lightning_app.alignment.listing import list_images, make_jobs, other_files
-from lightning_app.alignment.place import FaceFile, Outcome, Reason, Rules
+from lightning_app.alignment.place import AlignOutcome, FaceFile, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
 from lightning_app.commands.parser import CommandParser, command_parser, name_run, write_run_config
@@ -246,7 +246,7 @@ def _remove_gone(target: Path, journal: AlignJournal, jobs: Sequence[FaceFile]) 
     return removed
 
 
-def _is_done(target: Path, outcome: Outcome | None, job: FaceFile) -> bool:
+def _is_done(target: Path, outcome: AlignOutcome | None, job: FaceFile) -> bool:
     if outcome is None or (outcome.stamp, outcome.target) != (job.stamp, job.target):
         return False
     if outcome.reason is not None:
@@ -266,7 +266,7 @@ def _align(rules: Rules, jobs: Sequence[FaceFile], journal: AlignJournal, worker
 
 
 def _report(
-    run_dir: Path, source: Path, target: Path, outcomes: Sequence[Outcome], about: dict[str, Scalar]
+    run_dir: Path, source: Path, target: Path, outcomes: Sequence[AlignOutcome], about: dict[str, Scalar]
 ) -> dict[str, Scalar]:
     """Write the review list, the pictures and the figures, then print the table; give the figures."""
     refused = [outcome for outcome in outcomes if outcome.reason is not None]

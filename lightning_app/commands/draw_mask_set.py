@@ -51,7 +51,7 @@ _GROWS = ("per_level", "version", "masks", "mask_ratio", "mask_hash")  # facts t
 
 
 @dataclass(frozen=True)
-class Task:
+class LevelTask:
     """Masks of one level that one process draws.
 
     Attributes:
@@ -117,7 +117,7 @@ def draw_mask_set(
     write_atomically(root / FACTS, _json(facts))
     numbers = {level: _missing(root, level, per_level) for level in edges}
     tasks = [
-        Task(root, level, tuple(absent[start : start + _CHUNK]), size, seed, tuple(templates))
+        LevelTask(root, level, tuple(absent[start : start + _CHUNK]), size, seed, tuple(templates))
         for level, absent in numbers.items()
         for start in range(0, len(absent), _CHUNK)
     ]
@@ -146,7 +146,7 @@ def level_name(level: Level) -> str:
     return f"{level[0]:g}-{level[1]:g}"
 
 
-def draw_task(task: Task) -> int:
+def draw_task(task: LevelTask) -> int:
     """Draw and write the masks of a task, white = hidden.
 
     Args:
@@ -289,7 +289,7 @@ def _path(root: Path, level: Level, number: int) -> Path:
     return root / level_name(level) / f"{number:05d}.png"
 
 
-def _draw_all(tasks: list[Task], total: int, workers: int) -> None:
+def _draw_all(tasks: list[LevelTask], total: int, workers: int) -> None:
     left = sum(len(task.numbers) for task in tasks)
     with progress_bar() as bar:
         line = bar.add_task("Drawing masks", total=total, completed=total - left)
@@ -297,7 +297,7 @@ def _draw_all(tasks: list[Task], total: int, workers: int) -> None:
             bar.advance(line, done)
 
 
-def _results(tasks: list[Task], workers: int) -> Iterator[int]:
+def _results(tasks: list[LevelTask], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(draw_task, tasks)
         return

@@ -129,7 +129,7 @@ def rank_scorers(
     return written
 
 
-def _masks(ablation: str, runs: Path) -> tuple[ablate.Plan, dict[str, Path]]:
+def _masks(ablation: str, runs: Path) -> tuple[ablate.AblationPlan, dict[str, Path]]:
     """Return the ablation's runs and its variants' masks, of those that have one."""
     config = ablate.build_parser().parse_args(["--config", str(find_config(ablation))])
     folder = runs / config.name
@@ -139,13 +139,13 @@ def _masks(ablation: str, runs: Path) -> tuple[ablate.Plan, dict[str, Path]]:
         )
     variants = {label: ablate.Variant(**vars(one)) for label, one in config.variants.items()}
     systems = {label: ablate.System(**vars(one)) for label, one in config.systems.items()}
-    plan = ablate.Plan(folder, variants, systems, config.seeds or [0], config.args or [], {}, config.search,
+    plan = ablate.AblationPlan(folder, variants, systems, config.seeds or [0], config.args or [], {}, config.search,
                        Path(config.masks))  # fmt: skip
     found = {label: plan.mask(label) for label in variants}
     return plan, {label: mask for label, mask in found.items() if mask is not None}
 
 
-def _check_masks(plan: ablate.Plan, masks: dict[str, Path]) -> None:
+def _check_masks(plan: ablate.AblationPlan, masks: dict[str, Path]) -> None:
     """Refuse masks that are not those whose accuracies the ablation has."""
     unknown = []
     for label, path in masks.items():

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.face import FaceDataModule
 from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser, parsed
-from lightning_app.commands.search_report import Watch, print_search, save_picture, save_template
+from lightning_app.commands.search_report import SearchProgress, print_search, save_picture, save_template
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.version import version
 from lightning_app.desensitize import LearnedMask
@@ -184,7 +184,7 @@ def search_mask(
     assert data.training is not None
     held = data.held_out or data.training
 
-    with Watch() as watch:
+    with SearchProgress() as watch:
         template, mates_used = None, 0
         if ebp:
             method = Explainer(explainer, explainer_args or {}, attribute_args or {})

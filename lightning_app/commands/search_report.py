@@ -90,14 +90,14 @@ def save_picture(
     write_atomically(folder / "search.png", png_bytes(picture))
 
 
-class Watch:
+class SearchProgress:
     """A progress bar with the best candidate so far."""
 
     def __init__(self) -> None:
         self.bar = progress_bar()
         self.tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> SearchProgress:
         self.bar.start()
         return self
 

@@ -20,7 +20,7 @@ def _gate(point: str) -> str:
 
 
 @dataclass(frozen=True)
-class Kind:
+class KnownNumber:
     """What is known of a number before it is measured.
 
     Attributes:
@@ -50,54 +50,58 @@ class Kind:
 
 # in the order of a table's rows
 KINDS = (
-    Kind("privacy/mask_ratio", "mask ratio"),
-    Kind("{}/accuracy", "{} verification accuracy", True, std_key="{}/std"),
-    Kind("{}/accuracy_s1", "", True, tail="_s1", std_key="{}/std_s1"),  # the same as without a situation
-    Kind("{}/accuracy_s2", "{} accuracy, clean vs desensitized", True, tail="_s2", std_key="{}/std_s2"),
-    Kind("{}/accuracy_s3", "{} accuracy, both clean", True, tail="_s3", std_key="{}/std_s3"),
-    Kind("{}/auc", "{} AUC", True),
-    *(Kind(f"{{}}/auc{tail}", "", True, tail=tail) for tail in SITUATIONS),
-    Kind("{}/eer", "{} EER", False),
-    *(Kind(f"{{}}/eer{tail}", "", False, tail=tail) for tail in SITUATIONS),
-    Kind("{}/tar_at_far_{}", "{} TAR@FAR={}", True),
-    *(Kind(f"{{}}/tar_at_far_{{}}{tail}", "", True, tail=tail) for tail in SITUATIONS),
-    Kind("{}/accuracy_without_{}", "{} accuracy, {} off", words=_gate),
-    Kind("{}/contribution_{}", "{} contribution of {}", form="+.4f", words=_gate),
-    Kind("{}/gate_mean_{}", "{} mean of {}, hidden cells", words=_gate),
-    Kind("privacy/dssim", "dSSIM", True),
-    Kind("privacy/psnr", "PSNR, dB", False),  # of the desensitized faces: lower hides more
-    Kind("train/loss", "training loss", False),
-    Kind("train/accuracy", "training accuracy", True),
-    Kind("train/distillation", "distance from the teacher", False),
-    Kind("train/confusion", "adversary's loss"),
-    Kind("train/restorer", "restorer's error"),
-    Kind("train/lr", "last learning rate", form=".4g"),
-    Kind("mixing/mean_k", "mean images in a mix", form=".2f"),
-    Kind("{}/share_{}", "{}, share of batches with k = {}"),
-    Kind("{}/probability_{}", "{}, last probability of k = {}"),
-    Kind("mixing/entropy", "entropy of the strategy, nats", form=".3f"),
-    Kind("mixing/reward1", "loss that the strategy looks for"),
-    Kind("mixing/reward2", "that loss one step ahead"),
-    Kind("val/loss", "validation loss", False),
-    Kind("val/accuracy", "validation accuracy", True),
-    Kind("val/balanced_accuracy", "validation balanced accuracy", True),
-    Kind("test/loss", "test loss", False),
-    Kind("test/accuracy", "test accuracy", True),
-    Kind("test/balanced_accuracy", "test balanced accuracy", True),
-    Kind("masker/accuracy_hidden", "accuracy on the hidden part"),
-    Kind("run/epochs", "epochs", form=".0f"),
-    Kind("run/steps", "steps", form=".0f"),
-    Kind("time/fit_s", "time", form="time"),
-    Kind("time/validate_s", "time", form="time"),
-    Kind("time/test_s", "time", form="time"),
-    Kind("time/images_per_s", "training images/s", True, form=".0f"),
-    Kind("time/data_wait_share", "share of training time waiting for data"),
-    Kind("memory/peak_mb", "peak memory, MB", form=".0f"),
-    Kind("memory/gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
-    Kind("memory/validate_peak_mb", "peak memory, MB", form=".0f"),
-    Kind("memory/validate_gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
-    Kind("memory/test_peak_mb", "peak memory, MB", form=".0f"),
-    Kind("memory/test_gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
+    KnownNumber("privacy/mask_ratio", "mask ratio"),
+    KnownNumber("{}/accuracy", "{} verification accuracy", True, std_key="{}/std"),
+    KnownNumber(
+        "{}/accuracy_s1", "", True, tail="_s1", std_key="{}/std_s1"
+    ),  # the same as without a situation
+    KnownNumber(
+        "{}/accuracy_s2", "{} accuracy, clean vs desensitized", True, tail="_s2", std_key="{}/std_s2"
+    ),
+    KnownNumber("{}/accuracy_s3", "{} accuracy, both clean", True, tail="_s3", std_key="{}/std_s3"),
+    KnownNumber("{}/auc", "{} AUC", True),
+    *(KnownNumber(f"{{}}/auc{tail}", "", True, tail=tail) for tail in SITUATIONS),
+    KnownNumber("{}/eer", "{} EER", False),
+    *(KnownNumber(f"{{}}/eer{tail}", "", False, tail=tail) for tail in SITUATIONS),
+    KnownNumber("{}/tar_at_far_{}", "{} TAR@FAR={}", True),
+    *(KnownNumber(f"{{}}/tar_at_far_{{}}{tail}", "", True, tail=tail) for tail in SITUATIONS),
+    KnownNumber("{}/accuracy_without_{}", "{} accuracy, {} off", words=_gate),
+    KnownNumber("{}/contribution_{}", "{} contribution of {}", form="+.4f", words=_gate),
+    KnownNumber("{}/gate_mean_{}", "{} mean of {}, hidden cells", words=_gate),
+    KnownNumber("privacy/dssim", "dSSIM", True),
+    KnownNumber("privacy/psnr", "PSNR, dB", False),  # of the desensitized faces: lower hides more
+    KnownNumber("train/loss", "training loss", False),
+    KnownNumber("train/accuracy", "training accuracy", True),
+    KnownNumber("train/distillation", "distance from the teacher", False),
+    KnownNumber("train/confusion", "adversary's loss"),
+    KnownNumber("train/restorer", "restorer's error"),
+    KnownNumber("train/lr", "last learning rate", form=".4g"),
+    KnownNumber("mixing/mean_k", "mean images in a mix", form=".2f"),
+    KnownNumber("{}/share_{}", "{}, share of batches with k = {}"),
+    KnownNumber("{}/probability_{}", "{}, last probability of k = {}"),
+    KnownNumber("mixing/entropy", "entropy of the strategy, nats", form=".3f"),
+    KnownNumber("mixing/reward1", "loss that the strategy looks for"),
+    KnownNumber("mixing/reward2", "that loss one step ahead"),
+    KnownNumber("val/loss", "validation loss", False),
+    KnownNumber("val/accuracy", "validation accuracy", True),
+    KnownNumber("val/balanced_accuracy", "validation balanced accuracy", True),
+    KnownNumber("test/loss", "test loss", False),
+    KnownNumber("test/accuracy", "test accuracy", True),
+    KnownNumber("test/balanced_accuracy", "test balanced accuracy", True),
+    KnownNumber("masker/accuracy_hidden", "accuracy on the hidden part"),
+    KnownNumber("run/epochs", "epochs", form=".0f"),
+    KnownNumber("run/steps", "steps", form=".0f"),
+    KnownNumber("time/fit_s", "time", form="time"),
+    KnownNumber("time/validate_s", "time", form="time"),
+    KnownNumber("time/test_s", "time", form="time"),
+    KnownNumber("time/images_per_s", "training images/s", True, form=".0f"),
+    KnownNumber("time/data_wait_share", "share of training time waiting for data"),
+    KnownNumber("memory/peak_mb", "peak memory, MB", form=".0f"),
+    KnownNumber("memory/gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
+    KnownNumber("memory/validate_peak_mb", "peak memory, MB", form=".0f"),
+    KnownNumber("memory/validate_gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
+    KnownNumber("memory/test_peak_mb", "peak memory, MB", form=".0f"),
+    KnownNumber("memory/test_gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
 )
 _VERIFIED = ("accuracy", "auc", "eer", "tar_at_far")  # what a verification of pairs measures
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
@@ -112,7 +116,7 @@ _BETTER = {
 _FORMS = {kind.figure: kind.form for kind in KINDS}
 
 
-def kind_of(key: str) -> tuple[Kind, tuple[str, ...]] | None:
+def kind_of(key: str) -> tuple[KnownNumber, tuple[str, ...]] | None:
     """Find the line of `KINDS` that a log key belongs to.
 
     Args:

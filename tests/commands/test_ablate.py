@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_app.commands.ablate import Plan, System, Variant, build_parser, run
+from lightning_app.commands.ablate import AblationPlan, System, Variant, build_parser, run
 from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
@@ -327,7 +327,7 @@ def test_the_shipped_ablations_runs_are_configs_that_parse(
     parsed = build_parser().parse_args(["--config", "fsm_ablation.yaml"])
     variants = {k: v if isinstance(v, Variant) else Variant(**vars(v)) for k, v in parsed.variants.items()}
     systems = {k: v if isinstance(v, System) else System(**vars(v)) for k, v in parsed.systems.items()}
-    plan = Plan(Path("runs/x"), variants, systems, parsed.seeds, [], parsed.figures)
+    plan = AblationPlan(Path("runs/x"), variants, systems, parsed.seeds, [], parsed.figures)
     assert [job.seed for job in plan.jobs(label)] == [1, 2]
     mask = variants[label].mask
     assert mask is not None

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from datamodules import DrawnFaces
-from lightning_app.alignment import TEMPLATE, Outcome, Placer
+from lightning_app.alignment import TEMPLATE, AlignOutcome, Placer
 from lightning_app.alignment.place import FaceFile
 from lightning_app.commands.align import run
 from tests.command_line import RunMain, refused
@@ -205,7 +205,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(
     align("--name", "whole", output="whole")
     real, seen = Placer.__call__, []
 
-    def failing(self: Placer, job: FaceFile) -> Outcome:
+    def failing(self: Placer, job: FaceFile) -> AlignOutcome:
         seen.append(job.file)
         if len(seen) == 4:
             raise OSError(28, "No space left on device")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_app.commands.draw_mask_set import Task, draw_task, run
+from lightning_app.commands.draw_mask_set import LevelTask, draw_task, run
 from lightning_app.masks import MaskLevels, mask_hash, save_mask
 from tests.processes import fork_server
 
@@ -55,16 +55,16 @@ def test_a_folder_of_masks_in_levels(drawn: Path) -> None:
 
 
 def test_ratios_are_spread_over_the_level(tmp_path: Path) -> None:
-    assert draw_task(Task(tmp_path, (0.2, 0.6), tuple(range(60)), 32, 1)) == 60
+    assert draw_task(LevelTask(tmp_path, (0.2, 0.6), tuple(range(60)), 32, 1)) == 60
     ratios = MaskLevels(tmp_path, 32).ratios
     counts = torch.histc(ratios, 4, 0.2, 0.6)
     assert counts.min() >= 7, counts  # even: 15 each; a window as wide as the level leaves none in the last
 
 
 def test_a_mask_is_a_function_of_seed_level_and_number(drawn: Path, tmp_path: Path) -> None:
-    draw_task(Task(tmp_path / "same", (0.3, 0.5), (2,), 64, 0))
+    draw_task(LevelTask(tmp_path / "same", (0.3, 0.5), (2,), 64, 0))
     assert pixels(tmp_path / "same") == {"0.3-0.5/00002.png": pixels(drawn)["0.3-0.5/00002.png"]}
-    draw_task(Task(tmp_path / "seed", (0.3, 0.5), (2,), 64, 1))
+    draw_task(LevelTask(tmp_path / "seed", (0.3, 0.5), (2,), 64, 1))
     assert pixels(tmp_path / "seed") != pixels(tmp_path / "same")
     assert len(set(pixels(drawn).values())) == 6
 

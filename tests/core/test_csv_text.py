@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lightning_app.alignment.landmarks import LandmarkFile
-from lightning_app.alignment.place import Outcome
+from lightning_app.alignment.place import AlignOutcome
 from lightning_app.alignment.review import review_csv
 from lightning_app.commands.desensitize import _write_csv
 from lightning_app.core.csv_text import csv_table, csv_text, escaped, read_csv_table, unescaped
@@ -132,7 +132,7 @@ def test_the_tables_of_names_hold_no_formula(tmp_path: Path) -> None:
     name = "=HYPERLINK(A1)/x.png"
     _write_csv(tmp_path / "refused.csv", ("file", "reason", "message"), [(name, "truncated", f"{name}: no")])
     assert (tmp_path / "refused.csv").read_text().splitlines()[1] == f"'{name},truncated,'{name}: no"
-    listed = review_csv([Outcome(name, name, "", "no face")]).decode()
+    listed = review_csv([AlignOutcome(name, name, "", "no face")]).decode()
     assert listed.splitlines()[1].startswith(f"'{name},")
     # the owner copies the name into the list of corrections
     (tmp_path / "mended.csv").write_text(f"'{name}{', 1' * 10}\n")

@@ -17,7 +17,7 @@ from lightning_app.core.files import PRIVATE, replacing, write_atomically
 from lightning_app.core.key_file import is_guessable, load_key, make_key, write_secret
 from lightning_app.release import Pseudonyms
 from lightning_app.release.format.pseudonyms import DIGITS, refuse_inside
-from lightning_app.release.write.plan import Plan
+from lightning_app.release.write.plan import ReleasePlan
 
 KEY = bytes(range(32))
 
@@ -87,7 +87,7 @@ def test_a_secret_does_not_lie_in_the_release(tmp_path: Path) -> None:
 
 def test_the_order_is_that_of_the_pseudonyms() -> None:
     faces = DrawnFaces(identities=40, images_per_identity=10, size=16)
-    plan = Plan(faces, Pseudonyms(KEY))
+    plan = ReleasePlan(faces, Pseudonyms(KEY))
     files = [plan.file(place) for place in range(len(plan))]
     assert files == sorted(files)
     assert sorted(plan.order.tolist()) == list(range(400))
@@ -98,16 +98,16 @@ def test_the_order_is_that_of_the_pseudonyms() -> None:
         assert files[place] == f"images/{names.identity(who)}/{names.image(who, faces.name(index))}.png"
     # ranks that say nothing: a correlation of 400 shuffled ranks has σ 0.05
     assert abs(np.corrcoef(plan.order, np.arange(400))[0, 1]) < 0.25
-    other = Plan(faces, Pseudonyms(KEY[::-1]))
+    other = ReleasePlan(faces, Pseudonyms(KEY[::-1]))
     assert other.hash != plan.hash
-    assert Plan(DrawnFaces(identities=40, images_per_identity=10, size=16), names).hash == plan.hash
+    assert ReleasePlan(DrawnFaces(identities=40, images_per_identity=10, size=16), names).hash == plan.hash
 
 
 def test_equal_names_are_refused() -> None:
     faces = DrawnFaces(identities=2, images_per_identity=2, size=16)
     faces.stable_name = lambda index: "same"  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="get one pseudonym"):
-        Plan(faces, Pseudonyms(KEY))
+        ReleasePlan(faces, Pseudonyms(KEY))
 
 
 def key_file(path: Path, key: bytes = KEY, mode: int = 0o600) -> Path:

@@ -11,7 +11,7 @@ from typing import IO
 from lightning_app.core.files import write_atomically
 
 
-class Journal:
+class SearchJournal:
     """Sums of losses by mask and number of images; kept in memory, and in a JSON-lines file where one is named.
 
     The file's first line is the fingerprint of what decides the scores, each further line one sum:
@@ -42,7 +42,7 @@ class Journal:
         self.path = Path(path)
         self._open(json.dumps(fingerprint, sort_keys=True) + "\n", replace)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> SearchJournal:
         """Return the journal."""
         return self
 

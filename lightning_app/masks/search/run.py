@@ -18,11 +18,11 @@ from lightning_app.masks.freeform import check_ratio, free_pixels
 from lightning_app.masks.io import bits_hash, mask_hash, mask_ratio
 from lightning_app.masks.levels import MaskLevels
 from lightning_app.masks.search.candidates import BrushRange, Candidate, Range, drawn_candidate, united
-from lightning_app.masks.search.journal import Journal
+from lightning_app.masks.search.journal import SearchJournal
 from lightning_app.masks.search.objective import MaskScorer, check_gamma
 from lightning_app.masks.search.strategies import (
     GENERATION,
-    Bench,
+    CandidateScores,
     Drawing,
     Progress,
     SearchRow,
@@ -169,8 +169,8 @@ def search(
     before = [0, *(images for _, images in plan)]
     total = sum(count * (images - less) for (count, images), less in zip(plan, before, strict=False))
     passes = scorer.passes
-    with Journal(journal, settings | scorer.fingerprint(), replace) as kept:
-        bench = Bench(scorer, kept, draw, gamma, total, progress)
+    with SearchJournal(journal, settings | scorer.fingerprint(), replace) as kept:
+        bench = CandidateScores(scorer, kept, draw, gamma, total, progress)
         if strategy == "random":
             exhaustive(bench, numbers)
         elif strategy == "halving":

@@ -13,7 +13,7 @@ from lightning_app.masks.bits import pack_masks, unpack_masks
 from lightning_app.masks.freeform import Brush
 from lightning_app.masks.io import mask_hash, mask_ratio
 from lightning_app.masks.search.candidates import BrushRange, Candidate, Range, cross, drawn_candidate, mutate
-from lightning_app.masks.search.journal import Journal
+from lightning_app.masks.search.journal import SearchJournal
 from lightning_app.masks.search.objective import MaskScorer, objective
 
 Progress = Callable[[int, int, "SearchRow"], None]
@@ -63,7 +63,7 @@ def preference(row: SearchRow) -> tuple[int, float, int]:
     return -row.images, row.value, row.number
 
 
-class Bench:
+class CandidateScores:
     """Scores candidates by number: masks are made when first asked for, scores known already are not made again.
 
     Args:
@@ -83,7 +83,7 @@ class Bench:
     def __init__(
         self,
         scorer: MaskScorer,
-        journal: Journal,
+        journal: SearchJournal,
         draw: Callable[[int], Drawing],
         gamma: float,
         total: int,
@@ -159,13 +159,13 @@ def rungs(candidates: int, images: int, min_images: int) -> list[tuple[int, int]
     return plan
 
 
-def exhaustive(bench: Bench, numbers: Sequence[int]) -> None:
+def exhaustive(bench: CandidateScores, numbers: Sequence[int]) -> None:
     """Score every candidate on all images (the paper's Algorithm 1)."""
     for number in numbers:
         bench.score(number, len(bench.scorer))
 
 
-def halving(bench: Bench, numbers: Sequence[int], min_images: int) -> None:
+def halving(bench: CandidateScores, numbers: Sequence[int], min_images: int) -> None:
     """Score all candidates on few images, the better half on twice as many, until all images are reached.
 
     Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification" (successive halving), AISTATS 2016.
@@ -178,7 +178,7 @@ def halving(bench: Bench, numbers: Sequence[int], min_images: int) -> None:
 
 
 def evolve(
-    bench: Bench,
+    bench: CandidateScores,
     candidates: int,
     seed: int,
     ratio: Range,

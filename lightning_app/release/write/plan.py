@@ -15,7 +15,7 @@ from lightning_app.release.format.tensors import shard_file
 _BYTES = DIGITS // 2  # of a pseudonym
 
 
-class Plan:
+class ReleasePlan:
     """Pseudonyms of a whole set, sorted: the order in which images are made and written.
 
     It is the files' own order, so that neither their inodes nor an archive's order tell the raw one.
@@ -74,7 +74,7 @@ class Plan:
         return hashlib.sha256(self._names.tobytes()).hexdigest()
 
 
-class ShardPlan(Plan):
+class ShardPlan(ReleasePlan):
     """The same for a release of representations: by the image's pseudonym alone, so many to a shard.
 
     So a shard holds images of many people, in an order that is as good as drawn: what is mixed is mixed with anybody's,

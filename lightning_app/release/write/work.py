@@ -20,7 +20,7 @@ from lightning_app.distributed.parent import Bond, bond, end_with_parent
 from lightning_app.release.write.desensitizing import PixelDesensitizer
 from lightning_app.release.write.finish import FILE, PARTS, stamp
 from lightning_app.release.write.journal import Done
-from lightning_app.release.write.plan import Plan
+from lightning_app.release.write.plan import ReleasePlan
 
 
 class Work:
@@ -39,7 +39,7 @@ class Work:
         self,
         reader: FaceReader,
         desensitize: PixelDesensitizer | None,
-        plan: Plan,
+        plan: ReleasePlan,
         output: Path,
         compression: int,
         batch_size: int,

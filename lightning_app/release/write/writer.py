@@ -33,7 +33,7 @@ from lightning_app.release.write.desensitizing import PixelDesensitizer
 from lightning_app.release.write.finish import finish, make_room
 from lightning_app.release.write.journal import Journal
 from lightning_app.release.write.keys import keep_keys_out
-from lightning_app.release.write.plan import Plan, ShardPlan
+from lightning_app.release.write.plan import ReleasePlan, ShardPlan
 from lightning_app.release.write.preflight import (
     be_strict,
     check_arguments,
@@ -69,7 +69,7 @@ class Release:
     """
 
     manifest: Manifest
-    plan: Plan
+    plan: ReleasePlan
     refused: list[tuple[str, str, str]]
     made: int
     kept: int
@@ -147,7 +147,9 @@ def write_release(
     check_people(reader.open())
     work: Work
     if represent is None:
-        work = Work(reader, desensitize, Plan(reader, Pseudonyms(key)), output, compression, batch_size)
+        work = Work(
+            reader, desensitize, ReleasePlan(reader, Pseudonyms(key)), output, compression, batch_size
+        )
     else:
         rows = rows_of_a_shard(represent.stored, represent.mixed)
         work = ShardWork(reader, represent, ShardPlan(reader, Pseudonyms(key), rows), output, batch_size)
