@@ -14,6 +14,7 @@ import rich
 
 from tests import warm
 from tests.command_line import clean_config, write_config
+from tests.spared import spare
 
 # files whose tests start many processes and wait for them: first, so that two workers share the rest
 LONG = (
@@ -26,6 +27,7 @@ LONG = (
 )
 STARTED = time.monotonic()
 
+spare()
 os.environ.setdefault("WANDB_MODE", "disabled")
 # tiny networks gain nothing from threads, and two of them on busy cores wait for each other at every layer; before
 # torch is imported, and only where it is used: the process that deals tests to two workers has no need of it

@@ -123,3 +123,19 @@ def seed_from(*keys: int) -> int:
         keys: integers, for example (salt, seed, step).
     """
     return _folded([*keys, 0]) >> 1
+
+
+def seed_global_draws(seed: int) -> None:
+    """Seed the global generators of this process's devices, from which dropout draws.
+
+    As `torch.manual_seed`, but for devices that nothing has used yet: torch notes a seed for each of them together
+    with the formatted stack, which costs more than a small step.
+
+    Args:
+        seed: any 64 bits.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_app.core.batch import Batch, learnt
-from lightning_app.core.draws import seed_from
+from lightning_app.core.draws import seed_from, seed_global_draws
 from lightning_app.desensitize.masker import MASKER
 from lightning_app.masks.learned import Growth, grown, masker_input, shown_pixels
 from lightning_app.models.batch_counter import BatchCounter
@@ -189,7 +189,7 @@ class AdversarialMasker(L.LightningModule):
         self.head.at(self.batches.done / self._steps if self._steps else 1.0)
         if self._drops:
             seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
-            torch.manual_seed(seed_from(_DROPOUT, seed, self.batches.done, self.global_rank))
+            seed_global_draws(seed_from(_DROPOUT, seed, self.batches.done, self.global_rank))
 
     # -- steps
 

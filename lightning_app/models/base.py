@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_app.core.batch import Batch, learnt
-from lightning_app.core.draws import seed_from
+from lightning_app.core.draws import seed_from, seed_global_draws
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import decayed_groups, scheduled
 from lightning_app.models.others import ORIGINS, Teacher, check_teacher, origins_in, start_from
@@ -213,7 +213,7 @@ class Recogniser(L.LightningModule):
             self._drops = has_dropout(self)
         if self._drops:
             seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
-            torch.manual_seed(seed_from(_DROPOUT, seed, self.global_step, self.global_rank))
+            seed_global_draws(seed_from(_DROPOUT, seed, self.global_step, self.global_rank))
 
     def configure_backbone(
         self, backbone: BackboneMaker | str, input_size: int, in_channels: int

@@ -13,7 +13,7 @@ from lightning_app.attacks.base import keep_visible
 from lightning_app.attacks.losses import l1
 from lightning_app.attacks.trained import KEPT, KINDS, state_of_network
 from lightning_app.core.batch import Batch
-from lightning_app.core.draws import seed_from
+from lightning_app.core.draws import seed_from, seed_global_draws
 from lightning_app.metrics import psnr
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.networks.partial_conv import of_images
@@ -77,7 +77,7 @@ class FaceRestorer(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what the step draws, dropout, by (seed, batch, rank): a run that goes on draws the same."""
         seed = int(getattr(getattr(self.trainer, "datamodule", None), "seed", 0))
-        torch.manual_seed(seed_from(_DROPOUT, seed, self.batches, self.global_rank))
+        seed_global_draws(seed_from(_DROPOUT, seed, self.batches, self.global_rank))
 
     def forward(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
         """Draw whole pictures; visible pixels are the network's guess too.

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.spared import spare
 from tests.warm import COLD, FOLDER, ROOT
 
 _MODULES = (
@@ -49,6 +50,10 @@ _EXTRAS = (
     "flwr.supernode.cli",
     "flwr.supercore.cli",
     "flwr.supernode.runtime.run_clientapp",
+    "wandb",
+    "ray",
+    "sklearn.metrics",
+    "skimage.metrics",
 )
 
 
@@ -110,6 +115,7 @@ def serve(folder: Path, listening: int) -> dict[str, Any]:
 
 
 def _import() -> None:
+    spare()
     for name in _MODULES:
         importlib.import_module(name)
     for name in _EXTRAS:
