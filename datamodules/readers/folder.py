@@ -18,6 +18,7 @@ from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import OnBadImage, Pixels
 from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
 from datamodules.readers.index import Arrays, Names, Scan
+from datamodules.readers.people import read_people
 from datamodules.readers.per_person import FilesPerPerson
 
 _THREADS = 16  # listing waits for the file system, on a network most of all
@@ -249,40 +250,6 @@ def natural(name: str) -> tuple[list[str | int], str]:
     """Give the sort key of natural order: digits compare as numbers, equal numbers as text."""
     parts: Sequence[str] = _DIGITS.split(name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
-
-
-def read_people(path: str | os.PathLike[str], present: set[str], where: str | os.PathLike[str]) -> list[str]:
-    """Read a list of identities, one per line; what follows a tab (LFW puts a count there) is passed over.
-
-    Args:
-        path: the file.
-        present: identities there are.
-        where: they were looked for, for messages.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the list is empty or names identities that are not there.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"people={path}: no such file (looked for a text file with one identity per line)"
-        )
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"people={path} is not UTF-8 text ({error}): give one identity per line") from error
-    people = [name for line in lines if (name := line.split("\t")[0].strip())]
-    if people and people[0] not in present and people[0].lstrip("0") == str(len(people) - 1):
-        people = people[1:]  # LFW's own lists start with their length
-    if not people:
-        raise ValueError(f"people={path}: the file is empty, one identity per line is needed")
-    missing = [name for name in people if name not in present]
-    if missing:
-        raise ValueError(
-            f"people={path}: {len(missing)} of {len(people)} people have no images in {where}, the first: "
-            + ", ".join(missing[:3])
-        )
-    return people
 
 
 def check_counts(min_images: int, max_images: int | None) -> None:
