@@ -35,7 +35,9 @@ def read_people(path: str | os.PathLike[str], present: set[str], where: str | os
             f"people={path}: no such file (looked for a text file with one identity per line)"
         )
     text = text_of(Path(path).read_bytes(), f"people={path}")
-    lines = [(n, name) for n, line in enumerate(text.splitlines(), 1) if (name := line.split("\t")[0].strip())]
+    lines = [
+        (n, name) for n, line in enumerate(text.splitlines(), 1) if (name := line.split("\t")[0].strip())
+    ]
     if lines and lines[0][1] not in present:
         lines = _without_counts(lines)
     if not lines:

@@ -322,7 +322,9 @@ class RecordScan(Scan):
             return self._told_apart(file, self._idx, *_read_idx(self._idx))
         except _Fewer as fewer:
             found = self._told_apart(file, None, *_numbered(file.walk()))
-            _log.warning("path=%s: %s; they were looked for in the file itself, and are there.", self.path, fewer)
+            _log.warning(
+                "path=%s: %s; they were looked for in the file itself, and are there.", self.path, fewer
+            )
             return found
 
     def _told_apart(
