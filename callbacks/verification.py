@@ -19,6 +19,7 @@ from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
+from lightning_app.core.text_file import composed
 from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import Verification, VerificationResult
@@ -125,7 +126,7 @@ class LFWVerification(L.Callback):
                 log.info(
                     "%s: a released set has pseudonyms: identities that both have are not found.", self.name
                 )
-            shared = sorted(set(data.reader.identities) & set(self.reader.identities))
+            shared = sorted({*map(composed, data.reader.identities)} & {*map(composed, self.reader.identities)})
             if shared:
                 log.warning(
                     "%s: %d of %d identities are in the training set too (%s, …): its figures are contaminated.",
