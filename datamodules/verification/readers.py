@@ -174,7 +174,9 @@ class _Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._listed: dict[str, dict[str, str]] = {}  # folder relative to the root → names in it, by their keys
+        self._listed: dict[
+            str, dict[str, str]
+        ] = {}  # folder relative to the root → names in it, by their keys
 
     def find(self, path: str) -> str | None:
         """Return the path of a file as it is written there; None where there is none."""

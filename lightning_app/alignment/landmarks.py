@@ -17,7 +17,12 @@ from lightning_app.core.text_file import composed, text_of
 
 Order = Literal["xyxy", "xxyy"]
 _NUMBERS = 10
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of image files, in whichever case a list or a camera writes them
+_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+)  # of image files, in whichever case a list or a camera writes them
 _ENTRY = "a path and 10 numbers (x, y of left eye, right eye, nose, left and right corner of the mouth)"
 
 

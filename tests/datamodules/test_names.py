@@ -90,7 +90,9 @@ def test_backslashes_in_lists(tmp_path: Path) -> None:
 def test_a_kind_that_is_not_read_is_named(tmp_path: Path) -> None:
     root = _tree(tmp_path / "set", "NFC", ".bmp")
     (tmp_path / "pairs.txt").write_text("Ann/Ann_0001.bmp Ann/Ann_0002.bmp 1\nAnn/Ann_0001.bmp x/y.jpg 0\n")
-    with pytest.raises(FileNotFoundError, match=r"3 of its 3 images are not in .* \(2 of them are there as \.bmp"):
+    with pytest.raises(
+        FileNotFoundError, match=r"3 of its 3 images are not in .* \(2 of them are there as \.bmp"
+    ):
         PairFaces(root, tmp_path / "pairs.txt", size=16)
 
 
@@ -118,7 +120,9 @@ def test_labels_that_are_numbers_are_no_counts(tmp_path: Path) -> None:
 
 def test_the_line_and_the_nearest_name_are_told(tmp_path: Path) -> None:
     (tmp_path / "people.txt").write_text("Ann\nGeorge_Bush\n")
-    with pytest.raises(ValueError, match=r"people\.txt, line 2: 1 of 2 .*: George_Bush; .*there is George_W_Bush$"):
+    with pytest.raises(
+        ValueError, match=r"people\.txt, line 2: 1 of 2 .*: George_Bush; .*there is George_W_Bush$"
+    ):
         read_people(tmp_path / "people.txt", {"Ann", "George_W_Bush"}, "here")
 
 
