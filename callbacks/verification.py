@@ -14,11 +14,13 @@ from callbacks.measured import log_measurements
 from callbacks.sharded import ImageState, cosine_scores, datamodule_of, embed_sharded, is_due
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
+from datamodules.readers.turned import tell_of_turned
 from datamodules.same_description import alone, brief, check_key
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
+from lightning_app.core.text_file import composed
 from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import Verification, VerificationResult
@@ -110,6 +112,7 @@ class LFWVerification(L.Callback):
         self._check_desensitizer(data)
         if self.reader not in data.verification:
             data.verification.append(self.reader)
+            tell_of_turned(self.reader, self.name)
         reader, pairs = self.reader, pairs_of(self.reader)
         agree(f"verification set {self.name}",
               lambda: {"images": len(reader), "pairs": len(pairs), "order": digest(reader)[:12]})  # fmt: skip
@@ -125,7 +128,9 @@ class LFWVerification(L.Callback):
                 log.info(
                     "%s: a released set has pseudonyms: identities that both have are not found.", self.name
                 )
-            shared = sorted(set(data.reader.identities) & set(self.reader.identities))
+            shared = sorted(
+                {*map(composed, data.reader.identities)} & {*map(composed, self.reader.identities)}
+            )
             if shared:
                 log.warning(
                     "%s: %d of %d identities are in the training set too (%s, …): its figures are contaminated.",

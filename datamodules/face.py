@@ -16,6 +16,7 @@ from datamodules.drawing.reader import DrawnFaces
 from datamodules.given import GivenSets
 from datamodules.on_device import Places, gathered
 from datamodules.readers.base import FaceReader
+from datamodules.readers.turned import tell_of_turned
 from datamodules.same_data import Split
 from datamodules.same_description import check_same, key_hashes
 from datamodules.sampler import EpochBatchSampler
@@ -202,6 +203,7 @@ class FaceDataModule(CheckpointedDataModule):
 
     def _deal(self, served: Served) -> None:
         self._own = served
+        tell_of_turned(self.reader, "data.reader")
         self._split = Split(served.reader, self.val_share, self.seed)
 
     def _open(self, name: str) -> Served | None:
@@ -287,6 +289,7 @@ class FaceDataModule(CheckpointedDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Serve every image of the reader in its order, desensitized, not augmented."""
+        tell_of_turned(self.reader, "data.reader")
         return self._evaluation_loader(self.reader, on_device=False)
 
     @property

@@ -9,9 +9,11 @@ from functools import cache
 import torch
 
 from datamodules.readers.base import FaceReader
+from datamodules.readers.turned import tell_of_turned
 from datamodules.same_description import check_same
 from datamodules.serving import Served
 from datamodules.split import digest
+from lightning_app.core.text_file import composed
 from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 
@@ -53,6 +55,7 @@ class GivenSets:
             reader = with_classes(self.readers[name], classes, what)
             if training is not None:
                 check_apart(training, reader, what)
+            tell_of_turned(reader, what)
             agree(what, lambda: {"images": len(reader), "order": digest(reader)[:12]})
             self.opened[name] = Served.of(reader, cache, reader.desensitizer() is not None)
         return self.opened[name]
@@ -91,8 +94,8 @@ def with_classes(reader: FaceReader, classes: list[str], what: str) -> FaceReade
     Raises:
         ValueError: it has a class that is not among them.
     """
-    number = {name: place for place, name in enumerate(classes)}
-    foreign = [name for name in reader.identities if name not in number]
+    number = {composed(name): place for place, name in enumerate(classes)}
+    foreign = [name for name in reader.identities if composed(name) not in number]
     if foreign:
         kind = "people" if reader.classes_are_people else f"classes, which are {', '.join(classes[:8])}"
         raise ValueError(
@@ -100,7 +103,7 @@ def with_classes(reader: FaceReader, classes: list[str], what: str) -> FaceReade
             f"the first is {foreign[0]!r}"
         )
     found = copy(reader)
-    numbers = torch.tensor([number[name] for name in reader.identities], dtype=torch.int64)
+    numbers = torch.tensor([number[composed(name)] for name in reader.identities], dtype=torch.int64)
     found.identities, found.labels = classes, numbers[reader.labels]
     return found
 

@@ -61,10 +61,10 @@ class Served:
             ValueError: the set has too many of them.
         """
         self.bad.add(union(self.bad.numbers))
-        self.bad.check(self.reader.name)
+        self.bad.check(self.reader.why_bad)
         if len(self.bad.numbers) > self.warned:
             self.warned = len(self.bad.numbers)
-            log.warning(self.bad.warning(self.reader.name))
+            log.warning(self.bad.warning(self.reader.why_bad))
 
 
 class ServingDataModule(PixelDataModule):

@@ -41,7 +41,7 @@ class BadImages:
         """Refuse a set of which more than 1 % cannot be decoded.
 
         Args:
-            name: names an image by its number, to show the first of them.
+            name: names an image by its number, with the reason, to show the first of them.
 
         Raises:
             ValueError: naming the count, the share and the first few.
@@ -53,7 +53,11 @@ class BadImages:
             )
 
     def warning(self, name: Callable[[int], str]) -> str | None:
-        """Return the one warning about replaced images; None where there are none."""
+        """Return the one warning about replaced images; None where there are none.
+
+        Args:
+            name: see `check`.
+        """
         if not self.numbers:
             return None
         count = f"{len(self.numbers)} of {self.total} images"

@@ -228,7 +228,7 @@ class FaceReader(Dataset[Batch], ABC):
         if found is None:
             raise BadImage(
                 f"no image of identity {self.identities[label]!r} can be decoded, remove it or fetch its "
-                f"images again: {self._reason(index)}"
+                f"images again: {self.why_bad(index)}"
             )
         return found
 
@@ -240,7 +240,12 @@ class FaceReader(Dataset[Batch], ABC):
                 return position, pixels
         return None
 
-    def _reason(self, index: int) -> str:
+    def why_bad(self, index: int) -> str:
+        """Name an image that could not be decoded, with the reason.
+
+        Args:
+            index: position in this reader.
+        """
         try:
             self.read(index)
         except BadImage as error:

@@ -62,6 +62,10 @@ class CachedReader(FaceReader):
         """Return the name of an image, see `FaceReader.name`."""
         return self.reader.name(index)
 
+    def why_bad(self, index: int) -> str:
+        """Name an image that could not be decoded, see `FaceReader.why_bad`."""
+        return self.reader.why_bad(index)
+
     def file(self, index: int) -> str:
         """Return the path of an image's file, see `FaceReader.file`."""
         return self.reader.file(index)

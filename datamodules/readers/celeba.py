@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch
 
 from datamodules.readers.base import FaceReader, OnBadImage, Pixels
 from datamodules.readers.class_folders import SplitName, check_split
-from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes, stored
+from datamodules.readers.decode import Crop, check_geometry, decode, read_bytes, stored
 from datamodules.readers.lists import classes_of, find_file, rows_of, whole_number
+from datamodules.readers.not_read import is_read, kind_of, said
 
 log = logging.getLogger("faceveil")
 
@@ -137,15 +139,24 @@ class CelebAFaces(FaceReader):
 
 def _images(root: Path) -> tuple[str, dict[str, str]]:
     """Find the folder of images: its path, and the files in it by their names without suffix."""
+    seen = []
     for name in _IMAGES:
         if (root / name).is_dir():
+            files, others = {}, Counter[str]()
             with os.scandir(root / name) as entries:
-                files = {
-                    os.path.splitext(e.name)[0]: e.name for e in entries if e.name.lower().endswith(SUFFIXES)
-                }
+                for entry in entries:
+                    if is_read(entry):
+                        files[os.path.splitext(entry.name)[0]] = entry.name
+                    else:
+                        others += kind_of(entry)
+            line = said(others.items(), len(files))
             if files:
+                if line:
+                    log.warning("root=%s: %s.", root / name, line)
                 return str(root / name), files
-    raise FileNotFoundError(f"root={root}: no folder img_align_celeba with images in it")
+            seen += [f"{name}: {line}"] if line else []
+    there = f" ({'; '.join(seen)})" if seen else ""
+    raise FileNotFoundError(f"root={root}: no folder img_align_celeba with images in it{there}")
 
 
 def _classes(path: Path, attributes: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Literal
 from datamodules.readers.base import OnBadImage
 from datamodules.readers.decode import Crop
 from datamodules.readers.folder import FolderFaces
+from lightning_app.core.text_file import composed
 
 SplitName = Literal["train", "validation", "test"]
 FOLDERS: dict[str, tuple[str, ...]] = {
@@ -72,12 +73,13 @@ class ClassFolders(FolderFaces):
     def _chosen(self, present: set[str]) -> list[str] | None:
         if self.classes is None:
             return None
-        missing = [name for name in self.classes if name not in present]
+        known = {composed(name): name for name in present}
+        missing = [name for name in self.classes if composed(name) not in known]
         if missing:
             raise ValueError(
                 f"classes: no images of {', '.join(missing)} in {self.root}, which has {', '.join(sorted(present))}"
             )
-        return list(self.classes)
+        return [known[composed(name)] for name in self.classes]
 
     def name(self, index: int) -> str:
         """Return an image's path."""

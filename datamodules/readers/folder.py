@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +21,12 @@ from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import OnBadImage, Pixels
 from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
 from datamodules.readers.index import Arrays, Names, Scan
+from datamodules.readers.not_read import BESIDE, is_read, kind_of, said
+from datamodules.readers.people import read_people
 from datamodules.readers.per_person import FilesPerPerson
 
+log = logging.getLogger("faceveil")
+_Listed: TypeAlias = tuple[Names, Counter[str]]  # images of a folder, and how many of what is not read
 _THREADS = 16  # listing waits for the file system, on a network most of all
 _OPEN = "/proc/self/fd"  # of Linux: where the files lie that this process has opened
 _HAS_OPEN = os.path.isdir(_OPEN)
@@ -31,7 +38,8 @@ class FolderFaces(FilesPerPerson):
     """Read a tree with one folder of JPEG, PNG or WebP images per identity.
 
     Classes are the folders' names, sorted; within an identity images stand in natural order (2 before 10).
-    Names that start with a dot, other files and folders further down are passed over.
+    Names that start with a dot, other files and folders further down are passed over; how many of what is said in a
+    line.
 
     Args:
         root: the tree.
@@ -81,12 +89,24 @@ class FolderFaces(FilesPerPerson):
         self._files = Names(scan["files"], scan["file_ends"])
         names = [folders[i] for i in range(len(folders))]
         counts = scan["counts"]
+        kinds = Names(scan["other_kinds"], scan["other_ends"])
+        others = [
+            (int(at), kinds[number], int(count))
+            for number, (at, count) in enumerate(zip(scan["other_at"], scan["other_counts"], strict=True))
+        ]
         if not len(self._files):
-            raise ValueError(_empty(self.root, names))
+            raise ValueError(_empty(self.root, names, said(((kind, n) for _, kind, n in others), 0)))
         among = counts > 0
         chosen = self._chosen({n for n, c in zip(names, counts, strict=True) if c})
         if chosen is not None:
             among &= np.isin(names, chosen)
+        read = int(counts.sum() if chosen is None else counts[among].sum())
+        taken = None if chosen is None else {*chosen}
+        here = ((kind, n) for at, kind, n in others if taken is None or names[at] in taken)
+        with os.scandir(self.root) as entries:
+            beside = sum(map(is_read, entries))
+        if line := said([*here, *([(BESIDE, beside)] if beside else [])], read):
+            log.warning("root=%s: %s.", self.root, line)
         self.identities, self.labels, self._at = select(
             names, counts, among, self.min_images, self.max_images, str(self.root)
         )
@@ -175,7 +195,8 @@ class TreeScan(Scan):
 
     Arrays: `folders`, `folder_ends` (names, sorted, those without images too), `mtimes` int64 in nanoseconds
     (−1 where the folder changed so shortly before the scan that a later change may show the same time),
-    `counts` int64, `files`, `file_ends` (names, folder after folder).
+    `counts` int64, `files`, `file_ends` (names, folder after folder); of what is not read `other_at` (place of the
+    folder), `other_kinds`, `other_ends` (what it is), `other_counts`.
     """
 
     kind = "folder"
@@ -198,13 +219,15 @@ class TreeScan(Scan):
         mtimes = self._mtimes(names)
         known = _by_folder(kept) if kept is not None else {}
 
-        def files(name: str, mtime: int) -> Names:
+        def files(name: str, mtime: int) -> _Listed:
             before = known.get(name)
             return before[1] if before is not None and before[0] == mtime else self._list(name)
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            parts = list(pool.map(files, names, mtimes.tolist()))
-        folders, listed = Names.of(names), Names.joined(parts)
+            both = list(pool.map(files, names, mtimes.tolist()))
+        parts = [part for part, _ in both]
+        others = [(at, kind, count) for at, (_, kinds) in enumerate(both) for kind, count in kinds.items()]
+        folders, listed, kinds = Names.of(names), Names.joined(parts), Names.of(kind for _, kind, _ in others)
         return {
             "folders": folders.blob,
             "folder_ends": folders.ends,
@@ -212,6 +235,10 @@ class TreeScan(Scan):
             "counts": np.array([len(part) for part in parts], np.int64),
             "files": listed.blob,
             "file_ends": listed.ends,
+            "other_at": np.array([at for at, _, _ in others], np.int64),
+            "other_kinds": kinds.blob,
+            "other_ends": kinds.ends,
+            "other_counts": np.array([count for _, _, count in others], np.int64),
         }
 
     def _folders(self) -> list[str]:
@@ -223,24 +250,27 @@ class TreeScan(Scan):
             stats = pool.map(lambda name: os.stat(os.path.join(self.path, name)).st_mtime_ns, names)
             return np.array(list(stats), np.int64)
 
-    def _list(self, folder: str) -> Names:
+    def _list(self, folder: str) -> _Listed:
+        names, others = [], Counter[str]()
         with os.scandir(os.path.join(self.path, folder)) as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if entry.name.lower().endswith(SUFFIXES)
-                and not entry.name.startswith(".")
-                and entry.is_file()
-            ]
-        return Names.of(sorted(names, key=natural))
+            for entry in entries:
+                if is_read(entry):
+                    names.append(entry.name)
+                else:
+                    others += kind_of(entry)
+        return Names.of(sorted(names, key=natural)), others
 
 
-def _by_folder(kept: Arrays) -> dict[str, tuple[int, Names]]:
+def _by_folder(kept: Arrays) -> dict[str, tuple[int, _Listed]]:
     folders = Names(kept["folders"], kept["folder_ends"])
     files = Names(kept["files"], kept["file_ends"])
+    kinds = Names(kept["other_kinds"], kept["other_ends"])
+    others: dict[int, Counter[str]] = {}
+    for number, (at, count) in enumerate(zip(kept["other_at"], kept["other_counts"], strict=True)):
+        others.setdefault(int(at), Counter())[kinds[number]] = int(count)
     stops = np.cumsum(kept["counts"]).tolist()
     return {
-        folders[i]: (int(kept["mtimes"][i]), files.slice(start, stop))
+        folders[i]: (int(kept["mtimes"][i]), (files.slice(start, stop), others.get(i, Counter())))
         for i, (start, stop) in enumerate(zip([0, *stops[:-1]], stops, strict=True))
     }
 
@@ -249,40 +279,6 @@ def natural(name: str) -> tuple[list[str | int], str]:
     """Return the sort key of natural order: digits compare as numbers, equal numbers as text."""
     parts: Sequence[str] = _DIGITS.split(name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
-
-
-def read_people(path: str | os.PathLike[str], present: set[str], where: str | os.PathLike[str]) -> list[str]:
-    """Read a list of identities, one per line; what follows a tab (LFW puts a count there) is passed over.
-
-    Args:
-        path: the file.
-        present: identities there are.
-        where: they were looked for, for messages.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the list is empty or names identities that are not there.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"people={path}: no such file (looked for a text file with one identity per line)"
-        )
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"people={path} is not UTF-8 text ({error}): give one identity per line") from error
-    people = [name for line in lines if (name := line.split("\t")[0].strip())]
-    if people and people[0] not in present and people[0].lstrip("0") == str(len(people) - 1):
-        people = people[1:]  # LFW's own lists start with their length
-    if not people:
-        raise ValueError(f"people={path}: the file is empty, one identity per line is needed")
-    missing = [name for name in people if name not in present]
-    if missing:
-        raise ValueError(
-            f"people={path}: {len(missing)} of {len(people)} people have no images in {where}, the first: "
-            + ", ".join(missing[:3])
-        )
-    return people
 
 
 def check_counts(min_images: int, max_images: int | None) -> None:
@@ -336,10 +332,11 @@ def select(
     return [names[i] for i in taken.tolist()], torch.from_numpy(labels), np.repeat(starts, each) + within
 
 
-def _empty(root: Path, folders: list[str]) -> str:
+def _empty(root: Path, folders: list[str], others: str | None) -> str:
     wanted = f"looked for one folder per identity with {', '.join(SUFFIXES)} in it"
     if folders:
-        return f"root={root}: none of its {len(folders)} folders has images ({wanted})"
+        there = "" if others is None else f"; {others}"
+        return f"root={root}: none of its {len(folders)} folders has images ({wanted}{there})"
     files = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
     if files:
         return (

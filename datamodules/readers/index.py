@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
 
-_VERSION = 1  # of the cache's format; another one is rescanned
+_VERSION = 2  # of the cache's format; another one is rescanned
 _PATIENCE = 1800.0  # seconds to wait for another rank's scan
 
 _log = logging.getLogger(__name__)

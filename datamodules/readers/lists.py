@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_app.core.text_file import text_of
+
 
 def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Read a list's rows: cells of a `.csv`, words of any other file; empty lines are passed over.
 
     Args:
-        path: UTF-8 text.
+        path: text, see `lightning_app.core.text_file.text_of`.
 
     Yields:
         The line's number, from 1, and its cells without blanks around them.
@@ -26,19 +29,19 @@ def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".csv":
-                reader = csv.reader(file)
-                for cells in reader:
-                    if cells:
-                        yield reader.line_num, [cell.strip() for cell in cells]
-            else:
-                for number, line in enumerate(file, 1):
-                    if words := line.split():
-                        yield number, words
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: no text or CSV that can be read ({error})") from error
+    file = io.StringIO(text_of(path.read_bytes(), str(path)), newline="")
+    if path.suffix.lower() == ".csv":
+        reader = csv.reader(file)
+        try:
+            for cells in reader:
+                if cells:
+                    yield reader.line_num, [cell.strip() for cell in cells]
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: no CSV that can be read ({error})") from error
+    else:
+        for number, line in enumerate(file, 1):
+            if words := line.split():
+                yield number, words
 
 
 def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path | None:

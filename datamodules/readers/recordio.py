@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, OnBadImage, Pixels
 from datamodules.readers.decode import Crop, check_geometry, decode
-from datamodules.readers.folder import check_counts, read_people, select
+from datamodules.readers.folder import check_counts, select
 from datamodules.readers.index import Arrays, Scan
+from datamodules.readers.people import read_people
 
 _log = logging.getLogger(__name__)
 _MAGIC = struct.pack("<I", 0xCED7230A)
@@ -54,7 +55,8 @@ class RecordIOFaces(FaceReader):
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not RecordIO, truncated before the first image, or fewer than two identities left.
+        ValueError: not RecordIO, truncated, fewer images than its first record promises, or fewer than two
+            identities left. An `.idx` that names fewer than the file has is told of, and left aside.
     """
 
     def __init__(
@@ -136,6 +138,10 @@ class RecordIOFaces(FaceReader):
 
 class RecordError(ValueError):
     """A record that is not what the format says."""
+
+
+class _Fewer(RecordError):
+    """There are fewer images than the first record promises."""
 
 
 class RecordFile:
@@ -310,11 +316,22 @@ class RecordScan(Scan):
 
     def _images(self, file: RecordFile) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Find the image records: their keys and offsets, without InsightFace's own, and the identities' offsets."""
-        keys, offsets = _read_idx(self._idx) if self._idx.exists() else (None, file.walk())
+        if not self._idx.exists():
+            return self._told_apart(file, None, *_numbered(file.walk()))
+        try:
+            return self._told_apart(file, self._idx, *_read_idx(self._idx))
+        except _Fewer as fewer:
+            found = self._told_apart(file, None, *_numbered(file.walk()))
+            _log.warning(
+                "path=%s: %s; they were looked for in the file itself, and are there.", self.path, fewer
+            )
+            return found
+
+    def _told_apart(
+        self, file: RecordFile, idx: Path | None, keys: NDArray[np.int64], offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         if not len(offsets):
             raise RecordError("has no records")
-        if keys is None:
-            keys = np.arange(len(offsets))
         identities = np.empty(0, np.int64)
         if keys[0] == 0:
             labels, image = unpack(file.record(int(offsets[0])))
@@ -326,12 +343,8 @@ class RecordScan(Scan):
                 images = (keys > 0) & (keys < int(labels[0]))
                 identities = offsets[(keys >= int(labels[0])) & (keys < int(labels[1]))]
                 if (there := int(images.sum())) != int(labels[0]) - 1:
-                    _log.warning(
-                        "path=%s: its header promises %d images, there are %d.",
-                        self.path,
-                        int(labels[0]) - 1,
-                        there,
-                    )
+                    where = "there are" if idx is None else f"its index {idx} names"
+                    raise _Fewer(f"its first record promises {int(labels[0]) - 1} images, {where} {there}")
                 keys, offsets = keys[images], offsets[images]
         return keys, offsets, identities
 
@@ -362,6 +375,10 @@ class RecordScan(Scan):
                 "images of several labels, %d share one with another. The images' labels are taken.",
                 self.path, mixed, len(identities), parted,
             )  # fmt: skip
+
+
+def _numbered(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.arange(len(offsets)), offsets
 
 
 def _read_idx(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.verification.pair_folds import deal_folds, sound_folds, warn_of_mix, warn_of_repeats
+from lightning_app.core.text_file import composed, text_of
 
 LFW_PATTERN = "{name}/{name}_{number:04d}"
 
@@ -171,10 +172,8 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
         raise FileNotFoundError(
             f"pairs={path}: no such file (looked for a list of pairs such as LFW's pairs.txt)"
         )
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"pairs={path} is not UTF-8 text ({error}): give a list of pairs") from error
+    # composed: a name is one person however its accents are written
+    text = composed(text_of(Path(path).read_bytes(), f"pairs={path}"))
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     header = _header(lines[0][1]) if lines else None
     if header is not None:

@@ -25,6 +25,7 @@ from datamodules.verification.pair_list import (
     read_pairs,
 )
 from datamodules.verification.safe_pickle import load_bin
+from lightning_app.core.text_file import composed
 
 __all__ = ["BinFaces", "PairFaces", "PairList", "pairs_of", "read_pairs"]
 
@@ -97,6 +98,7 @@ class PairFaces(FaceReader):
         if absent:
             first = ", ".join(listed.names[i] for i in absent[:3])
             what = f"{len(absent)} of its {len(listed.names)} images are not in {root}, the first: {first}"
+            what += _of_other_kinds(self.root, [listed.names[i] for i in absent])
             if missing == "error":
                 raise FileNotFoundError(f"pairs={pairs}: {what} (missing: skip leaves their pairs out)")
             total, listed = len(listed), listed.without(torch.tensor(absent))
@@ -135,22 +137,76 @@ def find_images(root: Path, names: Iterable[str]) -> dict[str, str]:
     Args:
         root: the folder.
         names: paths relative to it; one that is not there as given is looked for with the other suffixes
-            (a released set holds PNG where the list says JPEG).
+            (a released set holds PNG where the list says JPEG), in either case (`.JPG`), with the folders of a
+            backslash, and whichever way accents are written.
 
     Returns:
         Paths relative to the root, by name; names that are not found are left out.
     """
-    found = {}
+    found, tree = {}, _Tree(root)
     for name in names:
         stem, suffix = os.path.splitext(name)
         known = suffix.lower() in SUFFIXES
         candidates = [name] if known else []
         candidates += [(stem if known else name) + other for other in SUFFIXES]
-        for candidate in candidates:
-            if os.path.isfile(os.path.join(root, candidate)):
-                found[name] = candidate
-                break
+        as_given = (candidate for candidate in candidates if os.path.isfile(os.path.join(root, candidate)))
+        file = next(as_given, None) or next(filter(None, map(tree.find, candidates)), None)
+        if file is not None:
+            found[name] = file
     return found
+
+
+def _of_other_kinds(root: Path, names: list[str]) -> str:
+    """Say how many of the names are there as files that no reader takes; nothing where none is."""
+    there = [name for name in names if os.path.isfile(os.path.join(root, name.replace("\\", "/")))]
+    if not there:
+        return ""
+    kinds = sorted({os.path.splitext(name)[1].lower() or "no suffix" for name in there})
+    return f" ({len(there)} of them are there as {', '.join(kinds)}: only {', '.join(SUFFIXES)} are read)"
+
+
+class _Tree:
+    """Finds files whose names are written otherwise: accents, case of the suffix, separators.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listed: dict[
+            str, dict[str, str]
+        ] = {}  # folder relative to the root → names in it, by their keys
+
+    def find(self, path: str) -> str | None:
+        """Return the path of a file as it is written there; None where there is none."""
+        *folders, file = path.replace("\\", "/").split("/")
+        at = ""
+        for folder in folders:
+            if folder in ("", "."):
+                continue
+            there = self._names(at).get(composed(folder))
+            if there is None:
+                return None
+            at = os.path.join(at, there)
+        there = self._names(at).get(_file_key(file))
+        whole = None if there is None else os.path.join(at, there)
+        return whole if whole is not None and os.path.isfile(self.root / whole) else None
+
+    def _names(self, folder: str) -> dict[str, str]:
+        if folder not in self._listed:
+            try:
+                names = sorted(os.listdir(self.root / folder))
+            except OSError:  # a file, or nothing
+                names = []
+            # a folder's name is its own key; a file's has its suffix in small letters
+            self._listed[folder] = {_file_key(name): name for name in names} | {composed(n): n for n in names}
+        return self._listed[folder]
+
+
+def _file_key(name: str) -> str:
+    stem, suffix = os.path.splitext(composed(name))
+    return stem + suffix.lower()
 
 
 class BinFaces(FaceReader):

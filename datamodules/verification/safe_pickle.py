@@ -1,7 +1,8 @@
 """Read InsightFace's `.bin` pickles without running what they carry.
 
 A pickle is a program: it may call any function it can name. This unpickler resolves no name to anything but
-the stand-ins below, which hold bytes and call nothing: not even NumPy is reached from the file. Nor does it take more
+the stand-ins below, which hold bytes and call nothing: not even NumPy is reached from the file; numbers are made of
+bytes afterwards, by the types of a short list. Nor does it take more
 memory than the file has bytes, some times over: what it claims is compared with the file before anything is built.
 """
 
@@ -14,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+
 # what the unpickler raises on bytes that are no pickle, or half of one
 _BROKEN = (
     pickle.UnpicklingError,
@@ -25,6 +28,8 @@ _BROKEN = (
     OverflowError,
     MemoryError,
 )
+_BYTES = ("u1", "i1", "b1")
+_NUMBERS = ("i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")  # of flags, as NumPy makes them of a list
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
@@ -35,7 +40,10 @@ class _Type:
         self.code = code.decode("latin1") if isinstance(code, bytes) else code
 
     def __setstate__(self, state: object) -> None:
-        """Ignore byte order and fields: only one-byte types are taken."""
+        """Take the byte order, as `>`; fields are ignored."""
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else ""
+        if order in (">", b">"):
+            self.code = f">{self.code}"
 
 
 class _Budget:
@@ -53,20 +61,48 @@ class _Budget:
 
 
 class _Array:
-    """Stands in for an array of bytes or booleans: holds its buffer."""
+    """Stands in for an array of bytes, numbers or objects: holds its buffer and type, or its list of objects."""
 
-    def __init__(self, budget: _Budget, data: bytes = b"") -> None:
-        self.budget, self.data = budget, data
+    def __init__(self, budget: _Budget, data: bytes | list[Any] = b"", code: str = "u1") -> None:
+        self.budget, self.data, self.code = budget, data, code
 
     def __setstate__(self, state: Any) -> None:
         # numpy: (version, shape, dtype, is_fortran, buffer)
         _, _, dtype, _, data = state
-        self.data = _buffer(data, dtype, self.budget)
+        self.code = _code(dtype)
+        whole = isinstance(data, list) and self.code.startswith("O")
+        self.data = cast(list[Any], data) if whole else _buffer(data, self.code, self.budget)
+
+    def bytes(self) -> bytes:
+        """Give the buffer of an array of bytes.
+
+        Raises:
+            UnpicklingError: it is of another type.
+        """
+        if self.code not in _BYTES or isinstance(self.data, list):
+            raise pickle.UnpicklingError(f"an array of {self.code!r}, not of bytes")
+        return self.data
+
+    def items(self) -> list[Any]:
+        """List its objects, or its numbers."""
+        if isinstance(self.data, list):
+            return self.data
+        try:
+            found: list[Any] = np.frombuffer(self.data, np.dtype(self.code)).tolist()
+        except ValueError as error:
+            raise pickle.UnpicklingError(f"an array of {self.code!r} with a broken buffer") from error
+        return found
 
 
-def _buffer(data: object, dtype: object, budget: _Budget) -> bytes:
-    if not isinstance(dtype, _Type) or dtype.code.lstrip("|") not in ("u1", "i1", "b1"):
-        raise pickle.UnpicklingError(f"an array of {getattr(dtype, 'code', dtype)!r}, not of bytes")
+def _code(dtype: object) -> str:
+    if not isinstance(dtype, _Type):
+        raise pickle.UnpicklingError(f"an array of {dtype!r}, not of bytes")
+    return dtype.code.lstrip("|<=")
+
+
+def _buffer(data: object, code: str, budget: _Budget) -> bytes:
+    if code not in _BYTES and code.lstrip(">") not in _NUMBERS:
+        raise pickle.UnpicklingError(f"an array of {code!r}, not of bytes")
     if isinstance(data, str):  # a Python 2 string of an array
         return budget.take(data.encode("latin1"))
     if not isinstance(data, (bytes, bytearray)):
@@ -82,11 +118,16 @@ def _stand_ins(budget: _Budget) -> dict[tuple[str, str], Callable[..., object]]:
     def reconstruct(*_: object) -> _Array:
         return _Array(budget)
 
-    def scalar(dtype: object, data: object) -> bool:
-        return _buffer(data, dtype, budget) != b"\0"
+    def scalar(dtype: object, data: object) -> object:
+        code = _code(dtype)
+        items = _Array(budget, _buffer(data, code, budget), code).items()
+        if len(items) != 1:
+            raise pickle.UnpicklingError(f"a number of {code!r} with a broken buffer")
+        return items[0]
 
     def frombuffer(data: object, dtype: object, *_: object) -> _Array:
-        return _Array(budget, _buffer(data, dtype, budget))
+        code = _code(dtype)
+        return _Array(budget, _buffer(data, code, budget), code)
 
     def encode(text: str, codec: str = "latin1") -> bytes:
         # how Python 3 writes bytes in protocols before 3
@@ -171,17 +212,23 @@ def load_bin(path: Path) -> tuple[list[bytes], list[bool]]:
         raise ValueError(
             f"{path}: no InsightFace .bin set (a pair of lists is needed, not {type(content).__name__})"
         )
-    images, same = content
-    if isinstance(same, _Array):
-        same = [byte != 0 for byte in same.data]
-    if not _listed(images, (bytes, bytearray, _Array)) or not _listed(same, (bool, int)):
+    try:
+        return _images_and_flags(path, *(x.items() if isinstance(x, _Array) else x for x in content))
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: truncated, or no InsightFace .bin set ({error})") from error
+
+
+def _images_and_flags(path: Path, images: Any, same: Any) -> tuple[list[bytes], list[bool]]:
+    if not _listed(images, (bytes, bytearray, _Array)) or not _listed(same, (bool, int, float)):
         raise ValueError(f"{path}: no InsightFace .bin set (lists of encoded images and of flags are needed)")
     if not same or len(images) != 2 * len(same):
         raise ValueError(
             f"{path}: {len(images)} images for {len(same)} pairs, twice as many as pairs are needed"
         )
+    if other := sorted({*same} - {0, 1}):
+        raise ValueError(f"{path}: its flags hold {other[0]!r}; 1 (the same person) and 0 are needed")
     # one that is named a thousand times stays one
-    plain = {id(image): image.data if isinstance(image, _Array) else bytes(image) for image in images}
+    plain = {id(image): image.bytes() if isinstance(image, _Array) else bytes(image) for image in images}
     return [plain[id(image)] for image in images], [*map(bool, same)]
 
 

@@ -13,9 +13,16 @@ import numpy as np
 
 from lightning_app.alignment.similarity import Points
 from lightning_app.core.csv_text import unescaped
+from lightning_app.core.text_file import composed, text_of
 
 Order = Literal["xyxy", "xxyy"]
 _NUMBERS = 10
+_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+)  # of image files, in whichever case a list or a camera writes them
 _ENTRY = "a path and 10 numbers (x, y of left eye, right eye, nose, left and right corner of the mouth)"
 
 
@@ -49,10 +56,7 @@ class LandmarkFile:
             raise FileNotFoundError(f"{argument}: {path} is no file; give a list with {_ENTRY} on each line")
         content = self.path.read_bytes()
         self.sha256 = hashlib.sha256(content).hexdigest()
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{argument}: {path} is not UTF-8 text ({error}); give a text file") from error
+        text = text_of(content, f"{argument}: {path}")
         self._rows: dict[str, int] = {}
         self._twice: set[str] = set()
         values: list[float] = []
@@ -86,7 +90,7 @@ class LandmarkFile:
         Returns:
             The name it has in the file, and its landmarks `[5,2]`; None where it is not in the file.
         """
-        for key in (_key(file), str(PurePosixPath(file).with_suffix(""))):
+        for key in (_key(file), _key(str(PurePosixPath(file).with_suffix("")))):
             if key in self._rows:
                 return key, self._points[self._rows[key]]
         return None
@@ -157,4 +161,5 @@ def _is_number(field: str) -> bool:
 
 
 def _key(name: str) -> str:
-    return str(PurePosixPath(name.replace("\\", "/")))
+    path = PurePosixPath(composed(name).replace("\\", "/"))
+    return str(path.with_suffix(path.suffix.lower())) if path.suffix.lower() in _SUFFIXES else str(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,10 +12,13 @@ from pathlib import Path
 from datamodules.readers.decode import SUFFIXES
 from datamodules.readers.folder import TreeScan, natural
 from datamodules.readers.index import Names
+from datamodules.readers.not_read import is_read, kind_of, said
 from lightning_app.alignment.landmarks import LandmarkFile
 from lightning_app.alignment.place import FaceFile, Reason
 from lightning_app.alignment.similarity import Points
 from lightning_app.core.files import is_temporary
+
+log = logging.getLogger("faceveil")
 
 
 def list_images(root: Path) -> list[str]:
@@ -35,12 +39,13 @@ def list_images(root: Path) -> list[str]:
         raise FileNotFoundError(
             f"root: {root} is no folder; give one with images, or with a folder of images per identity"
         )
+    flat, others = [], []
     with os.scandir(root) as entries:
-        flat = [
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and entry.is_file()
-        ]
+        for entry in entries:
+            if is_read(entry):
+                flat.append(entry.name)
+            elif not entry.is_dir():
+                others += kind_of(entry).items()
     scan = TreeScan(root).get(cache=False)
     folders = Names(scan["folders"], scan["folder_ends"])
     files = Names(scan["files"], scan["file_ends"])
@@ -48,10 +53,16 @@ def list_images(root: Path) -> list[str]:
     for number, count in enumerate(scan["counts"].tolist()):
         found += [f"{folders[number]}/{files[at]}" for at in range(start, start + count)]
         start += count
+    kinds = Names(scan["other_kinds"], scan["other_ends"])
+    others += [(kinds[number], count) for number, count in enumerate(scan["other_counts"].tolist())]
+    line = said(others, len(found))
     if not found:
         raise ValueError(
             f"root: {root} has no {', '.join(SUFFIXES)} in it or in the folders right below; give the set's folder"
+            + (f" ({line})" if line else "")
         )
+    if line:
+        log.warning("root: %s: %s.", root, line)
     return found
 
 

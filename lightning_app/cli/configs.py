@@ -1,11 +1,13 @@
-"""Where configs are found: as given, then in `configs/`."""
+"""Where configs are found: as given, then in `configs/`; and what a later one does to the lists of an earlier one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # exported without __all__
+import yaml
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # exported without __all__
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -33,8 +35,42 @@ def find_config(name: str) -> Path:
 
 
 class FindConfig(ActionConfigFile):
-    """`--config` that finds bare names (design, section 1)."""
+    """`--config` that finds bare names (design, section 1), and whose lists replace those of earlier configs."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Apply one config file."""
-        self.apply_config(parser, cfg, self.dest, str(find_config(values)))
+        path = find_config(values)
+        forget_lists(cfg, _content(path))
+        self.apply_config(parser, cfg, self.dest, str(path))
+
+
+def _content(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError:
+        return None  # the parser reads it next, and says what is wrong with it
+
+
+def forget_lists(earlier: Namespace, later: object) -> None:
+    """Empty the lists that a later config gives anew, so that they replace the earlier ones whole.
+
+    jsonargparse merges two lists item by item where they happen to be of one length (4.53): what an overlay means
+    would depend on how many callbacks the config before it has.
+
+    Args:
+        earlier: what was parsed so far; changed.
+        later: the config's content. `KEY+` appends, and empties nothing.
+    """
+    if not isinstance(later, Mapping):
+        return
+    for key, value in later.items():
+        within = earlier
+        if key not in within and isinstance(inner := within.get("init_args"), Namespace):
+            within = inner  # `data: {reader: …}` stands for `data: {init_args: {reader: …}}`
+        if not isinstance(key, str) or key not in within:
+            continue
+        before = within[key]
+        if isinstance(value, list) and isinstance(before, list):
+            within[key] = []
+        elif isinstance(before, Namespace):
+            forget_lists(before, value)

@@ -81,6 +81,6 @@ def test_a_field_that_is_no_path(quoted: str, tmp_path: Path) -> None:
 def test_no_file_and_no_text(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"corrections: .* is no file"):
         LandmarkFile(tmp_path / "none.csv", argument="corrections")
-    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "bytes").write_bytes(b"\xfe\xfe\x00\x80")
     with pytest.raises(ValueError, match="is not UTF-8 text"):
         LandmarkFile(tmp_path / "bytes")

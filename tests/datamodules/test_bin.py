@@ -53,6 +53,13 @@ WAYS: dict[str, Callable[[], bytes]] = {
     "flags as array": lambda: pickle.dumps((IMAGES, np.array(SAME))),
     "flags of numpy": lambda: pickle.dumps([IMAGES, [np.bool_(flag) for flag in SAME]], 2),
     "flags 0 and 1": lambda: pickle.dumps((IMAGES, [1, 0, 0, 1])),
+    **{
+        f"flags of {code}": partial(pickle.dumps, (IMAGES, np.array(SAME).astype(code)), protocol)
+        for code in ("int64", "uint8", "int32", ">i8", "float64", "float32", object)
+        for protocol in (2, 5)
+    },
+    "numbers of numpy": lambda: pickle.dumps((IMAGES, [np.int64(flag) for flag in SAME]), 2),
+    "images as array": lambda: pickle.dumps((np.array(IMAGES, object), np.array(SAME, np.int64)), 4),
     "bytearrays": lambda: pickle.dumps(([bytearray(image) for image in IMAGES], SAME), 5),
     "old numpy": lambda: pickle.dumps((_arrays(IMAGES), SAME), 2).replace(
         b"numpy._core.multiarray", b"numpy.core.multiarray"
@@ -223,6 +230,13 @@ class TestBadInput:
             ((["text"] * 8, SAME), "lists of encoded images and of flags"),
             ((IMAGES[:-1], SAME), "7 images for 4 pairs, twice as many"),
             (([], []), "0 images for 0 pairs"),
+            (
+                (IMAGES, np.array([1, -1, -1, 1])),
+                r"its flags hold -1; 1 \(the same person\) and 0 are needed",
+            ),
+            ((IMAGES, [1, 2, 2, 1]), "its flags hold 2"),
+            ((IMAGES, np.array(["1", "0", "0", "1"])), "an array of 'U1'"),
+            ((np.zeros((8, 4)), SAME), "lists of encoded images and of flags"),
         ],
     )
     def test_other_content(self, tmp_path: Path, content: object, message: str) -> None:

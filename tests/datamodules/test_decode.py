@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 
 from datamodules.readers.bad_images import BadImage
-from datamodules.readers.decode import Crop, check_geometry, decode
+from datamodules.readers.decode import Crop, check_geometry, decode, is_turned
 from lightning_app.alignment.pixels import Undecodable, read_upright
 from lightning_app.masks import MaskLevels, load_mask
 from tests.datamodules.face_files import encoded, picture
@@ -27,12 +29,30 @@ def test_sixteen_bit_grey_takes_the_upper_byte() -> None:
     np.testing.assert_array_equal(pixels[0], values // 256)
 
 
-def test_exif_orientation_is_not_applied() -> None:
-    image = picture(3)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turned by a quarter
-    turned = decode(encoded(image, exif=exif), None, 32, "x")
-    np.testing.assert_array_equal(turned, decode(encoded(image), None, 32, "x"))
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("L", "JPEG"), ("RGB", "JPEG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("RGB", "WEBP")],
+)
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation_is_applied(orientation: int, mode: str, kind: str) -> None:
+    image, exif = picture(3, mode), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encoded(image, kind, exif=exif)
+    with Image.open(io.BytesIO(data)) as opened:
+        upright = ImageOps.exif_transpose(opened).convert("L" if mode == "L" else "RGB")
+    box = (3, 2, 43, 42)  # of the upright image, which may be 50 px wide or high
+    expected = np.asarray(upright.crop(box).resize((32, 32), Image.Resampling.BILINEAR))
+    found = decode(data, box, 32, "x")
+    np.testing.assert_array_equal(found, expected[None] if mode == "L" else _planes(expected))
+    turned = 2 <= orientation <= 8
+    assert is_turned(data) is turned
+    if turned:
+        with pytest.raises(BadImage, match=r"x: is to be turned, says its EXIF: align it first"):
+            decode(data, None, 32, "x", upright=True)
+
+
+def _planes(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.broadcast_to(pixels, (3, 32, 32)) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def test_no_resize_where_the_crop_has_the_size() -> None:

@@ -63,12 +63,37 @@ def test_labels_that_are_not_the_header_s(tmp_path: Path, caplog: pytest.LogCapt
     assert "0 of 4 identities have images of several labels, 1 share one with another" in caplog.text
 
 
-def test_other_images_than_the_header_promises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("left", [slice(1), slice(3), slice(5), slice(-6)])
+def test_an_index_that_is_too_short_is_left_aside(
+    left: slice, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_records(tmp_path / "train.rec", insightface_records(IMAGES))
     lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
-    (tmp_path / "train.idx").write_text("".join(lines[:5] + lines[6:]))
-    assert len(RecordIOFaces(tmp_path, cache_index=False).open()) == 9
-    assert "its header promises 10 images, there are 9" in caplog.text
+    (tmp_path / "train.idx").write_text("".join(lines[left]))
+    assert len(RecordIOFaces(tmp_path, cache_index=False).open()) == 10
+    assert f"promises 10 images, its index {tmp_path / 'train.idx'} names " in caplog.text
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4])
+def test_a_file_cut_between_two_records_is_refused(kept: int, tmp_path: Path) -> None:
+    records = insightface_records(IMAGES)
+    for index in (True, False):
+        write_records(tmp_path / "train.rec", records[: 1 + kept], index)
+        with pytest.raises(ValueError, match=f"promises 10 images, there are {kept}: fetch the file again"):
+            RecordIOFaces(tmp_path, cache_index=False).open()
+
+
+@pytest.mark.parametrize("there", [3, 8])
+def test_an_index_of_another_file(there: int, tmp_path: Path) -> None:
+    """The index names records that the file does not have, or ones that begin elsewhere."""
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+    index = (tmp_path / "train.idx").read_text()
+    write_records(tmp_path / "train.rec", insightface_records([(i, d + b"1234" * i) for i, d in IMAGES]))
+    (tmp_path / "train.idx").write_text(index)
+    if there == 3:
+        (tmp_path / "train.rec").write_bytes((tmp_path / "train.rec").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"train\.rec: .*: fetch the file again"):
+        RecordIOFaces(tmp_path, cache_index=False).open()
 
 
 @pytest.mark.parametrize("index", [True, False])

@@ -1,0 +1,143 @@
+"""An overlay means the same on every config: what it states holds as stated, the rest stays as the config has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from lightning_app.cli.app import FaceVeilCLI
+from lightning_app.cli.configs import CONFIGS, FindConfig, shipped
+
+OVERLAYS = [name for name in shipped() if name.startswith("overlays/")]
+FITS = [
+    name
+    for name in shipped()
+    if name not in OVERLAYS and {"trainer", "model"} <= {*yaml.safe_load((CONFIGS / name).read_text())}
+]
+LFW = "callbacks.LFWVerification"
+
+
+class Parsed(FaceVeilCLI):
+    """Reads a command line of `fit` and makes nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leave run folders alone."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+
+@pytest.fixture(scope="module")
+def parser() -> Iterator[ArgumentParser]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["main.py"])  # Lightning warns of arguments beside its own
+        yield _parser()
+
+
+def _parser() -> ArgumentParser:
+    read = Parsed(
+        L.LightningModule, L.LightningDataModule, save_config_callback=None, subclass_mode_model=True,
+        subclass_mode_data=True, auto_configure_optimizers=False, seed_everything_default=0, run=False, args=[],
+        parser_kwargs={"exit_on_error": False},
+    )  # fmt: skip
+    return read.parser
+
+
+@pytest.fixture(scope="module")
+def defaults(parser: ArgumentParser) -> Namespace:
+    return parser.get_defaults()
+
+
+def _apply(parser: ArgumentParser, config: Namespace, name: str) -> Namespace:
+    (action,) = (action for action in parser._actions if isinstance(action, FindConfig))
+    config = config.clone()
+    action(parser, config, name)
+    config.pop("config")
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Namespace):
+        return {key: _plain(part) for key, part in vars(value).items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _leaves(part, (*path, key))
+    else:
+        yield path, value
+
+
+def _states(overlay: str) -> set[tuple[str, ...]]:
+    return {path for path, _ in _leaves(yaml.safe_load((CONFIGS / overlay).read_text()))}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_every_overlay_means_the_same_on_every_config(
+    name: str, parser: ArgumentParser, defaults: Namespace
+) -> None:
+    before = _apply(parser, defaults, name)
+    for overlay in OVERLAYS:
+        stated = _states(overlay)
+        alone = dict(_leaves(_plain(_apply(parser, defaults, overlay))))
+        after = dict(_leaves(_plain(_apply(parser, before, overlay))))
+        kept = dict(_leaves(_plain(before)))
+        for path in after:
+            wanted = alone if path in stated else kept
+            assert after[path] == wanted[path], (name, overlay, ".".join(path))
+        assert stated <= {*after}, (name, overlay)
+
+
+def _two_configs(tmp_path: Path, earlier: str, later: str) -> list[str]:
+    for file, content in (("earlier.yaml", earlier), ("later.yaml", later)):
+        (tmp_path / file).write_text(content)
+    return ["--config", str(tmp_path / "earlier.yaml"), "--config", str(tmp_path / "later.yaml")]
+
+
+def _crops(config: Any) -> list[tuple[str, object]]:
+    return [(one.class_path, one.init_args.get("crop")) for one in config.trainer.callbacks]
+
+
+ONE = f"trainer: {{callbacks: [{{class_path: {LFW}, init_args: {{root: a, crop: 150, flip: true}}}}]}}"
+OTHER = f"trainer: {{callbacks: [{{class_path: {LFW}, init_args: {{root: b}}}}]}}"
+
+
+def test_a_list_of_a_later_config_replaces_one_of_the_same_length(
+    parser: ArgumentParser, tmp_path: Path
+) -> None:
+    read = parser.parse_args(_two_configs(tmp_path, ONE, OTHER))
+    assert _crops(read) == [(LFW, None)]
+    assert read.trainer.callbacks[0].init_args.flip is False
+
+
+def test_a_list_on_the_command_line_replaces_a_config_s(parser: ArgumentParser, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(ONE)
+    given = f"[{{class_path: {LFW}, init_args: {{root: b}}}}]"
+    for args in ([f"--trainer.callbacks={given}"], ["--trainer.callbacks", given]):
+        read = parser.parse_args(["--config", str(tmp_path / "one.yaml"), *args])
+        assert _crops(read) == [(LFW, None)]
+
+
+def test_a_list_within_a_class_is_replaced_too(parser: ArgumentParser, tmp_path: Path) -> None:
+    def chain(key: str, **init: object) -> str:
+        steps = [{"class_path": "lightning_app.desensitize.MixUp", "init_args": {"key": key, **init}}]
+        made = {"class_path": "lightning_app.desensitize.Chain", "init_args": {"steps": steps}}
+        return yaml.safe_dump({"data": {"desensitizer": made}})  # the short form, without init_args
+
+    read = parser.parse_args(_two_configs(tmp_path, chain("a", k=3, cap=0.6), chain("b")))
+    (step,) = read.data.init_args.desensitizer.init_args.steps
+    assert (step.init_args.key, step.init_args.k) == ("b", 2)
+
+
+def test_what_is_appended_is_kept(parser: ArgumentParser, tmp_path: Path) -> None:
+    later = "trainer: {callbacks+: [{class_path: callbacks.DSSIMReport}]}"
+    read = parser.parse_args(_two_configs(tmp_path, ONE, later))
+    assert _crops(read) == [(LFW, 150), ("callbacks.DSSIMReport", None)]
