@@ -21,7 +21,8 @@ from lightning_app.desensitize import BlockDCT
 from lightning_app.evaluation import privacy
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import Candidate, Method, Restorer, warn_of_known_people
+from lightning_app.studies.compare import Candidate, Method, Restorer, bench
+from lightning_app.studies.compare.strangers import warn_of_known_people
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import RunMain, refused, write_config
 
@@ -154,7 +155,7 @@ def test_everything_is_measured_once_and_shown(
         judged.append(len(args[3]))
         return real(*args)
 
-    monkeypatch.setattr(module, "measure", counted)
+    monkeypatch.setattr(bench, "measure", counted)
     (home / "parts" / next(part.name for part in parts if "Telea" in part.name)).unlink()  # killed there
     run_main("compare", "--config", path)
     again = {part: part.stat().st_mtime_ns for part in (home / "parts").iterdir()}

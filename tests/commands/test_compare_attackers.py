@@ -17,7 +17,7 @@ from lightning_app.commands import compare as module
 from lightning_app.commands import compare_report
 from lightning_app.models import ResNet
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import in_common
+from lightning_app.studies.compare.strangers import in_common
 from tests.command_line import RunMain, refused
 
 SIZE = 32
