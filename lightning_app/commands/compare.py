@@ -33,7 +33,7 @@ from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.eyes import OWN, Eyes, Who, in_words
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.outcome import Outcome
-from lightning_app.studies.compare.strangers import check_same_people, check_strangers, warn_of_known_people
+from lightning_app.studies.compare.strangers import check_same_people, check_strangers
 from lightning_app.studies.compare.training import train_all, train_linkers
 
 
@@ -77,7 +77,8 @@ def compare(
         recognisers: label -> who compares two faces as seen (Table 2): as in `judges`, or `own`, the method's; by
             default `own`.
         attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none, and one that
-            needs pictures where a method releases none.
+            needs pictures where a method releases none. None may have learnt from people who are attacked, nor may
+            the three below.
         restorer: an attacker to train for each method that hides anything and releases pictures.
         attackers: label -> a further attacker to train for each method that hides anything and releases what it takes:
             a UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
@@ -118,9 +119,7 @@ def compare(
     warn_of_emulation(precision, where, "--precision")
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
-    warn_of_known_people(candidates, mounted, restorer, seed)
-    strangers = [one for one in learners if one is not restorer] + ([linker] if linker else [])
-    check_strangers(next(iter(candidates.values())), strangers, seed)
+    unknown = check_strangers(candidates, mounted, [*learners, *([linker] if linker else [])], seed, restorer)
     eyes = Eyes(who, compared, candidates, where, mean, std, precision)
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
     labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
@@ -133,6 +132,8 @@ def compare(
         loggers=every_logger(logger),
         command=command or f"python main.py compare ({name})",
     )  # fmt: skip
+    if unknown:
+        out.facts["people that attackers have learnt from"] = " ".join(unknown)
     with progress_bar(share=True) as bar:
         eyes.ready, restorers = train_all(candidates, learners, trained, seed, out, bar)
         first = next(iter(candidates.values())).setting

@@ -8,6 +8,7 @@ import math
 import platform
 from contextlib import suppress
 
+from PIL import Image
 from rich import get_console
 
 from lightning_app.core.csv_text import csv_text
@@ -19,7 +20,10 @@ from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.columns import RELEASED, columns_of
 from lightning_app.report.compare import compare_chart, strongest
 from lightning_app.report.html import Comparison, render, state_table
+from lightning_app.report.judges import clean_of, standing
+from lightning_app.report.loss_curves import loss_figure
 from lightning_app.runs.send import send_report
+from lightning_app.studies.compare.curves import why_open
 from lightning_app.studies.compare.outcome import Outcome
 from lightning_app.studies.compare.words import describe
 
@@ -47,6 +51,16 @@ def write_report(out: Outcome, final: bool = False) -> None:
             name = f"compare/{label}/strongest/{out.axis.measure}"
             text |= Measurement(name, *seen[:3]).flat()
             text[f"compare/{label}/strongest/attack"] = seen[3]
+            if seen[4]:
+                text[f"compare/{label}/strongest/judge"] = seen[4]
+        opened = out.open.get(label, {})
+        text[f"compare/{label}/strongest/at_least"] = bool(opened)
+        text |= {f"compare/{label}/{attack}/open": why for attack, why in opened.items()}
+        text |= {
+            f"compare/{label}/{attack}/batches": lines[label].batches
+            for attack, lines in out.curves.items()
+            if label in lines
+        }
     write_metrics(out.folder / "metrics.json", text)
     heads, rows = table(out)
     write_atomically(out.folder / "compare.csv", csv_text(csv_rows(out)))
@@ -55,6 +69,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
         return
     picture = compare_chart(out.results, out.attacks, list(out.judges), out.axis, out.name)
     write_atomically(out.folder / "compare.png", png_bytes(picture))
+    if out.curves:
+        write_atomically(out.folder / "attackers.png", png_bytes(_losses(out)))
     # a narrow terminal, or a log file's 80 columns, would break the cells themselves
     wide = sum(max(len(cell) for cell in column) + 3 for column in zip(heads, *rows, strict=True)) + 2
     numbers = {key: value for key, value in flat.items() if math.isfinite(value)}
@@ -64,7 +80,40 @@ def write_report(out: Outcome, final: bool = False) -> None:
     if not all(map(out.shows_pictures, out.results)):
         title += f"; {_LOOKED_AT} releases no pictures: seen as its `look` shows it"
     print_table(title, rows, heads, console=console)
+    print_table(
+        "verdicts: what the strongest attack sees of each method", *verdicts(out)[::-1], console=console
+    )
+    for label, opened in out.open.items():
+        for attack, why in opened.items():
+            log.warning("%s: of %s the verdict says 'at least': %s.", label, attack, why)
     log.info("Intervals, everything measured and the picture: %s", out.folder / "report.html")
+
+
+def verdicts(out: Outcome) -> tuple[list[str], list[list[str]]]:
+    """Make the terminal's table of verdicts: the worst for each method, over judges and attacks.
+
+    Args:
+        out: what was found.
+    """
+    heads = ["method", "accuracy", out.axis.title, "strongest attack", "judge", "not the last word"]
+    rows = []
+    for label, found in out.results.items():
+        seen, accuracy = strongest(found, out.attacks, list(out.judges), out.axis), found.get("accuracy")
+        opened = "; ".join(f"{attack}: {why}" for attack, why in out.open.get(label, {}).items())
+        row = [label, "–" if accuracy is None else f"{100 * accuracy:.1f}"]
+        if seen is None:
+            rows.append([*row, "–", "–", "–", opened])
+            continue
+        sign = ("≤ " if out.axis.higher_is_private else "≥ ") if opened else ""
+        low, value, high = (f"{out.axis.scale * one:.3g}" for one in (seen[1], seen[0], seen[2]))
+        worth = standing(clean_of(_judged(out), out.judges).get(seen[4]))
+        rows.append([*row, f"{sign}{value} [{low}, {high}]", seen[3], f"{seen[4]}{f' ({worth})' if worth else ''}",
+                     opened])  # fmt: skip
+    return heads, rows
+
+
+def _judged(out: Outcome) -> dict[str, float]:
+    return {key.removeprefix("compare/"): value for key, value in out.figures.items()}
 
 
 def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
@@ -117,6 +166,14 @@ def versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):  # it may be installed under another name
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def _losses(out: Outcome) -> Image.Image:
+    lines = {
+        attack: {label: (one.steps, one.losses, bool(why_open(one))) for label, one in curves.items()}
+        for attack, curves in out.curves.items()
+    }
+    return loss_figure(lines, f"{out.name}: what more training would bring")
 
 
 def _page(out: Outcome) -> Comparison:

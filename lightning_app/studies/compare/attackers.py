@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.face import FaceDataModule
-from lightning_app.cli.fit_config import read_fit_settings, saved_reader
+from lightning_app.cli.fit_config import read_fit_settings
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.candidate import Candidate, plain, typed
@@ -34,8 +34,7 @@ def train_attacker(
     Raises:
         ValueError: the config cannot be used, or a run of that name was made otherwise.
     """
-    of = "clean" if clean else jobs.slug(candidate.label)
-    run = candidate.folder / f"{of}_{jobs.slug(restorer.label)}"
+    run = attacker_run(candidate, restorer, clean)
     common = [*attacker_args(candidate, restorer, seed, clean), *more]
     args = ["fit", *common, "--runs", str(run.parent), "--name", run.name]
     candidate.commands.append(typed(args))
@@ -46,6 +45,28 @@ def train_attacker(
     output = candidate.folder / "logs" / f"{run.name}.log"
     done = jobs.do(args, run, output, candidate.folder.name, figure=_TRAINED)
     return run / LAST if done else None
+
+
+def attacker_run(candidate: Candidate, restorer: Restorer, clean: bool = False) -> Path:
+    """Return the folder of an attacker's run.
+
+    Args:
+        candidate: the method.
+        restorer: the attacker.
+        clean: of the one that is trained on clean faces.
+    """
+    of = "clean" if clean else jobs.slug(candidate.label)
+    return candidate.folder / f"{of}_{jobs.slug(restorer.label)}"
+
+
+def home_of(checkpoint: str | Path) -> Path:
+    """Return the folder of the run that a checkpoint is of.
+
+    Args:
+        checkpoint: a file in `checkpoints/`, or that folder itself.
+    """
+    given = Path(checkpoint)
+    return given if given.is_dir() else given.parent.parent
 
 
 def attacker_args(candidate: Candidate, restorer: Restorer, seed: int, clean: bool = False) -> list[str]:
@@ -93,22 +114,3 @@ def clean_data(candidate: Candidate, restorer: Restorer, seed: int) -> FaceDataM
         FileNotFoundError, ValueError: its config cannot be used.
     """
     return read_fit_settings(attacker_args(candidate, restorer, seed, clean=True)).data
-
-
-def known_to(candidate: Candidate, restorer: Restorer | None, seed: int) -> Sequence[str]:
-    """Name the identities that a method's trained attacker learns from.
-
-    Args:
-        candidate: the method.
-        restorer: what is trained where the method brings none; there must be one then.
-        seed: of its run.
-
-    Raises:
-        FileNotFoundError, ValueError: the config, or the set it names, cannot be read.
-    """
-    if candidate.method.restorer is not None:
-        given = Path(candidate.method.restorer)
-        home = given if given.is_dir() else given.parent.parent
-        return saved_reader(home, candidate.setting.classes).identities
-    assert restorer is not None, "the method has no attacker"
-    return read_fit_settings(attacker_args(candidate, restorer, seed)).data.reader.identities

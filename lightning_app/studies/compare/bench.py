@@ -10,6 +10,7 @@ from pathlib import Path
 from datamodules.face import FaceDataModule
 from lightning_app.attacks import Attack
 from lightning_app.evaluation import Judge
+from lightning_app.evaluation.embed import no_tick
 from lightning_app.evaluation.privacy import (
     Subjects,
     applies,
@@ -66,7 +67,7 @@ class Bench:
 
     def figures(
         self, candidate: Candidate, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
-        tick: Callable[[int], None],
+        tick: Callable[[int], None] = no_tick,
     ) -> dict[str, float]:  # fmt: skip
         """Measure one attack on one method, or read what was measured before; empty where it cannot be mounted."""
         data = candidate.setting.data

@@ -55,14 +55,23 @@ def measure_all(
         for attack_label, attack in against.items():
             bar.update(task, description=f"{label}: {attack_label}")
             if attack is None and attack_label != RELEASED:
-                continue  # its checkpoint could not be read, which is told already
-            work = partial(
-                bench.with_judge(links.get(label) if attack is None else None).figures,
-                candidate, attack, attack_label, seeing, partial(bar.advance, task),
-            )  # fmt: skip
-            found = out.tried(f"{label}, {attack_label}", work) or {}
+                out.leave_open(label, attack_label, "its checkpoint could not be read")
+                continue
+            given = candidate, attack, attack_label, seeing
+            work = partial(bench.figures, *given, partial(bar.advance, task))
+            found = out.tried(f"{label}, {attack_label}", work)
+            if found is None:
+                out.leave_open(label, attack_label, "it could not be measured")
+                continue
             head = "" if attack is None else f"{attack_label}/"
             out.results[label] |= {f"{head}{key}": value for key, value in found.items()}
+            if (
+                attack is None and (link := links.get(label)) is not None
+            ):  # that it fails costs nobody's figures
+                linked = out.tried(f"{label}, {link[0]}", partial(bench.with_judge(link).figures, *given))
+                if linked is None:
+                    out.leave_open(label, link[0], "it could not be measured")
+                out.results[label] |= linked or {}
         out.tried(f"{label}: examples", partial(out.show, candidate, against, subjects, examples, show_faces))
         report()
     bar.update(task, completed=len(subjects) * len(out.candidates) * states)

@@ -18,7 +18,9 @@ from lightning_app.metrics.reidentification import one_of_each
 from lightning_app.report.columns import RELEASED, find_metric
 from lightning_app.report.compare import Axis
 from lightning_app.report.html import Example
+from lightning_app.report.judges import clean_of, standing
 from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.curves import Curve, budgets, read_curve, why_open
 
 log = logging.getLogger("faceveil")
 T = TypeVar("T")
@@ -41,6 +43,9 @@ class Outcome:
         command: the command line.
         results: method -> figures.
         failed: what did not work, in a line each.
+        open: method -> attack -> why its figure says 'at least', or why there is none: a loss that still fell, a
+            training that failed.
+        curves: attacker -> method -> its loss against steps.
         examples: method -> faces in each state.
         facts: name -> value, for the page's head.
         private: whether real faces are shown.
@@ -57,6 +62,8 @@ class Outcome:
     command: str
     results: dict[str, dict[str, float]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    open: dict[str, dict[str, str]] = field(default_factory=dict)
+    curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
@@ -77,6 +84,30 @@ class Outcome:
             self.failed.append(line)
             return None
 
+    def leave_open(self, method: str, attack: str, why: str) -> None:
+        """Note that an attack may see more of a method than its figure says.
+
+        Args:
+            method: label.
+            attack: label.
+            why: in a few words; nothing is noted where it is empty.
+        """
+        if why:
+            self.open.setdefault(method, {})[attack] = why
+
+    def learnt(self, method: str, attack: str, run: Path) -> None:
+        """Note how an attacker was trained on a method: its loss, its budget, and whether more might have helped.
+
+        Args:
+            method: label.
+            attack: label.
+            run: the attacker's folder.
+        """
+        curve = read_curve(run)
+        self.curves.setdefault(attack, {})[method] = curve
+        self.leave_open(method, attack, why_open(curve))
+        self.facts[f"budget of {attack}"] = budgets(self.curves[attack])
+
     def shows_pictures(self, label: str) -> bool:
         """Return whether what a method releases is a picture by itself.
 
@@ -88,9 +119,9 @@ class Outcome:
     def count(self, subjects: Subjects) -> None:
         """Note on whom everything is measured."""
         gallery, probes = len(subjects.gallery), len(subjects.probes)
-        self.facts = {"images": str(len(subjects)), "pairs": str(len(subjects.pairs)),
+        self.facts |= {"images": str(len(subjects)), "pairs": str(len(subjects.pairs)),
                       "people in the gallery": str(gallery), "faces looked for": str(probes)}  # fmt: skip
-        self.figures = {
+        self.figures |= {
             "compare/gallery": gallery,
             "compare/probes": probes,
             "compare/pairs": len(subjects.pairs),
@@ -112,6 +143,8 @@ class Outcome:
             }
             said = ", ".join(f"{name} {share}" for name, share in shares.items() if share)
             if said:
+                worth = standing(clean_of(found, {label: ""}).get(label))
+                said += f" ({worth})" if worth else ""
                 self.facts[f"{label} on clean faces"] = said
                 log.info("judge %s on clean faces: %s", label, said)
 

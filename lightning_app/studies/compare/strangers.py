@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from datamodules.readers.base import FaceReader
 from lightning_app.attacks import Attack, TrainedRestorer
 from lightning_app.cli.fit_config import read_fit_settings, saved_reader
 from lightning_app.models.known import Untrusted
-from lightning_app.studies.compare.attackers import attacker_args, known_to
+from lightning_app.studies.compare.attackers import attacker_args, home_of
 from lightning_app.studies.compare.candidate import Candidate
 from lightning_app.studies.compare.methods import Restorer
 
@@ -47,88 +48,117 @@ def check_same_people(candidates: Mapping[str, Candidate]) -> None:
             )
 
 
-def warn_of_known_people(
-    candidates: Mapping[str, Candidate], attacks: Mapping[str, Attack], restorer: Restorer | None, seed: int
-) -> None:
-    """Say so where an attacker has learnt from people whose images are attacked: it would look better than it is.
+def check_strangers(
+    candidates: Mapping[str, Candidate], attacks: Mapping[str, Attack], learners: Sequence[Restorer], seed: int,
+    given: Restorer | None = None,
+) -> list[str]:  # fmt: skip
+    """Refuse attackers that have learnt, or would learn, from people who are attacked: by name or by picture.
+
+    They would look better than they are; and a linker that has seen somebody's clean and desensitized face together
+    has nothing left to link.
 
     Args:
         candidates: label -> method; all are verified on the same images.
         attacks: label -> attack.
-        restorer: the attacker that is trained for each method, if any.
-        seed: of its runs.
+        learners: what is trained for each method.
+        seed: of their runs.
+        given: the one of which methods may bring a checkpoint (`Method.restorer`).
+
+    Returns:
+        Of whom it cannot be checked, a line each, which is logged too.
 
     Raises:
-        FileNotFoundError, ValueError: the verification's list or its images cannot be read, or the config beside an
-            attacker's checkpoint names a class that is not trusted.
+        FileNotFoundError, ValueError: somebody is among both; the attacked images cannot be read, or what a learner
+            would learn from; or the config beside an attacker's checkpoint names a class that is not trusted.
     """
-    first = next(iter(candidates.values())).setting
-    assert first.verification is not None
-    people = set(first.verification.open(first.data).identities)
-    learnt: dict[str, Callable[[], Sequence[str]]] = {
-        label: partial(_known_to, attack, first.classes) for label, attack in attacks.items()
+    first = next(iter(candidates.values()))
+    assert first.setting.verification is not None
+    attacked = first.setting.verification.open(first.setting.data)
+    people, name = set(attacked.identities), first.setting.verification.name
+    trust = first.setting.classes
+    learnt: dict[str, Callable[[], Learnt]] = {
+        label: partial(_learnt_by, attack, trust) for label, attack in attacks.items()
     }
     for label, candidate in candidates.items():
         if candidate.method.restorer is not None:
-            learnt[f"methods.{label}.restorer"] = partial(known_to, candidate, restorer, seed)
-        elif restorer is not None and candidate.setting.desensitizer is not None:
-            learnt.setdefault(restorer.label, partial(known_to, candidate, restorer, seed))
-    for name, known in learnt.items():
+            learnt[f"methods.{label}.restorer"] = partial(_of_run, home_of(candidate.method.restorer), trust)
+    unknown, sources = [], {}
+    for label, ask in learnt.items():
         try:
-            those = set(known())
+            sources[label] = ask()
         except Untrusted as error:  # for the user to decide, before anything is trained
-            raise ValueError(f"{name}: {error}") from error
+            raise ValueError(f"{label}: {error}") from error
         except (ValueError, OSError) as error:
-            log.warning(
-                "%s: whether it has learnt from people who are attacked cannot be checked (%s).", name, error
+            unknown.append(
+                f"{label}: whether it has learnt from people who are attacked cannot be checked ({error})."
             )
             continue
-        if those and not people:
-            log.warning(
-                "%s: whether it has learnt from people who are attacked cannot be checked: %s does not tell who is on "
-                "its images.", name, first.verification.name,
-            )  # fmt: skip
-        elif shared := those & people:
-            log.warning(
-                "%s: %d of the %d people who are attacked are among those it has learnt from: it looks better than it "
-                "is. Give it other people's faces.", name, len(shared), len(people),
-            )  # fmt: skip
+        if sources[label].names and not people:
+            unknown.append(
+                f"{label}: whether it has learnt from people who are attacked cannot be checked: {name} does not tell "
+                "who is on its images."
+            )
+    for one in learners:
+        of = next((c for c in candidates.values() if not (one is given and c.method.restorer)), None)
+        if of is not None:
+            reader = read_fit_settings(attacker_args(of, one, seed)).data.reader
+            sources[one.label] = Learnt(set(reader.identities), [reader])
+    for line in unknown:
+        log.warning(line)
+    _refuse(sources, attacked, people)
+    return unknown
 
 
-def _known_to(attack: Attack, trust: Collection[str]) -> Sequence[str]:
-    """Name the identities that an attack has learnt from; those of a trained network stand in its run's config."""
+@dataclass(frozen=True)
+class Learnt:
+    """From whom an attacker has learnt.
+
+    Attributes:
+        names: of people.
+        readers: their images, where they are at hand.
+    """
+
+    names: set[str]
+    readers: list[FaceReader]
+
+
+def _refuse(sources: Mapping[str, Learnt], attacked: FaceReader, people: set[str]) -> None:
+    digests: set[str] | None = None
+    known: dict[str, int] = {}  # attackers mostly learn from the same images
+    for label, source in sources.items():
+        shared, images = len(source.names & people), 0
+        for reader in source.readers:
+            key = f"{type(reader).__qualname__} {sorted(vars(reader).items(), key=str)}"
+            if not shared and key not in known:
+                digests = _hashes(attacked) if digests is None else digests
+                known[key] = len(_hashes(reader.open()) & digests)
+            images += known.get(key, 0)
+        if shared or images:
+            found = (
+                f"{shared} of the {len(people)} people who are attacked"
+                if shared
+                else f"{images} of their images"
+            )
+            raise ValueError(
+                f"{label}: {found} are among those it learns from: it would look better than it is. Give it other "
+                "people's faces"
+            )
+
+
+def _learnt_by(attack: Attack, trust: Collection[str]) -> Learnt:
+    """Tell from whom an attack has learnt; of a trained network its run's config tells."""
+    reader = getattr(attack, "reader", None)
+    own = Learnt(set(attack.people()), [reader] if isinstance(reader, FaceReader) else [])
     trained = attack if isinstance(attack, TrainedRestorer) else getattr(attack, "then", None)
     if not isinstance(trained, TrainedRestorer):
-        return attack.people()
-    return [*attack.people(), *saved_reader(trained.restorer.path.parent.parent, trust).identities]
+        return own
+    run = _of_run(trained.restorer.path.parent.parent, trust)
+    return Learnt(own.names | run.names, own.readers + run.readers)
 
 
-def check_strangers(candidate: Candidate, attackers: Sequence[Restorer], seed: int) -> None:
-    """Refuse attackers that would learn from people who are attacked, by name or by picture.
-
-    Args:
-        candidate: a method; all are verified on the same images, and an attacker's people are the same for all.
-        attackers: what is trained for each.
-        seed: of their runs.
-
-    Raises:
-        FileNotFoundError, ValueError: somebody is among both, or a set cannot be read.
-    """
-    assert candidate.setting.verification is not None
-    attacked = candidate.setting.verification.open(candidate.setting.data) if attackers else None
-    found: dict[str, tuple[set[str], int]] = {}  # attackers mostly learn from the same people
-    for attacker in attackers:
-        assert attacked is not None
-        setting = read_fit_settings(attacker_args(candidate, attacker, seed))
-        key = json.dumps(setting.about["data"]["init_args"].get("reader"), default=str)
-        if key not in found:
-            found[key] = in_common(setting.data.reader.open(), attacked)
-        shared_people, shared_images = found[key]
-        if shared_people or shared_images:
-            raise ValueError(
-                f"{attacker.label}: {len(shared_people)} of the people who are attacked, and {shared_images} of their "
-                f"images, are among those it would learn from{_named(shared_people)}: give it other people's faces"
-            )
+def _of_run(home: Path, trust: Collection[str]) -> Learnt:
+    reader = saved_reader(home, trust)
+    return Learnt(set(reader.identities), [reader])
 
 
 def in_common(one: FaceReader, other: FaceReader) -> tuple[set[str], int]:
@@ -151,7 +181,3 @@ def _hashes(reader: FaceReader) -> set[str]:
         images = reader.__getitems__(rows.tolist())["image"]
         found |= {hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images}
     return found
-
-
-def _named(people: set[str]) -> str:
-    return f" ({', '.join(sorted(people)[:3])}{', …' if len(people) > 3 else ''})" if people else ""

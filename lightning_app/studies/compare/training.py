@@ -11,12 +11,14 @@ from rich.progress import Progress
 from lightning_app.attacks import LinkAttack
 from lightning_app.evaluation import Judge, LinkJudge
 from lightning_app.evaluation.judges.named import NAMES
-from lightning_app.studies.compare.attackers import clean_data, meets, train_attacker
+from lightning_app.studies.compare.attackers import attacker_run, clean_data, home_of, meets, train_attacker
 from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.candidate import Candidate
 from lightning_app.studies.compare.eyes import Who
 from lightning_app.studies.compare.methods import Linking, Restorer
 from lightning_app.studies.compare.outcome import Outcome
+
+FAILED = "its training failed"
 
 
 def train_all(
@@ -51,14 +53,20 @@ def train_all(
         label: {given.label: c.method.restorer}
         for label, c in candidates.items() if given is not None and c.method.restorer
     }  # fmt: skip
+    for label, found in restorers.items():
+        for attack, path in found.items():
+            out.learnt(label, attack, home_of(path))
     for candidate, restorer in hiding:
         bar.update(task, description=f"{candidate.label}: {restorer.label}")
         what = f"{candidate.label}: training of {restorer.label}"
         made = out.tried(what, partial(train_attacker, candidate, restorer, seed))
         if made:
             restorers.setdefault(candidate.label, {})[restorer.label] = str(made)
-        elif not (out.failed and out.failed[-1].startswith(what)):
-            out.failed.append(what)
+            out.learnt(candidate.label, restorer.label, made.parent.parent)
+        else:
+            out.leave_open(candidate.label, restorer.label, FAILED)
+            if not (out.failed and out.failed[-1].startswith(what)):
+                out.failed.append(what)
         bar.advance(task)
     bar.update(task, visible=False)
     return ready, restorers
@@ -85,6 +93,9 @@ def train_linkers(
         return {}, {}
     teacher = bench.judges.get(linker.teacher)
     if teacher is None:  # which is told already
+        for label, candidate in candidates.items():
+            if candidate.setting.desensitizer:
+                out.leave_open(label, linker.label, FAILED)
         return {}, {}
     given = who[linker.teacher]
     path = candidates[given].checkpoint if isinstance(given, str) and given in candidates else given
@@ -106,6 +117,9 @@ def train_linkers(
     for label, candidate in candidates.items():
         if candidate.setting.desensitizer:
             made = out.tried(f"{label}: training of {linker.label}", partial(judge, candidate, False))
-            if made is not None:
-                links[label] = (linker.label, made)
+            if made is None:
+                out.leave_open(label, linker.label, FAILED)
+                continue
+            links[label] = (linker.label, made)
+            out.learnt(label, linker.label, attacker_run(candidate, linker))
     return links, ceiling
