@@ -141,6 +141,7 @@ def compare(
         subjects = Subjects(first.verification.open(first.data), batch_size, where)
         out.count(subjects)
         bench = Bench(subjects, eyes.judges(subjects, out), bootstrap, out.folder / "parts")
+        out.cosine = [label for label, one in bench.judges.items() if one.metric == "cosine"]
         links, ceiling = train_linkers(candidates, linker, who, bench, seed, out)
         out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceiling)
         measure_all(

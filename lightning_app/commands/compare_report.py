@@ -25,6 +25,7 @@ from lightning_app.report.loss_curves import loss_figure
 from lightning_app.runs.send import send_report
 from lightning_app.studies.compare.curves import why_open
 from lightning_app.studies.compare.outcome import Outcome
+from lightning_app.studies.compare.scoring import flat, indicators, score_table
 from lightning_app.studies.compare.words import describe
 
 log = logging.getLogger("faceveil")
@@ -39,12 +40,12 @@ def write_report(out: Outcome, final: bool = False) -> None:
         out: what was found.
         final: draw the picture, print the table and send copies to the loggers as well.
     """
-    flat = {
+    numbers = {
         f"compare/{label}/{key}": value
         for label, found in out.results.items()
         for key, value in found.items()
     }
-    text: dict[str, float | str] = {**flat, **out.figures}
+    text: dict[str, float | str] = {**numbers, **out.figures}
     for label, found in out.results.items():
         seen = strongest(found, out.attacks, list(out.judges), out.axis)
         if seen is not None:
@@ -61,6 +62,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
             for attack, lines in out.curves.items()
             if label in lines
         }
+    scored = indicators(out.results, out.attacks, *out.scored_by())
+    text |= flat(scored)
     write_metrics(out.folder / "metrics.json", text)
     heads, rows = table(out)
     write_atomically(out.folder / "compare.csv", csv_text(csv_rows(out)))
@@ -73,8 +76,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
         write_atomically(out.folder / "attackers.png", png_bytes(_losses(out)))
     # a narrow terminal, or a log file's 80 columns, would break the cells themselves
     wide = sum(max(len(cell) for cell in column) + 3 for column in zip(heads, *rows, strict=True)) + 2
-    numbers = {key: value for key, value in flat.items() if math.isfinite(value)}
-    send_report(out.loggers, out.folder, "compare", heads, rows, picture, numbers)
+    finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+    send_report(out.loggers, out.folder, "compare", heads, rows, picture, finite)
     console = get_console() if get_console().width >= wide else SafeConsole(width=wide)
     title = f"compare {out.name}: shares in %, PSNR in dB, hidden: PSNR under the mask alone"
     if not all(map(out.shows_pictures, out.results)):
@@ -83,6 +86,10 @@ def write_report(out: Outcome, final: bool = False) -> None:
     print_table(
         "verdicts: what the strongest attack sees of each method", *verdicts(out)[::-1], console=console
     )
+    if scored:
+        judge, clean = out.scored_by()
+        title = f"the second paper's scores, by {judge}, against {clean}; normalised over these {len(scored)} rows"
+        print_table(title, *score_table(scored)[::-1], console=console)
     for label, opened in out.open.items():
         for attack, why in opened.items():
             log.warning("%s: of %s the verdict says 'at least': %s.", label, attack, why)
@@ -123,7 +130,9 @@ def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
         out: what was found.
     """
     single = len(out.judges) == 1
-    columns = [(c, label) for c, label in columns_of(list(out.judges), list(out.recognisers)) if c.short]
+    columns = [
+        (c, label) for c, label in columns_of(list(out.judges), list(out.recognisers), out.results) if c.short
+    ]
     heads = ["method, attack", "s1 s2 s3"]
     for column, label in columns:
         head = column.short.format(label)

@@ -166,7 +166,11 @@ def _mixed(subjects: Subjects, data: FaceDataModule, rows: Tensor) -> Batch:
     more = max(0, data.desensitizer.mixes - len(rows))
     rows = torch.cat([rows, torch.arange(min(more, len(subjects) - len(rows)))])
     raw = subjects.raw(rows)
-    return data.desensitized(raw, rows.to(raw.device), AS_TRAINED)
+    index = rows.to(raw.device)
+    # whoever trains on mixes is told whom they are of, and how much of each: so is whoever attacks
+    return data.desensitize_batch(
+        {"image": raw, "index": index, "identity": subjects.labels[rows].to(raw.device)}, AS_TRAINED
+    )
 
 
 @torch.inference_mode()

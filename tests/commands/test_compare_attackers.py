@@ -121,7 +121,7 @@ def test_nobody_attacked_is_learnt_from(
 ) -> None:
     known = attacker(tmp_path / "unet.yaml", "UNetRestorer", depth=2)
     with pytest.raises(
-        ValueError, match=r"U-Net: \d of the people who are attacked, and \d+ of their images"
+        ValueError, match=r"U-Net: \d of the \d people who are attacked are among those it learns from"
     ):
         comparison({"blur": BLUR}, attackers={"U-Net": {"config": known}})
     with pytest.raises(ValueError, match=r"linker\.teacher: 'gone'; give the label of the judge"):

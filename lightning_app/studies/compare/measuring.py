@@ -48,7 +48,11 @@ def measure_all(
     for number, (label, candidate) in enumerate(out.candidates.items()):
         bar.update(task, completed=number * len(subjects) * states)
         seeing = shared | eyes.own(candidate, subjects, out)
-        against: dict[str, Attack | None] = {RELEASED: None, **attacks}
+        data = candidate.setting.data
+        data.desensitizer.prepare((data.size, data.size))
+        mounted = {name: attack.against(data.desensitizer) for name, attack in attacks.items()}
+        against: dict[str, Attack | None] = {RELEASED: None}
+        against |= {name: attack for name, attack in mounted.items() if attack is not None}
         for learnt, path in restorers.get(label, {}).items():
             against[learnt] = out.tried(f"{label}: {path}", partial(TrainedRestorer, path))
         out.results[label] = candidate.utility()

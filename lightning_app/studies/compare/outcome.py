@@ -46,6 +46,7 @@ class Outcome:
         open: method -> attack -> why its figure says 'at least', or why there is none: a loss that still fell, a
             training that failed.
         curves: attacker -> method -> its loss against steps.
+        cosine: labels of the judges that compare by cosine.
         examples: method -> faces in each state.
         facts: name -> value, for the page's head.
         private: whether real faces are shown.
@@ -64,6 +65,7 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
     open: dict[str, dict[str, str]] = field(default_factory=dict)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    cosine: list[str] = field(default_factory=list)
     examples: dict[str, list[Example]] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
@@ -107,6 +109,19 @@ class Outcome:
         self.curves.setdefault(attack, {})[method] = curve
         self.leave_open(method, attack, why_open(curve))
         self.facts[f"budget of {attack}"] = budgets(self.curves[attack])
+
+    def scored_by(self) -> tuple[str, str]:
+        """Name who makes the second paper's scores: the judge that does best on clean faces, and the clean method.
+
+        Returns:
+            Labels of a judge that compares by cosine, linkers left out, and of the first method that hides nothing;
+            empty where there is none.
+        """
+        worth = {
+            label: self.figures.get(f"compare/judge_accuracy/{label}", 0.0) for label in self.cosine
+        }  # fmt: skip
+        clean = (c.label for c in self.candidates.values() if not c.setting.data.desensitizer.hides)
+        return max(worth, key=lambda label: worth[label], default=""), next(clean, "")
 
     def shows_pictures(self, label: str) -> bool:
         """Return whether what a method releases is a picture by itself.
