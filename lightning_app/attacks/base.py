@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor, nn
 
 from lightning_app.core.batch import Batch
 
+if TYPE_CHECKING:
+    from datamodules.readers.base import FaceReader
+    from lightning_app.desensitize import Desensitizer
+
+_AT_A_TIME = 32  # images read
 # what attacks overrode before they took the batch, and the method that puts the visible pixels back
 _OLD = ("restore", "_restore")
 
@@ -105,6 +110,17 @@ class Attack(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} does not override guess")
 
+    def against(self, method: Desensitizer) -> Attack | None:
+        """Return the attack as it is mounted on one method; by default itself.
+
+        Args:
+            method: how images were desensitized, prepared. Whoever attacks may use it on other people's faces.
+
+        Returns:
+            The attack, or one of its kind that belongs to this method; None where it has nothing to do there.
+        """
+        return self
+
     def people(self) -> Sequence[str]:
         """Return the identities it has learnt from; empty where there are none, or where it does not know them."""
         return ()
@@ -112,6 +128,31 @@ class Attack(nn.Module):
     def describe(self) -> dict[str, object]:
         """Return what goes into tables and reports: JSON-able, the attack's name first, no face, no path."""
         return {"attack": type(self).__name__}
+
+
+def faces_of(reader: FaceReader | None, images: int, who: str) -> Tensor:
+    """Read faces to learn from, spread evenly over a set.
+
+    Args:
+        reader: clean faces.
+        images: how many; fewer where there are fewer.
+        who: what learns from them, for the message.
+
+    Returns:
+        `[N,3,H,W]` float32 in [0,1].
+
+    Raises:
+        ValueError: there is no reader.
+    """
+    if reader is None:
+        raise ValueError(
+            f"reader: {who} has no faces to learn from; give clean faces of people who are not attacked"
+        )
+    count = len(reader)
+    chosen = torch.linspace(0, count - 1, min(images, count), dtype=torch.float64).round().long()
+    read = [reader.__getitems__(part.tolist())["image"] for part in chosen.split(_AT_A_TIME)]
+    faces = torch.cat(read).float() / 255
+    return faces.expand(-1, 3, -1, -1) if faces.shape[1] == 1 else faces
 
 
 def keep_visible(restored: Tensor, desensitized: Tensor, mask: Tensor) -> Tensor:

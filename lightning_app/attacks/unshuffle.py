@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lightning_app.attacks.base import Attack
+from lightning_app.attacks.base import Attack, faces_of
 from lightning_app.attacks.trained import TrainedRestorer
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import BlockDCT, Desensitizer
@@ -115,7 +115,7 @@ class Unshuffle(Attack):
             ValueError: it has other channels than the reference, or there are no faces to learn from.
         """
         if self.mean is None or self.deviation is None:
-            self.learn(self._faces().to(image.device))
+            self.learn(faces_of(self.reader, self.images, type(self).__name__).to(image.device))
         assert self.mean is not None
         assert self.deviation is not None
         if image.shape[1] != len(self.mean):
@@ -140,15 +140,10 @@ class Unshuffle(Attack):
             image = image * self.spread.to(image.device)[None, :, None, None]
         return raw.look(image)
 
-    def _faces(self) -> Tensor:
-        if self.reader is None:
-            raise ValueError(
-                "reader: Unshuffle has no faces to learn from; give clean faces of people who are not attacked"
-            )
-        count = len(self.reader)
-        chosen = torch.linspace(0, count - 1, min(self.images, count), dtype=torch.float64).round().long()
-        read = [self.reader.__getitems__(part.tolist())["image"] for part in chosen.split(_BATCH)]
-        return torch.cat(read).float() / 255
+    def against(self, method: Desensitizer) -> Unshuffle | None:
+        """Return the attack where a method releases as many channels as the reference; None elsewhere."""
+        alike = not method.is_image and method.out_channels == self.reference.out_channels
+        return self if alike and method.mixes < 2 else None
 
     def people(self) -> Sequence[str]:
         """Return the identities of the faces that are learnt from."""

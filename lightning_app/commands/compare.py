@@ -2,59 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
-from rich.progress import Progress
 
-from datamodules.face import FaceDataModule
-from lightning_app.attacks import Attack, LinkAttack, TrainedRestorer
+from lightning_app.attacks import Attack
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import make_part
-from lightning_app.commands.compare_report import Outcome, write_report
+from lightning_app.commands.compare_report import write_report
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.printing import reason
 from lightning_app.core.progress import progress_bar
 from lightning_app.distributed.device import choose_device
 from lightning_app.distributed.precision import Precision, warn_of_emulation
-from lightning_app.evaluation import Judge, LinkJudge, RecogniserJudge
-from lightning_app.evaluation.judges.named import NAMES, known_name, named_judge
-from lightning_app.evaluation.privacy import (
-    Subjects,
-    applies,
-    clean_key,
-    clean_metrics,
-    figures,
-    keep,
-    measure,
-    measure_clean,
-    measured,
-    part_key,
-)
+from lightning_app.evaluation import Judge
+from lightning_app.evaluation.judges.named import known_name
+from lightning_app.evaluation.privacy import Subjects
 from lightning_app.models.known import trusting
 from lightning_app.report.compare import RELEASED, parse_axis
 from lightning_app.runs.send import every_logger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import (
-    Candidate,
-    Linking,
-    Method,
-    Restorer,
-    check_same_people,
-    check_strangers,
-    warn_of_known_people,
-)
-
-log = logging.getLogger("faceveil")
-OWN = "own"  # of `recognisers`: the one trained on the method's images
-Who = str | Judge  # a judge, or what stands for one
+from lightning_app.studies.compare import Candidate, Linking, Method, Restorer
+from lightning_app.studies.compare.bench import Bench
+from lightning_app.studies.compare.eyes import OWN, Eyes, Who, in_words
+from lightning_app.studies.compare.measuring import measure_all
+from lightning_app.studies.compare.outcome import Outcome
+from lightning_app.studies.compare.strangers import check_same_people, check_strangers
+from lightning_app.studies.compare.training import train_all, train_linkers
 
 
 def compare(
@@ -97,7 +77,8 @@ def compare(
         recognisers: label -> who compares two faces as seen (Table 2): as in `judges`, or `own`, the method's; by
             default `own`.
         attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none, and one that
-            needs pictures where a method releases none.
+            needs pictures where a method releases none. None may have learnt from people who are attacked, nor may
+            the three below.
         restorer: an attacker to train for each method that hides anything and releases pictures.
         attackers: label -> a further attacker to train for each method that hides anything and releases what it takes:
             a UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
@@ -138,88 +119,34 @@ def compare(
     warn_of_emulation(precision, where, "--precision")
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
-    warn_of_known_people(candidates, mounted, restorer, seed)
-    strangers = [one for one in learners if one is not restorer] + ([linker] if linker else [])
-    check_strangers(next(iter(candidates.values())), strangers, seed)
-    texts = {one for one in (*who.values(), *compared.values()) if isinstance(one, str)}
-    made = {text: NAMES[text]().to(where) for text in sorted(texts - {*methods}) if text in NAMES}
+    unknown = check_strangers(candidates, mounted, [*learners, *([linker] if linker else [])], seed, restorer)
+    eyes = Eyes(who, compared, candidates, where, mean, std, precision)
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
     labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
     linking = {linker.label: f"trained on each method; learnt from {linker.teacher}"} if linker else {}
     out = Outcome(
         name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
         attacks=list(dict.fromkeys(labels)),
-        judges=_words(who) | linking,
-        recognisers=_words(compared),
+        judges=in_words(who) | linking,
+        recognisers=in_words(compared),
         loggers=every_logger(logger),
         command=command or f"python main.py compare ({name})",
     )  # fmt: skip
+    if unknown:
+        out.facts["people that attackers have learnt from"] = " ".join(unknown)
     with progress_bar(share=True) as bar:
-        ready, restorers = _train(candidates, learners, trained, seed, out, bar)
+        eyes.ready, restorers = train_all(candidates, learners, trained, seed, out, bar)
         first = next(iter(candidates.values())).setting
         assert first.verification is not None
         subjects = Subjects(first.verification.open(first.data), batch_size, where)
         out.count(subjects)
-
-        def judge(one: Who, of: Candidate | None = None) -> Judge:
-            target = of if one == OWN else candidates.get(one) if isinstance(one, str) else None
-            side = subjects.reader.size
-            if target is not None:
-                target.facts()
-                data = target.setting.data
-                channels = None if data.desensitizer.is_image else data.in_channels
-                if one == OWN and data.desensitizer.mixes > 1:
-                    channels = data.in_channels  # it is used on faces that are not mixed
-                if channels is not None and one != OWN:
-                    raise ValueError(
-                        f"the recogniser of {one} takes what that method releases, which is no picture"
-                    )
-                found: Judge = RecogniserJudge(target.checkpoint, data.mean, data.std, precision, channels)
-                side = data.input_size
-            elif isinstance(one, str):
-                found = made.get(one) or named_judge(one, mean, std, precision)
-            else:
-                found = one
-            found.check_size(side)
-            return found.to(where)
-
-        def judges_of(kind: str, given: Mapping[str, Who], of: Candidate | None = None) -> dict[str, Judge]:
-            found = {}
-            for label, who in given.items():
-                if who in candidates and who not in ready:
-                    out.failed.append(f"{kind} {label}: {who} is not trained")
-                elif (one := out.tried(f"{kind} {label}", partial(judge, who, of))) is not None:
-                    found[label] = one
-            return found
-
-        bench = _Bench(subjects, judges_of("judge", who), bootstrap, out.folder / "parts")
-        links, ceiling = _link(candidates, linker, who, bench, seed, out)
+        bench = Bench(subjects, eyes.judges(subjects, out), bootstrap, out.folder / "parts")
+        out.cosine = [label for label, one in bench.judges.items() if one.metric == "cosine"]
+        links, ceiling = train_linkers(candidates, linker, who, bench, seed, out)
         out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceiling)
-        shared = judges_of("recogniser", {k: v for k, v in compared.items() if v != OWN})
-        task = bar.add_task("", total=len(subjects) * len(candidates) * (1 + len(out.attacks)))
-        for number, (label, candidate) in enumerate(candidates.items()):
-            bar.update(task, completed=number * len(subjects) * (1 + len(out.attacks)))
-            own = {k: v for k, v in compared.items() if v == OWN} if label in ready else {}
-            eyes = shared | judges_of("recogniser", own, candidate)
-            against: dict[str, Attack | None] = {RELEASED: None, **mounted}
-            for learnt, path in restorers.get(label, {}).items():
-                against[learnt] = out.tried(f"{label}: {path}", partial(TrainedRestorer, path))
-            out.results[label] = candidate.utility()
-            for attack_label, attack in against.items():
-                bar.update(task, description=f"{label}: {attack_label}")
-                if attack is None and attack_label != RELEASED:
-                    continue  # its checkpoint could not be read, which is told already
-                work = partial(
-                    bench.with_judge(links.get(label) if attack is None else None).figures,
-                    candidate, attack, attack_label, eyes, partial(bar.advance, task),
-                )  # fmt: skip
-                found = out.tried(f"{label}, {attack_label}", work) or {}
-                head = "" if attack is None else f"{attack_label}/"
-                out.results[label] |= {f"{head}{key}": value for key, value in found.items()}
-            show = partial(out.show, candidate, against, subjects, examples, show_faces)
-            out.tried(f"{label}: examples", show)
-            write_report(out)
-        bar.update(task, completed=len(subjects) * len(candidates) * (1 + len(out.attacks)))
+        measure_all(
+            out, bench, eyes, mounted, restorers, links, bar, partial(write_report, out), examples, show_faces
+        )
     write_report(out, final=True)
     if out.failed:
         raise ChildProcessError(
@@ -266,157 +193,6 @@ def _check(
                     f"{kind}.{label} {one}: no such checkpoint, nor a method of that label; methods are "
                     f"{', '.join(methods)}"
                 )
-
-
-def _train(
-    candidates: Mapping[str, Candidate], learners: list[Restorer], given: Restorer | None, seed: int, out: Outcome,
-    bar: Progress,
-) -> tuple[set[str], dict[str, dict[str, str]]]:  # fmt: skip
-    """Do the runs; tell which recognisers are there, and by method and attacker its trained attackers' checkpoints.
-
-    Args:
-        candidates: the methods.
-        learners: what is trained for each.
-        given: whose checkpoint a method may bring (`Method.restorer`).
-        seed: of the runs.
-        out: where failures go.
-        bar: to be moved on.
-    """
-    hiding = [
-        (c, one) for one in learners for c in candidates.values()
-        if not (c.method.restorer and given is not None and one.label == given.label) and c.meets(one, seed)
-    ]  # fmt: skip
-    task = bar.add_task("training", total=len(candidates) + len(hiding))
-    ready: set[str] = set()
-    for label, candidate in candidates.items():
-        bar.update(task, description=f"{label}: recogniser")
-        done = out.tried(f"{label}: its run", candidate.train)
-        if done and out.tried(f"{label}: its checkpoint", candidate.facts) is not None:
-            ready.add(label)
-        elif done is False:
-            out.failed.append(f"{label}: its run ({candidate.run})")
-        bar.advance(task)
-    restorers = {
-        label: {given.label: c.method.restorer}
-        for label, c in candidates.items() if given is not None and c.method.restorer
-    }  # fmt: skip
-    for candidate, restorer in hiding:
-        bar.update(task, description=f"{candidate.label}: {restorer.label}")
-        what = f"{candidate.label}: training of {restorer.label}"
-        made = out.tried(what, partial(candidate.train_restorer, restorer, seed))
-        if made:
-            restorers.setdefault(candidate.label, {})[restorer.label] = str(made)
-        elif not (out.failed and out.failed[-1].startswith(what)):
-            out.failed.append(what)
-        bar.advance(task)
-    bar.update(task, visible=False)
-    return ready, restorers
-
-
-def _link(
-    candidates: Mapping[str, Candidate], linker: Linking | None, who: Mapping[str, Who], bench: _Bench, seed: int,
-    out: Outcome,
-) -> tuple[dict[str, tuple[str, Judge]], dict[str, float]]:  # fmt: skip
-    """Train a linker on each method that hides, and one on clean faces; give them as judges, and the ceiling.
-
-    Args:
-        candidates: the methods.
-        linker: what to train; None for nothing.
-        who: the judges as the config has them.
-        bench: with the judges, the teacher among them.
-        seed: of the runs.
-        out: where failures go.
-
-    Returns:
-        Method -> the label and the judge; and what the one of clean faces comes to, as `clean_figures` names it.
-    """
-    if linker is None:
-        return {}, {}
-    teacher = bench.judges.get(linker.teacher)
-    if teacher is None:  # which is told already
-        return {}, {}
-    given = who[linker.teacher]
-    path = candidates[given].checkpoint if isinstance(given, str) and given in candidates else given
-    more = ["--model.teacher", str(path)] if isinstance(path, str | Path) and path not in NAMES else []
-
-    def judge(candidate: Candidate, clean: bool) -> Judge:
-        run = candidate.train_restorer(linker, seed, more, clean)
-        if run is None:
-            raise ChildProcessError("its run failed")
-        return LinkJudge(LinkAttack(run), teacher).to(bench.subjects.device)
-
-    first = next(iter(candidates.values()))
-    best = out.tried(f"training of {linker.label} on clean faces", partial(judge, first, True))
-    ceiling: dict[str, float] = {}
-    if best is not None:
-        work = partial(bench.ceiling, first.clean_data(linker, seed), linker.label, best)
-        ceiling = out.tried(f"{linker.label} on clean faces", work) or {}
-    links = {}
-    for label, candidate in candidates.items():
-        if candidate.setting.desensitizer:
-            made = out.tried(f"{label}: training of {linker.label}", partial(judge, candidate, False))
-            if made is not None:
-                links[label] = (linker.label, made)
-    return links, ceiling
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """Where methods and attacks are measured."""
-
-    subjects: Subjects
-    judges: Mapping[str, Judge]
-    bootstrap: int
-    parts: Path
-
-    def clean(self) -> dict[str, float]:
-        """Let the judges look at clean faces, or read what they found before."""
-        path, had = measured(self.parts, "clean", clean_key(self.subjects))
-        part = measure_clean(self.subjects, [*self.judges.values()], had)
-        if part.keys() != had.keys():
-            keep(path, part)
-        return clean_metrics(part, self.subjects, self.judges, self.bootstrap)
-
-    def with_judge(self, more: tuple[str, Judge] | None) -> _Bench:
-        """Return the bench with one judge more."""
-        return self if more is None else replace(self, judges={**self.judges, more[0]: more[1]})
-
-    def ceiling(self, data: FaceDataModule, label: str, judge: Judge) -> dict[str, float]:
-        """Let a linker that was trained on clean faces link clean faces, or read what it found before."""
-        path, had = measured(self.parts, f"clean_{jobs.slug(label)}", part_key(self.subjects, data, None))
-        part = measure(self.subjects, data, None, [judge], [], had)
-        if part.keys() != had.keys():
-            keep(path, part)
-        found = figures(part, self.subjects, {label: judge}, {}, self.bootstrap)
-        names = {"verification": "judge_accuracy", "rank1": "judge_rank1"}
-        return {
-            f"{new}{key.removeprefix(old)}": value
-            for old, new in names.items()
-            for key, value in found.items()
-            if key.startswith(old)
-        }
-
-    def figures(
-        self, candidate: Candidate, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
-        tick: Callable[[int], None],
-    ) -> dict[str, float]:  # fmt: skip
-        """Measure one attack on one method, or read what was measured before; empty where it cannot be mounted."""
-        data = candidate.setting.data
-        if not applies(attack, data):
-            return {}
-        key = part_key(self.subjects, data, attack)
-        path, had = measured(self.parts, jobs.slug(f"{candidate.label}_{label}"), key)
-        eyes = [*self.judges.values()], [*recognisers.values()]
-        part = measure(self.subjects, data, attack, *eyes, had, tick)
-        if part.keys() != had.keys():
-            keep(path, part)
-            log.info("%s, %s: measured on %d images", candidate.label, label, len(self.subjects))
-        return figures(part, self.subjects, self.judges, recognisers, self.bootstrap)
-
-
-def _words(given: Mapping[str, Who]) -> dict[str, str]:
-    """Say of judges what they are: what stands for them, or their description."""
-    return {label: one if isinstance(one, str) else one.title for label, one in given.items()}
 
 
 def build_parser() -> CommandParser:

@@ -6,164 +6,31 @@ import importlib.metadata
 import logging
 import math
 import platform
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
 
-import torch
-from lightning.pytorch.loggers import Logger
+from PIL import Image
 from rich import get_console
 
-from datamodules.drawing.reader import DrawnFaces
-from lightning_app.attacks import Attack
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.core.printing import SafeConsole
 from lightning_app.core.version import version
-from lightning_app.evaluation.privacy import Subjects, applies, pictures_of
-from lightning_app.metrics.reidentification import one_of_each
 from lightning_app.report import png_bytes, print_table, write_metrics
-from lightning_app.report.columns import RELEASED, columns_of, find_metric
-from lightning_app.report.compare import Axis, compare_chart, strongest
-from lightning_app.report.html import Comparison, Example, render, state_table
+from lightning_app.report.columns import RELEASED, columns_of
+from lightning_app.report.compare import compare_chart, strongest
+from lightning_app.report.html import Comparison, render, state_table
+from lightning_app.report.judges import clean_of, standing
+from lightning_app.report.loss_curves import loss_figure
 from lightning_app.runs.send import send_report
-from lightning_app.studies.compare import Candidate, describe
+from lightning_app.studies.compare.curves import why_open
+from lightning_app.studies.compare.outcome import Outcome
+from lightning_app.studies.compare.scoring import flat, indicators, score_table
+from lightning_app.studies.compare.words import describe
 
 log = logging.getLogger("faceveil")
-T = TypeVar("T")
-_DRAWN_FIRST = 9000  # number of the first drawn person shown: trained on by no shipped config
 _LOOKED_AT = "*"  # behind a method whose figures as released are of what `Desensitizer.look` shows
 _PACKAGES = ("torch", "torchvision", "lightning", "opencv-python-headless", "numpy")
-
-
-@dataclass
-class Outcome:
-    """What a comparison has found so far.
-
-    Attributes:
-        name: of the comparison.
-        folder: where everything goes.
-        candidates: label -> method.
-        axis: what stands for privacy.
-        attacks: labels.
-        judges: label -> what it is: a checkpoint, a method, or a judge's description.
-        recognisers: label -> the same, or `own`.
-        loggers: where copies go.
-        command: the command line.
-        results: method -> figures.
-        failed: what did not work, in a line each.
-        examples: method -> faces in each state.
-        facts: name -> value, for the page's head.
-        private: whether real faces are shown.
-    """
-
-    name: str
-    folder: Path
-    candidates: Mapping[str, Candidate]
-    axis: Axis
-    attacks: list[str]
-    judges: dict[str, str]
-    recognisers: dict[str, str]
-    loggers: list[Logger]
-    command: str
-    results: dict[str, dict[str, float]] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-    examples: dict[str, list[Example]] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
-    private: bool = False
-
-    def tried(self, what: str, work: Callable[[], T]) -> T | None:
-        """Do a step; one that fails is told and kept for the end, and the others go on.
-
-        Args:
-            what: the step, for people.
-            work: what to do.
-        """
-        try:
-            return work()
-        except (ValueError, OSError, RuntimeError) as error:
-            line = f"{what}: {' '.join(str(error).split())[:300]}"
-            log.error(line)
-            self.failed.append(line)
-            return None
-
-    def shows_pictures(self, label: str) -> bool:
-        """Return whether what a method releases is a picture by itself.
-
-        Args:
-            label: of the method.
-        """
-        return self.candidates[label].setting.data.desensitizer.is_image
-
-    def count(self, subjects: Subjects) -> None:
-        """Note on whom everything is measured."""
-        gallery, probes = len(subjects.gallery), len(subjects.probes)
-        self.facts = {"images": str(len(subjects)), "pairs": str(len(subjects.pairs)),
-                      "people in the gallery": str(gallery), "faces looked for": str(probes)}  # fmt: skip
-        self.figures = {
-            "compare/gallery": gallery,
-            "compare/probes": probes,
-            "compare/pairs": len(subjects.pairs),
-        }
-        if gallery:
-            self.facts["rank-1 by guessing"] = f"{100 / gallery:.2g} %"
-
-    def judged(self, found: Mapping[str, float]) -> None:
-        """Note how well the judges tell clean faces apart: what a weak one says of a method is worth little.
-
-        Args:
-            found: of `clean_metrics`.
-        """
-        self.figures |= {f"compare/{key}": value for key, value in found.items()}
-        for label in self.judges:
-            shares = {
-                "verification": _share(found, "judge_accuracy", label),
-                "rank-1": _share(found, "judge_rank1", label),
-            }
-            said = ", ".join(f"{name} {share}" for name, share in shares.items() if share)
-            if said:
-                self.facts[f"{label} on clean faces"] = said
-                log.info("judge %s on clean faces: %s", label, said)
-
-    @torch.inference_mode()
-    def show(
-        self, candidate: Candidate, attacks: Mapping[str, Attack | None], subjects: Subjects, count: int, real: bool
-    ) -> None:  # fmt: skip
-        """Keep example faces of a method: drawn ones, and where asked for those of the verification set.
-
-        Args:
-            candidate: the method.
-            attacks: label -> attack; None for looking at what is released.
-            subjects: of whom real faces are taken.
-            count: how many faces.
-            real: show the verification set's.
-        """
-        drawn = DrawnFaces(max(2, count), 1, max(16, subjects.reader.size), first_identity=_DRAWN_FIRST)
-        sources = {"": (drawn.__getitems__(range(count))["image"], torch.arange(count))}
-        if real:
-            people = one_of_each(subjects.labels)
-            of = people if len(people) else torch.arange(len(subjects))
-            rows = of[torch.linspace(0, len(of) - 1, min(count, len(of))).round().long()]
-            sources["verification set: "] = subjects.raw(rows), rows
-            self.private = self.private or not isinstance(subjects.reader, DrawnFaces)
-        data = candidate.setting.data
-        for head, (raw, index) in sources.items():
-            self.examples.setdefault(
-                f"{head}clean faces", [Example("not desensitized", raw.float().cpu() / 255)]
-            )
-            desensitized = data.desensitized(
-                raw.to(subjects.device), index.to(subjects.device), data.as_trained(len(raw))
-            )
-            shown = []
-            for label, attack in attacks.items():
-                if (attack is None and label != RELEASED) or not applies(attack, data):
-                    continue
-                shown.append(Example(label, pictures_of(data, desensitized, attack, raw.shape[2:]).cpu()))
-            self.examples[f"{head}{candidate.label}"] = shown
 
 
 def write_report(out: Outcome, final: bool = False) -> None:
@@ -173,18 +40,30 @@ def write_report(out: Outcome, final: bool = False) -> None:
         out: what was found.
         final: draw the picture, print the table and send copies to the loggers as well.
     """
-    flat = {
+    numbers = {
         f"compare/{label}/{key}": value
         for label, found in out.results.items()
         for key, value in found.items()
     }
-    text: dict[str, float | str] = {**flat, **out.figures}
+    text: dict[str, float | str] = {**numbers, **out.figures}
     for label, found in out.results.items():
         seen = strongest(found, out.attacks, list(out.judges), out.axis)
         if seen is not None:
             name = f"compare/{label}/strongest/{out.axis.measure}"
             text |= Measurement(name, *seen[:3]).flat()
             text[f"compare/{label}/strongest/attack"] = seen[3]
+            if seen[4]:
+                text[f"compare/{label}/strongest/judge"] = seen[4]
+        opened = out.open.get(label, {})
+        text[f"compare/{label}/strongest/at_least"] = bool(opened)
+        text |= {f"compare/{label}/{attack}/open": why for attack, why in opened.items()}
+        text |= {
+            f"compare/{label}/{attack}/batches": lines[label].batches
+            for attack, lines in out.curves.items()
+            if label in lines
+        }
+    scored = indicators(out.results, out.attacks, *out.scored_by())
+    text |= flat(scored)
     write_metrics(out.folder / "metrics.json", text)
     heads, rows = table(out)
     write_atomically(out.folder / "compare.csv", csv_text(csv_rows(out)))
@@ -193,16 +72,55 @@ def write_report(out: Outcome, final: bool = False) -> None:
         return
     picture = compare_chart(out.results, out.attacks, list(out.judges), out.axis, out.name)
     write_atomically(out.folder / "compare.png", png_bytes(picture))
+    if out.curves:
+        write_atomically(out.folder / "attackers.png", png_bytes(_losses(out)))
     # a narrow terminal, or a log file's 80 columns, would break the cells themselves
     wide = sum(max(len(cell) for cell in column) + 3 for column in zip(heads, *rows, strict=True)) + 2
-    numbers = {key: value for key, value in flat.items() if math.isfinite(value)}
-    send_report(out.loggers, out.folder, "compare", heads, rows, picture, numbers)
+    finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+    send_report(out.loggers, out.folder, "compare", heads, rows, picture, finite)
     console = get_console() if get_console().width >= wide else SafeConsole(width=wide)
     title = f"compare {out.name}: shares in %, PSNR in dB, hidden: PSNR under the mask alone"
     if not all(map(out.shows_pictures, out.results)):
         title += f"; {_LOOKED_AT} releases no pictures: seen as its `look` shows it"
     print_table(title, rows, heads, console=console)
+    print_table(
+        "verdicts: what the strongest attack sees of each method", *verdicts(out)[::-1], console=console
+    )
+    if scored:
+        judge, clean = out.scored_by()
+        title = f"the second paper's scores, by {judge}, against {clean}; normalised over these {len(scored)} rows"
+        print_table(title, *score_table(scored)[::-1], console=console)
+    for label, opened in out.open.items():
+        for attack, why in opened.items():
+            log.warning("%s: of %s the verdict says 'at least': %s.", label, attack, why)
     log.info("Intervals, everything measured and the picture: %s", out.folder / "report.html")
+
+
+def verdicts(out: Outcome) -> tuple[list[str], list[list[str]]]:
+    """Make the terminal's table of verdicts: the worst for each method, over judges and attacks.
+
+    Args:
+        out: what was found.
+    """
+    heads = ["method", "accuracy", out.axis.title, "strongest attack", "judge", "not the last word"]
+    rows = []
+    for label, found in out.results.items():
+        seen, accuracy = strongest(found, out.attacks, list(out.judges), out.axis), found.get("accuracy")
+        opened = "; ".join(f"{attack}: {why}" for attack, why in out.open.get(label, {}).items())
+        row = [label, "–" if accuracy is None else f"{100 * accuracy:.1f}"]
+        if seen is None:
+            rows.append([*row, "–", "–", "–", opened])
+            continue
+        sign = ("≤ " if out.axis.higher_is_private else "≥ ") if opened else ""
+        low, value, high = (f"{out.axis.scale * one:.3g}" for one in (seen[1], seen[0], seen[2]))
+        worth = standing(clean_of(_judged(out), out.judges).get(seen[4]))
+        rows.append([*row, f"{sign}{value} [{low}, {high}]", seen[3], f"{seen[4]}{f' ({worth})' if worth else ''}",
+                     opened])  # fmt: skip
+    return heads, rows
+
+
+def _judged(out: Outcome) -> dict[str, float]:
+    return {key.removeprefix("compare/"): value for key, value in out.figures.items()}
 
 
 def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
@@ -212,7 +130,9 @@ def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
         out: what was found.
     """
     single = len(out.judges) == 1
-    columns = [(c, label) for c, label in columns_of(list(out.judges), list(out.recognisers)) if c.short]
+    columns = [
+        (c, label) for c, label in columns_of(list(out.judges), list(out.recognisers), out.results) if c.short
+    ]
     heads = ["method, attack", "s1 s2 s3"]
     for column, label in columns:
         head = column.short.format(label)
@@ -257,13 +177,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _share(found: Mapping[str, float], name: str, label: str) -> str:
-    """Write a share in per cent with its interval; empty where it was not measured."""
-    one = find_metric(found, name, label)
-    if one is None:
-        return ""
-    interval = "" if one.low is None or one.high is None else f" [{100 * one.low:.1f}, {100 * one.high:.1f}]"
-    return f"{100 * one.value:.1f} %{interval}"
+def _losses(out: Outcome) -> Image.Image:
+    lines = {
+        attack: {label: (one.steps, one.losses, bool(why_open(one))) for label, one in curves.items()}
+        for attack, curves in out.curves.items()
+    }
+    return loss_figure(lines, f"{out.name}: what more training would bring")
 
 
 def _page(out: Outcome) -> Comparison:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, r
 from lightning_app.evaluation.judges.base import Judge, state_hash
 from lightning_app.evaluation.pair_images import PairImages
 from lightning_app.metrics import dssim, psnr, verification
+from lightning_app.metrics.lpips import LPIPS, SMALLEST, Missing, lpips_model
 from lightning_app.metrics.reidentification import (
     mate_ranks,
     mean_over_people,
@@ -32,10 +35,11 @@ from lightning_app.metrics.reidentification import (
     worst_identities,
 )
 
+log = logging.getLogger("faceveil")
 Part = dict[str, Tensor]
 _FORM = 1  # of a part; another number, and what was measured before is measured again
 # what is measured per image: name -> sign that makes a higher value less private
-_LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1}
+_LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1, "lpips": -1}
 _RANKS = {"rank1": 1, "rank5": 5}
 
 
@@ -162,7 +166,11 @@ def _mixed(subjects: Subjects, data: FaceDataModule, rows: Tensor) -> Batch:
     more = max(0, data.desensitizer.mixes - len(rows))
     rows = torch.cat([rows, torch.arange(min(more, len(subjects) - len(rows)))])
     raw = subjects.raw(rows)
-    return data.desensitized(raw, rows.to(raw.device), AS_TRAINED)
+    index = rows.to(raw.device)
+    # whoever trains on mixes is told whom they are of, and how much of each: so is whoever attacks
+    return data.desensitize_batch(
+        {"image": raw, "index": index, "identity": subjects.labels[rows].to(raw.device)}, AS_TRAINED
+    )
 
 
 @torch.inference_mode()
@@ -190,7 +198,8 @@ def measure(
         tick: called with the number of images done.
 
     Returns:
-        `dssim`, `psnr` and, under a mask, `psnr_hidden` `[N]` against the clean image; for each judge, J standing
+        `dssim`, `psnr`, `lpips` (where it is installed) and, under a mask, `psnr_hidden` `[N]` against the clean image;
+        for each judge, J standing
         for the start of its hash: `own/J` `[N]` cosine similarity with its own clean image, `rank/J` `[N]` int64
         rank of its person in the clean gallery (0 for the gallery's own images), `linked/J` `[P]` similarity of
         each pair's first image, clean, and its second, as seen; for each recogniser `pairs/J` `[P]`, both as
@@ -203,7 +212,8 @@ def measure(
     wanted = {j.about: j for j in judges if f"own/{_short(j)}" not in part}
     looking = wanted | {r.about: r for r in recognisers if f"pairs/{_short(r)}" not in part}
     likeness = "dssim" not in part
-    if not looking and not likeness:
+    perceptual = perceptual_of(subjects) if "lpips" not in part else None
+    if not looking and not likeness and perceptual is None:
         return part
     alike: dict[str, list[Tensor]] = {}
     of_pictures = {about: one for about, one in looking.items() if not one.of_released}
@@ -220,6 +230,8 @@ def measure(
             which = which[: len(rows)]
             if likeness:
                 _compare(raw.float() / 255, seen, mask, which, alike)
+            if perceptual is not None:
+                alike.setdefault("lpips", []).append(perceptual(raw.float() / 255, seen.float()).cpu())
             # an attacker's picture has no hidden pixel left, so the judge is told of none
             told = (mask, which) if attack is None else (None, None)
             own = (desensitized["mask"], desensitized["mask_index"]) if attack is None else (None, None)
@@ -241,6 +253,27 @@ def measure(
             part[f"linked/{short}"] = similarity(clean[pairs.a], embedded[pairs.b], by)
         part[f"pairs/{short}"] = similarity(embedded[pairs.a], embedded[pairs.b], by)
     return part
+
+
+def perceptual_of(subjects: Subjects) -> LPIPS | None:
+    """Return the network that LPIPS is measured with, on the subjects' device; None, with a line, where there is none.
+
+    Args:
+        subjects: whose images; LPIPS takes none of less than 31 px.
+    """
+    if subjects.reader.size < SMALLEST:
+        _once(f"LPIPS is left out: images of {subjects.reader.size} px, it takes {SMALLEST} or more.")
+        return None
+    try:
+        return lpips_model().to(subjects.device)
+    except Missing as error:
+        _once(f"{error}. It is left out.")
+        return None
+
+
+@cache
+def _once(line: str) -> None:
+    log.warning(line)
 
 
 def measure_clean(subjects: Subjects, judges: Sequence[Judge], have: Part | None = None) -> Part:
@@ -334,7 +367,7 @@ def figures(
         bootstrap: resamples; 0 for no intervals.
 
     Returns:
-        `dssim`, `psnr`, `psnr_hidden` (means over images); by judge `similarity/J`, `rank1/J`, `rank5/J`,
+        `dssim`, `psnr`, `psnr_hidden`, `lpips` (means over images); by judge `similarity/J`, `rank1/J`, `rank5/J`,
         `verification/J` (accuracy of telling whether a clean image and one as seen are of the same person, pair
         protocol); by recogniser `accuracy/R` (the same of two images as seen); and `worst/…`: what one person in
         twenty is worse off than (95th percentile over people of each one's mean).

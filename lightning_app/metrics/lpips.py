@@ -32,7 +32,7 @@ _ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # AlexNet's convolutions: stride, padding, whether a pool comes before
 _LAYERS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
-_LEAST = 31  # px; a smaller side leaves no pixel after the two pools
+SMALLEST = 31  # px; a smaller side leaves no pixel after the two pools
 _EPS = 1e-10  # added to lengths, as LPIPS does
 
 
@@ -123,9 +123,9 @@ class LPIPS(nn.Module):
         Raises:
             ValueError: another shape.
         """
-        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < _LEAST:
+        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < SMALLEST:
             raise ValueError(
-                f"LPIPS: pictures of {list(image.shape)}; give [B, 3, H, W], sides of {_LEAST} px or more"
+                f"LPIPS: pictures of {list(image.shape)}; give [B, 3, H, W], sides of {SMALLEST} px or more"
             )
         x = (image.float() * 2 - 1 - self.shift) / self.scale
         maps = []

@@ -21,6 +21,7 @@ class Column:
         of: whether each judge, or each recogniser, has a column of its own.
         scale: what the figure is multiplied by to be shown: 100 for shares.
         short: head on the terminal; a column without one is on the page alone.
+        optional: left out where nothing was measured of any method, as of what needs a package that is not there.
     """
 
     head: str
@@ -28,12 +29,15 @@ class Column:
     of: Literal["", "judges", "recognisers"] = ""
     scale: float = 1
     short: str = ""
+    optional: bool = False
 
 
 # in the order of the page; what a judge has stands together
 COLUMNS = (
     Column("dSSIM", "dssim", short="dSSIM"),
     Column("worst dSSIM", "worst/dssim"),
+    Column("LPIPS", "lpips", short="LPIPS", optional=True),
+    Column("worst LPIPS", "worst/lpips", optional=True),
     Column("PSNR", "psnr", short="PSNR"),
     Column("PSNR hidden", "psnr_hidden", short="hidden"),
     Column("worst PSNR hidden", "worst/psnr_hidden"),
@@ -55,6 +59,8 @@ WORDS = (
     ("hidden", "Share of the pixels under the mask, in %; – for methods without a mask."),
     ("dSSIM", "How different the seen face looks from the clean one, as a picture: 0 is the same, about 1 has "
      "nothing in common. Higher is more private."),
+    ("LPIPS", "How different the seen face looks from the clean one to a network that was trained on pictures "
+     "(AlexNet): 0 is the same. Higher is more private. Left out where its weights are not installed."),
     ("PSNR", "How far its pixels are from the clean ones, in decibels; ∞ is the very same picture. Lower is more "
      "private. ‘PSNR hidden’ counts the pixels under the mask alone."),
     ("seen", f"What somebody looks at: the images ‘{RELEASED}’, or what an attack made of them. An attack that "
@@ -76,19 +82,33 @@ WORDS = (
 )  # fmt: skip
 
 
-def columns_of(judges: Sequence[str], recognisers: Sequence[str]) -> Iterator[tuple[Column, str]]:
+def columns_of(
+    judges: Sequence[str],
+    recognisers: Sequence[str],
+    results: Mapping[str, Mapping[str, float]] | None = None,
+) -> Iterator[tuple[Column, str]]:
     """Return the columns of a table: all that speak of nobody, then those of each judge, then of each recogniser.
 
     Args:
         judges: labels.
         recognisers: labels.
+        results: method -> figures: optional columns without any figure are left out then.
 
     Yields:
         A column and the label of whom it speaks; empty for nobody.
     """
     for of, labels in (("", [""]), ("judges", judges), ("recognisers", recognisers)):
         for label in labels:
-            yield from ((column, label) for column in COLUMNS if column.of == of)
+            yield from (
+                (column, label)
+                for column in COLUMNS
+                if column.of == of
+                and not (column.optional and results is not None and not _measured(column.figure, results))
+            )
+
+
+def _measured(figure: str, results: Mapping[str, Mapping[str, float]]) -> bool:
+    return any(key == figure or key.endswith(f"/{figure}") for found in results.values() for key in found)
 
 
 def find_metric(

@@ -43,6 +43,7 @@ MEASURES = {
     "verification": Measure("verification against clean images", judged=True, share=True),
     "similarity": Measure("similarity with the own clean image", judged=True),
     "dssim": Measure("dSSIM", higher_is_private=True),
+    "lpips": Measure("LPIPS", higher_is_private=True),
     "psnr": Measure("PSNR, dB"),
     "psnr_hidden": Measure("PSNR under the mask, dB"),
 }

@@ -155,7 +155,7 @@ def state_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     Returns:
         Heads and rows.
     """
-    columns = list(columns_of(list(comparison.judges), list(comparison.recognisers)))
+    columns = list(columns_of(list(comparison.judges), list(comparison.recognisers), comparison.results))
     heads = ["method", "seen", *(column.head.format(label) for column, label in columns)]
     rows = []
     for label, figures in comparison.results.items():

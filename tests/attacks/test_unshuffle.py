@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from datamodules import DrawnFaces
 from lightning_app.attacks import Attack, Unshuffle
+from lightning_app.attacks.base import faces_of
 from lightning_app.attacks.unshuffle import STATISTICS, assigned, channel_statistics
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import BlockDCT, FrequencyMask, Mosaic
@@ -103,7 +102,7 @@ def test_what_does_not_suit_is_refused() -> None:
         Unshuffle(reference).restore({"image": torch.rand(1, 63, 8, 8)})
     with pytest.raises(ValueError, match="has 63 channels, what was released has 5"):
         Unshuffle(reference, others()).restore({"image": torch.rand(1, 5, 25, 25)})
-    assert math.isclose(Unshuffle(reference, others(), images=2)._faces().shape[0], 2)
+    assert len(faces_of(others(), 2, "Unshuffle")) == 2
 
 
 class TestUnshuffle(AttackContract):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from lightning_app.desensitize import BlockDCT
 from lightning_app.evaluation import privacy
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import Candidate, Method, Restorer, warn_of_known_people
+from lightning_app.studies.compare import Candidate, Method, Restorer, bench
+from lightning_app.studies.compare.strangers import check_strangers
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import RunMain, refused, write_config
 
@@ -85,7 +87,12 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
                     "init_args": {
                         "reader": {
                             "class_path": "datamodules.DrawnFaces",
-                            "init_args": {"size": 32, "identities": 8, "images_per_identity": 4},
+                            "init_args": {
+                                "size": 32,
+                                "identities": 8,
+                                "images_per_identity": 4,
+                                "first_identity": 900,
+                            },
                         }
                     },
                 },
@@ -154,7 +161,7 @@ def test_everything_is_measured_once_and_shown(
         judged.append(len(args[3]))
         return real(*args)
 
-    monkeypatch.setattr(module, "measure", counted)
+    monkeypatch.setattr(bench, "measure", counted)
     (home / "parts" / next(part.name for part in parts if "Telea" in part.name)).unlink()  # killed there
     run_main("compare", "--config", path)
     again = {part: part.stat().st_mtime_ns for part in (home / "parts").iterdir()}
@@ -438,8 +445,12 @@ def test_a_trained_run_that_was_verified_otherwise_is_refused(
         Candidate("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
 
 
-def test_an_attacker_who_knows_the_people_is_told(
-    config: Callable[..., Path], fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_an_attacker_who_knows_the_people_is_refused(
+    config: Callable[..., Path],
+    fitted: Path,
+    drawn_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fit, last = fitted / "tiny.yaml", str(fitted / "runs/tiny/checkpoints/last.ckpt")
     candidates = {"mask": Candidate("mask", Method(str(fit), checkpoint=last), "both", Path("runs"), 0)}
@@ -447,16 +458,23 @@ def test_an_attacker_who_knows_the_people_is_told(
     def told(attacks: dict[str, Attack], restorer: Restorer | None = None) -> list[str]:
         caplog.clear()
         with caplog.at_level("WARNING", "faceveil"):
-            warn_of_known_people(candidates, attacks, restorer, 0)
-        return [record.getMessage() for record in caplog.records]
+            unknown = check_strangers(candidates, attacks, [restorer] if restorer else [], 0, restorer)
+        assert [record.getMessage() for record in caplog.records] == unknown
+        return unknown
 
     strangers = MeanFace(DrawnFaces(identities=5, images_per_identity=1, size=32, first_identity=900))
     assert told({"mean face": strangers, "Telea": Telea()}) == []
-    (line,) = told({"mean face": MeanFace(DrawnFaces(identities=4, images_per_identity=1, size=32))})
-    assert "mean face: 4 of the 6 people who are attacked are among those it has learnt from" in line
-    assert "Drawn" not in line
-    (line,) = told({}, Restorer(str(fit), label="RFR-Net"))  # any `fit` on these people
-    assert "RFR-Net: 6 of the 6 people" in line
+    with pytest.raises(
+        ValueError, match="mean face: 4 of the 6 people who are attacked are among those"
+    ) as raised:
+        told({"mean face": MeanFace(DrawnFaces(identities=4, images_per_identity=1, size=32))})
+    assert "Drawn" not in str(raised.value)
+    with pytest.raises(ValueError, match="RFR-Net: 6 of the 6 people"):  # any `fit` on these people
+        told({}, Restorer(str(fit), label="RFR-Net"))
+    for number, folder in enumerate(sorted(path for path in drawn_root.iterdir() if path.is_dir())):
+        shutil.copytree(folder, tmp_path / f"others/Somebody_{number}")  # the same pictures under other names
+    with pytest.raises(ValueError, match=r"mean face: \d+ of their images are among those"):
+        told({"mean face": MeanFace(FolderFaces(tmp_path / "others", size=32, crop=44))})
     (line,) = told({"mean face": MeanFace(FolderFaces("gone"))})
     assert (
         "mean face: whether it has learnt from people who are attacked cannot be checked (root=gone" in line
@@ -491,14 +509,14 @@ def test_an_attacker_of_another_method_is_told(
         "mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0
     )
     with caplog.at_level("WARNING", "faceveil"):
-        warn_of_known_people({"mask": candidate}, {}, None, 0)
+        check_strangers({"mask": candidate}, {}, [], 0)
     assert (
         "methods.mask.restorer: whether it has learnt from people who are attacked cannot be checked"
         in caplog.text
     )
     given = TrainedRestorer(tmp_path / "restorer.ckpt")
     then = Unshuffle(BlockDCT(), then=tmp_path / "restorer.ckpt")
-    warn_of_known_people({"mask": candidate}, {"theirs": given, "unshuffled": then}, None, 0)
+    check_strangers({"mask": candidate}, {"theirs": given, "unshuffled": then}, [], 0)
     for label in ("theirs", "unshuffled"):
         assert f"{label}: whether it has learnt from people who are attacked cannot be checked" in caplog.text
     home = tmp_path / "attacker"  # a whole run tells on whom it was trained
@@ -506,12 +524,11 @@ def test_an_attacker_of_another_method_is_told(
     (tmp_path / "restorer.ckpt").rename(home / "checkpoints/last.ckpt")
     (home / "config.yaml").write_bytes((fitted / "runs/tiny/config.yaml").read_bytes())
     candidate = Candidate("mask", Method(fit, restorer=str(home)), "both", Path("runs"), 0)
-    with caplog.at_level("WARNING", "faceveil"):
-        warn_of_known_people({"mask": candidate}, {}, None, 0)
-    assert "methods.mask.restorer: 6 of the 6 people who are attacked" in caplog.text
-    with caplog.at_level("WARNING", "faceveil"):
-        warn_of_known_people({"mask": candidate}, {"theirs": TrainedRestorer(home)}, None, 0)
-    assert "theirs: 6 of the 6 people who are attacked" in caplog.text
+    with pytest.raises(ValueError, match=r"methods\.mask\.restorer: 6 of the 6 people who are attacked"):
+        check_strangers({"mask": candidate}, {}, [], 0)
+    none = {"mask": Candidate("mask", Method(fit), "both", Path("runs"), 0)}
+    with pytest.raises(ValueError, match="theirs: 6 of the 6 people who are attacked"):
+        check_strangers(none, {"theirs": TrainedRestorer(home)}, [], 0)
     # a class that the config beside the attacker names is not imported, and nothing is trained before that is settled
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -520,7 +537,7 @@ def test_an_attacker_of_another_method_is_told(
     with pytest.raises(
         ValueError, match=r"methods\.mask\.restorer: .*'evil\.Reader'.* give --trust evil\.Reader"
     ):
-        warn_of_known_people({"mask": candidate}, {}, None, 0)
+        check_strangers({"mask": candidate}, {}, [], 0)
     (tmp_path / "restorer.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"methods\.mask\.restorer: .*restorer\.ckpt"):
         Candidate("mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0)

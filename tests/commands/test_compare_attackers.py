@@ -17,7 +17,7 @@ from lightning_app.commands import compare as module
 from lightning_app.commands import compare_report
 from lightning_app.models import ResNet
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import in_common
+from lightning_app.studies.compare.strangers import in_common
 from tests.command_line import RunMain, refused
 
 SIZE = 32
@@ -121,7 +121,7 @@ def test_nobody_attacked_is_learnt_from(
 ) -> None:
     known = attacker(tmp_path / "unet.yaml", "UNetRestorer", depth=2)
     with pytest.raises(
-        ValueError, match=r"U-Net: \d of the people who are attacked, and \d+ of their images"
+        ValueError, match=r"U-Net: \d of the \d people who are attacked are among those it learns from"
     ):
         comparison({"blur": BLUR}, attackers={"U-Net": {"config": known}})
     with pytest.raises(ValueError, match=r"linker\.teacher: 'gone'; give the label of the judge"):

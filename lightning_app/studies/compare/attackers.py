@@ -1,0 +1,116 @@
+"""Attackers that are trained on a method of a comparison: their runs, and from whom they learn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules.face import FaceDataModule
+from lightning_app.cli.fit_config import read_fit_settings
+from lightning_app.runs.folder import LAST
+from lightning_app.studies import runner as jobs
+from lightning_app.studies.compare.candidate import Candidate, plain, typed
+from lightning_app.studies.compare.methods import Restorer
+
+_TRAINED = "time/fit_s"  # a figure that every `fit` leaves, whatever it trains
+
+
+def train_attacker(
+    candidate: Candidate, restorer: Restorer, seed: int, more: Sequence[str] = (), clean: bool = False
+) -> Path | None:
+    """Train an attacker on a method, of other people's faces, unless that is done.
+
+    Args:
+        candidate: the method.
+        restorer: what to train.
+        seed: of its run.
+        more: further overrides.
+        clean: train it on clean faces instead, once for all methods: a linker's ceiling.
+
+    Returns:
+        Its checkpoint; None where the run failed.
+
+    Raises:
+        ValueError: the config cannot be used, or a run of that name was made otherwise.
+    """
+    run = attacker_run(candidate, restorer, clean)
+    common = [*attacker_args(candidate, restorer, seed, clean), *more]
+    args = ["fit", *common, "--runs", str(run.parent), "--name", run.name]
+    candidate.commands.append(typed(args))
+    setting = read_fit_settings(common)
+    desensitizer = setting.data.desensitizer if clean else candidate.setting.data.desensitizer
+    about = {"about": setting.about, "veil": desensitizer.describe()}
+    jobs.write_record(candidate.folder / "jobs" / f"{run.name}.json", run, plain(about))
+    output = candidate.folder / "logs" / f"{run.name}.log"
+    done = jobs.do(args, run, output, candidate.folder.name, figure=_TRAINED)
+    return run / LAST if done else None
+
+
+def attacker_run(candidate: Candidate, restorer: Restorer, clean: bool = False) -> Path:
+    """Return the folder of an attacker's run.
+
+    Args:
+        candidate: the method.
+        restorer: the attacker.
+        clean: of the one that is trained on clean faces.
+    """
+    of = "clean" if clean else jobs.slug(candidate.label)
+    return candidate.folder / f"{of}_{jobs.slug(restorer.label)}"
+
+
+def home_of(checkpoint: str | Path) -> Path:
+    """Return the folder of the run that a checkpoint is of.
+
+    Args:
+        checkpoint: a file in `checkpoints/`, or that folder itself.
+    """
+    given = Path(checkpoint)
+    return given if given.is_dir() else given.parent.parent
+
+
+def attacker_args(candidate: Candidate, restorer: Restorer, seed: int, clean: bool = False) -> list[str]:
+    """Return the command line that trains an attacker on a method, after `fit`.
+
+    Args:
+        candidate: the method.
+        restorer: the attacker.
+        seed: of its run.
+        clean: on clean faces instead.
+    """
+    desensitizer = None if clean else candidate.setting.desensitizer
+    return ["--config", restorer.config, "--seed_everything", str(seed), *restorer.args,
+            "--data.init_args.desensitizer", json.dumps(desensitizer)]  # fmt: skip
+
+
+def meets(candidate: Candidate, restorer: Restorer, seed: int) -> bool:
+    """Tell whether an attacker can be trained on a method: it hides, and the attacker takes what it releases.
+
+    Args:
+        candidate: the method.
+        restorer: the attacker; an `Inpainter` takes pictures alone.
+        seed: of its run.
+
+    Raises:
+        FileNotFoundError, ValueError: its config cannot be used.
+    """
+    if not candidate.setting.desensitizer:
+        return False
+    if candidate.setting.data.desensitizer.is_image:
+        return True
+    model = read_fit_settings(attacker_args(candidate, restorer, seed)).about["model"]
+    return str(model["class_path"]).rpartition(".")[2] != "Inpainter"
+
+
+def clean_data(candidate: Candidate, restorer: Restorer, seed: int) -> FaceDataModule:
+    """Return an attacker's data without any desensitizer.
+
+    Args:
+        candidate: the method.
+        restorer: the attacker.
+        seed: of its run.
+
+    Raises:
+        FileNotFoundError, ValueError: its config cannot be used.
+    """
+    return read_fit_settings(attacker_args(candidate, restorer, seed, clean=True)).data

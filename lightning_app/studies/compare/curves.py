@@ -1,0 +1,116 @@
+"""What an attacker's training cost, and whether more of it would have helped: its loss against steps."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from lightning_app.report.tables import read_metrics
+
+_LOSSES = ("train/l1", "train/loss")  # a GAN's own loss goes up and down with its opponent's; its L1 does not
+_PARTS = 10  # of a training; the last two are compared
+_LEAST = 2 * _PARTS  # losses that have to be logged before anything can be said
+_SMALL = 0.02  # of all that the loss fell: less is no gain worth more training
+_SURE = 2.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An attacker's loss against steps.
+
+    Attributes:
+        steps: where a loss was logged, rising.
+        losses: as many.
+        batches: how many it was trained on; 0 where the run does not tell.
+        seconds: of training; NaN where the run does not tell.
+    """
+
+    steps: tuple[int, ...] = ()
+    losses: tuple[float, ...] = ()
+    batches: int = 0
+    seconds: float = math.nan
+
+
+def read_curve(run: Path) -> Curve:
+    """Read the loss of a run, those before a kill included.
+
+    Args:
+        run: its folder.
+    """
+    found: dict[int, float] = {}
+    last = 0
+    for file in sorted(run.glob("metrics*.csv"), key=lambda path: path.stat().st_mtime):
+        with file.open(encoding="utf-8", newline="") as rows:
+            for row in csv.DictReader(rows):
+                step = int(float(row["step"])) if row.get("step") else -1
+                last = max(last, step + 1)
+                value = next((row[name] for name in _LOSSES if row.get(name)), "")
+                if step >= 0 and value and math.isfinite(float(value)):
+                    found[step] = float(value)
+    figures = read_metrics(run / "metrics.json") if (run / "metrics.json").is_file() else {}
+    seconds, batches = figures.get("time/fit_s"), figures.get("run/steps")
+    steps = sorted(found)
+    return Curve(
+        tuple(steps), tuple(found[step] for step in steps),
+        int(batches) if isinstance(batches, int | float) else last,
+        float(seconds) if isinstance(seconds, int | float) else math.nan,
+    )  # fmt: skip
+
+
+def still_falls(losses: Sequence[float]) -> bool | None:
+    """Tell whether a loss still fell when training ended: in the last tenth of it, beyond chance.
+
+    Of the logged losses the last tenth is compared with the tenth before. What counts is a fall of more than two
+    standard errors of that difference, and of more than a fiftieth of all that the loss fell since the first tenth.
+
+    Args:
+        losses: in the order of steps, spread evenly.
+
+    Returns:
+        None where fewer than 20 losses were logged: nothing can be said then.
+
+    Example:
+        >>> falling, flat = [1 - 0.01 * step for step in range(50)], [1.0] + [0.5] * 49
+        >>> still_falls(falling), still_falls(flat), still_falls([1.0, 0.9])
+        (True, False, None)
+    """
+    if len(losses) < _LEAST:
+        return None
+    part = len(losses) // _PARTS
+    first, before, last = losses[:part], losses[-2 * part : -part], losses[-part:]
+    fell = fmean(before) - fmean(last)
+    error = math.sqrt((stdev(before) ** 2 + stdev(last) ** 2) / part)
+    return fell > max(_SURE * error, _SMALL * max(0.0, fmean(first) - fmean(last)), 1e-12 * abs(fmean(last)))
+
+
+def why_open(curve: Curve) -> str:
+    """Say why more training might make an attacker stronger; empty where its loss no longer falls.
+
+    Args:
+        curve: its loss.
+    """
+    falls = still_falls(curve.losses)
+    if falls is None:
+        return (
+            f"whether its loss still falls is not known: {len(curve.losses)} were logged, {_LEAST} are needed"
+        )
+    return "its loss still falls" if falls else ""
+
+
+def budgets(curves: Mapping[str, Curve]) -> str:
+    """Say what an attacker's trainings cost: the same number of batches for every method, or each one's own.
+
+    Args:
+        curves: method -> of its training.
+    """
+    batches = {one.batches for one in curves.values()}
+    seconds = [one.seconds for one in curves.values() if not math.isnan(one.seconds)]
+    time = f", {min(seconds):.0f} to {max(seconds):.0f} s" if seconds else ""
+    if len(batches) == 1:
+        return f"{batches.pop()} batches for each method{time}"
+    each = ", ".join(f"{method} {one.batches}" for method, one in curves.items())
+    return f"not the same for each method, in batches: {each}{time}"

@@ -1,0 +1,124 @@
+"""Who looks at faces in a comparison: judges and recognisers, found by what the config says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+
+from lightning_app.distributed.precision import Precision
+from lightning_app.evaluation import Judge, RecogniserJudge
+from lightning_app.evaluation.judges.named import NAMES, named_judge
+from lightning_app.evaluation.privacy import Subjects
+from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.outcome import Outcome
+
+OWN = "own"  # of `recognisers`: the one trained on the method's images
+Who = str | Judge  # a judge, or what stands for one
+
+
+class Eyes:
+    """Makes judges and recognisers of what stands for them.
+
+    Args:
+        judges: label -> who links faces.
+        recognisers: label -> who compares two faces as seen.
+        candidates: the methods.
+        device: where they compute.
+        mean: subtracted from every channel, for judges given as a checkpoint.
+        std: what every channel is divided by then.
+        precision: of judges and recognisers.
+
+    Attributes:
+        ready: labels of the methods whose recogniser is trained.
+    """
+
+    def __init__(
+        self, judges: Mapping[str, Who], recognisers: Mapping[str, Who], candidates: Mapping[str, Candidate],
+        device: torch.device, mean: float, std: float, precision: Precision,
+    ) -> None:  # fmt: skip
+        self._judges, self._recognisers, self.candidates = judges, recognisers, candidates
+        self.device, self._given = device, (mean, std, precision)
+        texts = {one for one in (*judges.values(), *recognisers.values()) if isinstance(one, str)}
+        self._named = {
+            text: NAMES[text]().to(device) for text in sorted(texts - {*candidates}) if text in NAMES
+        }
+        self.ready: set[str] = set()
+
+    def judges(self, subjects: Subjects, out: Outcome) -> dict[str, Judge]:
+        """Return the judges by label; one that cannot be made is told.
+
+        Args:
+            subjects: whom they look at.
+            out: where failures go.
+        """
+        return self._found("judge", self._judges, subjects, out)
+
+    def shared(self, subjects: Subjects, out: Outcome) -> dict[str, Judge]:
+        """Return the recognisers that look at every method, by label.
+
+        Args:
+            subjects: whom they look at.
+            out: where failures go.
+        """
+        return self._found(
+            "recogniser", {k: v for k, v in self._recognisers.items() if v != OWN}, subjects, out
+        )
+
+    def own(self, candidate: Candidate, subjects: Subjects, out: Outcome) -> dict[str, Judge]:
+        """Return a method's own recogniser, by label; empty where it is not trained or not asked for.
+
+        Args:
+            candidate: the method.
+            subjects: whom it looks at.
+            out: where failures go.
+        """
+        own = {k: v for k, v in self._recognisers.items() if v == OWN}
+        return self._found(
+            "recogniser", own if candidate.label in self.ready else {}, subjects, out, candidate
+        )
+
+    def _found(
+        self, kind: str, given: Mapping[str, Who], subjects: Subjects, out: Outcome, of: Candidate | None = None
+    ) -> dict[str, Judge]:  # fmt: skip
+        found = {}
+        for label, who in given.items():
+            if who in self.candidates and who not in self.ready:
+                out.failed.append(f"{kind} {label}: {who} is not trained")
+            elif (
+                one := out.tried(f"{kind} {label}", partial(self._judge, who, subjects.reader.size, of))
+            ) is not None:
+                found[label] = one
+        return found
+
+    def _judge(self, one: Who, side: int, of: Candidate | None) -> Judge:
+        target = of if one == OWN else self.candidates.get(one) if isinstance(one, str) else None
+        mean, std, precision = self._given
+        if target is not None:
+            target.facts()
+            data = target.setting.data
+            channels = None if data.desensitizer.is_image else data.in_channels
+            if one == OWN and data.desensitizer.mixes > 1:
+                channels = data.in_channels  # it is used on faces that are not mixed
+            if channels is not None and one != OWN:
+                raise ValueError(
+                    f"the recogniser of {one} takes what that method releases, which is no picture"
+                )
+            found: Judge = RecogniserJudge(target.checkpoint, data.mean, data.std, precision, channels)
+            side = data.input_size
+        elif isinstance(one, str):
+            found = self._named.get(one) or named_judge(one, mean, std, precision)
+        else:
+            found = one
+        found.check_size(side)
+        return found.to(self.device)
+
+
+def in_words(given: Mapping[str, Who]) -> dict[str, str]:
+    """Say of judges what they are: what stands for them, or their description.
+
+    Args:
+        given: label -> judge.
+    """
+    return {label: one if isinstance(one, str) else one.title for label, one in given.items()}

@@ -1,0 +1,81 @@
+"""Every method, as released and after every attack, measured one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from rich.progress import Progress
+
+from lightning_app.attacks import Attack, TrainedRestorer
+from lightning_app.evaluation import Judge
+from lightning_app.report.columns import RELEASED
+from lightning_app.studies.compare.bench import Bench
+from lightning_app.studies.compare.eyes import Eyes
+from lightning_app.studies.compare.outcome import Outcome
+
+
+def measure_all(
+    out: Outcome,
+    bench: Bench,
+    eyes: Eyes,
+    attacks: Mapping[str, Attack],
+    restorers: Mapping[str, Mapping[str, str]],
+    links: Mapping[str, tuple[str, Judge]],
+    bar: Progress,
+    report: Callable[[], None],
+    examples: int,
+    show_faces: bool,
+) -> None:
+    """Measure every method as released and after each attack; what fails is told, and the others go on.
+
+    Args:
+        out: what was found.
+        bench: where it is measured.
+        eyes: the recognisers.
+        attacks: label -> attack that is the same for all methods.
+        restorers: method -> label -> checkpoint of an attacker that was trained on it.
+        links: method -> label and judge that was trained on it.
+        bar: to be moved on.
+        report: called after each method.
+        examples: faces shown of each method.
+        show_faces: show faces of the verification set as well.
+    """
+    subjects = bench.subjects
+    shared = eyes.shared(subjects, out)
+    states = 1 + len(out.attacks)
+    task = bar.add_task("", total=len(subjects) * len(out.candidates) * states)
+    for number, (label, candidate) in enumerate(out.candidates.items()):
+        bar.update(task, completed=number * len(subjects) * states)
+        seeing = shared | eyes.own(candidate, subjects, out)
+        data = candidate.setting.data
+        data.desensitizer.prepare((data.size, data.size))
+        mounted = {name: attack.against(data.desensitizer) for name, attack in attacks.items()}
+        against: dict[str, Attack | None] = {RELEASED: None}
+        against |= {name: attack for name, attack in mounted.items() if attack is not None}
+        for learnt, path in restorers.get(label, {}).items():
+            against[learnt] = out.tried(f"{label}: {path}", partial(TrainedRestorer, path))
+        out.results[label] = candidate.utility()
+        for attack_label, attack in against.items():
+            bar.update(task, description=f"{label}: {attack_label}")
+            if attack is None and attack_label != RELEASED:
+                out.leave_open(label, attack_label, "its checkpoint could not be read")
+                continue
+            given = candidate, attack, attack_label, seeing
+            work = partial(bench.figures, *given, partial(bar.advance, task))
+            found = out.tried(f"{label}, {attack_label}", work)
+            if found is None:
+                out.leave_open(label, attack_label, "it could not be measured")
+                continue
+            head = "" if attack is None else f"{attack_label}/"
+            out.results[label] |= {f"{head}{key}": value for key, value in found.items()}
+            if (
+                attack is None and (link := links.get(label)) is not None
+            ):  # that it fails costs nobody's figures
+                linked = out.tried(f"{label}, {link[0]}", partial(bench.with_judge(link).figures, *given))
+                if linked is None:
+                    out.leave_open(label, link[0], "it could not be measured")
+                out.results[label] |= linked or {}
+        out.tried(f"{label}: examples", partial(out.show, candidate, against, subjects, examples, show_faces))
+        report()
+    bar.update(task, completed=len(subjects) * len(out.candidates) * states)

@@ -1,0 +1,183 @@
+"""Whom the methods of a comparison are verified on, and that no attacker has learnt from those."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.readers.base import FaceReader
+from lightning_app.attacks import Attack, TrainedRestorer
+from lightning_app.cli.fit_config import read_fit_settings, saved_reader
+from lightning_app.models.known import Untrusted
+from lightning_app.studies.compare.attackers import attacker_args, home_of
+from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.methods import Restorer
+
+log = logging.getLogger("faceveil")
+_AT_A_TIME = 64  # images read for their hashes
+
+
+def check_same_people(candidates: Mapping[str, Candidate]) -> None:
+    """Refuse methods that are verified on different pairs: their figures could not be compared.
+
+    Raises:
+        ValueError: names the first two that differ.
+        FileNotFoundError: a list or its images are not there.
+    """
+    first: tuple[str, list[Any]] | None = None
+    for label, candidate in candidates.items():
+        verification = candidate.setting.verification
+        assert verification is not None
+        reader = verification.open(candidate.setting.data)
+        pairs = getattr(reader, "pairs", None)
+        about = [reader.size, getattr(reader, "crop", None), getattr(pairs, "names", None)]
+        about += [getattr(pairs, key).tolist() for key in ("a", "b", "same", "folds")] if pairs else []
+        if first is None:
+            first = label, about
+        elif first[1] != about:
+            raise ValueError(
+                f"methods.{label} is verified on other pairs, crop or size than methods.{first[0]}: give all methods "
+                "the same callbacks.LFWVerification and size"
+            )
+
+
+def check_strangers(
+    candidates: Mapping[str, Candidate], attacks: Mapping[str, Attack], learners: Sequence[Restorer], seed: int,
+    given: Restorer | None = None,
+) -> list[str]:  # fmt: skip
+    """Refuse attackers that have learnt, or would learn, from people who are attacked: by name or by picture.
+
+    They would look better than they are; and a linker that has seen somebody's clean and desensitized face together
+    has nothing left to link.
+
+    Args:
+        candidates: label -> method; all are verified on the same images.
+        attacks: label -> attack.
+        learners: what is trained for each method.
+        seed: of their runs.
+        given: the one of which methods may bring a checkpoint (`Method.restorer`).
+
+    Returns:
+        Of whom it cannot be checked, a line each, which is logged too.
+
+    Raises:
+        FileNotFoundError, ValueError: somebody is among both; the attacked images cannot be read, or what a learner
+            would learn from; or the config beside an attacker's checkpoint names a class that is not trusted.
+    """
+    first = next(iter(candidates.values()))
+    assert first.setting.verification is not None
+    attacked = first.setting.verification.open(first.setting.data)
+    people, name = set(attacked.identities), first.setting.verification.name
+    trust = first.setting.classes
+    learnt: dict[str, Callable[[], Learnt]] = {
+        label: partial(_learnt_by, attack, trust) for label, attack in attacks.items()
+    }
+    for label, candidate in candidates.items():
+        if candidate.method.restorer is not None:
+            learnt[f"methods.{label}.restorer"] = partial(_of_run, home_of(candidate.method.restorer), trust)
+    unknown, sources = [], {}
+    for label, ask in learnt.items():
+        try:
+            sources[label] = ask()
+        except Untrusted as error:  # for the user to decide, before anything is trained
+            raise ValueError(f"{label}: {error}") from error
+        except (ValueError, OSError) as error:
+            unknown.append(
+                f"{label}: whether it has learnt from people who are attacked cannot be checked ({error})."
+            )
+            continue
+        if sources[label].names and not people:
+            unknown.append(
+                f"{label}: whether it has learnt from people who are attacked cannot be checked: {name} does not tell "
+                "who is on its images."
+            )
+    for one in learners:
+        of = next((c for c in candidates.values() if not (one is given and c.method.restorer)), None)
+        if of is not None:
+            reader = read_fit_settings(attacker_args(of, one, seed)).data.reader
+            sources[one.label] = Learnt(set(reader.identities), [reader])
+    for line in unknown:
+        log.warning(line)
+    _refuse(sources, attacked, people)
+    return unknown
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """From whom an attacker has learnt.
+
+    Attributes:
+        names: of people.
+        readers: their images, where they are at hand.
+    """
+
+    names: set[str]
+    readers: list[FaceReader]
+
+
+def _refuse(sources: Mapping[str, Learnt], attacked: FaceReader, people: set[str]) -> None:
+    digests: set[str] | None = None
+    known: dict[str, int] = {}  # attackers mostly learn from the same images
+    for label, source in sources.items():
+        shared, images = len(source.names & people), 0
+        for reader in source.readers:
+            key = f"{type(reader).__qualname__} {sorted(vars(reader).items(), key=str)}"
+            if not shared and key not in known:
+                digests = _hashes(attacked) if digests is None else digests
+                known[key] = len(_hashes(reader.open()) & digests)
+            images += known.get(key, 0)
+        if shared or images:
+            found = (
+                f"{shared} of the {len(people)} people who are attacked"
+                if shared
+                else f"{images} of their images"
+            )
+            raise ValueError(
+                f"{label}: {found} are among those it learns from: it would look better than it is. Give it other "
+                "people's faces"
+            )
+
+
+def _learnt_by(attack: Attack, trust: Collection[str]) -> Learnt:
+    """Tell from whom an attack has learnt; of a trained network its run's config tells."""
+    reader = getattr(attack, "reader", None)
+    own = Learnt(set(attack.people()), [reader] if isinstance(reader, FaceReader) else [])
+    trained = attack if isinstance(attack, TrainedRestorer) else getattr(attack, "then", None)
+    if not isinstance(trained, TrainedRestorer):
+        return own
+    run = _of_run(trained.restorer.path.parent.parent, trust)
+    return Learnt(own.names | run.names, own.readers + run.readers)
+
+
+def _of_run(home: Path, trust: Collection[str]) -> Learnt:
+    reader = saved_reader(home, trust)
+    return Learnt(set(reader.identities), [reader])
+
+
+def in_common(one: FaceReader, other: FaceReader) -> tuple[set[str], int]:
+    """Find who and what is in two sets of faces.
+
+    Args:
+        one: faces.
+        other: faces.
+
+    Returns:
+        Names of people in both, and how many images of `other` are in `one`, by the SHA-256 of their pixels.
+    """
+    theirs = _hashes(one)
+    return set(one.identities) & set(other.identities), sum(digest in theirs for digest in _hashes(other))
+
+
+def _hashes(reader: FaceReader) -> set[str]:
+    found = set()
+    for rows in torch.arange(len(reader)).split(_AT_A_TIME):
+        images = reader.__getitems__(rows.tolist())["image"]
+        found |= {hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images}
+    return found

@@ -1,0 +1,125 @@
+"""The runs of a comparison: recognisers, and the attackers and linkers of every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from rich.progress import Progress
+
+from lightning_app.attacks import LinkAttack
+from lightning_app.evaluation import Judge, LinkJudge
+from lightning_app.evaluation.judges.named import NAMES
+from lightning_app.studies.compare.attackers import attacker_run, clean_data, home_of, meets, train_attacker
+from lightning_app.studies.compare.bench import Bench
+from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.eyes import Who
+from lightning_app.studies.compare.methods import Linking, Restorer
+from lightning_app.studies.compare.outcome import Outcome
+
+FAILED = "its training failed"
+
+
+def train_all(
+    candidates: Mapping[str, Candidate], learners: list[Restorer], given: Restorer | None, seed: int, out: Outcome,
+    bar: Progress,
+) -> tuple[set[str], dict[str, dict[str, str]]]:  # fmt: skip
+    """Do the runs; tell which recognisers are there, and by method and attacker its trained attackers' checkpoints.
+
+    Args:
+        candidates: the methods.
+        learners: what is trained for each.
+        given: whose checkpoint a method may bring (`Method.restorer`).
+        seed: of the runs.
+        out: where failures go.
+        bar: to be moved on.
+    """
+    hiding = [
+        (c, one) for one in learners for c in candidates.values()
+        if not (c.method.restorer and given is not None and one.label == given.label) and meets(c, one, seed)
+    ]  # fmt: skip
+    task = bar.add_task("training", total=len(candidates) + len(hiding))
+    ready: set[str] = set()
+    for label, candidate in candidates.items():
+        bar.update(task, description=f"{label}: recogniser")
+        done = out.tried(f"{label}: its run", candidate.train)
+        if done and out.tried(f"{label}: its checkpoint", candidate.facts) is not None:
+            ready.add(label)
+        elif done is False:
+            out.failed.append(f"{label}: its run ({candidate.run})")
+        bar.advance(task)
+    restorers = {
+        label: {given.label: c.method.restorer}
+        for label, c in candidates.items() if given is not None and c.method.restorer
+    }  # fmt: skip
+    for label, found in restorers.items():
+        for attack, path in found.items():
+            out.learnt(label, attack, home_of(path))
+    for candidate, restorer in hiding:
+        bar.update(task, description=f"{candidate.label}: {restorer.label}")
+        what = f"{candidate.label}: training of {restorer.label}"
+        made = out.tried(what, partial(train_attacker, candidate, restorer, seed))
+        if made:
+            restorers.setdefault(candidate.label, {})[restorer.label] = str(made)
+            out.learnt(candidate.label, restorer.label, made.parent.parent)
+        else:
+            out.leave_open(candidate.label, restorer.label, FAILED)
+            if not (out.failed and out.failed[-1].startswith(what)):
+                out.failed.append(what)
+        bar.advance(task)
+    bar.update(task, visible=False)
+    return ready, restorers
+
+
+def train_linkers(
+    candidates: Mapping[str, Candidate], linker: Linking | None, who: Mapping[str, Who], bench: Bench, seed: int,
+    out: Outcome,
+) -> tuple[dict[str, tuple[str, Judge]], dict[str, float]]:  # fmt: skip
+    """Train a linker on each method that hides, and one on clean faces; give them as judges, and the ceiling.
+
+    Args:
+        candidates: the methods.
+        linker: what to train; None for nothing.
+        who: the judges as the config has them.
+        bench: with the judges, the teacher among them.
+        seed: of the runs.
+        out: where failures go.
+
+    Returns:
+        Method -> the label and the judge; and what the one of clean faces comes to, as `clean_figures` names it.
+    """
+    if linker is None:
+        return {}, {}
+    teacher = bench.judges.get(linker.teacher)
+    if teacher is None:  # which is told already
+        for label, candidate in candidates.items():
+            if candidate.setting.desensitizer:
+                out.leave_open(label, linker.label, FAILED)
+        return {}, {}
+    given = who[linker.teacher]
+    path = candidates[given].checkpoint if isinstance(given, str) and given in candidates else given
+    more = ["--model.teacher", str(path)] if isinstance(path, str | Path) and path not in NAMES else []
+
+    def judge(candidate: Candidate, clean: bool) -> Judge:
+        run = train_attacker(candidate, linker, seed, more, clean)
+        if run is None:
+            raise ChildProcessError("its run failed")
+        return LinkJudge(LinkAttack(run), teacher).to(bench.subjects.device)
+
+    first = next(iter(candidates.values()))
+    best = out.tried(f"training of {linker.label} on clean faces", partial(judge, first, True))
+    ceiling: dict[str, float] = {}
+    if best is not None:
+        work = partial(bench.ceiling, clean_data(first, linker, seed), linker.label, best)
+        ceiling = out.tried(f"{linker.label} on clean faces", work) or {}
+    links = {}
+    for label, candidate in candidates.items():
+        if candidate.setting.desensitizer:
+            made = out.tried(f"{label}: training of {linker.label}", partial(judge, candidate, False))
+            if made is None:
+                out.leave_open(label, linker.label, FAILED)
+                continue
+            links[label] = (linker.label, made)
+            out.learnt(label, linker.label, attacker_run(candidate, linker))
+    return links, ceiling

@@ -1,0 +1,32 @@
+"""What a comparison says of its methods in words."""
+
+from __future__ import annotations
+
+from lightning_app.studies.compare.candidate import Candidate
+
+
+def describe(candidate: Candidate) -> str:
+    """Say in a few words what a method does.
+
+    Args:
+        candidate: the method.
+    """
+    about = dict(candidate.setting.data.desensitizer.describe())
+    method = str(about.pop("method"))
+    if not candidate.setting.data.desensitizer.hides:
+        return "nothing is hidden"
+    desensitizer = candidate.setting.data.desensitizer
+    if not desensitizer.is_image:
+        method = f"{method} (no picture: {desensitizer.out_channels} channels; seen as its `look` shows it)"
+    if isinstance(steps := about.pop("steps", None), list):
+        method += f": {' + '.join(str(step['method']) for step in steps)}"
+    if "key_hash" in about:
+        about["key"] = str(about.pop("key_hash"))[:12]
+    if "mask_hash" in about:
+        about = {
+            "mask": about.get("mask", "drawn"),
+            "hidden": f"{100 * float(str(about.get('mask_ratio', 'nan'))):.1f} %",
+            "hash": str(about["mask_hash"])[:12],
+        }
+    return ", ".join([method, *(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+                                for key, value in about.items() if value is not None)])  # fmt: skip

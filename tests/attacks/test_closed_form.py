@@ -1,0 +1,139 @@
+"""Attacks that solve equations: least squares of linear methods, mixes taken apart, signs taken away."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules import DrawnFaces
+from lightning_app.attacks import AbsoluteValues, Attack, LeastSquares, UnMix, Unshuffle
+from lightning_app.attacks.unmix import mixing_matrix
+from lightning_app.core.batch import AS_TRAINED, Batch
+from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, GaussianBlur, InstaHide, MaskOut, MixUp
+from lightning_app.metrics import psnr
+from tests.attacks.contract import AttackContract
+
+SIZE = 32
+
+
+def others(count: int = 60) -> DrawnFaces:
+    return DrawnFaces(identities=count, images_per_identity=1, size=SIZE, first_identity=900)
+
+
+def attacked(count: int = 6, each: int = 1) -> Batch:
+    faces = DrawnFaces(identities=count, images_per_identity=each, size=SIZE)
+    read = faces.__getitems__(range(count * each))
+    return {"image": read["image"].float() / 255, "index": read["index"], "identity": read["identity"]}
+
+
+class TestLeastSquares(AttackContract):
+    def make(self) -> Attack:
+        made = LeastSquares(others(), images=8).against(GaussianBlur(5))
+        assert made is not None
+        return made
+
+
+class TestUnMix(AttackContract):
+    def make(self) -> Attack:
+        return UnMix()
+
+
+class TestAbsoluteValues(AttackContract):
+    def make(self) -> Attack:
+        return AbsoluteValues()
+
+
+def test_a_linear_representation_comes_back_up_to_what_was_dropped() -> None:
+    batch = attacked()
+    whole = BlockDCT(upsample=1, colour="ycbcr", dc=True)
+    made = LeastSquares(others(), neighbours=0).against(whole)
+    assert made is not None
+    assert psnr(made.restore(whole(batch)), batch["image"]).min() > 50
+    # without the DC what is left is exact: blocks differ from the true ones by a constant each
+    dropped = BlockDCT(upsample=1, colour="ycbcr")
+    made = LeastSquares(others(), neighbours=0).against(dropped)
+    assert made is not None
+    gap = made.guess(dropped(batch)) - batch["image"]
+    blocks = gap.unfold(2, 8, 8).unfold(3, 8, 8).flatten(4)
+    assert (blocks - blocks.mean(4, keepdim=True)).abs().max() < 1e-3
+    # one order of the channels for all images, drawn by a key that the attack does not hold: a linear map all the same
+    shuffled = FrequencyMask(upsample=1, colour="ycbcr", mix=False)
+    found = LeastSquares(others(200), images=200, neighbours=0).against(shuffled)
+    assert found is not None
+    before = psnr(shuffled.pictures(shuffled(batch)["image"], (SIZE, SIZE)), batch["image"])
+    assert psnr(found.restore(shuffled(batch)), batch["image"]).mean() > before.mean() + 1
+
+
+def test_it_stops_at_masks_and_says_what_is_missing() -> None:
+    assert LeastSquares(others()).against(MaskOut(freeform=(0.4, 0.6))) is None
+    with pytest.raises(ValueError, match="against which method is not known"):
+        LeastSquares(others()).restore(attacked())
+    made = LeastSquares().against(GaussianBlur(5))
+    assert made is not None
+    with pytest.raises(ValueError, match="reader: LeastSquares has no faces to learn from"):
+        made.restore(attacked())
+    with pytest.raises(ValueError, match=r"neighbours: 9 of 3 channels are 1083 values|neighbours: 20"):
+        LeastSquares(others(), neighbours=20).against(GaussianBlur(5)).restore(attacked())  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="images: 0; give at least 1"):
+        LeastSquares(others(), images=0)
+
+
+def test_mixes_are_taken_apart_where_labels_and_coefficients_travel() -> None:
+    batch = attacked(8)
+    for k in (2, 4):
+        mixing = MixUp(k=k)
+        mixed = mixing(batch, AS_TRAINED)
+        assert psnr(mixed["image"], batch["image"]).max() < 30
+        attack = UnMix().against(mixing)
+        assert attack is not None
+        assert psnr(attack.restore(mixed), batch["image"]).min() > 60
+    # mixed channels are taken apart, then seen as the method that made them shows them
+    chain = Chain([BlockDCT(upsample=1, colour="ycbcr", dc=True), MixUp(k=2)])
+    attack = UnMix().against(chain)
+    assert attack is not None
+    assert psnr(attack.restore(chain(batch, AS_TRAINED)), batch["image"]).min() > 50
+
+
+def test_people_with_several_images_are_blurred_into_each_other() -> None:
+    batch = attacked(4, each=2)
+    mixing = MixUp(k=2)
+    mixed = mixing(batch, AS_TRAINED)
+    expected = written_out(mixed["target"], mixed["weight"])
+    assert torch.allclose(mixing_matrix(mixed["target"], mixed["weight"]), expected, atol=1e-12)
+    assert torch.allclose(expected.sum(1), torch.ones(8, dtype=torch.float64))
+    restored = UnMix().restore(mixed)
+    assert torch.isfinite(restored).all()
+
+
+def written_out(target: Tensor, weight: Tensor) -> Tensor:
+    made = torch.zeros(len(target), len(target), dtype=torch.float64)
+    for mix in range(len(target)):
+        made[mix, mix] = weight[mix, 0]
+        for place in range(1, target.shape[1]):
+            same = [i for i in range(len(target)) if i != mix and target[i, 0] == target[mix, place]]
+            for image in same:
+                made[mix, image] += weight[mix, place].double() / len(same)
+    return made
+
+
+def test_signs_are_taken_away_and_mixes_with_signs_are_left_alone() -> None:
+    batch, hiding = attacked(), InstaHide(k=2)
+    mixed = hiding(batch, AS_TRAINED)
+    assert UnMix().against(hiding) is None
+    attack = AbsoluteValues().against(hiding)
+    assert attack is not None
+    plain = MixUp(k=2, key=None)
+    plain._owner = hiding.owner
+    truth = (plain(batch, AS_TRAINED)["image"] - 0.5).abs() * 2
+    assert torch.allclose(attack.restore(mixed), truth, atol=1e-5)
+    assert AbsoluteValues().against(MixUp()) is None
+    with pytest.raises(ValueError, match="mean: 2; give a pixel's value"):
+        AbsoluteValues(2)
+
+
+def test_an_attack_is_mounted_where_it_fits() -> None:
+    shuffle = Unshuffle(BlockDCT(), others())
+    assert shuffle.against(FrequencyMask()) is shuffle
+    assert shuffle.against(GaussianBlur(5)) is None
+    assert shuffle.against(FrequencyMask(channels=8)) is None
