@@ -14,13 +14,14 @@ import torch
 from callbacks.clock import Clocked
 from callbacks.media import log_media
 from lightning_app.core.measurement import seven_digits
-from lightning_app.report import print_table, rows_of, write_metrics
+from lightning_app.report import png_bytes, print_table, rows_of, write_atomically, write_metrics
+from lightning_app.report.curves import curves_chart, read_curves
 
 log = logging.getLogger("faceveil")
 
 
 class Results(Clocked):
-    """Print the final figures, write `metrics.json` and log the table, when `fit`, `validate` or `test` ends.
+    """Print the final figures, write `metrics.json` and `curves.png` and log the table, when `fit`, `validate` or `test` ends.
 
     `metrics.json` is flat, its names are the log keys. `fit` writes it anew, unless
     nothing was left to train. `validate` and `test` bring
@@ -101,7 +102,19 @@ class Results(Clocked):
             for logger in trainer.loggers:
                 logger.log_metrics(dict(own), step=trainer.global_step)
             log_media(trainer, f"results/{stage}", table=(columns, rows))
+            if stage == "fit":
+                _draw_curves(run_dir)
         print_table(f"{stage}: {run_dir.name}", rows, columns)
+
+
+def _draw_curves(run_dir: Path) -> None:
+    """Draw `curves.png`; a picture that cannot be drawn or written ends no run."""
+    try:
+        picture = curves_chart(read_curves(run_dir), run_dir.name)
+        if picture is not None:
+            write_atomically(run_dir / "curves.png", png_bytes(picture))
+    except Exception as error:
+        log.warning("%s could not be drawn (%s): the run goes on without it", run_dir / "curves.png", error)
 
 
 def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:

@@ -67,6 +67,7 @@ KINDS = (
     Kind("privacy/dssim", "dSSIM", True),
     Kind("privacy/psnr", "PSNR, dB", False),  # of the desensitized faces: lower hides more
     Kind("train/loss", "training loss", False),
+    Kind("train/mean_loss", "", False),  # beside the loss of the last step it would puzzle in a table
     Kind("train/accuracy", "training accuracy", True),
     Kind("train/distillation", "distance from the teacher", False),
     Kind("train/confusion", "adversary's loss"),
