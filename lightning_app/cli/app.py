@@ -33,6 +33,7 @@ from callbacks import (
 )
 from lightning_app.cli.configs import CONFIGS, FindConfig
 from lightning_app.cli.nulls import NestedNulls
+from lightning_app.cli.parse_error import OneReason
 from lightning_app.cli.surroundings import is_rank_zero
 from lightning_app.core.files import is_plain_name
 from lightning_app.distributed.device import unsupported_gpu
@@ -52,11 +53,8 @@ log = logging.getLogger("faceveil")
 sys.modules.setdefault("lightning_app.loggers", loggers)
 
 
-class _Parser(NestedNulls, LightningArgumentParser):
+class _Parser(OneReason, NestedNulls, LightningArgumentParser):
     """A parser whose errors are the line that says what is wrong, without three screens of usage above it."""
-
-    def print_usage(self, file: Any = None) -> None:
-        """Print nothing; `--help` shows every option."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -116,7 +114,7 @@ class FaceVeilCLI(LightningCLI):
                             help="Replace the run that is in the folder.")  # fmt: skip
         if [*self.subcommands()] == ["predict"]:
             parser.add_argument("--output", type=str | None, default=None,
-                                help="File of the embeddings, NAME.safetensors; by default in the run folder.")  # fmt: skip
+                                help="File of the embeddings, NAME.safetensors; else in the run folder.")  # fmt: skip
         parser.link_arguments("data.input_size", "model.init_args.input_size", apply_on="instantiate")
         parser.link_arguments("data.in_channels", "model.init_args.in_channels", apply_on="instantiate")
         parser.set_defaults(
@@ -210,8 +208,10 @@ class FaceVeilCLI(LightningCLI):
         shown = trainer.get("enable_progress_bar") is not False and not bare
         if shown and not any(isinstance(c, AnyProgressBar) for c in callbacks):
             callbacks.append(ProgressBar())
-        if not bare and trainer.get("enable_model_summary") is not False and self.subcommand == "fit":
-            callbacks.extend([] if any(isinstance(c, ModelSummary) for c in callbacks) else [Summary()])
+        asked = not bare and trainer.get("enable_model_summary") is not False
+        if asked and self.subcommand == "fit" and not any(isinstance(c, ModelSummary) for c in callbacks):
+            callbacks.append(Summary())
+            kwargs["enable_model_summary"] = False  # Lightning's own
         ending = Embeddings if self.subcommand == "predict" else Results
         if not any(isinstance(c, ending) for c in callbacks):
             callbacks.append(self._embeddings() if ending is Embeddings else ending())

@@ -74,7 +74,7 @@ def show_help(name: str) -> bool:
         name: of the command.
 
     Returns:
-        Whether it was written down; of Lightning's commands, by the Lightning that is installed: its options are theirs.
+        Whether it was written down; what is Lightning's, by the Lightning that is installed: its options are theirs.
     """
     if name not in LIGHTNING and name not in COMMANDS:
         return False

@@ -24,8 +24,8 @@ def read_curves(run_dir: Path) -> Curves:
         run_dir: with `metrics.csv`, and `metrics.N.csv` of earlier starts.
 
     Returns:
-        Losses (`train/mean_loss`, or `train/loss` where a model logs no mean; `val/loss`) and accuracies of verification,
-        of an epoch logged more than once the last; empty where there is no log.
+        Losses (`train/mean_loss`, or `train/loss` where a model logs no mean; `val/loss`) and accuracies of
+        verification, of an epoch logged more than once the last; empty where there is no log.
 
     Raises:
         OSError, ValueError: a file cannot be read.

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_app.core.csv_text import csv_table, csv_text, read_csv_table
 from lightning_app.core.files import write_atomically
+from lightning_app.core.printing import counted
 
 log = logging.getLogger("faceveil")
 
@@ -60,8 +61,8 @@ class CSVLog(CSVLogger):
         """Write what waits, or say what is lost."""
         super().finalize(status)
         if self._experiment is not None and (waiting := len(self.experiment.metrics)):
-            log.warning("%s lacks the last %d rows: the disk took them no more",
-                        Path(self.log_dir) / "metrics.csv", waiting)  # fmt: skip
+            log.warning("%s lacks the last %s: the disk took no more",
+                        Path(self.log_dir) / "metrics.csv", counted(waiting, "row"))  # fmt: skip
 
 
 class _Table(ExperimentWriter):
