@@ -6,6 +6,7 @@ from callbacks.classification import ClassificationReport
 from callbacks.dssim import DSSIMReport
 from callbacks.embeddings import Embeddings
 from callbacks.end_together import EndTogether
+from callbacks.epoch_row import EpochRow
 from callbacks.finite import FiniteLoss
 from callbacks.fsm_ablation import FSMAblation
 from callbacks.mask_pictures import MaskPictures
@@ -15,6 +16,8 @@ from callbacks.pictures import Pictures
 from callbacks.progress import ProgressBar
 from callbacks.restoration import RestorationPictures
 from callbacks.results import Results
+from callbacks.run_state import RunState
+from callbacks.summary import Summary
 from callbacks.throughput import Throughput
 from callbacks.verification import LFWVerification
 
@@ -24,6 +27,7 @@ __all__ = [
     "DSSIMReport",
     "Embeddings",
     "EndTogether",
+    "EpochRow",
     "FSMAblation",
     "FiniteLoss",
     "HeadFirst",
@@ -35,6 +39,8 @@ __all__ = [
     "RestorationPictures",
     "Results",
     "RunCheckpoint",
+    "RunState",
+    "Summary",
     "Throughput",
     "TrainerOptions",
 ]

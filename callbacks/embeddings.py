@@ -1,33 +1,73 @@
-"""What `predict` leaves behind: the embedding of every image."""
+"""What `predict` leaves behind: the embedding of every image, and whose it is."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
-from lightning_app.report import write_atomically
+from datamodules.readers.base import FaceReader
+from datamodules.split import digest
+from lightning_app.core.csv_text import csv_text
+from lightning_app.core.files import PRIVATE, write_atomically
 
 log = logging.getLogger("faceveil")
+_SET = "faceveil_set"  # metadata: hash of the set the embeddings are of
 
 
 class Embeddings(BasePredictionWriter):
-    """Write `embeddings.safetensors` into the run folder when `predict` ends.
+    """Write the embeddings of all images as safetensors, and a CSV of who is on which, when `predict` ends.
 
     Tensors, in the reader's order: `embedding` `[N,D]` float32, the avgpool output; `identity` `[N]` int64, the
     class of each image; `index` `[N]` int64, its number in the reader; of a task `target` `[N]` int64, the class, while
-    `identity` is the person, −1 where it is not known. Names are not written. Of several processes
-    each writes its share, as `embeddings.RANK.safetensors`.
+    `identity` is the person, −1 where it is not known. The CSV of the same name has a row for each image in the same
+    order: `index`, `identity` (the name; of a task `class`), `image` (its path under the set's root; of a release both
+    are pseudonyms). It names people, so only its owner may read it. Of several processes each writes its share, as
+    `embeddings.RANK.safetensors`.
+
+    Args:
+        output: the file to write, `….safetensors`; by default `embeddings.safetensors` in the run folder.
+        overwrite: replace a file that holds something else than earlier embeddings of the same set.
+
+    Raises:
+        ValueError: `output` does not end in .safetensors.
+        FileExistsError: the file is there and is not known to be of the same set; raised before anything is embedded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, output: str | None = None, overwrite: bool = False) -> None:
         super().__init__(write_interval="epoch")
+        if output is not None and Path(output).suffix != ".safetensors":
+            raise ValueError(
+                f"--output {output}: embeddings are safetensors; give a name that ends in .safetensors"
+            )
+        self.output, self.overwrite = output, overwrite
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse to write over what is not of this set."""
+        if stage != "predict" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        reader = _reader(trainer)
+        path = self._path(trainer)
+        for there in (path, path.with_suffix(".csv")):
+            if there.is_dir():
+                raise FileExistsError(f"--output {there}: is a folder; give the name of a file")
+        if not path.exists() or self.overwrite or (reader is not None and _set_of(path) == _set(reader)):
+            return
+        raise FileExistsError(
+            f"{path} is there and not known to hold embeddings of this set ({_called(reader)}): give another "
+            "--output NAME.safetensors, or --overwrite to replace it"
+        )
 
     def write_on_epoch_end(
         self,
@@ -42,7 +82,50 @@ class Embeddings(BasePredictionWriter):
         tensors = {key: torch.cat([part[key] for part in predictions]) for key in predictions[0]}
         order = torch.argsort(tensors["index"])
         tensors = {key: value[order].contiguous() for key, value in tensors.items()}
-        rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = Path(trainer.default_root_dir) / f"embeddings{rank}.safetensors"
-        write_atomically(path, save(tensors))
+        reader, path = _reader(trainer), self._path(trainer)
+        write_atomically(path, save(tensors, None if reader is None else {_SET: _set(reader)}))
         log.info("%d embeddings of %d numbers each: %s", *tensors["embedding"].shape, path)
+        if reader is not None:
+            table = path.with_suffix(".csv")
+            # names that are no UTF-8 are written as the file system has them
+            write_atomically(table, _table(reader, tensors).encode("utf-8", "surrogateescape"), mode=PRIVATE)
+            log.info("Who is on which image, a row for each embedding: %s", table)
+
+    def _path(self, trainer: L.Trainer) -> Path:
+        path = Path(self.output or Path(trainer.default_root_dir) / "embeddings.safetensors")
+        return path.with_suffix(f".{trainer.global_rank}.safetensors") if trainer.world_size > 1 else path
+
+
+def _reader(trainer: L.Trainer) -> FaceReader | None:
+    """Return what `predict` reads; None of a DataModule of somebody else's."""
+    reader = getattr(getattr(trainer, "datamodule", None), "reader", None)
+    return reader if isinstance(reader, FaceReader) else None
+
+
+def _set(reader: FaceReader) -> str:
+    """Hash a set: its names in their order and what decides the pixels."""
+    facts = json.dumps([digest(reader), reader.pixel_facts()], sort_keys=True, default=str)
+    return hashlib.sha256(os.fsencode(facts)).hexdigest()
+
+
+def _set_of(path: Path) -> str | None:
+    """Read of which set a file of embeddings is; None where it does not say."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(_SET)
+    except (SafetensorError, OSError):  # another file: then of no set
+        return None
+
+
+def _called(reader: FaceReader | None) -> str:
+    return "of somebody else's class" if reader is None else f"{type(reader).__name__}, {len(reader)} images"
+
+
+def _table(reader: FaceReader, tensors: Mapping[str, Tensor]) -> str:
+    who = "identity" if reader.classes_are_people else "class"
+    labels = reader.labels.tolist()
+    rows = (
+        (index, reader.identities[labels[index]], reader.stable_name(index))
+        for index in tensors["index"].tolist()
+    )
+    return csv_text([("index", who, "image"), *rows])

@@ -166,7 +166,7 @@ def _known(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[set[str], 
         return None
     if any(not type(c).__module__.startswith(_OURS) or isinstance(c, FSMAblation) for c in callbacks):
         return None
-    keys = {"train/loss", "train/lr", "train/accuracy"}
+    keys = {"train/loss", "train/mean_loss", "train/lr", "train/accuracy"}
     verified: dict[str, int] = {}
     if trainer.enable_validation:
         verified = {c.name: c.every_n_epochs for c in callbacks if isinstance(c, LFWVerification)}

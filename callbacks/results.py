@@ -14,7 +14,8 @@ import torch
 from callbacks.clock import Clocked
 from callbacks.media import log_media
 from lightning_app.core.measurement import seven_digits
-from lightning_app.report import print_table, rows_of, write_metrics
+from lightning_app.report import png_bytes, print_table, rows_of, write_atomically, write_metrics
+from lightning_app.report.curves import curves_chart, read_curves
 
 log = logging.getLogger("faceveil")
 
@@ -25,7 +26,7 @@ class Results(Clocked):
     `metrics.json` is flat, its names are the log keys. `fit` writes it anew, unless
     nothing was left to train. `validate` and `test` bring
     their figures into what is there: a key in both takes the newest value, the others stay, so that the
-    figures of a fit outlive a validation. A command that fails or is killed writes nothing.
+    figures of a fit outlive a validation. `fit` draws `curves.png` of its log. A command that fails or is killed writes nothing.
 
     Beside what was logged: `time/fit_s`, seconds of this command without its set-up; `time/images_per_s`, in
     training, validation left out; `time/data_wait_share`, share 0 … 1 of that time in which the next batch was
@@ -101,7 +102,19 @@ class Results(Clocked):
             for logger in trainer.loggers:
                 logger.log_metrics(dict(own), step=trainer.global_step)
             log_media(trainer, f"results/{stage}", table=(columns, rows))
+            if stage == "fit":
+                _draw_curves(run_dir)
         print_table(f"{stage}: {run_dir.name}", rows, columns)
+
+
+def _draw_curves(run_dir: Path) -> None:
+    """Draw `curves.png`; a picture that cannot be drawn or written ends no run."""
+    try:
+        picture = curves_chart(read_curves(run_dir), run_dir.name)
+        if picture is not None:
+            write_atomically(run_dir / "curves.png", png_bytes(picture))
+    except Exception as error:
+        log.warning("%s could not be drawn (%s): the run goes on without it", run_dir / "curves.png", error)
 
 
 def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:

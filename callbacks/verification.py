@@ -220,7 +220,7 @@ class LFWVerification(L.Callback):
             self._clean_told = True
             log.info(
                 "%s: %s releases no pictures, and its recogniser takes no clean ones: situation 1 alone.",
-                self.name, type(data.desensitizer).__name__,
+                self.name, data.desensitizer.called,
             )  # fmt: skip
         return [1]
 

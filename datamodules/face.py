@@ -179,7 +179,7 @@ class FaceDataModule(CheckpointedDataModule):
         most, world = self.desensitizer.mixes, self.global_batch_size // self.batch_size
         if stage == "fit" and self.batch_size < most:
             raise ValueError(
-                f"data.global_batch_size={self.global_batch_size}: {type(self.desensitizer).__name__} mixes k={most} "
+                f"data.global_batch_size={self.global_batch_size}: {self.desensitizer.called} mixes k={most} "
                 f"images of a batch, and each of {world} processes has {self.batch_size}; give {most * world} or more"
             )
 

@@ -143,7 +143,7 @@ class PixelDataModule(L.LightningDataModule):
         """
         mixer = mixer_of(self.desensitizer)
         if mixer is None:
-            raise ValueError(f"data.desensitizer: {type(self.desensitizer).__name__} leaves k to nobody")
+            raise ValueError(f"data.desensitizer: {self.desensitizer.called} leaves k to nobody")
         if (
             not self.desensitizer.is_image
         ):  # a mix of normalised values is the mix, normalised: shares sum to 1

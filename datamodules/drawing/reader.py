@@ -182,13 +182,7 @@ class DrawnFaces(FaceReader):
             max(1, min(300, self._most_pairs(max(2, folds)))) if count_per_class is None else count_per_class
         )
         pairs = self.draw_pairs(count, folds, seed)
-        for who in self.identities:
-            (root / who).mkdir(parents=True, exist_ok=True)
-        for index in range(len(self)):
-            picture = Image.fromarray(self.read(index).transpose(1, 2, 0))
-            encoded = BytesIO()
-            picture.save(encoded, format="PNG")
-            write_atomically(root / self.name(index), encoded.getvalue())
+        self.write_images(root)
         lines = [f"{folds}\t{count}"]
         for a, b, same, _ in pairs:
             (label_a, image_a), (label_b, image_b) = (
@@ -200,3 +194,15 @@ class DrawnFaces(FaceReader):
         table = "\n".join(lines) + "\n"
         write_atomically(root / "pairs.txt", table)
         return pairs
+
+    def write_images(self, root: str | Path) -> None:
+        """Write the images as a folder tree in LFW's layout, one folder of PNG files a person.
+
+        Args:
+            root: folder to write to; made where it does not exist.
+        """
+        root = Path(root)
+        for index in range(len(self)):
+            encoded = BytesIO()
+            Image.fromarray(self.read(index).transpose(1, 2, 0)).save(encoded, format="PNG")
+            write_atomically(root / self.name(index), encoded.getvalue())

@@ -63,7 +63,11 @@ class FaceReader(Dataset[Batch], ABC):
         Raises:
             FileNotFoundError, ValueError: the set cannot be used; the message says why.
         """
-        raise AttributeError(f"{type(self).__name__} sets neither identities and labels nor overrides scan")
+        if "identities" in self.__dict__ and "labels" in self.__dict__:
+            return  # there from the beginning, as those of faces that are drawn
+        raise AttributeError(
+            f"{type(self).__name__}: write `scan`, or set `identities` and `labels` in `__init__`; a reader needs both"
+        )
 
     def open(self) -> Self:
         """Scan the set now, rather than at the first need; see `scan` for what it raises."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from lightning_app.core.text_file import composed, text_of
 LFW_PATTERN = "{name}/{name}_{number:04d}"
 
 _log = logging.getLogger(__name__)
+_QUOTED = re.compile(r'(?:(?<=^)|(?<=[\s,]))"[^"]*"')
 _LONGEST = 9  # digits of a count
 _FIELDS = {"name": "s?", "number": "0?[0-9]{0,2}d?"}  # of a pattern, and how each may be written
 
@@ -147,7 +149,7 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
     """Read a list of pairs.
 
     Two forms, told apart by the second column; columns are separated by tabs, commas or spaces, empty lines
-    are passed over:
+    are passed over. A name with spaces takes tabs or commas between the columns, or stands in double quotes:
 
     - LFW's: `name i j` (the same person's images i and j) and `name1 i name2 j`. It may start with a header:
       `folds n` (each fold n same pairs and n different), or `n` (View 1, which has no folds).
@@ -223,11 +225,13 @@ class _Row:
 
 
 def _columns(line: str) -> list[str]:
-    if "\t" in line.strip():
-        return [column.strip() for column in line.strip().split("\t")]
-    if line.count(",") >= 2:
-        return [column.strip() for column in line.split(",")]
-    return line.split()
+    text = line.strip()
+    bare = _QUOTED.sub("", text)  # what stands in quotes separates nothing
+    separator = "\t" if "\t" in bare else "," if bare.count(",") >= 2 else None
+    if bare == text:
+        return [column.strip() for column in text.split(separator)]
+    parts = next(csv.reader([text], delimiter=separator or " ", skipinitialspace=True))
+    return [column.strip() for column in parts]
 
 
 def _header(line: str) -> tuple[int, ...] | None:
@@ -253,9 +257,13 @@ def _row(line: str, pattern: str, where: str) -> _Row:
         ):
             _check_within(where, first, second)
             return _Row((first, second), None, same == "1", int(rest[0]) if rest else None)
+    spaced = len(columns) > 4 and "\t" not in line and line.count(",") < 2
+    hint = (
+        "; a name with spaces: put a tab between the columns, or the name in double quotes" if spaced else ""
+    )
     raise ValueError(
         f"{where}: {line.strip()[:200]!r} is no pair; 'name i j', 'name1 i name2 j' or 'path1 path2 0|1 [fold]' is "
-        "needed"
+        f"needed{hint}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ModelSummary, WeightAveraging
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -20,16 +20,20 @@ from lightning.pytorch.strategies import ParallelStrategy
 from callbacks import (
     Embeddings,
     EndTogether,
+    EpochRow,
     FiniteLoss,
     HeadFirst,
     ProgressBar,
     Results,
     RunCheckpoint,
+    RunState,
+    Summary,
     Throughput,
     TrainerOptions,
 )
-from lightning_app.cli.configs import FindConfig
+from lightning_app.cli.configs import CONFIGS, FindConfig
 from lightning_app.cli.nulls import NestedNulls
+from lightning_app.cli.parse_error import OneReason
 from lightning_app.cli.surroundings import is_rank_zero
 from lightning_app.core.files import is_plain_name
 from lightning_app.distributed.device import unsupported_gpu
@@ -49,11 +53,8 @@ log = logging.getLogger("faceveil")
 sys.modules.setdefault("lightning_app.loggers", loggers)
 
 
-class _Parser(NestedNulls, LightningArgumentParser):
+class _Parser(OneReason, NestedNulls, LightningArgumentParser):
     """A parser whose errors are the line that says what is wrong, without three screens of usage above it."""
-
-    def print_usage(self, file: Any = None) -> None:
-        """Print nothing; `--help` shows every option."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -111,6 +112,9 @@ class FaceVeilCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs/<name> lies.")
         parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
                             help="Replace the run that is in the folder.")  # fmt: skip
+        if [*self.subcommands()] == ["predict"]:
+            parser.add_argument("--output", type=str | None, default=None,
+                                help="File of the embeddings, NAME.safetensors; else in the run folder.")  # fmt: skip
         parser.link_arguments("data.input_size", "model.init_args.input_size", apply_on="instantiate")
         parser.link_arguments("data.in_channels", "model.init_args.in_channels", apply_on="instantiate")
         parser.set_defaults(
@@ -142,13 +146,20 @@ class FaceVeilCLI(LightningCLI):
         """Find the run's folder and its checkpoint before anything expensive is made."""
         config = self.config[self.subcommand]
         files = [str(p) for p in config.get("config") or [] if p is not None]
+        if not files and config.data.get("init_args.reader", 0) is None:
+            raise ValueError(
+                f"{self.subcommand} needs a config: give --config NAME.yaml, one of your own or of "
+                f"{CONFIGS}; `python main.py fit --config demo.yaml` draws its own faces"
+            )
         name = config.name or (Path(files[0]).stem if files else "run")
         if not is_plain_name(name):
             raise ValueError(f"--name {name!r}: give a plain name, the folder is {config.runs}/<name>")
         self.run_dir = Path(config.runs) / name
         checkpoint = resolve_checkpoint(config.ckpt_path, self.run_dir) if config.get("ckpt_path") else None
         if checkpoint is None and self.subcommand in ("validate", "test", "predict"):
-            raise ValueError(f"{self.subcommand} needs a trained model: give --ckpt_path last, or a path")
+            raise ValueError(
+                f"{self.subcommand} needs a trained model: give --ckpt_path last (the one of {self.run_dir}), or a path"
+            )
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         check_asked(config.trainer, "FaceDataModule" in str(config.data.class_path))
         # the launcher starts the other ranks with the same command line when rank zero has begun already
@@ -163,7 +174,11 @@ class FaceVeilCLI(LightningCLI):
     def before_fit(self) -> None:
         """Keep other processes out of the run's folder, and put the CSV log of an earlier run aside."""
         if is_rank_zero() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            fresh = not self.run_dir.exists()
             hold(self.run_dir)
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, RunState):
+                    callback.fresh = fresh
             put_log_aside(self.run_dir)
         if isinstance(self.model, Recogniser):  # its prepare_data comes before Lightning tells
             self.model.goes_on = bool(self.config[self.subcommand].ckpt_path)
@@ -193,10 +208,16 @@ class FaceVeilCLI(LightningCLI):
         shown = trainer.get("enable_progress_bar") is not False and not bare
         if shown and not any(isinstance(c, AnyProgressBar) for c in callbacks):
             callbacks.append(ProgressBar())
+        asked = not bare and trainer.get("enable_model_summary") is not False
+        if asked and self.subcommand == "fit" and not any(isinstance(c, ModelSummary) for c in callbacks):
+            callbacks.append(Summary())
+            kwargs["enable_model_summary"] = False  # Lightning's own
         ending = Embeddings if self.subcommand == "predict" else Results
         if not any(isinstance(c, ending) for c in callbacks):
-            callbacks.append(ending())
-        for watch in (Throughput, FiniteLoss) if self.subcommand == "fit" else ():
+            callbacks.append(self._embeddings() if ending is Embeddings else ending())
+        if self.subcommand == "fit":
+            callbacks.append(RunState())  # behind what writes results
+        for watch in (EpochRow, Throughput, FiniteLoss) if self.subcommand == "fit" else ():
             if not any(isinstance(c, watch) for c in callbacks):
                 callbacks.insert(0, watch())  # a spoilt model is found out before anything measures it
         if any(isinstance(c, WeightAveraging) for c in callbacks):
@@ -228,6 +249,10 @@ class FaceVeilCLI(LightningCLI):
         place_loggers(made)
         together.watch(made)
         return made
+
+    def _embeddings(self) -> Embeddings:
+        config = self.config[self.subcommand]
+        return Embeddings(config.get("output"), config.overwrite)
 
 
 def run_lightning(args: list[str]) -> None:

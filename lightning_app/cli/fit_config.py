@@ -18,6 +18,7 @@ from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from lightning_app.cli.app import FaceVeilCLI
+from lightning_app.cli.parse_error import the_reason
 from lightning_app.core.foreign import read_yaml
 from lightning_app.core.printing import reason
 from lightning_app.desensitize import Desensitizer
@@ -76,7 +77,7 @@ def read_fit_settings(args: Sequence[str]) -> FitSettings:
                 args=list(args), parser_kwargs={"exit_on_error": False},
             )  # fmt: skip
     except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())[:400]) from error
+        raise ValueError(the_reason(str(error))) from error
     except (ValueError, OSError) as error:  # jsonargparse wraps what a class refused in what it was tried as
         raise ValueError(reason(error)) from error
     data = read.config_init.data
@@ -195,7 +196,7 @@ def make_part(name: str, kind: object, part: object) -> Any:
     try:
         return parser.instantiate(parser.parse_object({name: part}))[name]
     except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())[:400]) from error
+        raise ValueError(the_reason(str(error))) from error
 
 
 def saved_reader(run: Path, trust: Collection[str] = ()) -> FaceReader:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lightning_app.core.foreign import read_yaml
 from lightning_app.core.key_file import load_key
 from lightning_app.core.printing import printable
 from lightning_app.core.progress import progress_bar
+from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask
 from lightning_app.release.audit.against_raw import compare_images, count_refused, find_names
 from lightning_app.release.audit.agreed import Agreed
@@ -35,6 +37,7 @@ from lightning_app.release.audit.run import audit as audit_release
 from lightning_app.release.audit.shards_against_raw import compare_shards
 from lightning_app.release.audit.verdict import compared_line, figures, left_open
 from lightning_app.release.format.manifest import MANIFEST, MASK, image_file
+from lightning_app.release.format.marks import OF_TIMES
 from lightning_app.release.format.method import desensitizer_of, is_known, key_hashes
 from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
@@ -67,6 +70,7 @@ def audit(
     json_path: str | None = None,
     ignore_times: bool = False,
     workers: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> Audit:
     """Prove of a released set that it holds what its manifest says and nothing else, or say what is wrong, by file.
 
@@ -92,6 +96,8 @@ def audit(
         json_path: where to write verdict, findings, notes and figures as JSON.
         ignore_times: do not check time stamps: a copy made without keeping them has others.
         workers: processes; by default one per CPU where there are files enough.
+        overrides: of the config's reader and desensitizer, as `desensitize` takes them on its command line, such as
+            `["--reader.init_args.root", "data/aligned"]`.
 
     Returns:
         Findings, notes and counts.
@@ -114,7 +120,9 @@ def audit(
         raise FileNotFoundError(f"raw: {raw}: no such folder; give the raw set that was released")
     if json_path is not None:
         refuse_inside(json_path, released, "--json")
-    part = None if config is None else _configured(config)
+    if overrides and config is None:
+        raise ValueError(f"{overrides[0]}: overrides what --config says; give --config too")
+    part = None if config is None else _configured(config, overrides)
     agreed = _agreed(mask, mask_hash, min_mask_ratio, part)
     pseudonyms = None if key is None else Pseudonyms(load_key(key))
     signer = None if public_key is None else load_public_key(public_key)
@@ -235,8 +243,8 @@ def _reader(raw: str | None, part: dict[str, Any] | None, found: Audit) -> FaceR
     return reader.open()
 
 
-def _configured(config: str) -> dict[str, Any]:
-    """Read the config of `desensitize`, or the data of a `fit`'s."""
+def _configured(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read the config of `desensitize`, or the data of a `fit`'s, with what overrides it."""
     path = find_config(config)
     part = read_yaml(path)
     for level in ("data", "init_args"):  # the config of a `fit` has its reader there
@@ -244,7 +252,41 @@ def _configured(config: str) -> dict[str, Any]:
             part = part[level]
     if not isinstance(part, dict) or not part.get("reader"):
         raise ValueError(f"config: {path} has no `reader`; give the config of `desensitize`")
-    return part
+    return _overridden(part, overrides) if overrides else part
+
+
+def _overridden(part: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Put what the command line says in the place of what the config says, as `desensitize` does."""
+    parser = CommandParser(prog="main.py audit")
+    parser.add_argument("--reader", type=FaceReader)
+    parser.add_argument("--desensitizer", type=Desensitizer | None, default=None)
+    given = [f"--{key}={json.dumps(part[key])}" for key in ("reader", "desensitizer") if part.get(key)]
+    values: dict[str, Any] = parser.parse_args([*given, *overrides]).as_dict()
+    return part | values
+
+
+def split_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part a command line of `audit` from what overrides the config in it.
+
+    Args:
+        args: such as `["released/lfw", "--config", "mine.yaml", "--reader.init_args.root", "data/aligned"]`. Where the
+            config is that of a `fit`, `--data.init_args.reader…` will do as well.
+
+    Returns:
+        The rest, and the overrides.
+    """
+    own, overrides = list[str](), list[str]()
+    words = iter(args)
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not key.startswith(("--reader", "--desensitizer", "--data.")):
+            own.append(word)
+            continue
+        plain = word.removeprefix("--data.").removeprefix("init_args.")
+        overrides.append(plain if plain.startswith("--") else f"--{plain}")
+        if not equals:
+            overrides.extend(itertools.islice(words, 1))
+    return own, overrides
 
 
 def _names(raw: str | None, reader: FaceReader) -> set[str]:
@@ -366,8 +408,21 @@ def _print_verdict(released: str, found: Audit, verdict: str, json_path: str | N
             if more > 0:
                 console.print(f"and {more} more; {where}", markup=False, highlight=False)
     compared = compared_line(found)
-    for line in (verdict, *([compared] if compared else []), *(f"note: {note}" for note in found.notes)):
+    hints = ["only time stamps differ, as in a copy made without them: --ignore-times checks all else"]
+    for line in (
+        verdict, *([compared] if compared else []), *(hints if only_times(found) else []),
+        *(f"note: {note}" for note in found.notes),
+    ):  # fmt: skip
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def only_times(found: Audit) -> bool:
+    """Return whether time stamps are the only findings.
+
+    Args:
+        found: by the audit.
+    """
+    return bool(found.findings) and all(OF_TIMES in finding.what for finding in found.findings)
 
 
 def build_parser() -> CommandParser:
@@ -385,14 +440,14 @@ def build_parser() -> CommandParser:
                         help="do not check time stamps: a copy made without keeping them has others.")  # fmt: skip
     parser.add_argument("-c", "--config", type=str | None, default=None,
                         help="the config of `desensitize`: its reader reads the raw set, its desensitizer must be the "
-                        "release's.")  # fmt: skip
+                        "release's; --reader… and --desensitizer… override it.")  # fmt: skip
     parser.add_argument("--public-key", type=str | None, default=None, metavar="PEM",
                         help="the owner's public key: the release must be signed by it.")  # fmt: skip
     parser.add_function_arguments(
         audit,
         skip={
             "released", "json_path", "ignore_times", "config", "public_key", "compare_all", "mask_hash",
-            "min_mask_ratio",
+            "min_mask_ratio", "overrides",
         },
     )  # fmt: skip
     return parser
@@ -408,6 +463,8 @@ def run(args: list[str]) -> None:
         SystemExit: with code 1, where there are findings.
         FileNotFoundError, ValueError: see `audit`.
     """
-    values = build_parser().parse_args(args).as_dict()
-    if audit(json_path=values.pop("json"), compare_all=values.pop("all"), **values).findings:
+    own, overrides = split_overrides(args)
+    values = build_parser().parse_args(own).as_dict()
+    found = audit(json_path=values.pop("json"), compare_all=values.pop("all"), overrides=overrides, **values)
+    if found.findings:
         sys.exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from lightning_app.commands.parser import CommandParser, command_parser, name_ru
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.files import PRIVATE, is_plain_name, write_atomically
 from lightning_app.core.key_file import load_key, make_key
+from lightning_app.core.printing import counted
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask
@@ -167,7 +169,13 @@ def run(args: list[str]) -> None:
     config.pop("make_sign_key")
     _check_mask(config)
     desensitize(**vars(parser.instantiate(config)))
+    owner = Path(config.runs) / config.name
+    key = owner / "pseudonyms.key" if config.key is None else config.key
+    output = config.output
     write_run_config(parser, config)
+    log.info("Next: python main.py audit %s", " ".join(
+        shlex.quote(str(word)) for word in (output, "--config", owner / "config.yaml", "--key", key)
+    ))  # fmt: skip
 
 
 def _check_mask(config: Namespace) -> None:
@@ -259,7 +267,7 @@ def _print_summary(
     if manifest.tensors is not None:
         tensors, kept = manifest.tensors, "×".join(map(str, manifest.tensors.shape))
         grid = f", value = (level − {tensors.offset}) / {tensors.scale}" if tensors.dtype == "uint8" else ""
-        rows.append(["tensors", f"{kept} {tensors.dtype}{grid}, {len(tensors.rows)} shards"])
+        rows.append(["tensors", f"{kept} {tensors.dtype}{grid}, {counted(len(tensors.rows), 'shard')}"])
         beyond = "the grid" if tensors.dtype == "uint8" else f"±{LARGEST:g}, the largest float16"
         rows.append(["cut off", f"{release.clipped:.2%} of the values made now lay beyond {beyond}"])
         if tensors.mixed > 1:
@@ -288,4 +296,3 @@ def _print_summary(
             "%d images are refused as WebP coded with loss: hidden pixels leave traces all over them. Give their "
             "originals; --allow_lossy_webp releases them as they are.", lossy,
         )  # fmt: skip
-    log.info("Next: python main.py audit %s", output)

@@ -10,14 +10,12 @@ from jsonargparse import Namespace
 
 from lightning_app.cli.configs import FindConfig
 from lightning_app.cli.nulls import NestedNulls
+from lightning_app.cli.parse_error import OneReason
 from lightning_app.core.files import write_atomically
 
 
-class CommandParser(NestedNulls):
+class CommandParser(OneReason, NestedNulls):
     """A parser whose errors are the line that says what is wrong, without screens of usage above it."""
-
-    def print_usage(self, file: Any = None) -> None:
-        """Print nothing; `--help` shows every option."""
 
 
 def command_parser(command: Callable[..., object], *, config: bool = True) -> CommandParser:

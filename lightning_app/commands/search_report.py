@@ -73,19 +73,21 @@ def save_picture(
     if template is not None:
         saliency = [("mean saliency", template.raw), (f"smoothed, σ {report['sigma']:g}", template.saliency)]
         shown = (f"template, T {report['T']:g}", template.mask)
+    shown_rows = found.ranked(_SHOWN)
     masks = [
         (
-            f"{row.value:.3f} = {row.F:.3f} − {report['gamma']:g}·{row.P:.3f}"
+            f"{number}: {row.value:.3f} = {row.F:.3f} − {report['gamma']:g}·{row.P:.3f}"
             + ("" if row.objective is not None else f"\non {row.images} of {report['images']} images"),
             found.mask_of(row.number),
         )
-        for row in found.ranked(_SHOWN)
+        for number, row in enumerate(shown_rows, 1)
     ]
     size = found.mask.shape[-1]
     face = torch.from_numpy(DrawnFaces(2, 1, size=size, seed=0, nuisance=0.3).read(0)).float() / 255
     picture = search_chart(
         masks, face.expand(3, -1, -1), found.mask, saliency, shown,
         f"{title}: F − γ·P = {report['objective']:.3f}, mask ratio {report['P']:.3f}",
+        [(row.value, row.objective is not None) for row in shown_rows],
     )  # fmt: skip
     write_atomically(folder / "search.png", png_bytes(picture))
 

@@ -71,6 +71,7 @@ KINDS = (
     KnownNumber("privacy/dssim", "dSSIM", True),
     KnownNumber("privacy/psnr", "PSNR, dB", False),  # of the desensitized faces: lower hides more
     KnownNumber("train/loss", "training loss", False),
+    KnownNumber("train/mean_loss", "", False),  # beside the loss of the last step it would puzzle in a table
     KnownNumber("train/accuracy", "training accuracy", True),
     KnownNumber("train/distillation", "distance from the teacher", False),
     KnownNumber("train/confusion", "adversary's loss"),

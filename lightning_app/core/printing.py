@@ -30,6 +30,7 @@ _PLAIN = str.maketrans({
     "∞": "inf", "·": "-", "⊙": "*", "‘": "'", "’": "'", "“": '"', "”": '"', "²": "2", "⁵": "5", "⁶": "6", "σ": "sigma",
     "γ": "gamma", "δ": "delta", "ρ": "rho", "┃": "|", "│": "|", "━": "-", "─": "-", "╸": "-", "╺": "-", "█": "#",
 })  # fmt: skip
+_ABSOLUTE = re.compile(r"(?:^|[\s='\"(])(?:/\S|[A-Za-z]:\\)")  # where a path begins at the root
 _HELP = ("-h", "--help", "--print_config")
 
 
@@ -323,3 +324,34 @@ def reason(error: BaseException) -> str:
     while str(error).startswith("Does not validate against any of the Union") and error.__cause__ is not None:
         error = error.__cause__
     return str(error)
+
+
+def searched(error: BaseException, folder: str | None = None) -> str:
+    """Return what went wrong, and of a relative path that is not there in which folder it was looked for.
+
+    Args:
+        error: where it, or what it was raised from, is a FileNotFoundError, its message may name a path.
+        folder: where relative paths begin; by default the working directory.
+    """
+    words, cause = reason(error), error
+    while not isinstance(cause, FileNotFoundError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    here = os.getcwd() if folder is None else folder
+    if not isinstance(cause, FileNotFoundError) or here in words or _ABSOLUTE.search(words):
+        return words
+    return f"{words} (looked in {here})"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun, in the plural where there are more or none.
+
+    Args:
+        count: how many.
+        noun: in the singular.
+
+    Example:
+        >>> counted(1, "shard"), counted(1200, "identity")
+        ('1 shard', '1200 identities')
+    """
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else many}"

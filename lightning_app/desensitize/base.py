@@ -59,6 +59,11 @@ class Desensitizer(nn.Module):
     hides_only: bool = False
     _as_written: ClassVar[dict[str, object]] = {}
 
+    @property
+    def called(self) -> str:
+        """What messages call it: the name of its class."""
+        return type(self).__name__
+
     def __init_subclass__(cls, **more: Any) -> None:
         """Put the cautious value where a class does not state a promise itself, and keep what it is made of."""
         super().__init_subclass__(**more)

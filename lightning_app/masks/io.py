@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,16 +33,27 @@ _LEFT_S = 3600.0  # a temporary file so old is nobody's any more
 
 
 def draw_hint(path: str | Path, size: Size | None = None) -> str:
-    """Return the command that draws a mask of this size to this path, for error messages."""
+    """Return the command that draws a mask of this size, for error messages.
+
+    Where no mask of this name is there it draws to this path, the very mask that the pages draw; else to a name beside
+    it, for others may use the one that is there.
+    """
     height, width = (None, None) if size is None else as_size(size)
     if height != width:
         return f"draw one with lightning_app.masks.freeform_masks(1, ({height}, {width})) and save_mask"
-    side = "SIDE" if height is None else height
-    again = " --overwrite" if Path(path).exists() or Path(path).with_suffix(".json").exists() else ""
+    side = "SIDE" if height is None else str(height)
+    free = _free_name(Path(path), side)
+    again = " --overwrite" if free.with_suffix(".json").exists() else ""  # left behind by a kill
     return (
-        f"draw one with `python main.py draw-mask --ratio 0.74 0.78 --size {side} --output {path}{again}`"
-        + ("" if size is not None else " (SIDE: that of the images)")
+        f"draw one with `python main.py draw-mask --ratio 0.755 0.765 --size {side} --seed 0 --output "
+        f"{shlex.quote(str(free))}{again}`" + ("" if size is not None else " (SIDE: that of the images)")
     )
+
+
+def _free_name(path: Path, side: str) -> Path:
+    """Return the path where no mask is there, else a name beside it where none is."""
+    ends = itertools.chain(["", f"_{side}"], (f"_{side}_{number}" for number in itertools.count(2)))
+    return next(one for one in (path.with_name(f"{path.stem}{end}.png") for end in ends) if not one.exists())
 
 
 def load_mask(path: str | Path, size: Size | None = None) -> Tensor:

@@ -274,9 +274,8 @@ class Recogniser(L.LightningModule):
             self._note(anew, "train/distillation", far.detach(), len(logits))
         self._note(anew, "train/loss", loss.detach(), len(logits), prog_bar=True)
         self._note(anew, "train/lr", rate, 1)
-        self._note(
-            anew, "train/accuracy", accuracy, len(logits), on_epoch=True, on_step=False, sync_dist=True
-        )
+        for name, value in (("train/accuracy", accuracy), ("train/mean_loss", loss.detach())):
+            self._note(anew, name, value, len(logits), on_epoch=True, on_step=False, sync_dist=True)
         return loss
 
     def on_train_epoch_start(self) -> None:

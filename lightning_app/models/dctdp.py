@@ -76,7 +76,9 @@ class DCTDPRecogniser(Recogniser):
             return None
         made = getattr(getattr(self.trainer, "datamodule", None), "desensitizer", None)
         if type(made) is not BlockDCT or made.normalise or made.dc:
-            name = type(made).__name__ + (" with other settings" if type(made) is BlockDCT else "")
+            name = getattr(made, "called", type(made).__name__) + (
+                " with other settings" if type(made) is BlockDCT else ""
+            )
             raise ValueError(
                 f"data.desensitizer: {name}; DCTDPRecogniser learns a budget for the channels of BlockDCT with dc: "
                 "false and normalise: false"

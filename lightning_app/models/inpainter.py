@@ -126,7 +126,7 @@ class Inpainter(L.LightningModule):
         if not getattr(data, "keep_clean", False):
             raise ValueError("Inpainter learns from clean faces: set data.keep_clean to true")
         if not data.desensitizer.is_image:
-            name = type(data.desensitizer).__name__
+            name = data.desensitizer.called
             raise ValueError(
                 f"data.desensitizer: {name} gives no pictures; an Inpainter has nothing to restore"
             )

@@ -63,7 +63,7 @@ def check_data(data: Any, fitting: bool) -> None:
     """
     if data is None:
         raise ValueError("AdversarialMasker needs a FaceDataModule, which tells how pixels are normalised")
-    name = type(data.desensitizer).__name__
+    name = data.desensitizer.called
     if not data.desensitizer.is_image:
         raise ValueError(f"data.desensitizer: {name} gives no pictures; a masker chooses pixels of pictures")
     if data.desensitizer.mixes > 1:

@@ -40,7 +40,7 @@ def check_masks(model: str, data: object) -> None:
         return
     black = torch.zeros(max(2, data.desensitizer.mixes), 3, data.size, data.size, dtype=torch.uint8)
     mask = data.desensitized(black, draw_key=data.as_trained(len(black)))["mask"]
-    method = type(data.desensitizer).__name__
+    method = data.desensitizer.called
     if mask is None:
         log.warning(
             "%s looks at masks, and %s returns none: it is a plain ResNet here; take ResNet.", model, method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_app.core.csv_text import csv_table, csv_text, read_csv_table
 from lightning_app.core.files import write_atomically
+from lightning_app.core.printing import counted
 
 log = logging.getLogger("faceveil")
 
@@ -59,12 +61,31 @@ class CSVLog(CSVLogger):
         """Write what waits, or say what is lost."""
         super().finalize(status)
         if self._experiment is not None and (waiting := len(self.experiment.metrics)):
-            log.warning("%s lacks the last %d rows: the disk took them no more",
-                        Path(self.log_dir) / "metrics.csv", waiting)  # fmt: skip
+            log.warning("%s lacks the last %s: the disk took no more",
+                        Path(self.log_dir) / "metrics.csv", counted(waiting, "row"))  # fmt: skip
 
 
 class _Table(ExperimentWriter):
-    """Rows that are in the file whole or not at all; a new column means a new file in the old one's place."""
+    """Rows that are in the file whole or not at all; a new column means a new file in the old one's place.
+
+    Figures of one step stand in one row: what is logged of a step after another row of it, and does not contradict it,
+    is put into that row. So an epoch has one row, whatever logged its figures.
+    """
+
+    _last: dict[str, Any] | None = None  # the row that ends the file
+    _at = 0  # where it begins in the file
+    _fills = False  # the first row that waits takes the place of the last one
+
+    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
+        """Take a row, or what a row lacks."""
+        super().log_metrics(metrics_dict, step)
+        row = self.metrics[-1]
+        waiting = len(self.metrics) > 1
+        before = self.metrics[-2] if waiting else self._last
+        if before is None or any(key in before and before[key] != value for key, value in row.items()):
+            return
+        self.metrics[-2 if waiting else -1 :] = [before | row]
+        self._fills = self._fills or not waiting
 
     def save(self) -> None:
         if not self.metrics:
@@ -72,23 +93,35 @@ class _Table(ExperimentWriter):
         path = Path(self.metrics_file_path)
         keys = sorted(set(self.metrics_keys).union(*self.metrics))
         if keys == self.metrics_keys and path.is_file():
-            rows = ([row.get(key, "") for key in keys] for row in self.metrics)
-            _append(path, csv_text(rows, "\r\n").encode())
+            rows = [csv_text([[row.get(key, "") for key in keys]], "\r\n").encode() for row in self.metrics]
+            at = self._at if self._fills else path.stat().st_size
+            _put(path, at, b"".join(rows))
+            self._at = at + sum(map(len, rows[:-1]))
         else:
             earlier: list[dict[str, str]] = []
             if path.is_file():
                 with path.open(newline="", encoding="utf-8") as file:
                     earlier = list(read_csv_table(file))
-            write_atomically(path, csv_table(keys, [*earlier, *self.metrics], "\r\n"))
+            whole = csv_table(keys, [*(earlier[:-1] if self._fills else earlier), *self.metrics], "\r\n").encode()
+            write_atomically(path, whole)
+            self._at = len(whole) - len(csv_table(keys, self.metrics[-1:], "\r\n").encode())
+            self._at += len(csv_text([keys], "\r\n").encode())
+        self._last, self._fills = self.metrics[-1], False
         self.metrics_keys, self.metrics = keys, []
 
 
-def _append(path: Path, content: bytes) -> None:
-    with path.open("ab", buffering=0) as file:  # a buffer would be written once more when the file is closed
-        size = file.tell()
+def _put(path: Path, at: int, content: bytes) -> None:
+    """Write what ends a file, from a place on: where the disk has no room for it the file stays as it was."""
+    with path.open("r+b", buffering=0) as file:  # a buffer would be written once more when the file is closed
+        file.seek(at)
+        before = file.read()
+        file.seek(at)
         try:
             while content:
                 content = content[file.write(content) :]
+            file.truncate()
         except OSError:
-            file.truncate(size)
+            file.seek(at)
+            file.write(before)  # where it was, so there is room
+            file.truncate()
             raise

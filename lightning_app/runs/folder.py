@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from lightning_app.runs.checkpoint_bounds import archive_flaw, values_flaw
+from lightning_app.runs.lock import release
+from lightning_app.runs.state import STATE
 
 log = logging.getLogger("faceveil")
 RECORD = "federation.json"  # what a federation is called, and what its result depends on
@@ -20,7 +22,8 @@ _MARKS = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")  # what o
 # all that a run leaves and a new one does not write over; W&B's folders stay, they may not be synced yet
 _REMAINS = ("checkpoints", "metrics.json", "metrics.*.csv", "faces.png", "restored.png",
             "masks.png", "mean_mask.png", "mixing.png", "budget.png", "confusion_*", "scores",
-            "embeddings*.safetensors", "hparams.yaml", "validate", "test", "predict")  # fmt: skip
+            "embeddings*.safetensors", "embeddings*.csv", "hparams.yaml", "curves.png", STATE, "validate", "test",
+            "predict")  # fmt: skip
 
 
 def has_checkpoint(run_dir: Path) -> bool:
@@ -168,3 +171,18 @@ def clear_run(run_dir: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def forget_start(run_dir: Path) -> None:
+    """Remove the folder of a run that failed before its first step, so that the same command can be given again.
+
+    Only what a start writes is removed; the folder stays where anything else lies in it.
+
+    Args:
+        run_dir: `runs/<name>`, made by this process.
+    """
+    for name in ("config.yaml", "hparams.yaml", "metrics.csv", STATE):
+        (run_dir / name).unlink(missing_ok=True)
+    release(run_dir)
+    if run_dir.is_dir() and not any(run_dir.iterdir()):
+        run_dir.rmdir()

@@ -71,3 +71,37 @@ def _locked(file: TextIO, run_dir: Path) -> bool:
 
 def _number(status: os.stat_result) -> tuple[int, int, int]:
     return os.getpid(), status.st_dev, status.st_ino
+
+
+def is_held(run_dir: Path) -> bool:
+    """Return whether a process writes in a folder, this one included.
+
+    Args:
+        run_dir: `runs/<name>`.
+    """
+    path = run_dir / LOCK
+    if not path.is_file():
+        return False
+    if _number(path.stat()) in _held:
+        return True
+    if sys.platform != "win32":
+        try:
+            with path.open("r+", encoding="utf-8") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:  # a file system without locks, where nobody knows
+            return False
+    return False
+
+
+def release(run_dir: Path) -> None:
+    """Let go of a folder that this process holds, and remove its lock file; nothing is done where it holds none.
+
+    Args:
+        run_dir: `runs/<name>`.
+    """
+    path = run_dir / LOCK
+    if path.is_file() and (file := _held.pop(_number(path.stat()), None)) is not None:
+        path.unlink()  # before the lock goes with the file
+        file.close()

@@ -119,10 +119,10 @@ def test_a_release_of_it_passes_its_audit(
     }))  # fmt: skip
     run_main("desensitize", "--config", config)
     said = " ".join(capsys.readouterr().out.split())
-    assert "63×32×32 uint8, value = (level − 128) / 16, 1 shards" in said
+    assert "63×32×32 uint8, value = (level − 128) / 16, 1 shard" in said
     run_main("audit", "released", "--config", config, "--key", "runs/mine/pseudonyms.key", "--all")
     said = " ".join(capsys.readouterr().out.split())
-    assert "audit PASSED; 48 images of 6 identities in 1 shards decoded" in said
+    assert "audit PASSED; 48 images of 6 identities in 1 shard decoded" in said
     assert "that no face can be made of it" in said
     part["init_args"] = {}
     config.write_text(

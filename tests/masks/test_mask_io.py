@@ -99,7 +99,7 @@ def test_missing_file_says_how_to_draw_one(tmp_path: Path) -> None:
         load_mask(path, 112)
     assert str(error.value) == (
         f"mask {path}: no such file; draw one with "
-        f"`python main.py draw-mask --ratio 0.74 0.78 --size 112 --output {path}`"
+        f"`python main.py draw-mask --ratio 0.755 0.765 --size 112 --seed 0 --output {path}`"
     )
     with pytest.raises(FileNotFoundError, match=r"freeform_masks\(1, \(112, 96\)\) and save_mask"):
         load_mask(path, (112, 96))

@@ -80,7 +80,7 @@ def test_what_is_lost_at_the_end_is_counted(tmp_path: Path, caplog: pytest.LogCa
     with files_no_larger_than(size + 3), caplog.at_level(logging.WARNING, "faceveil"):
         logger.finalize("success")
     assert (
-        caplog.messages[-1] == f"{tmp_path / 'metrics.csv'} lacks the last 1 rows: the disk took them no more"
+        caplog.messages[-1] == f"{tmp_path / 'metrics.csv'} lacks the last 1 row: the disk took no more"
     )
 
 

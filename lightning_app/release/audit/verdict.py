@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_app.core.printing import counted
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.odds import typical
 from lightning_app.release.audit.run import Audit
@@ -63,14 +64,19 @@ def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
     """
     manifest = found.manifest
     files = len({finding.file for finding in found.findings})
-    verdict = f"FAILED: {len(found.findings)} findings in {files} files" if found.findings else "PASSED"
+    verdict = (
+        f"FAILED: {counted(len(found.findings), 'finding')} in {counted(files, 'file')}"
+        if found.findings
+        else "PASSED"
+    )
     if manifest is None:
         return f"audit {verdict}; nothing else was checked"
-    kept = "" if manifest.tensors is None else f" in {len(manifest.shards)} shards"
+    kept = "" if manifest.tensors is None else f" in {counted(len(manifest.shards), 'shard')}"
     mask = "no mask" if manifest.mask is None else f"mask ratio {manifest.mask.mask_ratio:.4f}"
     compared = 0 if found.compared is None else found.compared.images
+    images, people = counted(found.files, "image"), counted(manifest.identities, "identity")
     line = (
-        f"audit {verdict}; {found.files} images of {manifest.identities} identities{kept} decoded, {mask}, {compared} "
+        f"audit {verdict}; {images} of {people}{kept} decoded, {mask}, {compared} "
         f"released again, {found.bytes / 1e6:.1f} MB, {seconds:.1f} s"
     )
     return line + (f"; NOT PROVEN: {'; '.join(unproven)}" if unproven and not found.findings else "")

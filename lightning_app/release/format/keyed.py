@@ -33,6 +33,11 @@ class WithoutKey(Desensitizer):
         self.is_image = manifest.tensors.stored == Stored("uint8", (3, self._size, self._size), 255, 0)
 
     @property
+    def called(self) -> str:
+        """What messages call it: the class that made the release."""
+        return str(self._about["method"])
+
+    @property
     def lacks_key(self) -> bool:
         """Whether it lacks the owner's key: always."""
         return True

@@ -15,6 +15,7 @@ _NO_ATTRIBUTES = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # as FUSE and 
 _SYSTEMS_OWN = ("security.selinux", "system.nfs4_acl")
 _NAMESPACES = {"user", "system", "security", "trusted"}
 _SPECIAL = {stat.S_ISUID: "setuid", stat.S_ISGID: "setgid", stat.S_ISVTX: "sticky"}
+OF_TIMES = "time stamp"  # in findings of these alone
 
 
 @dataclass(frozen=True, order=True)
@@ -111,12 +112,12 @@ class Marks:
     def differing(self) -> Iterator[Finding]:
         """Yield those whose marks differ from the others'; many are one finding."""
         if len(self._other) <= _FEW:
-            what = "its time stamp is not the one that every released file bears"
+            what = f"its {OF_TIMES} is not the one that every released file bears"
             yield from (Finding(name, what) for name in self._other)
         else:
             yield Finding(
                 ".",
-                f"{len(self._other)} files and folders bear other time stamps than every released file does, as after "
+                f"{len(self._other)} files and folders bear other {OF_TIMES}s than every released file does, as after "
                 "`cp -r`: copy with `cp -a`, or audit with --ignore-times",
             )
         for what, counts in self._counts.items():

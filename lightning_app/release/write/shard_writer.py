@@ -14,6 +14,7 @@ from datamodules.readers.base import FaceReader
 from datamodules.verification.pair_list import PairList
 from datamodules.verification.readers import pairs_of
 from lightning_app.core.files import write_atomically
+from lightning_app.core.printing import counted
 from lightning_app.release.format.manifest import TENSORS, Manifest
 from lightning_app.release.format.pairs import pairs_text
 from lightning_app.release.format.pseudonyms import Pseudonyms
@@ -88,7 +89,7 @@ class ShardWriter(BatchWriter):
     def told(self) -> str:
         """Return how large the release will be, before anything is written."""
         whole = self.bytes_of(list(range(len(self.work))))
-        return f"The release takes {in_gb(whole)}: {self._what()}, in {len(self.work)} shards."
+        return f"The release takes {in_gb(whole)}: {self._what()}, in {counted(len(self.work), 'shard')}."
 
     def manifest(
         self, facts: dict[str, Any], refused: dict[str, int], guard: int, signer: Ed25519PrivateKey | None

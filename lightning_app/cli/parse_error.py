@@ -1,0 +1,162 @@
+"""What is wrong with a command line or a config, in one line: jsonargparse says it in up to twenty."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from lightning_app.core.printing import one_line
+
+_KEY = re.compile(r'Parser key "(.*)":$')
+_CLASS = re.compile(r"Problem with given class_path '(.*)':$")
+_OPTION = re.compile(r"[Oo]ption '([^']*)' is not accepted")
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: (--?[^\s=]+)|[Kk]ey '([^']*)' is not expected|No action for key '([^']*)'"
+)
+_LISTED = re.compile(r"^(?:- )+")
+_KIND = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
+# what says how jsonargparse looked, and not what is wrong
+_NOISE = (
+    "Does not validate against any", "Subtypes:", "Errors:", "Given value", "Expected a path but",
+    "Not a valid subclass", "Subclass types expect", "a class path (str)", "a dict with", "Expected a <class 'NoneType'>",
+)  # fmt: skip
+_MOST = 12  # names that are listed
+_LONGEST = 400
+_NEAR = 0.6  # of difflib
+
+
+class OneReason(ArgumentParser):
+    """A parser that ends with the one line that matters; `--help` shows every option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with code 2 and one line; a parser within another hands the whole message on."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        options = [name for action in parser._actions for name in action.option_strings]
+        options += [name.removeprefix("--") for name in options]
+        sys.stderr.write(f"error: {one_line(the_reason(message, options))}\n")
+        self.exit(2)
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print nothing."""
+
+
+def the_reason(message: str, options: Iterable[str] = ()) -> str:
+    """Cut a message of jsonargparse to the line that matters: key, class, what is wrong, and the nearest name.
+
+    Args:
+        message: of a parser's error, of one line or many.
+        options: names of options of the command, to find the one that was meant by an unknown one.
+
+    Returns:
+        One line, such as `trainer.callbacks: callbacks.LFWVerification has no 'rot'; did you mean 'root'?`
+    """
+    path, owner, reasons = _dig([line for line in message.splitlines() if line.strip()])
+    if not reasons:
+        words = " ".join(message.split())
+    else:
+        words = " or ".join(dict.fromkeys(reasons))
+        if (found := _OPTION.search(words)) and owner:
+            words = f"{owner} has no {found[1]!r}{_meant(found[1], _arguments(owner))}"
+        elif owner and any(
+            text in words for text in ("has no attribute", "No module named", "Unexpected import path")
+        ):
+            words = _no_class(owner)
+        elif owner:
+            words = f"{owner}: {words}"
+        words = f"{path}: {words}" if path else words
+    if unknown := _UNKNOWN.search(words):
+        name = next(group for group in unknown.groups() if group)
+        words += _meant(name, options)
+    return _KIND.sub(r"\1", words)[:_LONGEST]
+
+
+def _dig(lines: list[str]) -> tuple[str, str, list[str]]:
+    """Find the first reason, what stands beside it, and under which keys and class."""
+    above: list[tuple[int, str, str]] = []  # indent, kind, name of the heads over a line
+    reasons, place = list[str](), None
+    for line in lines:
+        indent, text = len(line) - len(line.lstrip(" -")), _LISTED.sub("", line.strip())
+        above = [head for head in above if head[0] < indent]
+        if place is not None and (indent < place[0] or above != place[1]):
+            break
+        for kind, pattern in (("key", _KEY), ("class", _CLASS)):
+            if found := pattern.match(text):
+                above.append((indent, kind, found[1]))
+                break
+        else:
+            if not text.startswith(_NOISE):
+                reasons.append(text)
+                place = place or (indent, list(above))
+    heads = place[1] if place else []
+    keys = [name for _, kind, name in heads if kind == "key"]
+    classes = [name for _, kind, name in heads if kind == "class"]
+    return ".".join(keys), classes[-1] if classes else "", reasons
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    known = sorted(set(names))
+    if near := difflib.get_close_matches(name, known, 1, _NEAR):
+        return f"; did you mean {near[0]!r}?"
+    return f"; it takes {', '.join(known)}" if 0 < len(known) <= _MOST else ""
+
+
+def _arguments(class_path: str) -> set[str]:
+    """Name the arguments of a class, of its bases too."""
+    found = _imported(class_path)
+    if not isinstance(found, type):
+        return set()
+    names: set[str] = set()
+    for base in found.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            names |= {
+                name
+                for name, one in inspect.signature(base.__init__).parameters.items()
+                if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) and name != "self"
+            }
+    return names
+
+
+def _imported(class_path: str) -> object:
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):  # no such module, or an empty name
+        return None
+
+
+def _no_class(class_path: str) -> str:
+    """Say which part of a class path there is not, and what may have been meant."""
+    parts = class_path.split(".")
+    if len(parts) < 2:
+        return f"{class_path!r} is no class path such as callbacks.LFWVerification"
+    for upto in range(len(parts) - 1, 0, -1):
+        module = _module(".".join(parts[:upto]))
+        if module is not None:
+            return f"{module.__name__} has no {parts[upto]!r}{_meant(parts[upto], _public(module))}"
+    ours = ("callbacks", "datamodules", "lightning_app", "lightning", "torch")
+    return f"there is no module {parts[0]!r}{_meant(parts[0], ours)}"
+
+
+def _module(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _public(module: ModuleType) -> set[str]:
+    """Name the classes and modules in a module."""
+    names = {name for name, one in vars(module).items() if isinstance(one, type) and not name.startswith("_")}
+    names |= set(getattr(module, "__all__", ()))
+    return names | {one.name for one in pkgutil.iter_modules(getattr(module, "__path__", ()))}

@@ -1,0 +1,82 @@
+"""`python main.py draw-faces`: folders of drawn faces, which are nobody's, to try every command on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import get_console
+
+from datamodules.drawing.reader import DrawnFaces
+from lightning_app.commands.parser import CommandParser, command_parser
+
+
+def draw_faces(
+    output: str,
+    people: int = 25,
+    images: int = 8,
+    size: int = 112,
+    seed: int = 0,
+    first: int = 0,
+    pairs: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Draw faces of people who do not exist, one folder of PNG images each, to try every command on.
+
+    Args:
+        output: the folder to write, `OUTPUT/Drawn_00000/Drawn_00000_0001.png` and so on.
+        people: how many people, at least 2.
+        images: images of each person.
+        size: height and width of the images in pixels, 16 … 1024.
+        seed: of all faces; an image is a function of it and of the numbers of person and image.
+        first: number of the first person. Give another range of people to verify on: `--first 1000`.
+        pairs: also write `OUTPUT/pairs.txt`, a list of pairs in LFW's form, up to 300 of each kind in each of 10 folds.
+        overwrite: write into a folder that is not empty; files of other names stay.
+
+    Raises:
+        FileExistsError: the folder is not empty, and overwrite is off.
+        ValueError: an argument is out of range, or `pairs` is asked of too few faces.
+    """
+    folder = Path(output)
+    if folder.is_file():
+        raise FileExistsError(f"output: {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise FileExistsError(
+            f"output: {folder} is not empty; give --overwrite to write into it, or another --output"
+        )
+    for name, value, least in (("people", people, 2), ("images", images, 1)):
+        if value < least:
+            raise ValueError(f"{name}: {value}; give at least {least}")
+    faces = DrawnFaces(people, images, size, seed, first)
+    made = faces.write(folder) if pairs else []
+    if not pairs:
+        faces.write_images(folder)
+    listed = f", {len(made)} pairs in {folder / 'pairs.txt'}" if made else ""
+    get_console().print(
+        f"{len(faces)} images of {people} drawn people, {size}×{size}: {folder}{listed}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def build_parser() -> CommandParser:
+    """Return the parser of `draw-faces`; its help comes from `draw_faces`'s docstring."""
+    parser = command_parser(draw_faces, config=False)
+    for flag, words in (
+        ("--pairs", "also write OUTPUT/pairs.txt, a list of pairs in LFW's form, to verify on."),
+        ("--overwrite", "write into a folder that is not empty; files of other names stay."),
+    ):
+        parser.add_argument(flag, action="store_true", help=words)
+    parser.add_argument("--output", type=str, required=True, metavar="DIR", help="the folder to write.")
+    parser.add_function_arguments(draw_faces, skip={"output", "pairs", "overwrite"})
+    return parser
+
+
+def run(args: list[str]) -> None:
+    """Run `draw-faces` with the command line's arguments after the subcommand's name.
+
+    Args:
+        args: such as `["--people", "25", "--images", "8", "--output", "faces"]`.
+
+    Raises:
+        FileExistsError, ValueError: see `draw_faces`.
+    """
+    draw_faces(**build_parser().parse_args(args).as_dict())

@@ -1,0 +1,44 @@
+"""`python -m lightning_app.commands.write_help`: write down every command's help, so that it is shown without torch.
+
+To be given again when an option or its words change; a test says so.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import redirect_stdout, suppress
+from unittest import mock
+
+from lightning_app.commands import COMMANDS, HELP, LIGHTNING, find_command, help_head
+from lightning_app.core.files import write_atomically
+
+_WIDTH = "80"  # columns: what every terminal has
+
+
+def help_of(name: str) -> str:
+    """Make the help of a command anew, from its parser, as its file has it.
+
+    Args:
+        name: a key of `LIGHTNING` or `COMMANDS`.
+    """
+    from lightning_app.cli.app import (
+        run_lightning,
+    )  # torch: not before it is needed, the file is all that users need
+
+    shown = io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {"COLUMNS": _WIDTH}), mock.patch.object(sys, "argv", ["main.py"]),
+        redirect_stdout(shown), suppress(SystemExit),
+    ):  # fmt: skip
+        if name in LIGHTNING:
+            run_lightning([name, "--help"])
+        else:
+            find_command(name)(["--help"])
+    return f"{help_head()}\n{shown.getvalue()}"
+
+
+if __name__ == "__main__":
+    for command in (*LIGHTNING, *COMMANDS):
+        print(write_atomically(HELP / f"{command}.txt", help_of(command)))

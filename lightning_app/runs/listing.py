@@ -1,0 +1,130 @@
+"""The runs there are: how each stands and its main figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from lightning_app.core.foreign import read_json
+from lightning_app.core.log_keys import is_verification, tail_of
+from lightning_app.core.printing import printable
+from lightning_app.runs.state import STATE, State, read_state
+
+# what only a command leaves, and which one; of `fit` what stands first in the list
+_LEFT_BY = {
+    "federation.json": "federate", "compare.csv": "compare", "ablation.png": "ablate", "sweep.png": "sweep-levels",
+    "search.png": "search-mask", "align.jsonl": "align", "journal.jsonl": "desensitize", "report.html": "compare",
+}  # fmt: skip
+_RUN = ("config.yaml", "metrics.json", "metrics.csv", "checkpoints", STATE, *_LEFT_BY)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        name: of the folder, below the one that was looked through.
+        what: the command that left it, such as `fit`.
+        model: class of the model; empty where there is none.
+        state: how it stands, see `read_state`.
+        reason: what it failed with.
+        changed: when it last wrote its state, figures or log, UTC, ISO 8601.
+        epochs: how many were trained; None where that is not known.
+        accuracy: verification accuracy by the name of the set, shares of 1.
+        mask_ratio: hidden share of the pixels; None where nothing is hidden, or it is not known.
+        dssim: of the desensitized faces; None where it was not measured.
+    """
+
+    name: str
+    what: str
+    model: str
+    state: State
+    reason: str
+    changed: str
+    epochs: int | None
+    accuracy: dict[str, float]
+    mask_ratio: float | None
+    dssim: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return asdict(self)
+
+
+def list_runs(folder: str | Path) -> list[Run]:
+    """Look through the folders of runs, those that changed last first.
+
+    Args:
+        folder: such as `runs`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"runs={root}: no such folder; `fit` makes it, or give --runs FOLDER")
+    runs = [_run(path) for path in root.iterdir() if any((path / mark).exists() for mark in _RUN)]
+    return sorted(runs, key=lambda run: (run.changed, run.name), reverse=True)
+
+
+def _run(path: Path) -> Run:
+    figures = _figures(path / "metrics.json")
+    state, reason = read_state(path)
+    verified = {key: value for key, value in figures.items() if key.endswith("/accuracy") and is_verification(key)}
+    return Run(
+        name=path.name,
+        what=next((what for mark, what in _LEFT_BY.items() if (path / mark).exists()), "fit"),
+        model=str(figures.get("run/model") or ""),
+        state=state,
+        reason=reason,
+        changed=_changed(path),
+        epochs=_number(figures, "run/epochs", int),
+        accuracy={
+            key.partition("/")[0]: float(value)
+            for key, value in sorted(verified.items())
+            if isinstance(value, int | float) and not tail_of(key)
+        },
+        mask_ratio=_number(figures, "privacy/mask_ratio", float),
+        dssim=_number(figures, "privacy/dssim", float),
+    )
+
+
+def _figures(path: Path) -> Mapping[str, Any]:
+    """Read the figures of a run; none where they are not there or damaged, for the other runs are still to be listed."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(figures: Mapping[str, Any], key: str, kind: Callable[[float], Any]) -> Any:
+    value = figures.get(key)
+    return kind(value) if isinstance(value, int | float) else None
+
+
+def _changed(path: Path) -> str:
+    times = [file.stat().st_mtime for name in (*_RUN, ".lock") if (file := path / name).exists()]
+    moment = datetime.fromtimestamp(max(times, default=path.stat().st_mtime), timezone.utc)
+    return moment.isoformat(timespec="seconds")
+
+
+def row_of(run: Run) -> list[str]:
+    """Return the cells of a run's row: name, what, state, date, epochs, accuracy, mask ratio and dSSIM.
+
+    Args:
+        run: one of `list_runs`.
+    """
+    local = datetime.fromisoformat(run.changed).astimezone()
+    accuracy = ", ".join(f"{name} {value:.4f}" for name, value in run.accuracy.items())
+    return [
+        printable(run.name), f"{run.what} {run.model}".strip(), f"{run.state}: {run.reason}" if run.reason else run.state,
+        f"{local:%Y-%m-%d %H:%M}", "" if run.epochs is None else str(run.epochs), accuracy,
+        *("" if value is None else f"{value:.4f}" for value in (run.mask_ratio, run.dssim)),
+    ]  # fmt: skip
+
+
+COLUMNS = ["run", "what", "state", "last change", "epochs", "verification accuracy", "mask ratio", "dSSIM"]
