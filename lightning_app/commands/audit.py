@@ -41,7 +41,7 @@ from lightning_app.release.format.signing import load_public_key
 from lightning_app.release.format.tensors import PAIRS
 from lightning_app.release.write.preflight import be_strict
 from lightning_app.release.write.representing import Representer
-from lightning_app.release.write.shard_writer import pairs_of_release
+from lightning_app.release.write.pairs import pairs_of_release
 from lightning_app.release.write.writer import LOSSY_WEBP
 from lightning_app.report import print_table
 

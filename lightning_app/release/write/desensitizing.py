@@ -100,7 +100,7 @@ class PixelDesensitizer:
             self._refuse_raw(raw, made, numbers)
         else:
             self._compare(made, raw, labels, numbers)
-        return [_picture(one) for one in made]
+        return [as_picture(one) for one in made]
 
     def _multiplied(
         self, pixels: Sequence[Picture], visible: Picture, numbers: Sequence[int]
@@ -115,7 +115,7 @@ class PixelDesensitizer:
                 f"desensitizer: {self._name} does more to image number {numbers[one]} than multiply it by its mask; "
                 "nothing of the batch is released"
             )
-        return [_picture(image) for image in hidden]
+        return [as_picture(image) for image in hidden]
 
     def _made(self, raw: Tensor, labels: Sequence[int], numbers: Sequence[int]) -> Picture:
         """Make what is released of raw images `[B,3,H,W]`; hidden pixels are not shown to the desensitizer."""
@@ -241,8 +241,12 @@ def stack(pixels: Sequence[Picture]) -> Tensor:
     return torch.from_numpy(raw)
 
 
-def _picture(image: Picture) -> Picture:
-    """Bring `[1,H,W]` or `[3,H,W]` to `[H,W]` where it is grey, to `[H,W,3]` where it is not."""
+def as_picture(image: Picture) -> Picture:
+    """Bring `[1,H,W]` or `[3,H,W]` to `[H,W]` where it is grey, to `[H,W,3]` where it is not.
+
+    Args:
+        image: uint8.
+    """
     if len(image) == 1 or (np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])):
         grey: Picture = image[0]
         return grey
