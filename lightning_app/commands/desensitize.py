@@ -152,7 +152,15 @@ def build_parser() -> CommandParser:
                         help="of the owner's folder; by default the config's.")  # fmt: skip
     parser.add_function_arguments(
         desensitize,
-        skip={"accept_interference", "allow_lossy_webp", "mix_once", "overwrite", "pseudonym_table", "name", "sign_key"}
+        skip={
+            "accept_interference",
+            "allow_lossy_webp",
+            "mix_once",
+            "overwrite",
+            "pseudonym_table",
+            "name",
+            "sign_key",
+        },
     )
     return parser
 
@@ -275,7 +283,7 @@ def _print_summary(
             ["mask ratio", f"{manifest.mask.mask_ratio:.4f}, hash {manifest.mask.mask_hash[:12]}{guard}"]
         )
     if manifest.masks is not None:
-        rows.append(["masks", each_text(manifest)])
+        rows.append(["masks", f"{each_text(manifest)}, {manifest.method['bits']:g} bits may be told by one"])
         if manifest.masks.pairs:
             rows.append(["pairs", f"{manifest.masks.pairs:,} to verify on"])
         if release.made:

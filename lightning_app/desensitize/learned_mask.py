@@ -389,7 +389,9 @@ class LearnedMask(Desensitizer):
                 f"by {str(about.get('masker_hash'))[:12]}: give that one"
             )
         if odd:
-            raise ValueError(f"checkpoint {checkpoint}: of it comes another {', '.join(odd)} than the release has")
+            raise ValueError(
+                f"checkpoint {checkpoint}: of it comes another {', '.join(odd)} than the release has"
+            )
         return made
 
     @classmethod

@@ -62,7 +62,9 @@ class Masks:
         """
         wanted = {field.name for field in fields(cls)}
         if found.keys() != wanted:
-            raise ValueError(f"{where} has other entries than {', '.join(sorted(wanted))}; the release is damaged")
+            raise ValueError(
+                f"{where} has other entries than {', '.join(sorted(wanted))}; the release is damaged"
+            )
         for key, least, most in (
             ("shown", 1, size * size - 1), ("batch", 1, MOST_BATCH), ("codes", 0, MOST_CODES), ("pairs", 0, 1 << 40),
         ):  # fmt: skip
@@ -160,7 +162,10 @@ def mask_faults(data: bytes, size: int, shown: int) -> tuple[list[str], NDArray[
         return faults, None
     height, width, channels = png.pixels.shape
     if (height, width, channels) != (size, size, 1):
-        return [*faults, f"has {width}×{height} pixels of {channels} channels, not {size}×{size} of one"], None
+        return [
+            *faults,
+            f"has {width}×{height} pixels of {channels} channels, not {size}×{size} of one",
+        ], None
     if not np.isin(png.pixels, (0, 255)).all():
         return [*faults, "is not a mask of 0 (hidden) and 255 (visible)"], None
     if not faults:

@@ -169,7 +169,9 @@ class Manifest:
         if number != EACH and (own["masks"], own["classes"]) != (None, None):
             raise ValueError(f"{where}: masks or classes is of another version; the release is damaged")
         if number == EACH and (own["masks"], own["classes"]) == (None, None):
-            raise ValueError(f"{where}: has neither masks nor classes, as version 4 has; the release is damaged")
+            raise ValueError(
+                f"{where}: has neither masks nor classes, as version 4 has; the release is damaged"
+            )
         if of_tensors:
             own["tensors"] = Tensors.parse(own["tensors"], f"{where}: tensors")
             if own["mask"] is not None or own["channels"] != own["tensors"].shape[0]:
@@ -182,7 +184,9 @@ class Manifest:
             own["mask"] = _mask_entry(own["mask"], f"{where}: mask", own["size"])
         if own["masks"] is not None:
             if own["mask"] is not None or of_tensors:
-                raise ValueError(f"{where}: masks stand beside another mask or tensors; the release is damaged")
+                raise ValueError(
+                    f"{where}: masks stand beside another mask or tensors; the release is damaged"
+                )
             own["masks"] = Masks.parse(own["masks"], own["size"], f"{where}: masks")
         try:
             check_method(
@@ -255,7 +259,9 @@ class Manifest:
         if self.masks is not None:
             check_masks(self.masks, images, self.files, where)
         if self.classes is not None and self.classes.keys() != folders:
-            raise ValueError(f"{where}: classes names other folders than its files have; the release is damaged")
+            raise ValueError(
+                f"{where}: classes names other folders than its files have; the release is damaged"
+            )
 
     def _check_shards(self, tensors: Tensors, where: str) -> None:
         shards = [name for name in self.files if is_shard_file(name)]
@@ -303,7 +309,11 @@ def _absent(number: int) -> list[str]:
     if number == EACH:
         return []
     old = ["masks", "classes"]
-    return [*old, *(["compression"] if number in (1, TENSORS) else []), *(["tensors"] if number != TENSORS else [])]
+    return [
+        *old,
+        *(["compression"] if number in (1, TENSORS) else []),
+        *(["tensors"] if number != TENSORS else []),
+    ]
 
 
 def guard_of(method: Mapping[str, object]) -> int:
@@ -428,7 +438,11 @@ _SCHEMA: _Schema = (
     ("compression", lambda v: v is None or is_count(v, 0, 9), "a zlib level from 0 to 9"),
     ("tensors", lambda v: v is None or isinstance(v, dict), "null or an object"),
     ("masks", lambda v: v is None or isinstance(v, dict), "null or an object"),
-    ("classes", lambda v: v is None or (_table(v, lambda n: isinstance(n, str)) and v), "a name for each class"),
+    (
+        "classes",
+        lambda v: v is None or (_table(v, lambda n: isinstance(n, str)) and v),
+        "a name for each class",
+    ),
 )
 _MASK_SCHEMA: _Schema = (
     ("file", lambda v: v == MASK, MASK),

@@ -46,12 +46,10 @@ def method_text(manifest: Manifest) -> str:
 
 
 def each_text(manifest: Manifest) -> str:
-    """Word what masks the images of a release have, one each, and how much a mask may tell of what it hides."""
+    """Word what masks the images of a release have, one each."""
     about = manifest.method
-    bits = float(about["bits"])
-    tells = "tells nothing of what it hides" if bits == 0 else f"may tell {bits:g} bits of what it hides"
     of = f", of {about['masks']} public ones" if "masks" in about else ""
-    return f"one for each image (kind {about['kind']}{of}), mask ratio {about['mask_ratio']:.4f}, {tells}"
+    return f"one for each image (kind {about['kind']}{of}), mask ratio {about['mask_ratio']:.4f}"
 
 
 def describe(
@@ -163,9 +161,7 @@ def method_faults(
     Returns:
         What is wrong, in words.
     """
-    faults = (
-        _made_faults(root, manifest, mask) if manifest.masks is None else _each_faults(manifest, codes)
-    )
+    faults = _made_faults(root, manifest, mask) if manifest.masks is None else _each_faults(manifest, codes)
     if _drawn_anew(manifest.method):
         faults.append("its method has redraw: epoch, and a release is drawn once")
     if faults or not is_known(manifest.method["method"]):

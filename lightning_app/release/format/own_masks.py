@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
+from lightning_app.release.format.keyed import no_key
 from lightning_app.release.format.manifest import Manifest
 
 
@@ -19,7 +20,6 @@ class OwnMasks(Desensitizer):
     """
 
     has_mask = True
-    lacks_masker = True
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__()
@@ -51,7 +51,19 @@ def no_masker(kind: str) -> str:
         kind: of the masks.
     """
     return (
-        f"the release was made by LearnedMask of kind {kind}, whose masker is not here: raw images get no mask. Ask the "
-        "owner for a release to verify on (LFWVerification's reader: datamodules.ReleasedPairs), or for the masker's "
-        "checkpoint, and give it to the reader (own_desensitizer)"
+        f"the release was made by LearnedMask of kind {kind}, whose masker is not here: raw images get no mask. Ask "
+        "the owner for a release to verify on (LFWVerification's reader: datamodules.ReleasedPairs), or for the "
+        "masker's checkpoint, and give it to the reader (own_desensitizer)"
     )
+
+
+def no_way(desensitizer: Desensitizer) -> str:
+    """Word why raw images cannot be put through what a release went through, and what to do.
+
+    Args:
+        desensitizer: that lacks the owner's key, or the masker.
+    """
+    about = desensitizer.describe()
+    if isinstance(desensitizer, OwnMasks):
+        return no_masker(str(about["kind"]))
+    return no_key(str(about["method"]))

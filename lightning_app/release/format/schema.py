@@ -62,9 +62,7 @@ def most_refused(images: int) -> int:
     return _REFUSED_EACH * images + _REFUSED_FREE
 
 
-def check_method(
-    about: Mapping[str, Any], size: int, masked: bool, version: int, each: bool = False
-) -> None:
+def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int, each: bool = False) -> None:
     """Check a release's method, before anything is made of it: its entries, their types and ranges.
 
     Whether they describe the mask that lies beside them is for `lightning_app.release.format.method` to find.

@@ -148,8 +148,8 @@ class BatchWriter:
             files |= hashes
         people = {name.split("/")[1] for name in names}
         return Manifest(
-            **of_people(facts, people), channels=3 if (self.channels == 3).any() else 1, mask=mask, masks=masks, images=len(good),
-            identities=len(people), refused=refused, files=files,
+            **of_people(facts, people), channels=3 if (self.channels == 3).any() else 1, mask=mask, masks=masks,
+            images=len(good), identities=len(people), refused=refused, files=files,
             signer=None if signer is None else fingerprint(signer.public_key()),
         )  # fmt: skip
 
@@ -159,7 +159,8 @@ class BatchWriter:
         """Write the codebook and the list of pairs, where there are any; list them, and the masks of images."""
         work = self.work
         files = {
-            mask_file(name): self.mask_digests[at].tobytes().hex() for name, at in zip(names, good, strict=True)
+            mask_file(name): self.mask_digests[at].tobytes().hex()
+            for name, at in zip(names, good, strict=True)
         }
         files |= write_codes(work.output, each.codes)
         text = pairs_of_plan(work, self.bad)
@@ -193,14 +194,18 @@ class BatchWriter:
                     return False
             elif not self._holds(name, self.digests[place].tobytes()):
                 return False
-            elif self.each is not None and not self._holds(mask_file(name), self.mask_digests[place].tobytes()):
+            if self.each is None or not self.channels[place]:
+                continue
+            if not self._holds(mask_file(name), self.mask_digests[place].tobytes()):
                 return False
         return True
 
     def _holds(self, name: str, digest: bytes) -> bool:
         """Tell whether a file is there, and is what the journal says."""
         path = self.work.output / name
-        return path.is_file() and not path.is_symlink() and hashlib.sha256(path.read_bytes()).digest() == digest
+        return (
+            path.is_file() and not path.is_symlink() and hashlib.sha256(path.read_bytes()).digest() == digest
+        )
 
 
 def of_people(facts: dict[str, Any], people: Collection[str]) -> dict[str, Any]:
@@ -211,7 +216,9 @@ def of_people(facts: dict[str, Any], people: Collection[str]) -> dict[str, Any]:
         people: pseudonyms of those that are.
     """
     classes = facts.get("classes")
-    return facts if classes is None else facts | {"classes": {p: n for p, n in classes.items() if p in people}}
+    return (
+        facts if classes is None else facts | {"classes": {p: n for p, n in classes.items() if p in people}}
+    )
 
 
 def cpus() -> int:

@@ -57,6 +57,10 @@ class PixelDesensitizer:
                 f"desensitizer: {self._name} mixes images, which is done in training: a release has no place for mixed "
                 "labels, and would hold each face alone; leave the mixing out, or train with it on raw images"
             )
+        if desensitizer.masks_each:
+            raise ValueError(
+                f"desensitizer: {self._name} gives each image a mask of its own, here one is needed for all"
+            )
         if why := desensitizer.why_not_released():
             raise ValueError(f"desensitizer: {why}")
         desensitizer.eval()

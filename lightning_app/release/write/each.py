@@ -84,7 +84,9 @@ class EachDesensitizer:
                 "line of its audit"
             )
         if accept_interference and not desensitizer.interference:
-            raise ValueError(f"accept_interference: true, but kind {desensitizer.kind} is bounded; leave it out")
+            raise ValueError(
+                f"accept_interference: true, but kind {desensitizer.kind} is bounded; leave it out"
+            )
         desensitizer.eval()
         desensitizer.to("cpu")
         desensitizer.prepare((size, size))
@@ -157,11 +159,15 @@ class EachDesensitizer:
         mask, which = found["mask"], found["mask_index"]
         assert mask is not None
         if self.codes is not None and not torch.equal(mask.to(self.codes), self.codes):
-            raise ValueError(f"desensitizer: {self._name} changed its public masks; nothing of the batch is released")
+            raise ValueError(
+                f"desensitizer: {self._name} changed its public masks; nothing of the batch is released"
+            )
         each = mask.index_select(0, which)
         values = each.to(torch.uint8)
         if not torch.equal(values.to(each), each) or values.shape != (len(raw), 1, *raw.shape[2:]):
-            raise ValueError(f"desensitizer: {self._name} has masks that are none of 0 and 1; nothing is released")
+            raise ValueError(
+                f"desensitizer: {self._name} has masks that are none of 0 and 1; nothing is released"
+            )
         shown = values.flatten(1).sum(1, dtype=torch.int64)
         if bool((shown != self.shown).any()):
             raise ValueError(

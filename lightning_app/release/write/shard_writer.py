@@ -110,8 +110,8 @@ class ShardWriter(BatchWriter):
         )  # fmt: skip
         people = {work.plan.person(int(work.reader.labels[work.plan.index(place)])) for place in good}
         return Manifest(
-            **{"version": TENSORS} | of_people(facts, people) | {"compression": None}, channels=stored.shape[0], mask=None,
-            images=len(good), identities=len(people), refused=refused, files=files,
+            **{"version": TENSORS} | of_people(facts, people) | {"compression": None}, channels=stored.shape[0],
+            mask=None, images=len(good), identities=len(people), refused=refused, files=files,
             signer=None if signer is None else fingerprint(signer.public_key()), tensors=tensors,
         )  # fmt: skip
 
