@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from callbacks.media import log_media, save_picture
 from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
 from callbacks.sharded import is_due
-from lightning_app.desensitize import Desensitizer, LearnedMask
+from lightning_app.desensitize import Desensitizer, Part
 from lightning_app.desensitize.dct import grey
 from lightning_app.report import face_grid, gate_heatmap
 
@@ -104,9 +104,12 @@ def _may_show_a_face(desensitizer: Desensitizer) -> bool:
 
 
 def _may_draw(desensitizer: Desensitizer) -> bool:
-    """Return whether masks are made of whole images: their shape may be a drawing of a face, see `MaskPictures`."""
+    """Return whether a face may be seen in what is hidden, or in the shape of masks made of whole images.
+
+    See `MaskPictures`, and `Part`.
+    """
     steps = getattr(desensitizer, "steps", [desensitizer])
-    return any(isinstance(step, LearnedMask) and step.kind == "free" for step in steps)
+    return any(isinstance(step, Part) or bool(step.interference) for step in steps)
 
 
 def _shows_a_raw_face(seen: Tensor, clean: Tensor, desensitizer: Desensitizer) -> bool:

@@ -93,13 +93,21 @@ def embed_sharded(
     def states(batch: Batch) -> Iterator[Shown]:
         images, index = batch["image"].to(device), batch["index"].to(device)
         for desensitized, embedders in embedders_of.items():
-            ready = data.prepare(images, index, desensitize=desensitized, by=by, stored=reader.stored)
+            own: Batch = {}
+            if "mask_bits" in batch:
+                own = {
+                    "mask_bits": batch["mask_bits"].to(device),
+                    "mask_index": batch["mask_index"].to(device),
+                }
+            ready = data.prepare(
+                images, index, desensitize=desensitized, by=by, stored=reader.stored, own=own
+            )
             if watch is not None and desensitized:
                 with precision():
                     watch(ready)
             mirrored = None
             if (
-                flip and desensitized and reader.stored is None and not (by or data.desensitizer).flips
+                flip and desensitized and not reader.released and not (by or data.desensitizer).flips
             ):  # then the raw image is mirrored
                 other = data.prepare(images.flip(-1), index, desensitize=True, by=by)
                 mirrored = Shown(other["image"], embedders, other["mask"], other["mask_index"])

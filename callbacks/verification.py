@@ -24,7 +24,7 @@ from lightning_app.core.text_file import composed
 from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import Verification, VerificationResult
-from lightning_app.release.format.keyed import no_key
+from lightning_app.release.format.own_masks import no_way
 
 log = logging.getLogger("faceveil")
 Situation = Literal[1, 2, 3]
@@ -167,12 +167,12 @@ class LFWVerification(L.Callback):
         """Refuse a desensitizer of the callback's own that gives the network what it does not take."""
         ours, theirs = self.desensitizer, data.desensitizer
         assert self.reader is not None
-        if self.reader.stored is not None:
+        if self.reader.released:
             self._check_released(self.reader, data)
             return
         if ours is None:
             if theirs.lacks_key:
-                raise ValueError(f"{self.name}: {no_key(str(theirs.describe()['method']))}")
+                raise ValueError(f"{self.name}: {no_way(theirs)}")
             return
         ours.prepare((data.size, data.size))
         check_key(theirs.describe(), ours.describe())
@@ -214,14 +214,19 @@ class LFWVerification(L.Callback):
     def _possible(self, data: FaceDataModule) -> list[int]:
         """List the situations that can be measured: a network that takes a representation takes no clean face."""
         assert self.reader is not None
-        if data.desensitizer.is_image and self.reader.stored is None:
+        if data.desensitizer.is_image and not self.reader.released:
             return list(self.situations)
         if not self._clean_told:
             self._clean_told = True
-            log.info(
-                "%s: %s releases no pictures, and its recogniser takes no clean ones: situation 1 alone.",
-                self.name, data.desensitizer.called,
-            )  # fmt: skip
+            if self.reader.stored is None:
+                log.info(
+                    "%s: its images are released ones, no clean ones are here: situation 1 alone.", self.name
+                )
+            else:
+                log.info(
+                    "%s: %s releases no pictures, and its recogniser takes no clean ones: situation 1 alone.",
+                    self.name, data.desensitizer.called,
+                )  # fmt: skip
         return [1]
 
     def verify(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -364,7 +364,8 @@ class FaceDataModule(CheckpointedDataModule):
         served = self._now
         released = self.released if served is None else served.released
         stored = (self.reader if served is None else served.reader).stored
-        masked = not released or "mask_hash" in self.desensitizer.describe()  # black again is black
+        # black again is black; images that came with a mask each are not desensitized again
+        masked = not released or "mask_bits" in batch or "mask_hash" in self.desensitizer.describe()
         return self.desensitize_batch(batch, draw_key, desensitize=masked and stored is None, stored=stored)
 
     def raw_samples(self, count: int) -> Tensor:
@@ -378,7 +379,7 @@ class FaceDataModule(CheckpointedDataModule):
         """
         verified = next(iter(self.verification), None)
         source = verified if self.released else self.held_out or verified or self.reader
-        if source is None or source.stored is not None:
+        if source is None or source.released:
             return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
         at = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
         return source.__getitems__(at.tolist())["image"]

@@ -80,7 +80,8 @@ def gathered(batch: Batch, cached: CachedReader) -> Batch:
         cached: the whole set.
 
     Returns:
-        `image` uint8 `[B,3,size,size]`, `identity`, of a task `target`, and `index`.
+        `image` uint8 `[B,3,size,size]`, `identity`, of a task `target`, and `index`; of images that have a mask each
+        `mask_bits` and `mask_index`.
 
     Raises:
         ValueError: the set does not fit on the device.
@@ -88,4 +89,5 @@ def gathered(batch: Batch, cached: CachedReader) -> Batch:
     row, index, classes, *people = batch["places"].unbind()
     cached.to(row.device)
     image = cached.pixels.index_select(0, row).expand(-1, cached.pixel_shape[0], -1, -1)
-    return {"image": image, **labelled(classes, people[0] if people else None), "index": index}
+    labels = labelled(classes, people[0] if people else None)
+    return {"image": image, **labels, "index": index, **cached.masks_at(row)}

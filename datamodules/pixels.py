@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_app.core.batch import AS_TRAINED, Batch, DrawKey
 from lightning_app.desensitize import Desensitizer, mixer_of
+from lightning_app.masks.bits import unpack_masks
 from lightning_app.release.format.tensors import Stored
 
 
@@ -55,7 +56,8 @@ class PixelDataModule(L.LightningDataModule):
         """Convert a reader's batch to [0,1] and desensitize it, rounded to the uint8 grid.
 
         Args:
-            batch: `image` uint8 `[B,3,H,W]` and `index [B]`.
+            batch: `image` uint8 `[B,3,H,W]` and `index [B]`; `mask_bits`, where images were released with a mask
+                each: they are not desensitized again.
             draw_key: what the masks' draws are a function of; None outside training.
             desensitize: False gives the clean images, with no mask.
             by: another desensitizer than these data's own.
@@ -70,6 +72,10 @@ class PixelDataModule(L.LightningDataModule):
             out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
             return out
         out["image"] = batch["image"].float() / 255
+        if "mask_bits" in out:  # released with its own mask: black again is black
+            sides = (int(out["image"].shape[-2]), int(out["image"].shape[-1]))
+            out["mask"] = unpack_masks(out.pop("mask_bits"), sides)
+            return out
         if self.keep_clean:
             out["clean"] = out["image"]
         if not desensitize:
@@ -110,6 +116,7 @@ class PixelDataModule(L.LightningDataModule):
         draw_key: DrawKey | None = None,
         by: Desensitizer | None = None,
         stored: Stored | None = None,
+        own: Batch | None = None,
     ) -> Batch:
         """Make of raw pixels what a model takes: desensitized (or clean, with no mask) and normalised.
 
@@ -120,11 +127,13 @@ class PixelDataModule(L.LightningDataModule):
             draw_key: what the masks' draws are a function of.
             by: another desensitizer than these data's own.
             stored: see `desensitize_batch`.
+            own: `mask_bits` and `mask_index` of released images that came with a mask each.
         """
         index = torch.arange(len(images), device=images.device) if index is None else index
-        return self._normalised(
-            self.desensitize_batch({"image": images, "index": index}, draw_key, desensitize, by, stored)
-        )
+        batch: Batch = {"image": images, "index": index}
+        if own is not None:
+            batch.update(own)
+        return self._normalised(self.desensitize_batch(batch, draw_key, desensitize, by, stored))
 
     @torch.no_grad()
     def mixed(self, batch: Batch, draw_key: DrawKey, k: int) -> Batch:

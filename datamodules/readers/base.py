@@ -42,6 +42,9 @@ class FaceReader(Dataset[Batch], ABC):
             images that are not upright.
         allow_lossy_webp: take WebP images that are coded with loss; a release refuses them unless told otherwise.
         stored: how its images are stored, where they are representations that were released; None of pixels.
+        released: its images were desensitized where they come from, see `desensitizer`.
+        own_masks: its images come with a mask each, see `masks`.
+        few_masks: these are some of a few: batches have all of the few, else one for each image.
     """
 
     size: int
@@ -53,6 +56,9 @@ class FaceReader(Dataset[Batch], ABC):
     strict: bool = False
     allow_lossy_webp: bool = True
     stored: Stored | None = None
+    released: bool = False
+    own_masks: bool = False
+    few_masks: bool = False
 
     def scan(self) -> None:
         """Scan the set: set `identities`, `labels` and what else `read` needs.
@@ -140,6 +146,17 @@ class FaceReader(Dataset[Batch], ABC):
         """
         return {}
 
+    def masks(self, indices: Sequence[int]) -> Batch:
+        """Give the masks that came with released images; nothing where none has one of its own.
+
+        Args:
+            indices: B positions in this reader.
+
+        Returns:
+            `mask_bits [M,ceil(H·W/8)]` uint8, see `lightning_app.masks.bits`, and `mask_index [B]`.
+        """
+        return {}
+
     def number(self, index: int) -> int:
         """Return the image's number in the whole reader (a `Subset` keeps it, so draws do not change)."""
         return index
@@ -177,7 +194,8 @@ class FaceReader(Dataset[Batch], ABC):
             `image` uint8 `[B,3,size,size]` (grey becomes three equal channels), `identity` `[B]` int64 and, of a
             task, `target` `[B]` int64; `index` `[B]` int64 (the number of the image asked for, also where it was
             replaced) and `bad` `[K]` int64 (numbers of those that could not be decoded). Of representations `image` is
-            `[B,C,h,w]` as stored; of mixes there are `target` and `weight`, see `mixed_labels`.
+            `[B,C,h,w]` as stored; of mixes there are `target` and `weight`, see `mixed_labels`; of images that have a
+            mask each `mask_bits` and `mask_index`, see `masks`.
 
         Raises:
             BadImage: an image cannot be decoded and `on_bad_image` is 'error', or a whole identity cannot.
@@ -201,6 +219,7 @@ class FaceReader(Dataset[Batch], ABC):
             "index": torch.tensor([self.number(index) for index in indices], dtype=torch.int64),
             "bad": torch.tensor(bad, dtype=torch.int64),
             **self.mixed_labels(indices),
+            **self.masks(taken),
         }
 
     @property

@@ -42,8 +42,11 @@ class CachedReader(FaceReader):
         self.identities = reader.identities
         self.labels = reader.labels
         self.on_bad_image, self.stored = reader.on_bad_image, reader.stored
+        self.released, self.own_masks, self.few_masks = reader.released, reader.own_masks, reader.few_masks
         self.classes_are_people, self.person = reader.classes_are_people, reader.person
-        self.pixels, self.bad, self.given, people = _fill(reader, threads or os.cpu_count() or 1)
+        self.pixels, self.bad, self.given, people, masks = _fill(reader, threads or os.cpu_count() or 1)
+        self.bits = masks.bits() if reader.own_masks else None
+        self.mask_of = masks.places() if reader.own_masks else None
         self.given_people = None if reader.classes_are_people else people
         self._known = frozenset(self.bad.tolist())
 
@@ -90,6 +93,29 @@ class CachedReader(FaceReader):
         """Return the labels of mixes, see `FaceReader.mixed_labels`."""
         return self.reader.mixed_labels(indices)
 
+    def masks(self, indices: Sequence[int]) -> Batch:
+        """Give the masks of images, see `FaceReader.masks`; of one that was replaced that of its replacement."""
+        if self.bits is None or self.mask_of is None:
+            return {}
+        at = torch.tensor(indices, dtype=torch.int64).to(self.mask_of.device)
+        found = self.masks_at(at)
+        found["mask_bits"], found["mask_index"] = found["mask_bits"].cpu(), found["mask_index"].cpu()
+        return found
+
+    def masks_at(self, row: Tensor) -> Batch:
+        """Give the masks of images, on the device that they lie on; nothing where none has one of its own.
+
+        Args:
+            row: `[B]` int64, positions in this reader.
+        """
+        if self.bits is None or self.mask_of is None:
+            return {}
+        places = self.mask_of.index_select(0, row)
+        if self.few_masks:
+            return {"mask_bits": self.bits, "mask_index": places}
+        index = torch.arange(len(places), device=places.device)
+        return {"mask_bits": self.bits.index_select(0, places), "mask_index": index}
+
     def number(self, index: int) -> int:
         """Return the image's number in the whole reader."""
         return self.reader.number(index)
@@ -107,6 +133,7 @@ class CachedReader(FaceReader):
             "index": numbers,
             "bad": numbers[torch.isin(numbers, self.bad)],
             **self.mixed_labels(indices),
+            **self.masks(indices),
         }
 
     def to(self, device: torch.device) -> None:
@@ -132,16 +159,46 @@ class CachedReader(FaceReader):
                 f"{device}, {there}: give data.cache: true, or a smaller size"
             )
         self.pixels = moved
+        if self.bits is not None and self.mask_of is not None:
+            self.bits, self.mask_of = self.bits.to(device), self.mask_of.to(device)
 
 
-def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class and person given with each."""
+class _Masks:
+    """The packed masks of a set, gathered batch by batch: each once where a few serve all images, else one each."""
+
+    def __init__(self) -> None:
+        self._bits: list[Tensor] = []
+        self._places: list[Tensor] = []
+        self._count = 0
+
+    def add(self, batch: Batch) -> None:
+        """Take those of a batch."""
+        bits, index = batch["mask_bits"], batch["mask_index"]
+        if self._bits and bits.shape == self._bits[0].shape and torch.equal(bits, self._bits[0]):
+            self._places.append(index)
+            return
+        self._bits.append(bits)
+        self._places.append(index + self._count)
+        self._count += len(bits)
+
+    def bits(self) -> Tensor:
+        """Give all masks, `[M,…]`."""
+        return torch.cat(self._bits)
+
+    def places(self) -> Tensor:
+        """Tell which of them lies on each image, `[N]` int64."""
+        return torch.cat(self._places)
+
+
+def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Tensor, Tensor, Tensor, _Masks]:
+    """Decode a whole reader: pixels `[N,1 or 3,size,size]`, numbers of the bad, class, person and mask of each."""
     count = len(reader)
     _, height, width = reader.pixel_shape
     channels, dtype = 1 if reader.stored is None else reader.stored.shape[0], reader.pixel_dtype
     pixels = _allocate(count, (channels, height, width), dtype)
     given, people = torch.empty(2, count, dtype=torch.int64)
     bad: list[Tensor] = []
+    masks = _Masks()
     chunks = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     with ThreadPoolExecutor(threads) as pool:
         for rows, batch in zip(chunks, _ahead(pool, reader.__getitems__, chunks, 2 * threads), strict=True):
@@ -156,7 +213,9 @@ def _fill(reader: FaceReader, threads: int, chunk: int = 64) -> tuple[Tensor, Te
             given[rows.start : rows.stop] = classes
             people[rows.start : rows.stop] = batch["identity"]
             bad.append(batch["bad"])
-    return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given, people
+            if "mask_bits" in batch:
+                masks.add(batch)
+    return pixels, torch.cat(bad) if bad else torch.empty(0, dtype=torch.int64), given, people, masks
 
 
 def _ahead(

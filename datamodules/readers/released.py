@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import OnBadImage, Pixels
@@ -26,6 +27,8 @@ from lightning_app.core.plain import is_hash
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
+from lightning_app.masks.bits import pack_masks
+from lightning_app.release.format.each_mask import code_file, mask_file, read_codes, read_mask
 from lightning_app.release.format.keyed import WithoutKey
 from lightning_app.release.format.manifest import MANIFEST, MASK, SIGNATURE, Manifest, is_image_file
 from lightning_app.release.format.method import desensitizer_of, is_known, key_hashes
@@ -46,8 +49,10 @@ class ReleasedFaces(FilesPerPerson):
     batch is held, whatever the order. Mixes (`mix_once`) come with their labels and shares.
 
     Classes are the identities' pseudonyms, sorted, and so are images within each. A `FaceDataModule` neither
-    desensitizes these images again nor needs a desensitizer: training batches get the release's mask, and clean
-    images to verify on are desensitized as the release was.
+    desensitizes these images again nor needs a desensitizer: training batches get the release's mask, or each image's
+    own, and clean images to verify on are desensitized as the release was.
+
+    Of a task the classes have their names where the release has them (`classes_are_people` is False then).
 
     Args:
         root: the released folder, the one with `manifest.json`.
@@ -57,7 +62,7 @@ class ReleasedFaces(FilesPerPerson):
         min_images: leave out identities with fewer images.
         max_images: take only the first so many images of each identity.
         own_desensitizer: what the images went through, where that was a desensitizer of one's own without a mask;
-            or, for the owner, a method with its key file, with which raw images can be verified on.
+            or a method with its key file, or with its masker's checkpoint, with which raw images can be verified on.
         on_bad_image: 'error' for an image that cannot be decoded, or 'replace' it by one of its identity.
         mask_hash: of the mask that was agreed on, 64 hexadecimal digits; a release under another, or under none, is
             refused. By default any is taken.
@@ -74,6 +79,8 @@ class ReleasedFaces(FilesPerPerson):
     _weight: NDArray[np.float32] | None
     _target: NDArray[np.int64]
     _names: NDArray[np.uint8]
+    _codes: Tensor
+    released = True
 
     def __init__(
         self,
@@ -97,6 +104,9 @@ class ReleasedFaces(FilesPerPerson):
             self._check_signature(Path(public_key))
         self._check_mask(mask_hash, min_mask_ratio)
         self.size = self.manifest.size
+        self.classes_are_people = self.manifest.classes is None
+        masks = self.manifest.masks
+        self.own_masks, self.few_masks = masks is not None, masks is not None and masks.codes > 0
         tensors = self.manifest.tensors
         self.stored = None if tensors is None else tensors.stored
         if self.mixes and (min_images, max_images) != (1, None):
@@ -121,6 +131,10 @@ class ReleasedFaces(FilesPerPerson):
             if is_known(name):
                 check_same(WithoutKey(self.manifest), self.own_desensitizer, self.size)
                 return self.own_desensitizer
+        if self.manifest.masks is not None:
+            made = desensitizer_of(self.root, self.manifest)
+            check_same(made, self.own_desensitizer, self.size)
+            return self.own_desensitizer or made
         if self.own_desensitizer is not None and self.manifest.mask is None:
             self.own_desensitizer.prepare((self.size, self.size))
             theirs, ours = self.manifest.method, self.own_desensitizer.describe()
@@ -158,6 +172,59 @@ class ReleasedFaces(FilesPerPerson):
         self.identities, self.labels, self._at = select(
             identities.tolist(), counts, counts > 0, self.min_images, self.max_images, str(self.root)
         )
+        self._name_classes()
+        if self.few_masks:
+            assert self.manifest.masks is not None
+            self._codes = pack_masks(
+                read_codes(lambda name: (self.root / name).read_bytes(), self.manifest.masks, self.size)
+            )
+            self._code_of = {
+                self.manifest.files[code_file(number)]: number for number in range(self.manifest.masks.codes)
+            }
+
+    def _name_classes(self) -> None:
+        """Put the names of a task's classes in the place of their pseudonyms, sorted by name."""
+        self._folders = self.identities
+        self._in = self.labels  # whatever numbers the classes get from elsewhere, files lie where they lie
+        if self.manifest.classes is None:
+            return
+        names = [self.manifest.classes[folder] for folder in self.identities]
+        order = sorted(range(len(names)), key=lambda at: names[at])
+        place = torch.empty(len(order), dtype=torch.int64)
+        place[torch.tensor(order)] = torch.arange(len(order))
+        self._folders = [self.identities[at] for at in order]
+        self.identities, self.labels = [names[at] for at in order], place[self.labels]
+        self._in = self.labels
+
+    def masks(self, indices: Sequence[int]) -> Batch:
+        """Give the masks that came with images; those of a codebook are handed on whole, as they were on the fly.
+
+        Raises:
+            BadImage: a mask cannot be read.
+        """
+        if not self.own_masks:
+            return {}
+        _ = self.labels  # looked through
+        names = [mask_file(self._relative(index)) for index in indices]
+        if self.few_masks:
+            which = [self._code_of[self.manifest.files[name]] for name in names]
+            return {"mask_bits": self._codes, "mask_index": torch.tensor(which, dtype=torch.int64)}
+        bits = np.stack([self._bits(name) for name in names])
+        return {"mask_bits": torch.from_numpy(bits), "mask_index": torch.arange(len(names))}
+
+    def _bits(self, name: str) -> NDArray[np.uint8]:
+        try:
+            return read_mask((self.root / name).read_bytes(), self.size, name)
+        except (OSError, ValueError) as error:
+            raise BadImage(f"{self.root}: {error}; see `python main.py audit {self.root}`") from error
+
+    def _folder(self, index: int) -> str:
+        """Tell the pseudonym of an image's identity or class."""
+        _ = self.labels  # looked through
+        return self._folders[int(self._in[index])]
+
+    def _relative(self, index: int) -> str:
+        return f"images/{self._folder(index)}/{self._files[int(self._at[index])]}"
 
     def _scan_rows(self, rows: ShardRows) -> None:
         """List the rows of the shards by identity and name, as files are listed."""
@@ -172,8 +239,9 @@ class ReleasedFaces(FilesPerPerson):
         )
         self._at = order[at]
         self._names = names
+        self._name_classes()
         if self._weight is not None:
-            number = {name: label for label, name in enumerate(self.identities)}
+            number = {name: label for label, name in enumerate(self._folders)}
             told = [number.get(bytes(one).hex(), -1) for one in identities.reshape(-1, identities.shape[-1])]
             self._target = np.array(told, np.int64).reshape(identities.shape[:2])
             if (self._target < 0).any():
@@ -190,13 +258,18 @@ class ReleasedFaces(FilesPerPerson):
 
     def stable_name(self, index: int) -> str:
         """Return an image's pseudonyms: identity/image."""
-        if self._rows is None:
-            return super().stable_name(index)
-        return f"{self.identities[int(self.labels[index])]}/{self._image_name(index)}"
+        folder = self._folder(index)
+        return (
+            f"{folder}/{self._files[int(self._at[index])] if self._rows is None else self._image_name(index)}"
+        )
 
     def stable_names(self) -> Iterator[str]:
         """Yield all stable names in order."""
-        return super().stable_names() if self._rows is None else map(self.stable_name, range(len(self)))
+        if self._rows is not None:
+            return map(self.stable_name, range(len(self)))
+        _ = self.labels
+        names = zip(self._in.tolist(), self._files.take(self._at.tolist()), strict=True)
+        return (f"{self._folders[label]}/{file}" for label, file in names)
 
     def content(self, index: int) -> bytes:
         """Return an image as it is stored."""
@@ -225,8 +298,7 @@ class ReleasedFaces(FilesPerPerson):
         """Return an image's path; of a representation its shard, and its pseudonym."""
         if self._rows is not None:
             return f"{self.file(index)}[{self._image_name(index)}]"
-        identity = self.identities[int(self.labels[index])]
-        return os.path.join(self.root, "images", identity, self._files[int(self._at[index])])
+        return os.path.join(self.root, *self._relative(index).split("/"))
 
     def _check_signature(self, public_key: Path) -> None:
         key = load_public_key(public_key)
@@ -250,6 +322,15 @@ class ReleasedFaces(FilesPerPerson):
         if least is not None and not 0 <= least <= 1:
             raise ValueError(f"{own}.min_mask_ratio={least}: give a share in [0,1]")
         if agreed is None and least is None:
+            return
+        masks = self.manifest.masks
+        if masks is not None and agreed is None:
+            ratio = 1 - masks.shown / self.manifest.size**2
+            if least is not None and ratio < least:
+                raise ValueError(
+                    f"{self.root}: its masks hide {ratio:.4f} of the pixels, less than {own}.min_mask_ratio={least}; "
+                    "get a release under masks that hide more"
+                )
             return
         if self.manifest.mask is None:
             asked = "min_mask_ratio" if agreed is None else "mask_hash"

@@ -34,6 +34,7 @@ class Subset(FaceReader):
         self.classes_are_people = reader.classes_are_people
         self.person = None if reader.person is None else reader.person[self.indices]
         self.on_bad_image, self.stored = reader.on_bad_image, reader.stored
+        self.released, self.own_masks, self.few_masks = reader.released, reader.own_masks, reader.few_masks
 
     def read(self, index: int) -> Pixels:
         """Decode one image of the part, see `FaceReader.read`."""
@@ -67,6 +68,10 @@ class Subset(FaceReader):
         """Return the labels of mixes, see `FaceReader.mixed_labels`."""
         return self.reader.mixed_labels(self.indices[torch.tensor(indices, dtype=torch.int64)].tolist())
 
+    def masks(self, indices: Sequence[int]) -> Batch:
+        """Give the masks of images, see `FaceReader.masks`."""
+        return self.reader.masks(self.indices[torch.tensor(indices, dtype=torch.int64)].tolist())
+
     def number(self, index: int) -> int:
         """Return the image's number in the whole."""
         return self.reader.number(int(self.indices[index]))
@@ -75,13 +80,16 @@ class Subset(FaceReader):
         """Read a batch of the part, see `FaceReader.__getitems__`."""
         at = self.indices[torch.tensor(indices, dtype=torch.int64)]
         batch = self.reader.__getitems__(at.tolist())
+        taken = list(indices)
         # the whole's replacements may lie outside the part
         for row in torch.isin(batch["index"], batch["bad"]).nonzero().flatten().tolist():
             other, pixels = self.replacement(indices[row])
             batch["image"][row] = torch.from_numpy(np.ascontiguousarray(pixels))
-            at = torch.tensor([other])
+            taken[row], at = other, torch.tensor([other])
             for key, value in labelled(self.labels[at], self.who(at)).items():
                 batch[key][row] = value  # type: ignore[literal-required]
+        if taken != list(indices):
+            batch.update(self.masks(taken))
         return batch
 
     def replacement(self, index: int) -> tuple[int, Pixels]:

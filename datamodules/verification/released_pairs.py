@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import PurePath
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from lightning_app.release.format.tensors import PAIRS
 
 
 class ReleasedPairs(ReleasedFaces):
-    """Read a release of representations that was made to verify on, for a trainer who has not the owner's key.
+    """Read a release that was made to verify on, for a trainer who has not the owner's key, or his masker.
 
     The owner makes it of a set of pairs (`datamodules.PairFaces` as the reader of `desensitize`), by the method and the
     key of the training set's release. Give it to `LFWVerification` as its `reader`.
@@ -39,7 +40,7 @@ class ReleasedPairs(ReleasedFaces):
         public_key: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(root, verify, public_key)
-        if self.manifest.tensors is None or not self.manifest.tensors.pairs:
+        if not self.manifest.pairs:
             raise ValueError(
                 f"reader.init_args.root={root}: this release has no pairs to verify on; the owner makes one with "
                 "datamodules.PairFaces as the reader of `desensitize`"
@@ -62,7 +63,7 @@ class ReleasedPairs(ReleasedFaces):
 
     def _read_pairs(self) -> PairList:
         path = self.root / PAIRS
-        names = [self.stable_name(index).rpartition("/")[2] for index in range(len(self))]
+        names = [PurePath(name).stem for name in self.stable_names()]
         at = {name: index for index, name in enumerate(names)}
         try:
             found = read_pairs_text(path.read_bytes())

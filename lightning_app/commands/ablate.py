@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from lightning_app.cli.configs import find_config
-from lightning_app.commands.ablate_report import TAKEN, AblationOutcome, write_report
+from lightning_app.commands.ablate_report import ACCURACY, TAKEN, AblationOutcome, write_report
 from lightning_app.commands.parser import CommandParser, command_parser, parsed
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.progress import progress_bar
@@ -51,10 +51,12 @@ class System:
     Attributes:
         config: of `fit`, or of `validate` where a checkpoint is given.
         checkpoint: verify this one under the variant's mask, with the desensitizer of `config`.
+        args: arguments of `fit` and `validate`, after the variant's.
     """
 
     config: str
     checkpoint: str | None = None
+    args: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def ablate(
     logger: Logger | list[Logger] | None = None,
     runs: str = "runs",
     masks: str = "masks",
+    accuracy: str = "lfw/accuracy",
 ) -> None:
     """Train or verify every system under every variant, one run after the other, into one table.
 
@@ -104,6 +107,7 @@ def ablate(
         logger: by `class_path`; W&B gets the table and the figure, others the numbers.
         runs: folder in which `<name>/` lies.
         masks: folder of masks; a variant's searched mask is `<masks>/<name>-<variant>/mask.png`.
+        accuracy: log key of the accuracy in the table, which a finished run has, such as `val/accuracy` of a task.
 
     Raises:
         FileNotFoundError: a config, mask or checkpoint is not there.
@@ -138,7 +142,7 @@ def ablate(
                 f"checkpoint {system.checkpoint}: no such file; train it first (see the config)"
             )
     plan = AblationPlan(
-        folder, variants, systems, seeds or [0], args or [], figures or {}, search, Path(masks)
+        folder, variants, systems, seeds or [0], args or [], figures or {}, search, Path(masks), accuracy
     )
     _check_records(plan)
     failed: list[str] = []
@@ -181,6 +185,7 @@ class AblationPlan:
         figures: further figures: name → log key.
         search: config that searches start from.
         masks: folder of the masks that are searched for.
+        accuracy: log key of the accuracy.
     """
 
     folder: Path
@@ -191,6 +196,7 @@ class AblationPlan:
     figures: Mapping[str, str]
     search: str = "search_mask.yaml"
     masks: Path = Path("masks")
+    accuracy: str = ACCURACY
 
     @property
     def wanted(self) -> dict[str, int]:
@@ -241,7 +247,8 @@ class AblationPlan:
             if column not in (None, name):
                 continue
             config = variant.config or system.config
-            common = ["--config", config, *mask_args, *self.args, *variant.args, "--runs", str(self.folder)]
+            own = [*self.args, *variant.args, *system.args]
+            common = ["--config", config, *mask_args, *own, "--runs", str(self.folder)]
             if system.checkpoint is not None:
                 run = f"{slug(label)}_{slug(name)}"
                 args = ["validate", *common, "--name", run, "--ckpt_path", system.checkpoint]
@@ -264,14 +271,16 @@ class AblationPlan:
                 column: [
                     read_metrics(self.folder / job.run / "metrics.json")
                     for job in self.jobs(label, column=column)
-                    if jobs.finished(self.folder / job.run)
+                    if jobs.finished(self.folder / job.run, self.accuracy)
                 ]
                 for column in self.systems
             }
             for label in self.variants
         }
         paper = {label: v.paper for label, v in self.variants.items() if v.paper is not None}
-        return AblationOutcome(name, self.folder, found, self.wanted, self.figures, paper, loggers)
+        return AblationOutcome(
+            name, self.folder, found, self.wanted, self.figures, paper, loggers, self.accuracy
+        )
 
 
 def _check_records(plan: AblationPlan) -> None:
@@ -325,7 +334,8 @@ def _run(job: AblationRun, mask: Path | None, plan: AblationPlan) -> bool:
     """Do a run unless it is done, going on where it was killed; tell whether it is done."""
     run = plan.folder / job.run
     jobs.write_record(plan.record(job), run, _description(job, mask))
-    return jobs.do(job.args, run, plan.folder / "logs" / f"{job.run}.log", plan.folder.name)
+    log_file = plan.folder / "logs" / f"{job.run}.log"
+    return jobs.do(job.args, run, log_file, plan.folder.name, figure=plan.accuracy)
 
 
 def _description(job: AblationRun, mask: Path | None) -> dict[str, object]:

@@ -16,10 +16,10 @@ from lightning_app.report.tables import Scalar
 from lightning_app.runs.send import send_report
 
 ACCURACY = "lfw/accuracy"
-_OF_RUNS = {"accuracy": ACCURACY, "auc": "lfw/auc"}
+_AUC = {"auc": "lfw/auc"}  # beside that accuracy alone
 _CLASSIFIED = ("train", "val", "test")
 _OF_VARIANTS = {"mask_ratio": "privacy/mask_ratio", "dssim": "privacy/dssim"}
-TAKEN = (*_OF_RUNS, *_OF_VARIANTS, "seeds", "paper")  # names that further figures cannot have
+TAKEN = ("accuracy", *_AUC, *_OF_VARIANTS, "seeds", "paper")  # names that further figures cannot have
 Found = Mapping[str, Mapping[str, Sequence[Mapping[str, Scalar]]]]
 
 
@@ -35,6 +35,7 @@ class AblationOutcome:
         figures: further figures of the runs: name → log key of a share of 1.
         paper: variant → a paper's accuracy, in %.
         loggers: where copies go.
+        accuracy: log key of the accuracy.
     """
 
     name: str
@@ -44,6 +45,7 @@ class AblationOutcome:
     figures: Mapping[str, str]
     paper: Mapping[str, float]
     loggers: Sequence[Logger] = field(default_factory=list)
+    accuracy: str = ACCURACY
 
 
 def write_report(out: AblationOutcome, final: bool = False) -> None:
@@ -59,13 +61,14 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
     points: dict[str, dict[str, tuple[float, float]]] = {column: {} for column in out.wanted}
     rows: list[list[object]] = []
     several = len(out.wanted) > 1
+    of_runs = {"accuracy": out.accuracy} | (_AUC if out.accuracy == ACCURACY else {})
     for label, systems in out.found.items():
         cells: list[str] = []
         for column, runs in systems.items():
             for short, key in _OF_VARIANTS.items():
                 if (at := _over(runs, key)) is not None:
                     flat[f"ablation/{label}/{short}"] = at.mean
-            for short, key in (_OF_RUNS | dict(out.figures)).items():
+            for short, key in (of_runs | dict(out.figures)).items():
                 at = _over(runs, key)
                 if short != "auc":
                     cells.append(_cell(at, out.wanted[column] if short == "accuracy" else None))
@@ -94,7 +97,8 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
     for column in out.wanted:
         heads += [column, *(f"{column}, {name}" if several else name for name in out.figures)]
     heads += ["paper"] if out.paper else []
-    title = f"ablate {out.name}: verification accuracy in %, mean ± std over seeds; see {out.folder}"
+    what = "verification accuracy" if out.accuracy == ACCURACY else out.accuracy
+    title = f"ablate {out.name}: {what} in %, mean ± std over seeds; see {out.folder}"
     send_report(out.loggers, out.folder, "ablation", heads, rows, picture, flat)
     print_table(title, rows, heads)
 

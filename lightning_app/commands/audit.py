@@ -28,23 +28,26 @@ from lightning_app.core.foreign import read_yaml
 from lightning_app.core.key_file import load_key
 from lightning_app.core.printing import printable
 from lightning_app.core.progress import progress_bar
-from lightning_app.desensitize import Desensitizer
+from lightning_app.desensitize import Desensitizer, LearnedMask
 from lightning_app.masks import load_mask
 from lightning_app.release.audit.against_raw import compare_images, count_refused, find_names
 from lightning_app.release.audit.agreed import Agreed
+from lightning_app.release.audit.classes import class_names_faults
+from lightning_app.release.audit.each_against_raw import compare_each
 from lightning_app.release.audit.run import Audit
 from lightning_app.release.audit.run import audit as audit_release
 from lightning_app.release.audit.shards_against_raw import compare_shards
 from lightning_app.release.audit.verdict import compared_line, figures, left_open
 from lightning_app.release.format.manifest import MANIFEST, MASK, image_file
 from lightning_app.release.format.marks import OF_TIMES
-from lightning_app.release.format.method import desensitizer_of, is_known, key_hashes
+from lightning_app.release.format.method import describe, desensitizer_of, is_known, key_hashes
 from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
 from lightning_app.release.format.tensors import PAIRS
+from lightning_app.release.write.each import EachDesensitizer
+from lightning_app.release.write.pairs import pairs_of_release
 from lightning_app.release.write.preflight import be_strict
 from lightning_app.release.write.representing import Representer
-from lightning_app.release.write.shard_writer import pairs_of_release
 from lightning_app.release.write.writer import LOSSY_WEBP
 from lightning_app.report import print_table
 
@@ -71,6 +74,7 @@ def audit(
     ignore_times: bool = False,
     workers: int | None = None,
     overrides: Sequence[str] = (),
+    masker: str | None = None,
 ) -> Audit:
     """Prove of a released set that it holds what its manifest says and nothing else, or say what is wrong, by file.
 
@@ -98,6 +102,8 @@ def audit(
         workers: processes; by default one per CPU where there are files enough.
         overrides: of the config's reader and desensitizer, as `desensitize` takes them on its command line, such as
             `["--reader.init_args.root", "data/aligned"]`.
+        masker: of a release whose images have a mask each: the masker's checkpoint, or its run's folder, which is run
+            again; its hash must be the manifest's. Or give config, which names it.
 
     Returns:
         Findings, notes and counts.
@@ -149,6 +155,9 @@ def audit(
                 task = bar.add_task("Releasing a sample again", total=count)
                 origin = _origin(reader, pseudonyms)
                 shards = found.shards
+                if part is not None:
+                    for what in class_names_faults(found.manifest, reader, pseudonyms):
+                        found.add(MANIFEST, what)
                 count_refused(
                     found, reader, origin, part is not None,
                     found.manifest.files if shards is None else {image_file(*names) for names in shards.names.values()},
@@ -158,6 +167,12 @@ def audit(
                         Path(released), found, reader, agreed, origin, pseudonyms, None if compare_all else sample,
                         seed,
                         lambda done: bar.advance(task, done),
+                    )  # fmt: skip
+                elif found.manifest.masks is not None:
+                    _compare_pairs(Path(released), found, reader, pseudonyms)
+                    _compare_each(
+                        Path(released), found, reader, agreed.desensitizer, masker, origin,
+                        None if compare_all else sample, seed, lambda done: bar.advance(task, done),
                     )  # fmt: skip
                 else:
                     _compare(
@@ -193,7 +208,11 @@ def _write(json_path: str, report: dict[str, object]) -> OSError | None:
 def _unknown(found: Audit) -> None:
     """Find a release of a class that only --config knows, without a mask, of which nothing was compared."""
     manifest, compared = found.manifest, found.compared
-    if manifest is None or manifest.mask is not None or is_known(manifest.method["method"]):
+    if (
+        manifest is None
+        or (manifest.mask, manifest.masks) != (None, None)
+        or is_known(manifest.method["method"])
+    ):
         return
     if (compared is None or not compared.images) and not any(
         "nothing shows" in f.what for f in found.findings
@@ -345,6 +364,47 @@ def _compare(
     try:
         compare_images(root, found, origin, read, release, visible, sample, seed, advance)
     except ValueError as error:  # of another size, say: what was agreed on has not made this release
+        found.add("images", f"{_NOT_COMPARED}: {error}")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare_each(
+    root: Path,
+    found: Audit,
+    reader: FaceReader,
+    configured: Desensitizer | None,
+    masker: str | None,
+    origin: dict[str, int],
+    sample: int | None,
+    seed: int,
+    advance: Callable[[int], None],
+) -> None:
+    manifest = found.manifest
+    assert manifest is not None
+    if masker is None and configured is None:
+        found.add(
+            "images", f"{_NOT_COMPARED}: give --masker, the masker's checkpoint, or --config, which names it"
+        )
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as `desensitize` makes them: sums of floats hang on how many share the work
+    try:
+        if masker is not None:
+            key = configured.owner.path if isinstance(configured, LearnedMask) and configured.owner else None
+            made: Desensitizer = LearnedMask.with_masker(manifest.method, masker, key)
+        else:
+            assert configured is not None
+            made = configured
+        each = EachDesensitizer(made, manifest.size, bool(made.interference), key_file=False)
+        if describe(made, manifest.size, None, manifest.version, each=True) != manifest.method:
+            found.add(
+                "images",
+                f"{_NOT_COMPARED}: --config's masker, or what it is asked for, is not the manifest's",
+            )
+            return
+        compare_each(root, found, origin, reader, each, sample, seed, advance)
+    except (ValueError, FileNotFoundError) as error:
         found.add("images", f"{_NOT_COMPARED}: {error}")
     finally:
         torch.set_num_threads(threads)

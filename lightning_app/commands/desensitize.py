@@ -24,6 +24,7 @@ from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import load_mask
 from lightning_app.release.format.manifest import MANIFEST
+from lightning_app.release.format.method import each_text
 from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.signing import load_signing_key, make_signing_key
 from lightning_app.release.format.tensors import LARGEST
@@ -51,6 +52,7 @@ def desensitize(
     overwrite: bool = False,
     dtype: Literal["uint8", "float16"] | None = None,
     mix_once: bool = False,
+    accept_interference: bool = False,
 ) -> Release:
     """Write the released set of an aligned image set: desensitized, pseudonymous PNG files with a manifest.
 
@@ -67,7 +69,8 @@ def desensitize(
 
     Args:
         reader: the raw set, such as datamodules.FolderFaces.
-        desensitizer: how it is desensitized, such as lightning_app.desensitize.MaskOut; one mask for all images.
+        desensitizer: how it is desensitized, such as lightning_app.desensitize.MaskOut; one mask for all images, or
+            LearnedMask, whose masks are released beside their images.
         output: the folder that may leave the house.
         key: file of the key that pseudonyms are made with, made on first use; `runs/<name>/pseudonyms.key` by
             default. Keep it: with it, names can be matched with pseudonyms, and without it never again.
@@ -86,6 +89,8 @@ def desensitize(
         mix_once: mix images once for all, where the method mixes (MixUp, InstaHide). Mixed labels and their shares
             travel with the images then: they tell who is in each mix, and how much. Without it a method that mixes is
             refused.
+        accept_interference: also release images under masks that are made of what they hide (LearnedMask of kind
+            `free`): a mask may be a drawing of it. The first line of every audit then says so.
 
     Raises:
         FileExistsError: the output holds something else.
@@ -107,7 +112,7 @@ def desensitize(
         release = write_release(
             reader, desensitizer, output, owner, _key(key_path), signer=signer, compression=compression,
             batch_size=batch_size, workers=workers, allow_lossy_webp=allow_lossy_webp, overwrite=overwrite,
-            progress=report, dtype=dtype, mix_once=mix_once,
+            progress=report, dtype=dtype, mix_once=mix_once, accept_interference=accept_interference,
         )  # fmt: skip
     seconds = time.monotonic() - started
     _write_csv(owner / "refused.csv", ("file", "reason", "message"), release.refused)
@@ -131,10 +136,15 @@ def build_parser() -> CommandParser:
             "also release WebP images that are coded with loss: no guard keeps hidden pixels out of "
             "visible ones there; they are refused otherwise.",
         ),
+        (
+            "--accept-interference",
+            "also release images under masks that are made of what they hide (LearnedMask of kind free).",
+        ),
         ("--mix_once", "mix images once for all; their labels then tell who is in each mix, and how much."),
         ("--pseudonym_table", "also write runs/<name>/pseudonyms.csv: file, pseudonym."),
     ):
-        parser.add_argument(flag, type=bool, nargs="?", const=True, default=False, help=words)
+        names = dict.fromkeys((flag, flag[:2] + flag[2:].replace("-", "_")))  # as a config writes it, too
+        parser.add_argument(*names, type=bool, nargs="?", const=True, default=False, help=words)
     parser.add_argument("--sign-key", "--sign_key", type=str | None, default=None, metavar="PEM",
                         help="private Ed25519 key that signs the manifest.")  # fmt: skip
     parser.add_argument(
@@ -143,7 +153,16 @@ def build_parser() -> CommandParser:
     parser.add_argument("--name", type=str | None, default=None,
                         help="of the owner's folder; by default the config's.")  # fmt: skip
     parser.add_function_arguments(
-        desensitize, skip={"allow_lossy_webp", "mix_once", "overwrite", "pseudonym_table", "name", "sign_key"}
+        desensitize,
+        skip={
+            "accept_interference",
+            "allow_lossy_webp",
+            "mix_once",
+            "overwrite",
+            "pseudonym_table",
+            "name",
+            "sign_key",
+        },
     )
     return parser
 
@@ -240,6 +259,8 @@ def _metrics(release: Release, seconds: float) -> dict[str, float | str | None]:
             "release/mask_ratio": manifest.mask.mask_ratio,
             "release/mask_hash": manifest.mask.mask_hash,
         }
+    if manifest.masks is not None:
+        figures["release/mask_ratio"] = manifest.method["mask_ratio"]
     return figures | {f"release/refused/{reason}": count for reason, count in manifest.refused.items()}
 
 
@@ -247,6 +268,13 @@ def _peak(who: int) -> float:
     """Most memory of this process, or of the largest one it has waited for, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(who).ru_maxrss * unit / 1e6
+
+
+_PROBED = {
+    "core_first": "passed with every image: noise under a mask changes neither the mask nor a visible pixel",
+    "codebook": "passed under masks held fast; which of the public masks lies on an image depends on all of it",
+    "free": "none: a mask depends on what it hides, and may be a drawing of it",
+}
 
 
 def _print_summary(
@@ -262,7 +290,13 @@ def _print_summary(
         rows.append(
             ["mask ratio", f"{manifest.mask.mask_ratio:.4f}, hash {manifest.mask.mask_hash[:12]}{guard}"]
         )
-    if manifest.mask is None:
+    if manifest.masks is not None:
+        rows.append(["masks", f"{each_text(manifest)}, {manifest.method['bits']:g} bits may be told by one"])
+        if manifest.masks.pairs:
+            rows.append(["pairs", f"{manifest.masks.pairs:,} to verify on"])
+        if release.made:
+            rows.append(["noise probe", _PROBED[manifest.method["kind"]]])
+    elif manifest.mask is None:
         rows.append(["noise probe", "none: without a mask every pixel released depends on the face"])
     if manifest.tensors is not None:
         tensors, kept = manifest.tensors, "×".join(map(str, manifest.tensors.shape))

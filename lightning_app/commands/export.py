@@ -70,7 +70,8 @@ def export(
     """Write a trained recogniser for others to run: ONNX, safetensors, the mask and a model card.
 
     The ONNX graph takes pixels in [0,1], desensitizes them by the mask where all images share one, normalises them, and
-    gates with constants: neither a mask nor FaceVeil is needed to run it. It is held against PyTorch before
+    gates with constants: neither a mask nor FaceVeil is needed to run it. Trained under a mask for each image, a gated
+    recogniser's graph takes the masks as a second input, `mask`. It is held against PyTorch before
     anything is written. No path and no name of a person gets into the files. Needs `pip install 'faceveil[export]'`.
 
     Args:
@@ -125,13 +126,16 @@ def export(
     own_title = title
     title = title or (run.folder.resolve().name if run.folder is not None else facts.path.stem)
     weights = to_safetensors(model, facts, model_input.about, centre, spread, head)
-    network = Deployed(model.backbone, model_input.mask, model_input.multiplies, centre, spread, normalise)
+    with_masks = model_input.each and model.backbone.looks_at_masks
+    network = Deployed(
+        model.backbone, model_input.mask, model_input.multiplies, centre, spread, normalise, with_masks
+    )
     properties = _properties(title, facts, model_input, normalise, packages)
     graph = to_onnx(network, facts.in_channels, facts.input_size, properties, opset)
     agreement = compare(
         graph, _embed(model, model_input.mask, centre, spread, normalise),
         lambda image: image if model_input.mask is None or not model_input.multiplies else image * model_input.mask,
-        facts.in_channels, facts.input_size,
+        facts.in_channels, facts.input_size, with_masks,
     )  # fmt: skip
     with (
         files_at_once(target.parent, names) if target.suffix == ".onnx" else folder_at_once(target)
@@ -152,7 +156,7 @@ def export(
             "head": head,
             "input": {"name": "image", "channels": facts.in_channels, "size": facts.input_size,
                       "range": [0, 1] if facts.pictures else None, "mean": centre, "std": spread,
-                      "pixels": facts.pixels},
+                      "pixels": facts.pixels, "masks": with_masks},
             "output": {"name": "embedding", "dimensions": model.backbone.dim, "unit": normalise},
             "opset": opset,
             "command": _command(run, facts, own_title, mask, licence, trained_on, normalise, head, opset),
@@ -161,15 +165,15 @@ def export(
         write_atomically(folder / "README.md", renamed(render(card, rows_of(run.figures)), names))
         write_atomically(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         sizes = {names[file]: (folder / file).stat().st_size for file in _FILES if (folder / file).exists()}
-    _print_summary(target, sizes, model_input, agreement)
+    _print_summary(target, sizes, model_input, agreement, with_masks)
     return card
 
 
 def _embed(model: Recogniser, mask: Tensor | None, mean: float, std: float, unit: bool) -> Any:
     """PyTorch's way, by the model itself: its own FSM, its batch norms not folded."""
 
-    def embed(image: Tensor) -> Tensor:
-        embedding = model.embed((image - mean) / std, mask)
+    def embed(image: Tensor, own: Tensor | None = None) -> Tensor:
+        embedding = model.embed((image - mean) / std, mask if own is None else own)
         return torch.nn.functional.normalize(embedding) if unit else embedding
 
     return embed
@@ -272,7 +276,7 @@ def _description(file: Path) -> dict[str, Any]:
 
 
 def _print_summary(
-    target: Path, sizes: dict[str, int], model_input: ModelInput, agreement: Agreement
+    target: Path, sizes: dict[str, int], model_input: ModelInput, agreement: Agreement, masks: bool
 ) -> None:
     rows: list[list[object]] = [[file, f"{size:,} bytes"] for file, size in sizes.items()]
     if model_input.mask is not None:
@@ -286,7 +290,7 @@ def _print_summary(
     rows += [
         [
             "images are desensitized",
-            "by the graph" if desensitized else "no" if clean else "before",
+            "by the graph" if desensitized else "no" if clean else "under masks" if masks else "before",
         ],
         ["onnxruntime − PyTorch", f"{agreement.difference:.1e} of the embedding's length"],
         ["lowest cosine", f"{agreement.cosine:.8f}"],

@@ -26,6 +26,8 @@ class Batch(TypedDict, total=False):
         index: `[B]` int64, the image's number in its reader.
         clean: `[B,3,H,W]` float in [0,1], the raw faces; only for attackers, see `FaceDataModule`'s `keep_clean`.
         bad: `[K]` int64, numbers of images that could not be decoded and were replaced.
+        mask_bits: `[M,ceil(H·W/8)]` uint8, masks that came with released images, packed; `mask_index` says which lies
+            on each. In place of `mask`, until the batch is on the device.
         places: `[3,B]` or `[4,B]` int64, in place of the others where the set lies on the device, until the batch is
             there.
     """
@@ -39,6 +41,7 @@ class Batch(TypedDict, total=False):
     index: Tensor
     clean: Tensor
     bad: Tensor
+    mask_bits: Tensor
     places: Tensor
 
 

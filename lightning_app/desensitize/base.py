@@ -187,6 +187,16 @@ class Desensitizer(nn.Module):
         """Whether it cannot be put to a raw image, for want of the owner's key."""
         return False
 
+    @property
+    def masks_each(self) -> bool:
+        """Whether each image gets a mask of its own, made of the image: a release then holds a mask for each."""
+        return False
+
+    @property
+    def interference(self) -> str:
+        """Say that an image's mask is made of what it hides, where a release of it must be asked for; else empty."""
+        return ""
+
     def describe(self) -> dict[str, object]:
         """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data."""
         return {"method": type(self).__name__}
@@ -277,6 +287,15 @@ class Desensitizer(nn.Module):
             version: of the manifest's format.
         """
         return [{}]
+
+    @classmethod
+    def entries_each(cls, size: int) -> list[Schema]:
+        """List what a manifest may say of it where every image has a mask of its own; empty where none has.
+
+        Args:
+            size: side of the images in pixels.
+        """
+        return []
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:

@@ -102,7 +102,13 @@ class Chain(Desensitizer):
         return any(step.lacks_key for step in self.in_order)
 
     def why_not_released(self) -> str:
-        """Return what the first step says of which no release can be made."""
+        """Return what the first step says of which no release can be made; of masks for each image there is none."""
+        each = next((step for step in self.in_order if step.masks_each), None)
+        if each is not None:
+            return (
+                f"Chain: its step {type(each).__name__} gives each image a mask of its own, and a release holds such "
+                "masks of that step alone; give it without the chain"
+            )
         return next((why for step in self.in_order if (why := step.why_not_released())), "")
 
     def masking_step(self) -> Desensitizer | None:

@@ -15,16 +15,21 @@ from typing_extensions import Self
 from lightning_app.core import draws
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.owner_key import OwnerKey
-from lightning_app.core.plain import Schema, is_count, is_hash, is_number
+from lightning_app.core.plain import Schema
 from lightning_app.desensitize.base import Desensitizer
-from lightning_app.desensitize.centre import mask_entries
+from lightning_app.desensitize.learned_entries import (
+    DECIMALS,
+    bits_of,
+    derived,
+    each_entries,
+    population_entries,
+)
 from lightning_app.desensitize.masker import Masker, load_masker
 from lightning_app.masks.bits import size_text
 from lightning_app.masks.io import load_mask, mask_hash
 from lightning_app.masks.learned import (
     FEWEST_FACES,
     Growth,
-    bits_of_choice,
     check_share,
     grown,
     shown_pixels,
@@ -35,7 +40,6 @@ from lightning_app.masks.learned import (
 log = logging.getLogger("faceveil")
 Kind = Literal["population", "codebook", "core_first", "free"]
 Choice = Literal["best", "exponential"]
-_DECIMALS = 6  # of a share
 _CHUNK = 64  # images that the masker sees at a time
 _KEYS = 4  # of `draws.secret`
 _ROUNDS = 4  # of core_first, of a masker that was trained without
@@ -58,7 +62,8 @@ class LearnedMask(Desensitizer):
     - `free`: the third paper's: a mask for each image, made of the whole image. Its shape may be a drawing of what it
       hides: it can tell log₂ of the number of all masks, which is no bound at all.
 
-    Exactly as many pixels of each image are shown as `share` says. A release can be made of `population`, for now.
+    Exactly as many pixels of each image are shown as `share` says. A release can be made of all kinds; of `free` with
+    --accept-interference alone.
 
     Args:
         checkpoint: of an `AdversarialMasker`: a `.ckpt`, or the folder of a run.
@@ -99,7 +104,7 @@ class LearnedMask(Desensitizer):
         self._check(kind, choice, epsilon, key, rounds, core)
         masker = load_masker(checkpoint)
         self.kind, self.choice, self.epsilon = kind, choice, epsilon
-        self.share = round(masker.share if share is None else share, _DECIMALS)
+        self.share = round(masker.share if share is None else share, DECIMALS)
         check_share(self.share)
         own = masker.growth
         # means and codes were made of masks that grew as in the training
@@ -194,29 +199,28 @@ class LearnedMask(Desensitizer):
     def bits(self) -> float:
         """Bits that the mask of an image may tell of the pixels that it hides; prepared."""
         assert self.size is not None, "prepare came before"
-        if self.kind == "free":
-            return bits_of_choice(self.size[0] * self.size[1], shown_pixels(self.share, self.size))
-        if self.kind == "codebook" and self.mask is not None:
-            most = math.log2(len(self.mask))
-            return most if self.epsilon is None else min(most, self.epsilon * math.log2(math.e))
-        return 0.0
+        masks = 1 if self.mask is None else len(self.mask)
+        return bits_of(self.kind, self.size, self.share, masks, self.epsilon)
+
+    @property
+    def masks_each(self) -> bool:
+        """Whether each image gets a mask of its own: of all kinds but `population`."""
+        return self.kind != "population"
+
+    @property
+    def interference(self) -> str:
+        """What of `free` a release must say: the mask is made of what it hides."""
+        return f"LearnedMask of kind free: {_INTERFERES['free']}" if self.kind == "free" else ""
 
     def why_not_released(self) -> str:
-        """Return why no release can be made of it; empty of `population`, but of the mean over too few faces."""
-        if self.kind == "population":
-            faces = int(self._facts["faces"])
-            return (
-                ""
-                if faces >= FEWEST_FACES
-                else (
-                    f"LearnedMask: its mask is the mean over {faces} faces, and may show what single ones look like; "
-                    f"train the masker on {FEWEST_FACES} or more"
-                )
-            )
-        why = _INTERFERES.get(self.kind, "each image has a mask of its own")
+        """Return why no release can be made of it: its public masks are means over too few faces."""
+        faces = int(self._facts.get("faces", FEWEST_FACES))
+        if faces >= FEWEST_FACES:
+            return ""
+        what = "its mask is the mean" if self.kind == "population" else "its public masks are means"
         return (
-            f"LearnedMask of kind {self.kind}: {why}, and a release carries one mask for all so far; take kind "
-            "population"
+            f"LearnedMask: {what} over {faces} faces, and may show what single ones look like; train the masker on "
+            f"{FEWEST_FACES} or more"
         )
 
     @torch.no_grad()
@@ -248,6 +252,22 @@ class LearnedMask(Desensitizer):
         if self.kind == "population":
             assert self.mask is not None, "prepare came before"
             return self.mask, torch.zeros(len(index), dtype=torch.int64, device=image.device)
+        made = self.made(image)
+        if self.kind == "codebook":
+            assert self.mask is not None
+            return self.mask, self.choose(made, index)
+        return made, torch.arange(len(index), device=image.device)
+
+    @torch.no_grad()
+    def made(self, image: Tensor) -> Tensor:
+        """Have the masker make of each image its mask; of kind `codebook` its soft mask. Prepared.
+
+        Args:
+            image: `[B,3,H,W]` float in [0,1].
+
+        Returns:
+            `[B,1,H,W]` float32, of 0 and 1 or in [0,1].
+        """
         (masker,) = self._masker
         masker.network.to(image.device)
         assert self.size is not None
@@ -260,11 +280,7 @@ class LearnedMask(Desensitizer):
             for part in image.float().split(_CHUNK):
                 mask, rounds = grown(masker.network, part, shown, self.growth)
                 parts.append(soft_mask(mask, rounds) if self.kind == "codebook" else mask)
-        made = torch.cat(parts) if parts else image.new_zeros(0, 1, *self.size)
-        if self.kind == "codebook":
-            assert self.mask is not None
-            return self.mask, self.choose(made, index)
-        return made, torch.arange(len(index), device=image.device)
+        return torch.cat(parts) if parts else image.new_zeros(0, 1, *self.size)
 
     def choose(self, soft: Tensor, index: Tensor) -> Tensor:
         """Choose one of the public masks for each image, of kind `codebook`.
@@ -281,15 +297,23 @@ class LearnedMask(Desensitizer):
 
         Source: McSherry, Talwar, "Mechanism design via differential privacy", FOCS 2007.
         """
-        assert self.mask is not None, "prepare came before"
-        codes = self.mask.flatten(1).double()
-        worth = soft.flatten(1).double() @ codes.T / codes.sum(1)  # [B,C]
+        worth = self.worth(soft)
         if self.owner is None or self.epsilon is None:
             return worth.argmax(1)
         likely = (worth * (self.epsilon / 2)).softmax(1).cumsum(1)
         keys = [self.owner.integer("LearnedMask", number) for number in range(_KEYS)]
         drawn = draws.as_uniform(draws.secret(index, keys)).double()[:, None]
         return (drawn >= likely).sum(1).clamp(max=likely.shape[1] - 1)
+
+    def worth(self, soft: Tensor) -> Tensor:
+        """Return what each public mask is worth for each image, `[B,C]` float64; see `choose`.
+
+        Args:
+            soft: `[B,1,H,W]` in [0,1], the masker's own for each image.
+        """
+        assert self.mask is not None, "prepare came before"
+        codes = self.mask.flatten(1).double()
+        return soft.flatten(1).double() @ codes.T / codes.sum(1)
 
     def describe(self) -> dict[str, object]:
         """Return method, kind, share and the masker's hash; once prepared the bound in bits, and facts of its masks."""
@@ -303,16 +327,13 @@ class LearnedMask(Desensitizer):
             about |= {"epsilon": self.epsilon, "key_hash": self.owner.hash}
         if self.size is None:
             return about
-        shown, pixels = shown_pixels(self.share, self.size), self.size[0] * self.size[1]
-        about |= {"bits": round(self.bits, 3), "size": list(self.size)}
-        if self.mask is not None:
-            about |= {"masks": len(self.mask), "mask_hash": mask_hash(self.mask)}
-        about["mask_ratio"] = (pixels - shown) / pixels
-        return about
+        return about | derived(about, self.size, self.mask)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
         """Make it of the file of its one mask, of kind `population`: without the masker.
+
+        A release of the other kinds is put through its masker again by `with_masker`.
 
         Raises:
             ValueError: it is of another kind, there is no mask, or the mask is not the one described.
@@ -342,6 +363,38 @@ class LearnedMask(Desensitizer):
         return made
 
     @classmethod
+    def with_masker(
+        cls, description: Mapping[str, Any], checkpoint: str | Path, key: str | Path | None = None
+    ) -> Self:
+        """Make it of its description and its masker's checkpoint, and hold the one against the other; prepared.
+
+        Args:
+            description: `method` of a manifest.
+            checkpoint: of the masker.
+            key: the owner's key file, where the choice was drawn from it.
+
+        Raises:
+            FileNotFoundError, ValueError: it is no masker's, or another one than is described.
+        """
+        about = dict(description)
+        core = {name: about[name] for name in ("rounds", "core") if name in about}
+        chosen = {name: about[name] for name in ("choice", "epsilon") if name in about}
+        made = cls(checkpoint, about["share"], about["kind"], key=key, **core, **chosen)
+        made.prepare((about["size"][0], about["size"][1]))
+        ours = made.describe()
+        odd = sorted(name for name in ours.keys() | about.keys() if ours.get(name) != about.get(name))
+        if "masker_hash" in odd:
+            raise ValueError(
+                f"checkpoint {checkpoint}: its masker's hash is {str(ours['masker_hash'])[:12]}, the release was made "
+                f"by {str(about.get('masker_hash'))[:12]}: give that one"
+            )
+        if odd:
+            raise ValueError(
+                f"checkpoint {checkpoint}: of it comes another {', '.join(odd)} than the release has"
+            )
+        return made
+
+    @classmethod
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
         """Return True: its description is not enough, its masks come from a masker."""
         return True
@@ -349,14 +402,9 @@ class LearnedMask(Desensitizer):
     @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a manifest may say of it, of kind `population`: what its mask is, and of which masker."""
-        return [
-            {
-                **mask_entries(size),
-                "kind": (lambda v: v == "population", "population"),
-                "share": (lambda v: is_number(v, 0, 1, _DECIMALS) and v < 1, "a share of 6 decimals at most"),
-                "masker_hash": (is_hash, "a SHA-256"),
-                "faces": (lambda v: is_count(v, FEWEST_FACES), f"{FEWEST_FACES} faces or more"),
-                "bits": (lambda v: isinstance(v, float) and v == 0, "0.0"),
-                "masks": (lambda v: is_count(v, 1, 1), "1"),
-            }
-        ]
+        return [population_entries(size)]
+
+    @classmethod
+    def entries_each(cls, size: int) -> list[Schema]:
+        """List what a manifest may say of the other kinds."""
+        return each_entries(size)

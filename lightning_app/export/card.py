@@ -146,6 +146,14 @@ def desensitizing(card: dict[str, Any]) -> str:
         )
     if about is None:
         return "The checkpoint does not say how its training images were made; feed images desensitized likewise."
+    if card["input"].get("masks"):
+        kind, size = plain_text(about.get("kind")), card["input"]["size"]
+        return (
+            f"Every image comes with a mask of its own, as in training ({code(about['method'])} of kind {kind}): "
+            f"`mask`, float32 `[batch, 1, {size}, {size}]`, 1 = visible, 0 = hidden. A release has it "
+            "beside each image, in `masks/`, as a PNG of 255 and 0. The graph multiplies images by it and computes its "
+            "gates from it; the masker is not in it."
+        )
     if is_clean(about):
         return "The model takes clean faces: images are not desensitized, and the graph desensitizes nothing."
     kind, single = described(about), alone(about)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +19,22 @@ from lightning_app.networks import Backbone
 from lightning_app.networks.backbones.partial import PartialResNet
 from lightning_app.networks.backbones.resnet import ResNetBackbone
 
-INPUT, OUTPUT = "image", "embedding"
+INPUT, MASK, OUTPUT = "image", "mask", "embedding"
 OPSET = 18  # the exporter's own: nothing is converted, and every runtime since 2023 reads it
 TOLERANCE = 1e-4  # greatest difference of a component, as a share of the embedding's length
 LEAST_COSINE = 1 - 1e-6
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _SMALLEST = 1e-12  # length below which an embedding is not divided by it, as torch's normalize has it
 _SEED = 0x6F6E6E78
-Embed = Callable[[Tensor], Tensor]
+_VISIBLE = 0.3  # of the pixels of masks that are drawn to compare
+Embed = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Deployed(nn.Module):
     """From pixels in [0,1] to embeddings: mask, normalisation, backbone with constant gates, unit length.
 
-    The backbone given is left as it is.
+    Where every image has a mask of its own (`each`) the mask is a second input: images are multiplied by it, and the
+    gates are computed from it. The backbone given is left as it is.
 
     Args:
         backbone: in eval mode.
@@ -40,6 +43,7 @@ class Deployed(nn.Module):
         mean: subtracted from every channel then.
         std: what every channel is divided by then.
         unit: scale embeddings to length 1.
+        each: take a mask for each image.
 
     Raises:
         ValueError: the backbone is in training mode, or there is nothing to desensitize with.
@@ -55,6 +59,7 @@ class Deployed(nn.Module):
         mean: float = 0.5,
         std: float = 0.5,
         unit: bool = True,
+        each: bool = False,
     ) -> None:
         super().__init__()
         if backbone.training:
@@ -69,19 +74,23 @@ class Deployed(nn.Module):
         self.gated = mask is not None and backbone.looks_at_masks
         if isinstance(self.backbone, PartialResNet) and mask is not None:
             self.backbone.hold_constant(mask)
-        for point, fsm in backbone.gates.items():
+        self.each = each
+        for point, fsm in () if each else backbone.gates.items():
             with torch.no_grad():
                 self.backbone.gates[point] = _Constant(fsm(mask) if mask is not None else torch.ones(()))
         self.register_buffer("mask", mask)
         self.multiplies, self.unit, self.mean, self.std = multiplies, unit, mean, std
         self.eval().requires_grad_(False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Embed images `[B,C,H,W]` float32 in [0,1]: `[B,D]`."""
-        if self.multiplies and self.mask is not None:
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Embed images `[B,C,H,W]` float32 in [0,1]: `[B,D]`; under masks `[B,1,H,W]`, where each has its own."""
+        if mask is not None:
+            image = image * mask
+        elif self.multiplies and self.mask is not None:
             image = image * self.mask
         image = (image - self.mean) / self.std
-        embedding: Tensor = self.backbone(image, self.mask if self.gated else None)
+        gated_by = mask if self.each else self.mask if self.gated else None
+        embedding: Tensor = self.backbone(image, gated_by)
         if not self.unit:
             return embedding
         length: Tensor = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
@@ -151,8 +160,9 @@ def _version(name: str) -> str:
 def to_onnx(network: Deployed, channels: int, size: int, metadata: Mapping[str, str], opset: int) -> bytes:
     """Write the network as ONNX, weights included, with nothing in it that tells of this machine.
 
-    Batch norms are folded into the convolutions by the exporter. Input `image` `[batch,C,H,W]` float32, output
-    `embedding` `[batch,D]` float32; the batch's size is free.
+    Batch norms are folded into the convolutions by the exporter. Input `image` `[batch,C,H,W]` float32, and, where
+    every image has a mask of its own, `mask` `[batch,1,H,W]` float32 of 0 and 1; output `embedding` `[batch,D]`
+    float32; the batch's size is free.
 
     Args:
         network: what is written.
@@ -176,12 +186,16 @@ def to_onnx(network: Deployed, channels: int, size: int, metadata: Mapping[str, 
             f"opset={opset}: give a number from {OPSET} to {newest}, what the installed onnx knows"
         )
     # two images, as the exporter takes a size of 1 for a constant
-    example = torch.zeros(2, channels, size, size)
+    example: tuple[Tensor, ...] = (torch.zeros(2, channels, size, size),)
+    names = [INPUT]
+    if network.each:
+        example, names = (*example, torch.ones(2, 1, size, size)), [INPUT, MASK]
+    batch = {0: torch.export.Dim("batch", min=1)}
     with _quietly():
         try:
             program = torch.onnx.export(
-                network, (example,), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], opset_version=opset,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), external_data=False, verbose=False,
+                network, example, dynamo=True, input_names=names, output_names=[OUTPUT], opset_version=opset,
+                dynamic_shapes=(batch,) * len(example), external_data=False, verbose=False,
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
             words = " ".join(str(error).split())[:300]
@@ -199,7 +213,14 @@ def to_onnx(network: Deployed, channels: int, size: int, metadata: Mapping[str, 
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def compare(model: bytes, embed: Embed, multiply: Embed, channels: int, size: int) -> Agreement:
+def compare(
+    model: bytes,
+    embed: Embed | Callable[[Tensor], Tensor],
+    multiply: Callable[[Tensor], Tensor],
+    channels: int,
+    size: int,
+    each: bool = False,
+) -> Agreement:
     """Run a model in onnxruntime on random, black and white images and hold it against PyTorch.
 
     onnxruntime is given the images as they are, PyTorch the desensitized ones.
@@ -210,6 +231,7 @@ def compare(model: bytes, embed: Embed, multiply: Embed, channels: int, size: in
         multiply: what the graph has to do to images by itself; the identity where it has no mask.
         channels: C.
         size: H and W.
+        each: every image has a mask of its own; drawn ones are given to both.
 
     Raises:
         ValueError: they differ by more than 1e-4 of the embedding's length, or their cosine is below 1 − 1e-6.
@@ -224,10 +246,15 @@ def compare(model: bytes, embed: Embed, multiply: Embed, channels: int, size: in
     noise = torch.randint(0, 256, (33, channels, size, size), generator=generator) / 255
     special = torch.stack([noise[32], torch.zeros_like(noise[0]), torch.ones_like(noise[0])])
     difference, cosine, batches = 0.0, 1.0, []
+    masks = (torch.rand(33, 1, size, size, generator=generator) < _VISIBLE).float()
     for images in (noise[:1], special, noise[:32]):
-        theirs = torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0]).double()
+        given = {INPUT: images.numpy()} | ({MASK: masks[: len(images)].numpy()} if each else {})
+        theirs = torch.from_numpy(session.run([OUTPUT], given)[0]).double()
         with torch.inference_mode():
-            ours = embed(multiply(images)).double()
+            seen: tuple[Any, ...] = (multiply(images),)
+            if each:
+                seen = images * masks[: len(images)], masks[: len(images)]
+            ours = embed(*seen).double()
         length = torch.linalg.vector_norm(ours, dim=1).clamp_min(_SMALLEST)
         difference = max(difference, float(((theirs - ours).abs().amax(1) / length).max()))
         cosine = min(cosine, float(torch.cosine_similarity(theirs, ours, dim=1, eps=_SMALLEST).min()))

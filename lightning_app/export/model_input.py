@@ -30,12 +30,14 @@ class ModelInput:
         multiplies: whether multiplying by the mask is all that the desensitizer does.
         chosen: whether the mask was the user's choice, the checkpoint having been trained under several or not
             telling under which.
+        each: whether every image has a mask of its own, which a gated recogniser takes as a second input.
     """
 
     about: dict[str, Any] | None
     mask: Tensor | None = None
     multiplies: bool = False
     chosen: bool = False
+    each: bool = False
 
     @property
     def method(self) -> str | None:
@@ -72,6 +74,13 @@ def find_model_input(
     told = facts.desensitizer
     model_input = ModelInput(None if told is None else public_method(told))
     kind = described(model_input.about)
+    if kind is LearnedMask and (model_input.about or {}).get("kind") != "population":
+        if given is not None:
+            raise ValueError(
+                f"--mask {given}: the checkpoint was trained under a mask for each image: leave --mask out, a gated "
+                "recogniser takes them as a second input"
+            )
+        return ModelInput(model_input.about, each=True)
     # without a mask a gate is 1, in training too
     maskless, hides = kind is not None and kind.has_mask is False, kind is not None and kind.hides_only
     if given is None:

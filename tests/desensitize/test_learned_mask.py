@@ -17,6 +17,7 @@ from lightning_app.desensitize.masker import load_masker, masker_hash
 from lightning_app.masks import save_mask
 from lightning_app.masks.learned import shown_pixels, top_mask
 from lightning_app.release.write.desensitizing import PixelDesensitizer
+from lightning_app.release.write.each import EachDesensitizer
 from tests.desensitize.contract import DesensitizerContract, faces
 from tests.desensitize.test_contract import Ours
 from tests.masker import images, write_masker
@@ -233,17 +234,23 @@ def test_it_names_the_maskers_weights(masker: Path, tmp_path: Path) -> None:
     assert str(masker) not in str(LearnedMask(masker).describe())
 
 
-@pytest.mark.parametrize(("kind", "why"), [
-    ("codebook", "which of the public masks lies on an image depends on the whole image"),
-    ("core_first", "each image has a mask of its own"),
-    ("free", "an image's mask depends on what it hides"),
-])  # fmt: skip
-def test_no_release_of_masks_per_image(kind: Any, why: str, masker: Path) -> None:
+@pytest.mark.parametrize("kind", ["codebook", "core_first", "free"])
+def test_masks_for_each_image_are_no_mask_for_all(kind: Any, masker: Path) -> None:
+    made = LearnedMask(masker, kind=kind)
+    assert made.masks_each
+    assert bool(made.interference) == (kind == "free")
     with pytest.raises(
-        ValueError,
-        match=f"LearnedMask of kind {kind}: {why}, and a release carries one mask .*; take kind population",
+        ValueError, match="LearnedMask gives each image a mask of its own, here one is needed for all"
     ):
-        PixelDesensitizer(LearnedMask(masker, kind=kind), SIZE)
+        PixelDesensitizer(made, SIZE)
+
+
+def test_no_codebook_of_few_faces(masker: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(masker, weights_only=True)
+    checkpoint["masker"]["faces"] = 15
+    torch.save(checkpoint, tmp_path / "15.ckpt")
+    with pytest.raises(ValueError, match="its public masks are means over 15 faces"):
+        EachDesensitizer(LearnedMask(tmp_path / "15.ckpt", kind="codebook"), SIZE)
 
 
 def test_no_release_of_the_mean_over_few_faces(masker: Path, tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ Change = Callable[[dict[str, Any]], object]
     ("change", "message"),
     [
         (lambda m: m.update(format="zip"), "is no manifest of a release"),
-        (lambda m: m.update(version=4), "has version 4, this FaceVeil reads 1 to 3"),
+        (lambda m: m.update(version=5), "has version 5, this FaceVeil reads 1 to 4"),
         (lambda m: m.update(version=3), "'tensors' is missing|compression is of another version"),
-        (lambda m: m.update(version=True), "has version true, this FaceVeil reads 1 to 3"),
-        (lambda m: m.update(version=1.0), r"has version 1\.0, this FaceVeil reads 1 to 3"),
+        (lambda m: m.update(version=True), "has version true, this FaceVeil reads 1 to 4"),
+        (lambda m: m.update(version=1.0), r"has version 1\.0, this FaceVeil reads 1 to 4"),
         (lambda m: m.update(version=1), "compression is of another version"),
         (lambda m: m.pop("size"), "'size' is missing"),
         (lambda m: m.update(host="mine"), "'host' does not belong there"),

@@ -257,6 +257,8 @@ def apply_gate(x: Tensor, gate: Tensor, mask_index: Tensor | None) -> Tensor:
         ValueError: several gates, not one per image, and no `mask_index`.
     """
     gate = gate.to(x.dtype)
+    if mask_index is None and torch.compiler.is_exporting():
+        return x * gate  # one for each image: a comparison of numbers of images would fix them in the graph
     if len(gate) == 1 or (mask_index is None and len(gate) == len(x)):
         return x * gate
     if mask_index is None:

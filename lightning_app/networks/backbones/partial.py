@@ -82,7 +82,8 @@ class PartialResNet(ResNetBackbone):
         """Embed images; arguments as of every backbone. Without a mask all is visible, as in a ResNet."""
         if mask is None:
             return super().forward(image)
-        if len(mask) > 1 and mask_index is None and len(mask) != len(image):
+        alike = torch.compiler.is_exporting() or len(mask) in (1, len(image))
+        if mask_index is None and not alike:
             raise ValueError(
                 f"{len(mask)} masks for {len(image)} images: mask_index says which lies on which; pass it"
             )
@@ -201,7 +202,10 @@ def _window(conv: nn.Conv2d, mask: Tensor) -> Window:
     if side == 1:
         return Window(None, mask[:, :, ::step, ::step])  # of one cell the factor is 1
     padded = F.pad(mask, (border,) * 4, value=1.0)
-    total = F.avg_pool2d(padded, side, step, divisor_override=1)
+    if torch.compiler.is_exporting():  # ONNX has no divisor of one's own
+        total = F.avg_pool2d(padded, side, step).mul(side * side).round()
+    else:
+        total = F.avg_pool2d(padded, side, step, divisor_override=1)
     return Window(side * side / total.clamp_min(1), F.max_pool2d(mask, side, step, border))
 
 

@@ -19,6 +19,7 @@ from lightning_app.desensitize.blur import blur, gaussian_taps
 from lightning_app.metrics import dssim
 from lightning_app.release.audit.images import read_at_most
 from lightning_app.release.audit.run import Audit, Compared, strings
+from lightning_app.release.format.each_mask import CODES, MASKS, is_code_file
 from lightning_app.release.format.manifest import (
     IMAGES,
     MANIFEST,
@@ -45,7 +46,7 @@ _PLAIN, _LITTLE = 9, 0.05  # kernel of a blur, and which share of what it change
 _WINDOW = 6  # pixels a side that dSSIM needs at least
 _SAMPLE = 410  # salt of the draw of the images that are released again
 _SHORTEST = 4  # a name of fewer characters is found in any text by chance
-_OWN = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, IMAGES, SHARDS, PAIRS)
+_OWN = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, IMAGES, SHARDS, PAIRS, MASKS, CODES)
 _PSEUDONYM = re.compile(rf"[0-9a-f]{{{DIGITS}}}(\.png)?")
 _PARTS = re.compile(r"[\W_]+")
 # words of FaceVeil's own methods and masks: a raw file called mask.png makes no finding of `mask_ratio`
@@ -78,9 +79,9 @@ def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
     words = {_plain(name) for name in exact}
     words = {word for word in words if len(word) >= _SHORTEST + 2 and re.search(r"[^\W\d]", word)}
     for path, _ in entries(root):
-        if path in _OWN or is_shard_file(path):
+        if path in _OWN or is_shard_file(path) or is_code_file(path):
             continue
-        parts = [part.casefold() for part in path.split("/") if part != IMAGES]
+        parts = [part.casefold() for part in path.split("/") if part not in (IMAGES, MASKS)]
         stems = [part.rpartition(".")[0] for part in parts]
         foreign = " ".join(part for part in parts if not _PSEUDONYM.fullmatch(part))
         if not exact.isdisjoint([*parts, *stems]) or (foreign and _mentions(foreign, words)):

@@ -13,6 +13,7 @@ from lightning_app.masks import guarded, mask_hash
 from lightning_app.release.format.manifest import MASK, VERSION, Manifest
 from lightning_app.release.format.method import describe, weak_mask
 from lightning_app.release.write.desensitizing import PixelDesensitizer
+from lightning_app.release.write.each import EachDesensitizer
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class Agreed:
             manifest: of the release, whose mask was found to be what it says.
         """
         entry = manifest.mask
-        if entry is None:
+        if manifest.masks is not None:
+            for option, value in (("--mask", self.mask), ("--mask-hash", self.mask_hash)):
+                if value is not None:
+                    yield "manifest.json", f"it has a mask for each image, but {option} was agreed on"
+            yield from self._too_little("masks", 1 - manifest.masks.shown / manifest.size**2)
+        elif entry is None:
             for option, value in (
                 ("--mask", self.mask),
                 ("--mask-hash", self.mask_hash),
@@ -56,13 +62,15 @@ class Agreed:
                 yield MASK, "is not the mask that was agreed on (--mask)"
             if self.mask_hash not in (None, entry.mask_hash):
                 yield MASK, "is not the mask that was agreed on (--mask-hash)"
-            if self.min_mask_ratio is None:
-                yield from ((MASK, what) for what in weak_mask(entry.mask_ratio))
-            elif entry.mask_ratio < self.min_mask_ratio:
-                least = f"less than --min-mask-ratio {self.min_mask_ratio}"
-                yield MASK, f"hides {entry.mask_ratio:.4f} of the pixels, {least}"
+            yield from self._too_little(MASK, entry.mask_ratio)
         if self.desensitizer is not None:
             yield from _other_method(manifest, self.desensitizer)
+
+    def _too_little(self, file: str, ratio: float) -> Iterator[tuple[str, str]]:
+        if self.min_mask_ratio is None:
+            yield from ((file, what) for what in weak_mask(ratio))
+        elif ratio < self.min_mask_ratio:
+            yield file, f"hides {ratio:.4f} of the pixels, less than --min-mask-ratio {self.min_mask_ratio}"
 
 
 def _hashes(mask: Tensor, guard: int) -> set[str]:
@@ -73,14 +81,17 @@ def _other_method(manifest: Manifest, desensitizer: Desensitizer) -> Iterator[tu
     """Hold a manifest against the desensitizer of a config."""
     name, entry = type(desensitizer).__name__, manifest.mask
     try:
-        mask = None
-        if manifest.tensors is None:
+        mask, each = None, manifest.masks is not None
+        if each:
+            EachDesensitizer(
+                desensitizer, manifest.size, bool(desensitizer.interference), key_file=False
+            )  # prepares it
+        elif manifest.tensors is None:
             mask = PixelDesensitizer(desensitizer, manifest.size, key_file=False).mask
         else:
             desensitizer.prepare((manifest.size, manifest.size))
-        about = describe(
-            desensitizer, manifest.size, mask, manifest.version if manifest.version > 1 else VERSION
-        )
+        number = manifest.version if manifest.version > 1 else VERSION
+        about = describe(desensitizer, manifest.size, mask, number, each)
     except (ValueError, FileNotFoundError) as error:
         yield "manifest.json", f"--config's desensitizer cannot have made this release ({error})"
         return

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
 from lightning_app.release.format.canonical import LEVELS, RUNS, Writing, byte_faults, is_written, writing_of
+from lightning_app.release.format.each_mask import mask_faults, mask_file
 from lightning_app.release.format.png import Png, read_png
 from lightning_app.release.format.traces import Traces
 
 _CHUNK = 64  # files per message between processes
 _EACH = 2048  # files that are worth another process
 _FEW = 8  # files that show how all are written
-Listed = tuple[str, str]  # path in the release, SHA-256 that the manifest gives
+# path in the release, SHA-256 that the manifest gives; of the image's own mask too, where it has one
+Listed = tuple[str, str] | tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Checks:
         root: folder of the release.
         size: side of the images in pixels.
         channels: 1 where none may have more, else 3.
-        hidden: `[size,size,1]` uint8, 255 where every image must be black, 0 elsewhere; None hides nothing.
+        hidden: `[size,size,1]` uint8, 255 where every image must be black, 0 elsewhere; None hides nothing, or every
+            image has a mask of its own.
+        shown: visible pixels of every image's own mask; None where images have none of their own.
         writing: how they are written; each is encoded again, and its bytes compared.
         traces: what a method without a mask leaves in every image; None where nothing is known of it.
     """
@@ -44,6 +48,7 @@ class Checks:
     hidden: NDArray[np.uint8] | None
     writing: Writing = field(default_factory=lambda: Writing(RUNS))
     traces: Traces | None = None
+    shown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,18 @@ def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
 
     Args:
         checks: what they must be.
-        listed: path and expected hash of each.
+        listed: path and expected hash of each, and of its own mask.
     """
     length, unproven, most, sharp = 0, 0, 0, 0
     faulty: list[Faulty] = []
     # by channels: bytes are compared many times as fast where none has to be repeated
     hidden = {} if checks.hidden is None else {n: np.repeat(checks.hidden, n, axis=2) for n in (1, 3)}
-    for name, expected in listed:
+    for name, expected, *beside in listed:
+        if checks.shown is not None:
+            own, fault, more = _own_mask(checks, mask_file(name), *beside)
+            hidden = {} if own is None else {n: np.repeat(own, n, axis=2) for n in (1, 3)}
+            faulty += fault
+            length += more
         try:
             data = read_at_most(Path(checks.root, name), checks.size)
         except OSError as error:
@@ -115,6 +125,23 @@ def check_files(checks: Checks, listed: Sequence[Listed]) -> Checked:
         if faults:
             faulty.append(Faulty(name, faults, None if digest == expected else digest, bool(written)))
     return Checked(len(listed), length, faulty, unproven, most, sharp)
+
+
+def _own_mask(checks: Checks, name: str, expected: str) -> tuple[NDArray[np.uint8] | None, list[Faulty], int]:
+    """Check the mask of one image: what it hides `[size,size,1]`, 255 there; its faults; and its bytes."""
+    assert checks.shown is not None
+    try:
+        data = read_at_most(Path(checks.root, name), checks.size)
+    except OSError as error:
+        return None, [Faulty(name, [f"cannot be read ({error.strerror})"], None)], 0
+    digest = hashlib.sha256(data).hexdigest()
+    faults = [] if digest == expected else ["its SHA-256 is not the manifest's"]
+    if len(data) > _most(checks.size):
+        faults.append("is larger than a mask of this size can be; the rest of it was not read")
+    said, mask = mask_faults(data, checks.size, checks.shown)
+    faults += said
+    found = [Faulty(name, faults, None if digest == expected else digest)] if faults else []
+    return None if mask is None else (1 - mask)[..., None] * np.uint8(255), found, len(data)
 
 
 def read_at_most(path: Path, size: int) -> bytes:
@@ -214,7 +241,7 @@ def _check_all(
 def _some(checks: Checks, listed: Sequence[Listed]) -> list[tuple[bytes, NDArray[np.uint8]]]:
     """Read a few images, spread over the release, that have no other faults."""
     step = max(1, len(listed) // _FEW)
-    return _readable(checks, [name for name, _ in listed[::step]][:_FEW])
+    return _readable(checks, [one[0] for one in listed[::step]][:_FEW])
 
 
 def _readable(checks: Checks, names: Iterable[str]) -> list[tuple[bytes, NDArray[np.uint8]]]:

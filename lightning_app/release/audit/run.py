@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -19,9 +19,19 @@ from lightning_app.desensitize import is_clean
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
 from lightning_app.release.audit.agreed import Agreed
-from lightning_app.release.audit.images import Checked, Checks, check_images, read_at_most, useful_workers
-from lightning_app.release.audit.shards import Shards, check_shards, tensor_faults
+from lightning_app.release.audit.each_mask import check_codes
+from lightning_app.release.audit.findings import Findings
+from lightning_app.release.audit.images import (
+    Checked,
+    Checks,
+    Listed,
+    check_images,
+    read_at_most,
+    useful_workers,
+)
+from lightning_app.release.audit.shards import Shards, check_pairs, check_shards, tensor_faults
 from lightning_app.release.format.canonical import RUNS, mask_faults
+from lightning_app.release.format.each_mask import mask_file
 from lightning_app.release.format.manifest import (
     MANIFEST,
     MASK,
@@ -32,7 +42,6 @@ from lightning_app.release.format.manifest import (
     is_image_file,
     made_with,
 )
-from lightning_app.release.format.marks import Finding
 from lightning_app.release.format.method import is_known, margin_faults, method_faults, method_text, traces_of
 from lightning_app.release.format.png import read_png
 from lightning_app.release.format.signing import fingerprint, signature_holds
@@ -58,6 +67,7 @@ class Compared:
         black: of how many the raw one, too, has nothing but 0 under the mask: of them nothing was hidden.
         values: of representations: how many values were compared.
         apart: how many of them lie on the next level.
+        mask_pixels: of images with a mask each: in how many pixels those of the masker run again differ.
     """
 
     images: int
@@ -66,10 +76,11 @@ class Compared:
     black: int = 0
     values: int = 0
     apart: int = 0
+    mask_pixels: int = 0
 
 
 @dataclass
-class Audit:
+class Audit(Findings):
     """What an audit found.
 
     Attributes:
@@ -83,7 +94,6 @@ class Audit:
         shards: what was found in the shards of a release of representations; None of pictures.
     """
 
-    findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
     files: int = 0
@@ -91,10 +101,6 @@ class Audit:
     manifest: Manifest | None = None
     compared: Compared | None = None
     shards: Shards | None = None
-
-    def add(self, file: str, what: str) -> None:
-        """Note a finding."""
-        self.findings.append(Finding(file, what))
 
 
 def audit(
@@ -137,10 +143,11 @@ def audit(
     if not times:
         found.notes.append("time stamps were not checked")
     _signature(root, manifest, public_key, tree, found)
-    visible = _mask(root, manifest, tree, found)
+    visible = _mask(root, manifest, tree, found) if manifest.masks is None else None
+    codes = None if manifest.masks is None else check_codes(root, manifest, tree, found)
     hidden = None if visible is None else ((1 - visible) * 255).to(torch.uint8).numpy()[..., None]
     agreed = agreed or Agreed()
-    _method(root, manifest, visible, agreed, found)
+    _method(root, manifest, visible, agreed, found, codes)
     for file, what in agreed.faults(manifest):
         found.add(file, what)
     if manifest.tensors is not None:
@@ -152,14 +159,28 @@ def audit(
         return found
     names = sorted(name for name in manifest.files if is_image_file(name) and name in tree.files)
     begin(len(names))
-    checks = Checks(os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest))
+    shown = None if manifest.masks is None else manifest.masks.shown
+    checks = Checks(
+        os.fspath(root), manifest.size, manifest.channels, hidden, traces=_traces(manifest), shown=shown
+    )
     checked = check_images(
-        checks, [(name, manifest.files[name]) for name in names], workers or useful_workers(len(names)), advance,
+        checks, _listed(manifest, names), workers or useful_workers(len(names)), advance,
         level=manifest.compression, other=_is_other(manifest, "zlib"),
     )  # fmt: skip
     _images(root, checked, tree, found)
+    if manifest.pairs:
+        people = {PurePath(name).stem: name.split("/")[1] for name in names}
+        check_pairs(root, manifest, tree.files, people, found)
     found.findings.sort()
     return found
+
+
+def _listed(manifest: Manifest, names: list[str]) -> list[Listed]:
+    """List images with their hashes, and those of their own masks."""
+    files = manifest.files
+    if manifest.masks is None:
+        return [(name, files[name]) for name in names]
+    return [(name, files[name], files[mask_file(name)]) for name in names]
 
 
 def _manifest(root: Path, found: Audit) -> Manifest | None:
@@ -303,18 +324,25 @@ def _mask_facts(data: bytes, manifest: Manifest, found: Audit) -> None:
 
 
 def _method(
-    root: Path, manifest: Manifest, visible: torch.Tensor | None, agreed: Agreed, found: Audit
+    root: Path,
+    manifest: Manifest,
+    visible: torch.Tensor | None,
+    agreed: Agreed,
+    found: Audit,
+    codes: torch.Tensor | None,
 ) -> None:
     name = manifest.method["method"]
     if is_clean(manifest.method):
         found.add(MANIFEST, f"its method is {name}: every released image is a clean one")
-    elif manifest.mask is None and not is_known(name) and agreed.desensitizer is None:
+    elif (
+        (manifest.mask, manifest.masks) == (None, None) and not is_known(name) and agreed.desensitizer is None
+    ):
         found.add(
             MANIFEST,
             f"its method {name} is none of FaceVeil's, and it has no mask: nothing shows that its faces are "
             "desensitized; give --config, --raw and --key",
         )
-    for what in method_faults(root, manifest, None if visible is None else visible[None]):
+    for what in method_faults(root, manifest, None if visible is None else visible[None], codes):
         found.add(MANIFEST, what)
     if manifest.tensors is not None:
         for what in tensor_faults(manifest):
@@ -326,7 +354,8 @@ def _method(
 def _traces(manifest: Manifest) -> Traces | None:
     """Return what the manifest's method must have left in every image, where it is one that can be told."""
     try:
-        return None if manifest.mask is not None else traces_of(manifest.method, manifest.size)
+        masked = manifest.mask is not None or manifest.masks is not None
+        return None if masked else traces_of(manifest.method, manifest.size)
     except ValueError:  # which `_method` has said
         return None
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from lightning_app.desensitize import OURS
 from lightning_app.desensitize.block_dct import NORMALISED
+from lightning_app.release.audit.findings import Findings
 from lightning_app.release.format.manifest import Manifest
-from lightning_app.release.format.marks import Finding
 from lightning_app.release.format.method import key_hashes
 from lightning_app.release.format.pairs import LONGEST, pairs_text, read_pairs_text
 from lightning_app.release.format.tensors import NAME, PAIRS, Layout
@@ -30,7 +30,7 @@ _SIGN = {"float16": (0x7FFF, 0x7C00, 0x8000), "float32": (0x7FFFFFFF, 0x7F800000
 
 
 @dataclass
-class Shards:
+class Shards(Findings):
     """What was found in the shards of a release.
 
     Attributes:
@@ -41,15 +41,10 @@ class Shards:
         sound: shards whose header and length are right: their tensors can be looked at.
     """
 
-    findings: list[Finding] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
     names: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     sound: set[str] = field(default_factory=set)
-
-    def add(self, file: str, what: str) -> None:
-        """Note a finding."""
-        self.findings.append(Finding(file, what))
 
 
 def check_shards(
@@ -113,7 +108,10 @@ def check_shards(
             found.add(
                 "shards", f"{strangers} people are in mixes, and on no image: no pseudonym of the release"
             )
-        _check_pairs(root, manifest, there, found)
+        people = {image: person for person, image in found.names.values()}
+        check_pairs(root, manifest, there, people, found)
+        if manifest.classes is not None and manifest.classes.keys() != {one.hex() for one in owners}:
+            found.add("manifest.json", "its classes are not those that its shards have")
     return found
 
 
@@ -217,10 +215,19 @@ def _bit_faults(values: NDArray[Any], what: str) -> list[str]:
     return faults
 
 
-def _check_pairs(root: Path, manifest: Manifest, there: frozenset[str], found: Shards) -> None:
-    """Check the list of pairs: its form, its names, and that it says of no two people that they are one."""
-    assert manifest.tensors is not None
-    count = manifest.tensors.pairs
+def check_pairs(
+    root: Path, manifest: Manifest, there: frozenset[str], people: Mapping[str, str], found: Findings
+) -> None:
+    """Check the list of pairs: its form, its names, and that it says of no two people that they are one.
+
+    Args:
+        root: the released folder.
+        manifest: its own.
+        there: the files that are there.
+        people: image's pseudonym -> identity's, of all images.
+        found: gets the findings.
+    """
+    count = manifest.pairs
     if not count or PAIRS not in there:
         return
     data = _read_at_most(root / PAIRS, count * LONGEST)
@@ -236,13 +243,13 @@ def _check_pairs(root: Path, manifest: Manifest, there: frozenset[str], found: S
     except ValueError as error:
         found.add(PAIRS, str(error))
         return
-    people = {image: person for person, image in found.names.values()}
     if pairs_text((p.a, p.b, p.same, p.fold) for p in pairs).encode() != data or len(pairs) != count:
         found.add(PAIRS, f"has {len(pairs)} pairs, the manifest says {count}")
     elif any(pair.a not in people or pair.b not in people for pair in pairs):
-        found.add(PAIRS, "names an image that is in no shard")
+        found.add(PAIRS, "names an image that is not released")
     elif any((people[pair.a] == people[pair.b]) != pair.same for pair in pairs):
-        found.add(PAIRS, "says of a pair whether it is one person otherwise than its shards")
+        others = "folders" if manifest.tensors is None else "shards"
+        found.add(PAIRS, f"says of a pair whether it is one person otherwise than its {others} do")
 
 
 def read_rows(path: Path, layout: Layout, rows: Sequence[int] | range) -> dict[str, NDArray[Any]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from lightning_app.core.printing import counted
 from lightning_app.release.audit.agreed import Agreed
+from lightning_app.release.audit.each_mask import tells
 from lightning_app.release.audit.odds import typical
 from lightning_app.release.audit.run import Audit
-from lightning_app.release.format.method import method_text
+from lightning_app.release.format.classes import unknown
+from lightning_app.release.format.manifest import Manifest
+from lightning_app.release.format.method import each_text, method_text
 
 _CASES = {"one": "one image that leaks", "ten": "ten", "one_percent": "1 % of them"}
 
@@ -37,6 +40,11 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
                 "on the next "
                 "level, as another machine or version leaves them"
             )
+    elif manifest.masks is not None:
+        if not compared:
+            core = manifest.method["kind"] == "core_first"
+            what = "that no mask depends on what it hides" if core else "that the masks are their masker's"
+            said.append(f"{what} (--masker, --raw, --key)")
     elif manifest.mask is None:
         said.append(f"that any pixel is hidden (no mask, {method_text(manifest)})")
         if not compared:
@@ -47,6 +55,13 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
         said.append("that visible pixels, pseudonyms and counts carry nothing else (--raw, --key)")
     elif compared < manifest.images:
         said.append(f"that the {manifest.images - compared} images not compared carry nothing else (--all)")
+    if found.compared is not None and found.compared.mask_pixels:
+        said.append(
+            f"that {found.compared.mask_pixels} pixels of masks carry nothing else: the masker run again shows others, "
+            "as another machine or version may"
+        )
+    if not compared and (strange := unknown(manifest.classes)):
+        said.append(f"that the names of {strange} classes are no people's (--config, --key)")
     if manifest.signer is None:
         said.append("who released it (not signed)")
     elif not public_key:
@@ -73,10 +88,16 @@ def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
         return f"audit {verdict}; nothing else was checked"
     kept = "" if manifest.tensors is None else f" in {counted(len(manifest.shards), 'shard')}"
     mask = "no mask" if manifest.mask is None else f"mask ratio {manifest.mask.mask_ratio:.4f}"
+    warning = f"; {told}" if (told := tells(manifest)) else ""
     compared = 0 if found.compared is None else found.compared.images
     images, people = counted(found.files, "image"), counted(manifest.identities, "identity")
+    if manifest.masks is not None:
+        proven = (
+            ", none depends on what it hides" if compared and manifest.method["kind"] == "core_first" else ""
+        )
+        mask = f"masks {each_text(manifest)}{proven}"
     line = (
-        f"audit {verdict}; {images} of {people}{kept} decoded, {mask}, {compared} "
+        f"audit {verdict}{warning}; {images} of {people}{kept} decoded, {mask}, {compared} "
         f"released again, {found.bytes / 1e6:.1f} MB, {seconds:.1f} s"
     )
     return line + (f"; NOT PROVEN: {'; '.join(unproven)}" if unproven and not found.findings else "")
@@ -119,6 +140,12 @@ def compared_line(found: Audit) -> str | None:
     )
 
 
+def _ratio(manifest: Manifest | None) -> float | None:
+    if manifest is None or (manifest.mask, manifest.masks) == (None, None):
+        return None
+    return float(manifest.method["mask_ratio"]) if manifest.mask is None else manifest.mask.mask_ratio
+
+
 def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -> dict[str, object]:
     """Return all that an audit found as JSON can hold it.
 
@@ -140,8 +167,11 @@ def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -
         "bytes": found.bytes,
         "format_version": None if manifest is None else manifest.version,
         "method": None if manifest is None else manifest.method,
-        "mask_ratio": None if entry is None else entry.mask_ratio,
+        "mask_ratio": _ratio(manifest),
         "mask_hash": None if entry is None else entry.mask_hash,
+        "mask_kind": None if manifest is None or manifest.masks is None else manifest.method["kind"],
+        "mask_bits": None if manifest is None or manifest.masks is None else manifest.method["bits"],
+        "mask_pixels_apart": 0 if compared is None else compared.mask_pixels,
         "mask_agreed": agreed.names_a_mask,
         "min_mask_ratio": agreed.min_mask_ratio,
         "signer": None if manifest is None else manifest.signer,

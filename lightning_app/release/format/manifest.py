@@ -3,7 +3,8 @@
 A released folder holds `manifest.json`, `manifest.sig` where it is signed, `mask.png` and `mask.json` where
 the method has a mask, and `images/<identity's pseudonym>/<image's pseudonym>.png`. Nothing else. A release of
 representations (version 3) holds `shards/NNNNNN.safetensors` in place of the images, see `tensors`, and
-`pairs.txt` where it is made to verify on.
+`pairs.txt` where it is made to verify on. Version 4 is one of either whose images have a mask each (`masks/`, see
+`each_mask`), or that names the classes of a task.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing_extensions import Self
 
 from lightning_app.core.plain import brief, is_count, is_hash, is_share
 from lightning_app.core.version import version
+from lightning_app.release.format.classes import class_faults
+from lightning_app.release.format.each_mask import Masks, check_masks, is_code_file, is_mask_file
 from lightning_app.release.format.png import LARGEST
 from lightning_app.release.format.pseudonyms import DIGITS
 from lightning_app.release.format.schema import (
@@ -39,11 +42,9 @@ from lightning_app.release.format.tensors import MOST_CHANNELS, PAIRS, Tensors, 
 
 FORMAT, VERSION = "faceveil-release", 2
 TENSORS = 3  # the version of a release of representations
-_READ = (
-    1,
-    VERSION,
-    TENSORS,
-)  # 1 says more of MaskOut's masks than what they are, and not the level of compression
+EACH = 4  # of one whose images have a mask each, or whose classes have names
+# 1 says more of MaskOut's masks than what they are, and not the level of compression
+_READ = (1, VERSION, TENSORS, EACH)
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 MASK, MASK_FACTS, IMAGES = "mask.png", "mask.json", "images"
 OTHER = "other"
@@ -97,10 +98,13 @@ class Manifest:
         files: path in the release -> SHA-256 of the file's bytes, for all files but the manifest and its
             signature.
         signer: fingerprint of the public key that `manifest.sig` verifies with; None where it is not signed.
-        compression: zlib's level that all images were encoded at; None in version 1, which does not say, and in 3,
-            which compresses nothing.
-        version: of the format: 1 or 2; 3 of representations.
+        compression: zlib's level that all images were encoded at; None in version 1, which does not say, and of
+            tensors, which are not compressed.
+        version: of the format: 1 or 2; 3 of representations; 4 with masks for each image, or with classes.
         tensors: what the shards of a release of representations hold; None of pictures.
+        masks: where every image has a mask of its own; None elsewhere.
+        classes: pseudonym -> name of the class of a task, where the classes are no people; None where they are, or
+            where they are not told.
     """
 
     method: dict[str, Any]
@@ -117,14 +121,14 @@ class Manifest:
     compression: int | None = 1
     version: int = VERSION
     tensors: Tensors | None = None
+    masks: Masks | None = None
+    classes: dict[str, str] | None = None
 
     def to_bytes(self) -> bytes:
         """Return the content of `manifest.json`: sorted keys, no time, no host, the same for the same release."""
         whole = {"format": FORMAT} | asdict(self)
-        if self.version in (1, TENSORS):
-            del whole["compression"]
-        if self.version != TENSORS:
-            del whole["tensors"]
+        for key in _absent(self.version):
+            del whole[key]
         return json.dumps(whole, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
     @classmethod
@@ -151,18 +155,24 @@ class Manifest:
                 "install the one that made it, or a newer one"
             )
         own = {key: value for key, value in found.items() if key != "format"}
-        if number in (1, TENSORS):
-            own.setdefault("compression", None)
-        if number != TENSORS:
-            own.setdefault("tensors", None)
+        for key in _absent(number):
+            own.setdefault(key, None)
         _check_keys(own, {f.name for f in fields(cls)}, str(where))
         for key, check, wanted in _SCHEMA:
             if not check(own[key]):
                 raise ValueError(f"{where}: {key} is {brief(own[key])}, not {wanted}; the release is damaged")
-        for key, is_of in (("compression", number == VERSION), ("tensors", number == TENSORS)):
+        of_tensors = own["tensors"] is not None if number == EACH else number == TENSORS
+        compressed = number == VERSION or (number == EACH and not of_tensors)
+        for key, is_of in (("compression", compressed), ("tensors", of_tensors)):
             if (own[key] is not None) != is_of:
                 raise ValueError(f"{where}: {key} is of another version; the release is damaged")
-        if number == TENSORS:
+        if number != EACH and (own["masks"], own["classes"]) != (None, None):
+            raise ValueError(f"{where}: masks or classes is of another version; the release is damaged")
+        if number == EACH and (own["masks"], own["classes"]) == (None, None):
+            raise ValueError(
+                f"{where}: has neither masks nor classes, as version 4 has; the release is damaged"
+            )
+        if of_tensors:
             own["tensors"] = Tensors.parse(own["tensors"], f"{where}: tensors")
             if own["mask"] is not None or own["channels"] != own["tensors"].shape[0]:
                 odd = "mask" if own["mask"] is not None else "channels"
@@ -172,12 +182,23 @@ class Manifest:
         _check_tables(own, f"{where}")
         if own["mask"] is not None:
             own["mask"] = _mask_entry(own["mask"], f"{where}: mask", own["size"])
+        if own["masks"] is not None:
+            if own["mask"] is not None or of_tensors:
+                raise ValueError(
+                    f"{where}: masks stand beside another mask or tensors; the release is damaged"
+                )
+            own["masks"] = Masks.parse(own["masks"], own["size"], f"{where}: masks")
         try:
-            check_method(own["method"], own["size"], own["mask"] is not None, own["version"])
+            check_method(
+                own["method"], own["size"], (own["mask"], own["masks"]) != (None, None), own["version"],
+                each=own["masks"] is not None,
+            )  # fmt: skip
         except ValueError as error:
             raise ValueError(f"{where}: {error}; the release is damaged") from error
         manifest = cls(**own)
         manifest._check_files(str(where))
+        for what in class_faults(manifest.classes, manifest.identities):
+            raise ValueError(f"{where}: {what}; the release is damaged")
         return manifest
 
     @classmethod
@@ -207,11 +228,16 @@ class Manifest:
             self._check_shards(self.tensors, where)
             return
         wanted = set() if self.mask is None else {MASK, MASK_FACTS}
-        found = set()
+        if self.masks is not None and self.masks.pairs:
+            wanted.add(PAIRS)
+        found, beside, images = set(), 0, list[str]()
         folders = set()
         for name in self.files:
             if match := _IMAGE.fullmatch(name):
                 folders.add(match[1])
+                images.append(name)
+            elif self.masks is not None and (is_mask_file(name) or is_code_file(name)):
+                beside += 1
             else:
                 found.add(name)
         if found != wanted:
@@ -221,7 +247,7 @@ class Manifest:
             )
         counts = {
             "identities": (self.identities, len(folders)),
-            "images": (self.images, len(self.files) - len(found)),
+            "images": (self.images, len(self.files) - len(found) - beside),
         }
         for what, (said, listed) in counts.items():
             if said != listed:
@@ -230,6 +256,12 @@ class Manifest:
                 )
         if self.mask is not None and self.mask.sha256 != self.files[MASK]:
             raise ValueError(f"{where}: mask.sha256 is not that of {MASK} in files; the release is damaged")
+        if self.masks is not None:
+            check_masks(self.masks, images, self.files, where)
+        if self.classes is not None and self.classes.keys() != folders:
+            raise ValueError(
+                f"{where}: classes names other folders than its files have; the release is damaged"
+            )
 
     def _check_shards(self, tensors: Tensors, where: str) -> None:
         shards = [name for name in self.files if is_shard_file(name)]
@@ -262,9 +294,26 @@ class Manifest:
             )
 
     @property
+    def pairs(self) -> int:
+        """How many pairs `pairs.txt` has; 0 where there is none."""
+        return next((part.pairs for part in (self.tensors, self.masks) if part is not None), 0)
+
+    @property
     def shards(self) -> list[str]:
         """Paths of the shards, in the order of `tensors.rows`; none of a release of pictures."""
         return sorted(name for name in self.files if is_shard_file(name))
+
+
+def _absent(number: int) -> list[str]:
+    """Name the entries that a version of the format has not."""
+    if number == EACH:
+        return []
+    old = ["masks", "classes"]
+    return [
+        *old,
+        *(["compression"] if number in (1, TENSORS) else []),
+        *(["tensors"] if number != TENSORS else []),
+    ]
 
 
 def guard_of(method: Mapping[str, object]) -> int:
@@ -388,6 +437,12 @@ _SCHEMA: _Schema = (
     ("signer", lambda v: v is None or is_hash(v), "null or a SHA-256"),
     ("compression", lambda v: v is None or is_count(v, 0, 9), "a zlib level from 0 to 9"),
     ("tensors", lambda v: v is None or isinstance(v, dict), "null or an object"),
+    ("masks", lambda v: v is None or isinstance(v, dict), "null or an object"),
+    (
+        "classes",
+        lambda v: v is None or (_table(v, lambda n: isinstance(n, str)) and v),
+        "a name for each class",
+    ),
 )
 _MASK_SCHEMA: _Schema = (
     ("file", lambda v: v == MASK, MASK),

@@ -13,9 +13,12 @@ from lightning_app.core.plain import brief, canonical
 from lightning_app.desensitize import OURS, Desensitizer, MaskOut
 from lightning_app.desensitize.base import LEAST_HIDDEN
 from lightning_app.desensitize.blur import default_sigma
+from lightning_app.desensitize.learned_entries import derived
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.masks.guard import has_margin
+from lightning_app.masks.learned import shown_pixels
 from lightning_app.release.format.manifest import MASK, VERSION, Manifest, guard_of, public_method
+from lightning_app.release.format.own_masks import OwnMasks
 from lightning_app.release.format.schema import check_method
 from lightning_app.release.format.traces import Traces
 
@@ -42,8 +45,15 @@ def method_text(manifest: Manifest) -> str:
     return " ".join(shown)
 
 
+def each_text(manifest: Manifest) -> str:
+    """Word what masks the images of a release have, one each."""
+    about = manifest.method
+    of = f", of {about['masks']} public ones" if "masks" in about else ""
+    return f"one for each image (kind {about['kind']}{of}), mask ratio {about['mask_ratio']:.4f}"
+
+
 def describe(
-    desensitizer: Desensitizer, size: int, mask: Tensor | None, version: int = VERSION
+    desensitizer: Desensitizer, size: int, mask: Tensor | None, version: int = VERSION, each: bool = False
 ) -> dict[str, Any]:
     """Return what the manifest of a release says of its method.
 
@@ -55,6 +65,7 @@ def describe(
         size: side of the images in pixels.
         mask: `[1,1,H,W]` that lies on every image, 1 = visible; None where nothing is hidden.
         version: of the manifest's format.
+        each: whether every image has a mask of its own.
 
     Raises:
         ValueError: it changes too little of an image, has a parameter of too many digits, or bears the name of
@@ -68,15 +79,18 @@ def describe(
             "the class"
         )
     if is_known(name):
-        told = type(desensitizer).entries(size, version)[0]
-        about = {key: value for key, value in about.items() if key in told}
+        if not each:
+            told = type(desensitizer).entries(size, version)[0]
+            about = {key: value for key, value in about.items() if key in told}
     else:
         guard = guard_of(about)
         about = {"guard": guard} if guard and mask is not None else {}
     about["method"] = name
     faults = [] if mask is None else weak_mask(float(mask_ratio(mask[0])))
+    if each:
+        faults += weak_mask(float(about["mask_ratio"]))
     try:
-        check_method(about, size, mask is not None, version)
+        check_method(about, size, mask is not None or each, version, each)
         faults += weak_method(about, size)
     except ValueError as error:
         faults.append(str(error))
@@ -132,7 +146,9 @@ def traces_of(about: Mapping[str, Any], size: int) -> Traces | None:
     return None if found is None else Traces(size, **found)
 
 
-def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> list[str]:
+def method_faults(
+    root: str | Path, manifest: Manifest, mask: Tensor | None, codes: Tensor | None = None
+) -> list[str]:
     """Hold a manifest's method against what its class says of itself, made from that description.
 
     Args:
@@ -140,11 +156,12 @@ def method_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> 
         manifest: its own.
         mask: `[1,H,W]` of the release, read and found to be the manifest's; None where it has none, or where
             that could not be read.
+        codes: `[C,1,H,W]`, its public masks; likewise.
 
     Returns:
         What is wrong, in words.
     """
-    faults = _made_faults(root, manifest, mask)
+    faults = _made_faults(root, manifest, mask) if manifest.masks is None else _each_faults(manifest, codes)
     if _drawn_anew(manifest.method):
         faults.append("its method has redraw: epoch, and a release is drawn once")
     if faults or not is_known(manifest.method["method"]):
@@ -175,6 +192,27 @@ def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> l
     if canonical(made) != canonical(about):
         return [f"its method is not what {name} says of itself, made from that very description"]
     return []
+
+
+def _each_faults(manifest: Manifest, codes: Tensor | None) -> list[str]:
+    """Say what does not follow from the rest of a description of masks that images have one each."""
+    about, masks = manifest.method, manifest.masks
+    assert masks is not None
+    if (about["kind"] == "codebook") != (masks.codes > 0):
+        return [f"its masks are of kind {about['kind']}, and its codebook has {masks.codes}"]
+    if masks.codes and codes is None:
+        return []  # said already
+    sides = (manifest.size, manifest.size)
+    try:
+        follows = derived(about, sides, codes)
+        shown = shown_pixels(float(about["share"]), sides)
+    except (ValueError, OverflowError) as error:
+        return [f"its method cannot be made from its description ({_line(error)})"]
+    odd = sorted(key for key, value in follows.items() if canonical(value) != canonical(about.get(key)))
+    faults = [f"method.{key} does not follow from its masks and its share" for key in odd]
+    if shown != masks.shown:
+        faults.append(f"masks.shown is {masks.shown}, a share of {about['share']} is {shown} pixels")
+    return faults
 
 
 def key_hashes(about: object) -> list[str]:
@@ -247,7 +285,8 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
         manifest: its own.
 
     Returns:
-        `MaskOut` with the release's own mask; without a mask, the method as the manifest describes it.
+        `MaskOut` with the release's own mask; without a mask, the method as the manifest describes it; where every
+        image has a mask of its own, `OwnMasks`.
 
     Raises:
         FileNotFoundError: its mask is missing.
@@ -264,6 +303,8 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
         return MaskOut(mask=path)
     name = str(manifest.method["method"])
     kind = _known(name)
+    if manifest.masks is not None:
+        return OwnMasks(manifest)
     if kind is None or kind.has_mask:
         raise ValueError(
             f"{root}: released by {name}, which cannot be made from its description: give the desensitizer itself "

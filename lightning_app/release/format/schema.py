@@ -62,7 +62,7 @@ def most_refused(images: int) -> int:
     return _REFUSED_EACH * images + _REFUSED_FREE
 
 
-def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int) -> None:
+def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int, each: bool = False) -> None:
     """Check a release's method, before anything is made of it: its entries, their types and ranges.
 
     Whether they describe the mask that lies beside them is for `lightning_app.release.format.method` to find.
@@ -72,6 +72,7 @@ def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int
         size: side of the images in pixels.
         masked: whether the release has a mask.
         version: of the manifest's format.
+        each: whether every image has a mask of its own.
 
     Raises:
         ValueError: an entry is none of the class's, is missing or out of range; names it.
@@ -79,11 +80,12 @@ def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int
     name = about.get("method")
     if not isinstance(name, str) or not _CLASS.fullmatch(name):
         raise ValueError(f"method.method is {brief(name)}, not the name of a class")
-    for schema in _schemas(name, size, masked, version):
+    schemas = _schemas(name, size, masked, version, each)
+    for schema in schemas:
         if set(schema) == set(about) - {"method"} | ({"guard"} & set(schema)):
             _check_values(about, schema)
             return
-    missing = sorted(set(_schemas(name, size, masked, version)[0]) - set(about) - {"guard"})
+    missing = sorted(set(schemas[0] if schemas else ()) - set(about) - {"guard"})
     if missing:
         raise ValueError(f"method: {missing[0]!r} is missing, which {name} is described by")
     raise ValueError(
@@ -97,9 +99,11 @@ def _check_values(about: Mapping[str, Any], schema: Schema) -> None:
             raise ValueError(f"method.{key} is {brief(about[key])}, not {wanted}")
 
 
-def _schemas(name: str, size: int, masked: bool, version: int) -> list[Schema]:
+def _schemas(name: str, size: int, masked: bool, version: int, each: bool) -> list[Schema]:
     """Return what the entries of a class may be, beside its name; `guard` may be left out."""
     kind = OURS.get(name)
+    if each:  # of a class that is not ours nobody could say what its masks are functions of
+        return [] if kind is None else kind.entries_each(size)
     if kind is not None and bool(kind.has_mask) == masked:
         return kind.entries(size, version)
     # of a class that is not ours nobody could check more

@@ -43,6 +43,7 @@ def walk_release(root: str | Path, manifest: Manifest, marks: bool = False, time
     wanted = {*manifest.files, MANIFEST, *([SIGNATURE] if manifest.signer else [])}
     kept = IMAGES if manifest.tensors is None else SHARDS
     folders = {kept, *(name.rpartition("/")[0] for name in manifest.files if "/" in name)}
+    folders |= {name.partition("/")[0] for name in folders}
     files: set[str] = set()
     findings: list[Finding] = []
     seen = Marks(TIMESTAMP if times else None)

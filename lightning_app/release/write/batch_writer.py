@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from lightning_app.core.files import write_atomically
+from lightning_app.release.format.each_mask import Masks, mask_file
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.signing import fingerprint
-from lightning_app.release.write.finish import PARTS, open_release, write_mask
+from lightning_app.release.format.tensors import PAIRS
+from lightning_app.release.write.desensitizing import PixelDesensitizer
+from lightning_app.release.write.each import EachDesensitizer
+from lightning_app.release.write.finish import PARTS, open_release, write_codes, write_mask
 from lightning_app.release.write.journal import Done, Journal
+from lightning_app.release.write.pairs import pairs_of_plan
 from lightning_app.release.write.work import Work, work_through
 
 LOSSY_WEBP = "lossy WebP"  # as `datamodules.readers.decode` words it
@@ -40,6 +46,8 @@ class BatchWriter:
         self.work, self.journal, self.total = work, journal, count
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.digests = np.zeros((count, 32), np.uint8)  # SHA-256 of each file
+        self.each = work.desensitize if isinstance(work.desensitize, EachDesensitizer) else None
+        self.mask_digests = np.zeros((count if self.each else 0, 32), np.uint8)  # of each image's mask
         self.channels = np.zeros(count, np.uint8)  # of each file; 0 where there is none
         self.sources = np.full((count, 2), -1, np.int64)  # of each: bytes and time of its source
         self.whole = np.zeros(len(work), np.bool_)  # which batches are done
@@ -130,15 +138,37 @@ class BatchWriter:
         names = [self.work.plan.file(place) for place in good]
         files = {name: self.digests[at].tobytes().hex() for name, at in zip(names, good, strict=True)}
         assert self.work.desensitize is not None
-        mask, lies_on = None, self.work.desensitize.mask
-        if lies_on is not None:
+        mask = masks = None
+        if self.each is not None:
+            masks, hashes = self._masks(self.each, good, names)
+            files |= hashes
+        elif isinstance(self.work.desensitize, PixelDesensitizer) and self.work.desensitize.mask is not None:
+            lies_on = self.work.desensitize.mask
             mask, hashes = write_mask(self.work.output, lies_on, guard, facts["method"]["method"])
             files |= hashes
+        people = {name.split("/")[1] for name in names}
         return Manifest(
-            **facts, channels=3 if (self.channels == 3).any() else 1, mask=mask, images=len(good),
-            identities=len({name.split("/")[1] for name in names}), refused=refused, files=files,
+            **of_people(facts, people), channels=3 if (self.channels == 3).any() else 1, mask=mask, masks=masks,
+            images=len(good), identities=len(people), refused=refused, files=files,
             signer=None if signer is None else fingerprint(signer.public_key()),
         )  # fmt: skip
+
+    def _masks(
+        self, each: EachDesensitizer, good: list[int], names: list[str]
+    ) -> tuple[Masks, dict[str, str]]:
+        """Write the codebook and the list of pairs, where there are any; list them, and the masks of images."""
+        work = self.work
+        files = {
+            mask_file(name): self.mask_digests[at].tobytes().hex()
+            for name, at in zip(names, good, strict=True)
+        }
+        files |= write_codes(work.output, each.codes)
+        text = pairs_of_plan(work, self.bad)
+        if text:
+            write_atomically(work.output / PAIRS, text.encode())
+            files[PAIRS] = hashlib.sha256(text.encode()).hexdigest()
+        codes = 0 if each.codes is None else len(each.codes)
+        return Masks(each.shown, work.batch_size, codes, text.count("\n")), files
 
     def _note(self, batch: int, images: list[Done]) -> None:
         for place, done in zip(self.work.places(batch), images, strict=True):
@@ -147,6 +177,8 @@ class BatchWriter:
             self.bad.pop(place, None)
             if done.channels:
                 self.digests[place] = np.frombuffer(bytes.fromhex(done.sha256), np.uint8)
+                if self.each is not None and done.mask:
+                    self.mask_digests[place] = np.frombuffer(bytes.fromhex(done.mask), np.uint8)
             else:
                 self.bad[place] = done
         self.whole[batch] = True
@@ -154,18 +186,39 @@ class BatchWriter:
     def _is_there(self, batch: int) -> bool:
         """Compare a batch's files with the journal's hashes, and their sources with what they were."""
         for place in self.work.places(batch):
-            path = self.work.output / self.work.plan.file(place)
+            name = self.work.plan.file(place)
             if self.work.source(place) != tuple(self.sources[place].tolist()):
                 return False
             if not self.channels[place]:
                 if not self.work.is_refused(place, self.bad[place].reason):
                     return False
-            else:
-                if not path.is_file() or path.is_symlink():
-                    return False
-                if hashlib.sha256(path.read_bytes()).digest() != self.digests[place].tobytes():
-                    return False
+            elif not self._holds(name, self.digests[place].tobytes()):
+                return False
+            if self.each is None or not self.channels[place]:
+                continue
+            if not self._holds(mask_file(name), self.mask_digests[place].tobytes()):
+                return False
         return True
+
+    def _holds(self, name: str, digest: bytes) -> bool:
+        """Tell whether a file is there, and is what the journal says."""
+        path = self.work.output / name
+        return (
+            path.is_file() and not path.is_symlink() and hashlib.sha256(path.read_bytes()).digest() == digest
+        )
+
+
+def of_people(facts: dict[str, Any], people: Collection[str]) -> dict[str, Any]:
+    """Leave out the names of classes of which no image is released.
+
+    Args:
+        facts: of a manifest.
+        people: pseudonyms of those that are.
+    """
+    classes = facts.get("classes")
+    return (
+        facts if classes is None else facts | {"classes": {p: n for p, n in classes.items() if p in people}}
+    )
 
 
 def cpus() -> int:

@@ -57,6 +57,10 @@ class PixelDesensitizer:
                 f"desensitizer: {self._name} mixes images, which is done in training: a release has no place for mixed "
                 "labels, and would hold each face alone; leave the mixing out, or train with it on raw images"
             )
+        if desensitizer.masks_each:
+            raise ValueError(
+                f"desensitizer: {self._name} gives each image a mask of its own, here one is needed for all"
+            )
         if why := desensitizer.why_not_released():
             raise ValueError(f"desensitizer: {why}")
         desensitizer.eval()
@@ -100,7 +104,7 @@ class PixelDesensitizer:
             self._refuse_raw(raw, made, numbers)
         else:
             self._compare(made, raw, labels, numbers)
-        return [_picture(one) for one in made]
+        return [as_picture(one) for one in made]
 
     def _multiplied(
         self, pixels: Sequence[Picture], visible: Picture, numbers: Sequence[int]
@@ -115,7 +119,7 @@ class PixelDesensitizer:
                 f"desensitizer: {self._name} does more to image number {numbers[one]} than multiply it by its mask; "
                 "nothing of the batch is released"
             )
-        return [_picture(image) for image in hidden]
+        return [as_picture(image) for image in hidden]
 
     def _made(self, raw: Tensor, labels: Sequence[int], numbers: Sequence[int]) -> Picture:
         """Make what is released of raw images `[B,3,H,W]`; hidden pixels are not shown to the desensitizer."""
@@ -241,8 +245,12 @@ def stack(pixels: Sequence[Picture]) -> Tensor:
     return torch.from_numpy(raw)
 
 
-def _picture(image: Picture) -> Picture:
-    """Convert `[1,H,W]` or `[3,H,W]` to `[H,W]` where it is grey, to `[H,W,3]` where it is not."""
+def as_picture(image: Picture) -> Picture:
+    """Convert `[1,H,W]` or `[3,H,W]` to `[H,W]` where it is grey, to `[H,W,3]` where it is not.
+
+    Args:
+        image: uint8.
+    """
     if len(image) == 1 or (np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])):
         grey: Picture = image[0]
         return grey

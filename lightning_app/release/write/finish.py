@@ -15,6 +15,15 @@ from torch import Tensor
 from lightning_app.core.files import write_atomically
 from lightning_app.core.version import version
 from lightning_app.masks import mask_hash, mask_ratio, save_mask
+from lightning_app.release.format.each_mask import (
+    CODES,
+    MASKS,
+    code_file,
+    encode_mask,
+    is_code_file,
+    is_mask_file,
+    mask_file,
+)
 from lightning_app.release.format.manifest import (
     IMAGES,
     MANIFEST,
@@ -33,6 +42,7 @@ from lightning_app.release.format.tree import entries, walk_release
 FILE, FOLDER = 0o644, 0o755  # rights of all that is released, whatever the umask
 PARTS = ".part"  # of the released folder: where files are written before they take their names
 _TOP = (MANIFEST, SIGNATURE, MASK, MASK_FACTS, PAIRS)
+_OURS = (is_image_file, is_shard_file, is_mask_file, is_code_file)
 _LEFT = re.compile(rf"\.({'|'.join(re.escape(name) for name in _TOP)})\..*\.tmp")  # write_atomically's
 
 
@@ -67,10 +77,12 @@ def make_room(output: Path, overwrite: bool) -> None:
     _remove_if_empty(output / SHARDS)
     for folder in _folders(output):
         for file in folder.iterdir():
-            if is_image_file(f"{IMAGES}/{folder.name}/{file.name}"):
+            name = file.relative_to(output).as_posix()
+            if is_image_file(name) or is_mask_file(name):
                 file.unlink()
         _remove_if_empty(folder)
     _remove_if_empty(output / IMAGES)
+    _remove_if_empty(output / MASKS)
 
 
 def _foreign(output: Path) -> Iterator[str]:
@@ -78,9 +90,9 @@ def _foreign(output: Path) -> Iterator[str]:
     for name, entry in entries(output) if output.exists() else ():
         head, *rest = name.split("/")
         if entry.is_dir(follow_symlinks=False):
-            known = (head in (IMAGES, PARTS) and len(rest) < 2) or name == SHARDS
+            known = (head in (IMAGES, MASKS, PARTS) and len(rest) < 2) or name in (SHARDS, CODES)
         else:
-            ours = is_image_file(name) or is_shard_file(name) or name in _TOP
+            ours = any(check(name) for check in _OURS) or name in _TOP or (head == CODES and len(rest) == 1)
             known = ours or bool(_LEFT.fullmatch(name)) or head == PARTS
         if not known:
             yield name
@@ -92,6 +104,7 @@ def open_release(output: Path) -> None:
         (output / name).unlink(missing_ok=True)
     if output.exists():
         _remove_parts(output)
+        _remove_codes(output)
 
 
 def write_mask(output: Path, mask: Tensor, guard: int, method: str) -> tuple[MaskEntry, dict[str, str]]:
@@ -111,6 +124,31 @@ def write_mask(output: Path, mask: Tensor, guard: int, method: str) -> tuple[Mas
     ratio = mask_ratio(mask[0])
     assert isinstance(ratio, float)
     return MaskEntry(MASK, hashes[MASK], mask_hash(mask), ratio, guard), hashes
+
+
+def write_codes(output: Path, codes: Tensor | None) -> dict[str, str]:
+    """Write the public masks of a release, anew each time.
+
+    Args:
+        output: the released folder.
+        codes: `[C,1,H,W]`; None where there are none.
+
+    Returns:
+        The files' hashes by name.
+    """
+    _remove_codes(output)
+    found = {}
+    for number, code in enumerate(() if codes is None else codes):
+        data = encode_mask(code)
+        write_atomically(output / code_file(number), data)
+        found[code_file(number)] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def _remove_codes(output: Path) -> None:
+    """Remove the codebook, and what a kill left of it: it is written at the end, within a moment."""
+    if (output / CODES).is_dir() and not (output / CODES).is_symlink():
+        shutil.rmtree(output / CODES)
 
 
 def mask_facts(guard: int, method: str, made_with: str) -> dict[str, object]:
@@ -138,9 +176,10 @@ def finish(
     Raises:
         ValueError: something is in the folder that is not of this release, or a file of it is missing.
     """
-    for name in refused:
-        (output / name).unlink(missing_ok=True)
-        _remove_if_empty((output / name).parent)
+    for image in refused:
+        for name in (image, mask_file(image)):
+            (output / name).unlink(missing_ok=True)
+            _remove_if_empty((output / name).parent)
     _remove_parts(output)
     findings = [f for f in walk_release(output, manifest).findings if f.file not in (MANIFEST, SIGNATURE)]
     if findings:
@@ -151,7 +190,11 @@ def finish(
     if signer is not None:
         write_atomically(output / SIGNATURE, sign(content, signer))
     write_atomically(output / MANIFEST, content)  # last: without it, it is no release
-    for folder in [*_folders(output), output / (IMAGES if manifest.tensors is None else SHARDS)]:
+    for file in _codes(output):
+        file.chmod(FILE)
+        stamp(file)
+    tops = [output / name for name in (IMAGES, SHARDS, MASKS, CODES)]
+    for folder in [*_folders(output), *(top for top in tops if top.is_dir())]:
         folder.chmod(FOLDER)
         stamp(folder)
     for name in _TOP:
@@ -162,9 +205,16 @@ def finish(
 
 
 def _folders(output: Path) -> Iterator[Path]:
-    """Yield the folders of identities, none that is a link."""
-    if (output / IMAGES).is_dir() and not (output / IMAGES).is_symlink():
-        yield from (f for f in (output / IMAGES).iterdir() if f.is_dir() and not f.is_symlink())
+    """Yield the folders of identities, none that is a link, of images and of their masks."""
+    for top in (output / IMAGES, output / MASKS):
+        if top.is_dir() and not top.is_symlink():
+            yield from (f for f in top.iterdir() if f.is_dir() and not f.is_symlink())
+
+
+def _codes(output: Path) -> Iterator[Path]:
+    """Yield the public masks."""
+    if (output / CODES).is_dir() and not (output / CODES).is_symlink():
+        yield from (f for f in (output / CODES).iterdir() if is_code_file(f"{CODES}/{f.name}"))
 
 
 def _shards(output: Path) -> Iterator[Path]:

@@ -23,6 +23,7 @@ class Done(NamedTuple):
         size: bytes of the file it was made of, before it was read; −1 where it is of no file.
         mtime_ns: when that file was last changed; −1 where it is of no file.
         clipped: of a shard's first image: how many values of the shard were cut off, being beyond the grid.
+        mask: SHA-256 of the image's mask, where it has one of its own; else empty.
     """
 
     sha256: str = ""
@@ -32,6 +33,7 @@ class Done(NamedTuple):
     size: int = -1
     mtime_ns: int = -1
     clipped: int = 0
+    mask: str = ""
 
 
 class Journal:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.readers.base import FaceReader
+from lightning_app.release.format.classes import public_classes
 from lightning_app.release.format.manifest import image_file
 from lightning_app.release.format.pseudonyms import DIGITS, Pseudonyms
 from lightning_app.release.format.tensors import shard_file
 
+log = logging.getLogger("faceveil")
 _BYTES = DIGITS // 2  # of a pseudonym
 
 
@@ -68,10 +71,33 @@ class ReleasePlan:
         """Return how the owner's table names the image at this place: its path in the release."""
         return self.file(place)
 
+    def person(self, label: int) -> str:
+        """Tell the pseudonym of a class."""
+        return self._people[label].hex()
+
     @property
     def hash(self) -> str:
         """SHA-256 of all pseudonyms: changes with the key and with the images of the set."""
         return hashlib.sha256(self._names.tobytes()).hexdigest()
+
+
+def released_classes(reader: FaceReader, plan: ReleasePlan) -> dict[str, str] | None:
+    """Return what a manifest says of the classes of a task: pseudonym -> name; None where they are people.
+
+    Args:
+        reader: the raw set, looked through.
+        plan: its own.
+    """
+    if reader.classes_are_people:
+        return None
+    names = public_classes(reader.identities)
+    if names is None:
+        log.warning(
+            "The names of the %d classes do not fit a manifest (small letters, digits and _, 256 classes at most): "
+            "the release has pseudonyms in their place.", len(reader.identities),
+        )  # fmt: skip
+        return None
+    return {plan.person(label): names[name] for label, name in enumerate(reader.identities)}
 
 
 class ShardPlan(ReleasePlan):

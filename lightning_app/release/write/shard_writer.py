@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from datamodules.readers.base import FaceReader
-from datamodules.verification.pair_list import PairList
-from datamodules.verification.readers import pairs_of
 from lightning_app.core.files import write_atomically
 from lightning_app.core.printing import counted
 from lightning_app.release.format.manifest import TENSORS, Manifest
-from lightning_app.release.format.pairs import pairs_text
-from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.signing import fingerprint
 from lightning_app.release.format.tensors import MOST_ROWS, PAIRS, Layout, Stored, Tensors, shard_file
-from lightning_app.release.write.batch_writer import BatchWriter
+from lightning_app.release.write.batch_writer import BatchWriter, of_people
+from lightning_app.release.write.pairs import pairs_of_plan
 from lightning_app.release.write.shard_work import ShardWork
 
 SHARD_MB = 32  # of 2²⁰ bytes: what a shard has at most
@@ -103,11 +99,9 @@ class ShardWriter(BatchWriter):
             name = work.plan.file(place)
             files[name] = self.digests[place].tobytes().hex()
             rows[name] = rows.get(name, 0) + 1
-        pairs = getattr(work.reader, "pairs", None)
-        listed = 0
-        if isinstance(pairs, PairList):
-            text = self._pairs()
-            listed = text.count("\n")
+        text = pairs_of_plan(work, self.bad)
+        listed = text.count("\n")
+        if text:
             write_atomically(work.output / PAIRS, text.encode())
             files[PAIRS] = hashlib.sha256(text.encode()).hexdigest()
         stored = represent.stored
@@ -115,27 +109,12 @@ class ShardWriter(BatchWriter):
             stored.dtype, list(stored.shape), stored.scale, stored.offset, batch=work.batch_size, mixed=represent.mixed,
             rows=[rows[name] for name in sorted(rows)], pairs=listed,
         )  # fmt: skip
-        people = {int(work.reader.labels[work.plan.index(place)]) for place in good}
+        people = {work.plan.person(int(work.reader.labels[work.plan.index(place)])) for place in good}
         return Manifest(
-            **facts | {"compression": None}, channels=stored.shape[0], mask=None, images=len(good),
-            identities=len(people), refused=refused, files=files,
-            signer=None if signer is None else fingerprint(signer.public_key()), version=TENSORS, tensors=tensors,
+            **{"version": TENSORS} | of_people(facts, people) | {"compression": None}, channels=stored.shape[0],
+            mask=None, images=len(good), identities=len(people), refused=refused, files=files,
+            signer=None if signer is None else fingerprint(signer.public_key()), tensors=tensors,
         )  # fmt: skip
-
-    def _pairs(self) -> str:
-        if self.bad:
-            place, done = next(iter(self.bad.items()))
-            raise ValueError(
-                f"{len(self.bad)} images of the list of pairs are refused, such as "
-                f"{self.work.reader.name(self.work.plan.index(place))} ({done.reason}): without them its folds "
-                "are others; "
-                "mend them, or take their pairs off the list"
-            )
-        plan = self.work.plan
-        names = [""] * len(plan)
-        for place in range(len(plan)):
-            names[plan.index(place)] = plan.label(place).rpartition("/")[2]
-        return _pairs_text(self.work.reader, names)
 
     def _note(self, batch: int, images: list[Any]) -> None:
         super()._note(batch, images)
@@ -157,28 +136,6 @@ class ShardWriter(BatchWriter):
         if not path.is_file() or path.is_symlink():
             return False
         return _sha256(path) == bytes(self.digests[good[0]])
-
-
-def pairs_of_release(reader: FaceReader, pseudonyms: Pseudonyms) -> str:
-    """Return what `pairs.txt` says of a reader's pairs.
-
-    Args:
-        reader: with an attribute `pairs`.
-        pseudonyms: the owner's.
-
-    Raises:
-        ValueError: the pairs cannot be used.
-    """
-    people = [reader.identities[label] for label in reader.labels.tolist()]
-    return _pairs_text(
-        reader, [pseudonyms.image(person, reader.stable_name(index)) for index, person in enumerate(people)]
-    )
-
-
-def _pairs_text(reader: FaceReader, names: list[str]) -> str:
-    pairs = pairs_of(reader)
-    listed = zip(pairs.a.tolist(), pairs.b.tolist(), pairs.same.tolist(), pairs.folds.tolist(), strict=True)
-    return pairs_text((names[a], names[b], same, fold) for a, b, same, fold in listed)
 
 
 def in_gb(count: int) -> str:

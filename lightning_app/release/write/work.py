@@ -17,7 +17,9 @@ from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, Pixels
 from lightning_app.core.png import encode_png
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
+from lightning_app.release.format.each_mask import encode_mask, mask_file
 from lightning_app.release.write.desensitizing import PixelDesensitizer
+from lightning_app.release.write.each import EachDesensitizer
 from lightning_app.release.write.finish import FILE, PARTS, stamp
 from lightning_app.release.write.journal import Done
 from lightning_app.release.write.plan import ReleasePlan
@@ -38,7 +40,7 @@ class Work:
     def __init__(
         self,
         reader: FaceReader,
-        desensitize: PixelDesensitizer | None,
+        desensitize: PixelDesensitizer | EachDesensitizer | None,
         plan: ReleasePlan,
         output: Path,
         compression: int,
@@ -47,7 +49,7 @@ class Work:
         self.reader, self.desensitize, self.plan, self.output = reader, desensitize, plan, output
         self.compression, self.batch_size = compression, batch_size
         self._labels = reader.labels.numpy()
-        self._folder = ""  # made last
+        self._folders: set[str] = set()  # made last: of images, and of their masks
 
     def __len__(self) -> int:
         """Count the batches."""
@@ -67,13 +69,28 @@ class Work:
         if pixels:
             at = [self.plan.index(place) for place in pixels]
             numbers = [self.reader.number(index) for index in at]
-            assert self.desensitize is not None
-            pictures = self.desensitize(list(pixels.values()), self._labels[at].tolist(), numbers)
-            for place, picture in zip(pixels, pictures, strict=True):
-                data = encode_png(picture, self.compression)
+            given = list(pixels.values()), self._labels[at].tolist(), numbers
+            for place, picture, mask in zip(pixels, *self._made(*given), strict=True):
+                data, digest = encode_png(picture, self.compression), ""
+                if mask is not None:  # before the image: where that is, its mask is
+                    beside = encode_mask(mask)
+                    self._put(mask_file(self.plan.file(place)), [beside])
+                    digest = hashlib.sha256(beside).hexdigest()
                 self._put(self.plan.file(place), [data])
-                done[place] = Done(hashlib.sha256(data).hexdigest(), 1 if picture.ndim == 2 else 3)
+                channels = 1 if picture.ndim == 2 else 3
+                done[place] = Done(hashlib.sha256(data).hexdigest(), channels, mask=digest)
         return [done[place]._replace(size=size, mtime_ns=mtime) for place, (size, mtime) in sources.items()]
+
+    def _made(
+        self, pixels: list[Pixels], labels: list[int], numbers: list[int]
+    ) -> tuple[list[Pixels], list[Pixels | None]]:
+        """Desensitize images: pictures, and the mask of each where it has one of its own."""
+        assert self.desensitize is not None
+        if isinstance(self.desensitize, EachDesensitizer):
+            made = self.desensitize(pixels, labels, numbers)
+            return [one.picture for one in made], [one.mask for one in made]
+        pictures = self.desensitize(pixels, labels, numbers)
+        return pictures, [None] * len(pictures)
 
     def source(self, place: int) -> tuple[int, int]:
         """Return length and time of the last change, in nanoseconds, of the file of an image; −1 where it has none."""
@@ -116,9 +133,9 @@ class Work:
         finally:
             os.close(handle)
         folder = os.path.dirname(path)
-        if folder != self._folder:  # images come identity after identity
+        if folder not in self._folders:  # images come identity after identity
             os.makedirs(folder, exist_ok=True)
-            self._folder = folder
+            self._folders = {folder, *list(self._folders)[-1:]}
         os.replace(part, path)
 
 

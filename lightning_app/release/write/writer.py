@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from datamodules.readers.base import FaceReader
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.format.manifest import (
+    EACH,
     OTHER,
     REASONS,
     TENSORS,
@@ -30,10 +31,11 @@ from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.tensors import DType
 from lightning_app.release.write.batch_writer import LOSSY_WEBP, BatchWriter, Progress, cpus
 from lightning_app.release.write.desensitizing import PixelDesensitizer
+from lightning_app.release.write.each import EachDesensitizer
 from lightning_app.release.write.finish import finish, make_room
 from lightning_app.release.write.journal import Journal
 from lightning_app.release.write.keys import keep_keys_out
-from lightning_app.release.write.plan import ReleasePlan, ShardPlan
+from lightning_app.release.write.plan import ReleasePlan, ShardPlan, released_classes
 from lightning_app.release.write.preflight import (
     be_strict,
     check_arguments,
@@ -93,6 +95,7 @@ def write_release(
     progress: Progress | None = None,
     dtype: DType | None = None,
     mix_once: bool = False,
+    accept_interference: bool = False,
 ) -> Release:
     """Write a released set; one that was stopped is gone on with.
 
@@ -121,6 +124,8 @@ def write_release(
         progress: called with what is done (`checking`, `writing`), how many images of it, of how many.
         dtype: of representations: `uint8` or `float16`; None takes uint8 where the method's values lie on a grid.
         mix_once: mix images once for all, where the method mixes; mixed labels with their shares are released then.
+        accept_interference: also release images under masks that are made of what they hide (`LearnedMask` of kind
+            `free`); such a release is marked.
 
     Raises:
         FileExistsError: the output holds something that is not this release's beginning.
@@ -131,7 +136,14 @@ def write_release(
     output, owner = Path(output), Path(owner)
     check_arguments(reader, output, owner, compression, batch_size, workers)
     of_tensors = needs_tensors(desensitizer, reader)
-    represent = desensitize = None
+    represent = None
+    desensitize: PixelDesensitizer | EachDesensitizer | None = None
+    each = desensitizer.masks_each and not of_tensors
+    if accept_interference and not each:
+        raise ValueError(
+            f"accept_interference: true, but {type(desensitizer).__name__} gives no image a mask of its own; leave it "
+            "out"
+        )
     if of_tensors:
         represent = Representer(desensitizer, reader.size, dtype, mix_once)
         if compression != 1:
@@ -140,9 +152,12 @@ def write_release(
             )
     else:
         _refuse_of_pictures(desensitizer, dtype, mix_once)
-        desensitize = PixelDesensitizer(desensitizer, reader.size)
+        if each:
+            desensitize = EachDesensitizer(desensitizer, reader.size, accept_interference)
+        else:
+            desensitize = PixelDesensitizer(desensitizer, reader.size)
     keep_keys_out(desensitizer, output)
-    mask = None if desensitize is None else desensitize.mask
+    mask = desensitize.mask if isinstance(desensitize, PixelDesensitizer) else None
     be_strict(reader, allow_lossy_webp)
     check_people(reader.open())
     work: Work
@@ -155,11 +170,15 @@ def write_release(
         work = ShardWork(reader, represent, ShardPlan(reader, Pseudonyms(key), rows), output, batch_size)
     plan = work.plan
     crop = getattr(reader, "crop", None)
+    classes = released_classes(reader, plan)
+    number = TENSORS if of_tensors else VERSION
     facts: dict[str, Any] = {
-        "method": describe(desensitizer, reader.size, mask, TENSORS if of_tensors else VERSION), "size": reader.size,
+        "method": describe(desensitizer, reader.size, mask, number, each), "size": reader.size,
         "compression": compression,
         "crop": list(crop) if isinstance(crop, tuple | list) else crop, "versions": made_with(),
     }  # fmt: skip
+    if each or classes is not None:
+        facts |= {"version": EACH, "classes": classes}
     header = facts | {
         "output": str(output.resolve()), "key": Pseudonyms(key).fingerprint, "images": plan.hash,
         "batch_size": batch_size,
@@ -170,7 +189,7 @@ def write_release(
         header["allow_lossy_webp"] = True
     check_signature(output, signer, overwrite)
     guard = guard_of(facts["method"])
-    if mask is not None:
+    if mask is not None or each:
         warn_of_resize(reader, guard)
     with _alone(owner, output), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
         writer = (ShardWriter if represent is not None else BatchWriter)(work, journal, progress)
