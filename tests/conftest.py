@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -14,9 +15,9 @@ import rich
 
 from tests import warm
 from tests.command_line import clean_config, write_config
-from tests.spared import spare
+from tests.spared import keep_onnx_operators, spare
 
-# files whose tests start many processes and wait for them: first, so that two workers share the rest
+# files that take long, most of them for the processes they start: first, so that two workers share the rest
 LONG = (
     "test_deployment.py",
     "test_ddp.py",
@@ -24,6 +25,9 @@ LONG = (
     "test_export.py",
     "test_compare.py",
     "test_flower.py",
+    "test_benchmarks.py",
+    "test_cli.py",
+    "test_trainer_options.py",
 )
 STARTED = time.monotonic()
 
@@ -57,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
+def pytest_collection_finish() -> None:
+    """Keep thousands of tests, which stay until the end, out of every search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Return how long it took, and what was skipped and why."""
     skipped = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
@@ -75,6 +85,7 @@ def _nothing_of_another_test() -> None:
     """Forget what an earlier test left behind: the seed of its `seed_everything`, and how rich's console is set."""
     os.environ.pop("PL_GLOBAL_SEED", None)
     rich.reconfigure()
+    keep_onnx_operators()
 
 
 @pytest.fixture(autouse=True)

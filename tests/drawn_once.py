@@ -15,10 +15,11 @@ _draw = DrawnFaces.read
 
 def remember_drawn_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `DrawnFaces` draw each image once; that it is a function of the key alone is shown in test_drawn.py."""
-    monkeypatch.setattr(DrawnFaces, "read", _read)
+    monkeypatch.setattr(DrawnFaces, "read", drawn_once)
 
 
-def _read(self: DrawnFaces, index: int) -> Pixels:
+def drawn_once(self: DrawnFaces, index: int) -> Pixels:
+    """Return what `DrawnFaces.read` does."""
     if not 0 <= index < len(self) or self.size > _LARGEST:
         return _draw(self, index)
     person, image = divmod(index, self.images_per_identity)

@@ -195,11 +195,22 @@ _PATCHES: dict[str, Callable[[int], None]] = {
 }
 
 
+def _prepare() -> None:
+    """Draw the small run's faces and digest its set, which every fork would do again."""
+    from datamodules import DrawnFaces
+    from tests.drawn_once import drawn_once
+    from tests.small_run import data
+
+    setattr(DrawnFaces, "read", drawn_once)  # noqa: B010
+    module = data()
+    module.setup("fit")
+    module.state_dict()
+
+
 if __name__ == "__main__":
     import torch
 
-    import tests.small_run  # noqa: F401
-
     torch.set_num_threads(1)
+    _prepare()
     for line in sys.stdin:
         print(json.dumps(_carry_out(json.loads(line))), flush=True)

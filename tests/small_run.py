@@ -100,7 +100,7 @@ class Collector(DummyLogger):
 def data(desensitizer: Desensitizer | None = None, **more: Any) -> FaceDataModule:
     """18 training images in global batches of 4, freeform masks drawn at every step, half of them mirrored."""
     reader = DrawnFaces(identities=3, images_per_identity=8, size=16)
-    desensitizer = desensitizer or MaskOut(freeform=(0.4, 0.8), count=50, draw="batch")
+    desensitizer = desensitizer or MaskOut(freeform=(0.4, 0.8), count=12, draw="batch")
     return FaceDataModule(reader, desensitizer, global_batch_size=4, val_share=0.25, cache=True, **more)
 
 
@@ -180,7 +180,7 @@ def write_small_config(folder: Path, epochs: int, every_n_steps: int | None = No
                 },
                 "desensitizer": {
                     "class_path": "lightning_app.desensitize.MaskOut",
-                    "init_args": {"freeform": [0.4, 0.8], "count": 50, "draw": "batch"},
+                    "init_args": {"freeform": [0.4, 0.8], "count": 12, "draw": "batch"},
                 },
             },
         },
