@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from lightning_app.core.draws import hashed, integers, seed_from, uniform
+from lightning_app.core.draws import hashed, integers, seed_from, seed_global_draws, uniform
 
 MASK = (1 << 64) - 1
 
@@ -55,3 +55,12 @@ def test_seeds_fit_a_generator() -> None:
     assert len(seeds) == 100
     for seed in seeds:
         torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [0, 7, -3, 2**63 - 1])
+def test_global_draws_are_those_of_torchs_own_seed(seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        expected = torch.rand(8)
+        seed_global_draws(seed)
+        assert torch.equal(torch.rand(8), expected)
