@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from lightning_app.core.draws import hashed, integers, seed_from, seed_global_draws, uniform
