@@ -257,7 +257,7 @@ def _row(line: str, pattern: str, where: str) -> _Row:
         ):
             _check_within(where, first, second)
             return _Row((first, second), None, same == "1", int(rest[0]) if rest else None)
-    spaced = len(columns) > 4 and "\t" not in line and line.count(",") < 2
+    spaced = len(columns) > 3 and "\t" not in line and line.count(",") < 2
     hint = (
         "; a name with spaces: put a tab between the columns, or the name in double quotes" if spaced else ""
     )

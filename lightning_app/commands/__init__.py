@@ -111,7 +111,9 @@ def find_command(name: str) -> Callable[[list[str]], None]:
     others = importlib.import_module("importlib.metadata").entry_points(group=PLUGGED)
     if name not in others.names:
         known = [*LIGHTNING, *COMMANDS, *sorted(others.names)]
-        raise ValueError(f"no command {name!r}; there are: {', '.join(known)}")
+        near = importlib.import_module("difflib").get_close_matches(name, known, 1)
+        meant = f"did you mean {near[0]}? T" if near else "t"
+        raise ValueError(f"no command {name!r}; {meant}here are: {', '.join(known)}")
     plugged: Callable[[list[str]], None] = others[name].load()
     return plugged
 
