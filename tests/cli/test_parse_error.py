@@ -20,7 +20,7 @@ from tests.command_line import RunMain, write_config
         (["--trainer.callbacks", json.dumps([{"class_path": "callbacks.LFWVerificaton"}])],
          "trainer.callbacks: callbacks has no 'LFWVerificaton'; did you mean 'LFWVerification'?"),
         (["--trainer.callbacks+=callbacks.Pictures", "--trainer.callbacks.init_args.foo", "3"],
-         "trainer.callbacks: callbacks.Pictures has no 'foo'; it takes images, name, show_faces"),
+         "trainer.callbacks: callbacks.Pictures has no 'foo'; it takes every_n_epochs, images, show_faces"),
         (["--model.init_args.backbon", "x"],
          "model: lightning_app.models.ResNet has no 'backbon'; did you mean 'backbone'?"),
         (["--model.init_args.lr", "abc"], "model.lr: lightning_app.models.ResNet: abc is no float"),

@@ -87,13 +87,22 @@ class TestLists:
         plain = read_pairs(_written(tmp_path / "plain.txt", "O'Roe 1 2\nO'Roe 1 D\"Arc 2\n"))
         assert plain.names == ["O'Roe/O'Roe_0001", "O'Roe/O'Roe_0002", 'D"Arc/D"Arc_0002']
 
-    @pytest.mark.parametrize("line", ["Ann Lee 1 2", "Ann Lee 1 Bob Roe 12", "my x/a.jpg my y/b.jpg 0"])
+    @pytest.mark.parametrize("line", ["Ann Lee 3 2", "Ann Lee 1 Bob Roe 12", "my x/a.jpg my y/b.jpg 0"])
     def test_names_with_spaces_alone_say_what_to_do(self, tmp_path: Path, line: str) -> None:
         with pytest.raises(ValueError, match=r"line 1: .* is no pair") as caught:
             read_pairs(_written(tmp_path / "pairs.txt", f"{line}\nann 1 bob 1\n"))
         assert str(caught.value).endswith(
             "; a name with spaces: put a tab between the columns, or the name in double quotes"
         )
+
+    def test_names_with_spaces_that_read_as_images(self, tree: Path, tmp_path: Path) -> None:
+        said = "a name with spaces: put a tab between the columns, or the name in double quotes"
+        mixed = _written(tmp_path / "mixed.txt", "Ann Lee 1 2\nx/a.jpg y.png 0\n")
+        with pytest.raises(ValueError, match=rf"line 2: has no fold.* \({said}\)$"):
+            read_pairs(mixed)
+        alone = _written(tmp_path / "alone.txt", "Ann Lee 1 2\nAnn Roe 0 2\nBob Lee 1 3\nBob Roe 0 3\n")
+        with pytest.raises(FileNotFoundError, match=rf"4 of its 4 images are not in .*; {said}$"):
+            PairFaces(tree, alone)
 
     @pytest.mark.parametrize(
         "text",
