@@ -12,6 +12,7 @@ import sys
 from contextlib import redirect_stdout, suppress
 from unittest import mock
 
+from lightning_app.cli.app import run_lightning
 from lightning_app.commands import COMMANDS, HELP, LIGHTNING, find_command, help_head
 from lightning_app.core.files import write_atomically
 
