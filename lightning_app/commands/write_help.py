@@ -25,10 +25,6 @@ def help_of(name: str) -> str:
     Args:
         name: a key of `LIGHTNING` or `COMMANDS`.
     """
-    from lightning_app.cli.app import (
-        run_lightning,
-    )  # torch: not before it is needed, the file is all that users need
-
     shown = io.StringIO()
     with (
         mock.patch.dict(os.environ, {"COLUMNS": _WIDTH}), mock.patch.object(sys, "argv", ["main.py"]),
