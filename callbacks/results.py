@@ -26,7 +26,8 @@ class Results(Clocked):
     `metrics.json` is flat, its names are the log keys. `fit` writes it anew, unless
     nothing was left to train. `validate` and `test` bring
     their figures into what is there: a key in both takes the newest value, the others stay, so that the
-    figures of a fit outlive a validation. `fit` draws `curves.png` of its log. A command that fails or is killed writes nothing.
+    figures of a fit outlive a validation. A command that fails or is killed writes nothing. `fit` also draws
+    `curves.png` of what it logged.
 
     Beside what was logged: `time/fit_s`, seconds of this command without its set-up; `time/images_per_s`, in
     training, validation left out; `time/data_wait_share`, share 0 … 1 of that time in which the next batch was

@@ -116,7 +116,7 @@ class DrawnFaces(FaceReader):
         ):
             if value < least:
                 raise ValueError(f"pairs: {name}={value}: give at least {least}")
-        most = self._most_pairs(folds)
+        most = self.most_pairs(folds)
         if count_per_class > most:
             raise ValueError(
                 f"pairs: count_per_class={count_per_class}: {len(self.identities)} identities with "
@@ -139,8 +139,12 @@ class DrawnFaces(FaceReader):
             for a, b in rows.tolist()
         ]
 
-    def _most_pairs(self, folds: int) -> int:
-        """The largest count_per_class that `draw_pairs` can fulfil."""
+    def most_pairs(self, folds: int) -> int:
+        """Return the largest count_per_class that `draw_pairs` can fulfil.
+
+        Args:
+            folds: as for `draw_pairs`.
+        """
         people, images = len(self.identities), self.images_per_identity
         shared = people < 2 * folds
         group = people if shared else people // folds  # array_split's smallest part
@@ -179,7 +183,7 @@ class DrawnFaces(FaceReader):
         """
         root = Path(root)
         count = (
-            max(1, min(300, self._most_pairs(max(2, folds)))) if count_per_class is None else count_per_class
+            max(1, min(300, self.most_pairs(max(2, folds)))) if count_per_class is None else count_per_class
         )
         pairs = self.draw_pairs(count, folds, seed)
         self.write_images(root)

@@ -22,6 +22,7 @@ LFW_PATTERN = "{name}/{name}_{number:04d}"
 
 _log = logging.getLogger(__name__)
 _QUOTED = re.compile(r'(?:(?<=^)|(?<=[\s,]))"[^"]*"')
+SPACED = "a name with spaces: put a tab between the columns, or the name in double quotes"
 _LONGEST = 9  # digits of a count
 _FIELDS = {"name": "s?", "number": "0?[0-9]{0,2}d?"}  # of a pattern, and how each may be written
 
@@ -208,7 +209,7 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
         fold = deal_folds(same)
     elif without:
         raise ValueError(
-            f"{path}, line {without[0]}: has no fold, other lines have one; give all of them one"
+            f"{path}, line {without[0]}: has no fold, other lines have one; give all of them one ({SPACED})"
         )
     else:
         fold = np.unique(np.array(stated, dtype=object), return_inverse=True)[1].ravel()
@@ -257,10 +258,8 @@ def _row(line: str, pattern: str, where: str) -> _Row:
         ):
             _check_within(where, first, second)
             return _Row((first, second), None, same == "1", int(rest[0]) if rest else None)
-    spaced = len(columns) > 4 and "\t" not in line and line.count(",") < 2
-    hint = (
-        "; a name with spaces: put a tab between the columns, or the name in double quotes" if spaced else ""
-    )
+    spaced = len(columns) > 3 and "\t" not in line and line.count(",") < 2
+    hint = f"; {SPACED}" if spaced else ""
     raise ValueError(
         f"{where}: {line.strip()[:200]!r} is no pair; 'name i j', 'name1 i name2 j' or 'path1 path2 0|1 [fold]' is "
         f"needed{hint}"

@@ -19,6 +19,7 @@ from datamodules.readers.folder import read_within
 from datamodules.verification.pair_folds import FOLDS, sound_folds, warn_of_mix
 from datamodules.verification.pair_list import (
     LFW_PATTERN,
+    SPACED,
     PairList,
     checked_pairs,
     need_two_folds,
@@ -100,7 +101,10 @@ class PairFaces(FaceReader):
             what = f"{len(absent)} of its {len(listed.names)} images are not in {root}, the first: {first}"
             what += _of_other_kinds(self.root, [listed.names[i] for i in absent])
             if missing == "error":
-                raise FileNotFoundError(f"pairs={pairs}: {what} (missing: skip leaves their pairs out)")
+                # `Ann Lee 1 2` reads as two images, the flag and a fold
+                bare = not any({*"./"} & {*listed.names[i]} for i in absent)
+                hint = f"; {SPACED}" if bare else ""
+                raise FileNotFoundError(f"pairs={pairs}: {what} (missing: skip leaves their pairs out){hint}")
             total, listed = len(listed), listed.without(torch.tensor(absent))
             if not bool(listed.same.any()) or bool(listed.same.all()):
                 raise FileNotFoundError(f"pairs={pairs}: {what}; too few pairs are left without them")

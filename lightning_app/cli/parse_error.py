@@ -20,14 +20,17 @@ _KEY = re.compile(r'Parser key "(.*)":$')
 _CLASS = re.compile(r"Problem with given class_path '(.*)':$")
 _OPTION = re.compile(r"[Oo]ption '([^']*)' is not accepted")
 _UNKNOWN = re.compile(
-    r"unrecognized arguments: (--?[^\s=]+)|[Kk]ey '([^']*)' is not expected|No action for key '([^']*)'"
+    r"unrecognized arguments: (--?[^\s=]+)|does not accept option '([^']*)'|^Option '([^']*)' is not accepted"
+    r"|[Kk]ey '([^']*)' is not expected"
 )
+_WRONG = re.compile(r"Expected an? (<class '[\w.]+'>)\. Got value: (.*)")
 _LISTED = re.compile(r"^(?:- )+")
 _KIND = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
 # what says how jsonargparse looked, and not what is wrong
 _NOISE = (
     "Does not validate against any", "Subtypes:", "Errors:", "Given value", "Expected a path but",
-    "Not a valid subclass", "Subclass types expect", "a class path (str)", "a dict with", "Expected a <class 'NoneType'>",
+    "Not a valid subclass", "Subclass types expect", "a class path (str)", "a dict with",
+    "Expected a <class 'NoneType'>",
 )  # fmt: skip
 _MOST = 12  # names that are listed
 _LONGEST = 400
@@ -78,7 +81,7 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
     if unknown := _UNKNOWN.search(words):
         name = next(group for group in unknown.groups() if group)
         words += _meant(name, options)
-    return _KIND.sub(r"\1", words)[:_LONGEST]
+    return _KIND.sub(r"\1", _WRONG.sub(r"\2 is no \1", words))[:_LONGEST]
 
 
 def _dig(lines: list[str]) -> tuple[str, str, list[str]]:

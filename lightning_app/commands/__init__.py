@@ -50,6 +50,7 @@ def run(args: list[str]) -> None:
 
     Raises:
         ValueError, OSError: something the user can mend, in one line.
+        SystemExit: its help was shown.
     """
     if not args or args[0] in ("-h", "--help"):
         show_commands()
@@ -58,7 +59,7 @@ def run(args: list[str]) -> None:
         print(f"faceveil {importlib.import_module('lightning_app.core.version').version()}")
         return
     if len(args) == 2 and args[1] in ("-h", "--help") and show_help(args[0]):
-        return
+        sys.exit(0)  # as a parser does
     # torch takes seconds to import: not before it is needed
     importlib.import_module("lightning_app.cli.surroundings").set_up()
     if args[0] in LIGHTNING or args[0].startswith("-"):
@@ -111,7 +112,9 @@ def find_command(name: str) -> Callable[[list[str]], None]:
     others = importlib.import_module("importlib.metadata").entry_points(group=PLUGGED)
     if name not in others.names:
         known = [*LIGHTNING, *COMMANDS, *sorted(others.names)]
-        raise ValueError(f"no command {name!r}; there are: {', '.join(known)}")
+        near = importlib.import_module("difflib").get_close_matches(name, known, 1)
+        meant = f"did you mean {near[0]}? T" if near else "t"
+        raise ValueError(f"no command {name!r}; {meant}here are: {', '.join(known)}")
     plugged: Callable[[list[str]], None] = others[name].load()
     return plugged
 

@@ -9,6 +9,8 @@ from rich import get_console
 from datamodules.drawing.reader import DrawnFaces
 from lightning_app.commands.parser import CommandParser, command_parser
 
+_FOLDS = 10  # of a list of pairs, as LFW's has
+
 
 def draw_faces(
     output: str,
@@ -29,7 +31,8 @@ def draw_faces(
         size: height and width of the images in pixels, 16 … 1024.
         seed: of all faces; an image is a function of it and of the numbers of person and image.
         first: number of the first person. Give another range of people to verify on: `--first 1000`.
-        pairs: also write `OUTPUT/pairs.txt`, a list of pairs in LFW's form, up to 300 of each kind in each of 10 folds.
+        pairs: also write `OUTPUT/pairs.txt`, a list of pairs in LFW's form: up to 300 of each kind in each of 10
+            folds, or of fewer where the faces are few.
         overwrite: write into a folder that is not empty; files of other names stay.
 
     Raises:
@@ -47,8 +50,15 @@ def draw_faces(
         if value < least:
             raise ValueError(f"{name}: {value}; give at least {least}")
     faces = DrawnFaces(people, images, size, seed, first)
-    made = faces.write(folder) if pairs else []
-    if not pairs:
+    folds = next((folds for folds in range(_FOLDS, 1, -1) if faces.most_pairs(folds)), None)
+    if pairs and folds is None:
+        raise ValueError(
+            f"pairs: people: {people}, images: {images} are too few; give more images of each person"
+        )
+    made = []
+    if pairs and folds is not None:
+        made = faces.write(folder, folds=folds)
+    else:
         faces.write_images(folder)
     listed = f", {len(made)} pairs in {folder / 'pairs.txt'}" if made else ""
     get_console().print(

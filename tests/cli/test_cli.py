@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -13,9 +14,11 @@ from shutil import copytree
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
-from callbacks import RunCheckpoint
+from callbacks import RunCheckpoint, results
+from datamodules import DrawnFaces
 from lightning_app.cli.configs import CONFIGS, find_config, shipped
 from lightning_app.commands import COMMANDS
 from lightning_app.runs import lock
@@ -81,6 +84,82 @@ def test_test_and_predict_run(fitted: Path, run_main: RunMain) -> None:
     assert found["embedding"].shape == (48, 64)
     assert found["index"].tolist() == list(range(48))
     assert found["identity"].tolist() == [i // 8 for i in range(48)]
+    names = Path("runs/tiny/embeddings.csv")
+    assert names.stat().st_mode & 0o077 == 0
+    head, *rows = csv.reader(names.read_text().splitlines())
+    assert head == ["index", "identity", "image"]
+    assert rows == [
+        [str(i), f"Drawn_{i // 8:05d}", f"Drawn_{i // 8:05d}/Drawn_{i // 8:05d}_{i % 8 + 1:04d}.png"]
+        for i in range(48)
+    ]
+
+
+def test_predict_never_writes_over_another_sets_embeddings(
+    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def predict(*more: object) -> None:
+        last = fitted / "runs/tiny/checkpoints/last.ckpt"
+        run_main("predict", "--config", fitted / "tiny.yaml", "--ckpt_path", last, *more)
+
+    DrawnFaces(3, 2, 48, first_identity=90).write_images(tmp_path / "others")
+    others = ("--data.init_args.reader.init_args.root", tmp_path / "others")
+    ours = Path("runs/tiny/embeddings.safetensors")
+    predict()
+    before = ours.read_bytes()
+    predict()  # the same set: anew
+    for more in (others, ("--data.init_args.reader.init_args.crop", 40)):
+        said = refused(capsys, lambda more=more: predict(*more))  # type: ignore[misc]
+        assert f"{ours} is there and not known to hold embeddings of this set (FolderFaces, " in said
+        assert "--output" in said
+    assert ours.read_bytes() == before
+    predict(*others, "--output", "elsewhere/theirs.safetensors")
+    assert load_file("elsewhere/theirs.safetensors")["embedding"].shape == (6, 64)
+    assert "Drawn_00090/Drawn_00090_0002.png" in Path("elsewhere/theirs.csv").read_text()
+    assert ours.read_bytes() == before
+    mine = Path("mine.safetensors")
+    mine.write_text("of no kind")
+    assert "mine.safetensors is there" in refused(capsys, lambda: predict("--output", mine))
+    assert mine.read_text() == "of no kind"
+    predict("--output", mine, "--overwrite")
+    assert load_file(mine)["embedding"].shape == (48, 64)
+    assert "ends in .safetensors" in refused(capsys, lambda: predict("--output", "mine.npy"))
+
+
+def test_every_epoch_has_a_row_with_its_loss_and_the_run_a_picture(fitted: Path) -> None:
+    """Two epochs of three steps, and Lightning logs every 50 steps; of the drawn people this one logs every step."""
+    with (fitted / "runs/tiny/metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/accuracy"]]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    for row in rows:
+        assert all(
+            float(row[key]) > 0 for key in ("train/loss", "train/mean_loss", "lfw/accuracy", "privacy/dssim")
+        )
+    metrics = json.loads((fitted / "runs/tiny/metrics.json").read_text())
+    assert float(rows[-1]["train/mean_loss"]) == pytest.approx(metrics["train/mean_loss"], rel=1e-5)
+    assert float(rows[-1]["train/loss"]) == pytest.approx(metrics["train/loss"], rel=1e-5)
+    with Image.open(fitted / "runs/tiny/curves.png") as picture:
+        assert picture.size == (760, 300)
+    assert json.loads((fitted / "runs/tiny/state.json").read_text())["state"] == "finished"
+
+
+def test_the_loss_is_there_however_few_steps_an_epoch_has(
+    drawn_root: Path, tmp_path: Path, run_main: RunMain
+) -> None:
+    config = write_config(tmp_path / "few.yaml", drawn_root)
+    run_main("fit", "--config", config, "--trainer.log_every_n_steps", 50, "--trainer.callbacks", "null")
+    with Path("runs/few/metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["epoch"]]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert all(row["train/loss"] and row["train/mean_loss"] and row["train/lr"] for row in rows)
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,train/loss\n0,abc\n")
+    with caplog.at_level("WARNING", "faceveil"):
+        results._draw_curves(tmp_path)
+    assert "curves.png could not be drawn (could not convert string to float: 'abc')" in caplog.text
 
 
 @pytest.mark.slow
@@ -336,4 +415,7 @@ def test_every_command_is_shown_and_an_unknown_one_named(
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("fit", "predict", *COMMANDS))
     line = refused(capsys, lambda: run_main("search_mask"))
-    assert "no command 'search_mask'; there are: fit, validate, test, predict, ablate" in line
+    assert (
+        "no command 'search_mask'; did you mean search-mask? There are: fit, validate, test, predict, ablate"
+        in line
+    )

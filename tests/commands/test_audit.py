@@ -663,3 +663,47 @@ def test_all_without_a_raw_set_or_its_key_compares_nothing_and_is_refused(
     for raw in (None, str(drawn_root)):
         with pytest.raises(ValueError, match=r"--all: .* takes --key and the raw set"):
             audit_command(str(made / "masked"), raw=raw, compare_all=True)
+
+
+def test_a_copy_without_its_times_is_told_of_the_option(
+    made: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made / "masked", tmp_path / "one")
+    os.utime(tmp_path / "one" / "mask.png")  # one alone, and below all of them
+    shutil.copytree(made / "masked", tmp_path / "all", copy_function=shutil.copy)
+    shutil.copytree(tmp_path / "one", tmp_path / "more")
+    (tmp_path / "more" / "notes.txt").write_text("more")
+    hint = "only time stamps differ, as in a copy made without them: --ignore-times checks all else"
+    for name in ("one", "all", "more"):
+        with pytest.raises(SystemExit):
+            run_main("audit", tmp_path / name)
+        assert (hint in " ".join(capsys.readouterr().out.split())) == (name != "more")
+    for name in ("one", "all"):
+        run_main("audit", tmp_path / name, "--ignore-times")
+
+
+def test_overrides_of_the_config_as_desensitize_takes_them(
+    made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader = {
+        "class_path": "datamodules.FolderFaces",
+        "init_args": {"root": "gone", "size": SIZE, "crop": CROP},
+    }
+    config = tmp_path / "release.yaml"
+    config.write_text(yaml.safe_dump({"reader": reader}))
+    fit = tmp_path / "fit.yaml"
+    fit.write_text(yaml.safe_dump({"data": {"init_args": {"reader": reader}}}))
+    checks = ("audit", made / "masked", "--key", made / "key", "--config")
+    assert "root=gone: no such folder" in refused(capsys, lambda: run_main(*checks, config))
+    for file, key in (
+        (config, "--reader.init_args.root"), (config, "--reader.root"), (fit, "--data.init_args.reader.init_args.root"),
+        (fit, "--data.reader.root"),
+    ):  # fmt: skip
+        run_main(*checks, file, key, drawn_root)
+        run_main(*checks, file, f"{key}={drawn_root}")
+        assert " 0 released again" not in capsys.readouterr().out
+    said = refused(capsys, lambda: run_main("audit", made / "masked", "--reader.root", drawn_root))
+    assert "--reader.root: overrides what --config says; give --config too" in said
+    with pytest.raises(SystemExit):
+        run_main(*checks, config, "--reader.rot", drawn_root)
+    assert "did you mean 'root'?" in capsys.readouterr().err

@@ -70,6 +70,43 @@ class TestLists:
     @pytest.mark.parametrize(
         "text",
         [
+            '"Ann Lee" 1 2\n"Ann Lee" 1 "Bob Roe" 12\n',
+            '"Ann Lee"\t1\t2\n"Ann Lee"\t1\tBob Roe\t12\n',
+            '"Ann Lee",1,2\n"Ann Lee",1,Bob Roe,12\n',
+            'Ann Lee, 1, 2\nAnn Lee, 1, "Bob Roe", 12\n',
+        ],
+    )
+    def test_names_with_spaces_in_quotes(self, tmp_path: Path, text: str) -> None:
+        found = read_pairs(_written(tmp_path / "pairs.txt", text))
+        assert found.names == ["Ann Lee/Ann Lee_0001", "Ann Lee/Ann Lee_0002", "Bob Roe/Bob Roe_0012"]
+
+    def test_quotes_hold_what_separates(self, tmp_path: Path) -> None:
+        text = '"x y/a, b.jpg" "x y/c.jpg" 1\n"x y/a, b.jpg" "O\'Roe/d, e, f.jpg" 0\n'
+        found = read_pairs(_written(tmp_path / "pairs.txt", text))
+        assert found.names == ["x y/a, b.jpg", "x y/c.jpg", "O'Roe/d, e, f.jpg"]
+        plain = read_pairs(_written(tmp_path / "plain.txt", "O'Roe 1 2\nO'Roe 1 D\"Arc 2\n"))
+        assert plain.names == ["O'Roe/O'Roe_0001", "O'Roe/O'Roe_0002", 'D"Arc/D"Arc_0002']
+
+    @pytest.mark.parametrize("line", ["Ann Lee 3 2", "Ann Lee 1 Bob Roe 12", "my x/a.jpg my y/b.jpg 0"])
+    def test_names_with_spaces_alone_say_what_to_do(self, tmp_path: Path, line: str) -> None:
+        with pytest.raises(ValueError, match=r"line 1: .* is no pair") as caught:
+            read_pairs(_written(tmp_path / "pairs.txt", f"{line}\nann 1 bob 1\n"))
+        assert str(caught.value).endswith(
+            "; a name with spaces: put a tab between the columns, or the name in double quotes"
+        )
+
+    def test_names_with_spaces_that_read_as_images(self, tree: Path, tmp_path: Path) -> None:
+        said = "a name with spaces: put a tab between the columns, or the name in double quotes"
+        mixed = _written(tmp_path / "mixed.txt", "Ann Lee 1 2\nx/a.jpg y.png 0\n")
+        with pytest.raises(ValueError, match=rf"line 2: has no fold.* \({said}\)$"):
+            read_pairs(mixed)
+        alone = _written(tmp_path / "alone.txt", "Ann Lee 1 2\nAnn Roe 0 2\nBob Lee 1 3\nBob Roe 0 3\n")
+        with pytest.raises(FileNotFoundError, match=rf"4 of its 4 images are not in .*; {said}$"):
+            PairFaces(tree, alone)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
             "x/a.jpg x/b.jpg 1\nx/a.jpg y.png 0\n",
             "path1,path2,same\nx/a.jpg,x/b.jpg,1\nx/a.jpg,y.png,0\n",
             "\ufeffx/a.jpg\tx/b.jpg\t1\n\nx/a.jpg\ty.png\t0\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,10 @@ def test_a_release_of_it_passes_its_audit(
     run_main("desensitize", "--config", config)
     said = " ".join(capsys.readouterr().out.split())
     assert "63×32×32 uint8, value = (level − 128) / 16, 1 shard" in said
+    told = re.search(r"Next: python main\.py (audit released --config \S+ --key \S+)", said)
+    assert told is not None
+    run_main(*told[1].split())  # as it stands there
+    assert "audit PASSED" in " ".join(capsys.readouterr().out.split())
     run_main("audit", "released", "--config", config, "--key", "runs/mine/pseudonyms.key", "--all")
     said = " ".join(capsys.readouterr().out.split())
     assert "audit PASSED; 48 images of 6 identities in 1 shard decoded" in said

@@ -205,6 +205,7 @@ def test_who_has_no_key_verifies_on_a_release(home: Path, tmp_path: Path, name: 
     assert len(reader.pairs) == 20 * 2
     theirs = reader.desensitizer()
     assert isinstance(theirs, WithoutKey)
+    assert theirs.called == theirs.describe()["method"]  # what messages speak of
     # pixels of the pairs, drawn by the same key, are those of the method itself
     raw: FaceReader = pairs_reader()
     images = raw.__getitems__(range(len(raw)))["image"]

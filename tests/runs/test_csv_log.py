@@ -42,9 +42,51 @@ def test_it_writes_what_lightnings_writes(tmp_path: Path) -> None:
         for step in range(250):
             logger.log_metrics({"train/loss": 1 / (step + 1)}, step)
             if step > 120:
-                logger.log_metrics({"lfw/accuracy": step / 250}, step)
+                logger.log_metrics({"lfw/accuracy": step / 250}, 1000 + step)
         logger.finalize("success")
     assert (tmp_path / "a/metrics.csv").read_bytes() == (tmp_path / "b/metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_figures_of_one_step_share_a_row(saves: bool, tmp_path: Path) -> None:
+    """Lightning saves after every row; a row that is in the file already is filled there."""
+    logger = CSVLog(tmp_path)
+    for epoch in range(3):
+        for figures, step in (
+            ({"epoch": epoch, "train/loss": 2.0}, 10 * epoch), ({"epoch": epoch, "lfw/accuracy": 0.5}, 10 * epoch + 9),
+            ({"epoch": epoch, "train/loss": 1.0}, 10 * epoch + 9), ({"time/images_per_s": 7.0}, 10 * epoch + 9),
+            ({"epoch": epoch, "train/loss": 1.5}, 10 * epoch + 9),  # contradicts what is there
+        ):  # fmt: skip
+            logger.log_metrics(figures, step)
+            if saves:
+                logger.save()
+    logger.finalize("success")
+    rows = rows_of(tmp_path / "metrics.csv")
+    assert [(row["step"], row["epoch"], row["train/loss"], row["lfw/accuracy"], row["time/images_per_s"]) for row in rows] == [
+        row
+        for n in range(3)
+        for row in (
+            (str(10 * n), str(n), "2.0", "", ""),
+            (str(10 * n + 9), str(n), "1.0", "0.5", "7.0"),
+            (str(10 * n + 9), str(n), "1.5", "", ""),
+        )
+    ]
+
+
+def test_a_full_disk_spoils_no_row_that_is_filled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger, path = CSVLog(tmp_path), tmp_path / "metrics.csv"
+    logger.log_metrics({"a": 1.0, "b": 2.0}, 0)
+    for step in range(1, ROWS):
+        logger.log_metrics({"a": 0.25}, step)
+    logger.save()
+    before = path.read_bytes()
+    with files_no_larger_than(len(before) + 3):
+        logger.log_metrics({"b": 0.123456789}, ROWS - 1)
+        logger.save()
+    assert path.read_bytes() == before
+    logger.finalize("success")
+    last = rows_of(path)[-1]
+    assert (last["a"], last["b"]) == ("0.25", "0.123456789")
 
 
 @pytest.mark.parametrize("key", ["train/loss", "lfw/accuracy"])  # a row more, and a column more: a new file

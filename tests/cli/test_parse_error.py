@@ -1,0 +1,83 @@
+"""jsonargparse's messages: one line, with key, class and the nearest name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_app.cli.parse_error import the_reason
+from tests.command_line import RunMain, write_config
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["--trainer.callbacks", json.dumps([{"class_path": "callbacks.LFWVerification", "init_args": {"rot": "x"}}])],
+         "trainer.callbacks: callbacks.LFWVerification has no 'rot'; did you mean 'root'?"),
+        (["--trainer.callbacks", json.dumps([{"class_path": "callbacks.LFWVerificaton"}])],
+         "trainer.callbacks: callbacks has no 'LFWVerificaton'; did you mean 'LFWVerification'?"),
+        (["--trainer.callbacks+=callbacks.Pictures", "--trainer.callbacks.init_args.foo", "3"],
+         "trainer.callbacks: callbacks.Pictures has no 'foo'; it takes every_n_epochs, images, show_faces"),
+        (["--model.init_args.backbon", "x"],
+         "model: lightning_app.models.ResNet has no 'backbon'; did you mean 'backbone'?"),
+        (["--model.init_args.lr", "abc"], "model.lr: lightning_app.models.ResNet: abc is no float"),
+        (["--data.reader.init_args.sise", "4"],
+         "data.reader: datamodules.FolderFaces has no 'sise'; did you mean 'size'?"),
+        (["--data.reader", "datamodule.FolderFaces"], "there is no module 'datamodule'; did you mean 'datamodules'?"),
+        (["--trainer.max_epoks", "3"],
+         "unrecognized arguments: --trainer.max_epoks 3; did you mean '--trainer.max_epochs'?"),
+    ],
+)  # fmt: skip
+def test_an_argument_of_a_fit(
+    args: list[str], line: str, drawn_root: Path, tmp_path: Path, run_main: RunMain,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    config = write_config(tmp_path / "a.yaml", drawn_root)
+    with pytest.raises(SystemExit) as end:
+        run_main("fit", "--config", config, *args)
+    assert end.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ")
+    assert line in said
+
+
+def test_a_callback_in_a_list_of_a_config(
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path / "a.yaml", drawn_root)
+    content = yaml.safe_load(config.read_text())
+    content["trainer"]["callbacks"][1]["init_args"] = {"image": 4}
+    config.write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit):
+        run_main("fit", "--config", config)
+    assert capsys.readouterr().err == (
+        "error: trainer.callbacks: callbacks.DSSIMReport has no 'image'; did you mean 'images'?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["draw-mask", "--sede", "3"], "unrecognized arguments: --sede 3; did you mean '--seed'?"),
+        (["draw-mask", "--size", "abc"], "size: abc is no int"),
+        (["fti"], "no command 'fti'; did you mean fit? There are: fit, validate"),
+    ],
+)
+def test_other_commands(
+    args: list[str], line: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_main(*args)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {line}")
+
+
+def test_what_is_of_one_line_stays() -> None:
+    assert the_reason("argument --size: expected one argument") == "argument --size: expected one argument"
+    assert the_reason(
+        "Subcommand 'fit' does not accept option 'trainer.max_epoch'", ["trainer.max_epochs"]
+    ) == ("Subcommand 'fit' does not accept option 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?")
+    assert len(the_reason("x " * 1000)) <= 400

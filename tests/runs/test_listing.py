@@ -1,0 +1,119 @@
+"""The runs there are: state, date, figures."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lightning_app.report.curves import curves_chart, read_curves
+from lightning_app.runs import lock
+from lightning_app.runs.folder import forget_start
+from lightning_app.runs.listing import COLUMNS, list_runs, row_of
+from lightning_app.runs.state import STATE, read_state, write_state
+from tests.command_line import RunMain, refused
+
+
+def run_folder(root: Path, name: str, metrics: dict[str, object] | None = None, state: str = "") -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("a: 1\n")
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    if state:
+        (folder / STATE).write_text(json.dumps({"state": state}))
+    return folder
+
+
+def test_how_a_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: dict[str, object] = {"run/epochs": 3}
+    states = {
+        "old": ("finished", run_folder(tmp_path, "old", figures)),
+        "begun": ("unfinished", run_folder(tmp_path, "begun")),
+        "killed": ("killed", run_folder(tmp_path, "killed", figures, "running")),
+        "done": ("finished", run_folder(tmp_path, "done", figures, "finished")),
+        "odd": ("unfinished", run_folder(tmp_path, "odd", None, "of no kind")),
+    }
+    for state, folder in states.values():
+        assert read_state(folder) == (state, "")
+    held = run_folder(tmp_path, "held", None, "running")
+    lock.hold(held)
+    assert read_state(held) == ("running", "")
+    lock.release(held)
+    assert read_state(held) == ("killed", "")
+    assert not (held / lock.LOCK).exists()
+    write_state(held, "failed", "a\nb" + "c" * 999)
+    state, reason = read_state(held)
+    assert (state, reason[:5], len(reason)) == ("failed", "a bcc", 300)
+    (held / STATE).write_text("{")
+    assert read_state(held) == ("unfinished", "")
+
+
+def test_a_list_of_runs(tmp_path: Path) -> None:
+    one = run_folder(tmp_path, "one", {
+        "run/model": "ResNetFSM", "run/epochs": 14, "lfw/accuracy": 0.91, "lfw/accuracy_low": 0.9, "lfw/accuracy_s2": 0.5,
+        "own/accuracy": 0.8, "val/accuracy": 0.3, "privacy/dssim": 0.7, "privacy/mask_ratio": 0.76,
+    }, "finished")  # fmt: skip
+    two = run_folder(tmp_path, "two")
+    (two / "compare.csv").write_text("a\n")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "file.txt").write_text("no run")
+    for age, folder in ((50, two), (10, one)):
+        for file in folder.iterdir():
+            os.utime(file, (1.7e9 - age, 1.7e9 - age))
+    first, second = list_runs(tmp_path)
+    assert (first.name, first.what, first.model, first.epochs) == ("one", "fit", "ResNetFSM", 14)
+    assert first.accuracy == {"lfw": 0.91, "own": 0.8}
+    assert (first.mask_ratio, first.dssim) == (0.76, 0.7)
+    assert first.changed == "2023-11-14T22:13:10+00:00"
+    assert (second.what, second.state, second.accuracy) == ("compare", "unfinished", {})
+    row = row_of(first)
+    assert len(row) == len(COLUMNS)
+    assert row[1:3] + row[5:] == ["fit ResNetFSM", "finished", "lfw 0.9100, own 0.8000", "0.7600", "0.7000"]
+
+
+def test_the_command(run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "runs=runs: no such folder" in refused(capsys, lambda: run_main("runs"))
+    (tmp_path / "runs").mkdir()
+    run_main("runs")
+    assert "no runs in runs yet" in capsys.readouterr().out
+    run_folder(tmp_path / "runs", "mine", {"lfw/accuracy": 0.5}, "stopped")
+    run_folder(tmp_path / "runs", "spoilt").joinpath("metrics.json").write_text("{")
+    run_main("runs")
+    said = capsys.readouterr().out
+    assert "mine" in said
+    assert "stopped" in said
+    run_main("runs", "--json")
+    assert {run["name"] for run in json.loads(capsys.readouterr().out)} == {"mine", "spoilt"}
+
+
+def test_a_start_is_forgotten_with_what_it_wrote_alone(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "a", None, "running")
+    lock.hold(folder)
+    (folder / "mine.txt").write_text("mine")
+    forget_start(folder)
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+    (folder / "mine.txt").unlink()
+    lock.hold(folder)
+    forget_start(folder)
+    assert not folder.exists()
+
+
+def test_curves_over_all_starts(tmp_path: Path) -> None:
+    head = "epoch,lfw/accuracy,lfw/accuracy_s2,step,train/loss,train/mean_loss\n"
+    (tmp_path / "metrics.1.csv").write_text(head + "0,0.5,0.1,3,2.5,2.0\n1,0.6,0.1,6,1.5,1.0\n")
+    (tmp_path / "metrics.csv").write_text(head + "1,0.7,0.1,6,1.4,0.9\n2,0.8,0.1,9,1.3,0.8\n,,,9,,\n")
+    curves = read_curves(tmp_path)
+    assert curves == {
+        "lfw/accuracy": {1: 0.5, 2: 0.7, 3: 0.8},
+        "train/mean_loss": {1: 2.0, 2: 0.9, 3: 0.8},
+    }
+    picture = curves_chart(curves, "mine")
+    assert picture is not None
+    assert picture.size == (760, 300)
+    alone = curves_chart({"train/loss": {1: 2.0}})
+    assert alone is not None
+    assert alone.width < picture.width
+    assert curves_chart(read_curves(tmp_path / "none")) is None
