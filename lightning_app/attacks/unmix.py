@@ -66,7 +66,8 @@ class UnMix(Attack):
             return image
         mixing = mixing_matrix(target, weight)
         inverse = torch.linalg.pinv(mixing, rtol=_LEAST)
-        return (inverse @ image.flatten(1).double()).float().view_as(image)
+        solved: Tensor = inverse @ image.flatten(1).double()
+        return solved.float().view_as(image)
 
 
 def mixing_matrix(target: Tensor, weight: Tensor) -> Tensor:

@@ -33,11 +33,14 @@ class Restorer:
         config: of `fit`, of a `lightning_app.models.Inpainter`, `UNetRestorer` or `CGAN`.
         args: overrides; the desensitizer is the method's.
         label: what tables call it.
+        after: label of an `Unshuffle` among the attacks, which puts channels back before: it is trained on that one's
+            reference, and attacks the methods whose channels are shuffled alone.
     """
 
     config: str
     args: list[str] = field(default_factory=list)
     label: str = "trained restorer"
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Linking(Restorer):
         label: what tables call it, as a judge.
         teacher: label of the judge whose embeddings of clean faces it learns. Of one that is given by `class_path`, the
             config names the same as `model.teacher`.
+        after: see `Restorer`.
     """
 
     label: str = "linker"
