@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,11 +32,14 @@ from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import Candidate, Linking, Method, Restorer
 from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.choosing import chosen, longer
+from lightning_app.studies.compare.early import check_early
 from lightning_app.studies.compare.eyes import OWN, Eyes, Who, in_words
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.outcome import Outcome
 from lightning_app.studies.compare.strangers import check_same_people, check_strangers
 from lightning_app.studies.compare.training import train_all, train_linkers
+
+log = logging.getLogger("faceveil")
 
 
 def compare(
@@ -133,8 +137,21 @@ def compare(
     warn_of_emulation(precision, where, "--precision")
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
-    unknown = check_strangers(candidates, mounted, [*learners, *([linker] if linker else [])], seed, restorer)
     eyes = Eyes(who, compared, candidates, where, mean, std, precision)
+    early = check_early(
+        candidates,
+        eyes,
+        who,
+        compared,
+        mounted,
+        [*learners, *([linker] if linker else [])],
+        seed,
+        where,
+        before,
+    )
+    for line in early:
+        log.info("Time: %s", line)
+    unknown = check_strangers(candidates, mounted, [*learners, *([linker] if linker else [])], seed, restorer)
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
     labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
     linking = {linker.label: f"trained on each method; learnt from {linker.teacher}"} if linker else {}

@@ -16,6 +16,7 @@ class Method:
             was trained with this very desensitizer and verified alike; otherwise it is verified anew.
         run: name of the run's folder in `runs`, to share a run with others; by default one of the comparison's own.
         restorer: checkpoint of an attacker trained on this method, where the comparison shall not train one.
+        train: whether a recogniser is trained on it; without one it has no accuracy, and only its privacy is measured.
     """
 
     config: str
@@ -23,6 +24,7 @@ class Method:
     checkpoint: str | None = None
     run: str | None = None
     restorer: str | None = None
+    train: bool = True
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ def train_all(
     ready: set[str] = set()
     for label, candidate in candidates.items():
         bar.update(task, description=f"{label}: recogniser")
+        if not candidate.method.train:
+            bar.advance(task)
+            continue
         done = out.tried(f"{label}: its run", candidate.train)
         if done and out.tried(f"{label}: its checkpoint", candidate.facts) is not None:
             ready.add(label)
