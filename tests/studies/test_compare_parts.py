@@ -39,7 +39,7 @@ def test_a_curve_is_read_with_what_was_logged_before_a_kill(tmp_path: Path) -> N
     (tmp_path / "metrics.json").write_text('{"time/fit_s": 12.5, "run/steps": 30}')
     curve = read_curve(tmp_path)
     assert curve.steps == (9, 19, 29)
-    assert curve.losses[0], curve.losses[2] == (50.0, 30.0)  # a GAN's L1, not its loss
+    assert (curve.losses[0], curve.losses[2]) == (50.0, 30.0)  # a GAN's L1, not its loss
     assert (curve.batches, curve.seconds) == (30, 12.5)
     assert read_curve(tmp_path / "nothing").steps == ()
 

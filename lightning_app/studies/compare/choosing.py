@@ -58,7 +58,8 @@ def longer(attacker: R, budget: float) -> R:
         key = option.removeprefix("--trainer.")
         if key in settings and option != key:
             settings[key] = int(value)
-    if not isinstance(settings[_EPOCHS], int) or settings[_EPOCHS] < 1:
+    epochs = settings[_EPOCHS]
+    if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"budget: {attacker.config} has no trainer.max_epochs to multiply; give it one")
     more = [part for key, value in settings.items() if value is not None
             for part in (f"--trainer.{key}", str(max(1, round(value * budget))))]  # fmt: skip
