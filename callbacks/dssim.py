@@ -66,7 +66,7 @@ class DSSIMReport(OnRawFaces):
         if data.desensitizer.mixes > len(raw):
             self.tell(f"DSSIMReport: {len(raw)} images are fewer than are in a mix: skipped.")
             return
-        desensitized = data.desensitized(raw, draw_key=data.as_trained(len(raw)))
+        desensitized = self.desensitized(data, raw)
         pictures = data.desensitizer.pictures(desensitized["image"], (raw.shape[2], raw.shape[3]))
         seen = (pictures * 255).round().byte().cpu()
         if self._seen is not None and torch.equal(seen, self._seen):

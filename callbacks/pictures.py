@@ -64,7 +64,7 @@ class Pictures(OnRawFaces):
                 "Pictures: a released set has no raw faces to draw beside what is left of them: skipped."
             )
             return
-        desensitized = data.desensitized(raw, draw_key=data.as_trained(len(raw)))
+        desensitized = self.desensitized(data, raw)
         clean = raw.float() / 255
 
         rows: dict[str, Tensor] = {}

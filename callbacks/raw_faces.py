@@ -45,6 +45,17 @@ class OnRawFaces(L.Callback):
             self._raw = data.raw_samples(self.images).cpu()
         return self._raw.to(device)
 
+    def desensitized(self, data: Any, raw: Tensor) -> Batch:
+        """Desensitize the raw images as training images are.
+
+        Args:
+            data: the run's DataModule.
+            raw: of `raw_faces`.
+        """
+        found = {"reader": data.sampled(self.images)} if data.desensitizer.elsewhere else {}
+        out: Batch = data.desensitized(raw, draw_key=data.as_trained(len(raw)), **found)
+        return out
+
     def tell(self, line: str, level: int = logging.WARNING) -> None:
         """Log a line; the first one alone.
 

@@ -58,9 +58,10 @@ class RestorationPictures(OnRawFaces):
         was_training = pl_module.training
         pl_module.eval()
         with trainer.precision_plugin.val_step_context():
-            guess = restored(data.prepare(raw, draw_key=data.as_trained(len(raw))))
+            found = {"reader": data.sampled(self.images)} if data.desensitizer.elsewhere else {}
+            guess = restored(data.prepare(raw, draw_key=data.as_trained(len(raw)), **found))
         pl_module.train(was_training)
-        released = data.desensitized(raw, draw_key=data.as_trained(len(raw)))["image"]
+        released = self.desensitized(data, raw)["image"]
         rows = {
             "desensitized": data.desensitizer.pictures(released, tuple(raw.shape[2:])),
             "restored": guess,

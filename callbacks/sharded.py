@@ -100,7 +100,7 @@ def embed_sharded(
                     "mask_index": batch["mask_index"].to(device),
                 }
             ready = data.prepare(
-                images, index, desensitize=desensitized, by=by, stored=reader.stored, own=own
+                images, index, desensitize=desensitized, by=by, stored=reader.stored, own=own, reader=reader
             )
             if watch is not None and desensitized:
                 with precision():
@@ -109,7 +109,7 @@ def embed_sharded(
             if (
                 flip and desensitized and not reader.released and not (by or data.desensitizer).flips
             ):  # then the raw image is mirrored
-                other = data.prepare(images.flip(-1), index, desensitize=True, by=by)
+                other = data.prepare(images.flip(-1), index, desensitize=True, by=by, reader=reader)
                 mirrored = Shown(other["image"], embedders, other["mask"], other["mask_index"])
             yield Shown(ready["image"], embedders, ready["mask"], ready["mask_index"], mirrored)
 

@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from callbacks.measured import log_measurements
 from callbacks.sharded import ImageState, cosine_scores, datamodule_of, embed_sharded, is_due
+from datamodules.elsewhere import check_pictures
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.readers.turned import tell_of_turned
@@ -110,6 +111,7 @@ class LFWVerification(L.Callback):
         data = datamodule_of(trainer, "LFWVerification")
         self.reader = self.open(data)
         self._check_desensitizer(data)
+        check_pictures(self.desensitizer or data.desensitizer, self.reader)
         if self.reader not in data.verification:
             data.verification.append(self.reader)
             tell_of_turned(self.reader, self.name)

@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader
 from datamodules.augment import Augment
 from datamodules.checkpointed import CheckpointedDataModule
 from datamodules.drawing.reader import DrawnFaces
+from datamodules.elsewhere import check_pictures
 from datamodules.given import GivenSets
 from datamodules.on_device import Places, gathered
 from datamodules.readers.base import FaceReader
+from datamodules.readers.subset import Subset
 from datamodules.readers.turned import tell_of_turned
 from datamodules.same_data import Split
 from datamodules.same_description import check_same, key_hashes
@@ -159,6 +161,7 @@ class FaceDataModule(CheckpointedDataModule):
                 raise ValueError(
                     f"{self.num_classes} {what} in the training set: a recogniser needs two or more"
                 )
+            check_pictures(self.desensitizer, self.reader)
             if self._split is None:
                 self._deal(Served.of(self.reader, self.cache, self.released))
             for served in (self._own, self._open("validation")):
@@ -363,10 +366,13 @@ class FaceDataModule(CheckpointedDataModule):
         """Desensitize a batch of the reader: released pixels only get their mask, if there is one."""
         served = self._now
         released = self.released if served is None else served.released
-        stored = (self.reader if served is None else served.reader).stored
+        reader = self.reader if served is None else served.reader
+        stored = reader.stored
         # black again is black; images that came with a mask each are not desensitized again
         masked = not released or "mask_bits" in batch or "mask_hash" in self.desensitizer.describe()
-        return self.desensitize_batch(batch, draw_key, desensitize=masked and stored is None, stored=stored)
+        return self.desensitize_batch(
+            batch, draw_key, desensitize=masked and stored is None, stored=stored, reader=reader
+        )
 
     def raw_samples(self, count: int) -> Tensor:
         """Return the raw pixels of a few validation images, for figures of privacy and for nothing else.
@@ -377,12 +383,23 @@ class FaceDataModule(CheckpointedDataModule):
         Returns:
             uint8 `[n,3,H,W]`, n ≤ `count`; n = 0 where there are none.
         """
+        sampled = self.sampled(count)
+        if sampled is None:
+            return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        return sampled.reader.__getitems__(sampled.indices.tolist())["image"]
+
+    def sampled(self, count: int) -> Subset | None:
+        """Return the images that `raw_samples` gives, as a part of their set; None where there are none.
+
+        Args:
+            count: how many at most.
+        """
         verified = next(iter(self.verification), None)
         source = verified if self.released else self.held_out or verified or self.reader
         if source is None or source.released:
-            return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+            return None
         at = torch.linspace(0, len(source) - 1, min(count, len(source))).round().long()
-        return source.__getitems__(at.tolist())["image"]
+        return Subset(source, at)
 
     def teardown(self, stage: str) -> None:
         """Count the bad images of all ranks and warn of those met since the last warning.

@@ -6,6 +6,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from datamodules.elsewhere import with_pictures
+from datamodules.readers.base import FaceReader
 from lightning_app.core.batch import AS_TRAINED, Batch, DrawKey
 from lightning_app.desensitize import Desensitizer, mixer_of
 from lightning_app.masks.bits import unpack_masks
@@ -52,6 +54,7 @@ class PixelDataModule(L.LightningDataModule):
         desensitize: bool = True,
         by: Desensitizer | None = None,
         stored: Stored | None = None,
+        reader: FaceReader | None = None,
     ) -> Batch:
         """Convert a reader's batch to [0,1] and desensitize it, rounded to the uint8 grid.
 
@@ -62,6 +65,8 @@ class PixelDataModule(L.LightningDataModule):
             desensitize: False gives the clean images, with no mask.
             by: another desensitizer than these data's own.
             stored: how the images are stored, where they are representations already: these are not desensitized.
+            reader: whose images they are, `index` being positions in it; only where pictures are found by name
+                (`Precomputed`).
 
         Returns:
             `image` float in [0,1], a multiple of 1/255 where it is a picture; `mask`, `mask_index`.
@@ -81,10 +86,15 @@ class PixelDataModule(L.LightningDataModule):
         if not desensitize:
             out["mask"], out["mask_index"] = None, batch["index"].new_zeros(len(batch["index"]))
             return out
-        return desensitize_on_grid(out, by or self.desensitizer, draw_key)
+        how = by or self.desensitizer
+        return desensitize_on_grid(with_pictures(out, how, reader), how, draw_key)
 
     def desensitized(
-        self, images: Tensor, index: Tensor | None = None, draw_key: DrawKey | None = None
+        self,
+        images: Tensor,
+        index: Tensor | None = None,
+        draw_key: DrawKey | None = None,
+        reader: FaceReader | None = None,
     ) -> Batch:
         """Desensitize raw pixels as validation does; `image` stays in [0,1].
 
@@ -92,9 +102,10 @@ class PixelDataModule(L.LightningDataModule):
             images: uint8 `[B,3,H,W]`.
             index: `[B]` int64 numbers that per-image masks are drawn by; 0 … B−1 by default.
             draw_key: what the draws are a function of; `as_trained` gives what training images go through.
+            reader: see `desensitize_batch`.
         """
         index = torch.arange(len(images), device=images.device) if index is None else index
-        return self.desensitize_batch({"image": images, "index": index}, draw_key)
+        return self.desensitize_batch({"image": images, "index": index}, draw_key, reader=reader)
 
     def as_trained(self, count: int) -> DrawKey | None:
         """Return the draw key by which so many images are mixed with each other, as training images are.
@@ -117,6 +128,7 @@ class PixelDataModule(L.LightningDataModule):
         by: Desensitizer | None = None,
         stored: Stored | None = None,
         own: Batch | None = None,
+        reader: FaceReader | None = None,
     ) -> Batch:
         """Make of raw pixels what a model takes: desensitized (or clean, with no mask) and normalised.
 
@@ -128,12 +140,13 @@ class PixelDataModule(L.LightningDataModule):
             by: another desensitizer than these data's own.
             stored: see `desensitize_batch`.
             own: `mask_bits` and `mask_index` of released images that came with a mask each.
+            reader: see `desensitize_batch`.
         """
         index = torch.arange(len(images), device=images.device) if index is None else index
         batch: Batch = {"image": images, "index": index}
         if own is not None:
             batch.update(own)
-        return self._normalised(self.desensitize_batch(batch, draw_key, desensitize, by, stored))
+        return self._normalised(self.desensitize_batch(batch, draw_key, desensitize, by, stored, reader))
 
     @torch.no_grad()
     def mixed(self, batch: Batch, draw_key: DrawKey, k: int) -> Batch:

@@ -69,6 +69,10 @@ class CachedReader(FaceReader):
         """Name an image that could not be decoded, see `FaceReader.why_bad`."""
         return self.reader.why_bad(index)
 
+    def encoded(self, index: int) -> bytes | None:
+        """Return the bytes of an image's file, see `FaceReader.encoded`."""
+        return self.reader.encoded(index)
+
     def file(self, index: int) -> str:
         """Return the path of an image's file, see `FaceReader.file`."""
         return self.reader.file(index)

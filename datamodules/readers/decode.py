@@ -30,6 +30,7 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+_ON_ITS_SIDE = tuple(_TURNS[number] for number in (5, 6, 7, 8))
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -86,6 +87,20 @@ def size_of(data: bytes) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             return opened.width, opened.height
+    except _BROKEN:
+        return None
+
+
+def upright_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of an encoded image in pixels once it is turned as its EXIF says; None of no image.
+
+    Args:
+        data: the file's bytes.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            on_its_side = _turn(opened) in _ON_ITS_SIDE
+            return (opened.height, opened.width) if on_its_side else (opened.width, opened.height)
     except _BROKEN:
         return None
 

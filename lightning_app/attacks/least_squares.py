@@ -50,6 +50,7 @@ class LeastSquares(Attack):
         self._method: list[Desensitizer] = []  # in a list: no part of the attack's weights
         self.weight: Tensor | None = None  # [F+1, 3·s·s], the constant last
         self.cell = 1  # pixels a side that one released value stands for
+        self.size = (0, 0)  # of the faces
 
     def against(self, method: Desensitizer) -> LeastSquares | None:
         """Return the attack on one method, which it learns at the first need; None where pixels are masked."""
@@ -72,6 +73,7 @@ class LeastSquares(Attack):
         if not self._method:
             raise ValueError("LeastSquares: against which method is not known; call against(method) first")
         gram = cross = None
+        self.size = int(faces.shape[2]), int(faces.shape[3])
         count = 0
         for number, part in enumerate(faces.split(_BATCH)):
             index = torch.arange(len(part), device=part.device) + number * _BATCH
@@ -115,7 +117,9 @@ class LeastSquares(Attack):
             cells = self._seen(part) @ self.weight.to(part.device)
             shaped = cells.float().unflatten(0, (len(part), *part.shape[2:])).permute(0, 3, 1, 2)
             done.append(F.pixel_shuffle(shaped, self.cell))
-        return torch.cat(done)
+        whole = torch.cat(done)
+        fits = tuple(whole.shape[2:]) == self.size
+        return whole if fits else F.interpolate(whole, self.size, mode="bilinear", align_corners=False)
 
     def people(self) -> Sequence[str]:
         """Return the identities of the faces that are learnt from."""

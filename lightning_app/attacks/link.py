@@ -56,6 +56,7 @@ class LinkAttack(nn.Module):
                 pixels,
                 dim,
                 int(saved["width"]),
+                bool(saved.get("bit_planes")),
             )
             check_claim(lambda: LinkStudent(*given_shape), state)
             self.network = LinkStudent(*given_shape)
@@ -65,6 +66,7 @@ class LinkAttack(nn.Module):
             raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
         self.network.eval().requires_grad_(False)
         self.settings = {key: saved[key] for key in SHAPE}
+        self.settings |= {"bit_planes": True} if saved.get("bit_planes") else {}
         self.teacher, self.step = str(about["teacher"]), int(about["batches"])
         self.trained_on: dict[str, Any] = dict((content.get(DATA_STATE) or {}).get("desensitizer") or {})
 

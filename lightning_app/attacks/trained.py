@@ -20,6 +20,7 @@ from lightning_app.runs.folder import given_checkpoint
 
 SHAPE = ("width", "recurrences", "depth", "input_size")  # settings that make another network
 DRAWN_SHAPE = ("width", "depth", "in_channels", "input_size")  # of the two that take representations too
+BITS = "bit_planes"  # a setting that those before it lack
 KEPT = "restorer"  # under this name their checkpoint keeps what `Drawn` says
 _PREFIX = "network."
 _MOST_RECURRENCES = 64  # share their weights, so that nothing in the file bounds them; the paper takes 6
@@ -37,8 +38,13 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "Inpainter": Kind(SHAPE, lambda s: RFRNet(s["width"], s["recurrences"], s["depth"])),
-    "UNetRestorer": Kind(DRAWN_SHAPE, lambda s: RestorationUNet(s["in_channels"], s["width"], s["depth"])),
-    "CGAN": Kind(DRAWN_SHAPE, lambda s: Pix2PixGenerator(s["in_channels"], s["width"], s["depth"])),
+    "UNetRestorer": Kind(
+        DRAWN_SHAPE, lambda s: RestorationUNet(s["in_channels"], s["width"], s["depth"], bool(s.get(BITS)))
+    ),
+    "CGAN": Kind(
+        DRAWN_SHAPE,
+        lambda s: Pix2PixGenerator(s["in_channels"], s["width"], s["depth"], bit_planes=bool(s.get(BITS))),
+    ),
 }
 
 
@@ -148,7 +154,9 @@ def load_restorer(path: str | Path) -> Restorer:
     state, saved = state_of_network(checkpoint, f"checkpoint {path}", kind), checkpoint["hyper_parameters"]
     about = checkpoint["inpainter" if kind == "Inpainter" else KEPT]
     try:
-        settings = {key: int(saved[key]) for key in KINDS[kind].shape}
+        settings = {key: int(saved[key]) for key in KINDS[kind].shape} | (
+            {BITS: 1} if saved.get(BITS) else {}
+        )
         if settings.get("recurrences", 0) > _MOST_RECURRENCES:
             raise ValueError(f"recurrences {settings['recurrences']}, more than {_MOST_RECURRENCES}")
         check_claim(lambda: KINDS[kind].make(settings), state)

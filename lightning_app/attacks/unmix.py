@@ -12,6 +12,7 @@ from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Chain, Desensitizer, InstaHide
 
 _LEAST = 1e-6  # singular values below this share of the largest are taken for none
+_NEAR = 0.2  # weight of the mixes themselves, where labels do not tell which images are in them
 _GREY = 0.5  # the mean of pixels in [0,1]
 
 
@@ -21,7 +22,7 @@ class UnMix(Attack):
     A trainer needs both for the loss. Every mix names the people in it, its own first, and how much of each; every
     image of the batch is the first of one mix. So B mixes are B linear equations for B images. Where each person has
     one image in the batch all of it is known, and the faces come out exactly, up to rounding; a person with several
-    has each of them stand for an equal part, and those come out blurred into each other.
+    has each of them stand for an equal part, the solution is kept near the mixes, and little is gained.
 
     It stops at `InstaHide`: with a sign drawn for every pixel any choice of signs has a solution. What the literature
     does then (Carlini et al. 2021) needs many mixes of one image, as `redraw: epoch` gives, or a network that
@@ -65,8 +66,13 @@ class UnMix(Attack):
         if target is None or weight is None or target.ndim < 2:
             return image
         mixing = mixing_matrix(target, weight)
-        inverse = torch.linalg.pinv(mixing, rtol=_LEAST)
-        return (inverse @ image.flatten(1).double()).float().view_as(image)
+        mixes = image.flatten(1).double()
+        if len(target[:, 0].unique()) == len(target):
+            solved: Tensor = torch.linalg.pinv(mixing, rtol=_LEAST) @ mixes
+        else:  # the equations are not quite the true ones: stay near the mixes, or errors grow
+            near = _NEAR * torch.eye(len(mixing), dtype=torch.float64, device=mixing.device)
+            solved = torch.linalg.solve(mixing.T @ mixing + near, mixing.T @ mixes + _NEAR * mixes)
+        return solved.float().view_as(image)
 
 
 def mixing_matrix(target: Tensor, weight: Tensor) -> Tensor:

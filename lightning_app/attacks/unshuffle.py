@@ -140,6 +140,14 @@ class Unshuffle(Attack):
             image = image * self.spread.to(image.device)[None, :, None, None]
         return raw.look(image)
 
+    def going_on(self, then: str | Path) -> Unshuffle:
+        """Return the attack that a restorer goes on from.
+
+        Args:
+            then: its checkpoint, trained on the reference.
+        """
+        return Unshuffle(self.reference, self.reader, self.images, Path(then))
+
     def against(self, method: Desensitizer) -> Unshuffle | None:
         """Return the attack where a method releases as many channels as the reference; None elsewhere."""
         alike = not method.is_image and method.out_channels == self.reference.out_channels

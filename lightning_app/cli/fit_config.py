@@ -40,6 +40,7 @@ class FitSettings:
         desensitizer: `class_path` and `init_args`, as a config has them; None where nothing is hidden.
         measured: what decides the figures of a recogniser that is there, JSON-able: who verifies, on what pixels.
         classes: every `class_path` the config names.
+        model: what would be trained, as it is made; its head has no classes yet.
     """
 
     data: FaceDataModule
@@ -48,6 +49,7 @@ class FitSettings:
     desensitizer: dict[str, Any] | None
     measured: dict[str, Any]
     classes: frozenset[str] = frozenset()
+    model: L.LightningModule | None = None
 
 
 def read_fit_settings(args: Sequence[str]) -> FitSettings:
@@ -96,6 +98,7 @@ def read_fit_settings(args: Sequence[str]) -> FitSettings:
         desensitizer=plain["data"]["init_args"].get("desensitizer"),
         measured=_measured(plain),
         classes=frozenset(named_classes(plain)),
+        model=read.config_init.model,
     )
 
 

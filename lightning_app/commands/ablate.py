@@ -16,10 +16,12 @@ from lightning_app.commands.ablate_report import ACCURACY, TAKEN, AblationOutcom
 from lightning_app.commands.parser import CommandParser, command_parser, parsed
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.progress import progress_bar
+from lightning_app.distributed.device import choose_device
 from lightning_app.masks import load_mask, mask_hash
 from lightning_app.report import read_metrics
 from lightning_app.runs.send import every_logger
 from lightning_app.studies import runner as jobs
+from lightning_app.studies.early import Cell, check_cells, check_named
 from lightning_app.studies.runner import slug
 
 log = logging.getLogger("faceveil")
@@ -145,6 +147,8 @@ def ablate(
         folder, variants, systems, seeds or [0], args or [], figures or {}, search, Path(masks), accuracy
     )
     _check_records(plan)
+    for line in check_cells(folder, list(_cells(plan)), choose_device("auto")):
+        log.info("Time: %s", line)
     failed: list[str] = []
     with progress_bar() as bar:
         total = len(variants) * (1 + sum(plan.wanted.values()))
@@ -302,6 +306,21 @@ def _check_records(plan: AblationPlan) -> None:
             "%s: %d runs and searches are of an earlier version, which did not keep what their configs and checkpoints "
             "held; they are taken as they are (%s).", plan.folder, len(old), ", ".join(old),
         )  # fmt: skip
+
+
+def _cells(plan: AblationPlan) -> Iterator[Cell]:
+    """Return what is run, cell by cell; searches are checked on the way."""
+    for label, variant in plan.variants.items():
+        mask = plan.mask(label)
+        searched = variant.search is not None and not (mask is not None and mask.is_file())
+        if searched:
+            check_named(f"variants.{label}.search", plan.search_job(label).args)
+        for column, system in plan.systems.items():
+            own = list(plan.jobs(label, None if searched else mask, column))
+            folders = [plan.folder / job.run for job in own]
+            config = variant.config or system.config
+            where = f"systems.{column}, variants.{label}"
+            yield Cell(where, config, own[0].args[1:], folders, system.checkpoint, searched, plan.accuracy)
 
 
 def _search(plan: AblationPlan, label: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger
 
 from lightning_app.core.files import write_atomically
+from lightning_app.core.measurement import find
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.ablation import ablation_chart
 from lightning_app.report.tables import Scalar
@@ -58,7 +59,7 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
     flat: dict[str, float] = {
         f"ablation/{label}/paper": round(value / 100, 6) for label, value in out.paper.items()
     }
-    points: dict[str, dict[str, tuple[float, float]]] = {column: {} for column in out.wanted}
+    points: dict[str, dict[str, tuple[float, float, float]]] = {column: {} for column in out.wanted}
     rows: list[list[object]] = []
     several = len(out.wanted) > 1
     of_runs = {"accuracy": out.accuracy} | (_AUC if out.accuracy == ACCURACY else {})
@@ -82,7 +83,7 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
                 # the axis is of verification: accuracy in training, or of held-out images, is in the table alone
                 if key.split("/")[-1].startswith("accuracy") and key.split("/")[0] not in _CLASSIFIED:
                     series = column if short == "accuracy" else f"{column}, {short}" if several else short
-                    points.setdefault(series, {})[label] = (at.mean, at.std or 0.0)
+                    points.setdefault(series, {})[label] = (at.mean, *at.reach)
         about = [flat.get(f"ablation/{label}/{short}") for short in _OF_VARIANTS]
         shown = ["–" if value is None else f"{value:.4f}" for value in about]
         paper = [f"{out.paper[label]:.2f}" if label in out.paper else "–"] if out.paper else []
@@ -98,7 +99,7 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
         heads += [column, *(f"{column}, {name}" if several else name for name in out.figures)]
     heads += ["paper"] if out.paper else []
     what = "verification accuracy" if out.accuracy == ACCURACY else out.accuracy
-    title = f"ablate {out.name}: {what} in %, mean ± std over seeds; see {out.folder}"
+    title = f"ablate {out.name}: {what} in %, mean ± std over seeds, of one run [95 % interval over pairs]; see {out.folder}"
     send_report(out.loggers, out.folder, "ablation", heads, rows, picture, flat)
     print_table(title, rows, heads)
 
@@ -108,15 +109,29 @@ class _Over:
     mean: float
     std: float | None
     count: int
+    interval: tuple[float, float] | None = None  # of a single run, over pairs
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the error bar goes down and up: the deviation over seeds; of a single run its interval."""
+        if self.std is not None or self.interval is None:
+            return self.std or 0.0, self.std or 0.0
+        return max(0.0, self.mean - self.interval[0]), max(0.0, self.interval[1] - self.mean)
 
 
 def _over(runs: Sequence[Mapping[str, Scalar]], key: str) -> _Over | None:
     """Take a figure over the runs that have it: mean and standard deviation (ddof 1, none of one)."""
-    values = [float(run[key]) for run in runs if isinstance(run.get(key), int | float)]  # type: ignore[arg-type]
-    if not values:
+    have = [(float(value), run) for run in runs if isinstance(value := run.get(key), int | float)]
+    if not have:
         return None
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return _Over(statistics.fmean(values), std, len(values))
+    values = [value for value, _ in have]
+    if len(values) > 1:
+        return _Over(statistics.fmean(values), statistics.stdev(values), len(values))
+    flat = {name: float(one) for name, one in have[0][1].items() if isinstance(one, int | float)}
+    tail = next((end for end in ("_s2", "_s3") if key.endswith(end)), "")
+    found = find(flat, key, tail)
+    ends = None if found is None or found.low is None or found.high is None else (found.low, found.high)
+    return _Over(values[0], None, 1, ends)
 
 
 def _cell(at: _Over | None, wanted: int | None) -> str:
@@ -124,6 +139,8 @@ def _cell(at: _Over | None, wanted: int | None) -> str:
     if at is None:
         return "–" if wanted is None else "missing"
     text = f"{100 * at.mean:.1f}" + ("" if at.std is None else f" ± {100 * at.std:.1f}")
+    if at.interval is not None:
+        text += f" [{100 * at.interval[0]:.1f}, {100 * at.interval[1]:.1f}]"
     if wanted is None or wanted == 1:
         return text
     return f"{text} ({at.count} seeds)" if at.count == wanted else f"{text} ({at.count} of {wanted} seeds)"

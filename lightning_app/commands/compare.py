@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
-from lightning_app.attacks import Attack
+from lightning_app.attacks import Attack, Unshuffle
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import make_part
 from lightning_app.commands.compare_report import write_report
@@ -30,11 +31,15 @@ from lightning_app.runs.send import every_logger
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import Candidate, Linking, Method, Restorer
 from lightning_app.studies.compare.bench import Bench
+from lightning_app.studies.compare.choosing import chosen, longer
+from lightning_app.studies.compare.early import check_early
 from lightning_app.studies.compare.eyes import OWN, Eyes, Who, in_words
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.outcome import Outcome
 from lightning_app.studies.compare.strangers import check_same_people, check_strangers
 from lightning_app.studies.compare.training import train_all, train_linkers
+
+log = logging.getLogger("faceveil")
 
 
 def compare(
@@ -46,6 +51,9 @@ def compare(
     restorer: Restorer | None = None,
     attackers: dict[str, Restorer] | None = None,
     linker: Linking | None = None,
+    only: list[str] | None = None,
+    skip: list[str] | None = None,
+    budget: float = 1.0,
     privacy_axis: str = "rank1",
     seed: int = 0,
     examples: int = 4,
@@ -84,6 +92,9 @@ def compare(
             a UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
         linker: a Linker to train for each method that hides anything, which then competes as a judge, as released
             alone; its own ceiling, the same trained and tested on clean faces, stands where judges' accuracy does.
+        only: labels of the methods that are compared; by default all.
+        skip: labels of attacks, attackers or the linker that are left out.
+        budget: how many times as many epochs attackers are trained as their configs say, the same for every method.
         privacy_axis: what stands for privacy in the picture: rank1, rank5, verification, similarity (each also
             as MEASURE/JUDGE), dssim, psnr or psnr_hidden, after the strongest attack.
         seed: of the runs.
@@ -111,16 +122,36 @@ def compare(
     """
     who: dict[str, Who] = dict(judges or {})
     compared: dict[str, Who] = dict(recognisers or {OWN: OWN})
-    mounted: dict[str, Attack] = dict(attacks or {})
+    methods = chosen("only", methods, only)
     learners = ([restorer] if restorer else []) + [replace(r, label=n) for n, r in (attackers or {}).items()]
+    there = [*(attacks or {}), *(one.label for one in learners), *([linker.label] if linker else [])]
+    left = set(chosen("skip", dict.fromkeys(there), skip)) if skip else set()
+    mounted: dict[str, Attack] = {label: one for label, one in (attacks or {}).items() if label not in left}
+    learners = [longer(one, budget) for one in learners if one.label not in left]
+    restorer = next((one for one in learners if restorer and one.label == restorer.label), None)
+    linker = None if linker is None or linker.label in left else longer(linker, budget)
     _check(name, methods, who, compared, mounted, learners, linker, examples, bootstrap)
+    before = _before([*learners, *([linker] if linker else [])], mounted)
     axis = parse_axis(privacy_axis, [*who, *([linker.label] if linker else [])])
     where = choose_device(device)
     warn_of_emulation(precision, where, "--precision")
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
-    unknown = check_strangers(candidates, mounted, [*learners, *([linker] if linker else [])], seed, restorer)
     eyes = Eyes(who, compared, candidates, where, mean, std, precision)
+    early = check_early(
+        candidates,
+        eyes,
+        who,
+        compared,
+        mounted,
+        [*learners, *([linker] if linker else [])],
+        seed,
+        where,
+        before,
+    )
+    for line in early:
+        log.info("Time: %s", line)
+    unknown = check_strangers(candidates, mounted, [*learners, *([linker] if linker else [])], seed, restorer)
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
     labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
     linking = {linker.label: f"trained on each method; learnt from {linker.teacher}"} if linker else {}
@@ -135,17 +166,29 @@ def compare(
     if unknown:
         out.facts["people that attackers have learnt from"] = " ".join(unknown)
     with progress_bar(share=True) as bar:
-        eyes.ready, restorers = train_all(candidates, learners, trained, seed, out, bar)
+        eyes.ready, restorers = train_all(candidates, learners, trained, seed, out, bar, before)
         first = next(iter(candidates.values())).setting
         assert first.verification is not None
         subjects = Subjects(first.verification.open(first.data), batch_size, where)
         out.count(subjects)
         bench = Bench(subjects, eyes.judges(subjects, out), bootstrap, out.folder / "parts")
         out.cosine = [label for label, one in bench.judges.items() if one.metric == "cosine"]
-        links, ceiling = train_linkers(candidates, linker, who, bench, seed, out)
+        links, ceiling = train_linkers(
+            candidates, linker, who, bench, seed, out, before.get(linker.label) if linker else None
+        )
         out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceiling)
         measure_all(
-            out, bench, eyes, mounted, restorers, links, bar, partial(write_report, out), examples, show_faces
+            out,
+            bench,
+            eyes,
+            mounted,
+            restorers,
+            links,
+            bar,
+            partial(write_report, out),
+            examples,
+            show_faces,
+            before,
         )
     write_report(out, final=True)
     if out.failed:
@@ -193,6 +236,21 @@ def _check(
                     f"{kind}.{label} {one}: no such checkpoint, nor a method of that label; methods are "
                     f"{', '.join(methods)}"
                 )
+
+
+def _before(learners: list[Restorer], attacks: Mapping[str, Attack]) -> dict[str, Unshuffle]:
+    """Find what puts channels back before an attacker; see `Restorer.after`."""
+    found = {}
+    for one in learners:
+        attack = attacks.get(one.after)
+        if one.after and not isinstance(attack, Unshuffle):
+            raise ValueError(
+                f"{one.label}.after: {one.after!r}; give the label of an Unshuffle among the attacks: "
+                f"{', '.join(label for label, a in attacks.items() if isinstance(a, Unshuffle)) or 'there are none'}"
+            )
+        if isinstance(attack, Unshuffle):
+            found[one.label] = attack
+    return found
 
 
 def build_parser() -> CommandParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 import math
 import platform
@@ -15,11 +16,12 @@ from lightning_app.core.csv_text import csv_text
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.core.printing import SafeConsole
-from lightning_app.core.version import version
+from lightning_app.core.version import commit, version
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.columns import RELEASED, columns_of
 from lightning_app.report.compare import compare_chart, strongest
-from lightning_app.report.html import Comparison, render, state_table
+from lightning_app.report.frontier import lines_of
+from lightning_app.report.html import Comparison, page_data, render, state_table
 from lightning_app.report.judges import clean_of, standing
 from lightning_app.report.loss_curves import loss_figure
 from lightning_app.runs.send import send_report
@@ -67,7 +69,11 @@ def write_report(out: Outcome, final: bool = False) -> None:
     write_metrics(out.folder / "metrics.json", text)
     heads, rows = table(out)
     write_atomically(out.folder / "compare.csv", csv_text(csv_rows(out)))
-    write_atomically(out.folder / "report.html", render(_page(out)))
+    page = _page(out)
+    write_atomically(out.folder / "report.html", render(page))
+    write_atomically(out.folder / "report.csv", csv_text(lines_of(page)))
+    plain = json.dumps(page_data(page), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(out.folder / "report.json", f"{plain}\n")
     if not final:
         return
     picture = compare_chart(out.results, out.attacks, list(out.judges), out.axis, out.name)
@@ -170,7 +176,8 @@ def csv_rows(out: Outcome) -> list[list[object]]:
 
 def versions() -> dict[str, str]:
     """Return what made a report: FaceVeil, Python, and the packages that compute."""
-    found = {"FaceVeil": version(), "Python": platform.python_version()}
+    found = {"FaceVeil": version()} | ({"commit": commit()} if commit() else {})
+    found["Python"] = platform.python_version()
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):  # it may be installed under another name
             found[package] = importlib.metadata.version(package)
@@ -197,6 +204,9 @@ def _page(out: Outcome) -> Comparison:
         recognisers={k: own if v == "own" else f"trained for method {v}" if v in out.candidates else v
                      for k, v in out.recognisers.items()},
         axis=out.axis,
+        words={label: out.candidates[label].setting.data.desensitizer.words for label in out.results},
+        clean=clean_of(_judged(out), out.judges),
+        open=out.open,
         examples=out.examples,
         faces=f"Drawn faces, which belong to nobody, as released and as each attack restores them.{real}",
         private=out.private,

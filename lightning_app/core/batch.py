@@ -25,6 +25,7 @@ class Batch(TypedDict, total=False):
         mask_index: `[B]` int64, which of the M masks lies on each image.
         index: `[B]` int64, the image's number in its reader.
         clean: `[B,3,H,W]` float in [0,1], the raw faces; only for attackers, see `FaceDataModule`'s `keep_clean`.
+        elsewhere: uint8 `[B,3,H,W]`, what another program made of the images; only for a desensitizer that says so.
         bad: `[K]` int64, numbers of images that could not be decoded and were replaced.
         mask_bits: `[M,ceil(H·W/8)]` uint8, masks that came with released images, packed; `mask_index` says which lies
             on each. In place of `mask`, until the batch is on the device.
@@ -40,6 +41,7 @@ class Batch(TypedDict, total=False):
     mask_index: Tensor
     index: Tensor
     clean: Tensor
+    elsewhere: Tensor
     bad: Tensor
     mask_bits: Tensor
     places: Tensor

@@ -16,10 +16,11 @@ from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
 from lightning_app.desensitize.ours import OURS, described, is_clean
 from lightning_app.desensitize.part import Part
+from lightning_app.desensitize.precomputed import Precomputed
 from lightning_app.desensitize.random_mixing import RandomMixUp, mixer_of
 
 __all__ = [
     "DCTDP", "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "EigenfaceNoise",
     "FrequencyMask", "GaussianBlur", "Identity", "InstaHide", "LaplaceNoise", "LearnedMask", "MaskOut", "MixUp",
-    "Mosaic", "Part", "RandomMixUp", "described", "is_clean", "mixer_of",
+    "Mosaic", "Part", "Precomputed", "RandomMixUp", "described", "is_clean", "mixer_of",
 ]  # fmt: skip

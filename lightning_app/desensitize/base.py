@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +42,8 @@ class Desensitizer(nn.Module):
         takes_any: whether it also takes what another one returned, with any number of channels and any values, and
             returns as many: it may then follow a representation in a `Chain`.
         mixes: how many images each image it returns is mixed of, where `DrawKey.mix` asks for it; 1 of none.
+        elsewhere: whether its pictures were made by another program, and are found by an image's name.
+        in_words: what it does, in a few plain words, for people who read no code; see `words`.
         has_tails: whether its values have no end, as noise has none: a release cuts off what its numbers cannot hold.
         has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
             does, and every pixel counts as visible. None: not said. A promise, which no subclass inherits.
@@ -55,6 +58,8 @@ class Desensitizer(nn.Module):
     takes_any: bool = False
     mixes: int = 1
     has_tails: bool = False
+    elsewhere: bool = False
+    in_words: ClassVar[str] = ""
     has_mask: bool | None = None
     hides_only: bool = False
     _as_written: ClassVar[dict[str, object]] = {}
@@ -200,6 +205,14 @@ class Desensitizer(nn.Module):
     def describe(self) -> dict[str, object]:
         """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data."""
         return {"method": type(self).__name__}
+
+    @property
+    def words(self) -> str:
+        """What it does, in plain words: `in_words` of its class, else the first paragraph of the class's docstring."""
+        kind = type(self)
+        if said := vars(kind).get("in_words"):
+            return str(said)
+        return " ".join(inspect.cleandoc(vars(kind).get("__doc__") or "").split("\n\n")[0].split())
 
     def why_not_released(self) -> str:
         """Return why no release can be made of it, in one line; empty where one can."""

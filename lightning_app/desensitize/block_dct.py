@@ -68,6 +68,10 @@ class BlockDCT(Desensitizer):
     from TFace (DuetFace, DCTDP).
     """
 
+    in_words = (
+        "Each small block of the picture is written as waves, from coarse to fine, as JPEG does. What is released "
+        "are those numbers and no picture, but anybody can turn them back."
+    )
     is_image = False
     flips = False
     has_mask = False

@@ -136,6 +136,10 @@ class GaussianBlur(Desensitizer):
     `getGaussianKernel` for sigma. Edges as OpenCV's BORDER_REFLECT_101.
     """
 
+    in_words = (
+        "The whole face is blurred: fine lines are lost, the rough shape stays. Blur is weaker than it looks, for "
+        "a network can learn to undo it."
+    )
     has_mask = False
 
     def __init__(self, kernel: int = 9, sigma: float | None = None) -> None:
@@ -195,6 +199,7 @@ class CentreBlur(Desensitizer):
             window.
     """
 
+    in_words = "A rectangle in the middle of every face is blurred, and the rest stays sharp."
     has_mask = False
 
     def __init__(self, fraction: float = 0.5, kernel: int = 18, sigma: float | None = None) -> None:

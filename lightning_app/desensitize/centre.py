@@ -76,6 +76,7 @@ class CentreBlock(Desensitizer):
         ValueError: on a fraction out of range.
     """
 
+    in_words = "A rectangle in the middle of every face, where eyes, nose and mouth are, is painted black."
     has_mask = True
     hides_only = True
     mask: Tensor | None

@@ -45,6 +45,7 @@ class Chain(Desensitizer):
         self.hides, self.flips = any(s.hides for s in steps), all(s.flips for s in steps)
         self.mixes, self.keyed = max(step.mixes for step in steps), any(s.keyed for s in steps)
         self.has_tails = any(step.has_tails for step in steps)
+        self.elsewhere = steps[0].elsewhere
         self.steps = nn.ModuleList(steps)
 
     def _add(self, number: int, step: Desensitizer, steps: list[Desensitizer]) -> None:
@@ -61,6 +62,11 @@ class Chain(Desensitizer):
             raise ValueError(
                 f"steps.{number}: {type(step).__name__} hides pixels under a mask, and {before} may have spread them "
                 "before: put it first"
+            )
+        if number and step.elsewhere:
+            raise ValueError(
+                f"steps.{number}: {type(step).__name__} takes the pictures that another program made of raw images, so "
+                "that what comes before it is lost: put it first"
             )
         step.after(self.is_image)
         if not step.is_image and (not step.takes_any or self.is_image):
@@ -100,6 +106,11 @@ class Chain(Desensitizer):
     def lacks_key(self) -> bool:
         """Whether a step lacks its key."""
         return any(step.lacks_key for step in self.in_order)
+
+    @property
+    def words(self) -> str:
+        """What its steps do."""
+        return " Then: ".join(step.words for step in self.in_order)
 
     def why_not_released(self) -> str:
         """Return what the first step says of which no release can be made; of masks for each image there is none."""

@@ -94,6 +94,10 @@ class DCTDP(BlockDCT):
     privacy budgets in frequency domain", ECCV 2022.
     """
 
+    in_words = (
+        "Each small block of the picture is written as waves, and noise is added to each wave: less where "
+        "recognition needs it, which the owner's network has learnt. What is released is no picture."
+    )
     has_mask = False
     keyed = True
     has_tails = True

@@ -45,6 +45,10 @@ class EigenfaceNoise(Desensitizer):
     Source: Chamikara et al., "Privacy preserving face recognition utilizing differential privacy", 2020.
     """
 
+    in_words = (
+        "The face is written as a sum of typical faces of other people, noise is added to how much of each it "
+        "has, and a small grey face is made of that."
+    )
     has_mask = False
     keyed = True
     components: Tensor

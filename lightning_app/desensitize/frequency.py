@@ -57,6 +57,11 @@ class FrequencyMask(BlockDCT):
     Frequency Domain", AAAI 2022; what both leave open is in docs/architecture.md.
     """
 
+    in_words = (
+        "The picture is written as waves, the mean of each block is dropped, and the rest is shuffled and added up in "
+        "pairs by the owner's secret key. What is released is no picture. A network that sees enough pairs of "
+        "faces and numbers learns to turn them back."
+    )
     has_mask = False
     keyed = True
 

@@ -39,6 +39,7 @@ class LaplaceNoise(Desensitizer):
     Source: the second paper's Table 2; Dwork et al., "Calibrating noise to sensitivity in private data analysis", 2006.
     """
 
+    in_words = "Random noise is added to every pixel, drawn once from the owner's key."
     has_mask = False
     keyed = True
 

@@ -85,6 +85,10 @@ class LearnedMask(Desensitizer):
     Source: Gupta et al., Adversarial Mask Generation for Preserving Visual Privacy (`free`); the other kinds are ours.
     """
 
+    in_words = (
+        "A network has learnt which pixels recognition needs least; those are painted black, as many in each "
+        "face."
+    )
     has_mask: bool | None = True
     hides_only = True
     mask: Tensor | None  # [M,1,H,W] float32: population's one, codebook's C

@@ -68,6 +68,10 @@ class MaskOut(Desensitizer):
     4.2.
     """
 
+    in_words = (
+        "Pixels under a mask are painted black, and all others stay as they are: who looks sees parts of a face, "
+        "sharp."
+    )
     has_mask = True
     hides_only = True
     mask: Tensor | None  # [1,1,H,W] float32, where there is one mask

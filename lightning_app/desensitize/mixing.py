@@ -52,6 +52,10 @@ class MixUp(Desensitizer):
     section 4.1; half-normals as in InstaHide's public code.
     """
 
+    in_words = (
+        "Several faces are laid over each other, each with its own strength, and so are their labels. Who trains "
+        "on it never sees one face alone."
+    )
     has_mask = False
     takes_any = True
     keyed = True
@@ -266,6 +270,10 @@ class InstaHide(MixUp):
     Table 1.
     """
 
+    in_words = (
+        "Several faces are laid over each other as in MixUp, and then the sign of every value is turned or left "
+        "by the toss of a coin that the owner's key decides."
+    )
     has_mask = False
     is_image = False
     flips = False

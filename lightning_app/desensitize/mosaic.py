@@ -30,6 +30,7 @@ class Mosaic(Desensitizer):
     Source: On Mask-based Image Set Desensitization with Recognition Support, figure 7.
     """
 
+    in_words = "The face is cut into squares, and each square takes its mean colour."
     has_mask = False
 
     def __init__(self, block: int = 8) -> None:

@@ -18,6 +18,7 @@ from lightning_app.desensitize.learned_mask import LearnedMask
 from lightning_app.desensitize.mask import MaskOut
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
+from lightning_app.desensitize.precomputed import Precomputed
 from lightning_app.desensitize.random_mixing import RandomMixUp
 
 # what a description in somebody else's file may stand for; nothing is ever imported by it
@@ -39,6 +40,7 @@ OURS: Mapping[str, type[Desensitizer]] = {
         EigenfaceNoise,
         DCTDP,
         LearnedMask,
+        Precomputed,
         Chain,
     )
 }

@@ -41,6 +41,7 @@ class RandomMixUp(MixUp):
     Source: the paper, section 3.3; uniform k is the control that its Table 3 asks for.
     """
 
+    in_words = "Several faces are laid over each other as in MixUp, in every batch another number of them."
     has_mask = False
     flips = False
 

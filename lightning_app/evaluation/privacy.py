@@ -124,7 +124,7 @@ def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) ->
     }
     if attack is not None:
         attack.to(subjects.device).eval()
-        some = data.desensitized(subjects.raw(torch.arange(1)))
+        some = data.desensitized(subjects.raw(torch.arange(1)), reader=subjects.reader)
         if applies(attack, data):  # what an attack learns or loads at the first need is there after it
             attack.restore(some)
         about["attack"] = {**attack.describe(), "state": state_hash(attack)}
@@ -169,8 +169,9 @@ def _mixed(subjects: Subjects, data: FaceDataModule, rows: Tensor) -> Batch:
     index = rows.to(raw.device)
     # whoever trains on mixes is told whom they are of, and how much of each: so is whoever attacks
     return data.desensitize_batch(
-        {"image": raw, "index": index, "identity": subjects.labels[rows].to(raw.device)}, AS_TRAINED
-    )
+        {"image": raw, "index": index, "identity": subjects.labels[rows].to(raw.device)}, AS_TRAINED,
+        reader=subjects.reader,
+    )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -223,7 +224,7 @@ def measure(
     def released() -> Iterator[list[Shown]]:
         for rows in rank_share(len(subjects), subjects.batch_size):
             raw = subjects.raw(rows)
-            desensitized = data.desensitized(raw, rows.to(raw.device))
+            desensitized = data.desensitized(raw, rows.to(raw.device), reader=subjects.reader)
             handed_out = _mixed(subjects, data, rows) if data.desensitizer.mixes > 1 else desensitized
             mask, which = handed_out["mask"], handed_out["mask_index"]
             seen = pictures_of(data, handed_out, attack, raw.shape[2:])[: len(rows)]

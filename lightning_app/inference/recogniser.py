@@ -215,6 +215,11 @@ def _desensitizer(
         about, kind = one, described(one)
         if is_clean(about):
             return Identity(), "trained on faces mixed with each other; an image alone is taken as it is"
+    if kind is not None and kind.elsewhere:
+        raise ValueError(
+            f"checkpoint {facts.path}: trained on pictures that another program made of its images: give "
+            "desensitize=False, and pictures which that program made"
+        )
     words = f"every image is desensitized by {about.get('method')}, as in training"
     # of these a description tells all, that of a release too
     if kind is not None and kind.has_mask is False and not kind.keyed:

@@ -33,6 +33,7 @@ class CGAN(FaceRestorer):
         input_size: height and width of what is released; comes from the data.
         in_channels: its channels; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
+        bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
 
     Raises:
         ValueError: an argument is out of range.
@@ -53,6 +54,7 @@ class CGAN(FaceRestorer):
         input_size: int = 112,
         in_channels: int = 3,
         channels_last: bool = True,
+        bit_planes: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -61,8 +63,8 @@ class CGAN(FaceRestorer):
             raise ValueError(f"model.l1_weight={l1_weight}: give 0 or more")
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.network = Pix2PixGenerator(in_channels, width, depth, dropout)
-        self.discriminator = PatchDiscriminator(in_channels + 1 + PICTURE, width)
+        self.network = Pix2PixGenerator(in_channels, width, depth, dropout, bit_planes)
+        self.discriminator = PatchDiscriminator(self.network.channels + 1 + PICTURE, width)
         for network in (self.network, self.discriminator):
             initialise(network)
             if channels_last:

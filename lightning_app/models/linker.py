@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lightning_app.attacks.link import KEPT, SHAPE, student_state
 from lightning_app.core.batch import Batch
+from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
 from lightning_app.models.others import LOADERS
@@ -44,6 +45,7 @@ class Linker(L.LightningModule):
         input_size: height and width of what is released; comes from the data.
         in_channels: its channels; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
+        bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
 
     Raises:
         ValueError: the teacher or the data cannot be used; the message says why.
@@ -61,6 +63,7 @@ class Linker(L.LightningModule):
         input_size: int = 112,
         in_channels: int = 3,
         channels_last: bool = True,
+        bit_planes: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["teacher"])  # no path, and no weights of others, in a checkpoint
@@ -89,6 +92,7 @@ class Linker(L.LightningModule):
                 "model.teacher: None; give the recogniser of clean faces whose embeddings are learnt: a checkpoint, "
                 "or a judge by class_path"
             )
+        check_bit_planes(bool(self.hparams["bit_planes"]), data.desensitizer)
         taught = self.taught
         self.pixels = int(data.size)
         teach = self._read_teacher(data)
@@ -143,7 +147,12 @@ class Linker(L.LightningModule):
         settings = self.hparams
         self.dim = dim
         self.network = LinkStudent(
-            settings["backbone"], settings["in_channels"], self.pixels, dim, settings["width"]
+            settings["backbone"],
+            settings["in_channels"],
+            self.pixels,
+            dim,
+            settings["width"],
+            bool(settings["bit_planes"]),
         )
         if settings["channels_last"]:
             self.network.to(memory_format=torch.channels_last)
@@ -224,6 +233,7 @@ class Linker(L.LightningModule):
         student_state(checkpoint, "this checkpoint")
         saved, about = checkpoint.get("hyper_parameters", {}), checkpoint[KEPT]
         other = [key for key in SHAPE if saved.get(key) != self.hparams[key]]
+        other += ["bit_planes"] if bool(saved.get("bit_planes")) != bool(self.hparams["bit_planes"]) else []
         if other:
             theirs = ", ".join(f"{key}={saved.get(key)}" for key in other)
             ours = ", ".join(f"{key}={self.hparams[key]}" for key in other)

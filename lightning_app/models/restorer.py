@@ -15,6 +15,7 @@ from lightning_app.attacks.trained import KEPT, KINDS, state_of_network
 from lightning_app.core.batch import Batch
 from lightning_app.core.draws import seed_from, seed_global_draws
 from lightning_app.metrics import psnr
+from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.pix2pix import RestorationUNet, Restoring
@@ -67,6 +68,7 @@ class FaceRestorer(L.LightningModule):
         if not getattr(data, "keep_clean", False):
             raise ValueError(f"{name} learns from clean faces: set data.keep_clean to true")
         self.pictures, self.pixels = bool(data.desensitizer.is_image), int(data.size)
+        check_bit_planes(bool(self.hparams.get("bit_planes")), data.desensitizer)
         if self.trainer.state.fn == "fit" and not data.desensitizer.hides:
             log.warning("%s: data.desensitizer hides nothing; set the one that is attacked.", name)
 
@@ -180,6 +182,7 @@ class FaceRestorer(L.LightningModule):
         state_of_network(checkpoint, "this checkpoint", self.kind)
         saved = checkpoint.get("hyper_parameters", {})
         other = [key for key in KINDS[self.kind].shape if saved.get(key) != self.hparams[key]]
+        other += ["bit_planes"] if bool(saved.get("bit_planes")) != bool(self.hparams["bit_planes"]) else []
         if other:
             theirs = ", ".join(f"{key}={saved.get(key)}" for key in other)
             ours = ", ".join(f"{key}={self.hparams[key]}" for key in other)
@@ -209,6 +212,7 @@ class UNetRestorer(FaceRestorer):
         input_size: height and width of what is released; comes from the data.
         in_channels: its channels; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
+        bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
 
     Raises:
         ValueError: an argument is out of range.
@@ -227,10 +231,11 @@ class UNetRestorer(FaceRestorer):
         input_size: int = 112,
         in_channels: int = 3,
         channels_last: bool = True,
+        bit_planes: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = RestorationUNet(in_channels, width, depth)
+        self.network = RestorationUNet(in_channels, width, depth, bit_planes)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.begin()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_app.networks.bit_planes import channels_seen, with_bit_planes
+
 PICTURE = 3  # channels of what is drawn
 _WIDEST = 8  # times the first stage's channels: where pix2pix and U-Net stop doubling
 _SLOPE = 0.2  # of pix2pix's leaky ReLU
@@ -25,6 +27,7 @@ class Restoring(nn.Module):
         in_channels: of the released image.
         width: channels of the first stage.
         depth: stages that halve the side.
+        bit_planes: see the bits of pictures too.
 
     Attributes:
         changes: where a picture was released, of the face's size, it is added to what the network draws.
@@ -35,18 +38,19 @@ class Restoring(nn.Module):
 
     changes = False
 
-    def __init__(self, in_channels: int, width: int, depth: int) -> None:
+    def __init__(self, in_channels: int, width: int, depth: int, bit_planes: bool = False) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("width", width), ("depth", depth)):
             if value < 1:
                 raise ValueError(f"{name}: {value}; give at least 1")
         self.in_channels, self.width, self.depth = in_channels, width, depth
-        self.standardise = nn.BatchNorm2d(in_channels, affine=False)
+        self.bit_planes, self.channels = bit_planes, channels_seen(in_channels, bit_planes)
+        self.standardise = nn.BatchNorm2d(self.channels, affine=False)
 
     def condition(
         self, image: Tensor, mask: Tensor | None, mask_index: Tensor | None, size: tuple[int, int]
     ) -> Tensor:
-        """Make of a released image what networks see: `[B,C+1,H,W]`, the last channel is the mask.
+        """Make of a released image what networks see: `[B,C+1,H,W]`, the last channel is the mask; or `[B,9·C+1,H,W]`.
 
         Args:
             image: `[B,C,h,w]`, a picture in [0,1] or a representation of any values.
@@ -54,6 +58,7 @@ class Restoring(nn.Module):
             mask_index: `[B]` int64 into the masks; None where M is 1 or B.
             size: (H, W) of the face.
         """
+        image = with_bit_planes(image) if self.bit_planes else image
         seen = F.interpolate(self.standardise(image), size, mode="nearest-exact")
         if mask is None:
             own = seen.new_ones(1, 1, *size)
@@ -100,14 +105,15 @@ class RestorationUNet(Restoring):
         in_channels: of the released image.
         width: channels of the first stage; they double with every stage, up to eight times.
         depth: stages that halve the side.
+        bit_planes: see the bits of pictures too.
 
     Source: Ronneberger et al., "U-Net", MICCAI 2015; with L1 and Adam 1e-3 the attacker of MinusFace, CVPR 2024.
     """
 
-    def __init__(self, in_channels: int, width: int = 32, depth: int = 4) -> None:
-        super().__init__(in_channels, width, depth)
+    def __init__(self, in_channels: int, width: int = 32, depth: int = 4, bit_planes: bool = False) -> None:
+        super().__init__(in_channels, width, depth, bit_planes)
         widths = [width * min(2**stage, _WIDEST) for stage in range(depth + 1)]
-        self.first = _twice(in_channels + 1, width)
+        self.first = _twice(self.channels + 1, width)
         self.down = nn.ModuleList([_twice(a, b) for a, b in pairwise(widths)])
         self.enlarge = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths)])
         self.up = nn.ModuleList([_twice(2 * a, a) for a in widths[:-1]])
@@ -139,17 +145,25 @@ class Pix2PixGenerator(Restoring):
         width: channels of the first stage; they double with every stage, up to eight times.
         depth: stages that halve the side; 112 px have four clean halvings.
         dropout: of the three innermost stages that enlarge, the outermost one never; 0 … 1.
+        bit_planes: see the bits of pictures too.
 
     Source: Isola et al., "Image-to-image translation with conditional adversarial networks", CVPR 2017, appendix 6.1.
     """
 
-    def __init__(self, in_channels: int, width: int = 64, depth: int = 4, dropout: float = 0.5) -> None:
-        super().__init__(in_channels, width, depth)
+    def __init__(
+        self,
+        in_channels: int,
+        width: int = 64,
+        depth: int = 4,
+        dropout: float = 0.5,
+        bit_planes: bool = False,
+    ) -> None:
+        super().__init__(in_channels, width, depth, bit_planes)
         widths = [width * min(2**stage, _WIDEST) for stage in range(depth)]
         down, up = [], []
         for stage, made in enumerate(widths):
             parts: list[nn.Module] = [] if stage == 0 else [nn.LeakyReLU(_SLOPE)]
-            parts.append(nn.Conv2d(in_channels + 1 if stage == 0 else widths[stage - 1], made, 4, 2, 1))
+            parts.append(nn.Conv2d(self.channels + 1 if stage == 0 else widths[stage - 1], made, 4, 2, 1))
             if 0 < stage < depth - 1:  # neither the first nor, of 1×1 maps in pix2pix, the innermost
                 parts.append(nn.BatchNorm2d(made))
             down.append(nn.Sequential(*parts))

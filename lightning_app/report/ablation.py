@@ -14,12 +14,13 @@ _LETTERS = 14
 
 
 def ablation_chart(
-    points: Mapping[str, Mapping[str, tuple[float, float]]], variants: Sequence[str], title: str = ""
+    points: Mapping[str, Mapping[str, tuple[float, ...]]], variants: Sequence[str], title: str = ""
 ) -> Image.Image:
     """Draw verification accuracy over the variants.
 
     Args:
-        points: system → variant → (mean, standard deviation over seeds), both shares of 1.
+        points: system → variant → (mean, how far its error bar goes down, and up), shares of 1: standard deviation
+            over seeds, or the 95 % interval of a single run. Of two numbers the second counts for both.
         variants: their order from left to right; those without a point stay empty.
         title: a line above everything.
 
@@ -38,7 +39,7 @@ def ablation_chart(
         axes.errorbar(
             at,
             [100 * found[v][0] for v in here],
-            [100 * found[v][1] for v in here],
+            [[100 * found[v][1] for v in here], [100 * found[v][-1] for v in here]],
             fmt="o",
             capsize=3,
             label=system,

@@ -264,13 +264,16 @@ def place_labels(
     taken = [(box, 0.2) for box in avoid] + [((x - 6, y - 6, x + 6, y + 6), 1.0) for x, y in anchors]
     placed = []
     for (x, y), (w, h) in zip(anchors, sizes, strict=True):
+        reach = (x - w - 60, y - h - 60, x + w + 60, y + h + 60)  # no spot lies farther off
+        close = [(other, weight) for other, weight in taken if _shared(reach, other)]
 
-        def cost(at: tuple[float, float], x: float = x, y: float = y, w: float = w, h: float = h) -> float:
+        def cost(at: tuple[float, float], x: float = x, y: float = y, w: float = w, h: float = h,
+                 close: Sequence[tuple[Box, float]] = tuple(close)) -> float:  # fmt: skip
             box = (at[0], at[1], at[0] + w, at[1] + h)
             out = max(0, inside[0] - box[0]) + max(0, inside[1] - box[1])
             out += max(0, box[2] - inside[2]) + max(0, box[3] - inside[3])
             near = math.hypot((box[0] + box[2]) / 2 - x, 1.5 * ((box[1] + box[3]) / 2 - y))
-            covered = sum(weight * _shared(box, other) for other, weight in taken)
+            covered = sum(weight * _shared(box, other) for other, weight in close)
             return 200 * out + covered + 0.4 * near
 
         spots = [

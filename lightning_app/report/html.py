@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import base64
-import math
+import hashlib
+import io
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from lightning_app.core.measurement import Measurement
-from lightning_app.report.columns import RELEASED, WORDS, columns_of, find_metric
-from lightning_app.report.compare import (
-    Axis,
-    Figures,
-    bounds,
-    error_boxes,
-    place_labels,
-    points_of,
-    staircase,
-    strongest,
-)
+from lightning_app.core.csv_text import csv_text
+from lightning_app.core.measurement import find
+from lightning_app.report.columns import WORDS
 from lightning_app.report.figures import png_bytes
+from lightning_app.report.frontier import Measured, data_of, lines_of, paragraph, views
+from lightning_app.report.judges import standing
+from lightning_app.report.page_tables import Cell, method_table, state_heads, state_rows, strongest_cells
+from lightning_app.report.plot import plot_of
 
-_TEMPLATE = "compare.html.j2"
-_WIDE, _HIGH = 820, 480  # of the plot, in its own units
-_LEFT, _TOP, _RIGHT, _BOTTOM = 76, 18, 18, 66  # margins
-_CHARACTER, _LINE = 7.6, 17  # of a label
+_HERE = Path(__file__).parent
 _GAP = 4  # pixels between faces
+_FEW = 40  # strips of faces that are kept pixel for pixel; more of them would make tens of megabytes
 
 
 @dataclass(frozen=True)
@@ -47,19 +45,34 @@ class Example:
     caption: str
     faces: Tensor
 
+    @cached_property
+    def png(self) -> str:
+        """The faces side by side, pixel for pixel: a `data:` address."""
+        return "data:image/png;base64," + base64.b64encode(png_bytes(self._row())).decode()
 
-@dataclass(frozen=True)
-class Comparison:
-    """All that the page shows.
+    @cached_property
+    def webp(self) -> str:
+        """The faces side by side, compressed: a `data:` address."""
+        buffer = io.BytesIO()
+        self._row().save(buffer, "WEBP", quality=92, method=2)
+        return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+    def _row(self) -> Image.Image:
+        pixels = (self.faces.detach().float().clamp(0, 1) * 255).round().byte().cpu()
+        count, _, height, width = pixels.shape
+        row = torch.full((3, height, count * (width + _GAP) - _GAP), 255, dtype=torch.uint8)
+        for number, face in enumerate(pixels):
+            row[:, :, number * (width + _GAP) : number * (width + _GAP) + width] = face
+        return Image.fromarray(row.permute(1, 2, 0).contiguous().numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Measured):
+    """All that the page shows, beside what was measured.
 
     Attributes:
         title: of the page.
-        results: method -> figure -> value; those of an attack under `ATTACK/`.
-        about: method -> what it is, in a few words.
-        attacks: labels.
-        judges: label -> what it is.
         recognisers: label -> what it is.
-        axis: what stands for privacy.
         examples: method -> its faces in each state.
         faces: what the faces are.
         private: whether faces of real people are shown.
@@ -70,12 +83,7 @@ class Comparison:
     """
 
     title: str
-    results: Mapping[str, Figures]
-    about: Mapping[str, str]
-    attacks: Sequence[str]
-    judges: Mapping[str, str]
     recognisers: Mapping[str, str]
-    axis: Axis
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     faces: str = "drawn faces"
     private: bool = False
@@ -85,65 +93,21 @@ class Comparison:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: what is read, its interval, and what it is sorted by."""
-
-    text: str
-    interval: str = ""
-    order: float | str = ""
-
-
-def render(comparison: Comparison) -> str:
-    """Make the page: no address of anything outside it stands in it.
+def page_data(comparison: Comparison) -> dict[str, Any]:
+    """Make plain values of all that the page shows but its faces: what `report.json` holds.
 
     Args:
         comparison: what it shows.
-
-    Returns:
-        HTML, with styles, pictures and the little script that sorts tables inside.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template(_TEMPLATE).render(
-        c=comparison,
-        plot=_plot(comparison),
-        methods=method_table(comparison),
-        states=state_table(comparison),
-        words=WORDS,
-        examples=[
-            (label, [(e.caption, _strip(e.faces), len(e.faces)) for e in shown])
-            for label, shown in comparison.examples.items()
-        ],
-    )
-
-
-def method_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
-    """Make the table of methods: utility, what the release looks like, what the strongest attack sees.
-
-    Args:
-        comparison: what is shown.
-
-    Returns:
-        Heads and rows.
-    """
-    heads = ["method", "accuracy s1", "s2", "s3", "hidden", "dSSIM", "PSNR", comparison.axis.title, "by"]
-    rows = []
-    for label, figures in comparison.results.items():
-        seen = strongest(figures, comparison.attacks, list(comparison.judges), comparison.axis)
-        row = [Cell(label, order=label)]
-        row += [_cell(find_metric(figures, f"accuracy{s}"), 100) for s in ("", "_s2", "_s3")]
-        row += [_cell(find_metric(figures, "mask_ratio"), 100)]
-        row += [_cell(find_metric(figures, name)) for name in ("dssim", "psnr")]
-        if seen is None:
-            rows.append([*row, Cell("–"), Cell("–")])
-            continue
-        scale = comparison.axis.scale
-        whom = seen[3] if not seen[4] or len(comparison.judges) == 1 else f"{seen[3]}, {seen[4]}"
-        rows.append([*row, _number(*seen[:3], scale), Cell(whom, order=whom)])
-    return heads, rows
+    return {
+        "title": comparison.title,
+        "facts": dict(comparison.facts),
+        **data_of(comparison),
+        "recognisers": dict(comparison.recognisers),
+        "failed": list(comparison.failed),
+        "commands": list(comparison.commands),
+        "versions": dict(comparison.versions),
+    }
 
 
 def state_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
@@ -155,84 +119,79 @@ def state_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     Returns:
         Heads and rows.
     """
-    columns = list(columns_of(list(comparison.judges), list(comparison.recognisers), comparison.results))
-    heads = ["method", "seen", *(column.head.format(label) for column, label in columns)]
-    rows = []
-    for label, figures in comparison.results.items():
-        for attack in (RELEASED, *comparison.attacks):
-            if attack != RELEASED and find_metric(figures, "dssim", attack=attack) is None:
-                continue  # not mounted on this method
-            found = [(find_metric(figures, c.figure, whom, attack), c.scale) for c, whom in columns]
-            cells = [_cell(one, scale) for one, scale in found]
-            rows.append([Cell(label, order=label), Cell(attack, order=attack), *cells])
-    return heads, rows
+    whom = list(comparison.recognisers)
+    return [head.text for head in state_heads(comparison, whom)], state_rows(comparison, whom)
 
 
-def _cell(one: Measurement | None, scale: float = 1) -> Cell:
-    return Cell("–") if one is None else _number(one.value, one.low, one.high, scale)
+def render(comparison: Comparison) -> str:
+    """Make the page: no address of anything outside it stands in it, and no script but its own may run.
 
+    Args:
+        comparison: what it shows.
 
-def _number(value: float, low: float | None, high: float | None, scale: float = 1) -> Cell:
-    digits = 1 if scale == 100 or abs(value) >= 2 else 3
-    if not math.isfinite(value):
-        return Cell("∞" if value > 0 else "−∞", order=1e9 if value > 0 else -1e9)
-    text = f"{scale * value:.{digits}f}"
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return Cell(text, order=scale * value)
-    return Cell(text, f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]", scale * value)
-
-
-def _plot(comparison: Comparison) -> dict[str, Any] | None:
-    """Lay the scatter out: everything in the plot's own units, y downwards; None where there is no point."""
-    axis = comparison.axis
-    points = points_of(comparison.results, comparison.attacks, list(comparison.judges), axis)
-    if not points:
-        return None
-    x0, x1, xs = bounds(min(p.x_low for p in points), max(p.x_high for p in points), axis.scale / 20)
-    y0, y1, ys = bounds(min(p.y_low for p in points), max(p.y_high for p in points))
-    left, top, right, bottom = _LEFT, _TOP, _WIDE - _RIGHT, _HIGH - _BOTTOM
-
-    def pixels(x: float, y: float) -> tuple[float, float]:
-        return (
-            round(left + (x - x0) / (x1 - x0) * (right - left), 1),
-            round(bottom - (y - y0) / (y1 - y0) * (bottom - top), 1),
-        )
-
-    anchors = [pixels(p.x, p.y) for p in points]
-    sizes = [(_CHARACTER * len(p.label), float(_LINE)) for p in points]
-    bars = [error_boxes(p, pixels) for p in points]
-    places = place_labels(anchors, sizes, (left, top, right, bottom), [box for two in bars for box in two])
-    unit = " %" if axis.scale == 100 else ""
-    return {
-        "size": (_WIDE, _HIGH),
-        "frame": (left, top, right - left, bottom - top),
-        "x_ticks": [(pixels(x, y0)[0], f"{x:g}") for x in xs],
-        "y_ticks": [(pixels(x0, y)[1], f"{y:g}") for y in ys],
-        "x_title": axis.title,
-        "hint": "more private →" if axis.higher_is_private else "← more private",
-        "front": " ".join(f"{x},{y}" for x, y in (pixels(*corner) for corner in staircase(points, axis))),
-        "points": [
-            {
-                "label": p.label,
-                "at": at,
-                "text": (round(place[0], 1), round(place[1] + 0.76 * _LINE, 1)),
-                "bars": [tuple(round(v, 1) for v in box) for box in two],
-                "front": p.front,
-                "words": f"{p.label}: accuracy {p.y:.1f} % [{p.y_low:.1f}, {p.y_high:.1f}], {axis.title} "
-                f"{p.x:.3g}{unit} [{p.x_low:.3g}, {p.x_high:.3g}] ({p.attack}{', ' + p.judge if p.judge else ''})"
-                f"{'; on the Pareto front' if p.front else ''}",
-            }
-            for p, at, place, two in zip(points, anchors, places, bars, strict=True)
+    Returns:
+        HTML, with styles, pictures, data and script inside.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    picked = views(comparison)
+    lossless = sum(map(len, comparison.examples.values())) <= _FEW
+    accuracies = [one.value for f in comparison.results.values() if (one := find(f, "accuracy")) is not None]
+    return environment.get_template("compare.html.j2").render(
+        c=comparison,
+        policy=policy(style, script),
+        style=Markup(style),  # ours
+        script=Markup(script),  # ours
+        data=Markup(_json(_shown(comparison))),  # escaped there
+        plots=[plot for axis in picked if (plot := plot_of(comparison, axis))],
+        methods=method_table(comparison),
+        state_heads=state_heads(comparison, list(comparison.recognisers)),
+        states=state_rows(comparison, list(comparison.recognisers)),
+        words=WORDS,
+        lossless=lossless,
+        standings={label: standing(comparison.clean.get(label)) for label in comparison.judges},
+        told={label: paragraph(comparison, label) for label in comparison.results},
+        accuracies=(min(accuracies), max(accuracies)) if accuracies else None,
+        examples=[
+            (label, [(e.caption, e.png if lossless else e.webp, len(e.faces)) for e in shown])
+            for label, shown in comparison.examples.items()
         ],
-    }
+    )
 
 
-def _strip(faces: Tensor) -> str:
-    """Put faces side by side into one PNG, pixel for pixel: a `data:` address."""
-    pixels = (faces.detach().float().clamp(0, 1) * 255).round().byte().cpu()
-    count, _, height, width = pixels.shape
-    row = torch.full((3, height, count * (width + _GAP) - _GAP), 255, dtype=torch.uint8)
-    for number, face in enumerate(pixels):
-        row[:, :, number * (width + _GAP) : number * (width + _GAP) + width] = face
-    picture = Image.fromarray(row.permute(1, 2, 0).contiguous().numpy())
-    return "data:image/png;base64," + base64.b64encode(png_bytes(picture)).decode()
+def policy(style: str, script: str) -> str:
+    """Write the Content-Security-Policy under which this style and this script run, and nothing else.
+
+    Args:
+        style: text of the page's `<style>`.
+        script: text of its `<script>`.
+    """
+    return (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _shown(comparison: Comparison) -> dict[str, Any]:
+    """Add to the data what the script puts into cells, so that it writes no number by itself."""
+    data = page_data(comparison)
+    axes = {view["key"]: axis for view, axis in zip(data["views"], views(comparison), strict=True)}
+    for method in data["methods"]:
+        for key, seen in method["strongest"].items():
+            cells = strongest_cells(comparison, method["label"], axes[key])
+            seen["cells"] = [[cell.text, cell.interval, cell.order] for cell in cells]
+    data["csv"] = csv_text(lines_of(comparison))
+    return data
+
+
+def _json(data: object) -> str:
+    """Write JSON that ends no element: `<`, `>` and `&` are escaped."""
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found.group()):04x}", text)

@@ -103,7 +103,7 @@ def test_people_with_several_images_are_blurred_into_each_other() -> None:
     assert torch.allclose(mixing_matrix(mixed["target"], mixed["weight"]), expected, atol=1e-12)
     assert torch.allclose(expected.sum(1), torch.ones(8, dtype=torch.float64))
     restored = UnMix().restore(mixed)
-    assert torch.isfinite(restored).all()
+    assert psnr(restored, batch["image"]).mean() > psnr(mixed["image"], batch["image"]).mean()
 
 
 def written_out(target: Tensor, weight: Tensor) -> Tensor:

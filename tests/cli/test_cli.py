@@ -354,7 +354,7 @@ def test_a_model_is_loaded_from_a_run_in_python(fitted: Path) -> None:
 
 # configs of other commands than Lightning's own: the module in lightning_app.commands that reads them
 OF_COMMANDS = {
-    **{f"compare{which}.yaml": "compare" for which in ("", "_demo")},
+    **{f"compare{which}.yaml": "compare" for which in ("", "_all", "_demo")},
     "table2.yaml": "compare",
     "align.yaml": "align",
     **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_dctdp", "_frequency", "_frequency_pairs")},

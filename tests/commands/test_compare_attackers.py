@@ -21,6 +21,10 @@ from lightning_app.studies.compare.strangers import in_common
 from tests.command_line import RunMain, refused
 
 SIZE = 32
+FACES = {
+    "class_path": "datamodules.DrawnFaces",
+    "init_args": {"identities": 12, "images_per_identity": 1, "size": 32, "first_identity": 900},
+}
 DCT = {"class_path": "lightning_app.desensitize.BlockDCT"}
 BLUR = {"class_path": "lightning_app.desensitize.GaussianBlur", "init_args": {"kernel": 9}}
 
@@ -59,13 +63,15 @@ def comparison(
     torch.save({"state_dict": made.state_dict(), "hyper_parameters": dict(made.hparams)}, "clean.ckpt")
     fit = str(fitted / "tiny.yaml")
 
-    def write(methods: dict[str, object], **more: object) -> list[list[str]]:
+    def write(methods: dict[str, object], fails: str = "", **more: object) -> list[list[str]]:
         calls: list[list[str]] = []
 
         def call(args: Sequence[str], *rest: object) -> bool:
             if "LFWVerification" in Path(args[args.index("--config") + 1]).read_text():
                 return False  # no recogniser is trained here
             calls.append(list(args))
+            if fails and fails in args:
+                return False
             run_main(*args)
             return True
 
@@ -90,8 +96,11 @@ def comparison(
     return write
 
 
-def test_every_method_meets_its_attackers(comparison: Callable[..., list[list[str]]], tmp_path: Path) -> None:
+def test_every_method_meets_its_attackers(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     methods = {"none": None, "blur": BLUR, "dct": DCT}
+    capsys.readouterr()
     unet = attacker(tmp_path / "unet.yaml", "UNetRestorer", first=900, depth=2)
     linker = attacker(tmp_path / "linker.yaml", "Linker", first=900)
     more = {
@@ -111,9 +120,126 @@ def test_every_method_meets_its_attackers(comparison: Callable[..., list[list[st
     assert "compare/none/verification/linker" not in found
     assert 0 < found["compare/judge_accuracy/linker"] <= 1
     assert found["compare/judge_accuracy_low/linker"] <= found["compare/judge_accuracy/linker"]
+    for method in ("blur", "dct"):  # a few batches say nothing of where the loss would go
+        assert found[f"compare/{method}/strongest/at_least"] is True
+        assert "whether its loss still falls is not known" in found[f"compare/{method}/U-Net/open"]
+        assert found[f"compare/{method}/U-Net/batches"] == found[f"compare/{method}/linker/batches"] > 0
+    assert found["compare/none/strongest/at_least"] is False
+    assert found["compare/blur/strongest/judge"] in ("clean", "linker")
+    assert Path("runs/both/attackers.png").stat().st_size > 5000
     page = Path("runs/both/report.html").read_text()
     assert "linker on clean faces" in page
+    assert "budget of U-Net" in page
+    shown = capsys.readouterr().out
+    assert "what the strongest attack sees of each method" in shown
+    assert "≥ " in shown
     assert comparison(methods, **more) == []  # all is there already
+
+
+def test_an_attacker_that_failed_is_a_hole_with_a_name(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    unet = attacker(tmp_path / "unet.yaml", "UNetRestorer", first=900, depth=2)
+    mosaic = {"class_path": "lightning_app.desensitize.Mosaic", "init_args": {"block": 8}}
+    more = {"attackers": {"U-Net": {"config": unet}}, "only": ["blur"], "skip": ["linker"],
+            "linker": {"config": unet, "teacher": "clean"}}  # fmt: skip
+    comparison({"blur": BLUR, "mosaic": mosaic}, fails="blur_U-Net", **more)
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    assert found["compare/blur/U-Net/open"] == "its training failed"
+    assert found["compare/blur/strongest/at_least"] is True
+    assert "compare/blur/U-Net/dssim" not in found
+    assert not [key for key in found if key.startswith("compare/mosaic/")]
+    comparison({"blur": BLUR, "mosaic": mosaic}, **more)  # given again, it is trained, and the hole is closed
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    assert "compare/blur/U-Net/dssim" in found
+    assert found["compare/blur/U-Net/open"] != "its training failed"
+
+
+@pytest.mark.slow
+def test_every_kind_of_method_meets_a_linker_and_what_needs_no_training(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    """A tiny version of each kind of row in compare_all.yaml."""
+
+    def of(name: str, **arguments: object) -> dict[str, object]:
+        return {"class_path": f"lightning_app.desensitize.{name}", "init_args": arguments}
+
+    shuffled = of("FrequencyMask", upsample=1, stride=2, permutation="image", mix=False)
+    methods: dict[str, object] = {
+        "none": None,
+        "block": of("CentreBlock", fraction=0.5),
+        "shuffled": shuffled,
+        "MixUp": of("MixUp", k=2),
+        "InstaHide": of("InstaHide", k=2),
+        "both": of("Chain", steps=[of("FrequencyMask", upsample=1, stride=2), of("MixUp", k=2)]),
+        "Laplace": of("LaplaceNoise", epsilon=3.0),
+    }
+    reference = of("BlockDCT", upsample=1, stride=2, normalise=True)
+    attacks = {
+        "Telea": {"class_path": "lightning_app.attacks.Telea"},
+        "least squares": {
+            "class_path": "lightning_app.attacks.LeastSquares",
+            "init_args": {"reader": FACES, "neighbours": 0},
+        },
+        "un-mixing": {"class_path": "lightning_app.attacks.UnMix"},
+        "absolute values": {"class_path": "lightning_app.attacks.AbsoluteValues"},
+        "unshuffle": {
+            "class_path": "lightning_app.attacks.Unshuffle",
+            "init_args": {"reference": reference, "reader": FACES},
+        },
+    }
+    unet = attacker(tmp_path / "unet.yaml", "UNetRestorer", first=900, depth=2)
+    linker = attacker(tmp_path / "linker.yaml", "Linker", first=900)
+    calls = comparison(
+        methods, attacks=attacks, attackers={"U-Net after": {"config": unet, "after": "unshuffle"}},
+        linker={"config": linker, "teacher": "clean"}, privacy_axis="verification",
+    )  # fmt: skip
+    names = [call[call.index("--name") + 1] for call in calls]
+    assert [name for name in names if "U-Net" in name] == ["shuffled_U-Net_after"]
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    mounted = {
+        method: {
+            attack for attack in (*attacks, "U-Net after") if f"compare/{method}/{attack}/dssim" in found
+        }
+        for method in methods
+    }
+    assert mounted == {
+        "none": set(),
+        "block": {"Telea"},
+        "shuffled": {"least squares", "unshuffle", "U-Net after"},
+        "MixUp": {"least squares", "un-mixing"},
+        "InstaHide": {"least squares", "absolute values"},
+        "both": {"least squares", "un-mixing"},
+        "Laplace": {"least squares"},
+    }
+    for method in [*methods][1:]:
+        assert 0 < found[f"compare/{method}/verification/linker"] <= 1
+    assert found["compare/MixUp/un-mixing/psnr"] > found["compare/MixUp/psnr"]
+
+
+@pytest.mark.slow
+def test_a_linker_goes_on_from_unshuffle(comparison: Callable[..., list[list[str]]], tmp_path: Path) -> None:
+    options = {"upsample": 1, "stride": 2}
+    shuffled = {"class_path": "lightning_app.desensitize.FrequencyMask",
+                "init_args": {**options, "permutation": "image", "mix": False}}  # fmt: skip
+    reference = {
+        "class_path": "lightning_app.desensitize.BlockDCT",
+        "init_args": {**options, "normalise": True},
+    }
+    unshuffle = {"class_path": "lightning_app.attacks.Unshuffle",
+                 "init_args": {"reference": reference, "reader": FACES}}  # fmt: skip
+    linker = {"config": attacker(tmp_path / "linker.yaml", "Linker", first=900), "teacher": "clean"}
+    comparison(
+        {"blur": BLUR, "shuffled": shuffled}, attacks={"unshuffle": unshuffle},
+        linker=linker | {"after": "unshuffle"}, privacy_axis="verification",
+    )  # fmt: skip
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    assert 0 < found["compare/shuffled/verification/linker"] <= 1
+    assert "compare/blur/verification/linker" not in found
+    with pytest.raises(
+        ValueError, match=r"linker\.after: 'gone'; give the label of an Unshuffle among the attacks"
+    ):
+        comparison({"blur": BLUR}, linker=linker | {"after": "gone"})
 
 
 def test_nobody_attacked_is_learnt_from(

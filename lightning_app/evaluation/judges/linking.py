@@ -7,6 +7,7 @@ import hashlib
 from torch import Tensor
 
 from lightning_app.attacks.link import LinkAttack
+from lightning_app.attacks.unshuffle import Unshuffle
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.evaluation.judges.recogniser import RecogniserJudge
 
@@ -17,6 +18,7 @@ class LinkJudge(Judge):
     Args:
         attack: the student, trained on this very method.
         teacher: who embeds the clean faces: the recogniser that the student learnt from.
+        before: what puts the channels of what was released back, where the student learnt from its reference.
 
     Raises:
         ValueError: the student learnt from another one.
@@ -24,13 +26,14 @@ class LinkJudge(Judge):
 
     of_released = True
 
-    def __init__(self, attack: LinkAttack, teacher: Judge) -> None:
+    def __init__(self, attack: LinkAttack, teacher: Judge, before: Unshuffle | None = None) -> None:
         super().__init__()
         if attack.teacher not in teacher_hashes(teacher):
             raise ValueError(
                 f"checkpoint {attack.path}: learnt from a recogniser of hash {attack.teacher[:12]}, the judge given "
                 f"has {teacher_hashes(teacher)[0][:12]}: give the judge it learnt from"
             )
+        self.before = before
         self.attack, self._teacher = attack, [teacher]  # in a list: the teacher is no part of its state
 
     def embed(self, images: Tensor) -> Tensor:
@@ -42,7 +45,9 @@ class LinkJudge(Judge):
         Returns:
             `[B,D]` float.
         """
-        return self.attack.embed({"image": images})
+        return self.attack.embed(
+            {"image": images if self.before is None else self.before.put_back(images.float())}
+        )
 
     def clean_side(self) -> Judge:
         """Return the teacher, who embeds clean faces."""
@@ -50,7 +55,8 @@ class LinkJudge(Judge):
 
     def describe(self) -> dict[str, object]:
         """Return the attack and what it was trained on."""
-        return {"judge": type(self).__name__, **self.attack.describe()}
+        before = {} if self.before is None else {"before": self.before.describe()}
+        return {"judge": type(self).__name__, **self.attack.describe(), **before}
 
 
 def teacher_hashes(judge: Judge) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.face import FaceDataModule
+from lightning_app.attacks import Unshuffle
 from lightning_app.cli.fit_config import read_fit_settings
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
@@ -17,8 +18,9 @@ _TRAINED = "time/fit_s"  # a figure that every `fit` leaves, whatever it trains
 
 
 def train_attacker(
-    candidate: Candidate, restorer: Restorer, seed: int, more: Sequence[str] = (), clean: bool = False
-) -> Path | None:
+    candidate: Candidate, restorer: Restorer, seed: int, more: Sequence[str] = (), clean: bool = False,
+    before: Unshuffle | None = None,
+) -> Path | None:  # fmt: skip
     """Train an attacker on a method, of other people's faces, unless that is done.
 
     Args:
@@ -27,6 +29,7 @@ def train_attacker(
         seed: of its run.
         more: further overrides.
         clean: train it on clean faces instead, once for all methods: a linker's ceiling.
+        before: what puts channels back before it attacks: it is trained on that one's reference.
 
     Returns:
         Its checkpoint; None where the run failed.
@@ -35,11 +38,12 @@ def train_attacker(
         ValueError: the config cannot be used, or a run of that name was made otherwise.
     """
     run = attacker_run(candidate, restorer, clean)
-    common = [*attacker_args(candidate, restorer, seed, clean), *more]
+    common = [*attacker_args(candidate, restorer, seed, clean, before), *more]
     args = ["fit", *common, "--runs", str(run.parent), "--name", run.name]
     candidate.commands.append(typed(args))
     setting = read_fit_settings(common)
-    desensitizer = setting.data.desensitizer if clean else candidate.setting.data.desensitizer
+    other = clean or before is not None
+    desensitizer = setting.data.desensitizer if other else candidate.setting.data.desensitizer
     about = {"about": setting.about, "veil": desensitizer.describe()}
     jobs.write_record(candidate.folder / "jobs" / f"{run.name}.json", run, plain(about))
     output = candidate.folder / "logs" / f"{run.name}.log"
@@ -69,7 +73,9 @@ def home_of(checkpoint: str | Path) -> Path:
     return given if given.is_dir() else given.parent.parent
 
 
-def attacker_args(candidate: Candidate, restorer: Restorer, seed: int, clean: bool = False) -> list[str]:
+def attacker_args(
+    candidate: Candidate, restorer: Restorer, seed: int, clean: bool = False, before: Unshuffle | None = None
+) -> list[str]:
     """Return the command line that trains an attacker on a method, after `fit`.
 
     Args:
@@ -77,28 +83,38 @@ def attacker_args(candidate: Candidate, restorer: Restorer, seed: int, clean: bo
         restorer: the attacker.
         seed: of its run.
         clean: on clean faces instead.
+        before: what puts channels back: on its reference instead.
     """
     desensitizer = None if clean else candidate.setting.desensitizer
+    if before is not None and not clean:
+        about = dict(before.reference.describe())
+        name = about.pop("method")
+        desensitizer = {"class_path": f"{type(before.reference).__module__}.{name}", "init_args": about}
     return ["--config", restorer.config, "--seed_everything", str(seed), *restorer.args,
             "--data.init_args.desensitizer", json.dumps(desensitizer)]  # fmt: skip
 
 
-def meets(candidate: Candidate, restorer: Restorer, seed: int) -> bool:
+def meets(candidate: Candidate, restorer: Restorer, seed: int, before: Unshuffle | None = None) -> bool:
     """Tell whether an attacker can be trained on a method: it hides, and the attacker takes what it releases.
 
     Args:
         candidate: the method.
-        restorer: the attacker; an `Inpainter` takes pictures alone.
+        restorer: the attacker; an `Inpainter`, and one that sees bits, takes pictures alone.
         seed: of its run.
+        before: what puts channels back before it: it attacks what that one can be mounted on.
 
     Raises:
         FileNotFoundError, ValueError: its config cannot be used.
     """
     if not candidate.setting.desensitizer:
         return False
+    if before is not None and before.against(candidate.setting.data.desensitizer) is None:
+        return False
     if candidate.setting.data.desensitizer.is_image:
         return True
     model = read_fit_settings(attacker_args(candidate, restorer, seed)).about["model"]
+    if (model.get("init_args") or {}).get("bit_planes"):
+        return False
     return str(model["class_path"]).rpartition(".")[2] != "Inpainter"
 
 

@@ -94,8 +94,8 @@ class Eyes:
 
     def _judge(self, one: Who, side: int, of: Candidate | None) -> Judge:
         target = of if one == OWN else self.candidates.get(one) if isinstance(one, str) else None
-        mean, std, precision = self._given
         if target is not None:
+            precision = self._given[2]
             target.facts()
             data = target.setting.data
             channels = None if data.desensitizer.is_image else data.in_channels
@@ -107,10 +107,25 @@ class Eyes:
                 )
             found: Judge = RecogniserJudge(target.checkpoint, data.mean, data.std, precision, channels)
             side = data.input_size
-        elif isinstance(one, str):
-            found = self._named.get(one) or named_judge(one, mean, std, precision)
         else:
-            found = one
+            return self.made(one, side)
+        found.check_size(side)
+        return found.to(self.device)
+
+    def made(self, one: Who, side: int) -> Judge:
+        """Return a judge that is no method's recogniser.
+
+        Args:
+            one: the judge, or a name or a checkpoint that stands for one.
+            side: of the images it looks at, in pixels.
+
+        Raises:
+            FileNotFoundError, ValueError: it cannot be made, or does not take such images.
+        """
+        mean, std, precision = self._given
+        found = (
+            (self._named.get(one) or named_judge(one, mean, std, precision)) if isinstance(one, str) else one
+        )
         found.check_size(side)
         return found.to(self.device)
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from rich.progress import Progress
 
-from lightning_app.attacks import Attack, TrainedRestorer
+from lightning_app.attacks import Attack, TrainedRestorer, Unshuffle
 from lightning_app.evaluation import Judge
 from lightning_app.report.columns import RELEASED
 from lightning_app.studies.compare.bench import Bench
@@ -26,6 +26,7 @@ def measure_all(
     report: Callable[[], None],
     examples: int,
     show_faces: bool,
+    before: Mapping[str, Unshuffle],
 ) -> None:
     """Measure every method as released and after each attack; what fails is told, and the others go on.
 
@@ -40,6 +41,7 @@ def measure_all(
         report: called after each method.
         examples: faces shown of each method.
         show_faces: show faces of the verification set as well.
+        before: attacker -> what puts channels back before it.
     """
     subjects = bench.subjects
     shared = eyes.shared(subjects, out)
@@ -54,7 +56,8 @@ def measure_all(
         against: dict[str, Attack | None] = {RELEASED: None}
         against |= {name: attack for name, attack in mounted.items() if attack is not None}
         for learnt, path in restorers.get(label, {}).items():
-            against[learnt] = out.tried(f"{label}: {path}", partial(TrainedRestorer, path))
+            kind = before[learnt].going_on if learnt in before else TrainedRestorer
+            against[learnt] = out.tried(f"{label}: {path}", partial(kind, path))
         out.results[label] = candidate.utility()
         for attack_label, attack in against.items():
             bar.update(task, description=f"{label}: {attack_label}")

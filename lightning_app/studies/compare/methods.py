@@ -16,6 +16,7 @@ class Method:
             was trained with this very desensitizer and verified alike; otherwise it is verified anew.
         run: name of the run's folder in `runs`, to share a run with others; by default one of the comparison's own.
         restorer: checkpoint of an attacker trained on this method, where the comparison shall not train one.
+        train: whether a recogniser is trained on it; without one it has no accuracy, and only its privacy is measured.
     """
 
     config: str
@@ -23,6 +24,7 @@ class Method:
     checkpoint: str | None = None
     run: str | None = None
     restorer: str | None = None
+    train: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,14 @@ class Restorer:
         config: of `fit`, of a `lightning_app.models.Inpainter`, `UNetRestorer` or `CGAN`.
         args: overrides; the desensitizer is the method's.
         label: what tables call it.
+        after: label of an `Unshuffle` among the attacks, which puts channels back before: it is trained on that one's
+            reference, and attacks the methods whose channels are shuffled alone.
     """
 
     config: str
     args: list[str] = field(default_factory=list)
     label: str = "trained restorer"
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Linking(Restorer):
         label: what tables call it, as a judge.
         teacher: label of the judge whose embeddings of clean faces it learns. Of one that is given by `class_path`, the
             config names the same as `model.teacher`.
+        after: see `Restorer`.
     """
 
     label: str = "linker"

@@ -189,8 +189,11 @@ class Outcome:
             self.examples.setdefault(
                 f"{head}clean faces", [Example("not desensitized", raw.float().cpu() / 255)]
             )
+            if data.desensitizer.elsewhere and not head:  # nobody has made anything of drawn faces
+                self.examples[candidate.label] = []
+                continue
             desensitized = data.desensitized(
-                raw.to(subjects.device), index.to(subjects.device), data.as_trained(len(raw))
+                raw.to(subjects.device), index.to(subjects.device), data.as_trained(len(raw)), subjects.reader
             )
             shown = []
             for label, attack in attacks.items():

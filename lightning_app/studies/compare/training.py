@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from lightning_app.attacks import LinkAttack
+from lightning_app.attacks import LinkAttack, Unshuffle
 from lightning_app.evaluation import Judge, LinkJudge
 from lightning_app.evaluation.judges.named import NAMES
 from lightning_app.studies.compare.attackers import attacker_run, clean_data, home_of, meets, train_attacker
@@ -23,7 +23,7 @@ FAILED = "its training failed"
 
 def train_all(
     candidates: Mapping[str, Candidate], learners: list[Restorer], given: Restorer | None, seed: int, out: Outcome,
-    bar: Progress,
+    bar: Progress, before: Mapping[str, Unshuffle],
 ) -> tuple[set[str], dict[str, dict[str, str]]]:  # fmt: skip
     """Do the runs; tell which recognisers are there, and by method and attacker its trained attackers' checkpoints.
 
@@ -34,15 +34,20 @@ def train_all(
         seed: of the runs.
         out: where failures go.
         bar: to be moved on.
+        before: attacker -> what puts channels back before it.
     """
     hiding = [
         (c, one) for one in learners for c in candidates.values()
-        if not (c.method.restorer and given is not None and one.label == given.label) and meets(c, one, seed)
+        if not (c.method.restorer and given is not None and one.label == given.label)
+        and meets(c, one, seed, before.get(one.label))
     ]  # fmt: skip
     task = bar.add_task("training", total=len(candidates) + len(hiding))
     ready: set[str] = set()
     for label, candidate in candidates.items():
         bar.update(task, description=f"{label}: recogniser")
+        if not candidate.method.train:
+            bar.advance(task)
+            continue
         done = out.tried(f"{label}: its run", candidate.train)
         if done and out.tried(f"{label}: its checkpoint", candidate.facts) is not None:
             ready.add(label)
@@ -59,7 +64,9 @@ def train_all(
     for candidate, restorer in hiding:
         bar.update(task, description=f"{candidate.label}: {restorer.label}")
         what = f"{candidate.label}: training of {restorer.label}"
-        made = out.tried(what, partial(train_attacker, candidate, restorer, seed))
+        made = out.tried(
+            what, partial(train_attacker, candidate, restorer, seed, before=before.get(restorer.label))
+        )
         if made:
             restorers.setdefault(candidate.label, {})[restorer.label] = str(made)
             out.learnt(candidate.label, restorer.label, made.parent.parent)
@@ -74,7 +81,7 @@ def train_all(
 
 def train_linkers(
     candidates: Mapping[str, Candidate], linker: Linking | None, who: Mapping[str, Who], bench: Bench, seed: int,
-    out: Outcome,
+    out: Outcome, before: Unshuffle | None = None,
 ) -> tuple[dict[str, tuple[str, Judge]], dict[str, float]]:  # fmt: skip
     """Train a linker on each method that hides, and one on clean faces; give them as judges, and the ceiling.
 
@@ -85,6 +92,7 @@ def train_linkers(
         bench: with the judges, the teacher among them.
         seed: of the runs.
         out: where failures go.
+        before: what puts channels back before it.
 
     Returns:
         Method -> the label and the judge; and what the one of clean faces comes to, as `clean_figures` names it.
@@ -102,10 +110,10 @@ def train_linkers(
     more = ["--model.teacher", str(path)] if isinstance(path, str | Path) and path not in NAMES else []
 
     def judge(candidate: Candidate, clean: bool) -> Judge:
-        run = train_attacker(candidate, linker, seed, more, clean)
+        run = train_attacker(candidate, linker, seed, more, clean, before)
         if run is None:
             raise ChildProcessError("its run failed")
-        return LinkJudge(LinkAttack(run), teacher).to(bench.subjects.device)
+        return LinkJudge(LinkAttack(run), teacher, None if clean else before).to(bench.subjects.device)
 
     first = next(iter(candidates.values()))
     best = out.tried(f"training of {linker.label} on clean faces", partial(judge, first, True))
@@ -115,7 +123,7 @@ def train_linkers(
         ceiling = out.tried(f"{linker.label} on clean faces", work) or {}
     links = {}
     for label, candidate in candidates.items():
-        if candidate.setting.desensitizer:
+        if meets(candidate, linker, seed, before):
             made = out.tried(f"{label}: training of {linker.label}", partial(judge, candidate, False))
             if made is None:
                 out.leave_open(label, linker.label, FAILED)

@@ -1,0 +1,66 @@
+"""What of a comparison is done: some of its methods and attackers, and for how long attackers are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TypeVar
+
+import yaml
+
+from lightning_app.cli.configs import find_config
+from lightning_app.studies.compare.methods import Restorer
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Restorer)
+_EPOCHS, _CHECK = "max_epochs", "check_val_every_n_epoch"
+
+
+def chosen(option: str, given: Mapping[str, T], labels: Sequence[str] | None) -> dict[str, T]:
+    """Return those of a mapping that are asked for, in its order.
+
+    Args:
+        option: that names them, for the message.
+        given: label -> what there is.
+        labels: those that are asked for; None for all.
+
+    Raises:
+        ValueError: one is not there.
+    """
+    unknown = [label for label in labels or () if label not in given]
+    if unknown:
+        raise ValueError(f"{option}: {unknown[0]!r}; there are {', '.join(given) or 'none'}")
+    return {label: one for label, one in given.items() if labels is None or label in labels}
+
+
+def longer(attacker: R, budget: float) -> R:
+    """Return an attacker that is trained for so many times the epochs of its config.
+
+    Args:
+        attacker: it.
+        budget: how many times as many epochs, rounded to at least one.
+
+    Raises:
+        ValueError: the budget is not positive, or the config counts no epochs.
+        FileNotFoundError: there is no such config.
+    """
+    if not budget > 0:
+        raise ValueError(f"budget: {budget}; give how many times as long attackers are trained, above 0")
+    if budget == 1:
+        return attacker
+    said = yaml.safe_load(find_config(attacker.config).read_text(encoding="utf-8")) or {}
+    settings = {key: (said.get("trainer") or {}).get(key) for key in (_EPOCHS, _CHECK)}
+    words = [
+        part for word in attacker.args for part in (word.split("=", 1) if word.startswith("-") else [word])
+    ]
+    for option, value in pairwise(words):
+        key = option.removeprefix("--trainer.")
+        if key in settings and option != key:
+            settings[key] = int(value)
+    epochs = settings[_EPOCHS]
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"budget: {attacker.config} has no trainer.max_epochs to multiply; give it one")
+    more = [part for key, value in settings.items() if value is not None
+            for part in (f"--trainer.{key}", str(max(1, round(value * budget))))]  # fmt: skip
+    return replace(attacker, args=[*attacker.args, *more])

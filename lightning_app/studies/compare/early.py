@@ -1,0 +1,135 @@
+"""What a comparison checks before its first training, and how long it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+
+from datamodules.elsewhere import check_pictures, precomputed_of
+from lightning_app.attacks import Attack, Unshuffle
+from lightning_app.attacks.trained import TrainedRestorer, load_restorer
+from lightning_app.cli.fit_config import FitSettings, read_fit_settings
+from lightning_app.runs.folder import LAST
+from lightning_app.studies import runner as jobs
+from lightning_app.studies.compare.attackers import attacker_args, attacker_run, meets
+from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.eyes import OWN, Eyes, Who
+from lightning_app.studies.compare.methods import Linking, Restorer
+from lightning_app.studies.estimate import Planned, estimate
+from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
+
+
+def check_early(
+    candidates: Mapping[str, Candidate],
+    eyes: Eyes,
+    judges: Mapping[str, Who],
+    recognisers: Mapping[str, Who],
+    attacks: Mapping[str, Attack],
+    attackers: Sequence[Restorer],
+    seed: int,
+    device: torch.device,
+    before: Mapping[str, Unshuffle] | None = None,
+) -> list[str]:
+    """Check all that can be checked before the first training, and estimate how long it takes.
+
+    Args:
+        candidates: the methods.
+        eyes: judges and recognisers.
+        judges: as the config has them.
+        recognisers: likewise.
+        attacks: those that are the same for all methods.
+        attackers: what is trained for each; a linker among them.
+        seed: of their runs.
+        device: where steps are timed.
+        before: attacker -> what puts channels back before it.
+
+    Returns:
+        Lines that say how long the runs that are missing will take, and how that is known.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: something would fail later; begins with where it stands in the config.
+    """
+    for kind, given in (("judges", judges), ("recognisers", recognisers)):
+        for label, who in given.items():
+            _check_judge(f"{kind}.{label}", who, candidates, eyes)
+    for label, attack in attacks.items():
+        trained = attack if isinstance(attack, TrainedRestorer) else getattr(attack, "then", None)
+        if isinstance(trained, TrainedRestorer):
+            _named(f"attacks.{label}", partial(load_restorer, trained.restorer.path))
+    planned = [one for c in candidates.values() if (one := _recogniser(c)) is not None]
+    for attacker in attackers:
+        planned += _attackers(attacker, candidates, seed, (before or {}).get(attacker.label))
+    first = next(iter(candidates.values()))
+    check_room(first.folder, [one.setting for one in planned])
+    return estimate(planned, first.folder.parent, device)
+
+
+def _check_judge(where: str, who: Who, candidates: Mapping[str, Candidate], eyes: Eyes) -> None:
+    first = next(iter(candidates.values())).setting.data
+    if who == OWN:
+        return
+    if isinstance(who, str) and who in candidates:
+        method = candidates[who]
+        if not method.method.train:
+            raise ValueError(f"{where}: {who} has no recogniser (train: false); name another")
+        if not method.setting.data.desensitizer.is_image:
+            raise ValueError(
+                f"{where}: the recogniser of {who} takes what that method releases, which is no picture; name another"
+            )
+        return
+    _named(where, partial(eyes.made, who, first.size))
+
+
+def _named(where: str, work: partial[object]) -> None:
+    try:
+        work()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: {error}") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _recogniser(candidate: Candidate) -> Planned | None:
+    """Check a method's own run; return it where it is still to be trained."""
+    method, where = candidate.method, f"methods.{candidate.label}"
+    learns = method.train and method.checkpoint is None and not jobs.finished(candidate.run, candidate.figure)
+    check_fit(where, candidate.setting, learns)
+    if method.checkpoint is not None and method.train:
+        check_checkpoint(where, method.config, candidate.setting, method.checkpoint)
+    return Planned("recogniser", candidate.setting) if learns else None
+
+
+def _attackers(
+    attacker: Restorer, candidates: Mapping[str, Candidate], seed: int, before: Unshuffle | None
+) -> list[Planned]:
+    """Check what trains an attacker on each method; return the runs that are still to be trained."""
+    read: FitSettings | None = None
+    planned = []
+    for candidate in candidates.values():
+        if not candidate.setting.desensitizer or not (
+            isinstance(attacker, Linking) or meets(candidate, attacker, seed, before)
+        ):
+            continue
+        if read is None:  # the same for all but for the desensitizer, which is checked by itself
+            args = attacker_args(candidate, attacker, seed, before=before)
+            read = _read(attacker, args)
+            check_fit(attacker.label, read)
+        if precomputed_of(candidate.setting.data.desensitizer) is not None:
+            _named(
+                f"{attacker.label} on methods.{candidate.label}",
+                partial(check_pictures, candidate.setting.data.desensitizer, read.data.reader),
+            )
+        if not (attacker_run(candidate, attacker) / LAST).is_file():
+            planned.append(Planned(attacker.label, read))
+    return planned
+
+
+def _read(attacker: Restorer, args: Sequence[str]) -> FitSettings:
+    try:
+        return read_fit_settings(args)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{attacker.label}: {error}") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{attacker.label}: {error}") from error

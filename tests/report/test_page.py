@@ -1,0 +1,254 @@
+"""The page of many methods: what a reader picks, filters and sorts, in Chromium where there is one, and its data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules import DrawnFaces
+from lightning_app.core.csv_text import csv_text
+from lightning_app.desensitize import OURS, Chain, GaussianBlur, Mosaic
+from lightning_app.report.compare import RELEASED, Axis
+from lightning_app.report.frontier import lines_of, paragraph, views
+from lightning_app.report.html import Comparison, Example, page_data, render, state_table
+from lightning_app.report.judges import Clean, standing
+from tests.report.test_html import Read, doing, opened
+
+JUDGES = {"clean": "runs/clean", "onnx": "a.onnx"}
+ATTACKS = [f"attack {n}" for n in range(8)]
+
+
+def many(count: int = 25) -> dict[str, dict[str, float]]:
+    """Methods whose accuracy falls with their number, and what each attack sees of them as well.
+
+    Judge `onnx` sees most of the even ones by attack 3, `clean` most of the odd ones by attack 5.
+    """
+    found = {}
+    for n in range(count):
+        figures = {
+            "accuracy": 0.95 - 0.01 * n,
+            "accuracy_low": 0.93 - 0.01 * n,
+            "accuracy_high": 0.97 - 0.01 * n,
+        }
+        for attack in (RELEASED, *ATTACKS):
+            head = "" if attack == RELEASED else f"{attack}/"
+            figures |= {f"{head}dssim": 0.1, f"{head}psnr": 20.0}
+            for judge in JUDGES:
+                most = attack == ("attack 5" if judge == "clean" else "attack 3")
+                gain = 0.2 * most * (1 if (judge == "onnx") == (n % 2 == 0) else 0.5)
+                value = 0.7 - 0.02 * n + gain
+                figures |= {
+                    f"{head}rank1/{judge}": value,
+                    f"{head}rank1_low/{judge}": value - 0.02,
+                    f"{head}rank1_high/{judge}": value + 0.02,
+                    f"{head}verification/{judge}": value,
+                }
+        found[f"method {n}"] = figures
+    return found
+
+
+def page_of(results: dict[str, dict[str, float]], **more: Any) -> Comparison:
+    faces = DrawnFaces(2, 1, 16).__getitems__([0, 1])["image"].float() / 255
+    given: dict[str, Any] = {
+        "title": "many", "results": results, "about": {label: f"what {label} is" for label in results},
+        "attacks": ATTACKS, "judges": JUDGES, "recognisers": {}, "axis": Axis("rank1"),
+        "clean": {"clean": Clean(0.8, 0.78, 0.82), "onnx": Clean(0.983, 0.97, 0.99)},
+        "words": dict.fromkeys(results, "Plain words."),
+        "examples": {label: [Example(s, faces) for s in (RELEASED, *ATTACKS)] for label in results},
+        "commands": ["python main.py compare --config x.yaml"], "versions": {"commit": "0123456789ab"},
+    }  # fmt: skip
+    return Comparison(**(given | more))
+
+
+class Shown(Read):
+    """What a reader sees: rows that are not hidden, the plot picked, and what is said of the candidates."""
+
+    def __init__(self, text: str) -> None:
+        self.hidden: list[bool] = []
+        super().__init__(text)
+        self.candidates = re.sub(r"<[^>]*>", " ", text.split('id="candidates"')[1].split("</form>")[0])
+        self.plots = re.findall(r'<div class="plot[^"]*" data-view="([^"]*)"(?! hidden)', text)
+        self.sections = re.findall(r'<section data-method="([^"]*)"(?! hidden)', text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        super().handle_starttag(tag, attrs)
+        if tag == "tr":
+            self.hidden.append("hidden" in dict(attrs))
+
+    def rows(self, table: str) -> list[list[str]]:
+        """Visible rows of a table, without its head."""
+        flat = [(name, row) for name, found in self.tables.items() for row in found]
+        return [row for (name, row), off in zip(flat, self.hidden, strict=True) if name == table and not off][
+            1:
+        ]
+
+
+def browsed(tmp_path: Path, script: str, **more: Any) -> Shown:
+    (tmp_path / "report.html").write_text(doing(render(page_of(many(), **more)), script), encoding="utf-8")
+    return Shown(opened(tmp_path / "report.html"))
+
+
+def test_chromium_picks_a_judge_and_finds_what_is_left(tmp_path: Path) -> None:
+    """One visit, since starting a browser costs seconds: judge, slider, filter, sorting and the attack shown."""
+    found = browsed(
+        tmp_path,
+        'view.value = "rank1/clean"; need.value = 85; filter.value = "what METHOD 1"; seen.value = "strongest"; '
+        'view.dispatchEvent(new Event("input")); document.querySelectorAll("#methods thead button")[7].click();',
+    )
+    # accuracy 0.95 − 0.01 n reaches 85 up to 10, and of those the filter leaves 1 and 10
+    rows = found.rows("methods")
+    assert [(row[0], row[7], row[8]) for row in rows] == [
+        ("method 10", "60.0", "attack 5, clean"), ("method 1", "88.0", "attack 5, clean"),
+    ]  # fmt: skip
+    assert found.plots == ["rank1/clean"]
+    assert found.sections == ["method 1", "method 10"]
+    assert [row[:2] for row in found.rows("states")] == [["method 1", "attack 5"], ["method 10", "attack 5"]]
+    assert "2 of 25 methods are left" in found.candidates
+    assert re.search(
+        r"method 10: 60.0 % \[58.0, 62.0\] \(attack 5, clean\)\s+– the interval", found.candidates
+    )
+
+
+def test_chromium_runs_no_script_but_the_pages_own(tmp_path: Path) -> None:
+    page = render(page_of(many(2)))
+    stranger = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
+    (tmp_path / "report.html").write_text(page.replace("<main>", f"<main>{stranger}"), encoding="utf-8")
+    text = opened(tmp_path / "report.html")
+    assert "<title>many</title>" in text, "the policy stops it"
+    assert "25" not in Shown(text).candidates
+    assert "2 of 2 methods are left" in Shown(text).candidates, "and not what is ours"
+
+
+def test_a_reader_may_pick_each_judge_and_whoever_sees_most() -> None:
+    page = page_of(many(3))
+    assert [(one.measure, one.judge) for one in views(page)] == [
+        ("rank1", None), ("rank1", "clean"), ("rank1", "onnx"),
+        ("verification", None), ("verification", "clean"), ("verification", "onnx"),
+    ]  # fmt: skip
+    assert [(one.measure, one.judge) for one in views(page_of(many(3), axis=Axis("dssim"), judges={}))] == [
+        ("dssim", None)
+    ]
+    text = render(page)
+    assert re.findall(r'class="plot" data-view="([^"]*)"( hidden)?', text)[:2] == [
+        ("rank1", ""), ("rank1/clean", " hidden"),
+    ]  # fmt: skip
+
+
+def test_the_strongest_attack_of_each_method_is_named_for_each_judge() -> None:
+    results = many(4)
+    results["method 2"]["accuracy"] = 0.9  # method 3 is better in both
+    data = page_data(page_of(results))
+    even, odd = (method["strongest"] for method in data["methods"][2:4])
+    assert (even["rank1"]["attack"], even["rank1"]["by"]) == ("attack 3", "onnx")
+    assert (odd["rank1"]["attack"], odd["rank1"]["by"]) == ("attack 5", "clean")
+    assert even["rank1/clean"]["value"] == pytest.approx(0.7 - 0.04 + 0.1)
+    assert even["rank1/clean"]["low"] == pytest.approx(0.7 - 0.04 + 0.08)
+    assert [m["strongest"]["rank1"]["front"] for m in data["methods"]] == [True, True, False, True]
+
+
+def test_page_json_and_csv_say_the_same() -> None:
+    results = many(3)
+    results["method 0"]["psnr"] = math.inf
+    page = page_of(results)
+    data = json.loads(json.dumps(page_data(page), allow_nan=False))
+    assert data["methods"][0]["figures"]["psnr"] is None, "strict JSON has no infinity"
+    assert data["versions"] == {"commit": "0123456789ab"}
+    assert data["judges"]["clean"] == {
+        "about": "runs/clean", "standing": "weak", "value": 0.8, "low": 0.78, "high": 0.82,
+    }  # fmt: skip
+    lines = list(csv.DictReader(io.StringIO(csv_text(lines_of(page)))))
+    assert len(lines) == 3 * 6
+    for line in lines:
+        method = next(one for one in data["methods"] if one["label"] == line["method"])
+        seen = method["strongest"]["/".join(filter(None, (line["measure"], line["judge"])))]
+        assert float(line["strongest"]) == seen["value"]
+        assert (line["attack"], line["by"]) == (seen["attack"], seen["by"])
+        assert float(line["accuracy"]) == method["accuracy"]["value"]
+    inside = re.search(r'<script type="application/json" id="data">(.*?)</script>', render(page))
+    assert inside is not None
+    shown = json.loads(inside[1])
+    assert shown.pop("csv") == csv_text(lines_of(page))
+    for method in shown["methods"]:
+        for one in method["strongest"].values():
+            del one["cells"]
+    assert shown == data
+
+
+def test_the_page_of_many_is_small_and_readable() -> None:
+    text = render(page_of(many()))
+    found = Read(text)
+    assert len(found.tables["methods"]) == 1 + 25
+    assert len(found.tables["states"]) == 1 + 25 * 9
+    assert 'class="scroll tall"' in text
+    assert len(text) < 3_000_000
+    assert text.count("data:image/webp") == 25 * 9, "many strips are compressed"
+    assert text.count("<details") == 25
+    assert "style=" not in text, "the policy allows no style in an element"
+    assert 'onclick="' not in text
+
+
+def test_what_is_not_the_last_word_is_said() -> None:
+    why = {"method 1": {"attack 3": "its loss still falls"}, "method 2": {"U-Net": "its training failed"}}
+    results = many(3)
+    page = page_of(results, attacks=[*ATTACKS, "U-Net"], open=why)
+    _, *rows = Read(render(page)).tables["methods"]
+    assert [row[7] for row in rows] == ["90.0", "≥ 88.0", "≥ 86.0"]
+    _, states = state_table(page)
+    hole = next(row for row in states if row[1].text == "U-Net")
+    assert (hole[0].text, hole[1].interval, {cell.text for cell in hole[2:]}) == (
+        "method 2", "its training failed", {"–"},
+    )  # fmt: skip
+    assert "its training failed" in paragraph(page, "method 2")
+    private = page_of(results, axis=Axis("dssim"), open=why)
+    assert Read(render(private)).tables["methods"][2][7].startswith("≤ "), "of dSSIM less is seen more"
+
+
+@pytest.mark.parametrize(
+    ("clean", "word"),
+    [
+        (None, ""), (Clean(0.99, 0.98, 1), ""), (Clean(0.95, 0.93, 0.97), ""), (Clean(0.949, 0.93, 0.97), "weak"),
+        (Clean(0.59, 0.55, 0.63), "near chance"), (Clean(0.7, 0.49, 0.9), "near chance"),
+        (Clean(0.4, 0.4, 0.4), "near chance"),
+    ],
+)  # fmt: skip
+def test_a_judge_is_what_it_makes_of_clean_faces(clean: Clean | None, word: str) -> None:
+    assert standing(clean) == word
+
+
+def test_weak_judges_are_marked() -> None:
+    text = render(page_of(many(2)))
+    assert re.search(r"<dt>judge clean</dt><dd>runs/clean; on clean faces 80.0 %.*– weak", text)
+    assert "98.3 % [97.0, 99.0] right</dd>" in text
+
+
+def test_a_method_without_accuracy_or_examples_has_its_row() -> None:
+    results = many(2) | {"deface": {"rank1/clean": 0.3, "dssim": 0.2}}
+    text = render(page_of(results, examples={"deface": []}))
+    assert Read(text).tables["methods"][3][0] == "deface"
+    assert "was given no drawn faces" in text
+    none = render(page_of({"deface": {"rank1/clean": 0.3}}))
+    assert 'id="need"' not in none, "no slider without any accuracy"
+
+
+def test_every_method_of_ours_has_plain_words() -> None:
+    for kind in OURS.values():
+        if kind is not Chain:
+            assert vars(kind).get("in_words", "").endswith("."), kind.__name__
+    both = Chain([Mosaic(8), GaussianBlur(9)])
+    assert both.words.startswith(f"{Mosaic.in_words} Then: The whole face is blurred")
+
+    class Mine(Mosaic):
+        """Do something else.
+
+        Args:
+            block: side.
+        """
+
+    assert Mine(8).words == "Do something else.", "nobody inherits another's words"

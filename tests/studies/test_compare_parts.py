@@ -1,0 +1,115 @@
+"""Parts of a comparison that need no run: whether a loss still falls, budgets, choices, the second paper's scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_app.metrics.scores import Indicators
+from lightning_app.report.columns import columns_of
+from lightning_app.studies.compare import Linking, Restorer
+from lightning_app.studies.compare.choosing import chosen, longer
+from lightning_app.studies.compare.curves import Curve, budgets, read_curve, still_falls, why_open
+from lightning_app.studies.compare.scoring import flat, indicators, score_table
+
+
+def test_a_loss_that_still_falls_is_told_from_one_that_is_flat() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = (0.02 * torch.randn(100, generator=generator)).tolist()
+    falling = [2 - 0.01 * step + noise[step] for step in range(100)]
+    flat_end = [2 - 0.04 * min(step, 40) + noise[step] for step in range(100)]
+    rising = [1 + 0.01 * step + noise[step] for step in range(100)]
+    assert still_falls(falling) is True
+    assert still_falls(flat_end) is False
+    assert still_falls(rising) is False
+    assert still_falls([0.5] * 40) is False
+    assert still_falls(falling[:19]) is None
+    assert why_open(Curve(losses=tuple(falling))) == "its loss still falls"
+    assert why_open(Curve(losses=tuple(flat_end))) == ""
+    assert "19 were logged, 20 are needed" in why_open(Curve(losses=tuple(falling[:19])))
+
+
+def test_a_curve_is_read_with_what_was_logged_before_a_kill(tmp_path: Path) -> None:
+    (tmp_path / "metrics.0.csv").write_text("epoch,step,train/l1,train/loss\n,9,50.0,70\n,19,40.0,60\n")
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,step,train/l1,train/loss\n,19,41.0,61\n,29,30.0,50\n1,29,,\n"
+    )
+    (tmp_path / "metrics.json").write_text('{"time/fit_s": 12.5, "run/steps": 30}')
+    curve = read_curve(tmp_path)
+    assert curve.steps == (9, 19, 29)
+    assert (curve.losses[0], curve.losses[2]) == (50.0, 30.0)  # a GAN's L1, not its loss
+    assert (curve.batches, curve.seconds) == (30, 12.5)
+    assert read_curve(tmp_path / "nothing").steps == ()
+
+
+def test_budgets_are_said_to_be_the_same_or_each_methods_own() -> None:
+    same = {"blur": Curve(batches=30, seconds=10.0), "mosaic": Curve(batches=30, seconds=14.0)}
+    assert budgets(same) == "30 batches for each method, 10 to 14 s"
+    other = same | {"mask": Curve(batches=20, seconds=9.0)}
+    assert budgets(other).startswith("not the same for each method, in batches: blur 30, mosaic 30, mask 20")
+
+
+def test_some_methods_are_chosen_and_attackers_are_trained_longer(tmp_path: Path) -> None:
+    assert chosen("only", {"a": 1, "b": 2, "c": 3}, ["c", "a"]) == {"a": 1, "c": 3}
+    assert chosen("only", {"a": 1}, None) == {"a": 1}
+    with pytest.raises(ValueError, match="only: 'z'; there are a, b"):
+        chosen("only", {"a": 1, "b": 2}, ["z"])
+    config = tmp_path / "attacker.yaml"
+    config.write_text("trainer: {max_epochs: 3, check_val_every_n_epoch: 3}\n")
+    made = longer(Restorer(str(config)), 4)
+    assert made.args == ["--trainer.max_epochs", "12", "--trainer.check_val_every_n_epoch", "12"]
+    given = Linking(str(config), ["--trainer.max_epochs=8"], teacher="x")
+    assert longer(given, 0.5).args[1:] == [
+        "--trainer.max_epochs",
+        "4",
+        "--trainer.check_val_every_n_epoch",
+        "2",
+    ]
+    assert longer(given, 1) is given
+    with pytest.raises(ValueError, match="budget: 0; give how many times"):
+        longer(given, 0)
+    config.write_text("trainer: {max_steps: 3}\n")
+    with pytest.raises(ValueError, match=r"budget: .*attacker\.yaml has no trainer\.max_epochs"):
+        longer(Restorer(str(config)), 2)
+
+
+RESULTS = {
+    "none": {"accuracy": 0.9, "lpips": 0.0, "similarity/good": 1.0},
+    "blur": {"accuracy": 0.81, "lpips": 0.2, "similarity/good": 0.7, "U-Net/lpips": 0.1, "U-Net/similarity/good": 0.8,
+             "Telea/lpips": 0.15, "Telea/similarity/good": 0.75},
+    "mask": {"accuracy": 0.72, "lpips": 0.6, "similarity/good": 0.1, "U-Net/lpips": 0.5, "U-Net/similarity/good": 0.4},
+    "untrained": {"lpips": 0.6, "similarity/good": 0.1, "U-Net/lpips": 0.5, "U-Net/similarity/good": 0.4},
+    "unattacked": {"accuracy": 0.72, "lpips": 0.6, "similarity/good": 0.1},
+}  # fmt: skip
+
+
+def test_indicators_are_raw_and_scores_are_of_the_rows() -> None:
+    found = indicators(RESULTS, ["U-Net", "Telea"], "good", "none")
+    assert set(found) == {"blur", "mask"}  # a row without an indicator is none, and clean faces are no row
+    expected = Indicators(0.2, 0.3, 0.1, 0.2, 0.9)
+    one, attack = found["blur"]
+    assert attack == "U-Net"  # which leaves less private than Telea
+    assert vars(one) == pytest.approx(vars(expected))
+    stored = flat(found)
+    assert stored["compare/mask/indicator/s5"] == pytest.approx(0.8)
+    assert stored["compare/blur/indicator/attack"] == "U-Net"
+    assert not [key for key in stored if "privacy" in key]
+    heads, rows = score_table(found)
+    assert heads[-4:] == ["privacy", "accuracy", "product (text)", "mean (Table 2)"]
+    assert [row[-4:] for row in rows] == [
+        ["0.500", "1.000", "0.500", "0.750"],
+        ["1.000", "0.500", "0.500", "0.750"],
+    ]
+    assert indicators(RESULTS, ["U-Net"], "good", "") == {}
+    assert indicators({k: {n: v for n, v in f.items() if "lpips" not in n} for k, f in RESULTS.items()},
+                      ["U-Net"], "good", "none") == {}  # fmt: skip
+
+
+def test_what_was_measured_of_nobody_has_no_column() -> None:
+    with_it = [column.figure for column, _ in columns_of(["good"], [], RESULTS)]
+    without = [column.figure for column, _ in columns_of(["good"], [], {"none": {"dssim": 0.0}})]
+    assert "lpips" in with_it
+    assert "lpips" not in without
+    assert "psnr_hidden" in without
