@@ -66,7 +66,8 @@ def trained_on(data: FaceDataModule, at: list[int]) -> Batch:
     draw_key = DrawKey(3, 1, 5)
     served = data._own
     assert served is not None
-    return data.augment(data._desensitized_once(served.reader.__getitems__(at), draw_key), draw_key)
+    found: Batch = data.augment(data._desensitized_once(served.reader.__getitems__(at), draw_key), draw_key)
+    return found
 
 
 @pytest.mark.parametrize("cache", [False, True, "device"])
@@ -226,7 +227,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("task")
     drawn_classes(home / "raw", {"train": 4, "validation": 2}, ("surprise", "happy", "neutral"), SIZE)
     for split in ("train", "validation"):
-        reader = ClassFolders(home / "raw", split, size=SIZE, cache_index=False)  # type: ignore[arg-type]
+        reader = ClassFolders(home / "raw", split, size=SIZE, cache_index=False)
         released(home, reader, split, GaussianBlur(9))
     write_secret(home / "key", KEY.hex().encode() + b"\n")
     (home / "made.yaml").write_text(yaml.safe_dump({

@@ -62,7 +62,7 @@ def celeba(root: Path) -> None:
         (root / "img_align_celeba" / name).write_bytes(encoded(picture(n, width=178, height=218)))
 
 
-MASKER = ("--model.masker_width=4", "--model.masker_depth=1", "--model.faces=16", "--model.codes=2")
+MASKER = ("--model.masker_width=8", "--model.masker_depth=2", "--model.faces=16", "--model.codes=2")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.batch import Batch
 from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import Chain, LearnedMask, learned_mask
-from lightning_app.masks.learned import shown_pixels, top_mask
+from lightning_app.masks.learned import grown, shown_pixels, top_mask
 from lightning_app.release import Manifest, Pseudonyms
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import audit
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def audited(home: Path, kind: str, tmp_path: Path, **more: Any) -> dict[str, Any]:
-    given = {"raw": str(home / "raw"), "key": str(home / "key"), "masker": str(checkpoint(home, kind)),
+    given: dict[str, Any] = {"raw": str(home / "raw"), "key": str(home / "key"), "masker": str(checkpoint(home, kind)),
              "compare_all": True}  # fmt: skip
     audit_command(str(home / kind), json_path=str(tmp_path / "audit.json"), **(given | more))
     found: dict[str, Any] = json.loads((tmp_path / "audit.json").read_text())
@@ -237,7 +237,7 @@ def test_and_by_the_audit_with_raw(peeking: None, home: Path, tmp_path: Path) ->
 def test_masks_of_another_number_of_pixels(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = learned_mask.grown
+    honest = grown
     monkeypatch.setattr(learned_mask, "grown", lambda n, i, shown, g: honest(n, i, shown + 1, g))
     with pytest.raises(ValueError, match=r"shows \[139\] pixels of images, not 138"):
         release_each(tmp_path, home / "raw", "free", desensitizer=learned(home, "free"))
