@@ -10,6 +10,7 @@ import pytest
 
 from lightning_app.commands import ablate
 from lightning_app.commands.parser import parsed
+from lightning_app.studies import runner
 from tests.command_line import RunMain
 from tests.datamodules.face_files import encoded, picture
 from tests.datamodules.task_files import drawn_classes, hair, write_celeba
@@ -104,7 +105,7 @@ def test_maskers_and_the_parts_of_their_masks_run_on_a_stand_in(
         (run / "metrics.json").write_text('{"val/accuracy": 0.5}')
         return True
 
-    monkeypatch.setattr(ablate.jobs, "do", do)
+    monkeypatch.setattr(runner, "do", do)
     ablate.ablate(**(values | {"variants": variants, "systems": systems, "seeds": [1]}))
     assert len(asked) == 24
     table = json.loads((tmp_path / f"runs/{task}_masks/metrics.json").read_text())
