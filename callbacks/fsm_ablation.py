@@ -183,5 +183,7 @@ def _gated(pl_module: L.LightningModule) -> bool:
 
 
 def _has_mask(data: FaceDataModule, device: torch.device) -> bool:
+    if data.reader.own_masks:  # released images come with theirs, and nothing else gets one here
+        return True
     black: Tensor = torch.zeros(1, 3, data.size, data.size, dtype=torch.uint8, device=device)
     return data.desensitizer.hides and data.prepare(black)["mask"] is not None

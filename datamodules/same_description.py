@@ -13,11 +13,17 @@ __all__ = ["alone", "brief", "check_key", "check_same", "key_hashes", "same_dese
 def same_desensitizer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Compare what `Desensitizer.describe` gave: equal masks where both have any, else all of it.
 
+    Of a codebook all of it, too: the same public masks may be chosen otherwise.
+
     Args:
         theirs: of a checkpoint or a released set.
         ours: of a desensitizer at hand.
     """
     hashes = [about.get("mask_hash") for about in (theirs, ours)]
+    if any(
+        "choice" in about for about in (theirs, ours)
+    ):  # which of a codebook's masks, is chosen in several ways
+        return theirs == ours
     return hashes[0] == hashes[1] if all(hashes) else theirs == ours
 
 

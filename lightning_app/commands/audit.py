@@ -118,6 +118,10 @@ def audit(
         raise ValueError(
             "--all: releases all images again, which takes --key and the raw set (--raw or --config)"
         )
+    if masker is not None and key is None:
+        raise ValueError(
+            f"masker: {masker} is run again on the raw set, which takes --key and the raw set (--raw or --config)"
+        )
     if sample < 1:
         raise ValueError(f"sample: {sample}; give at least 1 image")
     if workers is not None and workers < 1:
@@ -155,6 +159,11 @@ def audit(
                 task = bar.add_task("Releasing a sample again", total=count)
                 origin = _origin(reader, pseudonyms)
                 shards = found.shards
+                found.classes_compared = part is not None
+                if masker is not None and found.manifest.masks is None:
+                    found.notes.append(
+                        "--masker was not used: the release has one mask for all images, or none"
+                    )
                 if part is not None:
                     for what in class_names_faults(found.manifest, reader, pseudonyms):
                         found.add(MANIFEST, what)

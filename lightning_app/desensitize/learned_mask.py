@@ -207,6 +207,11 @@ class LearnedMask(Desensitizer):
         return bits_of(self.kind, self.size, self.share, masks, self.epsilon)
 
     @property
+    def shared_mask(self) -> Tensor | None:
+        """The one mask `[1,1,H,W]` of kind `population`, once prepared."""
+        return self.mask if self.kind == "population" else None
+
+    @property
     def masks_each(self) -> bool:
         """Whether each image gets a mask of its own: of all kinds but `population`."""
         return self.kind != "population"

@@ -17,12 +17,12 @@ from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.batch import Batch
 from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import Chain, LearnedMask, learned_mask
-from lightning_app.masks.learned import shown_pixels, top_mask
+from lightning_app.masks.learned import grown, shown_pixels, top_mask
 from lightning_app.release import Manifest, Pseudonyms
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import audit
 from lightning_app.release.audit.verdict import first_line, left_open
-from lightning_app.release.write import batch_writer, finish
+from lightning_app.release.write import batch_writer, finish, work
 from tests.command_line import RunMain, refused
 from tests.release.each import KINDS, SHOWN, checkpoint, learned, pairs_of_files, pixels, release_each
 from tests.release.released import CONSTANT, CROP, KEY, SIZE, contents, raw_tree, reader_of, times
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def audited(home: Path, kind: str, tmp_path: Path, **more: Any) -> dict[str, Any]:
-    given = {"raw": str(home / "raw"), "key": str(home / "key"), "masker": str(checkpoint(home, kind)),
+    given: dict[str, Any] = {"raw": str(home / "raw"), "key": str(home / "key"), "masker": str(checkpoint(home, kind)),
              "compare_all": True}  # fmt: skip
     audit_command(str(home / kind), json_path=str(tmp_path / "audit.json"), **(given | more))
     found: dict[str, Any] = json.loads((tmp_path / "audit.json").read_text())
@@ -237,7 +237,7 @@ def test_and_by_the_audit_with_raw(peeking: None, home: Path, tmp_path: Path) ->
 def test_masks_of_another_number_of_pixels(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = learned_mask.grown
+    honest = grown
     monkeypatch.setattr(learned_mask, "grown", lambda n, i, shown, g: honest(n, i, shown + 1, g))
     with pytest.raises(ValueError, match=r"shows \[139\] pixels of images, not 138"):
         release_each(tmp_path, home / "raw", "free", desensitizer=learned(home, "free"))
@@ -248,7 +248,7 @@ def test_masks_of_another_number_of_pixels(
 
 def dying(home: Path, raw: Path, kind: str, name: str, at: int) -> None:
     """Release, and be killed in the midst: before that call of that function."""
-    module: Any = batch_writer if name in vars(batch_writer) else finish
+    module: Any = work if name == "encode_png" else batch_writer if name in vars(batch_writer) else finish
     kept, left = getattr(module, name), [at]
 
     def dies(*args: Any, **more: Any) -> Any:
@@ -261,18 +261,18 @@ def dying(home: Path, raw: Path, kind: str, name: str, at: int) -> None:
     release_each(home, raw, kind)
 
 
-@pytest.mark.parametrize(("kind", "name", "at"), [
-    ("core_first", "write_codes", 0), ("codebook", "write_codes", 0), ("codebook", "encode_mask", 1),
-    ("codebook", "walk_release", 0),
+@pytest.mark.parametrize(("kind", "name", "at", "kept"), [
+    ("core_first", "write_codes", 0, 20), ("codebook", "write_codes", 0, 20), ("codebook", "encode_mask", 1, 20),
+    ("codebook", "walk_release", 0, 20), ("free", "encode_png", 6, 4), ("core_first", "encode_png", 11, 8),
 ])  # fmt: skip
-def test_a_kill_leaves_no_trace(kind: str, name: str, at: int, home: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_no_trace(kind: str, name: str, at: int, kept: int, home: Path, tmp_path: Path) -> None:
     shutil.copy(checkpoint(home, kind), tmp_path)
     process = FORK.Process(target=dying, args=(tmp_path, home / "raw", kind, name, at))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     again = release_each(tmp_path, home / "raw", kind)
-    assert (again.made, again.kept) == (0, 20)
+    assert (again.made, again.kept) == (20 - kept, kept)
     assert contents(tmp_path / kind) == contents(home / kind)
     assert times(tmp_path / kind) == CONSTANT
 

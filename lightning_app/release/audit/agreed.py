@@ -45,8 +45,8 @@ class Agreed:
         """
         entry = manifest.mask
         if manifest.masks is not None:
-            for option, value in (("--mask", self.mask), ("--mask-hash", self.mask_hash)):
-                if value is not None:
+            for option, one in (("--mask", self.mask), ("--mask-hash", self.mask_hash)):
+                if one is not None:
                     yield "manifest.json", f"it has a mask for each image, but {option} was agreed on"
             yield from self._too_little("masks", 1 - manifest.masks.shown / manifest.size**2)
         elif entry is None:

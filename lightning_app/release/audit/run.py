@@ -92,6 +92,7 @@ class Audit(Findings):
         manifest: of the release; None where it cannot be read.
         compared: what was compared with the raw set; None where nothing was tried.
         shards: what was found in the shards of a release of representations; None of pictures.
+        classes_compared: whether the names of a task's classes were held against the raw set's.
     """
 
     notes: list[str] = field(default_factory=list)
@@ -101,6 +102,7 @@ class Audit(Findings):
     manifest: Manifest | None = None
     compared: Compared | None = None
     shards: Shards | None = None
+    classes_compared: bool = False
 
 
 def audit(

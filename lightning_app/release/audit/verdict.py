@@ -60,7 +60,7 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
             f"that {found.compared.mask_pixels} pixels of masks carry nothing else: the masker run again shows others, "
             "as another machine or version may"
         )
-    if not compared and (strange := unknown(manifest.classes)):
+    if not found.classes_compared and (strange := unknown(manifest.classes)):
         said.append(f"that the names of {strange} classes are no people's (--config, --key)")
     if manifest.signer is None:
         said.append("who released it (not signed)")

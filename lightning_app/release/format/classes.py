@@ -24,7 +24,7 @@ def is_class_name(name: str) -> bool:
 
 def public_name(name: str) -> str:
     """Bring the name of a class to the form that a manifest has: `Black_Hair` to `black_hair`."""
-    return "_".join(re.split(r"[^a-z0-9]+", name.strip().lower())).strip("_")
+    return re.sub(r"[ _-]+", "_", name.strip().lower())
 
 
 def public_classes(names: Iterable[str]) -> dict[str, str] | None:

@@ -196,9 +196,9 @@ class Manifest:
         except ValueError as error:
             raise ValueError(f"{where}: {error}; the release is damaged") from error
         manifest = cls(**own)
-        manifest._check_files(str(where))
         for what in class_faults(manifest.classes, manifest.identities):
             raise ValueError(f"{where}: {what}; the release is damaged")
+        manifest._check_files(str(where))
         return manifest
 
     @classmethod
