@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from lightning_app.alignment.detect import Box, DlibFaces, choose_face
-from lightning_app.alignment.pixels import Undecodable, encode, read_upright
+from lightning_app.alignment.pixels import Undecodable, encode, read_oriented
 from lightning_app.alignment.similarity import Pixels, Points, align_face, is_flat, misfit
+from lightning_app.alignment.turned import seem_stored, upright_points
 from lightning_app.core.files import write_atomically
 
 Reason: TypeAlias = Literal[
@@ -19,6 +20,7 @@ Reason: TypeAlias = Literal[
     "same name",
     "no landmarks",
     "two sets of landmarks",
+    "landmarks of the stored pixels",
     "no face",
     "several faces",
     "outside the image",
@@ -26,6 +28,9 @@ Reason: TypeAlias = Literal[
     "too small",
     "misfit",
 ]
+
+
+LandmarkPixels: TypeAlias = Literal["upright", "stored"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Rules:
         min_interocular: least distance between the eyes, in pixels of the source.
         max_misfit: largest misfit of the landmarks, see `alignment.misfit`.
         centre_margin: how much more central than the next a face must be, see `choose_face`.
+        landmark_pixels: which pixels given landmarks speak of, where EXIF says that an image must be turned.
     """
 
     root: str
@@ -49,6 +55,7 @@ class Rules:
     min_interocular: float
     max_misfit: float
     centre_margin: float
+    landmark_pixels: LandmarkPixels = "upright"
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ class Placer:
     def _look(self, job: FaceFile) -> tuple[AlignOutcome, Pixels | None]:
         outcome = AlignOutcome(job.file, job.target, job.stamp)
         try:
-            pixels = read_upright(str(Path(self.rules.root) / job.file))
+            pixels, orientation = read_oriented(str(Path(self.rules.root) / job.file))
         except Undecodable:
             return replace(outcome, reason=job.refused or "undecodable"), None
         height, width = pixels.shape[:2]
@@ -179,6 +186,11 @@ class Placer:
         if job.refused is not None:
             return replace(outcome, reason=job.refused), None
         points = job.points
+        if points is not None and self.rules.landmark_pixels == "stored":
+            points = upright_points(points, orientation, width, height)
+        elif points is not None and not is_flat(points) and seem_stored(points, orientation, width, height):
+            reason: Reason | None = "landmarks of the stored pixels"
+            return replace(outcome, reason=reason, points=points.tolist()), None
         if points is None:
             assert self._faces is not None
             found = self._faces.find(pixels)

@@ -20,7 +20,7 @@ from lightning_app.alignment.detect import load_dlib
 from lightning_app.alignment.journal import AlignJournal, read_description
 from lightning_app.alignment.landmarks import LandmarkFile, Order
 from lightning_app.alignment.listing import list_images, make_jobs, other_files
-from lightning_app.alignment.place import AlignOutcome, FaceFile, Reason, Rules
+from lightning_app.alignment.place import AlignOutcome, FaceFile, LandmarkPixels, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
 from lightning_app.commands.parser import CommandParser, command_parser, name_run, write_run_config
@@ -48,6 +48,7 @@ def align(
     workers: int | None = None,
     runs: str = "runs",
     overwrite: bool = False,
+    landmark_pixels: LandmarkPixels = "upright",
 ) -> dict[str, Scalar]:
     """Bring every face of an image set to its fixed place, by five landmarks and a similarity transform.
 
@@ -80,6 +81,9 @@ def align(
         workers: processes; by default one per CPU.
         runs: folder in which runs/<name> lies.
         overwrite: replace what this run has aligned before.
+        landmark_pixels: which pixels `landmarks` and `corrections` speak of where EXIF says that an image must be
+            turned: the `upright` ones, as OpenCV and viewers show them, or those `stored` in the file, as PIL reads
+            them. Landmarks by which such an image would come out lying are put on the review list.
 
     Returns:
         What `metrics.json` holds.
@@ -103,8 +107,10 @@ def align(
     files = list_images(source)
     jobs = make_jobs(source, files, ".png" if jpeg_quality is None else ".jpg", listed, corrected)
     rules = Rules(str(source.resolve()), str(target.resolve()), size, jpeg_quality, min_interocular, max_misfit,
-                  centre_margin)  # fmt: skip
+                  centre_margin, landmark_pixels)  # fmt: skip
     about = {**asdict(rules), "landmarks": "dlib" if listed is None else "file"}
+    if landmark_pixels == "upright":
+        del about["landmark_pixels"]  # as runs of earlier versions, which go on
     if overwrite:
         _clear(run_dir, target, jobs, about)
     if not read_description(run_dir / JOURNAL):
@@ -291,6 +297,11 @@ def _report(
         [f"review: {reason}", count, f"{count / len(outcomes):.2%}"] for reason, count in counts.most_common()
     ]
     print_table(f"{target}: {len(outcomes)} images of {source}", rows, ["outcome", "images", "share"])
+    if stored := counts["landmarks of the stored pixels"]:
+        log.warning(
+            "%d images are to be turned, says their EXIF, and their landmarks are of the pixels as stored: give "
+            "--landmark_pixels stored, if that goes for the whole list.", stored,
+        )  # fmt: skip
     if refused:
         log.info(
             "for review: %s, pictures in %s%s; give landmarks for them with --corrections FILE and start again",
