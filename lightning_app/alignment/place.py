@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from lightning_app.alignment.detect import Box, DlibFaces, choose_face
+from lightning_app.alignment.detect import Box, choose_face
+from lightning_app.alignment.finders import Detector, make_finder
 from lightning_app.alignment.pixels import Undecodable, encode, read_oriented
 from lightning_app.alignment.similarity import Pixels, Points, align_face, is_flat, misfit
 from lightning_app.alignment.turned import seem_stored, upright_points
@@ -46,6 +47,7 @@ class Rules:
         max_misfit: largest misfit of the landmarks, see `alignment.misfit`.
         centre_margin: how much more central than the next a face must be, see `choose_face`.
         landmark_pixels: which pixels given landmarks speak of, where EXIF says that an image must be turned.
+        detector: that finds faces; None takes the one that is installed.
     """
 
     root: str
@@ -56,6 +58,7 @@ class Rules:
     max_misfit: float
     centre_margin: float
     landmark_pixels: LandmarkPixels = "upright"
+    detector: Detector | None = None
 
 
 @dataclass(frozen=True)
@@ -147,15 +150,15 @@ class Placer:
 
     Args:
         rules: how.
-        search: look for faces with dlib where a job has no landmarks.
+        search: look for faces where a job has no landmarks.
 
     Raises:
-        ValueError: dlib is wanted and not installed.
+        ValueError: the detector is not installed.
     """
 
     def __init__(self, rules: Rules, search: bool) -> None:
         self.rules = rules
-        self._faces = DlibFaces() if search else None
+        self._faces = make_finder(rules.detector) if search else None
 
     def __call__(self, job: FaceFile) -> AlignOutcome:
         """Align one image: write it, or remove what an earlier run has written for it.
@@ -201,7 +204,8 @@ class Placer:
             )
             if choice.number is None:
                 return replace(outcome, reason="several faces" if found else "no face"), None
-            points = self._faces.landmarks(pixels, boxes[choice.number])
+            face = found[choice.number]
+            points = self._faces.landmarks(pixels, face.box) if face.points is None else face.points
         outcome = replace(
             outcome,
             interocular=interocular(points),
