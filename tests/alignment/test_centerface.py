@@ -10,7 +10,7 @@ from lightning_app.alignment.centerface import CenterFaces, _distinct, decoded, 
 from lightning_app.alignment.finders import choose_detector
 
 
-def _loops(maps: list[np.ndarray], width: int, height: int):  # type: ignore[no-untyped-def, type-arg]
+def _loops(maps: list[np.ndarray], width: int, height: int):  # type: ignore[no-untyped-def]
     heat, sizes, offsets, marks = maps
     boxes, scores, points = [], [], []
     for row in range(heat.shape[2]):

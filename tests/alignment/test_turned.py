@@ -36,7 +36,7 @@ def _stored(path: Path, orientation: int) -> None:
     (image if undo is None else image.transpose(undo)).save(path, "PNG", exif=exif)
 
 
-def _points_in(path: Path) -> tuple[np.ndarray, int]:  # type: ignore[type-arg]
+def _points_in(path: Path) -> tuple[np.ndarray, int]:
     """Mark the five points in the upright image, one by one, and find them again in the stored pixels."""
     with Image.open(path) as opened:
         orientation = opened.getexif()[ExifTags.Base.Orientation]
@@ -64,7 +64,7 @@ def test_points_are_carried_as_the_pixels_are(orientation: int, tmp_path: Path) 
     np.testing.assert_allclose(upright_points(stored, orientation, WIDTH, HEIGHT), POINTS.round(), atol=1e-9)
 
 
-def _placed(tmp_path: Path, orientation: int, points: np.ndarray, pixels: LandmarkPixels):  # type: ignore[no-untyped-def, type-arg]
+def _placed(tmp_path: Path, orientation: int, points: np.ndarray, pixels: LandmarkPixels):  # type: ignore[no-untyped-def]
     (tmp_path / "in").mkdir(exist_ok=True)
     _stored(tmp_path / "in" / "a.png", orientation)
     rules = Rules(str(tmp_path / "in"), str(tmp_path / "out"), 112, None, 10, 0.35, 0.5, pixels)
