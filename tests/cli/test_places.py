@@ -25,8 +25,8 @@ CASES = {
     f"model: {{class_path: {LFW}}}": f"Import path {LFW} does not correspond to a subclass of LightningModule",
     "data: {class_path: datamodules.FaceDatamodule}": "did you mean 'FaceDataModule'?",
     "data: {init_args: {num_worker: 2}}": "did you mean 'num_workers'?",
-    "data: {reader: {class_path: datamodules.FolderFace}}": "data.reader: datamodules has no 'FolderFace'; did you mean "
-    "'FolderFaces'?",
+    "data: {reader: {class_path: datamodules.FolderFace}}": "data.reader: datamodules has no 'FolderFace'; did you "
+    "mean 'FolderFaces'?",
     "data: {reader: {class_path: datamodules.FolderFaces, init_args: {rot: x}}}": "did you mean 'root'?",
     f"data: {{desensitizer: {{class_path: {CHAIN}, init_args: {{msk: x}}}}]}}}}}}": "did you mean 'mask'?",
     f"trainer: {{callbacks: [{{class_path: callbacks.DSSIMReport}}, {{class_path: {LFW[:-1]}}}]}}":
