@@ -13,11 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader, whole
-from datamodules.resumable import ignore_signals
+from datamodules.resumable import ResumableLoader, ignore_signals
 from datamodules.verification.readers import PairList
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Desensitizer
@@ -75,7 +74,7 @@ def embed_sharded(
     count = len(reader)
     steps = rank_share(count, batch_size or data.batch_size, trainer.global_rank, trainer.world_size)
     mine = torch.cat(steps) if steps else torch.empty(0, dtype=torch.int64)
-    loader: DataLoader[Batch] = DataLoader(
+    loader = ResumableLoader(
         reader, batch_sampler=[rows.tolist() for rows in steps], collate_fn=whole, num_workers=data.num_workers,
         worker_init_fn=ignore_signals,
     )  # fmt: skip

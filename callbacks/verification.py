@@ -25,6 +25,7 @@ from lightning_app.core.text_file import composed
 from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 from lightning_app.metrics import Verification, VerificationResult
+from lightning_app.metrics.verification import Protocol
 from lightning_app.release.format.own_masks import no_way
 
 log = logging.getLogger("faceveil")
@@ -59,6 +60,9 @@ class LFWVerification(L.Callback):
         keep_scores: write the score of every pair into the run folder, `scores/<name>.safetensors`: `scores_s1` …
             `[P]` float32, `same` and `folds` `[P]`; runs on the same pairs can then be compared pair by pair, see
             `lightning_app.metrics.difference`.
+        protocol: `lfw`, or `insightface`: thresholds by 0.01 in squared distance, and the embedding of the mirrored
+            image added (`flip`), as InsightFace reports its figures; the same folds. See
+            `lightning_app.metrics.verification`.
 
     Raises:
         ValueError: not exactly one of root, bin and reader is given.
@@ -80,7 +84,10 @@ class LFWVerification(L.Callback):
         name: str = "lfw",
         desensitizer: Desensitizer | None = None,
         keep_scores: bool = False,
+        protocol: Protocol = "lfw",
     ) -> None:
+        if protocol not in ("lfw", "insightface"):
+            raise ValueError(f"protocol={protocol!r}: give lfw or insightface")
         if sum(x is not None for x in (root, bin, reader)) != 1:
             raise ValueError(
                 f"root={root}, bin={bin}, reader={reader}: LFWVerification needs exactly one of them to know "
@@ -94,7 +101,8 @@ class LFWVerification(L.Callback):
             raise ValueError(f"every_n_epochs={every_n_epochs}: give at least 1")
         self.root, self.pairs, self.bin, self.reader = root, pairs, bin, reader
         self.situations: list[Situation] = situations or [1, 2, 3]
-        self.flip, self.missing, self.crop = flip, missing, crop
+        self.protocol: Protocol = protocol
+        self.flip, self.missing, self.crop = flip or protocol == "insightface", missing, crop
         self.every_n_epochs, self.batch_size = every_n_epochs, batch_size
         self.bootstrap, self.name, self.desensitizer = bootstrap, name, desensitizer
         self.keep_scores = keep_scores
@@ -200,8 +208,9 @@ class LFWVerification(L.Callback):
             )
         if self.flip and not ours.flips:
             raise ValueError(
-                f"{self.name}: flip: true, but what {ours.describe()['method']} returns cannot be mirrored, and "
-                "the raw images are not here; give flip: false"
+                f"{self.name}: {'flip: true' if self.protocol == 'lfw' else 'protocol: insightface mirrors images'}, "
+                f"but what {ours.describe()['method']} returns cannot be mirrored, and the raw images are not here; "
+                "give flip: false and protocol: lfw"
             )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -262,7 +271,9 @@ class LFWVerification(L.Callback):
             scores = cosine_scores(first, second, pairs)
             kept[f"scores_s{situation}"] = torch.from_numpy(scores).float()
             # the embeddings of all ranks are here: nothing to bring together
-            metric = Verification(bootstrap=self.bootstrap, prefix=self.name, sync_on_compute=False)
+            metric = Verification(
+                bootstrap=self.bootstrap, prefix=self.name, protocol=self.protocol, sync_on_compute=False
+            )
             metric.update(torch.from_numpy(scores), pairs.same, pairs.folds, torch.arange(len(pairs)))
             metric.compute()
             assert metric.result is not None

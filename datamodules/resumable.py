@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from datamodules.workers import told_in_a_line
 from lightning_app.core.batch import Batch
 
 
@@ -19,6 +20,8 @@ class ResumableLoader(DataLoader[Batch]):
     remember in a checkpoint, the batches are a function of (seed, epoch, batch number); but Lightning warns of
     loaders that do not offer to, when a run goes on within an epoch.
 
+    What a worker raises is told of in a line, see `datamodules.workers`.
+
     Attributes:
         before_epoch: called before the first batch of every epoch is read; puts the sampler in its place.
     """
@@ -28,7 +31,8 @@ class ResumableLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base promises its own iterator class
         if self.before_epoch is not None:
             self.before_epoch()
-        yield from super().__iter__()
+        with told_in_a_line(self.num_workers):
+            yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing."""

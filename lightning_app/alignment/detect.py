@@ -20,7 +20,7 @@ LANDMARKS_68 = "shape_predictor_68_face_landmarks.dat"
 LANDMARKS_5 = "shape_predictor_5_face_landmarks.dat"  # eye corners and nose, no mouth
 RECOGNISER = "dlib_face_recognition_resnet_model_v1.dat"
 _MODELS = "face_recognition_models"
-_INSTALL = "pip install 'faceveil[dlib]'"
+INSTALL = "pip install 'faceveil[dlib]'"
 _LONGEST = 1024  # pixels; a larger image is reduced for the search: 12 megapixels would take seconds
 _LEFT_EYE, _RIGHT_EYE, _NOSE, _MOUTH = range(36, 42), range(42, 48), 30, (48, 54)
 
@@ -32,10 +32,12 @@ class Face:
     Attributes:
         box: left, top, right, bottom in pixels of the image.
         score: of the detector, above 0.
+        points: `[5,2]` landmarks, where the detector finds them with the face; else `landmarks` does.
     """
 
     box: Box
     score: float
+    points: Points | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def load_dlib(what: str) -> Any:
     """
     for package in ("dlib", _MODELS):
         if importlib.util.find_spec(package) is None:
-            raise ValueError(f"{what} needs dlib and its models ({package} is not installed): {_INSTALL}")
+            raise ValueError(f"{what} needs dlib and its models ({package} is not installed): {INSTALL}")
     return importlib.import_module("dlib")
 
 
@@ -82,7 +84,7 @@ def model_path(name: str) -> str:
         path = Path(folder) / "models" / name
         if path.is_file():
             return str(path)
-    raise ValueError(f"dlib's model {name} is not installed: {_INSTALL}")
+    raise ValueError(f"dlib's model {name} is not installed: {INSTALL}")
 
 
 class DlibFaces:

@@ -9,7 +9,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from lightning_app.alignment.similarity import Pixels
 from lightning_app.core.pixel_limit import check_pixels
@@ -35,12 +35,29 @@ def read_upright(path: str) -> Pixels:
     Raises:
         Undecodable: it is missing, truncated, or not an image of these formats.
     """
+    return read_oriented(path)[0]
+
+
+def read_oriented(path: str) -> tuple[Pixels, int]:
+    """Decode an image as `read_upright` does, and tell how it lies in its file.
+
+    Args:
+        path: see `read_upright`.
+
+    Returns:
+        The upright pixels; EXIF's orientation, 1 (upright) … 8.
+
+    Raises:
+        Undecodable: see `read_upright`.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read()
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             check_pixels(opened)
-            return np.array(_plain(ImageOps.exif_transpose(opened)), np.uint8)
+            orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+            pixels = np.array(_plain(ImageOps.exif_transpose(opened)), np.uint8)
+            return pixels, orientation if orientation in range(1, 9) else 1
     except _BROKEN as error:
         raise Undecodable(f"{path}: cannot be decoded ({error})") from error
 

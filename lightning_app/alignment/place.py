@@ -9,9 +9,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from lightning_app.alignment.detect import Box, DlibFaces, choose_face
-from lightning_app.alignment.pixels import Undecodable, encode, read_upright
+from lightning_app.alignment.detect import Box, choose_face
+from lightning_app.alignment.finders import Detector, make_finder
+from lightning_app.alignment.pixels import Undecodable, encode, read_oriented
 from lightning_app.alignment.similarity import Pixels, Points, align_face, is_flat, misfit
+from lightning_app.alignment.turned import seem_stored, upright_points
 from lightning_app.core.files import write_atomically
 
 Reason: TypeAlias = Literal[
@@ -19,6 +21,7 @@ Reason: TypeAlias = Literal[
     "same name",
     "no landmarks",
     "two sets of landmarks",
+    "landmarks of the stored pixels",
     "no face",
     "several faces",
     "outside the image",
@@ -26,6 +29,9 @@ Reason: TypeAlias = Literal[
     "too small",
     "misfit",
 ]
+
+
+LandmarkPixels: TypeAlias = Literal["upright", "stored"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Rules:
         min_interocular: least distance between the eyes, in pixels of the source.
         max_misfit: largest misfit of the landmarks, see `alignment.misfit`.
         centre_margin: how much more central than the next a face must be, see `choose_face`.
+        landmark_pixels: which pixels given landmarks speak of, where EXIF says that an image must be turned.
+        detector: that finds faces; None takes the one that is installed.
     """
 
     root: str
@@ -49,6 +57,8 @@ class Rules:
     min_interocular: float
     max_misfit: float
     centre_margin: float
+    landmark_pixels: LandmarkPixels = "upright"
+    detector: Detector | None = None
 
 
 @dataclass(frozen=True)
@@ -140,15 +150,15 @@ class Placer:
 
     Args:
         rules: how.
-        search: look for faces with dlib where a job has no landmarks.
+        search: look for faces where a job has no landmarks.
 
     Raises:
-        ValueError: dlib is wanted and not installed.
+        ValueError: the detector is not installed.
     """
 
     def __init__(self, rules: Rules, search: bool) -> None:
         self.rules = rules
-        self._faces = DlibFaces() if search else None
+        self._faces = make_finder(rules.detector) if search else None
 
     def __call__(self, job: FaceFile) -> AlignOutcome:
         """Align one image: write it, or remove what an earlier run has written for it.
@@ -171,7 +181,7 @@ class Placer:
     def _look(self, job: FaceFile) -> tuple[AlignOutcome, Pixels | None]:
         outcome = AlignOutcome(job.file, job.target, job.stamp)
         try:
-            pixels = read_upright(str(Path(self.rules.root) / job.file))
+            pixels, orientation = read_oriented(str(Path(self.rules.root) / job.file))
         except Undecodable:
             return replace(outcome, reason=job.refused or "undecodable"), None
         height, width = pixels.shape[:2]
@@ -179,6 +189,11 @@ class Placer:
         if job.refused is not None:
             return replace(outcome, reason=job.refused), None
         points = job.points
+        if points is not None and self.rules.landmark_pixels == "stored":
+            points = upright_points(points, orientation, width, height)
+        elif points is not None and not is_flat(points) and seem_stored(points, orientation, width, height):
+            reason: Reason | None = "landmarks of the stored pixels"
+            return replace(outcome, reason=reason, points=points.tolist()), None
         if points is None:
             assert self._faces is not None
             found = self._faces.find(pixels)
@@ -189,7 +204,8 @@ class Placer:
             )
             if choice.number is None:
                 return replace(outcome, reason="several faces" if found else "no face"), None
-            points = self._faces.landmarks(pixels, boxes[choice.number])
+            face = found[choice.number]
+            points = self._faces.landmarks(pixels, face.box) if face.points is None else face.points
         outcome = replace(
             outcome,
             interocular=interocular(points),

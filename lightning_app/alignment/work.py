@@ -35,7 +35,7 @@ def align_all(rules: Rules, jobs: Sequence[FaceFile], workers: int) -> Iterator[
 
     Raises:
         OSError: the aligned set cannot be written, or a process died.
-        ValueError: dlib is needed and not installed.
+        ValueError: a detector is needed and not installed.
     """
     search = any(job.points is None and job.refused is None for job in jobs)
     chunks = [jobs[at : at + _CHUNK] for at in range(0, len(jobs), _CHUNK)]

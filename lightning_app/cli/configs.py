@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # exported without __all__
 
+from lightning_app.cli.places import FILES
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -40,6 +42,7 @@ class FindConfig(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Apply one config file."""
         path = find_config(values)
+        FILES.read.append(path)
         forget_lists(cfg, _content(path))
         self.apply_config(parser, cfg, self.dest, str(path))
 

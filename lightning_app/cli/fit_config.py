@@ -19,6 +19,7 @@ from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from lightning_app.cli.app import FaceVeilCLI
 from lightning_app.cli.parse_error import the_reason
+from lightning_app.cli.places import FILES
 from lightning_app.core.foreign import read_yaml
 from lightning_app.core.printing import reason
 from lightning_app.desensitize import Desensitizer
@@ -79,7 +80,7 @@ def read_fit_settings(args: Sequence[str]) -> FitSettings:
                 args=list(args), parser_kwargs={"exit_on_error": False},
             )  # fmt: skip
     except ArgumentError as error:
-        raise ValueError(the_reason(str(error))) from error
+        raise ValueError(FILES.place(str(error)) + the_reason(str(error))) from error
     except (ValueError, OSError) as error:  # jsonargparse wraps what a class refused in what it was tried as
         raise ValueError(reason(error)) from error
     data = read.config_init.data

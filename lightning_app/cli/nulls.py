@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from lightning_app.cli.places import FILES
+
 
 class NestedNulls(ArgumentParser):
     """A parser that takes a nested `null` for one, and a list of classes for the whole of it.
@@ -22,7 +24,8 @@ class NestedNulls(ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:  # type: ignore[override]
         """Parse arguments; `--KEY=None` is a null."""
         given = [_null(arg) for arg in (sys.argv[1:] if args is None else args)]
-        return super().parse_args([*_fresh_lists(given)], *rest, **more)
+        with FILES.reading():
+            return super().parse_args([*_fresh_lists(given)], *rest, **more)
 
 
 def _null(arg: str) -> str:

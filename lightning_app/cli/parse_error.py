@@ -8,21 +8,23 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from lightning_app.cli.places import FILES
 from lightning_app.core.printing import one_line
 
 _KEY = re.compile(r'Parser key "(.*)":$')
 _CLASS = re.compile(r"Problem with given class_path '(.*)':$")
 _OPTION = re.compile(r"[Oo]ption '([^']*)' is not accepted")
 _UNKNOWN = re.compile(
-    r"unrecognized arguments: (--?[^\s=]+)|does not accept option '([^']*)'|^Option '([^']*)' is not accepted"
-    r"|[Kk]ey '([^']*)' is not expected"
+    r"unrecognized arguments: (--?[^\s=]+)|[Kk]ey '([^']*)' is not expected|No action for key '([^']*)'"
+    r"|does not accept option '([^']*)'|[Oo]ption '([^']*)' is not accepted"
 )
+_OF_GROUP = re.compile(r"Group '([^']*)' does not accept option '([^']*)'")
 _WRONG = re.compile(r"Expected an? (<class '[\w.]+'>)\. Got value: (.*)")
 _LISTED = re.compile(r"^(?:- )+")
 _KIND = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
@@ -46,12 +48,22 @@ class OneReason(ArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         options = [name for action in parser._actions for name in action.option_strings]
-        options += [name.removeprefix("--") for name in options]
-        sys.stderr.write(f"error: {one_line(the_reason(message, options))}\n")
+        options += [name.removeprefix("--") for name in options] + [*_dests(self)]
+        sys.stderr.write(f"error: {one_line(FILES.place(message) + the_reason(message, options))}\n")
         self.exit(2)
 
     def print_usage(self, file: Any = None) -> None:
         """Print nothing."""
+
+
+def _dests(parser: Any) -> Iterator[str]:
+    """Name what configs may set, of the commands too; a key's first part is one as well."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for inner in action.choices.values():
+                yield from _dests(inner)
+        else:
+            yield from (action.dest, action.dest.split(".")[0])
 
 
 def the_reason(message: str, options: Iterable[str] = ()) -> str:
@@ -64,13 +76,15 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
     Returns:
         One line, such as `trainer.callbacks: callbacks.LFWVerification has no 'rot'; did you mean 'root'?`
     """
+    message = _OF_GROUP.sub(r"'\1' does not accept option '\1.\2'", message)
     path, owner, reasons = _dig([line for line in message.splitlines() if line.strip()])
     if not reasons:
         words = " ".join(message.split())
     else:
         words = " or ".join(dict.fromkeys(reasons))
         if (found := _OPTION.search(words)) and owner:
-            words = f"{owner} has no {found[1]!r}{_meant(found[1], _arguments(owner))}"
+            name = found[1].split(".")[0]
+            words = f"{owner} has no {name!r}{_meant(name, _arguments(owner) | {'class_path', 'init_args'})}"
         elif owner and any(
             text in words for text in ("has no attribute", "No module named", "Unexpected import path")
         ):
@@ -80,7 +94,7 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
         words = f"{path}: {words}" if path else words
     if unknown := _UNKNOWN.search(words):
         name = next(group for group in unknown.groups() if group)
-        words += _meant(name, options)
+        words += _meant(name, options) or _meant(name.split(".")[0], options)
     return _KIND.sub(r"\1", _WRONG.sub(r"\2 is no \1", words))[:_LONGEST]
 
 

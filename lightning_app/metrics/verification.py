@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from lightning_app.core.log_keys import measurement
 from lightning_app.core.measurement import Measurement, flat
 
 Numbers: TypeAlias = "Tensor | npt.ArrayLike"
+Protocol: TypeAlias = Literal["lfw", "insightface"]
 Interval: TypeAlias = tuple[float, float]
 _Floats: TypeAlias = npt.NDArray[np.float64]
 _Ints: TypeAlias = npt.NDArray[np.int64]
@@ -24,6 +25,7 @@ log = logging.getLogger("faceveil")
 _MIX = 0.1  # by how much the share of same-person pairs of a fold may differ from all pairs' without a word
 _NEGATIVES = 10  # a FAR is reported where at least so many false accepts stand behind it
 LEVEL = 0.95
+_GRID = np.arange(0, 4, 0.01)  # InsightFace's thresholds, of squared distances
 _CHUNK = 2**18  # entries of one block of resamples: 2 MiB an array, so that it stays in cache
 
 
@@ -195,6 +197,30 @@ def _best_threshold(values: _Floats, positives: _Ints, negatives: _Ints) -> floa
     return float(middle[right[1:-1].argmax()])
 
 
+def _grid_thresholds(scores: _Floats, same: _Bools, fold: _Ints, folds: int) -> tuple[_Floats, _Bools]:
+    """Choose each fold's threshold on the others as InsightFace does.
+
+    Args:
+        scores: `[P]` cosines.
+        same: `[P]`.
+        fold: `[P]` place of each pair's fold.
+        folds: how many there are.
+
+    Returns:
+        The squared distance chosen for each fold, below which two faces are one person's; `[P]`, whether each pair is
+        decided rightly by it.
+    """
+    distance = np.maximum(2 - 2 * scores, 0)
+    # of a fold's pairs, how many each threshold decides rightly
+    right = np.zeros((folds, len(_GRID)), np.int64)
+    for number in range(folds):
+        here = fold == number
+        near, far = np.sort(distance[here & same]), np.sort(distance[here & ~same])
+        right[number] = np.searchsorted(near, _GRID) + len(far) - np.searchsorted(far, _GRID)
+    chosen = _GRID[(right.sum(0) - right).argmax(1)]  # the lowest of ties
+    return chosen, (distance < chosen[fold]) == same
+
+
 def _curve_metrics(positives: _Ints, negatives: _Ints, limits: Sequence[int]) -> _Floats:
     """Return AUC, EER and one TAR per limit of R samples, `[R, 2 + len(limits)]`.
 
@@ -254,8 +280,9 @@ def verification(
     fars: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
     bootstrap: int = 1000,
     seed: int = 0,
+    protocol: Protocol = "lfw",
 ) -> VerificationResult:
-    """Score pairs of faces by LFW's protocol (image-restricted, folds as the file gives them).
+    """Score pairs of faces by LFW's protocol (image-restricted, folds as the file gives them), or by InsightFace's.
 
     *Folds.* Each has to have both kinds of pairs, in the mix of the others; where the share of same-person pairs of a
     fold is more than 0.1 off, and the folds' counts differ by more than a pair, a line says so. Lists that readers give
@@ -266,6 +293,11 @@ def verification(
     same person if their score is strictly above it. Accuracy is the mean over folds, std its deviation
     (ddof 0). It is the share of pairs decided rightly: where there are more pairs of one kind, always answering so
     is right in more than half of them, and figures of other mixes cannot be compared with it.
+
+    *InsightFace's protocol* takes its thresholds from a grid: 0 to 4 by 0.01 in the squared distance of normalised
+    embeddings, 2 − 2 · cosine. The one that decides most pairs of the other folds rightly is taken, the smallest of
+    ties, and two faces are the same person if their distance is below it. Its embeddings are sums of an image's and its
+    mirror image's, which is up to whoever makes the scores. Only accuracy, std and thresholds depend on the protocol.
 
     *AUC, EER, TAR@FAR* count all pairs at once. The ROC curve joins its points, one per distinct score, by
     straight lines (tied scores are one step). EER is the FAR where FAR = 1 − TAR on it. TAR@FAR takes no
@@ -284,16 +316,17 @@ def verification(
         fars: false accept rates in (0,1) to report the true accept rate at.
         bootstrap: number of resamples; 0 for no intervals.
         seed: of the resamples.
+        protocol: how the thresholds are chosen, `lfw` or `insightface`; the latter takes scores for cosines.
 
     Returns:
-        The figures, shares in [0,1].
+        The figures, shares in [0,1]; thresholds are scores with either protocol.
 
     Raises:
         ValueError: lengths differ, scores not finite, pairs of one kind only (in all, in a fold, or in all folds
             but one), fewer than two folds, a FAR outside (0,1), a negative bootstrap.
 
     Source: Huang et al., "Labeled Faces in the Wild", UMass TR 07-49, section III (View 2, with the standard
-    deviation over folds in place of the standard error).
+    deviation over folds in place of the standard error). InsightFace, recognition, `verification.py`, `evaluate`.
 
     Example:
         >>> result = verification([0.9, 0.2, 0.8, 0.4], [True, False, True, False], [1, 1, 2, 2])
@@ -307,7 +340,14 @@ def verification(
             raise ValueError(f"verification: fars holds {far}; give rates between 0 and 1")
     if bootstrap < 0:
         raise ValueError(f"verification: bootstrap is {bootstrap}; give the number of resamples, 0 for none")
+    if protocol not in ("lfw", "insightface"):
+        raise ValueError(f"verification: protocol is {protocol!r}; give lfw or insightface")
     score, is_same, fold_of = _check(scores, same, folds)
+    if protocol == "insightface" and abs(score).max() > 1 + 1e-3:
+        raise ValueError(
+            f"verification: protocol insightface takes cosines, and a score is {score[abs(score).argmax()]:g}: give "
+            "scalar products of normalised embeddings"
+        )
 
     values, code = np.unique(score, return_inverse=True)
     bins = len(values)
@@ -316,8 +356,8 @@ def verification(
 
     labels, fold = np.unique(fold_of, return_inverse=True)
     size = np.bincount(fold)
-    thresholds = np.empty(len(labels))
-    for number in range(len(labels)):
+    thresholds = np.zeros(len(labels))
+    for number in range(len(labels) if protocol == "lfw" else 0):
         here = fold == number
         thresholds[number] = _best_threshold(
             values,
@@ -325,6 +365,9 @@ def verification(
             negatives - np.bincount(code[here & ~is_same], minlength=bins),
         )
     right = (score > thresholds[fold]) == is_same
+    if protocol == "insightface":
+        chosen, right = _grid_thresholds(score, is_same, fold, len(labels))
+        thresholds = 1 - chosen / 2
     shares = np.bincount(fold, weights=right) / size
 
     # the tolerance takes 0.001 · 10000 negatives for the ten they are

