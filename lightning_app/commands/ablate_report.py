@@ -99,7 +99,8 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
         heads += [column, *(f"{column}, {name}" if several else name for name in out.figures)]
     heads += ["paper"] if out.paper else []
     what = "verification accuracy" if out.accuracy == ACCURACY else out.accuracy
-    title = f"ablate {out.name}: {what} in %, mean ± std over seeds, of one run [95 % interval over pairs]; see {out.folder}"
+    told = "mean ± std over seeds, of one run [95 % interval over pairs]"
+    title = f"ablate {out.name}: {what} in %, {told}; see {out.folder}"
     send_report(out.loggers, out.folder, "ablation", heads, rows, picture, flat)
     print_table(title, rows, heads)
 
