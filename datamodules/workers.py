@@ -37,7 +37,7 @@ def told_in_a_line(workers: int) -> Iterator[None]:
 
 
 def reason_of(error: Exception, workers: int) -> Exception:
-    """Say why reading in processes has failed; the error itself where it is a bug of the reader's.
+    """Return why reading in processes has failed; the error itself where it is a bug of the reader's.
 
     Args:
         error: that the DataLoader raised.

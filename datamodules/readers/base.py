@@ -147,7 +147,7 @@ class FaceReader(Dataset[Batch], ABC):
         return {}
 
     def masks(self, indices: Sequence[int]) -> Batch:
-        """Give the masks that came with released images; nothing where none has one of its own.
+        """Return the masks that came with released images; nothing where none has one of its own.
 
         Args:
             indices: B positions in this reader.
@@ -264,7 +264,7 @@ class FaceReader(Dataset[Batch], ABC):
         return None
 
     def why_bad(self, index: int) -> str:
-        """Name an image that could not be decoded, with the reason.
+        """Return the name of an image that could not be decoded, with the reason.
 
         Args:
             index: position in this reader.

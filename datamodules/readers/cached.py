@@ -66,7 +66,7 @@ class CachedReader(FaceReader):
         return self.reader.name(index)
 
     def why_bad(self, index: int) -> str:
-        """Name an image that could not be decoded, see `FaceReader.why_bad`."""
+        """Return the name of an image that could not be decoded, see `FaceReader.why_bad`."""
         return self.reader.why_bad(index)
 
     def encoded(self, index: int) -> bytes | None:
@@ -98,7 +98,7 @@ class CachedReader(FaceReader):
         return self.reader.mixed_labels(indices)
 
     def masks(self, indices: Sequence[int]) -> Batch:
-        """Give the masks of images, see `FaceReader.masks`; of one that was replaced that of its replacement."""
+        """Return the masks of images, see `FaceReader.masks`; of one that was replaced that of its replacement."""
         if self.bits is None or self.mask_of is None:
             return {}
         at = torch.tensor(indices, dtype=torch.int64).to(self.mask_of.device)
@@ -107,7 +107,7 @@ class CachedReader(FaceReader):
         return found
 
     def masks_at(self, row: Tensor) -> Batch:
-        """Give the masks of images, on the device that they lie on; nothing where none has one of its own.
+        """Return the masks of images, on the device that they lie on; nothing where none has one of its own.
 
         Args:
             row: `[B]` int64, positions in this reader.
@@ -186,11 +186,11 @@ class _Masks:
         self._count += len(bits)
 
     def bits(self) -> Tensor:
-        """Give all masks, `[M,…]`."""
+        """Return all masks, `[M,…]`."""
         return torch.cat(self._bits)
 
     def places(self) -> Tensor:
-        """Tell which of them lies on each image, `[N]` int64."""
+        """Return which of them lies on each image, `[N]` int64."""
         return torch.cat(self._places)
 
 

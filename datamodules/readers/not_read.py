@@ -27,7 +27,7 @@ def is_read(entry: os.DirEntry[str]) -> bool:
 
 
 def kind_of(entry: os.DirEntry[str]) -> Counter[str]:
-    """Tell what an entry that is not read is: kinds of pictures, and how many files of each; hidden ones do not count.
+    """Return what an entry that is not read is: kinds of pictures, and files of each; hidden ones do not count.
 
     Args:
         entry: of a person's folder.

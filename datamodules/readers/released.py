@@ -197,7 +197,7 @@ class ReleasedFaces(FilesPerPerson):
         self._in = self.labels
 
     def masks(self, indices: Sequence[int]) -> Batch:
-        """Give the masks that came with images; those of a codebook are handed on whole, as they were on the fly.
+        """Return the masks that came with images; those of a codebook are handed on whole, as they were on the fly.
 
         Raises:
             BadImage: a mask cannot be read.
@@ -219,7 +219,7 @@ class ReleasedFaces(FilesPerPerson):
             raise BadImage(f"{self.root}: {error}; see `python main.py audit {self.root}`") from error
 
     def _folder(self, index: int) -> str:
-        """Tell the pseudonym of an image's identity or class."""
+        """Return the pseudonym of an image's identity or class."""
         _ = self.labels  # looked through
         return self._folders[int(self._in[index])]
 

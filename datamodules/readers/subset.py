@@ -69,7 +69,7 @@ class Subset(FaceReader):
         return self.reader.mixed_labels(self.indices[torch.tensor(indices, dtype=torch.int64)].tolist())
 
     def masks(self, indices: Sequence[int]) -> Batch:
-        """Give the masks of images, see `FaceReader.masks`."""
+        """Return the masks of images, see `FaceReader.masks`."""
         return self.reader.masks(self.indices[torch.tensor(indices, dtype=torch.int64)].tolist())
 
     def number(self, index: int) -> int:

@@ -161,7 +161,7 @@ def find_images(root: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _of_other_kinds(root: Path, names: list[str]) -> str:
-    """Say how many of the names are there as files that no reader takes; nothing where none is."""
+    """Return how many of the names are there as files that no reader takes; nothing where none is."""
     there = [name for name in names if os.path.isfile(os.path.join(root, name.replace("\\", "/")))]
     if not there:
         return ""

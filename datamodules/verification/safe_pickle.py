@@ -74,7 +74,7 @@ class _Array:
         self.data = cast(list[Any], data) if whole else _buffer(data, self.code, self.budget)
 
     def bytes(self) -> bytes:
-        """Give the buffer of an array of bytes.
+        """Return the buffer of an array of bytes.
 
         Raises:
             UnpicklingError: it is of another type.

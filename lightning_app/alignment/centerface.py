@@ -23,7 +23,7 @@ _OVERLAP = 0.3  # of two boxes (intersection over union) that are one face
 
 
 def network_path() -> str | None:
-    """Tell where CenterFace's network lies; None where the package is not installed. The package is not imported."""
+    """Return where CenterFace's network lies; None where the package is not installed. The package is not imported."""
     spec = importlib.util.find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations if spec is not None else None) or ():
         if (path := Path(folder) / _FILE).is_file():

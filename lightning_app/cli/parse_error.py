@@ -57,7 +57,7 @@ class OneReason(ArgumentParser):
 
 
 def _dests(parser: Any) -> Iterator[str]:
-    """Name what configs may set, of the commands too; a key's first part is one as well."""
+    """Yield what configs may set, of the commands too; the first part of a key is one as well."""
     for action in parser._actions:
         if isinstance(action.choices, dict):
             for inner in action.choices.values():
@@ -129,7 +129,7 @@ def _meant(name: str, names: Iterable[str]) -> str:
 
 
 def _arguments(class_path: str) -> set[str]:
-    """Name the arguments of a class, of its bases too."""
+    """Return the arguments of a class, of its bases too."""
     found = _imported(class_path)
     if not isinstance(found, type):
         return set()
@@ -153,7 +153,7 @@ def _imported(class_path: str) -> object:
 
 
 def _no_class(class_path: str) -> str:
-    """Say which part of a class path there is not, and what may have been meant."""
+    """Return which part of a class path there is not, and what may have been meant."""
     parts = class_path.split(".")
     if len(parts) < 2:
         return f"{class_path!r} is no class path such as callbacks.LFWVerification"
@@ -173,7 +173,7 @@ def _module(name: str) -> ModuleType | None:
 
 
 def _public(module: ModuleType) -> set[str]:
-    """Name the classes and modules in a module."""
+    """Return the classes and modules in a module."""
     names = {name for name, one in vars(module).items() if isinstance(one, type) and not name.startswith("_")}
     names |= set(getattr(module, "__all__", ()))
     return names | {one.name for one in pkgutil.iter_modules(getattr(module, "__path__", ()))}

@@ -38,7 +38,7 @@ class Files:
             self._depth -= 1
 
     def place(self, message: str) -> str:
-        """Say where what an error is about stands, as `FILE, line 3: `; nothing where it is in no config.
+        """Return where what an error is about stands, as `FILE, line 3: `; nothing where it is in no config.
 
         Args:
             message: of jsonargparse, whole.

@@ -44,7 +44,7 @@ def text_of(content: bytes, what: str) -> str:
 
 
 def composed(name: str) -> str:
-    """Give a name in the form in which equal names are equal: é is one character, as most programs write it (NFC).
+    """Return a name in the form in which equal names are equal: é is one character, as most programs write it (NFC).
 
     macOS, and archives made there, write it as e and a combining accent (NFD).
 

@@ -199,7 +199,7 @@ class Desensitizer(nn.Module):
 
     @property
     def interference(self) -> str:
-        """Say that an image's mask is made of what it hides, where a release of it must be asked for; else empty."""
+        """Return that an image's mask is made of what it hides, where a release of it must be asked for; else empty."""
         return ""
 
     def describe(self) -> dict[str, object]:

@@ -50,7 +50,7 @@ class Part(Desensitizer):
         return self.of.lacks_key
 
     def why_not_released(self) -> str:
-        """Say that it protects nobody."""
+        """Return that it protects nobody."""
         return f"Part: shows the {self.part} part for studies alone; release {type(self.of).__name__} itself"
 
     def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:

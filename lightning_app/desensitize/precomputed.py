@@ -49,7 +49,7 @@ class Precomputed(Desensitizer):
 
     @property
     def files(self) -> Mapping[str, list[str]]:
-        """Name without suffix -> paths within the folder; read once.
+        """Return without suffix -> paths within the folder; read once.
 
         Raises:
             FileNotFoundError: no such folder, or no picture in it.
@@ -93,7 +93,7 @@ class Precomputed(Desensitizer):
         return self.root / found[0] if found else None
 
     def prepare(self, size: tuple[int, int]) -> None:
-        """Look through the folder, and hash all it holds.
+        """Scan the folder, and hash all it holds.
 
         Raises:
             FileNotFoundError: no such folder, or no picture in it.
@@ -134,7 +134,7 @@ class Precomputed(Desensitizer):
         }
 
     def why_not_released(self) -> str:
-        """Say that what another program made is released by whoever made it."""
+        """Return that what another program made is released by whoever made it."""
         return (
             "Precomputed: its pictures were made by another program, whose doing no manifest can state and no audit "
             "can check: hand on that program's own output, and compare it here"

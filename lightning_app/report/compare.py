@@ -71,12 +71,12 @@ class Axis:
 
     @property
     def scale(self) -> float:
-        """What figures are multiplied by to be shown: 100 for shares."""
+        """Return what figures are multiplied by to be shown: 100 for shares."""
         return 100.0 if MEASURES[self.measure].share else 1.0
 
     @property
     def title(self) -> str:
-        """Its words on the axis."""
+        """Return the title of the axis."""
         by = f" by {self.judge}" if self.judge else ""
         unit = ", %" if self.scale == 100 else ""
         return f"{MEASURES[self.measure].label}{by} after the strongest attack{unit}"

@@ -43,7 +43,7 @@ class Measured:
 
 
 def key_of(axis: Axis) -> str:
-    """Name what a reader picks: the measure, or `measure/judge`.
+    """Return what a reader picks: the measure, or `measure/judge`.
 
     Args:
         axis: what is picked.
@@ -167,7 +167,7 @@ def _blank(value: float | None) -> object:
 
 
 def paragraph(found: Measured, label: str) -> str:
-    """Say in plain words how a method fares: its use, and what the strongest attack sees.
+    """Return in plain words how a method fares: its use, and what the strongest attack sees.
 
     Args:
         found: what is known.

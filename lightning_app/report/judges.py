@@ -28,7 +28,7 @@ class Clean:
 
 
 def standing(clean: Clean | None) -> str:
-    """Say in a word what a judge is worth: `near chance`, `weak`, or nothing.
+    """Return in a word what a judge is worth: `near chance`, `weak`, or nothing.
 
     Args:
         clean: how well it tells clean faces apart; None where that is not known.

@@ -55,7 +55,7 @@ class Run:
 
 
 def list_runs(folder: str | Path) -> list[Run]:
-    """Look through the folders of runs, those that changed last first.
+    """Scan the folders of runs, those that changed last first.
 
     Args:
         folder: such as `runs`.

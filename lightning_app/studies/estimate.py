@@ -38,7 +38,7 @@ class Planned:
 
 
 def estimate(planned: Iterable[Planned], runs: Path, device: torch.device | None = None) -> list[str]:
-    """Say how long runs will take, a line for each kind, and where that is known from.
+    """Return how long runs will take, a line for each kind, and where that is known from.
 
     Args:
         planned: the runs.

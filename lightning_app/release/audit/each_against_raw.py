@@ -164,7 +164,7 @@ def _worths(each: EachDesensitizer, raw: Tensor) -> Tensor | None:
 
 
 def _other_code(each: EachDesensitizer, made: Remade, worth: Tensor, row: int, mask: Tensor) -> str | None:
-    """Say what is wrong with a public mask that is another than was chosen again; None where it is as good."""
+    """Return what is wrong with a public mask that is another than was chosen again; None where it is as good."""
     assert each.codes is not None
     same = (each.codes[:, 0] == mask).flatten(1).all(1).nonzero().flatten().tolist()
     if not same:

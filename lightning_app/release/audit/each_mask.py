@@ -55,7 +55,7 @@ def check_codes(root: Path, manifest: Manifest, tree: Tree, found: Findings) -> 
 
 
 def tells(manifest: Manifest) -> str:
-    """Say in the verdict's first line how much of what it hides the mask of an image may tell; empty where nothing.
+    """Return in the verdict's first line how much of what it hides the mask of an image may tell; empty where nothing.
 
     Args:
         manifest: of the release.

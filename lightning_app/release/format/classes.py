@@ -18,7 +18,7 @@ KNOWN = frozenset({
 
 
 def is_class_name(name: str) -> bool:
-    """Tell whether a class may be called so in a manifest: small letters, digits, `_` between words."""
+    """Return whether a class may be called so in a manifest: small letters, digits, `_` between words."""
     return _NAME.fullmatch(name) is not None
 
 

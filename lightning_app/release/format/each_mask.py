@@ -95,12 +95,12 @@ def code_file(number: int) -> str:
 
 
 def is_mask_file(name: str) -> bool:
-    """Tell whether a path is that of an image's mask."""
+    """Return whether a path is that of an image's mask."""
     return _MASK.fullmatch(name) is not None
 
 
 def is_code_file(name: str) -> bool:
-    """Tell whether a path is that of a public mask."""
+    """Return whether a path is that of a public mask."""
     return _CODE.fullmatch(name) is not None
 
 

@@ -305,7 +305,7 @@ class Manifest:
 
 
 def _absent(number: int) -> list[str]:
-    """Name the entries that a version of the format has not."""
+    """Return the entries that a version of the format has not."""
     if number == EACH:
         return []
     old = ["masks", "classes"]

@@ -46,7 +46,7 @@ def method_text(manifest: Manifest) -> str:
 
 
 def each_text(manifest: Manifest) -> str:
-    """Word what masks the images of a release have, one each."""
+    """Return what masks the images of a release have, one each."""
     about = manifest.method
     of = f", of {about['masks']} public ones" if "masks" in about else ""
     return f"one for each image (kind {about['kind']}{of}), mask ratio {about['mask_ratio']:.4f}"
@@ -195,7 +195,7 @@ def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> l
 
 
 def _each_faults(manifest: Manifest, codes: Tensor | None) -> list[str]:
-    """Say what does not follow from the rest of a description of masks that images have one each."""
+    """Return what does not follow from the rest of a description of masks that images have one each."""
     about, masks = manifest.method, manifest.masks
     assert masks is not None
     if (about["kind"] == "codebook") != (masks.codes > 0):

@@ -45,7 +45,7 @@ class OwnMasks(Desensitizer):
 
 
 def no_masker(kind: str) -> str:
-    """Word that raw images cannot be verified on without the masker, and what to do.
+    """Return a line: that raw images cannot be verified on without the masker, and what to do.
 
     Args:
         kind: of the masks.

@@ -201,7 +201,7 @@ class BatchWriter:
         return True
 
     def _holds(self, name: str, digest: bytes) -> bool:
-        """Tell whether a file is there, and is what the journal says."""
+        """Return whether a file is there, and is what the journal says."""
         path = self.work.output / name
         return (
             path.is_file() and not path.is_symlink() and hashlib.sha256(path.read_bytes()).digest() == digest

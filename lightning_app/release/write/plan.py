@@ -72,7 +72,7 @@ class ReleasePlan:
         return self.file(place)
 
     def person(self, label: int) -> str:
-        """Tell the pseudonym of a class."""
+        """Return the pseudonym of a class."""
         return self._people[label].hex()
 
     @property

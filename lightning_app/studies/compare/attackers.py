@@ -95,7 +95,7 @@ def attacker_args(
 
 
 def meets(candidate: Candidate, restorer: Restorer, seed: int, before: Unshuffle | None = None) -> bool:
-    """Tell whether an attacker can be trained on a method: it hides, and the attacker takes what it releases.
+    """Return whether an attacker can be trained on a method: it hides, and the attacker takes what it releases.
 
     Args:
         candidate: the method.

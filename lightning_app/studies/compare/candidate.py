@@ -128,7 +128,7 @@ class Candidate:
         )
 
     def _check_restorer(self, path: str) -> None:
-        """Say so where the attacker that was given is one of another method."""
+        """Warn where the attacker that was given is one of another method."""
         try:
             theirs = load_restorer(path).desensitizer
         except (ValueError, OSError) as error:

@@ -62,7 +62,7 @@ def read_curve(run: Path) -> Curve:
 
 
 def still_falls(losses: Sequence[float]) -> bool | None:
-    """Tell whether a loss still fell when training ended: in the last tenth of it, beyond chance.
+    """Return whether a loss still fell when training ended: in the last tenth of it, beyond chance.
 
     Of the logged losses the last tenth is compared with the tenth before. What counts is a fall of more than two
     standard errors of that difference, and of more than a fiftieth of all that the loss fell since the first tenth.
@@ -88,7 +88,7 @@ def still_falls(losses: Sequence[float]) -> bool | None:
 
 
 def why_open(curve: Curve) -> str:
-    """Say why more training might make an attacker stronger; empty where its loss no longer falls.
+    """Return why more training might make an attacker stronger; empty where its loss no longer falls.
 
     Args:
         curve: its loss.
@@ -102,7 +102,7 @@ def why_open(curve: Curve) -> str:
 
 
 def budgets(curves: Mapping[str, Curve]) -> str:
-    """Say what an attacker's trainings cost: the same number of batches for every method, or each one's own.
+    """Return what an attacker's trainings cost: the same number of batches for every method, or each one's own.
 
     Args:
         curves: method -> of its training.

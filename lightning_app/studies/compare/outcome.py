@@ -111,7 +111,7 @@ class Outcome:
         self.facts[f"budget of {attack}"] = budgets(self.curves[attack])
 
     def scored_by(self) -> tuple[str, str]:
-        """Name who makes the second paper's scores: the judge that does best on clean faces, and the clean method.
+        """Return who makes the second paper's scores: the judge that does best on clean faces, and the clean method.
 
         Returns:
             Labels of a judge that compares by cosine, linkers left out, and of the first method that hides nothing;

@@ -146,7 +146,7 @@ def _refuse(sources: Mapping[str, Learnt], attacked: FaceReader, people: set[str
 
 
 def _learnt_by(attack: Attack, trust: Collection[str]) -> Learnt:
-    """Tell from whom an attack has learnt; of a trained network its run's config tells."""
+    """Return from whom an attack has learnt; of a trained network its run's config tells."""
     reader = getattr(attack, "reader", None)
     own = Learnt(set(attack.people()), [reader] if isinstance(reader, FaceReader) else [])
     trained = attack if isinstance(attack, TrainedRestorer) else getattr(attack, "then", None)

@@ -6,7 +6,7 @@ from lightning_app.studies.compare.candidate import Candidate
 
 
 def describe(candidate: Candidate) -> str:
-    """Say in a few words what a method does.
+    """Return in a few words what a method does.
 
     Args:
         candidate: the method.
