@@ -130,7 +130,7 @@ def precomputed_of(desensitizer: Desensitizer) -> Precomputed | None:
 
 
 def with_pictures(batch: Batch, desensitizer: Desensitizer, reader: FaceReader | None) -> Batch:
-    """Return a batch the pictures that its desensitizer takes, where it takes another program's.
+    """Give a batch the pictures that its desensitizer takes, where it takes another program's.
 
     Args:
         batch: with `index [B]`, positions in the reader.

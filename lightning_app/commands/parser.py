@@ -74,7 +74,7 @@ def write_run_config(parser: CommandParser, config: Namespace) -> None:
 
 
 def name_run(config: Namespace, command: str) -> Namespace:
-    """Return the name of a run after its first config file, where it was given no name; the list of files is taken out.
+    """Name a run after its first config file, where it was given no name; the list of files is taken out.
 
     Args:
         config: parsed arguments with `config` and `name`; changed.

@@ -49,7 +49,7 @@ class Precomputed(Desensitizer):
 
     @property
     def files(self) -> Mapping[str, list[str]]:
-        """Return without suffix -> paths within the folder; read once.
+        """Return paths within the folder by their name without suffix; they are read once.
 
         Raises:
             FileNotFoundError: no such folder, or no picture in it.

@@ -131,7 +131,7 @@ class Eyes:
 
 
 def in_words(given: Mapping[str, Who]) -> dict[str, str]:
-    """Return of judges what they are: what stands for them, or their description.
+    """Return what judges are: what stands for them, or their description.
 
     Args:
         given: label -> judge.
