@@ -138,7 +138,7 @@ def _arguments(class_path: str) -> set[str]:
         if "__init__" in vars(base) and base is not object:
             names |= {
                 name
-                for name, one in inspect.signature(base.__init__).parameters.items()
+                for name, one in inspect.signature(vars(base)["__init__"]).parameters.items()
                 if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) and name != "self"
             }
     return names

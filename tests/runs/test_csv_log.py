@@ -57,7 +57,7 @@ def test_figures_of_one_step_share_a_row(saves: bool, tmp_path: Path) -> None:
             ({"epoch": epoch, "train/loss": 1.0}, 10 * epoch + 9), ({"time/images_per_s": 7.0}, 10 * epoch + 9),
             ({"epoch": epoch, "train/loss": 1.5}, 10 * epoch + 9),  # contradicts what is there
         ):  # fmt: skip
-            logger.log_metrics(figures, step)
+            logger.log_metrics({**figures}, step)
             if saves:
                 logger.save()
     logger.finalize("success")
