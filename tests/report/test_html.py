@@ -28,7 +28,8 @@ from lightning_app.report.compare import (
     staircase,
     strongest,
 )
-from lightning_app.report.html import Comparison, Example, method_table, policy, render, state_table
+from lightning_app.report.html import Comparison, Example, policy, render, state_table
+from lightning_app.report.page_tables import method_table
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 ATTACKS, JUDGES = ["Telea"], ["A", "B"]

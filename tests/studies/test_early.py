@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -146,7 +147,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_told(
         ablated(study, {"config": "fsm.yaml"})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 10**12))
     preflight.check_room(Path("runs/study"), [])
-    monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(PermissionError, match="cannot be written, and runs/study would lie there"):
         preflight.check_room(Path("runs/study"), [])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -82,7 +82,7 @@ def _check_judge(where: str, who: Who, candidates: Mapping[str, Candidate], eyes
     _named(where, partial(eyes.made, who, first.size))
 
 
-def _named(where: str, work: partial[object]) -> None:
+def _named(where: str, work: Callable[[], object]) -> None:
     try:
         work()
     except FileNotFoundError as error:
