@@ -39,7 +39,7 @@ def list_images(root: Path) -> list[str]:
         raise FileNotFoundError(
             f"root: {root} is no folder; give one with images, or with a folder of images per identity"
         )
-    flat, others = [], []
+    flat, others = list[str](), list[tuple[str, int]]()
     with os.scandir(root) as entries:
         for entry in entries:
             if is_read(entry):

@@ -77,6 +77,8 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
         One line, such as `trainer.callbacks: callbacks.LFWVerification has no 'rot'; did you mean 'root'?`
     """
     message = _OF_GROUP.sub(r"'\1' does not accept option '\1.\2'", message)
+    if given := re.search(r"Given value: ([\w.]+)$", message, re.M):  # of a class without arguments
+        message = message.replace("Import path does", f"Import path {given[1]} does")
     path, owner, reasons = _dig([line for line in message.splitlines() if line.strip()])
     if not reasons:
         words = " ".join(message.split())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from lightning_app.alignment import finders
@@ -39,8 +40,9 @@ def _photo(path: Path, side: tuple[int, int] = (SIDE, SIDE), orientation: int = 
     return path
 
 
-def _hidden(mask: Path) -> np.ndarray:  # type: ignore[type-arg]
-    return np.asarray(Image.open(mask)) == 0
+def _hidden(mask: Path) -> NDArray[np.bool_]:
+    hidden: NDArray[np.bool_] = np.asarray(Image.open(mask)) == 0
+    return hidden
 
 
 def test_the_visible_pixels_and_nothing_else(mask: Path, tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ def _pairs(
     rng = np.random.default_rng(seed)
     same = np.arange(pairs) % 2 == 0
     person = rng.normal(size=(pairs, dim))
-    first, second = (sum(person + noise * rng.normal(size=person.shape) for _ in range(2)) for _ in range(2))
+    first, second = (2 * person + noise * rng.normal(size=(2, *person.shape)).sum(0) for _ in range(2))
     second[~same] = rng.normal(size=(int((~same).sum()), dim)) * 2
     return first, second, same
 
 
 def _unit(rows: Embeddings) -> Embeddings:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Embeddings = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 def _written_out(
@@ -81,7 +82,8 @@ def test_the_metric_hands_it_on() -> None:
     first, second, same = _pairs(4, noise=1.6)
     scores, folds = (_unit(first) * _unit(second)).sum(1), np.repeat(np.arange(10), 20)
     metric = Verification(bootstrap=0, protocol="insightface")
-    metric.update(*map(torch.from_numpy, (scores, same, folds)), torch.arange(200))
+    given = [torch.from_numpy(values) for values in (scores, same, folds)]
+    metric.update(given[0], given[1], given[2], torch.arange(200))
     expected = verification(scores, same, folds, bootstrap=0, protocol="insightface")
     assert metric.compute()["lfw/accuracy"] == expected.accuracy
 
