@@ -86,11 +86,11 @@ def search_chart(
 
 def _legend(axes: Axes, maps: bool, template: bool) -> None:
     """Say what the colours mean, beside the first row."""
-    meanings: dict[str, object] = {"hidden": "black", "visible": "white"}
+    meanings: dict[str, str | tuple[float, float, float, float]] = {"hidden": "black", "visible": "white"}
     if template:
         meanings["visible: the template"] = _AMBER
     if maps:
-        low, high = colormaps["viridis"]([0.0, 1.0])
+        low, high = (colormaps["viridis"](end) for end in (0.0, 1.0))
         meanings |= {"saliency 0 (least)": low, "saliency 1 (most)": high}
     patches = [Patch(facecolor=colour, edgecolor="grey", label=words) for words, colour in meanings.items()]
     axes.legend(handles=patches, loc="center left", fontsize=8, frameon=False, borderaxespad=0)

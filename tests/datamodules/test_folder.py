@@ -6,6 +6,7 @@ import os
 import pickle
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     plain = TreeScan._list
 
-    def noted(self: TreeScan, folder: str) -> Names:
+    def noted(self: TreeScan, folder: str) -> tuple[Names, Counter[str]]:
         seen.append(folder)
         return plain(self, folder)
 
@@ -319,7 +320,7 @@ def _rank(root: Path, results: Any) -> None:
     count = 0
     plain = TreeScan._list
 
-    def noted(self: TreeScan, folder: str) -> Names:
+    def noted(self: TreeScan, folder: str) -> tuple[Names, Counter[str]]:
         nonlocal count
         count += 1
         return plain(self, folder)

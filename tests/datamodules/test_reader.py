@@ -123,7 +123,7 @@ def test_cache_equals_reader(colour: int | None) -> None:
 
 def test_cache_grows_to_colour_across_chunks() -> None:
     reader = Counted(colour=17)
-    pixels, bad, given, _ = module._fill(reader, threads=2, chunk=3)
+    pixels, bad, given, *_ = module._fill(reader, threads=2, chunk=3)
     expected = reader.__getitems__(range(20))
     assert torch.equal(pixels, expected["image"])
     assert bad.tolist() == [3, 4]
