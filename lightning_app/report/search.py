@@ -86,7 +86,7 @@ def search_chart(
 
 def _legend(axes: Axes, maps: bool, template: bool) -> None:
     """Say what the colours mean, beside the first row."""
-    meanings: dict[str, str | tuple[float, float, float, float]] = {"hidden": "black", "visible": "white"}
+    meanings: dict[str, Any] = {"hidden": "black", "visible": "white"}
     if template:
         meanings["visible: the template"] = _AMBER
     if maps:
