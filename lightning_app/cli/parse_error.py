@@ -86,7 +86,7 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
         words = " or ".join(dict.fromkeys(reasons))
         if (found := _OPTION.search(words)) and owner:
             name = found[1].split(".")[0]
-            words = f"{owner} has no {name!r}{_meant(name, _arguments(owner) | {'class_path', 'init_args'})}"
+            words = f"{owner} has no {name!r}{_meant(name, _arguments(owner), ('class_path', 'init_args'))}"
         elif owner and any(
             text in words for text in ("has no attribute", "No module named", "Unexpected import path")
         ):
@@ -123,9 +123,9 @@ def _dig(lines: list[str]) -> tuple[str, str, list[str]]:
     return ".".join(keys), classes[-1] if classes else "", reasons
 
 
-def _meant(name: str, names: Iterable[str]) -> str:
+def _meant(name: str, names: Iterable[str], also: Iterable[str] = ()) -> str:
     known = sorted(set(names))
-    if near := difflib.get_close_matches(name, known, 1, _NEAR):
+    if near := difflib.get_close_matches(name, [*known, *also], 1, _NEAR):
         return f"; did you mean {near[0]!r}?"
     return f"; it takes {', '.join(known)}" if 0 < len(known) <= _MOST else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,9 @@ def test_a_callback_in_a_list_of_a_config(
     config.write_text(yaml.safe_dump(content))
     with pytest.raises(SystemExit):
         run_main("fit", "--config", config)
-    assert capsys.readouterr().err == (
-        "error: trainer.callbacks: callbacks.DSSIMReport has no 'image'; did you mean 'images'?\n"
+    said = "trainer.callbacks: callbacks.DSSIMReport has no 'image'; did you mean 'images'?"
+    assert re.fullmatch(
+        rf"error: {re.escape(str(config))}, line \d+: {re.escape(said)}\n", capsys.readouterr().err
     )
 
 

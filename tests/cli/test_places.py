@@ -21,7 +21,7 @@ CASES = {
     "model: {class_path: lightning_ap.models.ResNet}": "did you mean 'lightning_app'?",
     "model: {class_path: lightning_app.models.ResNetFSM, init_args: {insertion_point: []}}": "'insertion_points'?",
     "model: {class_path: lightning_app.models.ResNet, init_arg: {lr: 1}}": "did you mean 'init_args'?",
-    "model: {class_path: lightning_app.models.ResNet, init_args: {lr: fast}}": "Expected a float. Got value: fast",
+    "model: {class_path: lightning_app.models.ResNet, init_args: {lr: fast}}": "fast is no float",
     f"model: {{class_path: {LFW}}}": f"Import path {LFW} does not correspond to a subclass of LightningModule",
     "data: {class_path: datamodules.FaceDatamodule}": "did you mean 'FaceDataModule'?",
     "data: {init_args: {num_worker: 2}}": "did you mean 'num_workers'?",
