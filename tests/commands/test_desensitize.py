@@ -170,7 +170,7 @@ def test_a_mask_that_is_not_there_is_drawn_as_large_as_the_images(
     mask = ["--desensitizer", MASK_OUT, "--desensitizer.mask", "masks/gone.png"]
     line = refused(capsys, lambda: run_main("desensitize", "--config", config, *mask))
     assert "mask masks/gone.png: no such file" in line
-    assert "--size 32 --output masks/gone.png" in line
+    assert "--size 32 --seed 0 --output masks/gone.png" in line
 
 
 def test_a_changed_set_is_released_anew(
