@@ -68,7 +68,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Return how long it took, and what was skipped and why."""
+    """Print how long it took, and what was skipped and why."""
     skipped = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
     terminalreporter.section(f"{time.monotonic() - STARTED:.0f} s, {sum(skipped.values())} skipped")
     for reason, count in sorted(skipped.items()):
