@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import warnings
 
+import lightning as L
 import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core.enums import StrEnum
 from rich.logging import RichHandler
+
+from lightning_app.cli.whole_numbers import try_whole_numbers_first
+
+try_whole_numbers_first(L.Trainer.__init__)  # whoever reads its arguments
 
 
 def set_up() -> None:

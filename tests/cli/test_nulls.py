@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
+from typing import Optional, Union
 
 import pytest
 import yaml
@@ -10,7 +13,11 @@ from jsonargparse import ArgumentParser
 
 from datamodules import FaceDataModule
 from lightning_app.cli.app import _Parser
+from lightning_app.cli.whole_numbers import whole_first
 from lightning_app.commands.parser import CommandParser
+from tests import warm
+
+TOP = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("kind", [_Parser, CommandParser])
@@ -35,3 +42,29 @@ def test_a_nested_null_is_one(kind: type[ArgumentParser], key: str, tmp_path: Pa
     assert (read.reader.init_args.root, read.reader.init_args.max_images) == ("None", 7)
     assert read.mean is None
     assert parser.parse_args(given).data.init_args.reader.init_args.crop == 44
+
+
+@pytest.mark.slow
+def test_one_batch_is_no_share_of_all(tmp_path: Path) -> None:
+    """In a process of its own: which library is imported first decides how `typing` orders int and float."""
+    args = [
+        "--trainer.limit_train_batches",
+        "1",
+        "--trainer.limit_val_batches",
+        "1.0",
+        "--trainer.limit_test_batches=1",
+    ]
+    done = subprocess.run(
+        [warm.COLD, str(TOP / "main.py"), "fit", "--config", "demo.yaml", *args, "--print_config"], cwd=tmp_path,
+        capture_output=True, text=True, timeout=280, check=True, env=os.environ | {"PYTHONPATH": str(TOP)},
+    )  # fmt: skip
+    trainer = yaml.safe_load(done.stdout)["trainer"]
+    kept = [trainer[f"limit_{stage}_batches"] for stage in ("train", "val", "test")]
+    assert kept == [1, 1, 1]
+    assert [type(value) for value in kept] == [int, float, int]
+
+
+def test_int_comes_before_float() -> None:
+    assert str(whole_first(Optional[Union[float, int]])) == "int | float | None"  # noqa: UP007, UP045
+    assert whole_first(float | None) == float | None
+    assert whole_first("float") == "float"
