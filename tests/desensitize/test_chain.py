@@ -187,10 +187,10 @@ def test_a_single_image_is_not_mixed_and_the_card_says_so() -> None:
     two = Chain([Mosaic(8), GaussianBlur(9), InstaHide(2)])
     assert Chain.for_one(two.describe()) == Chain([Mosaic(8), GaussianBlur(9)]).describe()
     assert described(two.describe()) is Chain
-    words = desensitizing({"desensitizer": chain, "mask": None})
+    words = desensitizing({"desensitizer": chain, "mask": None, "input": {}})
     assert "Training images were mixed together" in words
     assert "**Images must be desensitized before**, as in training: `Mosaic` (block 8)" in words
-    words = desensitizing({"desensitizer": mixing, "mask": None})
+    words = desensitizing({"desensitizer": mixing, "mask": None, "input": {}})
     assert "those to be embedded are not" in words
     assert "takes clean faces" in words
 
