@@ -56,7 +56,7 @@ class RecordIOFaces(FaceReader):
     Raises:
         FileNotFoundError: no such file.
         ValueError: not RecordIO, truncated, fewer images than its first record promises, or fewer than two
-            identities left. An `.idx` that names fewer than the file has is told of, and left aside.
+            identities left. Records beyond those it promises, and ones without an image, are told of and left out. An `.idx` that names fewer than the file has is told of, and left aside.
     """
 
     def __init__(
@@ -241,6 +241,15 @@ def unpack(record: bytes) -> tuple[list[float], bytes]:
     return list(struct.unpack_from(f"<{flag}f", record, _HEADER.size)), record[stop:]
 
 
+def _is_own(file: RecordFile, offset: int) -> bool:
+    """Return whether a record holds labels and no image, as InsightFace's of an identity does."""
+    flag, length = file.part(offset)
+    if flag != 0 or length > _HEADER.size + 4 * 16 or length < _HEADER.size:  # an image takes more
+        return False
+    labels, image = unpack(file.record(offset))
+    return len(labels) >= 2 and not image
+
+
 def find_record(path: str | os.PathLike[str]) -> Path:
     """Find the `.rec` file a user means.
 
@@ -345,8 +354,29 @@ class RecordScan(Scan):
                 if (there := int(images.sum())) != int(labels[0]) - 1:
                     where = "there are" if idx is None else f"its index {idx} names"
                     raise _Fewer(f"its first record promises {int(labels[0]) - 1} images, {where} {there}")
+                if more := int((keys >= max(labels[:2])).sum()):
+                    _log.warning(
+                        "path=%s: its first record promises %d images; %d records more are left out.",
+                        self.path, there, more,
+                    )  # fmt: skip
                 keys, offsets = keys[images], offsets[images]
-        return keys, offsets, identities
+        return self._with_image(file, keys, offsets, identities)
+
+    def _with_image(
+        self,
+        file: RecordFile,
+        keys: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        identities: NDArray[np.int64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Leave out InsightFace's own records, of two labels and no image, where no record 0 says which they are."""
+        holds = np.array([not _is_own(file, at) for at in offsets.tolist()], bool)
+        if not holds.all():
+            _log.warning(
+                "path=%s: no record 0 says which of its %d records are images; %d that hold none are left out.",
+                self.path, len(offsets), (~holds).sum(),
+            )  # fmt: skip
+        return keys[holds], offsets[holds], identities
 
     def _compare(
         self,
@@ -388,7 +418,7 @@ def _read_idx(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a file without lines, which is told below
-            table = np.loadtxt(path, dtype=np.int64, ndmin=2)
+            table = np.loadtxt(path, dtype=np.int64, ndmin=2, encoding="utf-8-sig")
     except (ValueError, OverflowError) as error:
         raise RecordError(f"its index {path} is broken ({error})") from error
     if table.shape[1:] != (2,):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # exported without __all__
 
 from lightning_app.cli.places import FILES
+from lightning_app.cli.yaml_file import read_config_file
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -26,14 +27,18 @@ def find_config(name: str) -> Path:
         name: a path, or `NAME[.yaml]`, looked up in the working directory, then in `configs/`.
 
     Raises:
-        FileNotFoundError: there is none; lists those that are shipped.
+        FileNotFoundError: there is none; names the nearest of those that are shipped, or all.
     """
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml", CONFIGS / "overlays" / f"{name}.yaml"):
         if path.is_file():
             return path
-    raise FileNotFoundError(
-        f"no config {name!r} in {Path.cwd()} nor in {CONFIGS}; there are: {', '.join(shipped())}"
-    )
+    if Path(name).is_dir():
+        raise FileNotFoundError(f"no config {name!r}: it is a folder; give a YAML file")
+    known = shipped()
+    stems = {Path(other).stem: other for other in known}
+    near = difflib.get_close_matches(Path(name).stem, stems, 1)
+    meant = f"; did you mean {stems[near[0]]}?" if near else f"; there are: {', '.join(known)}"
+    raise FileNotFoundError(f"no config {name!r} in {Path.cwd()} nor in {CONFIGS}{meant}")
 
 
 class FindConfig(ActionConfigFile):
@@ -43,15 +48,19 @@ class FindConfig(ActionConfigFile):
         """Apply one config file."""
         path = find_config(values)
         FILES.read.append(path)
-        forget_lists(cfg, _content(path))
+        content = read_config_file(path)
+        _check_groups(content, path, [action.dest for action in parser._actions])
+        forget_lists(cfg, content)
         self.apply_config(parser, cfg, self.dest, str(path))
 
 
-def _content(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError:
-        return None  # the parser reads it next, and says what is wrong with it
+def _check_groups(content: Mapping[str, Any], path: Path, dests: Sequence[str]) -> None:
+    """Refuse a list or a number where keys belong, such as `trainer: [1]`: jsonargparse would pass over it (4.53)."""
+    for key, value in content.items():
+        if not isinstance(value, Mapping | str | None) and any(dest.startswith(f"{key}.") for dest in dests):
+            raise ValueError(
+                f"{path}: {key}: {value!r} is no mapping; it takes keys, such as `{key}: {{KEY: VALUE}}`"
+            )
 
 
 def forget_lists(earlier: Namespace, later: object) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
+from lightning_app.cli.parse_error import imported
 from lightning_app.cli.places import FILES
 
 
@@ -25,7 +28,64 @@ class NestedNulls(ArgumentParser):
         """Parse arguments; `--KEY=None` is a null."""
         given = [_null(arg) for arg in (sys.argv[1:] if args is None else args)]
         with FILES.reading():
-            return super().parse_args([*_fresh_lists(given)], *rest, **more)
+            found = super().parse_args([*_fresh_lists(given)], *rest, **more)
+            for wrong in refused_nulls(found):
+                self.error(wrong)
+        return found
+
+
+def refused_nulls(found: object, path: str = "") -> Iterator[str]:
+    """Find the nulls that the arguments of classes do not take: jsonargparse lets every null pass (4.53).
+
+    Args:
+        found: parsed arguments, or a part of them.
+        path: keys above it.
+
+    Yields:
+        What is wrong, as jsonargparse words it: the key in a line, the reason below.
+    """
+    if isinstance(found, list):
+        for item in found:
+            yield from refused_nulls(item, path)
+    if not isinstance(found, Namespace):
+        return
+    inner, owner = found.get("init_args"), found.get("class_path")
+    if isinstance(inner, Namespace) and isinstance(owner, str):
+        for key, default in _never_null(owner).items():
+            if key in inner and inner[key] is None:
+                yield (
+                    f'Parser key "{path.strip(".")}.{key}":\n  null is no value for it; leave the key out for its '
+                    f"default, {default!r}"
+                )
+        yield from refused_nulls(inner, path)
+        return
+    for key, value in vars(found).items():
+        yield from refused_nulls(value, f"{path}.{key}")
+
+
+def _never_null(class_path: str) -> dict[str, object]:
+    """Return the defaults of a class's arguments whose type has no null; of the bases' arguments too."""
+    found = imported(class_path)
+    arguments: dict[str, object] = {}
+    for base in reversed(found.__mro__) if isinstance(found, type) else ():
+        made = vars(base).get("__init__")
+        if base is object or made is None:
+            continue
+        try:
+            hints = get_type_hints(made)
+        except (NameError, TypeError):  # names that are there for a type checker alone
+            hints = {}
+        for name, one in inspect.signature(made).parameters.items():
+            arguments.pop(name, None)
+            if one.default not in (None, one.empty) and _without_null(hints.get(name)):
+                arguments[name] = one.default
+    return arguments
+
+
+def _without_null(hint: object) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return all(_without_null(one) for one in get_args(hint))
+    return hint in (int, float, str, bool) or get_origin(hint) in (Literal, tuple, list, dict)
 
 
 def _null(arg: str) -> str:

@@ -27,6 +27,9 @@ _UNKNOWN = re.compile(
 _OF_GROUP = re.compile(r"Group '([^']*)' does not accept option '([^']*)'")
 _WRONG = re.compile(r"Expected an? (<class '[\w.]+'>)\. Got value: (.*)")
 _LISTED = re.compile(r"^(?:- )+")
+_NO_CLASS = re.compile(r"Not a valid subclass of (\w+)(?:\. Got value: (.*))?$", re.M)
+_PARSER_KEY = re.compile(r'Parser key "(.*)":$', re.M)
+_GIVEN = re.compile(r"Given value: (.*)$", re.M)
 _KIND = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
 # what says how jsonargparse looked, and not what is wrong
 _NOISE = (
@@ -81,7 +84,7 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
         message = message.replace("Import path does", f"Import path {given[1]} does")
     path, owner, reasons = _dig([line for line in message.splitlines() if line.strip()])
     if not reasons:
-        words = " ".join(message.split())
+        words = _no_class_given(message) or " ".join(message.split())
     else:
         words = " or ".join(dict.fromkeys(reasons))
         if (found := _OPTION.search(words)) and owner:
@@ -98,6 +101,14 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
         name = next(group for group in unknown.groups() if group)
         words += _meant(name, options) or _meant(name.split(".")[0], options)
     return _KIND.sub(r"\1", _WRONG.sub(r"\2 is no \1", words))[:_LONGEST]
+
+
+def _no_class_given(message: str) -> str:
+    """Return what stands where a class belongs; nothing where the message is of something else."""
+    if (found := _NO_CLASS.search(message)) is None:
+        return ""
+    path, given = ".".join(_PARSER_KEY.findall(message)), found[2] or _GIVEN.findall(message)[0]
+    return f"{path}: {given} is no {found[1]}; give a class_path and its init_args"
 
 
 def _dig(lines: list[str]) -> tuple[str, str, list[str]]:
@@ -132,7 +143,7 @@ def _meant(name: str, names: Iterable[str], also: Iterable[str] = ()) -> str:
 
 def _arguments(class_path: str) -> set[str]:
     """Return the arguments of a class, of its bases too."""
-    found = _imported(class_path)
+    found = imported(class_path)
     if not isinstance(found, type):
         return set()
     names: set[str] = set()
@@ -146,7 +157,12 @@ def _arguments(class_path: str) -> set[str]:
     return names
 
 
-def _imported(class_path: str) -> object:
+def imported(class_path: str) -> object:
+    """Return what a class path names; None where there is no such thing.
+
+    Args:
+        class_path: such as `callbacks.LFWVerification`.
+    """
     module, _, name = class_path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)

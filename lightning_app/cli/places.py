@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
+from lightning_app.cli.yaml_file import compose_file, line_of
+
 # what jsonargparse says is wrong (4.53), the part of it that stands in the file
 _WRONG = (
     re.compile(r"[Oo]ption '(?P<word>[^']+)' is not accepted"),
@@ -17,6 +21,8 @@ _WRONG = (
     re.compile(r"Given value: (?P<word>[^\s{\[]+)$", re.M),
     re.compile(r".*Problem with given class_path '(?P<word>[^']+)'", re.S),
 )
+
+_KEY = re.compile(r'Parser key "([^"]*)"')
 
 
 class Files:
@@ -43,15 +49,26 @@ class Files:
         Args:
             message: of jsonargparse, whole.
         """
-        for word in _words(message):
-            found = re.compile(rf"(?<![\w.]){re.escape(word)}(?!\w)")
-            for file in reversed(self.read):
-                for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
-                    if found.search(line.partition("#")[0]):
+        keys = [part for key in _KEY.findall(message) for part in key.split(".")]
+        found = [(file, *line_of(_composed(file), keys)) for file in reversed(self.read)]
+        # the file that has most of the keys, of these the last read; a word is looked for under them
+        for file, depth, first, last in sorted(found, key=lambda one: -one[1]):
+            lines = file.read_text("utf-8", "replace").splitlines()
+            for word in _words(message):
+                there = re.compile(rf"(?<![\w.]){re.escape(word)}(?!\w)")
+                for number in range(first, min(last, len(lines)) + 1):
+                    if there.search(lines[number - 1].partition("#")[0]):
                         return f"{file}, line {number}: "
-        if message.startswith("Problems parsing config") and self.read:
-            return f"{self.read[-1]}: "
+            if depth and depth == len(keys):
+                return f"{file}, line {first}: "
         return ""
+
+
+def _composed(file: Path) -> yaml.Node | None:
+    try:
+        return compose_file(file)
+    except (OSError, ValueError):  # said where it was read
+        return None
 
 
 def _words(message: str) -> Iterator[str]:

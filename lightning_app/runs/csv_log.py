@@ -102,7 +102,9 @@ class _Table(ExperimentWriter):
             if path.is_file():
                 with path.open(newline="", encoding="utf-8") as file:
                     earlier = list(read_csv_table(file))
-            whole = csv_table(keys, [*(earlier[:-1] if self._fills else earlier), *self.metrics], "\r\n").encode()
+            whole = csv_table(
+                keys, [*(earlier[:-1] if self._fills else earlier), *self.metrics], "\r\n"
+            ).encode()
             write_atomically(path, whole)
             self._at = len(whole) - len(csv_table(keys, self.metrics[-1:], "\r\n").encode())
             self._at += len(csv_text([keys], "\r\n").encode())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lightning_app.core.foreign import read_json
 from lightning_app.core.log_keys import is_verification, tail_of
@@ -66,14 +68,20 @@ def list_runs(folder: str | Path) -> list[Run]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"runs={root}: no such folder; `fit` makes it, or give --runs FOLDER")
-    runs = [_run(path) for path in root.iterdir() if any((path / mark).exists() for mark in _RUN)]
+    runs = [_run(path) for path in root.iterdir() if os.access(path, os.X_OK) and _is_run(path)]
     return sorted(runs, key=lambda run: (run.changed, run.name), reverse=True)
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / mark).exists() for mark in _RUN)
 
 
 def _run(path: Path) -> Run:
     figures = _figures(path / "metrics.json")
     state, reason = read_state(path)
-    verified = {key: value for key, value in figures.items() if key.endswith("/accuracy") and is_verification(key)}
+    verified = {
+        key: value for key, value in figures.items() if key.endswith("/accuracy") and is_verification(key)
+    }
     return Run(
         name=path.name,
         what=next((what for mark, what in _LEFT_BY.items() if (path / mark).exists()), "fit"),
@@ -85,7 +93,7 @@ def _run(path: Path) -> Run:
         accuracy={
             key.partition("/")[0]: float(value)
             for key, value in sorted(verified.items())
-            if isinstance(value, int | float) and not tail_of(key)
+            if _is_finite(value) and not tail_of(key)
         },
         mask_ratio=_number(figures, "privacy/mask_ratio", float),
         dssim=_number(figures, "privacy/dssim", float),
@@ -103,7 +111,12 @@ def _figures(path: Path) -> Mapping[str, Any]:
 
 def _number(figures: Mapping[str, Any], key: str, kind: Callable[[float], Any]) -> Any:
     value = figures.get(key)
-    return kind(value) if isinstance(value, int | float) else None
+    return kind(value) if _is_finite(value) else None
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    """Return whether a figure is a number that can be shown; a run that diverged has others."""
+    return isinstance(value, int | float) and abs(value) < sys.float_info.max
 
 
 def _changed(path: Path) -> str:

@@ -53,4 +53,4 @@ def read_state(run_dir: Path) -> tuple[State, str]:
     if state in ("running", "unfinished"):
         state = "running" if is_held(run_dir) else "killed" if state == "running" else "unfinished"
     reason = facts.get("reason") if isinstance(facts, dict) and state == "failed" else ""
-    return state, one_line(reason or "")[:_WORDS]
+    return state, one_line(str(reason or ""))[:_WORDS]

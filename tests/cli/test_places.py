@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import read_fit_settings
 from lightning_app.cli.parse_error import _dests, the_reason
 from lightning_app.cli.places import FILES
@@ -20,7 +21,6 @@ CASES = {
     "model: {class_path: lightning_app.models.ResNetFMS}": "did you mean 'ResNetFSM'?",
     "model: {class_path: lightning_ap.models.ResNet}": "did you mean 'lightning_app'?",
     "model: {class_path: lightning_app.models.ResNetFSM, init_args: {insertion_point: []}}": "'insertion_points'?",
-    "model: {class_path: lightning_app.models.ResNet, init_arg: {lr: 1}}": "did you mean 'init_args'?",
     "model: {class_path: lightning_app.models.ResNet, init_args: {lr: fast}}": "fast is no float",
     f"model: {{class_path: {LFW}}}": f"Import path {LFW} does not correspond to a subclass of LightningModule",
     "data: {class_path: datamodules.FaceDatamodule}": "did you mean 'FaceDataModule'?",
@@ -68,11 +68,84 @@ def test_nothing_of_an_earlier_command_line_is_named(parser: ArgumentParser, tmp
     assert FILES.place(str(raised.value)) == ""
 
 
-def test_no_yaml(parser: ArgumentParser, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("trainer: {max_epochs: 1\ndata: 1\n")
-    with pytest.raises(ArgumentError) as raised:
+FORMS = {
+    "": " is empty: a config is a mapping, such as `trainer: {max_epochs: 3}`",
+    "# trainer: {max_epochs: 1}\n": " is empty: a config is a mapping, such as `trainer: {max_epochs: 3}`",
+    "- a\n": " holds a list: a config is a mapping, such as `trainer: {max_epochs: 3}`",
+    "trainer: {max_epochs: 1\ndata: 1\n": ", line 2: is no YAML: expected ',' or '}', but got ':'",
+    "trainer:\n\tmax_epochs: 1\n": ", line 2: is no YAML: found character '\\t' that cannot start any token (YAML "
+    "takes blanks before a key, no tabs)",
+    "trainer: {max_epochs: 1}\nname: a\ntrainer:\n  devices: 1\n": ", line 3: 'trainer' stands a second time, after "
+    "line 1: keep one of them",
+    f"trainer:\n  callbacks:\n  - class_path: {LFW}\n    init_args:\n      root: a\n      root: b\n": ", line 6: "
+    "'root' stands a second time, after line 5: keep one of them",
+    "model:\n  class_path: lightning_app.models.ResNet\n  init_args:\n": ", line 3: init_args is null: it takes "
+    "arguments, such as `init_args: {size: 112}`",
+    "model:\n  class_path: 3\n": ", line 2: class_path is '3': it takes a name, such as callbacks.LFWVerification",
+    "model: {class_path: lightning_app.models.ResNet, init_arg: {lr: 1}}\n": ", line 1: 'init_arg' stands beside "
+    "class_path; did you mean 'init_args'?",
+    f"trainer:\n  callbacks:\n  - class_path: {LFW}\n    root: x\n": ", line 4: 'root' stands beside class_path; "
+    "arguments stand under init_args",
+    "5: x\n": ", line 1: '5' is no name of a key: keys are text",
+    "trainer: [1]\n": ": trainer: [1] is no mapping; it takes keys, such as `trainer: {KEY: VALUE}`",
+    "name: *a\n": ", line 1: is no YAML: found undefined alias 'a'",
+}
+
+
+@pytest.mark.parametrize("config", FORMS)
+def test_the_form_of_a_config(config: str, parser: ArgumentParser, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(config)
+    with pytest.raises(ValueError, match=r"mine\.yaml") as raised:
+        parser.parse_args(["--config", str(file)])
+    assert str(raised.value) == f"{file}{FORMS[config]}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_config_in_another_encoding(encoding: str, parser: ArgumentParser, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: Müller\n", encoding)
+    with pytest.raises(ValueError, match=r"mine\.yaml is not UTF-8 text \(.*\): save it as UTF-8$"):
         parser.parse_args(["--config", str(tmp_path / "mine.yaml")])
-    assert _line(raised.value, parser).startswith(f"{tmp_path / 'mine.yaml'}: Problems parsing config")
+
+
+VALUES = {
+    "data:\n  init_args:\n    num_workers: 2\n    global_batch_size: [1, 2]\n": (4, "data.global_batch_size: "
+    "datamodules.FaceDataModule: [1, 2] is no int"),
+    "data:\n  init_args:\n    num_workers: 2\n    global_batch_size: true\n": (4, "data.global_batch_size: "
+    "datamodules.FaceDataModule: True is no int"),
+    "data:\n  init_args:\n    num_workers: 2\n    global_batch_size: null\n": (4, "data.global_batch_size: null is no "
+    "value for it; leave the key out for its default, 64"),
+    "model:\n  class_path: lightning_app.models.ResNet\n  init_args:\n    lr:\n": (4, "model.lr: null is no value for "
+    "it; leave the key out for its default, 0.01"),
+    "data:\n  init_args:\n    reader: 5\n": (3, "data.reader: 5 is no FaceReader; give a class_path and its init_args"),
+    "name: a\ntrainer:\n  callbacks:\n  - 5\n": (4, "trainer.callbacks: 5 is no Callback; give a class_path and its "
+    "init_args"),
+    "name: a\ntrainer:\n  callbacks:\n  - null\n": (3, "trainer.callbacks: None is no Callback; give a class_path and "
+    "its init_args"),
+    # what is wrong stands in another place, too, where it is right
+    "data:\n  reader: {class_path: datamodules.FolderFaces, init_args: {root: x}}\ntrainer:\n  callbacks:\n"
+    "  - class_path: datamodules.FolderFaces\n": (5, "trainer.callbacks: Import path datamodules.FolderFaces does not "
+    "correspond to a subclass of Callback"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", VALUES)
+def test_a_value_of_the_wrong_kind(config: str, parser: ArgumentParser, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(config)
+    with pytest.raises(ArgumentError) as raised:
+        parser.parse_args(["--config", str(file)])
+    line, words = VALUES[config]
+    assert _line(raised.value, parser) == f"{file}, line {line}: {words}"
+
+
+def test_the_nearest_config_is_named() -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"no config 'fsm_layr3' in .*; did you mean fsm_layer3\.yaml\?$"
+    ):
+        find_config("fsm_layr3")
+    with pytest.raises(FileNotFoundError, match="no config '/': it is a folder; give a YAML file"):
+        find_config("/")
 
 
 def test_the_terminal_shows_one_line(

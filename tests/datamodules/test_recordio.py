@@ -74,6 +74,31 @@ def test_an_index_that_is_too_short_is_left_aside(
     assert f"promises 10 images, its index {tmp_path / 'train.idx'} names " in caplog.text
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_identities_records_are_no_images_without_record_0(
+    index: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES)[1:], index)
+    reader = RecordIOFaces(tmp_path, size=20, cache_index=False).open()
+    assert reader.labels.tolist() == [0, 0, 0, 1, 2, 2, 3, 3, 3, 3]
+    assert "no record 0 says which of its 14 records are images; 4 that hold none are left out" in caplog.text
+
+
+def test_an_index_without_record_0(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+    lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
+    (tmp_path / "train.idx").write_text("".join(lines[1:]), "utf-8-sig")
+    assert len(RecordIOFaces(tmp_path, cache_index=False).open()) == 10
+    assert "4 that hold none are left out" in caplog.text
+
+
+def test_more_records_than_record_0_promises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = insightface_records(IMAGES)
+    write_records(tmp_path / "train.rec", [*records, record([9], IMAGES[0][1], len(records))])
+    assert len(RecordIOFaces(tmp_path, cache_index=False).open()) == 10
+    assert "promises 10 images; 1 records more are left out" in caplog.text
+
+
 @pytest.mark.parametrize("kept", [0, 1, 4])
 def test_a_file_cut_between_two_records_is_refused(kept: int, tmp_path: Path) -> None:
     records = insightface_records(IMAGES)

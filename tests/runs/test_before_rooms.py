@@ -57,7 +57,9 @@ def test_the_run_goes_through_the_front_door(old: Path) -> None:
 
 
 def test_its_saved_config_is_a_config(old: Path, run_main: RunMain) -> None:
-    run_main("validate", "--config", old / "run/config.yaml", "--ckpt_path", "last", "--name", "run", "--runs", old)
+    run_main(
+        "validate", "--config", old / "run/config.yaml", "--ckpt_path", "last", "--name", "run", "--runs", old
+    )
     metrics = json.loads((old / "run/metrics.json").read_text())
     assert 0 <= metrics["lfw/accuracy"] <= 1
     assert metrics["val/loss"] > 0

@@ -62,7 +62,10 @@ def test_figures_of_one_step_share_a_row(saves: bool, tmp_path: Path) -> None:
                 logger.save()
     logger.finalize("success")
     rows = rows_of(tmp_path / "metrics.csv")
-    assert [(row["step"], row["epoch"], row["train/loss"], row["lfw/accuracy"], row["time/images_per_s"]) for row in rows] == [
+    assert [
+        (row["step"], row["epoch"], row["train/loss"], row["lfw/accuracy"], row["time/images_per_s"])
+        for row in rows
+    ] == [
         row
         for n in range(3)
         for row in (
@@ -121,9 +124,7 @@ def test_what_is_lost_at_the_end_is_counted(tmp_path: Path, caplog: pytest.LogCa
     size = (tmp_path / "metrics.csv").stat().st_size
     with files_no_larger_than(size + 3), caplog.at_level(logging.WARNING, "faceveil"):
         logger.finalize("success")
-    assert (
-        caplog.messages[-1] == f"{tmp_path / 'metrics.csv'} lacks the last 1 row: the disk took no more"
-    )
+    assert caplog.messages[-1] == f"{tmp_path / 'metrics.csv'} lacks the last 1 row: the disk took no more"
 
 
 def test_a_picture_that_does_not_fit_ends_no_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

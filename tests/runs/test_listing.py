@@ -51,6 +51,24 @@ def test_how_a_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert read_state(held) == ("unfinished", "")
 
 
+def test_a_damaged_run_hides_no_other(tmp_path: Path) -> None:
+    run_folder(tmp_path, "good", {"run/epochs": 3, "lfw/accuracy": 0.9}, "finished")
+    for number, damaged in enumerate((
+        '{"run/epochs": NaN, "lfw/accuracy": NaN, "privacy/dssim": Infinity}', '{"run/epochs": 1e999}',
+        '{"lfw/accuracy": 1' + "0" * 400 + "}", "[1]", "{", "", '{"run/epochs": "3", "lfw/accuracy": null}',
+    )):  # fmt: skip
+        (run_folder(tmp_path, f"bad{number}") / "metrics.json").write_text(damaged)
+    failed = run_folder(tmp_path, "failed")
+    (failed / STATE).write_text('{"state": "failed", "reason": ["a", 1]}')
+    (run_folder(tmp_path, "folder") / STATE).mkdir()
+    found = {run.name: run for run in list_runs(tmp_path)}
+    assert len(found) == 10
+    assert found["good"].accuracy == {"lfw": 0.9}
+    assert all(not run.accuracy and run.epochs is None for name, run in found.items() if name != "good")
+    assert [len(row_of(run)) for run in found.values()] == [len(COLUMNS)] * 10
+    json.dumps([run.as_dict() for run in found.values()], allow_nan=False)
+
+
 def test_a_list_of_runs(tmp_path: Path) -> None:
     one = run_folder(tmp_path, "one", {
         "run/model": "ResNetFSM", "run/epochs": 14, "lfw/accuracy": 0.91, "lfw/accuracy_low": 0.9, "lfw/accuracy_s2": 0.5,

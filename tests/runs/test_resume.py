@@ -85,7 +85,9 @@ def test_mixes_are_the_same_in_a_run_that_goes_on(tmp_path: Path) -> None:
         found = state(tmp_path / copy.stem / LAST)
         assert {key for key in whole if whole[key] != found.get(key)} == set(), copy
     make_key(tmp_path / "other.key")
-    fit(tmp_path / "other", None, desensitizer=Chain([InstaHide(3, key=tmp_path / "other.key")]), max_epochs=3)
+    fit(
+        tmp_path / "other", None, desensitizer=Chain([InstaHide(3, key=tmp_path / "other.key")]), max_epochs=3
+    )
     assert state(tmp_path / "other" / LAST) != whole
 
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
-import yaml
-
 from lightning_app.cli.configs import find_config
+from lightning_app.cli.yaml_file import read_config_file
 from lightning_app.studies.compare.methods import Restorer
 
 T = TypeVar("T")
@@ -49,7 +48,7 @@ def longer(attacker: R, budget: float) -> R:
         raise ValueError(f"budget: {budget}; give how many times as long attackers are trained, above 0")
     if budget == 1:
         return attacker
-    said = yaml.safe_load(find_config(attacker.config).read_text(encoding="utf-8")) or {}
+    said = read_config_file(find_config(attacker.config))
     settings = {key: (said.get("trainer") or {}).get(key) for key in (_EPOCHS, _CHECK)}
     words = [
         part for word in attacker.args for part in (word.split("=", 1) if word.startswith("-") else [word])
