@@ -56,7 +56,8 @@ class RecordIOFaces(FaceReader):
     Raises:
         FileNotFoundError: no such file.
         ValueError: not RecordIO, truncated, fewer images than its first record promises, or fewer than two
-            identities left. Records beyond those it promises, and ones without an image, are told of and left out. An `.idx` that names fewer than the file has is told of, and left aside.
+            identities left. Records beyond those it promises, and ones without an image, are told of and left out;
+            an `.idx` that names fewer than the file has is told of, and left aside.
     """
 
     def __init__(

@@ -54,13 +54,21 @@ class FindConfig(ActionConfigFile):
         self.apply_config(parser, cfg, self.dest, str(path))
 
 
-def _check_groups(content: Mapping[str, Any], path: Path, dests: Sequence[str]) -> None:
-    """Refuse a list or a number where keys belong, such as `trainer: [1]`: jsonargparse would pass over it (4.53)."""
-    for key, value in content.items():
-        if not isinstance(value, Mapping | str | None) and any(dest.startswith(f"{key}.") for dest in dests):
+def _check_groups(content: Mapping[str, Any], path: Path, dests: Sequence[str], above: str = "") -> None:
+    """Refuse what jsonargparse would pass over (4.53): `trainer: [1]`, and a name there is not with nothing in it."""
+    for name, value in content.items():
+        key = f"{above}{name}"
+        inner = any(dest.startswith(f"{key}.") for dest in dests)
+        group = inner and f"{key}.help" not in dests  # else a class
+        if group and not isinstance(value, Mapping | str | None):
             raise ValueError(
                 f"{path}: {key}: {value!r} is no mapping; it takes keys, such as `{key}: {{KEY: VALUE}}`"
             )
+        if not inner and value == {} and key.removesuffix("+") not in dests:
+            near = difflib.get_close_matches(key, {*dests, *(dest.split(".")[0] for dest in dests)}, 1)
+            raise ValueError(f"{path}: there is no {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+        if group and isinstance(value, Mapping):
+            _check_groups(value, path, dests, f"{key}.")
 
 
 def forget_lists(earlier: Namespace, later: object) -> None:

@@ -26,6 +26,7 @@ _UNKNOWN = re.compile(
 )
 _OF_GROUP = re.compile(r"Group '([^']*)' does not accept option '([^']*)'")
 _WRONG = re.compile(r"Expected an? (<class '[\w.]+'>)\. Got value: (.*)")
+_PLAIN = re.compile(r"Expected a <class '\w+'>$")
 _LISTED = re.compile(r"^(?:- )+")
 _NO_CLASS = re.compile(r"Not a valid subclass of (\w+)(?:\. Got value: (.*))?$", re.M)
 _PARSER_KEY = re.compile(r'Parser key "(.*)":$', re.M)
@@ -82,7 +83,13 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
     message = _OF_GROUP.sub(r"'\1' does not accept option '\1.\2'", message)
     if given := re.search(r"Given value: ([\w.]+)$", message, re.M):  # of a class without arguments
         message = message.replace("Import path does", f"Import path {given[1]} does")
-    path, owner, reasons = _dig([line for line in message.splitlines() if line.strip()])
+    lines = [line for line in message.splitlines() if line.strip()]
+    path, owner, reasons = _dig(lines)
+    if reasons and all(
+        map(_PLAIN.match, reasons)
+    ):  # of `str | Judge`: what is wrong with the class says more
+        deeper = _dig([line for line in lines if not _PLAIN.match(_LISTED.sub("", line.strip()))])
+        path, owner, reasons = deeper if deeper[2] and deeper[1] else (path, owner, reasons)
     if not reasons:
         words = _no_class_given(message) or " ".join(message.split())
     else:

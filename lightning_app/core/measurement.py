@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import SupportsFloat
@@ -108,13 +109,14 @@ def find(figures: Mapping[str, float], key: str, tail: str = "") -> Measurement 
         tail: see `Measurement`.
 
     Returns:
-        The value with what else is there; None where the value is not.
+        The value with what else is there; None where the value is not, or is NaN: nothing was measured then.
 
     Example:
         >>> find({"rank1/dlib": 0.5, "rank1_low/dlib": 0.4, "rank1_high/dlib": 0.6}, "rank1/dlib", "/dlib").interval
         (0.4, 0.6)
     """
-    return Measurement(key, figures[key], tail=tail).taken_from(figures) if key in figures else None
+    value = figures.get(key, math.nan)
+    return None if math.isnan(value) else Measurement(key, value, tail=tail).taken_from(figures)
 
 
 def seven_digits(value: SupportsFloat) -> float:

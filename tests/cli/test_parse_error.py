@@ -77,6 +77,27 @@ def test_other_commands(
     assert said.startswith(f"error: {line}")
 
 
+@pytest.mark.parametrize(
+    ("judge", "line"),
+    [
+        ({"class_path": "lightning_app.evaluation.OnnxJugde"}, "lightning_app.evaluation has no 'OnnxJugde'; did you "
+         "mean 'OnnxJudge'?"),
+        ({"class_path": "lightning_app.evaluation.OnnxJudge", "init_args": {"pth": "a"}},
+         "lightning_app.evaluation.OnnxJudge has no 'pth'; did you mean 'path'?"),
+    ],
+)  # fmt: skip
+def test_a_class_where_a_name_may_stand(
+    judge: dict[str, object], line: str, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "a.yaml"
+    config.write_text(yaml.safe_dump({"methods": {"a": {"config": "demo.yaml"}}, "judges": {"j": judge}}))
+    with pytest.raises(SystemExit):
+        run_main("compare", "--config", config)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {config}, line ")
+    assert said.endswith(f"judges: {line}")
+
+
 def test_what_is_of_one_line_stays() -> None:
     assert the_reason("argument --size: expected one argument") == "argument --size: expected one argument"
     assert the_reason(

@@ -88,6 +88,8 @@ FORMS = {
     "arguments stand under init_args",
     "5: x\n": ", line 1: '5' is no name of a key: keys are text",
     "trainer: [1]\n": ": trainer: [1] is no mapping; it takes keys, such as `trainer: {KEY: VALUE}`",
+    "trainr: {}\n": ": there is no 'trainr'; did you mean 'trainer'?",
+    "trainer: {devcies: {}}\n": ": there is no 'trainer.devcies'; did you mean 'trainer.devices'?",
     "name: *a\n": ", line 1: is no YAML: found undefined alias 'a'",
 }
 

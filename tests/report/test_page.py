@@ -19,6 +19,7 @@ from lightning_app.report.compare import RELEASED, Axis
 from lightning_app.report.frontier import lines_of, paragraph, views
 from lightning_app.report.html import Comparison, Example, page_data, render, state_table
 from lightning_app.report.judges import Clean, standing
+from lightning_app.report.page_tables import method_table
 from tests.report.test_html import Read, doing, opened
 
 JUDGES = {"clean": "runs/clean", "onnx": "a.onnx"}
@@ -252,3 +253,17 @@ def test_every_method_of_ours_has_plain_words() -> None:
         """
 
     assert Mine(8).words == "Do something else.", "nobody inherits another's words"
+
+
+def test_what_is_nan_was_not_measured() -> None:
+    """It is no good score, and no place in the picture."""
+    results = many(3)
+    results["method 1"] = {k: math.nan if "rank1" in k else v for k, v in results["method 1"].items()}
+    results["method 2"]["accuracy"] = math.nan
+    page = page_of(results)
+    _, rows = method_table(page)
+    assert [row[-2].text for row in rows] == ["90.0", "–", "86.0"]
+    assert [row[1].text for row in rows] == ["95.0", "94.0", "–"]
+    text = render(page)
+    assert "∞" not in text.split('id="methods"')[1].split("</table>")[0]
+    assert "nan" not in text.split("<svg")[1].split("</svg>")[0].lower()
