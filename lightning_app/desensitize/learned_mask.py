@@ -40,7 +40,7 @@ from lightning_app.masks.learned import (
 log = logging.getLogger("faceveil")
 Kind = Literal["population", "codebook", "core_first", "free"]
 Choice = Literal["best", "exponential"]
-_CHUNK = 64  # images that the masker sees at a time
+CHUNK = 64  # images that the masker sees at a time
 _KEYS = 4  # of `draws.secret`
 _ROUNDS = 4  # of core_first, of a masker that was trained without
 _INTERFERES = {
@@ -286,7 +286,7 @@ class LearnedMask(Desensitizer):
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         )
         with torch.autocast(image.device.type, enabled=False), exact:
-            for part in image.float().split(_CHUNK):
+            for part in image.float().split(CHUNK):
                 mask, rounds = grown(masker.network, part, shown, self.growth)
                 parts.append(soft_mask(mask, rounds) if self.kind == "codebook" else mask)
         return torch.cat(parts) if parts else image.new_zeros(0, 1, *self.size)

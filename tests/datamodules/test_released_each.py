@@ -22,7 +22,9 @@ from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import GaussianBlur, LearnedMask
 from lightning_app.release import Manifest, Pseudonyms
+from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import audit
+from lightning_app.release.audit.verdict import left_open
 from lightning_app.release.format.own_masks import OwnMasks
 from lightning_app.release.write.writer import write_release
 from tests.command_line import RunMain, refused
@@ -217,6 +219,22 @@ def test_pairs_are_audited(home: Path, tmp_path: Path) -> None:
         "says of a pair whether it is one person otherwise than its folders do" in found
         or "is not in its place" in found
     )
+
+
+def test_pairs_that_nothing_was_compared_with_are_not_proven(home: Path, tmp_path: Path) -> None:
+    """Which pairs are listed, and how often, is a message; without the raw set's list nobody knows."""
+    root = home / "core_first pairs"
+    open_ = "that the list of 40 pairs carries nothing else (--config, --key)"
+    found = audit(root)
+    assert open_ in left_open(found, Agreed(), False)
+    write_secret(tmp_path / "key", KEY.hex().encode() + b"\n")
+    drawn = {"class_path": "datamodules.DrawnPairs", "init_args": PAIRS}
+    masker = {"class_path": "lightning_app.desensitize.LearnedMask",
+              "init_args": {"checkpoint": f"{home}/core_first.ckpt", "kind": "core_first", "share": 0.24}}  # fmt: skip
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump({"reader": drawn, "desensitizer": masker}))
+    found = audit_command(str(root), key=str(tmp_path / "key"), config=str(tmp_path / "made.yaml"))
+    assert not found.findings
+    assert open_ not in found.unproven
 
 
 # -- classes

@@ -14,6 +14,7 @@ from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader
 from lightning_app.core.draws import hashed
 from lightning_app.desensitize import LearnedMask
+from lightning_app.desensitize.learned_mask import CHUNK
 from lightning_app.release.audit.images import read_at_most
 from lightning_app.release.audit.run import Audit, Compared
 from lightning_app.release.format.each_mask import mask_faults, mask_file
@@ -74,20 +75,21 @@ def compare_each(
     for name in strangers:
         audit.add(name, "bears the pseudonym of no raw image")
     step, plan = manifest.masks.batch, sorted(origin)  # as they were made: those that were refused count, too
-    batches = [plan[at : at + step] for at in range(0, len(plan), step)]
-    batches = [names for names in batches if not released.isdisjoint(names)]
+    made = ([name for name in plan[at : at + step] if name in released] for at in range(0, len(plan), step))
+    # the masker sees so many at a time, however many a batch says to hold
+    batches = [names[at : at + CHUNK] for names in made for at in range(0, len(names), CHUNK)]
     order = torch.argsort(hashed(torch.arange(len(batches)), _SAMPLE, seed), stable=True).tolist()
     generator = torch.Generator().manual_seed(seed)
     done = black = apart = 0
     for at in order:
         if sample is not None and done >= sample:
             break
-        batch = _read(audit, [name for name in batches[at] if name in released], origin, reader)
+        batch = _read(audit, batches[at], origin, reader)
         if batch is not None:
             one_black, one_apart = _compare(root, audit, batch, each, generator)
             done, black, apart = done + len(batch.names), black + one_black, apart + one_apart
             advance(len(batch.names))
-    audit.compared = Compared(done, seed, black=black, mask_pixels=apart)
+    audit.compared = Compared(done, seed, black=black, mask_pixels=apart, together=max(map(len, batches)))
     if not done:
         audit.add("images", "no image could be compared with its raw one")
     elif black == done:
