@@ -81,6 +81,11 @@ def desensitize_image(
     else:
         _check_size(photo, data, height, mask, resize, crop)
         face = np.broadcast_to(decoded, (3, height, height)).transpose(1, 2, 0)
+    if guard < 1 and (align or crop not in (None, height) or size_of(data) != (height, height)):
+        log.warning(
+            "The photo is resized: visible pixels at the mask's edge are hidden ones to an eighth on average. "
+            "--guard 1 keeps a lossless one apart, a JPEG needs more: docs/threat_model.md, 'The margin'."
+        )
     left, hidden = _desensitized(face, mask, guard)
     write_atomically(output, encode_png(left))
     get_console().print(f"{height}×{height} px, {hidden:.1%} hidden: {output}", soft_wrap=True)

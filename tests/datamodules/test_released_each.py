@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,6 +22,7 @@ from datamodules.readers.subset import Subset
 from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import write_secret
+from lightning_app.core.png import encode_png
 from lightning_app.desensitize import GaussianBlur, LearnedMask
 from lightning_app.release import Manifest, Pseudonyms
 from lightning_app.release.audit.agreed import Agreed
@@ -30,7 +33,8 @@ from lightning_app.release.write.writer import write_release
 from tests.command_line import RunMain, refused
 from tests.datamodules.task_files import drawn_classes
 from tests.masker import write_masker
-from tests.release.by_hand import as_written, said, set_times
+from tests.release.by_hand import as_written, relist, said, set_times
+from tests.release.each import pairs_of_files, pixels
 from tests.release.released import KEY
 
 SIZE = 32
@@ -136,6 +140,21 @@ def test_it_says_how_its_masks_came_about(home: Path) -> None:
         ReleasedFaces(home / "core_first", min_mask_ratio=0.8)
     with pytest.raises(ValueError, match=r"has no mask, and data\.reader\.init_args\.mask_hash asks for one"):
         ReleasedFaces(home / "core_first", mask_hash="0" * 64)
+
+
+def test_a_mask_that_shows_more_than_the_manifest_says_is_not_trained_under(
+    home: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(home / "core_first", tmp_path / "out"))
+    shown = Manifest.read(root).masks.shown  # type: ignore[union-attr]
+    _, mask = pairs_of_files(root)[0]
+    own = pixels(mask)[..., 0]
+    for put, what in ((own | 255, f"shows {SIZE * SIZE} pixels"), (own & 254, f"shows {shown} pixels")):
+        mask.write_bytes(encode_png(np.ascontiguousarray(put)))
+        relist(root)
+        reader = ReleasedFaces(root, min_mask_ratio=0.7)
+        with pytest.raises(ValueError, match=f"{what}, or some in part; the manifest says {shown}"):
+            reader.masks(range(len(reader)))
 
 
 def learned_about(home: Path) -> dict[str, object]:
