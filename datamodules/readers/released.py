@@ -214,7 +214,8 @@ class ReleasedFaces(FilesPerPerson):
 
     def _bits(self, name: str) -> NDArray[np.uint8]:
         try:
-            return read_mask((self.root / name).read_bytes(), self.size, name)
+            assert self.manifest.masks is not None
+            return read_mask((self.root / name).read_bytes(), self.size, self.manifest.masks.shown, name)
         except (OSError, ValueError) as error:
             raise BadImage(f"{self.root}: {error}; see `python main.py audit {self.root}`") from error
 

@@ -102,8 +102,8 @@ def audit(
         workers: processes; by default one per CPU where there are files enough.
         overrides: of the config's reader and desensitizer, as `desensitize` takes them on its command line, such as
             `["--reader.init_args.root", "data/aligned"]`.
-        masker: of a release whose images have a mask each: the masker's checkpoint, or its run's folder, which is run
-            again; its hash must be the manifest's. Or give config, which names it.
+        masker: of a release under a learned mask: the masker's checkpoint, or its run's folder, whose hash must be the
+            manifest's. Where images have a mask each it is run again; or give config, which names it.
 
     Returns:
         Findings, notes and counts.
@@ -161,9 +161,7 @@ def audit(
                 shards = found.shards
                 found.classes_compared = part is not None
                 if masker is not None and found.manifest.masks is None:
-                    found.notes.append(
-                        "--masker was not used: the release has one mask for all images, or none"
-                    )
+                    _hold_against_masker(found, masker)
                 if part is not None:
                     for what in class_names_faults(found.manifest, reader, pseudonyms):
                         found.add(MANIFEST, what)
@@ -419,6 +417,20 @@ def _compare_each(
         torch.set_num_threads(threads)
 
 
+def _hold_against_masker(found: Audit, masker: str) -> None:
+    """Hold the one mask of a release against the masker that its manifest says it came from."""
+    manifest = found.manifest
+    assert manifest is not None
+    about = manifest.method
+    if manifest.mask is None or (about["method"], about.get("kind")) != (LearnedMask.__name__, "population"):
+        found.notes.append("--masker was not used: the release's masks are none of a masker's")
+        return
+    try:
+        LearnedMask.with_masker(about, masker)
+    except (ValueError, FileNotFoundError) as error:
+        found.add(MASK, f"is not the masker's: {error}")
+
+
 def _compare_shards(
     root: Path,
     found: Audit,
@@ -463,7 +475,9 @@ def _compare_pairs(root: Path, found: Audit, reader: FaceReader, pseudonyms: Pse
         return
     if getattr(reader, "pairs", None) is None:
         found.notes.append("its list of pairs was not compared: give --config, whose reader has one")
-    elif (root / PAIRS).read_bytes() != pairs_of_release(reader, pseudonyms).encode():
+        return
+    found.pairs_compared = True
+    if (root / PAIRS).read_bytes() != pairs_of_release(reader, pseudonyms).encode():
         found.add(PAIRS, "is not the raw set's list of pairs")
 
 

@@ -81,6 +81,11 @@ def desensitize_image(
     else:
         _check_size(photo, data, height, mask, resize, crop)
         face = np.broadcast_to(decoded, (3, height, height)).transpose(1, 2, 0)
+    if guard < 1 and (align or _cut_out(data, crop) != (height, height)):
+        log.warning(
+            "The photo is resized: visible pixels at the mask's edge are hidden ones to an eighth on average. "
+            "--guard 1 keeps a lossless one apart, a JPEG needs more: docs/threat_model.md, 'The margin'."
+        )
     left, hidden = _desensitized(face, mask, guard)
     write_atomically(output, encode_png(left))
     get_console().print(f"{height}×{height} px, {hidden:.1%} hidden: {output}", soft_wrap=True)
@@ -122,6 +127,13 @@ def _check_size(
         )
     if crop is None and found[0] != found[1]:
         log.warning("photo %s: %d×%d px are squeezed to a square.", photo, *found)
+
+
+def _cut_out(data: bytes, crop: int | tuple[int, int, int, int] | None) -> tuple[int, int] | None:
+    """Return width and height of what is taken of a photo, before it is resized."""
+    if crop is None:
+        return size_of(data)
+    return (crop, crop) if isinstance(crop, int) else (crop[2] - crop[0], crop[3] - crop[1])
 
 
 def _aligned(photo: str, side: int, detector: Detector | None) -> Picture:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,11 +37,12 @@ from lightning_app.masks.learned import (
     soft_mask,
     top_mask,
 )
+from lightning_app.masks.rounding import runs
 
 log = logging.getLogger("faceveil")
 Kind = Literal["population", "codebook", "core_first", "free"]
 Choice = Literal["best", "exponential"]
-_CHUNK = 64  # images that the masker sees at a time
+CHUNK = 64  # images that the masker sees at a time
 _KEYS = 4  # of `draws.secret`
 _ROUNDS = 4  # of core_first, of a masker that was trained without
 _INTERFERES = {
@@ -281,15 +283,28 @@ class LearnedMask(Desensitizer):
         masker.network.to(image.device)
         assert self.size is not None
         shown, parts = shown_pixels(self.share, self.size), list[Tensor]()
-        # fp32 whatever training does: TF32 and bf16 change the ranks of pixels
-        exact = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        with torch.autocast(image.device.type, enabled=False), exact:
-            for part in image.float().split(_CHUNK):
+        with _exact(image.device):
+            for part in image.float().split(CHUNK):
                 mask, rounds = grown(masker.network, part, shown, self.growth)
                 parts.append(soft_mask(mask, rounds) if self.kind == "codebook" else mask)
         return torch.cat(parts) if parts else image.new_zeros(0, 1, *self.size)
+
+    def possible(self, image: Tensor, within: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield what `made` may make of one image on another machine, the likeliest first. Prepared.
+
+        Args:
+            image: `[1,3,H,W]` float in [0,1].
+            within: `[1,1,H,W]`, the mask that it must be; by default any.
+        """
+        (masker,) = self._masker
+        assert self.size is not None
+        found = runs(masker.network, image.float(), shown_pixels(self.share, self.size), self.growth, within)
+        while True:
+            with _exact(image.device):
+                one = next(found, None)
+            if one is None:
+                return
+            yield soft_mask(*one) if self.kind == "codebook" else one[0]
 
     def choose(self, soft: Tensor, index: Tensor) -> Tensor:
         """Choose one of the public masks for each image, of kind `codebook`.
@@ -309,10 +324,32 @@ class LearnedMask(Desensitizer):
         worth = self.worth(soft)
         if self.owner is None or self.epsilon is None:
             return worth.argmax(1)
+        likely, drawn = self._drawn(worth, index)
+        return (drawn >= likely).sum(1).clamp(max=likely.shape[1] - 1)
+
+    def may_choose(self, soft: Tensor, index: Tensor, code: int, slack: float) -> bool:
+        """Return whether `choose` may choose this public mask for one image, were its worth rounded otherwise.
+
+        Args:
+            soft: `[1,1,H,W]`, see `choose`.
+            index: `[1]`, likewise.
+            code: number of the public mask.
+            slack: how far a worth, or a probability, may be off.
+        """
+        worth = self.worth(soft)
+        if self.owner is None or self.epsilon is None:
+            return bool(worth.max() - worth[0, code] <= slack)
+        likely, drawn = self._drawn(worth, index)
+        low = 0.0 if code == 0 else float(likely[0, code - 1])
+        return low - slack <= float(drawn) <= float(likely[0, code]) + slack
+
+    def _drawn(self, worth: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return up to where each public mask is chosen `[B,C]`, and what is drawn by the owner's key `[B,1]`."""
+        assert self.owner is not None
+        assert self.epsilon is not None
         likely = (worth * (self.epsilon / 2)).softmax(1).cumsum(1)
         keys = [self.owner.integer("LearnedMask", number) for number in range(_KEYS)]
-        drawn = draws.as_uniform(draws.secret(index, keys)).double()[:, None]
-        return (drawn >= likely).sum(1).clamp(max=likely.shape[1] - 1)
+        return likely, draws.as_uniform(draws.secret(index, keys)).double()[:, None]
 
     def worth(self, soft: Tensor) -> Tensor:
         """Return what each public mask is worth for each image, `[B,C]` float64; see `choose`.
@@ -417,3 +454,11 @@ class LearnedMask(Desensitizer):
     def entries_each(cls, size: int) -> list[Schema]:
         """List what a manifest may say of the other kinds."""
         return each_entries(size)
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Compute in fp32 whatever training does: TF32 and bf16 change the ranks of pixels."""
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.autocast(device.type, enabled=False), exact:
+        yield

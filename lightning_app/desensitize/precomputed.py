@@ -53,6 +53,7 @@ class Precomputed(Desensitizer):
 
         Raises:
             FileNotFoundError: no such folder, or no picture in it.
+            ValueError: a picture is a link that leads out of the folder, or is no file.
         """
         if self._files is None:
             if not self.root.is_dir():
@@ -60,11 +61,13 @@ class Precomputed(Desensitizer):
                     f"Precomputed root={self.root}: no such folder (looked for the pictures that another program made)"
                 )
             found: dict[str, list[str]] = {}
+            inside = self.root.resolve()
             for folder, inner, names in os.walk(self.root):
                 inner[:] = sorted(one for one in inner if not one.startswith("."))
                 for name in sorted(names):
                     if not name.startswith(".") and name.lower().endswith(SUFFIXES):
                         path = Path(folder, name).relative_to(self.root).as_posix()
+                        self._check_file(path, inside)
                         found.setdefault(stem(path), []).append(path)
             if not found:
                 raise FileNotFoundError(
@@ -72,6 +75,17 @@ class Precomputed(Desensitizer):
                 )
             self._files = found
         return self._files
+
+    def _check_file(self, path: str, inside: Path) -> None:
+        """Refuse a link that leads out of the folder: to the original itself, say, which would pass for a method."""
+        whole = self.root / path
+        if whole.is_symlink() and inside not in whole.resolve().parents:
+            raise ValueError(
+                f"Precomputed root={self.root}: {path} is a link that leads out of the folder; put the picture itself "
+                "there"
+            )
+        if not whole.is_file():
+            raise ValueError(f"Precomputed root={self.root}: {path} is no file")
 
     def file(self, name: str) -> Path | None:
         """Find the picture of an image; None where there is none.

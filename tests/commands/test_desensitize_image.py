@@ -102,6 +102,19 @@ def test_another_size(options: list[str], message: str, mask: Path, tmp_path: Pa
     assert not (tmp_path / "out.png").exists()
 
 
+def test_a_resize_without_a_guard_is_warned_of(
+    mask: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide, same = _photo(tmp_path / "wide.jpg", (60, 50)), _photo(tmp_path / "same.jpg")
+    for photo, more, warned in (
+        (wide, ["--resize"], True), (wide, ["--resize", "--guard", "1"], False), (same, [], False),
+        (wide, ["--resize", "--crop", str(SIDE)], False),
+    ):  # fmt: skip
+        caplog.clear()
+        run([str(photo), str(tmp_path / "out.png"), "--mask", str(mask), "--overwrite", *more])
+        assert ("visible pixels at the mask's edge are hidden ones" in caplog.text) == warned, (photo, more)
+
+
 def test_resize_is_that_of_the_readers(mask: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     photo = _photo(tmp_path / "photo.jpg", (60, 50))
     run([str(photo), str(tmp_path / "out.png"), "--mask", str(mask), "--resize"])

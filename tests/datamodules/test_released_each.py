@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,15 +22,19 @@ from datamodules.readers.subset import Subset
 from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import write_secret
+from lightning_app.core.png import encode_png
 from lightning_app.desensitize import GaussianBlur, LearnedMask
 from lightning_app.release import Manifest, Pseudonyms
+from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import audit
+from lightning_app.release.audit.verdict import left_open
 from lightning_app.release.format.own_masks import OwnMasks
 from lightning_app.release.write.writer import write_release
 from tests.command_line import RunMain, refused
 from tests.datamodules.task_files import drawn_classes
 from tests.masker import write_masker
-from tests.release.by_hand import as_written, said, set_times
+from tests.release.by_hand import as_written, relist, said, set_times
+from tests.release.each import pairs_of_files, pixels
 from tests.release.released import KEY
 
 SIZE = 32
@@ -136,6 +142,21 @@ def test_it_says_how_its_masks_came_about(home: Path) -> None:
         ReleasedFaces(home / "core_first", mask_hash="0" * 64)
 
 
+def test_a_mask_that_shows_more_than_the_manifest_says_is_not_trained_under(
+    home: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(home / "core_first", tmp_path / "out"))
+    shown = Manifest.read(root).masks.shown  # type: ignore[union-attr]
+    _, mask = pairs_of_files(root)[0]
+    own = pixels(mask)[..., 0]
+    for put, what in ((own | 255, f"shows {SIZE * SIZE} pixels"), (own & 254, f"shows {shown} pixels")):
+        mask.write_bytes(encode_png(np.ascontiguousarray(put)))
+        relist(root)
+        reader = ReleasedFaces(root, min_mask_ratio=0.7)
+        with pytest.raises(ValueError, match=f"{what}, or some in part; the manifest says {shown}"):
+            reader.masks(range(len(reader)))
+
+
 def learned_about(home: Path) -> dict[str, object]:
     made = learned(home, "core_first")
     made.prepare((SIZE, SIZE))
@@ -217,6 +238,22 @@ def test_pairs_are_audited(home: Path, tmp_path: Path) -> None:
         "says of a pair whether it is one person otherwise than its folders do" in found
         or "is not in its place" in found
     )
+
+
+def test_pairs_that_nothing_was_compared_with_are_not_proven(home: Path, tmp_path: Path) -> None:
+    """Which pairs are listed, and how often, is a message; without the raw set's list nobody knows."""
+    root = home / "core_first pairs"
+    open_ = "that the list of 40 pairs carries nothing else (--config, --key)"
+    found = audit(root)
+    assert open_ in left_open(found, Agreed(), False)
+    write_secret(tmp_path / "key", KEY.hex().encode() + b"\n")
+    drawn = {"class_path": "datamodules.DrawnPairs", "init_args": PAIRS}
+    masker = {"class_path": "lightning_app.desensitize.LearnedMask",
+              "init_args": {"checkpoint": f"{home}/core_first.ckpt", "kind": "core_first", "share": 0.24}}  # fmt: skip
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump({"reader": drawn, "desensitizer": masker}))
+    found = audit_command(str(root), key=str(tmp_path / "key"), config=str(tmp_path / "made.yaml"))
+    assert not found.findings
+    assert open_ not in found.unproven
 
 
 # -- classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -235,3 +236,20 @@ class TestPrecomputed(DesensitizerContract):
 
 def test_it_stands_in_the_table() -> None:
     assert OURS["Precomputed"] is Precomputed
+
+
+def test_a_link_out_of_the_folder_is_not_another_programs_picture(tmp_path: Path) -> None:
+    """An unpacked archive may hold a link to the original, whose figures would be those of clean faces."""
+    raw, made = sets(tmp_path)
+    one = made / Path(NAMES[0]).with_suffix(".png")
+    one.unlink()
+    one.symlink_to(raw / NAMES[0])
+    with pytest.raises(ValueError, match=r"Ada/Ada_0001\.png is a link that leads out of the folder"):
+        shown(faces(raw), made)
+    one.unlink()
+    one.symlink_to("Ada_0002.png")
+    assert len(Precomputed(made).files) == 4, "within the folder a link is a file"
+    one.unlink()
+    os.mkfifo(one)
+    with pytest.raises(ValueError, match=r"Ada/Ada_0001\.png is no file"):
+        shown(faces(raw), made)

@@ -14,6 +14,7 @@ from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader
 from lightning_app.core.draws import hashed
 from lightning_app.desensitize import LearnedMask
+from lightning_app.desensitize.learned_mask import CHUNK
 from lightning_app.release.audit.images import read_at_most
 from lightning_app.release.audit.run import Audit, Compared
 from lightning_app.release.format.each_mask import mask_faults, mask_file
@@ -23,11 +24,7 @@ from lightning_app.release.write.desensitizing import stack
 from lightning_app.release.write.each import EachDesensitizer, Remade
 
 _SAMPLE = 412  # salt of the draw of the batches that are made again
-# share of an image's pixels in which its mask may differ from the masker's run again, as another machine's rounding
-# leaves it: 25 of 112×112. Who makes the release may hide a message in as many
-MOST_APART = 0.002
-_NEARLY = 1e-5  # how much less a public mask may be worth than the best one, likewise
-_FEW = 8
+_NEARLY = 1e-5  # how far a public mask's worth, and its probability, may be off by another machine's rounding
 
 
 class _Batch(NamedTuple):
@@ -48,9 +45,10 @@ def compare_each(
 ) -> None:
     """Run the masker again on a sample of raw images, in the batches they were made in, and with noise under masks.
 
-    The mask stored must be the masker's, but for a few pixels (`MOST_APART`); the picture must be the raw one times the
-    mask stored, to the last bit. Of `core_first` the masker must make the same mask, to the last pixel, of the image
-    with noise under it. Of `codebook` the mask must be the one that is chosen again, or one that is as good.
+    The mask stored must be the masker's, or one that it makes where scores that are equal but for rounding fall the
+    other way (`masks.rounding`); the picture must be the raw one times the mask stored, to the last bit. Of
+    `core_first` the masker must make the same mask, to the last pixel, of the image with noise under it. Of `codebook`
+    the mask must be the one that is chosen again, or one that is as good.
 
     Args:
         root: the released folder.
@@ -74,20 +72,21 @@ def compare_each(
     for name in strangers:
         audit.add(name, "bears the pseudonym of no raw image")
     step, plan = manifest.masks.batch, sorted(origin)  # as they were made: those that were refused count, too
-    batches = [plan[at : at + step] for at in range(0, len(plan), step)]
-    batches = [names for names in batches if not released.isdisjoint(names)]
+    made = ([name for name in plan[at : at + step] if name in released] for at in range(0, len(plan), step))
+    # the masker sees so many at a time, however many a batch says to hold
+    batches = [names[at : at + CHUNK] for names in made for at in range(0, len(names), CHUNK)]
     order = torch.argsort(hashed(torch.arange(len(batches)), _SAMPLE, seed), stable=True).tolist()
     generator = torch.Generator().manual_seed(seed)
     done = black = apart = 0
     for at in order:
         if sample is not None and done >= sample:
             break
-        batch = _read(audit, [name for name in batches[at] if name in released], origin, reader)
+        batch = _read(audit, batches[at], origin, reader)
         if batch is not None:
             one_black, one_apart = _compare(root, audit, batch, each, generator)
             done, black, apart = done + len(batch.names), black + one_black, apart + one_apart
             advance(len(batch.names))
-    audit.compared = Compared(done, seed, black=black, mask_pixels=apart)
+    audit.compared = Compared(done, seed, black=black, mask_pixels=apart, together=max(map(len, batches)))
     if not done:
         audit.add("images", "no image could be compared with its raw one")
     elif black == done:
@@ -130,7 +129,6 @@ def _compare(
                 mask_file(batch.names[row]),
                 "depends on hidden pixels: the masker makes another mask of its image with noise under it",
             )
-    worth = _worths(each, batch.raw)
     black = apart = 0
     for row, name in enumerate(batch.names):
         mask = _own(root / mask_file(name), each)
@@ -141,37 +139,32 @@ def _compare(
         differing = int((mask != made.mask[row, 0]).sum())
         if not differing:
             continue
-        what = _other_code(each, made, worth, row, mask) if worth is not None else None
-        if what is None and (worth is not None or differing <= MOST_APART * mask.numel()):
-            apart += differing
+        if what := _other_mask(each, made, batch, row, mask, differing):
+            audit.add(mask_file(name), what)
         else:
-            audit.add(
-                mask_file(name),
-                what
-                or f"is not the masker's: run again on the raw image it shows {differing // 2} other pixels, more "
-                "than another machine's rounding leaves",
-            )
+            apart += differing
     return black, apart
 
 
-def _worths(each: EachDesensitizer, raw: Tensor) -> Tensor | None:
-    """Return what each public mask is worth for each image `[B,C]`, where masks are public ones."""
-    if each.codes is None:
-        return None
+def _other_mask(
+    each: EachDesensitizer, made: Remade, batch: _Batch, row: int, mask: Tensor, differing: int
+) -> str | None:
+    """Return what is wrong with a mask that is not the one made again; None where another machine may have made it."""
     learned = each.desensitizer
     assert isinstance(learned, LearnedMask)
-    return learned.worth(learned.made(raw.float() / 255))
-
-
-def _other_code(each: EachDesensitizer, made: Remade, worth: Tensor, row: int, mask: Tensor) -> str | None:
-    """Return what is wrong with a public mask that is another than was chosen again; None where it is as good."""
-    assert each.codes is not None
+    image = batch.raw[row][None].float() / 255
+    if each.codes is None:
+        if any(True for _ in learned.possible(image, mask[None, None].float())):
+            return None
+        return (
+            f"is not the masker's: run again on the raw image it shows {differing // 2} other pixels, more than "
+            "another machine's rounding leaves"
+        )
     same = (each.codes[:, 0] == mask).flatten(1).all(1).nonzero().flatten().tolist()
     if not same:
         return "is none of the masker's public masks"
-    learned = each.desensitizer
-    assert isinstance(learned, LearnedMask)
-    if learned.choice == "best" and float(worth[row].max() - worth[row, same[0]]) <= _NEARLY:
+    number = torch.tensor([batch.numbers[row]])
+    if any(learned.may_choose(soft, number, same[0], _NEARLY) for soft in learned.possible(image)):
         return None
     return f"is public mask {same[0]}, the masker run again chooses {int(made.which[row])}"
 

@@ -34,15 +34,25 @@ def detection(images: int, compared: int, leaking: int) -> float:
     return max(0.0, -math.expm1(missed))
 
 
-def typical(images: int, compared: int) -> dict[str, float]:
+def typical(images: int, compared: int, together: int = 1) -> dict[str, float]:
     """Return `detection` for one, for ten and for 1 % of leaking images, as far as there are so many.
+
+    Where images are drawn in groups, whoever makes the release puts those that leak into as few of them as they fill:
+    so many groups are looked for then.
 
     Args:
         images: how many there are.
         compared: how many of them are in the sample.
+        together: images of a group.
 
     Returns:
         Keys `one`, `ten`, `one_percent` (rounded up).
     """
     cases = {"one": 1, "ten": 10, "one_percent": -(-images // 100)}
-    return {name: detection(images, compared, k) for name, k in cases.items() if k <= images}
+    groups = -(-images // together)
+    drawn = groups if compared >= images else compared // together  # at least so many are whole
+    return {
+        name: detection(groups, drawn, -(-count // together))
+        for name, count in cases.items()
+        if count <= images
+    }

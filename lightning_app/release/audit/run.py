@@ -68,6 +68,7 @@ class Compared:
         values: of representations: how many values were compared.
         apart: how many of them lie on the next level.
         mask_pixels: of images with a mask each: in how many pixels those of the masker run again differ.
+        together: images were drawn in groups of so many at most, those that were made together.
     """
 
     images: int
@@ -77,6 +78,7 @@ class Compared:
     values: int = 0
     apart: int = 0
     mask_pixels: int = 0
+    together: int = 1
 
 
 @dataclass
@@ -93,6 +95,7 @@ class Audit(Findings):
         compared: what was compared with the raw set; None where nothing was tried.
         shards: what was found in the shards of a release of representations; None of pictures.
         classes_compared: whether the names of a task's classes were held against the raw set's.
+        pairs_compared: whether the list of pairs was held against the raw set's.
     """
 
     notes: list[str] = field(default_factory=list)
@@ -103,6 +106,7 @@ class Audit(Findings):
     compared: Compared | None = None
     shards: Shards | None = None
     classes_compared: bool = False
+    pairs_compared: bool = False
 
 
 def audit(

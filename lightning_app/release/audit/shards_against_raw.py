@@ -122,7 +122,8 @@ def compare_shards(
             values, apart = values + step.size, apart + next_to
         done += len(rows)
         advance(len(rows))
-    audit.compared = Compared(done, seed, values=values, apart=apart)
+    together = max((len(rows) for _, rows in batches), default=1)
+    audit.compared = Compared(done, seed, values=values, apart=apart, together=together)
     if not done:
         audit.add("shards", "no image could be compared with its raw one")
 

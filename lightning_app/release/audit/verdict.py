@@ -60,6 +60,8 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
             f"that {found.compared.mask_pixels} pixels of masks carry nothing else: the masker run again shows others, "
             "as another machine or version may"
         )
+    if manifest.pairs and not found.pairs_compared:
+        said.append(f"that the list of {manifest.pairs} pairs carries nothing else (--config, --key)")
     if not found.classes_compared and (strange := unknown(manifest.classes)):
         said.append(f"that the names of {strange} classes are no people's (--config, --key)")
     if manifest.signer is None:
@@ -92,15 +94,23 @@ def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
     compared = 0 if found.compared is None else found.compared.images
     images, people = counted(found.files, "image"), counted(manifest.identities, "identity")
     if manifest.masks is not None:
-        proven = (
-            ", none depends on what it hides" if compared and manifest.method["kind"] == "core_first" else ""
-        )
-        mask = f"masks {each_text(manifest)}{proven}"
+        mask = f"masks {each_text(manifest)}{_proven(found, manifest)}"
     line = (
         f"audit {verdict}{warning}; {images} of {people}{kept} decoded, {mask}, {compared} "
         f"released again, {found.bytes / 1e6:.1f} MB, {seconds:.1f} s"
     )
     return line + (f"; NOT PROVEN: {'; '.join(unproven)}" if unproven and not found.findings else "")
+
+
+def _proven(found: Audit, manifest: Manifest) -> str:
+    """Return that no mask depends on what it hides, where those compared are their masker's to the last pixel."""
+    compared = found.compared
+    if manifest.method["kind"] != "core_first" or found.findings or compared is None:
+        return ""
+    if not compared.images or compared.mask_pixels:  # a pixel that is not the masker's may be anybody's
+        return ""
+    of = "" if compared.images >= manifest.images else f" of {compared.images} compared"
+    return f", none{of} depends on what it hides"
 
 
 def compared_line(found: Audit) -> str | None:
@@ -115,7 +125,7 @@ def compared_line(found: Audit) -> str | None:
     manifest, compared = found.manifest, found.compared
     if manifest is None or compared is None or not compared.images:
         return None
-    odds = typical(manifest.images, min(compared.images, manifest.images))
+    odds = typical(manifest.images, min(compared.images, manifest.images), compared.together)
     words = [f"{what} with probability {odds[key]:.3g}" for key, what in _CASES.items() if key in odds]
     apart = (
         ""
@@ -178,7 +188,11 @@ def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -
         "released_again": images,
         "compared_share": None if manifest is None else images / manifest.images,
         "seed": None if compared is None else compared.seed,
-        "detection": None if manifest is None else typical(manifest.images, min(images, manifest.images)),
+        "detection": None
+        if manifest is None
+        else typical(
+            manifest.images, min(images, manifest.images), 1 if compared is None else compared.together
+        ),
         "values_compared": 0 if compared is None else compared.values,
         "values_on_next_level": 0 if compared is None else compared.apart,
         "black_under_mask": 0 if compared is None else compared.black,

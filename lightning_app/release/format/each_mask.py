@@ -176,23 +176,26 @@ def mask_faults(data: bytes, size: int, shown: int) -> tuple[list[str], NDArray[
     return faults, mask
 
 
-def read_mask(data: bytes, size: int, what: str) -> NDArray[np.uint8]:
+def read_mask(data: bytes, size: int, shown: int, what: str) -> NDArray[np.uint8]:
     """Read the mask of an image, for training: packed bits, row by row.
 
     Args:
         data: of the file.
         size: side of the images in pixels.
+        shown: pixels that it must show.
         what: to call it in the message.
 
     Returns:
         `[ceil(size²/8)]` uint8, see `pack_masks`.
 
     Raises:
-        ValueError: it is no mask of this size.
+        ValueError: it is no mask of this size, or shows another number of pixels than the manifest says.
     """
     png = read_png(data)
     if png.pixels is None or png.faults or png.pixels.shape != (size, size, 1):
         raise ValueError(f"{what} is no mask of {size}×{size} pixels")
+    if (found := np.count_nonzero(png.pixels)) != shown or png.pixels.sum(dtype=np.int64) != 255 * shown:
+        raise ValueError(f"{what} shows {found} pixels, or some in part; the manifest says {shown}")
     bits: NDArray[np.uint8] = np.packbits(png.pixels.reshape(-1) != 0)
     return bits
 
