@@ -11,6 +11,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core.enums import StrEnum
 from rich.logging import RichHandler
 
+# of Lightning's messages; that a GPU is there is shown
+_OF_NO_USE = ("💡", "TPU available: False", "GPU available: False", "Loading `train_dataloader` to estimate")
+
 
 def set_up() -> None:
     """Set up logging, warnings, YAML and matrix products for a command; a second time changes nothing."""
@@ -24,7 +27,7 @@ def set_up() -> None:
         r"Experiment logs directory .* exists and is not empty.*",  # put_log_aside has put the earlier log aside
     ):
         warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_of_use)
     # as which YAML writes a default such as `Interval.step` of Lightning's Timer
     yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
     torch.set_float32_matmul_precision("high")
@@ -35,8 +38,8 @@ def is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _not_an_advertisement(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("💡")
+def _of_use(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_OF_NO_USE)
 
 
 def set_up_logging() -> None:
