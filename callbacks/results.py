@@ -106,6 +106,8 @@ class Results(Clocked):
             if stage == "fit":
                 _draw_curves(run_dir)
         print_table(f"{stage}: {run_dir.name}", rows, columns)
+        if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print(f"The run lies in {run_dir}: metrics, curves and checkpoints; --ckpt_path last finds it.")
 
 
 def _draw_curves(run_dir: Path) -> None:

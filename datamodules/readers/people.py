@@ -32,7 +32,7 @@ def read_people(path: str | os.PathLike[str], present: set[str], where: str | os
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"people={path}: no such file (looked for a text file with one identity per line)"
+            f"people={path}: no such file with one identity per line; null takes everybody"
         )
     text = text_of(Path(path).read_bytes(), f"people={path}")
     lines = [

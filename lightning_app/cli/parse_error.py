@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from lightning_app.cli.configs import CONFIGS
 from lightning_app.cli.places import FILES
 from lightning_app.core.printing import one_line
 
@@ -41,6 +42,7 @@ _NOISE = (
 _MOST = 12  # names that are listed
 _LONGEST = 400
 _NEAR = 0.6  # of difflib
+_FIT = ("trainer", "model", "data")  # what a config of `fit` has at its top
 
 
 class OneReason(ArgumentParser):
@@ -53,8 +55,13 @@ class OneReason(ArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         options = [name for action in parser._actions for name in action.option_strings]
         options += [name.removeprefix("--") for name in options] + [*_dests(self)]
-        sys.stderr.write(f"error: {one_line(FILES.place(message) + the_reason(message, options))}\n")
+        words = _of_another(message, parser) or FILES.place(message) + the_reason(message, options)
+        sys.stderr.write(f"error: {one_line(words)}\n")
         self.exit(2)
+
+    def format_help(self) -> str:
+        """Return the help, without the backspace that jsonargparse (4.53) puts before `--print_config`'s flags."""
+        return super().format_help().replace(" \b[", "[")
 
     def print_usage(self, file: Any = None) -> None:
         """Print nothing."""
@@ -68,6 +75,20 @@ def _dests(parser: Any) -> Iterator[str]:
                 yield from _dests(inner)
         else:
             yield from (action.dest, action.dest.split(".")[0])
+
+
+def _of_another(message: str, parser: Any) -> str:
+    """Say that a config is one of `fit` where another command was given it; empty where it is not."""
+    command = str(parser.prog).split()[-1]
+    found = _UNKNOWN.search(message)
+    top = next((group for group in found.groups() if group), "").split(".")[0] if found else ""
+    if top not in _FIT or not FILES.read or top in {name.split(".")[0] for name in _dests(parser)}:
+        return ""
+    needed = [action.dest for action in parser._actions if getattr(action, "required", False)]
+    needs = f"; it needs {', '.join(sorted(needed))}" if needed else ""
+    example = CONFIGS / f"{command.replace('-', '_')}.yaml"
+    shown = f", see configs/{example.name}" if example.is_file() else ""
+    return f"{FILES.read[-1]} is a config of fit: {command} takes no {top!r}{needs}{shown}"
 
 
 def the_reason(message: str, options: Iterable[str] = ()) -> str:

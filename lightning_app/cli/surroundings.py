@@ -14,6 +14,9 @@ from rich.logging import RichHandler
 
 from lightning_app.cli.whole_numbers import try_whole_numbers_first
 
+# of Lightning's messages; that a GPU is there is shown
+_OF_NO_USE = ("💡", "TPU available: False", "GPU available: False", "Loading `train_dataloader` to estimate")
+
 try_whole_numbers_first(L.Trainer.__init__)  # whoever reads its arguments
 
 
@@ -29,7 +32,7 @@ def set_up() -> None:
         r"Experiment logs directory .* exists and is not empty.*",  # put_log_aside has put the earlier log aside
     ):
         warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_of_use)
     # as which YAML writes a default such as `Interval.step` of Lightning's Timer
     yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
     torch.set_float32_matmul_precision("high")
@@ -40,8 +43,8 @@ def is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _not_an_advertisement(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("💡")
+def _of_use(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_OF_NO_USE)
 
 
 def set_up_logging() -> None:

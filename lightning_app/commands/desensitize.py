@@ -192,9 +192,9 @@ def run(args: list[str]) -> None:
     key = owner / "pseudonyms.key" if config.key is None else config.key
     output = config.output
     write_run_config(parser, config)
-    log.info("Next: python main.py audit %s", " ".join(
-        shlex.quote(str(word)) for word in (output, "--config", owner / "config.yaml", "--key", key)
-    ))  # fmt: skip
+    words = (output, "--config", owner / "config.yaml", "--key", key)
+    # not by the log, which breaks lines: this one is to be copied
+    print(f"Next: python main.py audit {shlex.join(map(str, words))}")
 
 
 def _check_mask(config: Namespace) -> None:

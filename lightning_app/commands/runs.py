@@ -32,7 +32,12 @@ def runs(folder: str = "runs", as_json: bool = False) -> list[Run]:
             json.dumps([run.as_dict() for run in found], indent=2) + "\n"
         )  # in ASCII: for a program
     elif found:
-        print_table(f"runs in {folder}", [row_of(run) for run in found], COLUMNS)
+        rows = [row_of(run) for run in found]
+        # a column of nothing takes room
+        shown = [n for n in range(len(COLUMNS)) if any(row[n] for row in rows)]
+        print_table(
+            f"runs in {folder}", [[row[n] for n in shown] for row in rows], [COLUMNS[n] for n in shown]
+        )
     else:
         print(f"no runs in {folder} yet; `python main.py fit --config NAME.yaml` leaves one")
     return found

@@ -140,4 +140,4 @@ def row_of(run: Run) -> list[str]:
     ]  # fmt: skip
 
 
-COLUMNS = ["run", "what", "state", "last change", "epochs", "verification accuracy", "mask ratio", "dSSIM"]
+COLUMNS = ["run", "what", "state", "last change", "epochs", "accuracy", "mask ratio", "dSSIM"]

@@ -51,6 +51,7 @@ def test_fit_prints_writes_and_logs(make_trainer: MakeTrainer, capsys: pytest.Ca
     table = capsys.readouterr().out
     for text in (f"{lfw['lfw/accuracy']:.4f} ± {lfw['lfw/std']:.4f}", "0.5000", "TinyModel", "lfw EER"):
         assert text in table
+    assert f"The run lies in {run_dir}: " in table
     ((key, columns, rows),) = recorder.tables
     assert (key, columns) == ("results/fit", ["figure", "value"])
     assert rows[:2] == [["model", "TinyModel"], ["mask ratio", "0.5000"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lightning_app.cli.surroundings import set_up
 from lightning_app.commands import COMMANDS, HELP, LIGHTNING
 from lightning_app.core.printing import counted, searched
 from lightning_app.core.version import version
@@ -38,6 +40,20 @@ def test_the_help_that_was_written_down_is_the_parsers() -> None:
 
 def test_every_command_has_its_help() -> None:
     assert {path.stem for path in HELP.iterdir()} == {*LIGHTNING, *COMMANDS}
+    for path in HELP.iterdir():  # jsonargparse's own has a backspace in it
+        assert path.read_text().replace("\n", "").isprintable(), path
+
+
+def test_what_lightning_says_of_chips_that_are_not_there_is_not_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    set_up()
+    said = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with caplog.at_level(logging.INFO, said.name):
+        for text in ("GPU available: False, used: False", "TPU available: False, using: 0 TPU cores"):
+            said.info(text)
+        said.info("GPU available: True (cuda), used: True")
+    assert caplog.messages == ["GPU available: True (cuda), used: True"]
 
 
 @pytest.mark.parametrize("args", [["fit", "--help"], ["audit", "-h"], ["--version"], []], ids=" ".join)

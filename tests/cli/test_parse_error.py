@@ -98,6 +98,23 @@ def test_a_class_where_a_name_may_stand(
     assert said.endswith(f"judges: {line}")
 
 
+def test_a_config_of_fit_given_to_another_command(
+    run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "trainer: {max_epochs: 1}\nmodel: {class_path: lightning_app.models.ResNet}\n"
+        "data: {reader: {class_path: datamodules.FolderFaces, init_args: {root: faces}}}\n"
+    )
+    with pytest.raises(SystemExit):
+        run_main("desensitize", "--config", "mine.yaml")
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: mine.yaml is a config of fit: desensitize takes no ")
+    assert said.endswith("; it needs desensitizer, output, reader, see configs/desensitize.yaml")
+    with pytest.raises(SystemExit):  # a fit's own mistake stays one
+        run_main("fit", "--config", "mine.yaml", "--data.reader.init_args.sise", "4")
+    assert "did you mean 'size'?" in capsys.readouterr().err
+
+
 def test_what_is_of_one_line_stays() -> None:
     assert the_reason("argument --size: expected one argument") == "argument --size: expected one argument"
     assert the_reason(

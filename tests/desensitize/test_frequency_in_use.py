@@ -119,9 +119,12 @@ def test_a_release_of_it_passes_its_audit(
                    "init_args": {"root": str(drawn_root), "size": 32, "crop": 44}},
     }))  # fmt: skip
     run_main("desensitize", "--config", config)
-    said = " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    said = " ".join(out.split())
     assert "63×32×32 uint8, value = (level − 128) / 16, 1 shard" in said
-    told = re.search(r"Next: python main\.py (audit released --config \S+ --key \S+)", said)
+    told = re.search(
+        r"^Next: python main\.py (audit released --config \S+ --key \S+)$", out, re.M
+    )  # one line
     assert told is not None
     run_main(*told[1].split())  # as it stands there
     assert "audit PASSED" in " ".join(capsys.readouterr().out.split())

@@ -103,6 +103,8 @@ def test_the_command(run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "mine" in said
     assert "stopped" in said
+    assert "dSSIM" not in said  # no run has one
+    assert {"accuracy", "0.5000"} <= set(said.split())  # no cell is broken at 80 columns
     run_main("runs", "--json")
     assert {run["name"] for run in json.loads(capsys.readouterr().out)} == {"mine", "spoilt"}
 
