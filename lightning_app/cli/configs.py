@@ -27,7 +27,7 @@ def find_config(name: str) -> Path:
         name: a path, or `NAME[.yaml]`, looked up in the working directory, then in `configs/`.
 
     Raises:
-        FileNotFoundError: there is none; names the nearest of those that are shipped, or all.
+        FileNotFoundError: there is none; names the nearest, or all that are shipped.
     """
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml", CONFIGS / "overlays" / f"{name}.yaml"):
         if path.is_file():
@@ -35,7 +35,9 @@ def find_config(name: str) -> Path:
     if Path(name).is_dir():
         raise FileNotFoundError(f"no config {name!r}: it is a folder; give a YAML file")
     known = shipped()
-    stems = {Path(other).stem: other for other in known}
+    stems = {
+        Path(other).stem: other for other in (*known, *(path.name for path in Path.cwd().glob("*.yaml")))
+    }
     near = difflib.get_close_matches(Path(name).stem, stems, 1)
     meant = f"; did you mean {stems[near[0]]}?" if near else f"; there are: {', '.join(known)}"
     raise FileNotFoundError(f"no config {name!r} in {Path.cwd()} nor in {CONFIGS}{meant}")

@@ -82,6 +82,8 @@ def _of_another(message: str, parser: Any) -> str:
     command = str(parser.prog).split()[-1]
     found = _UNKNOWN.search(message)
     top = next((group for group in found.groups() if group), "").split(".")[0] if found else ""
+    if command == "fit" and top in ("reader", "desensitizer") and FILES.read:
+        return f"{FILES.read[-1]} is a config of another command: fit takes {top!r} under `data`"
     if top not in _FIT or not FILES.read or top in {name.split(".")[0] for name in _dests(parser)}:
         return ""
     needed = [action.dest for action in parser._actions if getattr(action, "required", False)]

@@ -50,8 +50,8 @@ class OwnerKey:
             return cls(_random_secret())
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"owner's key {path}: no such file; `(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})` "
-                "makes one, or leave `key` out for a random one that ends with the process"
+                f"owner's key {path}: no such file; `(umask 077; {_folder(path)}openssl rand -hex 32 > "
+                f"{shlex.quote(str(path))})` makes one, or leave `key` out for a random one that ends with the process"
             )
         return cls(load_key(path), Path(path))
 
@@ -121,3 +121,9 @@ def _random_secret() -> bytes:
         OwnerKey(secret).hash[:12],
     )
     return secret
+
+
+def _folder(path: str | Path) -> str:
+    """Return the words that make a key's folder where it is not there yet."""
+    folder = Path(path).parent
+    return "" if folder.is_dir() else f"mkdir -p {shlex.quote(str(folder))}; "

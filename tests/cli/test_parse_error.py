@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lightning_app.cli.parse_error import the_reason
-from tests.command_line import RunMain, write_config
+from tests.command_line import RunMain, refused, write_config
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,14 @@ def test_a_config_of_fit_given_to_another_command(
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: mine.yaml is a config of fit: desensitize takes no ")
     assert said.endswith("; it needs desensitizer, output, reader, see configs/desensitize.yaml")
+    (tmp_path / "release.yaml").write_text(
+        "reader: {class_path: datamodules.FolderFaces, init_args: {root: faces}}\n"
+    )
+    with pytest.raises(SystemExit):
+        run_main("fit", "--config", "release.yaml")
+    line = "error: release.yaml is a config of another command: fit takes 'reader' under `data`\n"
+    assert capsys.readouterr().err == line
+    assert "; did you mean mine.yaml?" in refused(capsys, lambda: run_main("fit", "--config", "mien.yaml"))
     with pytest.raises(SystemExit):  # a fit's own mistake stays one
         run_main("fit", "--config", "mine.yaml", "--data.reader.init_args.sise", "4")
     assert "did you mean 'size'?" in capsys.readouterr().err

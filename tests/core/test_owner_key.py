@@ -47,6 +47,10 @@ def test_a_file_is_read_and_must_be_its_owners_alone(tmp_path: Path) -> None:
     if os.name == "posix":
         with pytest.raises(PermissionError, match="others may read it"):
             OwnerKey.of(path)
+    with pytest.raises(
+        FileNotFoundError, match=r"no such file; `\(umask 077; mkdir -p .*/keys; openssl rand"
+    ):
+        OwnerKey.of(tmp_path / "keys" / "gone.key")
     with pytest.raises(FileNotFoundError, match="no such file"):
         OwnerKey.of(tmp_path / "none.key")
     with pytest.raises(FileNotFoundError, match="openssl rand -hex 32"):

@@ -32,7 +32,7 @@ def check_draws(desensitizer: Desensitizer, key_file: bool = True) -> None:
         raise ValueError(
             f"desensitizer: {name} draws from the owner's key, and none is given as a file: a random one ends with "
             "this process, and then nobody can verify, audit or go on with the release. Make one, "
-            "`(umask 077; openssl rand -hex 32 > keys/owner.key)`, and give `key: keys/owner.key`"
+            "`(umask 077; mkdir -p keys; openssl rand -hex 32 > keys/owner.key)`, and give `key: keys/owner.key`"
         )
 
 
