@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 import sys
+from argparse import HelpFormatter
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any, NoReturn
@@ -59,9 +60,9 @@ class OneReason(ArgumentParser):
         sys.stderr.write(f"error: {one_line(words)}\n")
         self.exit(2)
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Return the help, without the backspace that jsonargparse (4.53) puts before `--print_config`'s flags."""
-        return super().format_help().replace(" \b[", "[")
+        return super().format_help(formatter).replace(" \b[", "[")
 
     def print_usage(self, file: Any = None) -> None:
         """Print nothing."""
@@ -78,7 +79,7 @@ def _dests(parser: Any) -> Iterator[str]:
 
 
 def _of_another(message: str, parser: Any) -> str:
-    """Say that a config is one of `fit` where another command was given it; empty where it is not."""
+    """Return words that say so where another command was given a config of `fit`; empty where it is none."""
     command = str(parser.prog).split()[-1]
     found = _UNKNOWN.search(message)
     top = next((group for group in found.groups() if group), "").split(".")[0] if found else ""
