@@ -59,9 +59,10 @@ class OneReason(ArgumentParser):
         sys.stderr.write(f"error: {one_line(words)}\n")
         self.exit(2)
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help, without the backspace that jsonargparse (4.53) puts before `--print_config`'s flags."""
-        return super().format_help().replace(" \b[", "[")
+        shown: str = super().format_help(*args, **kwargs)
+        return shown.replace(" \b[", "[")
 
     def print_usage(self, file: Any = None) -> None:
         """Print nothing."""
