@@ -11,6 +11,7 @@ import yaml
 
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
+_NUMBER = "tag:yaml.org,2002:int"
 _OF_CLASS = ("class_path", "init_args", "dict_kwargs")  # keys that jsonargparse takes
 _NULL = "tag:yaml.org,2002:null"
 
@@ -102,14 +103,14 @@ def _under(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | No
     return None if inner is None else _under(inner, key)
 
 
-def _wrong(node: yaml.Node, seen: set[int]) -> Iterator[str]:
-    """Yield the number of a line and what is wrong there."""
+def _wrong(node: yaml.Node, seen: set[int], top: bool = True) -> Iterator[str]:
+    """Yield the number of a line and what is wrong there; `top` says whether the node is the whole file."""
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _wrong(item, seen)
+            yield from _wrong(item, seen, top=False)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -118,7 +119,8 @@ def _wrong(node: yaml.Node, seen: set[int]) -> Iterator[str]:
         line = key.start_mark.line + 1
         if key.tag == _MERGE:
             continue
-        if not isinstance(key, yaml.ScalarNode) or key.tag != _TEXT:
+        number = isinstance(key, yaml.ScalarNode) and key.tag == _NUMBER  # such as an epoch, of a schedule
+        if not isinstance(key, yaml.ScalarNode) or not (key.tag == _TEXT or (number and not top)):
             yield f"{line}: {getattr(key, 'value', key)!r} is no name of a key: keys are text"
         elif key.value in lines:
             yield f"{line}: {key.value!r} stands a second time, after line {lines[key.value]}: keep one of them"
@@ -132,7 +134,7 @@ def _wrong(node: yaml.Node, seen: set[int]) -> Iterator[str]:
             yield f"{line}: class_path is {_kind(value)}: it takes a name, such as callbacks.LFWVerification"
         else:
             lines[key.value] = line
-            yield from _wrong(value, seen)
+            yield from _wrong(value, seen, top=False)
 
 
 def _kind(node: yaml.Node) -> str:
