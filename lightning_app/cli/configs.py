@@ -13,6 +13,7 @@ from lightning_app.cli.places import FILES
 from lightning_app.cli.yaml_file import read_config_file
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_NEAREST = 4  # configs that are named where there is none of a name
 
 
 def shipped() -> list[str]:
@@ -38,8 +39,8 @@ def find_config(name: str) -> Path:
     stems = {
         Path(other).stem: other for other in (*known, *(path.name for path in Path.cwd().glob("*.yaml")))
     }
-    near = difflib.get_close_matches(Path(name).stem, stems, 1)
-    meant = f"; did you mean {stems[near[0]]}?" if near else f"; there are: {', '.join(known)}"
+    near = [stems[stem] for stem in difflib.get_close_matches(Path(name).stem, stems, _NEAREST)]
+    meant = f"; did you mean {' or '.join(near)}?" if near else f"; there are: {', '.join(known)}"
     raise FileNotFoundError(f"no config {name!r} in {Path.cwd()} nor in {CONFIGS}{meant}")
 
 

@@ -19,6 +19,9 @@ def test_an_unknown_config_lists_those_there_are(
     message = refused(capsys, lambda: run_main("fit", "--config", "fsm_layer9.yaml"))
     assert "fsm_layer9.yaml" in message
     assert "fsm_layer3.yaml" in message
+    assert "demo.yaml" not in message  # the nearest alone
+    message = refused(capsys, lambda: run_main("fit", "--config", "qqq.yaml"))
+    assert "fsm_layer3.yaml" in message
     assert "demo.yaml" in message
 
 
