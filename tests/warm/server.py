@@ -38,7 +38,8 @@ _MODULES = (
     "matplotlib.pyplot",
     "benchmarks",
 )
-# what a first run of a command imports only then; Flower is an extra
+# what a first run of a command imports only then; Flower is an extra. Not Ray: its workers would take over what it has
+# read of the environment, and die at their start
 _EXTRAS = (
     "attrs",
     "fsspec.implementations.chained",
@@ -51,7 +52,6 @@ _EXTRAS = (
     "flwr.supercore.cli",
     "flwr.supernode.runtime.run_clientapp",
     "wandb",
-    "ray",
     "sklearn.metrics",
     "skimage.metrics",
 )
