@@ -7,6 +7,7 @@ from callbacks.dssim import DSSIMReport
 from callbacks.embeddings import Embeddings
 from callbacks.end_together import EndTogether
 from callbacks.epoch_row import EpochRow
+from callbacks.face_similarity import FaceSimilarityReport
 from callbacks.finite import FiniteLoss
 from callbacks.fsm_ablation import FSMAblation
 from callbacks.mask_pictures import MaskPictures
@@ -29,6 +30,7 @@ __all__ = [
     "EndTogether",
     "EpochRow",
     "FSMAblation",
+    "FaceSimilarityReport",
     "FiniteLoss",
     "HeadFirst",
     "LFWVerification",

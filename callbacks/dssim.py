@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from callbacks.measured import log_measurements
 from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
@@ -36,7 +34,6 @@ class DSSIMReport(OnRawFaces):
 
     def __init__(self, images: int = 64) -> None:
         super().__init__(images)
-        self._seen: Tensor | None = None  # uint8 [n,3,H,W], what the figures were computed from
         self.measurements: list[Measurement] = []
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -59,27 +56,15 @@ class DSSIMReport(OnRawFaces):
 
     @torch.no_grad()
     def _measure(self, data: Any, device: torch.device) -> None:
-        raw = self.raw_faces(data, device)
-        if not len(raw):
-            self.tell("DSSIMReport: a released set has no raw images to compare with: skipped.", logging.INFO)
+        if (found := self.newly_seen(data, device)) is None:
             return
-        if data.desensitizer.mixes > len(raw):
-            self.tell(f"DSSIMReport: {len(raw)} images are fewer than are in a mix: skipped.")
-            return
-        desensitized = self.desensitized(data, raw)
-        pictures = data.desensitizer.pictures(desensitized["image"], (raw.shape[2], raw.shape[3]))
-        seen = (pictures * 255).round().byte().cpu()
-        if self._seen is not None and torch.equal(seen, self._seen):
-            return
-        self._seen = seen
-        clean = raw.float() / 255
         # every rank measures the same images: nothing to bring together
         metrics = {
             "privacy/dssim": DSSIM(sync_on_compute=False).to(device),
             "privacy/psnr": PSNR(sync_on_compute=False).to(device),
         }
         for metric in metrics.values():
-            metric.update(clean, pictures)
+            metric.update(found.clean, found.pictures)
         self.measurements = [measurement(key, metric.compute().item()) for key, metric in metrics.items()]
-        if (ratio := mean_mask_ratio(desensitized)) is not None:
+        if (ratio := mean_mask_ratio(found.desensitized)) is not None:
             self.measurements.append(measurement("privacy/mask_ratio", ratio.item()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -12,6 +12,20 @@ from torch import Tensor
 from lightning_app.core.batch import Batch
 
 log = logging.getLogger("faceveil")
+
+
+class Seen(NamedTuple):
+    """Raw faces, and what is seen of them.
+
+    Attributes:
+        clean: `[n,3,H,W]` float in [0,1].
+        desensitized: the batch, as training images are.
+        pictures: `[n,3,H,W]` float in [0,1], as it is looked at.
+    """
+
+    clean: Tensor
+    desensitized: Batch
+    pictures: Tensor
 
 
 class OnRawFaces(L.Callback):
@@ -29,6 +43,7 @@ class OnRawFaces(L.Callback):
             raise ValueError(f"{type(self).__name__}: images={images}: give at least 1")
         self.images = images
         self._raw: Tensor | None = None  # uint8 [n,3,H,W], on the CPU
+        self._seen: Tensor | None = None  # uint8 [n,3,H,W], what was measured last
         self._told = False
 
     def raw_faces(self, data: Any, device: torch.device) -> Tensor:
@@ -55,6 +70,31 @@ class OnRawFaces(L.Callback):
         found = {"reader": data.sampled(self.images)} if data.desensitizer.elsewhere else {}
         out: Batch = data.desensitized(raw, draw_key=data.as_trained(len(raw)), **found)
         return out
+
+    def newly_seen(self, data: Any, device: torch.device) -> Seen | None:
+        """Return the raw faces and what is seen of them; None where there is nothing to measure.
+
+        That is so where the desensitized pixels are those of the last time, so that with a fixed mask a run measures
+        once; and where there are no raw faces, or fewer than are in a mix, which is told.
+
+        Args:
+            data: the run's DataModule.
+            device: where they shall be.
+        """
+        raw, name = self.raw_faces(data, device), type(self).__name__
+        if not len(raw):
+            self.tell(f"{name}: a released set has no raw images to compare with: skipped.", logging.INFO)
+            return None
+        if data.desensitizer.mixes > len(raw):
+            self.tell(f"{name}: {len(raw)} images are fewer than are in a mix: skipped.")
+            return None
+        desensitized = self.desensitized(data, raw)
+        pictures = data.desensitizer.pictures(desensitized["image"], (raw.shape[2], raw.shape[3]))
+        seen = (pictures * 255).round().byte().cpu()
+        if self._seen is not None and torch.equal(seen, self._seen):
+            return None
+        self._seen = seen
+        return Seen(raw.float() / 255, desensitized, pictures)
 
     def tell(self, line: str, level: int = logging.WARNING) -> None:
         """Log a line; the first one alone.

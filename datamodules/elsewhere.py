@@ -83,7 +83,7 @@ class Elsewhere:
         return out
 
     def check(self, positions: Iterable[int] | None = None) -> None:
-        """See that every image has its picture, of the right size, before anything is trained.
+        """Check that every image has its picture, of the right size, before anything is trained.
 
         Args:
             positions: in the reader; all by default.
@@ -148,7 +148,7 @@ def with_pictures(batch: Batch, desensitizer: Desensitizer, reader: FaceReader |
 
 
 def check_pictures(desensitizer: Desensitizer, *readers: FaceReader | None) -> None:
-    """See that another program's pictures are there for all images of sets, where a desensitizer takes such.
+    """Check that another program's pictures are there for all images of sets, where a desensitizer takes such.
 
     Args:
         desensitizer: the one in question.

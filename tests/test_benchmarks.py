@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import __main__ as command
-from benchmarks import gpu, gpu_steps, scale
+from benchmarks import detectors, gpu, gpu_steps, near_ties, scale
 from benchmarks.timing import Row
+from datamodules import DrawnFaces, FolderFaces
+from lightning_app.alignment.detect import Box, Face
+from lightning_app.alignment.similarity import Pixels, Points, template
+from lightning_app.masks.learned import Growth, grown
+from lightning_app.masks.rounding import SLACK
 
 FOUND = command.found()
 
@@ -141,3 +150,62 @@ def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         command.main(["second"])
     assert "no benchmark named second; there are: first" in capsys.readouterr().err
+
+
+class Placed:
+    """A detector that puts landmarks where it is told, and finds nobody every third time."""
+
+    def __init__(self, right: float, misses: bool = False) -> None:
+        self.right, self.misses, self.asked = right, misses, 0
+
+    def find(self, pixels: Pixels) -> list[Face]:
+        self.asked += 1
+        if self.misses and self.asked % 3 == 0:
+            return []
+        side = pixels.shape[0]
+        return [Face((4.0, 4.0, side - 4.0, side - 4.0), 1.0, template(side) + np.array([self.right, 0]))]
+
+    def landmarks(self, pixels: Pixels, box: Box) -> Points:
+        raise AssertionError("landmarks came with the face")
+
+
+def test_detectors_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    DrawnFaces(6, 1, 112).write_images(tmp_path)
+    files = detectors.chosen(tmp_path, 6)
+    assert len(files) == 6
+    one, other = (detectors.look(finder, files) for finder in (Placed(0), Placed(1.5, misses=True)))
+    assert (len(one.aligned), len(other.aligned)) == (6, 4)
+    assert other.faults == {"no face": 2}
+    assert one.scatter() == pytest.approx([0, 0], abs=1e-9)
+    eyes = template(112)[:2]
+    assert detectors.apart(one, other) == pytest.approx([1.5 / math.dist(*eyes)] * 2)
+    with mock.patch.dict(detectors.FINDERS, {"centerface": lambda: Placed(0), "dlib": lambda: Placed(1.5)}):
+        detectors.main([str(tmp_path), "--count", "6"])
+    said = capsys.readouterr().out
+    assert "6 of 6" in said
+    assert "in the median" in said
+
+
+def test_near_ties_are_counted(drawn_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What another library makes of masks is followed; a masker that is drawn anew is not one of near ties."""
+    reader = FolderFaces(drawn_root, size=32, cache_index=False).open()
+    images = reader.__getitems__(range(8))["image"].expand(-1, 3, -1, -1).float() / 255
+    network = near_ties.masker_of(images, 8, 2)
+    for growth in near_ties.GROWTHS:
+        found = near_ties.changed(network, images, growth)
+        assert found.images == 8
+        assert found.followed == found.differing
+    assert near_ties.score_error(network, images) < SLACK
+    other = near_ties.masker_of(images * 0.5, 8, 2)
+    with mock.patch.object(near_ties, "grown", side_effect=_in_turn(network, other)):
+        found = near_ties.changed(network, images, Growth(4))
+    assert found.differing == 8
+    assert found.most > 0
+    assert found.followed < 8
+    near_ties.main([str(drawn_root), "--count", "2", "--size", "32"])
+    assert "scores are off by" in capsys.readouterr().out
+
+
+def _in_turn(*networks: nn.Module) -> Callable[..., Any]:
+    turn = itertools.cycle(networks)
+    return lambda _, *rest: grown(next(turn), *rest)

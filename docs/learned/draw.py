@@ -2,7 +2,7 @@
 
 Trains two maskers on drawn faces first, one that looks at whole images and one that grows its masks (minutes on a CPU):
 
-    python docs/learned/draw.py --runs /tmp/learned
+    python docs/learned/draw.py --runs runs/learned
 
 Each picture has six faces: as drawn, their masks (white = visible), and what is released.
 """

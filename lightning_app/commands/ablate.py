@@ -26,6 +26,8 @@ from lightning_app.studies.runner import slug
 
 log = logging.getLogger("faceveil")
 
+SEED = "{seed}"  # in an argument it stands for the run's seed
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -34,7 +36,8 @@ class Variant:
     Attributes:
         search: arguments of `search-mask` beyond those of the ablation's `search`, by name.
         mask: a mask file, in place of a search.
-        args: arguments of `fit` and `validate`, such as `[--model.insertion_points, "[layer2]"]`.
+        args: arguments of `fit` and `validate`, such as `[--model.insertion_points, "[layer2]"]`; `{seed}` in one of
+            them is the run's seed, such as `runs/masker_s{seed}`.
         config: in place of the system's.
         paper: a paper's accuracy to show beside ours, in %.
     """
@@ -103,7 +106,8 @@ def ablate(
         systems: name → system, the columns.
         search: config of `search-mask` that variants with `search` start from.
         seeds: of the runs; each is trained once per seed.
-        args: arguments of every run, before the variant's, such as `[--config, overlays/wandb.yaml]`.
+        args: arguments of every run, before the variant's, such as `[--config, overlays/wandb.yaml]`; `{seed}` in one
+            is the run's seed.
         figures: further columns of the table: name -> log key of a share of 1, such as `fsm/contribution_all`;
             accuracies are drawn as well.
         logger: by `class_path`; W&B gets the table and the figure, others the numbers.
@@ -254,13 +258,19 @@ class AblationPlan:
             own = [*self.args, *variant.args, *system.args]
             common = ["--config", config, *mask_args, *own, "--runs", str(self.folder)]
             if system.checkpoint is not None:
+                if any(SEED in word for word in own):
+                    raise ValueError(
+                        f"variants.{label}, systems.{name}: {SEED} in args, but {name} is verified, not trained, and "
+                        "has no seed; give its systems in an ablation of their own"
+                    )
                 run = f"{slug(label)}_{slug(name)}"
                 args = ["validate", *common, "--name", run, "--ckpt_path", system.checkpoint]
                 yield AblationRun(None, run, tuple(args))
                 continue
             for seed in self.seeds:
                 run = f"{slug(label)}_{slug(name)}_s{seed}"
-                args = ["fit", *common, "--name", run, "--seed_everything", str(seed)]
+                seeded = [word.replace(SEED, str(seed)) for word in common]
+                args = ["fit", *seeded, "--name", run, "--seed_everything", str(seed)]
                 yield AblationRun(seed, run, tuple(args))
 
     def outcome(self, name: str, loggers: Sequence[Logger] = ()) -> AblationOutcome:
@@ -317,10 +327,13 @@ def _cells(plan: AblationPlan) -> Iterator[Cell]:
             check_named(f"variants.{label}.search", plan.search_job(label).args)
         for column, system in plan.systems.items():
             own = list(plan.jobs(label, None if searched else mask, column))
-            folders = [plan.folder / job.run for job in own]
             config = variant.config or system.config
             where = f"systems.{column}, variants.{label}"
-            yield Cell(where, config, own[0].args[1:], folders, system.checkpoint, searched, plan.accuracy)
+            seeded = any(SEED in word for word in (*plan.args, *variant.args, *system.args))
+            for jobs_alike in [[job] for job in own] if seeded else [own]:
+                folders = [plan.folder / job.run for job in jobs_alike]
+                args = jobs_alike[0].args[1:]
+                yield Cell(where, config, args, folders, system.checkpoint, searched, plan.accuracy)
 
 
 def _search(plan: AblationPlan, label: str) -> bool:

@@ -98,6 +98,12 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
     for column in out.wanted:
         heads += [column, *(f"{column}, {name}" if several else name for name in out.figures)]
     heads += ["paper"] if out.paper else []
+    if several:  # a figure that no run of a system has needs no column
+        figures = {f"{column}, {name}" for column in out.wanted for name in out.figures}
+        kept = [
+            n for n, head in enumerate(heads) if head not in figures or any(row[n] != "–" for row in rows)
+        ]
+        heads, rows = [heads[n] for n in kept], [[row[n] for n in kept] for row in rows]
     what = "verification accuracy" if out.accuracy == ACCURACY else out.accuracy
     told = "mean ± std over seeds, of one run [95 % interval over pairs]"
     title = f"ablate {out.name}: {what} in %, {told}; see {out.folder}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import re
 import secrets
 import sys
@@ -13,48 +11,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import get_console
-from torch import Tensor
 
-from datamodules.face import FaceDataModule
-from datamodules.readers.base import FaceReader
-from datamodules.readers.folder import FolderFaces
-from lightning_app.cli.configs import find_config
-from lightning_app.cli.fit_config import make_desensitizer, make_reader
+from lightning_app.cli.fit_config import make_desensitizer
+from lightning_app.commands.audit_config import read_part, reader_of, split_overrides
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.core.files import write_atomically
-from lightning_app.core.foreign import read_yaml
 from lightning_app.core.key_file import load_key
 from lightning_app.core.printing import printable
 from lightning_app.core.progress import progress_bar
-from lightning_app.desensitize import Desensitizer, LearnedMask
 from lightning_app.masks import load_mask
-from lightning_app.release.audit.against_raw import compare_images, count_refused, find_names
+from lightning_app.release.audit.against_raw import find_names
 from lightning_app.release.audit.agreed import Agreed
-from lightning_app.release.audit.classes import class_names_faults
-from lightning_app.release.audit.each_against_raw import compare_each
 from lightning_app.release.audit.run import Audit
 from lightning_app.release.audit.run import audit as audit_release
-from lightning_app.release.audit.shards_against_raw import compare_shards
 from lightning_app.release.audit.verdict import compared_line, figures, left_open
-from lightning_app.release.format.manifest import MANIFEST, MASK, image_file
+from lightning_app.release.format.manifest import MANIFEST
 from lightning_app.release.format.marks import OF_TIMES
-from lightning_app.release.format.method import describe, desensitizer_of, is_known, key_hashes
+from lightning_app.release.format.method import is_known
 from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
-from lightning_app.release.format.tensors import PAIRS
-from lightning_app.release.write.each import EachDesensitizer
-from lightning_app.release.write.pairs import pairs_of_release
-from lightning_app.release.write.preflight import be_strict
-from lightning_app.release.write.representing import Representer
-from lightning_app.release.write.writer import LOSSY_WEBP
 from lightning_app.report import print_table
+from lightning_app.studies.audit_raw import Owner, compare_with_raw, names_of
 
 _SHOWN = 20  # findings in the table; --json has them all
 _SEED_BITS = 48  # of a seed drawn anew: nobody guesses the sample, and JSON holds the number
-_NOT_COMPARED = "could not be compared with the raw set"
-_NAMES_THE_KEY = "give --config too, whose desensitizer names the owner's key file"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -132,7 +113,7 @@ def audit(
         refuse_inside(json_path, released, "--json")
     if overrides and config is None:
         raise ValueError(f"{overrides[0]}: overrides what --config says; give --config too")
-    part = None if config is None else _configured(config, overrides)
+    part = None if config is None else read_part(config, overrides)
     agreed = _agreed(mask, mask_hash, min_mask_ratio, part)
     pseudonyms = None if key is None else Pseudonyms(load_key(key))
     signer = None if public_key is None else load_public_key(public_key)
@@ -150,42 +131,25 @@ def audit(
             advance=lambda done: advance[-1](done),
         )  # fmt: skip
         if found.manifest is not None and (raw is not None or part is not None):
-            reader = _reader(raw, part, found)
-            find_names(Path(released), found, _names(raw, reader))
+            reader = reader_of(raw, part, found)
+            find_names(Path(released), found, names_of(raw, reader))
             if pseudonyms is None:
                 found.notes.append("pixels were not compared with the raw set: give the owner's --key")
             else:
-                count = found.manifest.images if compare_all else min(sample, found.manifest.images)
-                task = bar.add_task("Releasing a sample again", total=count)
-                origin = _origin(reader, pseudonyms)
-                shards = found.shards
-                found.classes_compared = part is not None
-                if masker is not None and found.manifest.masks is None:
-                    _hold_against_masker(found, masker)
-                if part is not None:
-                    for what in class_names_faults(found.manifest, reader, pseudonyms):
-                        found.add(MANIFEST, what)
-                count_refused(
-                    found, reader, origin, part is not None,
-                    found.manifest.files if shards is None else {image_file(*names) for names in shards.names.values()},
-                )  # fmt: skip
-                if shards is not None:
-                    _compare_shards(
-                        Path(released), found, reader, agreed, origin, pseudonyms, None if compare_all else sample,
-                        seed,
-                        lambda done: bar.advance(task, done),
-                    )  # fmt: skip
-                elif found.manifest.masks is not None:
-                    _compare_pairs(Path(released), found, reader, pseudonyms)
-                    _compare_each(
-                        Path(released), found, reader, agreed.desensitizer, masker, origin,
-                        None if compare_all else sample, seed, lambda done: bar.advance(task, done),
-                    )  # fmt: skip
-                else:
-                    _compare(
-                        Path(released), found, reader, agreed, origin, None if compare_all else sample, seed,
-                        lambda done: bar.advance(task, done),
-                    )  # fmt: skip
+                images = found.manifest.images
+                task = bar.add_task(
+                    "Releasing a sample again", total=images if compare_all else min(sample, images)
+                )
+                owner = Owner(
+                    reader,
+                    pseudonyms,
+                    agreed,
+                    part is not None,
+                    masker,
+                    None if compare_all else sample,
+                    seed,
+                )
+                compare_with_raw(Path(released), found, owner, lambda done: bar.advance(task, done))
         elif found.manifest is not None:
             found.notes.append(
                 "names and pixels were not compared with the raw set: its owner gives --raw and --key"
@@ -245,240 +209,6 @@ def _agreed(
         mask=None if mask is None else load_mask(mask), mask_hash=mask_hash, min_mask_ratio=min_mask_ratio,
         desensitizer=None if not method else make_desensitizer(method),
     )  # fmt: skip
-
-
-def _reader(raw: str | None, part: dict[str, Any] | None, found: Audit) -> FaceReader:
-    """Make the reader of the raw set: the config's, else of folders as the manifest says."""
-    manifest = found.manifest
-    assert manifest is not None
-    if part is None:
-        assert raw is not None
-        crop = manifest.crop
-        box = (crop[0], crop[1], crop[2], crop[3]) if isinstance(crop, list) else crop
-        reader: FaceReader = FolderFaces(raw, crop=box, size=manifest.size, cache_index=False)
-    else:
-        reader = make_reader(part["reader"])
-    if reader.size != manifest.size:
-        raise ValueError(
-            f"config: its reader gives {reader.size} px images, the release has {manifest.size} px"
-        )
-    cut = getattr(reader, "crop", None)
-    if (list(cut) if isinstance(cut, tuple | list) else cut) != manifest.crop:
-        found.add(MANIFEST, f"its crop is {manifest.crop}, --config's reader cuts {cut}")
-    be_strict(reader, allow_lossy_webp=LOSSY_WEBP not in manifest.refused)  # as `desensitize` read
-    return reader.open()
-
-
-def _configured(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read the config of `desensitize`, or the data of a `fit`'s, with what overrides it."""
-    path = find_config(config)
-    part = read_yaml(path)
-    for level in ("data", "init_args"):  # the config of a `fit` has its reader there
-        if isinstance(part, dict) and level in part:
-            part = part[level]
-    if not isinstance(part, dict) or not part.get("reader"):
-        raise ValueError(f"config: {path} has no `reader`; give the config of `desensitize`")
-    return _overridden(part, overrides) if overrides else part
-
-
-def _overridden(part: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Put what the command line says in the place of what the config says, as `desensitize` does."""
-    parser = CommandParser(prog="main.py audit")
-    parser.add_argument("--reader", type=FaceReader)
-    parser.add_argument("--desensitizer", type=Desensitizer | None, default=None)
-    given = [f"--{key}={json.dumps(part[key])}" for key in ("reader", "desensitizer") if part.get(key)]
-    values: dict[str, Any] = parser.parse_args([*given, *overrides]).as_dict()
-    return part | values
-
-
-def split_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part a command line of `audit` from what overrides the config in it.
-
-    Args:
-        args: such as `["released/lfw", "--config", "mine.yaml", "--reader.init_args.root", "data/aligned"]`. Where the
-            config is that of a `fit`, `--data.init_args.reader…` will do as well.
-
-    Returns:
-        The rest, and the overrides.
-    """
-    own, overrides = list[str](), list[str]()
-    words = iter(args)
-    for word in words:
-        key, equals, _ = word.partition("=")
-        if not key.startswith(("--reader", "--desensitizer", "--data.")):
-            own.append(word)
-            continue
-        plain = word.removeprefix("--data.").removeprefix("init_args.")
-        overrides.append(plain if plain.startswith("--") else f"--{plain}")
-        if not equals:
-            overrides.extend(itertools.islice(words, 1))
-    return own, overrides
-
-
-def _names(raw: str | None, reader: FaceReader) -> set[str]:
-    """All names of the raw set: of identities, folders and files, these with and without suffix."""
-    names = set(reader.identities)
-    if raw is None:
-        files = (os.path.basename(reader.name(index)) for index in range(len(reader)))
-        names.update(part for file in files for part in (file, os.path.splitext(file)[0]))
-    else:
-        for _, folders, files_ in os.walk(raw):
-            names.update(folders)
-            names.update(part for file in files_ for part in (file, os.path.splitext(file)[0]))
-    return names
-
-
-def _origin(reader: FaceReader, pseudonyms: Pseudonyms) -> dict[str, int]:
-    """Return the path in the release of every raw image, and its number."""
-    identities = [pseudonyms.identity(name) for name in reader.identities]
-    origin = {}
-    for index, label in enumerate(reader.labels.tolist()):
-        image = pseudonyms.image(reader.identities[label], reader.stable_name(index))
-        origin[image_file(identities[label], image)] = index
-    return origin
-
-
-def _compare(
-    root: Path,
-    found: Audit,
-    reader: FaceReader,
-    agreed: Agreed,
-    origin: dict[str, int],
-    sample: int | None,
-    seed: int,
-    advance: Callable[[int], None],
-) -> None:
-    assert found.manifest is not None
-    if agreed.desensitizer is None and key_hashes(found.manifest.method):
-        found.add("images", f"{_NOT_COMPARED}: {_NAMES_THE_KEY}")
-        return
-    try:
-        desensitizer = agreed.desensitizer or desensitizer_of(root, found.manifest)
-        visible = None if found.manifest.mask is None else load_mask(root / MASK, reader.size)
-    except (ValueError, FileNotFoundError) as error:
-        found.add("images", f"{_NOT_COMPARED}: {error}; --config names the desensitizer")
-        return
-    data = FaceDataModule(reader, desensitizer)
-
-    def read(number: int) -> Tensor:
-        return torch.from_numpy(reader.read(number).copy()).expand(3, -1, -1)
-
-    def release(images: Tensor) -> Tensor:
-        return (data.desensitized(images)["image"] * 255).round().to(torch.uint8)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one small image at a time: threads would only wait for each other
-    try:
-        compare_images(root, found, origin, read, release, visible, sample, seed, advance)
-    except ValueError as error:  # of another size, say: what was agreed on has not made this release
-        found.add("images", f"{_NOT_COMPARED}: {error}")
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _compare_each(
-    root: Path,
-    found: Audit,
-    reader: FaceReader,
-    configured: Desensitizer | None,
-    masker: str | None,
-    origin: dict[str, int],
-    sample: int | None,
-    seed: int,
-    advance: Callable[[int], None],
-) -> None:
-    manifest = found.manifest
-    assert manifest is not None
-    if masker is None and configured is None:
-        found.add(
-            "images", f"{_NOT_COMPARED}: give --masker, the masker's checkpoint, or --config, which names it"
-        )
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as `desensitize` makes them: sums of floats hang on how many share the work
-    try:
-        if masker is not None:
-            key = configured.owner.path if isinstance(configured, LearnedMask) and configured.owner else None
-            made: Desensitizer = LearnedMask.with_masker(manifest.method, masker, key)
-        else:
-            assert configured is not None
-            made = configured
-        each = EachDesensitizer(made, manifest.size, bool(made.interference), key_file=False)
-        if describe(made, manifest.size, None, manifest.version, each=True) != manifest.method:
-            found.add(
-                "images",
-                f"{_NOT_COMPARED}: --config's masker, or what it is asked for, is not the manifest's",
-            )
-            return
-        compare_each(root, found, origin, reader, each, sample, seed, advance)
-    except (ValueError, FileNotFoundError) as error:
-        found.add("images", f"{_NOT_COMPARED}: {error}")
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _hold_against_masker(found: Audit, masker: str) -> None:
-    """Hold the one mask of a release against the masker that its manifest says it came from."""
-    manifest = found.manifest
-    assert manifest is not None
-    about = manifest.method
-    if manifest.mask is None or (about["method"], about.get("kind")) != (LearnedMask.__name__, "population"):
-        found.notes.append("--masker was not used: the release's masks are none of a masker's")
-        return
-    try:
-        LearnedMask.with_masker(about, masker)
-    except (ValueError, FileNotFoundError) as error:
-        found.add(MASK, f"is not the masker's: {error}")
-
-
-def _compare_shards(
-    root: Path,
-    found: Audit,
-    reader: FaceReader,
-    agreed: Agreed,
-    origin: dict[str, int],
-    pseudonyms: Pseudonyms,
-    sample: int | None,
-    seed: int,
-    advance: Callable[[int], None],
-) -> None:
-    manifest = found.manifest
-    assert manifest is not None
-    assert manifest.tensors is not None
-    assert found.shards is not None
-    if agreed.desensitizer is None and (
-        key_hashes(manifest.method) or not is_known(manifest.method["method"])
-    ):
-        found.add("shards", f"{_NOT_COMPARED}: {_NAMES_THE_KEY}")
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as `desensitize` makes them: sums of floats hang on how many share the work
-    try:
-        represent = Representer(
-            agreed.desensitizer or desensitizer_of(root, manifest), manifest.size,
-            "float16" if manifest.tensors.dtype == "float16" else "uint8", manifest.tensors.mixed > 1, key_file=False,
-        )  # fmt: skip
-        _compare_pairs(root, found, reader, pseudonyms)
-        compare_shards(
-            root, found, found.shards, origin, reader, represent, pseudonyms, sample, seed, advance
-        )
-    except (ValueError, FileNotFoundError) as error:
-        found.add("shards", f"{_NOT_COMPARED}: {error}")
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _compare_pairs(root: Path, found: Audit, reader: FaceReader, pseudonyms: Pseudonyms) -> None:
-    """Hold the list of pairs of a release against the reader's: it must be the same to the last pair."""
-    assert found.manifest is not None
-    if PAIRS not in found.manifest.files or not (root / PAIRS).is_file():
-        return
-    if getattr(reader, "pairs", None) is None:
-        found.notes.append("its list of pairs was not compared: give --config, whose reader has one")
-        return
-    found.pairs_compared = True
-    if (root / PAIRS).read_bytes() != pairs_of_release(reader, pseudonyms).encode():
-        found.add(PAIRS, "is not the raw set's list of pairs")
 
 
 def _print_verdict(released: str, found: Audit, verdict: str, json_path: str | None) -> None:

@@ -70,6 +70,15 @@ KINDS = (
     KnownNumber("{}/gate_mean_{}", "{} mean of {}, hidden cells", words=_gate),
     KnownNumber("privacy/dssim", "dSSIM", True),
     KnownNumber("privacy/psnr", "PSNR, dB", False),  # of the desensitized faces: lower hides more
+    *(
+        kind
+        for tail, after in (("", ""), ("_restored", ", restored"))
+        for kind in (
+            KnownNumber(f"privacy/face_similarity{tail}", f"face similarity{after}", False),
+            KnownNumber(f"privacy/face_similarity_impostor{tail}", f"face similarity of strangers{after}"),
+            KnownNumber(f"privacy/rank1{tail}", f"rank-1{after}", False),
+        )
+    ),
     KnownNumber("train/loss", "training loss", False),
     KnownNumber("train/mean_loss", "", False),  # beside the loss of the last step it would puzzle in a table
     KnownNumber("train/accuracy", "training accuracy", True),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from lightning_app.desensitize.learned_entries import (
     population_entries,
 )
 from lightning_app.desensitize.masker import Masker, load_masker
+from lightning_app.desensitize.public_choice import Choice, Kind, chances, check_settings, worth
 from lightning_app.masks.bits import size_text
 from lightning_app.masks.io import load_mask, mask_hash
 from lightning_app.masks.learned import (
@@ -40,8 +40,6 @@ from lightning_app.masks.learned import (
 from lightning_app.masks.rounding import runs
 
 log = logging.getLogger("faceveil")
-Kind = Literal["population", "codebook", "core_first", "free"]
-Choice = Literal["best", "exponential"]
 CHUNK = 64  # images that the masker sees at a time
 _KEYS = 4  # of `draws.secret`
 _ROUNDS = 4  # of core_first, of a masker that was trained without
@@ -107,7 +105,7 @@ class LearnedMask(Desensitizer):
         core: float | None = None,
     ) -> None:
         super().__init__()
-        self._check(kind, choice, epsilon, key, rounds, core)
+        check_settings(kind, choice, epsilon, key, rounds, core)
         masker = load_masker(checkpoint)
         self.kind, self.choice, self.epsilon = kind, choice, epsilon
         self.share = round(masker.share if share is None else share, DECIMALS)
@@ -137,34 +135,6 @@ class LearnedMask(Desensitizer):
         """Take back, for kinds whose masks depend on what they hide, what the class promises."""
         if self.kind in _INTERFERES:
             self.has_mask, self.hides_only = None, False
-
-    @staticmethod
-    def _check(
-        kind: str,
-        choice: str,
-        epsilon: float | None,
-        key: str | Path | None,
-        rounds: int | None,
-        core: float | None,
-    ) -> None:
-        if kind not in get_args(Kind):
-            raise ValueError(f"kind: {kind!r} is none of {', '.join(get_args(Kind))}")
-        if choice not in get_args(Choice):
-            raise ValueError(f"choice: {choice!r} is neither 'best' nor 'exponential'")
-        exponential = choice == "exponential"
-        for name, value, fits, where in (
-            ("choice", choice if exponential else None, kind == "codebook", "kind codebook"),
-            ("epsilon", epsilon, exponential, "choice exponential"),
-            ("key", key, exponential, "choice exponential"),
-            ("rounds", rounds, kind == "core_first", "kind core_first"),
-            ("core", core, kind == "core_first", "kind core_first"),
-        ):
-            if value is not None and not fits:
-                raise ValueError(f"{name}={value}: is for {where}; leave it out")
-        if exponential and (epsilon is None or not 0 < epsilon < math.inf):
-            raise ValueError(f"epsilon={epsilon}: choice exponential needs a number above 0")
-        if rounds is not None and rounds < 1:
-            raise ValueError(f"rounds={rounds}: core_first needs at least 1")
 
     def prepare(self, size: tuple[int, int]) -> None:
         """Make the mask or masks that are the same for all images, and check that the images fit the masker.
@@ -307,10 +277,7 @@ class LearnedMask(Desensitizer):
             yield soft_mask(*one) if self.kind == "codebook" else one[0]
 
     def choose(self, soft: Tensor, index: Tensor) -> Tensor:
-        """Choose one of the public masks for each image, of kind `codebook`.
-
-        A mask's worth is the mean of the image's soft mask over the pixels that it shows: in [0,1] whatever the image,
-        so that weights of exp(ε · worth / 2) make the choice ε-locally private.
+        """Choose one of the public masks for each image, of kind `codebook`, see `public_choice`.
 
         Args:
             soft: `[B,1,H,W]` in [0,1], the masker's own for each image.
@@ -318,14 +285,19 @@ class LearnedMask(Desensitizer):
 
         Returns:
             `[B]` int64 into the masks.
-
-        Source: McSherry, Talwar, "Mechanism design via differential privacy", FOCS 2007.
         """
-        worth = self.worth(soft)
+        assert self.mask is not None, "prepare came before"
+        found = worth(self.mask, soft)
         if self.owner is None or self.epsilon is None:
-            return worth.argmax(1)
-        likely, drawn = self._drawn(worth, index)
-        return (drawn >= likely).sum(1).clamp(max=likely.shape[1] - 1)
+            return found.argmax(1)
+        likely = chances(found, self.epsilon)
+        return (self._drawn(index) >= likely).sum(1).clamp(max=likely.shape[1] - 1)
+
+    def _drawn(self, index: Tensor) -> Tensor:
+        """Return what is drawn for each image by the owner's key, `[B,1]` float64 in [0,1)."""
+        assert self.owner is not None
+        keys = [self.owner.integer("LearnedMask", number) for number in range(_KEYS)]
+        return draws.as_uniform(draws.secret(index, keys)).double()[:, None]
 
     def may_choose(self, soft: Tensor, index: Tensor, code: int, slack: float) -> bool:
         """Return whether `choose` may choose this public mask for one image, were its worth rounded otherwise.
@@ -336,30 +308,13 @@ class LearnedMask(Desensitizer):
             code: number of the public mask.
             slack: how far a worth, or a probability, may be off.
         """
-        worth = self.worth(soft)
-        if self.owner is None or self.epsilon is None:
-            return bool(worth.max() - worth[0, code] <= slack)
-        likely, drawn = self._drawn(worth, index)
-        low = 0.0 if code == 0 else float(likely[0, code - 1])
-        return low - slack <= float(drawn) <= float(likely[0, code]) + slack
-
-    def _drawn(self, worth: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return up to where each public mask is chosen `[B,C]`, and what is drawn by the owner's key `[B,1]`."""
-        assert self.owner is not None
-        assert self.epsilon is not None
-        likely = (worth * (self.epsilon / 2)).softmax(1).cumsum(1)
-        keys = [self.owner.integer("LearnedMask", number) for number in range(_KEYS)]
-        return likely, draws.as_uniform(draws.secret(index, keys)).double()[:, None]
-
-    def worth(self, soft: Tensor) -> Tensor:
-        """Return what each public mask is worth for each image, `[B,C]` float64; see `choose`.
-
-        Args:
-            soft: `[B,1,H,W]` in [0,1], the masker's own for each image.
-        """
         assert self.mask is not None, "prepare came before"
-        codes = self.mask.flatten(1).double()
-        return soft.flatten(1).double() @ codes.T / codes.sum(1)
+        found = worth(self.mask, soft)
+        if self.owner is None or self.epsilon is None:
+            return bool(found.max() - found[0, code] <= slack)
+        likely, drawn = chances(found, self.epsilon)[0], float(self._drawn(index))
+        low = 0.0 if code == 0 else float(likely[code - 1])
+        return low - slack <= drawn <= float(likely[code]) + slack
 
     def describe(self) -> dict[str, object]:
         """Return method, kind, share and the masker's hash; once prepared the bound in bits, and facts of its masks."""

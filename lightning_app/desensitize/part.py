@@ -28,7 +28,7 @@ class Part(Desensitizer):
         ValueError: there is no such part, or what is taken apart returns no pictures.
     """
 
-    has_mask: bool | None = None  # batches get no mask, and what is hidden is shown
+    has_mask: bool | None = None  # `released` has the method's masks; of the others one shows what is hidden
     hides_only = False
 
     def __init__(self, of: Desensitizer, part: Shown = "released") -> None:
@@ -54,17 +54,18 @@ class Part(Desensitizer):
         return f"Part: shows the {self.part} part for studies alone; release {type(self.of).__name__} itself"
 
     def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:
-        """Show the part; arguments as in `Desensitizer.forward`. There is no mask in what is returned."""
+        """Show the part; arguments as in `Desensitizer.forward`. Parts other than `released` come without a mask."""
         out = self.of.forward(batch, draw_key)
+        if self.part == "released":
+            return out
         shown = out.copy()
         shown["mask"], shown["mask_index"] = None, batch["index"].new_zeros(len(batch["image"]))
-        if self.part != "released":
-            visible = _visible(out, batch["image"])
-            shown["image"] = (
-                visible.expand(-1, 3, -1, -1).contiguous()
-                if self.part == "mask"
-                else batch["image"] * (1 - visible)
-            )
+        visible = _visible(out, batch["image"])
+        shown["image"] = (
+            visible.expand(-1, 3, -1, -1).contiguous()
+            if self.part == "mask"
+            else batch["image"] * (1 - visible)
+        )
         return shown
 
     def describe(self) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from typing_extensions import Self
 
 from lightning_app.core.batch import Batch, DrawKey
+from lightning_app.core.text_file import composed
 from lightning_app.desensitize.base import Desensitizer
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -179,4 +179,4 @@ def stem(name: str) -> str:
 
 
 def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name.replace("\\", "/"))
+    return composed(name.replace("\\", "/"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from lightning_app.core.csv_text import read_csv_table
 from lightning_app.core.log_keys import is_verification, tail_of
 from lightning_app.report.figures import rendered
+from lightning_app.runs.folder import logs_of
 
 Curves = dict[str, dict[int, float]]  # log key → epoch, from 1 → value
 
@@ -30,14 +30,10 @@ def read_curves(run_dir: Path) -> Curves:
     Raises:
         OSError, ValueError: a file cannot be read.
     """
-    earlier = sorted(
-        run_dir.glob("metrics.*.csv"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)]
-    )
     found: Curves = {}
-    for path in (*earlier, run_dir / "metrics.csv"):
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                _add(found, read_csv_table(file))
+    for path in logs_of(run_dir):
+        with path.open(newline="", encoding="utf-8") as file:
+            _add(found, read_csv_table(file))
     if "train/mean_loss" in found:
         found.pop("train/loss", None)
     return found

@@ -163,6 +163,18 @@ def put_log_aside(run_dir: Path) -> None:
         )
 
 
+def logs_of(run_dir: Path) -> list[Path]:
+    """Return the logs of a run that are there, that of its first start first: `metrics.1.csv` … `metrics.csv`.
+
+    Args:
+        run_dir: `runs/<name>`.
+    """
+    earlier = sorted(
+        (int(number), path) for path in run_dir.glob("metrics.*.csv") if (number := path.suffixes[0][1:]).isdecimal()
+    )
+    return [path for path in (*(path for _, path in earlier), run_dir / "metrics.csv") if path.is_file()]
+
+
 def clear_run(run_dir: Path) -> None:
     """Remove what an earlier run left in its folder, and nothing else."""
     for pattern in _REMAINS:

@@ -12,6 +12,7 @@ from lightning_app.cli.fit_config import FitSettings, read_fit_settings
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.estimate import Planned, estimate
 from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
+from lightning_app.studies.where import said_at
 
 _OF_A_RUN = ("--runs", "--name", "--ckpt_path", "--seed_everything")  # which differ from run to run
 
@@ -64,7 +65,8 @@ def check_cells(folder: Path, cells: Sequence[Cell], device: torch.device | None
             args = [*args, "--data.init_args.desensitizer", "null"]
         key = tuple(args)
         if key not in read:
-            read[key] = _read(cell.where, args)
+            with said_at(cell.where):
+                read[key] = read_fit_settings(args)
             check_fit(cell.where, read[key], cell.checkpoint is None)
         if cell.checkpoint is not None:
             check_checkpoint(cell.where, cell.config, read[key], cell.checkpoint)
@@ -87,15 +89,6 @@ def check_named(where: str, args: Sequence[str]) -> None:
     for name, digest in jobs.named_files(args).items():
         if digest is None:
             raise FileNotFoundError(f"{where}: {name}: no such checkpoint; train it first")
-
-
-def _read(where: str, args: Sequence[str]) -> FitSettings:
-    try:
-        return read_fit_settings(args)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{where}: {error}") from error
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{where}: {error}") from error
 
 
 def _without(args: Sequence[str]) -> list[str]:

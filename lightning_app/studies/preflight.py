@@ -13,6 +13,7 @@ from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.masks import check_masks
 from lightning_app.models.saved_network import check_network
+from lightning_app.studies.where import said_at
 
 _BYTES = 4  # of a number in fp32
 _KEPT = 3  # numbers a parameter: itself, and what the optimiser remembers of it
@@ -32,7 +33,7 @@ def check_fit(where: str, setting: FitSettings, learns: bool = True) -> None:
         FileNotFoundError, ValueError: it cannot begin; begins with `where`.
     """
     data, model = setting.data, setting.model
-    try:
+    with said_at(where):
         data.desensitizer.prepare((data.size, data.size))
         if isinstance(model, Recogniser) and model.backbone.looks_at_masks:
             check_masks(type(model).__name__, data)
@@ -52,10 +53,6 @@ def check_fit(where: str, setting: FitSettings, learns: bool = True) -> None:
                 given = getattr(model, name, None)
                 if isinstance(given, str | Path) and not Path(given).exists():
                     raise FileNotFoundError(f"model.{name}={given}: no such file; train it first")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{where}: {error}") from error
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{where}: {error}") from error
 
 
 def check_checkpoint(where: str, config: str, setting: FitSettings, checkpoint: str | Path) -> None:
@@ -70,15 +67,11 @@ def check_checkpoint(where: str, config: str, setting: FitSettings, checkpoint: 
     Raises:
         FileNotFoundError, ValueError: it does not, or cannot be read; begins with `where`.
     """
-    try:
+    with said_at(where, f"{checkpoint} under {config}"):
         held, facts = read_recogniser(checkpoint)
         facts.check_normalised(setting.data.mean, setting.data.std)
         if isinstance(setting.model, Recogniser):
             check_network(held.state_dict(), held.hparams, setting.model.backbone, setting.model.hparams)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{where}: {error}") from error
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{where}: {checkpoint} under {config}: {error}") from error
 
 
 def check_room(folder: Path, settings: Sequence[FitSettings]) -> None:

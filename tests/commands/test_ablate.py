@@ -13,6 +13,7 @@ from lightning_app.commands.ablate import AblationPlan, System, Variant, build_p
 from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
+from lightning_app.studies.early import Cell
 from main import main
 from tests.command_line import RunMain, write_config
 
@@ -281,6 +282,44 @@ def test_a_variants_config_and_arguments_of_all_runs_reach_them(
         at = args.index("overlays/wandb.yaml")
         assert args[at - 3 : at] == ["--data.desensitizer.init_args.mask", "m0.png", "--config"]
     assert own.index("[layer2]") > own.index("overlays/wandb.yaml")
+
+
+def test_seed_in_an_argument_is_the_runs_own_and_each_is_checked(
+    gated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = yaml.safe_load(gated.read_text())
+    about["variants"]["gated"]["args"] = ["--data.desensitizer={checkpoint: runs/masker_s{seed}, share: 0.2}"]
+    gated.write_text(yaml.safe_dump(about | {"seeds": [1, 2]}))
+    checked: list[Cell] = []
+    monkeypatch.setattr(jobs, "call", runs := FakeRuns())
+
+    def check(folder: Path, cells: Sequence[Cell], device: object) -> list[str]:
+        checked.extend(cells)
+        return []
+
+    monkeypatch.setattr(module, "check_cells", check)
+    run(["--config", str(gated)])
+    for seed in (1, 2):
+        assert (
+            f"--data.desensitizer={{checkpoint: runs/masker_s{seed}, share: 0.2}}"
+            in runs.args[f"gated_resnet-mask_s{seed}"]
+        )
+    of_seeds = [cell.runs for cell in checked if "gated" in cell.where]
+    assert [[run.name for run in runs] for runs in of_seeds] == [
+        ["gated_resnet-mask_s1"], ["gated_resnet-mask_s2"],
+    ]  # fmt: skip
+    assert [len(cell.runs) for cell in checked if "plain" in cell.where] == [2]
+
+
+def test_seed_in_an_argument_of_what_is_only_verified_is_refused(gated: Path) -> None:
+    about = yaml.safe_load(gated.read_text())
+    Path("x.ckpt").touch()
+    system = {"config": "demo.yaml", "checkpoint": "x.ckpt", "args": ["--trainer.default_root_dir=r{seed}"]}
+    gated.write_text(yaml.safe_dump(about | {"systems": {"clean": system}}))
+    with pytest.raises(
+        ValueError, match=r"systems\.clean: \{seed\} in args, but clean is verified, not trained"
+    ):
+        run(["--config", str(gated)])
 
 
 def test_loggers_get_table_figure_and_numbers_in_the_group_of_the_runs(

@@ -39,7 +39,8 @@ def test_the_parts_of_an_image() -> None:
     assert torch.equal(shown["released"]["image"], out["image"])
     assert torch.equal(shown["mask"]["image"], mask.expand(4, 3, -1, -1))
     assert torch.equal(shown["hidden"]["image"] + out["image"], batch["image"])
-    assert all(one["mask"] is None for one in shown.values())
+    assert torch.equal(shown["released"]["mask"], mask)
+    assert all(shown[part]["mask"] is None for part in ("mask", "hidden"))
     blurred = Part(GaussianBlur(9), "mask")(batch)["image"]
     assert bool((blurred == 1).all()), "without a mask all is visible"
     assert not Part(GaussianBlur(9), "hidden")(batch)["image"].any()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +16,8 @@ from lightning_app.report.columns import columns_of
 from lightning_app.studies.compare import Linking, Restorer
 from lightning_app.studies.compare.choosing import chosen, longer
 from lightning_app.studies.compare.curves import Curve, budgets, read_curve, still_falls, why_open
+from lightning_app.studies.compare.measuring import measure_all
+from lightning_app.studies.compare.outcome import Outcome
 from lightning_app.studies.compare.scoring import flat, indicators, score_table
 
 
@@ -37,11 +43,30 @@ def test_a_curve_is_read_with_what_was_logged_before_a_kill(tmp_path: Path) -> N
         "epoch,step,train/l1,train/loss\n,19,41.0,61\n,29,30.0,50\n1,29,,\n"
     )
     (tmp_path / "metrics.json").write_text('{"time/fit_s": 12.5, "run/steps": 30}')
+    os.utime(tmp_path / "metrics.0.csv")  # copied last: the numbers tell the order, and no time stamps
     curve = read_curve(tmp_path)
     assert curve.steps == (9, 19, 29)
-    assert (curve.losses[0], curve.losses[2]) == (50.0, 30.0)  # a GAN's L1, not its loss
+    assert curve.losses == (50.0, 41.0, 30.0)  # a GAN's L1, not its loss; of a step logged twice the later
     assert (curve.batches, curve.seconds) == (30, 12.5)
     assert read_curve(tmp_path / "nothing").steps == ()
+
+
+def test_an_attack_that_measured_no_number_leaves_its_verdict_open() -> None:
+    telea = mock.Mock()
+    telea.against.return_value = telea
+    out = mock.Mock(
+        attacks=["Telea"], candidates={"blur": mock.MagicMock(), "mask": mock.MagicMock()}, results={}
+    )
+    for candidate in out.candidates.values():
+        candidate.utility.return_value = {}
+    out.open, out.tried = {}, lambda what, work: work()
+    out.leave_open = partial(Outcome.leave_open, out)
+    found = iter([{"psnr": 9.0}, {"psnr": math.nan}, {"psnr": 9.0}, {"psnr": math.inf}])
+    bench = mock.Mock(subjects=[0], figures=lambda *given: next(found))
+    eyes = mock.Mock(shared=lambda *given: {}, own=lambda *given: {})
+    measure_all(out, bench, eyes, {"Telea": telea}, {}, {}, mock.Mock(), mock.Mock(), 0, False, {})
+    assert out.open == {"blur": {"Telea": "a figure of it is not a number"}}
+    assert set(out.results["blur"]) == {"psnr", "Telea/psnr"}
 
 
 def test_budgets_are_said_to_be_the_same_or_each_methods_own() -> None:

@@ -170,6 +170,12 @@ def test_time_is_estimated_by_runs_like_it(study: Study, tmp_path: Path) -> None
         record(tmp_path / f"runs/old/{number}", seconds, about)
     longer = {**about, "trainer": {"max_epochs": 20, "max_steps": -1}}
     record(tmp_path / "runs/longer", 9000.0, longer)
+    channels = json.loads(json.dumps(about))  # 63 of them take a network longer
+    channels["data"]["init_args"]["desensitizer"] = {
+        "class_path": "lightning_app.desensitize.Chain",
+        "init_args": {"steps": [{"class_path": "lightning_app.desensitize.BlockDCT"}]},
+    }
+    record(tmp_path / "runs/channels", 9000.0, channels)
     (tmp_path / "runs/damaged").mkdir()
     (tmp_path / "runs/damaged/metrics.json").write_text("{")
     (tmp_path / "runs/damaged/config.yaml").write_text("x")

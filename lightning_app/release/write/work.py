@@ -16,6 +16,7 @@ import torch
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, Pixels
 from lightning_app.core.png import encode_png
+from lightning_app.core.threads import one_thread
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
 from lightning_app.release.format.each_mask import encode_mask, mask_file
 from lightning_app.release.write.desensitizing import PixelDesensitizer
@@ -157,12 +158,8 @@ def work_through(work: Work, batches: Sequence[int], workers: int) -> Iterator[t
         OSError, ValueError: what stopped a batch; or that a process was killed.
     """
     if not workers:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             yield from ((batch, work.make(batch)) for batch in batches)
-        finally:
-            torch.set_num_threads(threads)
         return
     # forked, so that the raw set's index is shared and not sent; other systems fork no process with threads
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)

@@ -23,6 +23,7 @@ from lightning_app.report.tables import read_metrics
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.methods import Method
+from lightning_app.studies.where import said_at
 
 log = logging.getLogger("faceveil")
 _SITUATIONS = ("", "_s2", "_s3")
@@ -50,14 +51,10 @@ class Candidate:
     def __init__(self, label: str, method: Method, name: str, runs: Path, seed: int) -> None:
         self.label, self.method, self.folder = label, method, runs / name
         self.common = ["--config", method.config, "--seed_everything", str(seed), *method.args]
-        try:
+        with said_at(f"methods.{label}"):
             self.setting: FitSettings = read_fit_settings(self.common)
             data = self.setting.data
             data.desensitizer.prepare((data.size, data.size))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"methods.{label}: {error}") from error
-        except (ValueError, OSError) as error:
-            raise ValueError(f"methods.{label}: {error}") from error
         if self.setting.verification is None:
             raise ValueError(
                 f"methods.{label}: {method.config} has no callbacks.LFWVerification, which says on whom to measure"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
+from lightning_app.core.csv_text import read_csv_table
 from lightning_app.report.tables import read_metrics
+from lightning_app.runs.folder import logs_of
 
 _LOSSES = ("train/l1", "train/loss")  # a GAN's own loss goes up and down with its opponent's; its L1 does not
 _PARTS = 10  # of a training; the last two are compared
@@ -43,9 +44,9 @@ def read_curve(run: Path) -> Curve:
     """
     found: dict[int, float] = {}
     last = 0
-    for file in sorted(run.glob("metrics*.csv"), key=lambda path: path.stat().st_mtime):
+    for file in logs_of(run):
         with file.open(encoding="utf-8", newline="") as rows:
-            for row in csv.DictReader(rows):
+            for row in read_csv_table(rows):
                 step = int(float(row["step"])) if row.get("step") else -1
                 last = max(last, step + 1)
                 value = next((row[name] for name in _LOSSES if row.get(name)), "")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -19,6 +18,7 @@ from lightning_app.studies.compare.eyes import OWN, Eyes, Who
 from lightning_app.studies.compare.methods import Linking, Restorer
 from lightning_app.studies.estimate import Planned, estimate
 from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
+from lightning_app.studies.where import said_at
 
 
 def check_early(
@@ -57,7 +57,8 @@ def check_early(
     for label, attack in attacks.items():
         trained = attack if isinstance(attack, TrainedRestorer) else getattr(attack, "then", None)
         if isinstance(trained, TrainedRestorer):
-            _named(f"attacks.{label}", partial(load_restorer, trained.restorer.path))
+            with said_at(f"attacks.{label}"):
+                load_restorer(trained.restorer.path)
     planned = [one for c in candidates.values() if (one := _recogniser(c)) is not None]
     for attacker in attackers:
         planned += _attackers(attacker, candidates, seed, (before or {}).get(attacker.label))
@@ -79,16 +80,8 @@ def _check_judge(where: str, who: Who, candidates: Mapping[str, Candidate], eyes
                 f"{where}: the recogniser of {who} takes what that method releases, which is no picture; name another"
             )
         return
-    _named(where, partial(eyes.made, who, first.size))
-
-
-def _named(where: str, work: Callable[[], object]) -> None:
-    try:
-        work()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{where}: {error}") from error
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{where}: {error}") from error
+    with said_at(where):
+        eyes.made(who, first.size)
 
 
 def _recogniser(candidate: Candidate) -> Planned | None:
@@ -114,22 +107,12 @@ def _attackers(
             continue
         if read is None:  # the same for all but for the desensitizer, which is checked by itself
             args = attacker_args(candidate, attacker, seed, before=before)
-            read = _read(attacker, args)
+            with said_at(attacker.label):
+                read = read_fit_settings(args)
             check_fit(attacker.label, read)
         if precomputed_of(candidate.setting.data.desensitizer) is not None:
-            _named(
-                f"{attacker.label} on methods.{candidate.label}",
-                partial(check_pictures, candidate.setting.data.desensitizer, read.data.reader),
-            )
+            with said_at(f"{attacker.label} on methods.{candidate.label}"):
+                check_pictures(candidate.setting.data.desensitizer, read.data.reader)
         if not (attacker_run(candidate, attacker) / LAST).is_file():
             planned.append(Planned(attacker.label, read))
     return planned
-
-
-def _read(attacker: Restorer, args: Sequence[str]) -> FitSettings:
-    try:
-        return read_fit_settings(args)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{attacker.label}: {error}") from error
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{attacker.label}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -70,6 +71,8 @@ def measure_all(
             if found is None:
                 out.leave_open(label, attack_label, "it could not be measured")
                 continue
+            if any(map(math.isnan, found.values())):
+                out.leave_open(label, attack_label, "a figure of it is not a number")
             head = "" if attack is None else f"{attack_label}/"
             out.results[label] |= {f"{head}{key}": value for key, value in found.items()}
             if (

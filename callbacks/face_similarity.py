@@ -1,0 +1,106 @@
+"""How alike desensitized faces and their clean ones look to a judge that knows faces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.measured import log_measurements
+from callbacks.raw_faces import OnRawFaces, Seen
+from lightning_app.attacks.base import Attack
+from lightning_app.core.log_keys import measurement
+from lightning_app.core.measurement import Measurement
+from lightning_app.evaluation.judges.base import Judge
+from lightning_app.metrics.face_similarity import face_similarity
+
+_AT_A_TIME = 64  # images the judge is given
+
+
+class FaceSimilarityReport(OnRawFaces):
+    """Let a judge compare desensitized faces with their clean ones, and log what it sees.
+
+    Keys: `privacy/face_similarity` (cosine of a desensitized face and its own clean one, each side's mean subtracted,
+    with its 95 % interval), `privacy/face_similarity_impostor` (the same of a desensitized face and others' clean
+    ones: the level that says nothing), `privacy/rank1` (share whose own clean image is the most similar of all). With
+    an `attack`, the same of what it restores, `…_restored`; an attack that needs a mask leaves out batches without.
+    Images need no names of people: each is its own person, so have one image of a person where it matters.
+
+    Where the desensitized pixels are those of the last time, so are the figures. Under DDP every rank measures the
+    same images.
+
+    Args:
+        judge: knows faces, by class_path, such as `lightning_app.evaluation.judges.DlibJudge`.
+        images: how many validation images, at least 2; fewer where there are fewer.
+        attack: restores desensitized images first, such as `lightning_app.attacks.Telea`.
+
+    Raises:
+        ValueError: `images` is below 2.
+
+    Source: third paper, "Face Similarity" (4, Evaluation), centred.
+    """
+
+    def __init__(self, judge: Judge, images: int = 180, attack: Attack | None = None) -> None:
+        super().__init__(images)
+        if images < 2:
+            raise ValueError(
+                f"FaceSimilarityReport: images={images}: give at least 2, to have others to compare"
+            )
+        self.judge, self.attack = judge, attack
+        self.measurements: list[Measurement] = []
+        self._clean: Tensor | None = None  # [n,D] on the CPU
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log."""
+        if not trainer.sanity_checking:
+            self._report(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log."""
+        self._report(trainer, pl_module)
+
+    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is None:
+            raise ValueError(
+                "FaceSimilarityReport needs a FaceDataModule: it owns the raw images and the desensitizer"
+            )
+        if (found := self.newly_seen(data, pl_module.device)) is not None:
+            self._measure(found, pl_module.device)
+        log_measurements(trainer, pl_module, self.measurements)
+
+    @torch.no_grad()
+    def _measure(self, found: Seen, device: torch.device) -> None:
+        if len(found.clean) < 2:
+            self.tell("FaceSimilarityReport: one image has no others to compare with: skipped.")
+            return
+        self.judge.check_size(found.clean.shape[-1])
+        self.judge.eval().to(device)
+        if self._clean is None:
+            self._clean = self._embed(found.clean)
+        self.measurements = self._compare(found.pictures, "")
+        if (restored := self._restored(found)) is not None:
+            self.measurements += self._compare(restored, "_restored")
+
+    def _restored(self, found: Seen) -> Tensor | None:
+        if self.attack is None or (self.attack.needs_mask and found.desensitized["mask"] is None):
+            return None
+        picture = found.desensitized["image"].shape[1] == 3
+        if self.attack.needs_image and not picture:
+            return None
+        return self.attack.eval().to(found.pictures.device).restore(found.desensitized)
+
+    def _compare(self, pictures: Tensor, tail: str) -> list[Measurement]:
+        assert self._clean is not None
+        found = face_similarity(self._embed(pictures), self._clean)
+        return [
+            measurement(f"privacy/face_similarity{tail}", found.mean, found.low, found.high),
+            measurement(f"privacy/face_similarity_impostor{tail}", found.impostor),
+            measurement(f"privacy/rank1{tail}", found.rank1),
+        ]
+
+    def _embed(self, images: Tensor) -> Tensor:
+        parts = [self.judge(part).float().cpu() for part in images.split(_AT_A_TIME)]
+        return torch.cat(parts)

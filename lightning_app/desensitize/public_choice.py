@@ -1,0 +1,85 @@
+"""The kinds of learned masks, and how one of a few public masks is chosen for an image."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal, get_args
+
+from torch import Tensor
+
+Kind = Literal["population", "codebook", "core_first", "free"]
+Choice = Literal["best", "exponential"]
+
+
+def check_settings(
+    kind: str,
+    choice: str,
+    epsilon: float | None,
+    key: str | Path | None,
+    rounds: int | None,
+    core: float | None,
+) -> None:
+    """Check arguments of `LearnedMask` that do not hang on its masker.
+
+    Args:
+        kind: see `LearnedMask`.
+        choice: likewise.
+        epsilon: likewise.
+        key: likewise.
+        rounds: likewise.
+        core: likewise.
+
+    Raises:
+        ValueError: one is out of range, or does not go with the kind.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind: {kind!r} is none of {', '.join(get_args(Kind))}")
+    if choice not in get_args(Choice):
+        raise ValueError(f"choice: {choice!r} is neither 'best' nor 'exponential'")
+    exponential = choice == "exponential"
+    for name, value, fits, where in (
+        ("choice", choice if exponential else None, kind == "codebook", "kind codebook"),
+        ("epsilon", epsilon, exponential, "choice exponential"),
+        ("key", key, exponential, "choice exponential"),
+        ("rounds", rounds, kind == "core_first", "kind core_first"),
+        ("core", core, kind == "core_first", "kind core_first"),
+    ):
+        if value is not None and not fits:
+            raise ValueError(f"{name}={value}: is for {where}; leave it out")
+    if exponential and (epsilon is None or not 0 < epsilon < math.inf):
+        raise ValueError(f"epsilon={epsilon}: choice exponential needs a number above 0")
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"rounds={rounds}: core_first needs at least 1")
+
+
+def worth(masks: Tensor, soft: Tensor) -> Tensor:
+    """Return what each public mask is worth for each image: the mean of its soft mask over the pixels shown.
+
+    Args:
+        masks: `[C,1,H,W]` of 0 and 1, 1 = visible.
+        soft: `[B,1,H,W]` in [0,1], the masker's own for each image.
+
+    Returns:
+        `[B,C]` float64 in [0,1], whatever the image.
+    """
+    codes = masks.flatten(1).double()
+    found: Tensor = soft.flatten(1).double() @ codes.T / codes.sum(1)
+    return found
+
+
+def chances(worths: Tensor, epsilon: float) -> Tensor:
+    """Return up to which number in [0,1) each public mask is chosen, were that drawn uniformly.
+
+    Masks have weights of exp(ε · worth / 2): as worth lies in [0,1], the choice is ε-locally private.
+
+    Args:
+        worths: `[B,C]`, see `worth`.
+        epsilon: ε, above 0.
+
+    Returns:
+        `[B,C]` float64, rising to 1.
+
+    Source: McSherry, Talwar, "Mechanism design via differential privacy", FOCS 2007.
+    """
+    return (worths * (epsilon / 2)).softmax(1).cumsum(1)
