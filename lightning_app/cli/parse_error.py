@@ -47,7 +47,11 @@ _FIT = ("trainer", "model", "data")  # what a config of `fit` has at its top
 
 
 class OneReason(ArgumentParser):
-    """A parser that ends with the one line that matters; `--help` shows every option."""
+    """A parser that ends with the one line that matters, and takes no option cut short; `--help` shows every option."""
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **more: Any) -> None:
+        # a cut option would be whichever one begins so, until a new one does as well
+        super().__init__(*args, allow_abbrev=allow_abbrev, **more)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with code 2 and one line; a parser within another hands the whole message on."""

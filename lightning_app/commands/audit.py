@@ -32,7 +32,7 @@ from lightning_app.release.format.method import is_known
 from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
 from lightning_app.report import print_table
-from lightning_app.studies.audit_raw import Owner, compare_with_raw, names_of
+from lightning_app.studies.audit_raw import NOT_COMPARED, Owner, compare_with_raw, names_of
 
 _SHOWN = 20  # findings in the table; --json has them all
 _SEED_BITS = 48  # of a seed drawn anew: nobody guesses the sample, and JSON holds the number
@@ -67,7 +67,8 @@ def audit(
 
     Args:
         released: the released folder.
-        raw: the raw set that was released, a folder of images per identity.
+        raw: the raw set that was released, a folder of images per identity; takes key too, or nothing could be
+            compared, which is a finding.
         key: the owner's key file, which made the pseudonyms; needs raw or config.
         config: the config of `desensitize`: its reader reads the raw set (by default FolderFaces, with crop
             and size of the manifest), and its desensitizer, mask and parameters must be the release's.
@@ -133,7 +134,12 @@ def audit(
         if found.manifest is not None and (raw is not None or part is not None):
             reader = reader_of(raw, part, found)
             find_names(Path(released), found, names_of(raw, reader))
-            if pseudonyms is None:
+            if pseudonyms is None and raw is not None:
+                found.add(
+                    "images",
+                    f"{NOT_COMPARED}: give the owner's --key as well; without --raw the release is checked by itself",
+                )
+            elif pseudonyms is None:
                 found.notes.append("pixels were not compared with the raw set: give the owner's --key")
             else:
                 images = found.manifest.images

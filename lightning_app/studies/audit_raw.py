@@ -29,7 +29,7 @@ from lightning_app.release.write.each import EachDesensitizer
 from lightning_app.release.write.pairs import pairs_of_release
 from lightning_app.release.write.representing import Representer
 
-_NOT_COMPARED = "could not be compared with the raw set"
+NOT_COMPARED = "could not be compared with the raw set"
 _NAMES_THE_KEY = "give --config too, whose desensitizer names the owner's key file"
 
 
@@ -122,13 +122,13 @@ def _compare(
     assert found.manifest is not None
     agreed, reader = owner.agreed, owner.reader
     if agreed.desensitizer is None and key_hashes(found.manifest.method):
-        found.add("images", f"{_NOT_COMPARED}: {_NAMES_THE_KEY}")
+        found.add("images", f"{NOT_COMPARED}: {_NAMES_THE_KEY}")
         return
     try:
         desensitizer = agreed.desensitizer or desensitizer_of(root, found.manifest)
         visible = None if found.manifest.mask is None else load_mask(root / MASK, reader.size)
     except (ValueError, FileNotFoundError) as error:
-        found.add("images", f"{_NOT_COMPARED}: {error}; --config names the desensitizer")
+        found.add("images", f"{NOT_COMPARED}: {error}; --config names the desensitizer")
         return
     data = FaceDataModule(reader, desensitizer)
 
@@ -142,7 +142,7 @@ def _compare(
         with one_thread():
             compare_images(root, found, origin, read, release, visible, owner.sample, owner.seed, advance)
     except ValueError as error:  # of another size, say: what was agreed on has not made this release
-        found.add("images", f"{_NOT_COMPARED}: {error}")
+        found.add("images", f"{NOT_COMPARED}: {error}")
 
 
 def _compare_each(
@@ -153,7 +153,7 @@ def _compare_each(
     configured, masker = owner.agreed.desensitizer, owner.masker
     if masker is None and configured is None:
         found.add(
-            "images", f"{_NOT_COMPARED}: give --masker, the masker's checkpoint, or --config, which names it"
+            "images", f"{NOT_COMPARED}: give --masker, the masker's checkpoint, or --config, which names it"
         )
         return
     try:
@@ -172,12 +172,12 @@ def _compare_each(
             if describe(made, manifest.size, None, manifest.version, each=True) != manifest.method:
                 found.add(
                     "images",
-                    f"{_NOT_COMPARED}: --config's masker, or what it is asked for, is not the manifest's",
+                    f"{NOT_COMPARED}: --config's masker, or what it is asked for, is not the manifest's",
                 )
                 return
             compare_each(root, found, origin, owner.reader, each, owner.sample, owner.seed, advance)
     except (ValueError, FileNotFoundError) as error:
-        found.add("images", f"{_NOT_COMPARED}: {error}")
+        found.add("images", f"{NOT_COMPARED}: {error}")
 
 
 def _hold_against_masker(found: Audit, masker: str) -> None:
@@ -205,7 +205,7 @@ def _compare_shards(
     if agreed.desensitizer is None and (
         key_hashes(manifest.method) or not is_known(manifest.method["method"])
     ):
-        found.add("shards", f"{_NOT_COMPARED}: {_NAMES_THE_KEY}")
+        found.add("shards", f"{NOT_COMPARED}: {_NAMES_THE_KEY}")
         return
     try:
         with one_thread():
@@ -230,7 +230,7 @@ def _compare_shards(
                 advance,
             )
     except (ValueError, FileNotFoundError) as error:
-        found.add("shards", f"{_NOT_COMPARED}: {error}")
+        found.add("shards", f"{NOT_COMPARED}: {error}")
 
 
 def _compare_pairs(root: Path, found: Audit, owner: Owner) -> None:

@@ -30,6 +30,8 @@ from tests.command_line import RunMain, refused, write_config
         (["--data.reader", "datamodule.FolderFaces"], "there is no module 'datamodule'; did you mean 'datamodules'?"),
         (["--trainer.max_epoks", "3"],
          "unrecognized arguments: --trainer.max_epoks 3; did you mean '--trainer.max_epochs'?"),
+        (["--trainer.max_epoch", "3"],  # cut short: argparse would take it for the only one that begins so
+         "unrecognized arguments: --trainer.max_epoch 3; did you mean '--trainer.max_epochs'?"),
     ],
 )  # fmt: skip
 def test_an_argument_of_a_fit(

@@ -151,13 +151,21 @@ def test_a_name_in_the_place_of_a_key_is_found(spoilt: Path, drawn_root: Path, r
 def test_names_of_files_that_are_our_own_words_are_no_finding(
     made: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain
 ) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
+    raw = Path(shutil.copytree(drawn_root, tmp_path / "raw"))
     for name in ("mask.png", "size.txt", "version.txt", "desensitize.yaml"):
         (raw / name).write_text("")
-    for person in drawn_root.iterdir():
-        (raw / person.name).symlink_to(person)
-    run_main("audit", made / "masked", "--raw", raw)
+    run_main("audit", made / "masked", "--raw", raw, "--key", made / "key")
+
+
+def test_a_raw_set_without_the_key_fails_since_nothing_could_be_compared(
+    made: Path, drawn_root: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_main("audit", made / "masked", "--raw", drawn_root)
+    assert stop.value.code == 1
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "audit FAILED: 1 finding in 1 file" in told
+    assert "could not be compared with the raw set: give the owner's --key as well" in told
 
 
 def test_strays_whose_names_a_terminal_cannot_show(
