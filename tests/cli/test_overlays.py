@@ -62,10 +62,14 @@ def test_every_overlay_means_the_same_on_every_config(
         alone = dict(_leaves(_plain(_apply(parser, defaults, overlay))))
         after = dict(_leaves(_plain(_apply(parser, before, overlay))))
         kept = dict(_leaves(_plain(before)))
+        appended = {(*path[:-1], path[-1].removesuffix("+")) for path in stated if path[-1].endswith("+")}
         for path in after:
-            wanted = alone if path in stated else kept
-            assert after[path] == wanted[path], (name, overlay, ".".join(path))
-        assert stated <= {*after}, (name, overlay)
+            wanted = alone[path] if path in stated else kept[path]
+            if path in appended:
+                wanted = [*(kept[path] or []), *alone[path]]
+                assert len(wanted) > len(kept[path] or [])
+            assert after[path] == wanted, (name, overlay, ".".join(path))
+        assert {path for path in stated if not path[-1].endswith("+")} | appended <= {*after}, (name, overlay)
 
 
 def _two_configs(tmp_path: Path, earlier: str, later: str) -> list[str]:
