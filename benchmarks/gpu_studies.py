@@ -55,6 +55,7 @@ class Task:
         log: file that keeps what is printed.
         needs: files that must be there first.
         order: first come lower ones.
+        figure: log key that only a finished run has.
     """
 
     study: str
@@ -64,11 +65,12 @@ class Task:
     log: Path
     needs: tuple[Path, ...]
     order: tuple[int, ...]
+    figure: str = "lfw/accuracy"
 
     @property
     def done(self) -> bool:
         """Whether it ended well."""
-        return self.run.is_file() if self.run.suffix else runner.finished(self.run)
+        return self.run.is_file() if self.run.suffix else runner.finished(self.run, self.figure)
 
 
 def read_study(
@@ -95,6 +97,7 @@ def read_study(
     return ablate.AblationPlan(
         Path(values["runs"]) / values["name"], variants, systems, seeds or values["seeds"] or [0],
         [*args, *(values["args"] or [])], values["figures"] or {}, values["search"], Path(values["masks"]),
+        values["accuracy"],
     )  # fmt: skip
 
 
@@ -130,7 +133,14 @@ def _task(
         needs.append(Path(said["checkpoint"]))
     more = [] if args[0] == "search-mask" else ["--overwrite"]
     return Task(
-        plan.folder.name, name, (*args, *more), run, plan.folder / "logs" / f"{name}.log", tuple(needs), order
+        plan.folder.name,
+        name,
+        (*args, *more),
+        run,
+        plan.folder / "logs" / f"{name}.log",
+        tuple(needs),
+        order,
+        plan.accuracy,
     )
 
 

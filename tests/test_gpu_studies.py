@@ -70,6 +70,15 @@ def test_first_seeds_come_first_and_a_run_waits_for_what_it_names(
     assert again["study/first_one_s1"] == "done before"
 
 
+def test_a_run_is_done_by_the_studys_own_accuracy(study: Path) -> None:
+    study.write_text(study.read_text() + "accuracy: val/accuracy\n")
+    task = gpu_studies.tasks_of(gpu_studies.read_study(str(study), [], [1], "runs"), 0)[0]
+    task.run.mkdir(parents=True)
+    for key, done in (("lfw/accuracy", False), ("val/accuracy", True)):
+        (task.run / "metrics.json").write_text(json.dumps({key: 0.75}))
+        assert task.done is done
+
+
 def test_no_run_is_begun_when_the_time_is_up(study: Path) -> None:
     plan = gpu_studies.read_study(str(study), [], [1], "runs")
     state = gpu_studies.run_all(gpu_studies.tasks_of(plan, 0), 1, time.monotonic() - 1, print)

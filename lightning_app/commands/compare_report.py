@@ -27,7 +27,7 @@ from lightning_app.report.loss_curves import loss_figure
 from lightning_app.runs.send import send_report
 from lightning_app.studies.compare.curves import why_open
 from lightning_app.studies.compare.outcome import Outcome
-from lightning_app.studies.compare.scoring import flat, indicators, score_table
+from lightning_app.studies.compare.scoring import flat, indicators, scored
 from lightning_app.studies.compare.words import describe
 
 log = logging.getLogger("faceveil")
@@ -64,8 +64,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
             for attack, lines in out.curves.items()
             if label in lines
         }
-    scored = indicators(out.results, out.attacks, *out.scored_by())
-    text |= flat(scored)
+    judge, clean = out.scored_by()
+    text |= flat(indicators(out.results, out.attacks, judge, clean))
     write_metrics(out.folder / "metrics.json", text)
     heads, rows = table(out)
     write_atomically(out.folder / "compare.csv", csv_text(csv_rows(out)))
@@ -92,10 +92,12 @@ def write_report(out: Outcome, final: bool = False) -> None:
     print_table(
         "verdicts: what the strongest attack sees of each method", *verdicts(out)[::-1], console=console
     )
-    if scored:
-        judge, clean = out.scored_by()
-        title = f"the second paper's scores, by {judge}, against {clean}; normalised over these {len(scored)} rows"
-        print_table(title, *score_table(scored)[::-1], console=console)
+    if page.scored.raw:
+        heads, cells = page.scored.table()
+        title = (
+            f"the second paper's scores, by {judge}, against {clean}; normalised over these {len(cells)} rows"
+        )
+        print_table(title, [[cell.text for cell in row] for row in cells], heads, console=console)
     for label, opened in out.open.items():
         for attack, why in opened.items():
             log.warning("%s: of %s the verdict says 'at least': %s.", label, attack, why)
@@ -214,4 +216,5 @@ def _page(out: Outcome) -> Comparison:
         versions=versions(),
         failed=out.failed,
         facts=out.facts,
+        scored=scored(indicators(out.results, out.attacks, *out.scored_by()), *out.scored_by()),
     )  # fmt: skip

@@ -90,6 +90,15 @@ def privacy_indicator(of: Indicators, alpha: float = ALPHA, beta: float = BETA) 
     return alpha * (of.s1 + of.s2) / 2 + beta * (of.s3 + of.s4) / 2
 
 
+def accuracy_part(of: Indicators) -> float:
+    """Return what formula 10 normalises: S5.
+
+    Args:
+        of: a method's indicators.
+    """
+    return of.s5
+
+
 def normalised(values: Sequence[float], low: float = LOWEST, high: float = HIGHEST) -> list[float]:
     """Stretch values linearly so that the least becomes `low` and the greatest `high`.
 
@@ -122,7 +131,7 @@ def scores(table: Mapping[str, Indicators], alpha: float = ALPHA, beta: float = 
     Source: formulas 9 to 11 of the adaptive hybrid masking paper, section 4.2.4.
     """
     privacy = normalised([privacy_indicator(one, alpha, beta) for one in table.values()])
-    accuracy = normalised([one.s5 for one in table.values()])
+    accuracy = normalised([accuracy_part(one) for one in table.values()])
     return {
         method: Scores(p, a, p * a, (p + a) / 2)
         for method, p, a in zip(table, privacy, accuracy, strict=True)

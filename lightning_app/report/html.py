@@ -27,6 +27,7 @@ from lightning_app.report.frontier import Measured, data_of, lines_of, paragraph
 from lightning_app.report.judges import standing
 from lightning_app.report.page_tables import Cell, method_table, state_heads, state_rows, strongest_cells
 from lightning_app.report.plot import plot_of
+from lightning_app.report.score_table import Scored
 
 _HERE = Path(__file__).parent
 _GAP = 4  # pixels between faces
@@ -80,6 +81,7 @@ class Comparison(Measured):
         versions: name -> version.
         failed: what did not work, in a line each.
         facts: name -> value: pairs, images, people.
+        scored: the second paper's indicators.
     """
 
     title: str
@@ -91,6 +93,7 @@ class Comparison(Measured):
     versions: Mapping[str, str] = field(default_factory=dict)
     failed: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    scored: Scored = field(default_factory=Scored)
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:
@@ -104,6 +107,7 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
         "facts": dict(comparison.facts),
         **data_of(comparison),
         "recognisers": dict(comparison.recognisers),
+        "indicators": {label: dict(raw) for label, raw in comparison.scored.raw.items()},
         "failed": list(comparison.failed),
         "commands": list(comparison.commands),
         "versions": dict(comparison.versions),
@@ -151,6 +155,7 @@ def render(comparison: Comparison) -> str:
         state_heads=state_heads(comparison, list(comparison.recognisers)),
         states=state_rows(comparison, list(comparison.recognisers)),
         words=WORDS,
+        scores=comparison.scored.table(),
         lossless=lossless,
         standings={label: standing(comparison.clean.get(label)) for label in comparison.judges},
         told={label: paragraph(comparison, label) for label in comparison.results},

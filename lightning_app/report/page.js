@@ -1,5 +1,6 @@
 "use strict";
-// Everything is in the page already: this sorts, filters and picks; it computes no figure and writes no markup.
+// Everything is in the page already: this sorts, filters and picks, and writes no markup. The one thing that it computes
+// are the second paper's scores, which are by their definition normalised over the rows that are shown.
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = id => document.getElementById(id);
 const all = (query, within = document) => [...within.querySelectorAll(query)];
@@ -72,6 +73,32 @@ function tell(left, picked) {
   if (ranked.length) box.append(list);
 }
 
+// low … high over the rows shown, as lightning_app.metrics.scores.normalised
+function stretched(values) {
+  const least = Math.min(...values), most = Math.max(...values);
+  return values.map(value => most === least ? 1 : 0.5 + 0.5 * (value - least) / (most - least));
+}
+
+function score(wanted) {
+  const table = at("scores");
+  if (!table) return;
+  const rows = [...table.tBodies[0].rows];
+  rows.forEach(row => { row.hidden = !wanted.has(row.dataset.method); });
+  const left = rows.filter(row => !row.hidden), raw = left.map(row => data.indicators[row.dataset.method]);
+  const privacy = stretched(raw.map(one => one.privacy)), accuracy = stretched(raw.map(one => one.accuracy));
+  const first = table.tHead.rows[0].cells.length - 4;
+  left.forEach((row, n) => {
+    const [p, a] = [privacy[n], accuracy[n]];
+    [p, a, p * a, (p + a) / 2].forEach((value, k) => fill(row.cells[first + k], [value.toFixed(3), "", value]));
+  });
+  resort(table, first);
+}
+
+function resort(table, first) {  // where a column from `first` on is sorted by, its figures have changed
+  const heads = [...table.tHead.rows[0].cells], sorted = heads.findIndex(head => head.hasAttribute("aria-sort"));
+  if (sorted >= first) sort(table.tBodies[0], sorted, heads[sorted].getAttribute("aria-sort") === "descending");
+}
+
 function show() {
   const picked = data.views.find(one => one.key === view.value) || data.views[0];
   const left = candidates(), wanted = new Set(left.map(one => one.label));
@@ -97,9 +124,8 @@ function show() {
     cells.forEach((cell, number) => fill(row.cells[last + number], cell));
     row.hidden = !wanted.has(row.dataset.method);
   }
-  const sorted = [...table.tHead.rows[0].cells].findIndex(head => head.hasAttribute("aria-sort"));
-  if (sorted >= last)  // these figures have changed
-    sort(table.tBodies[0], sorted, table.tHead.rows[0].cells[sorted].getAttribute("aria-sort") === "descending");
+  resort(table, last);
+  score(wanted);
   const states = at("states");
   const off = [...states.tHead.rows[0].cells].map(head => Boolean(picked.judge && head.dataset.judge && head.dataset.judge !== picked.judge));
   [...states.tHead.rows[0].cells].forEach((cell, column) => { cell.hidden = off[column]; });

@@ -15,11 +15,14 @@ import pytest
 from datamodules import DrawnFaces
 from lightning_app.core.csv_text import csv_text
 from lightning_app.desensitize import OURS, Chain, GaussianBlur, Mosaic
+from lightning_app.metrics.scores import Indicators, scores
 from lightning_app.report.compare import RELEASED, Axis
 from lightning_app.report.frontier import lines_of, paragraph, views
 from lightning_app.report.html import Comparison, Example, page_data, render, state_table
 from lightning_app.report.judges import Clean, standing
 from lightning_app.report.page_tables import method_table
+from lightning_app.report.score_table import Scored
+from lightning_app.studies.compare.scoring import scored
 from tests.report.test_html import Read, doing, opened
 
 JUDGES = {"clean": "runs/clean", "onnx": "a.onnx"}
@@ -64,8 +67,16 @@ def page_of(results: dict[str, dict[str, float]], **more: Any) -> Comparison:
         "words": dict.fromkeys(results, "Plain words."),
         "examples": {label: [Example(s, faces) for s in (RELEASED, *ATTACKS)] for label in results},
         "commands": ["python main.py compare --config x.yaml"], "versions": {"commit": "0123456789ab"},
+        "scored": scored(indicated(), "onnx", "none"),
     }  # fmt: skip
     return Comparison(**(given | more))
+
+
+def indicated(count: int = 25) -> dict[str, tuple[Indicators, str]]:
+    """Methods that are the more private and the less accurate, the higher their number."""
+    made = {f"method {n}": (Indicators(0.02 * n, 0.02 * n, 0.01 * n, 0.01 * n, 1 - 0.01 * n), "attack 3")
+            for n in range(count)}  # fmt: skip
+    return made
 
 
 class Shown(Read):
@@ -112,6 +123,11 @@ def test_chromium_picks_a_judge_and_finds_what_is_left(tmp_path: Path) -> None:
     assert found.sections == ["method 1", "method 10"]
     assert [row[:2] for row in found.rows("states")] == [["method 1", "attack 5"], ["method 10", "attack 5"]]
     assert "2 of 25 methods are left" in found.candidates
+    # the scores are of the rows that are left: of two, one is the most private and one the most accurate
+    assert [(row[0], row[6:]) for row in found.rows("scores")] == [
+        ("method 1", ["attack 3", "0.500", "1.000", "0.500", "0.750"]),
+        ("method 10", ["attack 3", "1.000", "0.500", "0.500", "0.750"]),
+    ]
     assert re.search(
         r"method 10: 60.0 % \[58.0, 62.0\] \(attack 5, clean\)\s+– the interval", found.candidates
     )
@@ -267,3 +283,24 @@ def test_what_is_nan_was_not_measured() -> None:
     text = render(page)
     assert "∞" not in text.split('id="methods"')[1].split("</table>")[0]
     assert "nan" not in text.split("<svg")[1].split("</svg>")[0].lower()
+
+
+def test_scores_without_a_browser_are_of_all_rows_and_raw_values_are_kept() -> None:
+    page = page_of(many())
+    rows = opened_tables(render(page))["scores"]
+    wanted = scores({label: one for label, (one, _) in indicated().items()})
+    assert len(rows) == 1 + 25
+    for row in rows[1:]:
+        of = wanted[row[0]]
+        assert row[-4:] == [f"{value:.3f}" for value in (of.privacy, of.accuracy, of.product, of.mean)]
+    kept = page_data(page)["indicators"]["method 10"]
+    assert kept["s1"] == pytest.approx(0.2)
+    assert kept["privacy"] == pytest.approx(0.4 * 0.2 + 0.6 * 0.1)
+    assert kept["attack"] == "attack 3"
+    without = render(page_of(many(2), scored=Scored()))
+    assert 'id="scores"' not in without
+
+
+def opened_tables(text: str) -> dict[str, list[list[str]]]:
+    """The page's tables, as they are written."""
+    return Read(text).tables

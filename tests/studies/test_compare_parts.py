@@ -18,7 +18,7 @@ from lightning_app.studies.compare.choosing import chosen, longer
 from lightning_app.studies.compare.curves import Curve, budgets, read_curve, still_falls, why_open
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.outcome import Outcome
-from lightning_app.studies.compare.scoring import flat, indicators, score_table
+from lightning_app.studies.compare.scoring import flat, indicators, scored
 
 
 def test_a_loss_that_still_falls_is_told_from_one_that_is_flat() -> None:
@@ -121,7 +121,9 @@ def test_indicators_are_raw_and_scores_are_of_the_rows() -> None:
     assert stored["compare/mask/indicator/s5"] == pytest.approx(0.8)
     assert stored["compare/blur/indicator/attack"] == "U-Net"
     assert not [key for key in stored if "privacy" in key]
-    heads, rows = score_table(found)
+    heads, cells = scored(found, "good", "none").table()
+    rows = [[cell.text for cell in row] for row in cells]
+    assert rows[0][:7] == ["blur", "0.200", "0.300", "0.100", "0.200", "0.900", "U-Net"]
     assert heads[-4:] == ["privacy", "accuracy", "product (text)", "mean (Table 2)"]
     assert [row[-4:] for row in rows] == [
         ["0.500", "1.000", "0.500", "0.750"],

@@ -1,15 +1,21 @@
-"""The second paper's indicators S1 … S5 of every method of a comparison, and the scores of its table."""
+"""The second paper's indicators S1 … S5 of every method of a comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from lightning_app.metrics.scores import Indicators, Scores, accuracy_indicator, privacy_indicator, scores
+from lightning_app.metrics.scores import (
+    Indicators,
+    accuracy_indicator,
+    accuracy_part,
+    privacy_indicator,
+    scores,
+)
 from lightning_app.report.columns import find_metric
+from lightning_app.report.score_table import Scored
 
 Figures = Mapping[str, float]
-NAMES = {"s1": "S1", "s2": "S2", "s3": "S3", "s4": "S4", "s5": "S5"}
 
 
 def indicators(
@@ -56,31 +62,20 @@ def flat(found: Mapping[str, tuple[Indicators, str]]) -> dict[str, float | str]:
     return out
 
 
-def score_table(found: Mapping[str, tuple[Indicators, str]]) -> tuple[list[str], list[list[str]]]:
-    """Make the table of scores, normalised over these very rows.
+def scored(found: Mapping[str, tuple[Indicators, str]], judge: str, clean: str) -> Scored:
+    """Make what tables show of indicators: raw, and as scores over these very methods.
 
     Args:
         found: of `indicators`.
-
-    Returns:
-        Heads and rows.
+        judge: as there.
+        clean: as there.
     """
-    heads = [
-        "method",
-        *NAMES.values(),
-        "of S3, S4",
-        "privacy",
-        "accuracy",
-        "product (text)",
-        "mean (Table 2)",
-    ]
-    made: dict[str, Scores] = scores({label: one for label, (one, _) in found.items()})
-    rows = [
-        [label, *(f"{value:.3f}" for value in asdict(one).values()), attack,
-         *(f"{value:.3f}" for value in asdict(made[label]).values())]
-        for label, (one, attack) in found.items()
-    ]  # fmt: skip
-    return heads, rows
+    raw: dict[str, dict[str, float | str]] = {}
+    for label, (one, attack) in found.items():
+        parts = {"privacy": privacy_indicator(one), "accuracy": accuracy_part(one)}
+        raw[label] = {**asdict(one), "attack": attack, **parts}
+    made = scores({label: one for label, (one, _) in found.items()})
+    return Scored(raw, {label: [*asdict(one).values()] for label, one in made.items()}, judge, clean)
 
 
 def _pair(figures: Figures, judge: str, attack: str = "") -> tuple[float, float] | None:
