@@ -16,7 +16,7 @@ from datamodules.elsewhere import check_pictures
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from datamodules.readers.turned import tell_of_turned
-from datamodules.same_description import alone, brief, check_key
+from datamodules.same_description import alone, check_key, summary
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
 from lightning_app.core.files import write_atomically
@@ -202,8 +202,8 @@ class LFWVerification(L.Callback):
         check_key(theirs, alone(ours.describe()))
         if theirs != alone(ours.describe()) or self.desensitizer is not None:
             raise ValueError(
-                f"{self.name}: its images were released by {brief(ours.describe())}, the training images are "
-                f"desensitized by {brief(data.desensitizer.describe())}: verify on a release by the same method and "
+                f"{self.name}: its images were released by {summary(ours.describe())}, the training images are "
+                f"desensitized by {summary(data.desensitizer.describe())}: verify on a release by the same method and "
                 "key, with no desensitizer of its own"
             )
         if self.flip and not ours.flips:

@@ -17,7 +17,7 @@ from datamodules.same_data import (
     knows_held_out,
     refuse_data,
 )
-from datamodules.same_description import alone, brief, check_key, same_desensitizer
+from datamodules.same_description import alone, check_key, same_desensitizer, summary
 from datamodules.serving import ServingDataModule
 
 log = logging.getLogger("faceveil")
@@ -132,7 +132,7 @@ class CheckpointedDataModule(ServingDataModule):
             check_key(theirs, ours)
         if theirs is not None and not same_desensitizer(theirs, ours):
             log.warning("The checkpoint was trained on faces desensitized by %s; these are desensitized by %s.",
-                        brief(theirs), brief(ours))  # fmt: skip
+                        summary(theirs), summary(ours))  # fmt: skip
         self._met = state_dict
         if self.trainer is None:
             self._meet()

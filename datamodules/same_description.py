@@ -7,7 +7,7 @@ from typing import Any
 from lightning_app.desensitize import Desensitizer, described
 from lightning_app.release.format.method import key_hashes
 
-__all__ = ["alone", "brief", "check_key", "check_same", "key_hashes", "same_desensitizer"]
+__all__ = ["alone", "check_key", "check_same", "key_hashes", "same_desensitizer", "summary"]
 
 
 def same_desensitizer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -75,12 +75,12 @@ def check_same(released: Desensitizer, given: Desensitizer | None, size: int) ->
     theirs, ours = released.describe(), given.describe()
     if not same_desensitizer(theirs, ours):
         raise ValueError(
-            f"data.desensitizer: the released set was desensitized by {brief(theirs)}, this is {brief(ours)}: leave it "
-            "out (desensitizer: null), the set brings its own"
+            f"data.desensitizer: the released set was desensitized by {summary(theirs)}, this is {summary(ours)}: leave "
+            "it out (desensitizer: null), the set brings its own"
         )
 
 
-def brief(about: dict[str, Any]) -> str:
+def summary(about: dict[str, Any]) -> str:
     """Return a description in short: method, of masks ratio and start of the hash, of a key the start of its hash."""
     ratio, digest = about.get("mask_ratio"), str(about.get("mask_hash", ""))[:12]
     key = "".join(f" (key {one[:12]})" for one in key_hashes(about))

@@ -52,7 +52,7 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, allow_nan=False)
 
 
-def brief(value: object) -> str:
+def short_json(value: object) -> str:
     """Return a JSON value as text of 40 characters at most, for messages."""
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:36] + " …"

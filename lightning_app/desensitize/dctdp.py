@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import PER_SCALE
-from lightning_app.core.plain import Schema, brief, is_hash
+from lightning_app.core.plain import Schema, is_hash, short_json
 from lightning_app.desensitize.block_dct import BlockDCT, transform_entries
 from lightning_app.desensitize.dct import block_dct, coefficient_ranges, from_ycbcr, images_at_a_time
 from lightning_app.desensitize.noise import (
@@ -202,7 +202,7 @@ class DCTDP(BlockDCT):
             return faults
         image = composed(epsilon, math.prod(shape))
         return faults + [
-            f"{name} is {brief(description[name])}, its values come to {image:g} together"
+            f"{name} is {short_json(description[name])}, its values come to {image:g} together"
             for name in ("epsilon_image", "epsilon_total")
             if description[name] != image
         ]

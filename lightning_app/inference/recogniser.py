@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from datamodules.pixels import desensitize_on_grid
 from datamodules.readers.decode import Crop, decode, read_bytes
-from datamodules.same_description import alone, brief, key_hashes
+from datamodules.same_description import alone, key_hashes, summary
 from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.model_input import find_model_input
@@ -243,7 +243,7 @@ def _desensitizer(
     if key_hashes(alone(made.describe())) != key_hashes(about):
         raise ValueError(
             f"checkpoint {facts.path}: was trained with another owner's key than the one that its config.yaml leads to "
-            f"({brief(about)}): give `key: FILE` there, the file that the run was given, or embed what is "
+            f"({summary(about)}): give `key: FILE` there, the file that the run was given, or embed what is "
             "made already with `.model.embed`"
         )
     return made, words

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from datamodules import DrawnFaces, FaceDataModule
-from datamodules.same_description import brief, check_key
+from datamodules.same_description import check_key, summary
 from lightning_app.core import draws
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import make_key, write_secret
@@ -223,8 +223,8 @@ def test_a_description_holds_the_keys_hash_alone(keys: tuple[Path, Path]) -> Non
     assert made.describe()["key_hash"] == OwnerKey.of(keys[0]).hash
     for secret in (keys[0].read_text().strip(), str(keys[0]), str(keys[0].parent)):
         assert secret not in text
-    assert "key 0" not in brief(made.describe())
-    assert made.key.hash[:12] in brief(made.describe())
+    assert "key 0" not in summary(made.describe())
+    assert made.key.hash[:12] in summary(made.describe())
 
 
 def test_a_random_key_serves_the_process(keys: tuple[Path, Path]) -> None:

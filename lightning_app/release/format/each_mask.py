@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
-from lightning_app.core.plain import brief, is_count
+from lightning_app.core.plain import is_count, short_json
 from lightning_app.core.png import encode_png
 from lightning_app.release.format.canonical import RUNS, Writing, byte_faults
 from lightning_app.release.format.png import read_png
@@ -70,7 +70,8 @@ class Masks:
         ):  # fmt: skip
             if not is_count(found[key], least, most):
                 raise ValueError(
-                    f"{where}.{key} is {brief(found[key])}, not a number from {least} to {most}; the release is damaged"
+                    f"{where}.{key} is {short_json(found[key])}, not a number from {least} to {most}; the release is "
+                    "damaged"
                 )
         return cls(**found)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from lightning_app.core.plain import brief, is_count, is_hash, is_share
+from lightning_app.core.plain import is_count, is_hash, is_share, short_json
 from lightning_app.core.version import version
 from lightning_app.release.format.classes import class_faults
 from lightning_app.release.format.each_mask import Masks, check_masks, is_code_file, is_mask_file
@@ -151,7 +151,7 @@ class Manifest:
         number = found.get("version")
         if not is_count(number) or number not in _READ:
             raise ValueError(
-                f"{where} has version {brief(number)}, this FaceVeil reads {_READ[0]} to {_READ[-1]}: "
+                f"{where} has version {short_json(number)}, this FaceVeil reads {_READ[0]} to {_READ[-1]}: "
                 "install the one that made it, or a newer one"
             )
         own = {key: value for key, value in found.items() if key != "format"}
@@ -160,7 +160,9 @@ class Manifest:
         _check_keys(own, {f.name for f in fields(cls)}, str(where))
         for key, check, wanted in _SCHEMA:
             if not check(own[key]):
-                raise ValueError(f"{where}: {key} is {brief(own[key])}, not {wanted}; the release is damaged")
+                raise ValueError(
+                    f"{where}: {key} is {short_json(own[key])}, not {wanted}; the release is damaged"
+                )
         of_tensors = own["tensors"] is not None if number == EACH else number == TENSORS
         compressed = number == VERSION or (number == EACH and not of_tensors)
         for key, is_of in (("compression", compressed), ("tensors", of_tensors)):
@@ -381,7 +383,9 @@ def _mask_entry(found: dict[str, Any], where: str, size: int) -> MaskEntry:
     _check_keys(found, {f.name for f in fields(MaskEntry)}, where)
     for key, check, wanted in _MASK_SCHEMA:
         if not check(found[key]):
-            raise ValueError(f"{where}.{key} is {brief(found[key])}, not {wanted}; the release is damaged")
+            raise ValueError(
+                f"{where}.{key} is {short_json(found[key])}, not {wanted}; the release is damaged"
+            )
     if found["guard"] > size:
         raise ValueError(
             f"{where}.guard is {found['guard']}, wider than the images of {size} px; the release is damaged"

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_app.core.plain import brief, canonical
+from lightning_app.core.plain import canonical, short_json
 from lightning_app.desensitize import OURS, Desensitizer, MaskOut
 from lightning_app.desensitize.base import LEAST_HIDDEN
 from lightning_app.desensitize.blur import default_sigma
@@ -127,7 +127,7 @@ def weak_method(about: Mapping[str, Any], size: int) -> list[str]:
         if traces is not None and not traces.shows:
             faults.append(f"nothing tells what it blurs of images of {size} pixels from clean faces")
     if sigma is not None and sigma not in (default_sigma(about["kernel"]), round(sigma, _DECIMALS)):
-        faults.append(f"sigma {brief(sigma)} has more than {_DECIMALS} decimals")
+        faults.append(f"sigma {short_json(sigma)} has more than {_DECIMALS} decimals")
     return faults
 
 

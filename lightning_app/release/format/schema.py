@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_app.core.plain import Schema, brief, is_count
+from lightning_app.core.plain import Schema, is_count, short_json
 from lightning_app.desensitize import OURS
 
 PACKAGES = ("faceveil", "numpy", "pillow", "python", "torch", "torchvision", "zlib")
@@ -79,7 +79,7 @@ def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int
     """
     name = about.get("method")
     if not isinstance(name, str) or not _CLASS.fullmatch(name):
-        raise ValueError(f"method.method is {brief(name)}, not the name of a class")
+        raise ValueError(f"method.method is {short_json(name)}, not the name of a class")
     schemas = _schemas(name, size, masked, version, each)
     for schema in schemas:
         if set(schema) == set(about) - {"method"} | ({"guard"} & set(schema)):
@@ -96,7 +96,7 @@ def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int
 def _check_values(about: Mapping[str, Any], schema: Schema) -> None:
     for key, (check, wanted) in schema.items():
         if key in about and not check(about[key]):
-            raise ValueError(f"method.{key} is {brief(about[key])}, not {wanted}")
+            raise ValueError(f"method.{key} is {short_json(about[key])}, not {wanted}")
 
 
 def _schemas(name: str, size: int, masked: bool, version: int, each: bool) -> list[Schema]:

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_app.core.plain import brief, is_count
+from lightning_app.core.plain import is_count, short_json
 from lightning_app.release.format.pseudonyms import DIGITS
 
 SHARDS, PAIRS = "shards", "pairs.txt"
@@ -156,7 +156,7 @@ class Tensors:
         for key, (check, wanted) in _SCHEMA.items():
             if not check(found[key]):
                 raise ValueError(
-                    f"{where}.{key} is {brief(found[key])}, not {wanted}; the release is damaged"
+                    f"{where}.{key} is {short_json(found[key])}, not {wanted}; the release is damaged"
                 )
         if found["dtype"] == "float16" and (found["scale"], found["offset"]) != (1, 0):
             raise ValueError(f"{where}: float16 has scale 1 and offset 0; the release is damaged")

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from datamodules.same_description import brief, same_desensitizer
+from datamodules.same_description import same_desensitizer, summary
 from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.fit_config import (
     FitSettings,
@@ -134,7 +134,7 @@ class Candidate:
         if not same_desensitizer(theirs, ours):
             log.warning(
                 "methods.%s.restorer: %s was trained against %s, this is %s: an attacker of this very method may do "
-                "better.", self.label, path, brief(theirs) if theirs else "a method it does not tell", brief(ours),
+                "better.", self.label, path, summary(theirs) if theirs else "a method it does not tell", summary(ours),
             )  # fmt: skip
 
     @property
@@ -169,8 +169,8 @@ class Candidate:
         theirs, ours = facts.desensitizer, self.setting.data.desensitizer.describe()
         if theirs is not None and not same_desensitizer(theirs, ours):
             text = (
-                f"methods.{self.label}: {facts.path} was trained on faces desensitized by {brief(theirs)}, this is "
-                f"{brief(ours)}"
+                f"methods.{self.label}: {facts.path} was trained on faces desensitized by {summary(theirs)}, this is "
+                f"{summary(ours)}"
             )
             if self.method.checkpoint is None:
                 raise ValueError(f"{text}: name another run")
