@@ -75,8 +75,8 @@ def check_same(released: Desensitizer, given: Desensitizer | None, size: int) ->
     theirs, ours = released.describe(), given.describe()
     if not same_desensitizer(theirs, ours):
         raise ValueError(
-            f"data.desensitizer: the released set was desensitized by {summary(theirs)}, this is {summary(ours)}: leave "
-            "it out (desensitizer: null), the set brings its own"
+            f"data.desensitizer: the released set was desensitized by {summary(theirs)}, this is {summary(ours)}: "
+            "leave it out (desensitizer: null), the set brings its own"
         )
 
 
