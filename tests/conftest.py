@@ -97,6 +97,15 @@ def _faces_drawn_once(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         remember_drawn_faces(monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def _curves_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the curves of fits that log the same keys once."""
+    if "callbacks.results" in sys.modules:
+        from tests.charts_once import remember_curves
+
+        remember_curves(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def drawn_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder tree of 6 drawn people with 8 images of 48 px each, and its pairs.txt (4 folds)."""
