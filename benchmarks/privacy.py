@@ -14,8 +14,9 @@ from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.attacks import Attack, MeanFace, NavierStokes, Telea
 from lightning_app.desensitize import MaskOut
 from lightning_app.evaluation.judges.base import Judge
-from lightning_app.evaluation.privacy import Subjects, figures
+from lightning_app.evaluation.privacy import Subjects
 from lightning_app.evaluation.privacy import measure as measure_attack
+from lightning_app.evaluation.privacy_figures import figures
 from lightning_app.metrics import dssim, psnr, verification
 from lightning_app.metrics.reidentification import mate_ranks, rank_k
 from lightning_app.models import ResNet

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,30 +16,23 @@ from torch.nn import functional as F
 
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
-from datamodules.verification.readers import PairList
 from lightning_app.attacks import Attack
 from lightning_app.core.batch import AS_TRAINED, Batch
 from lightning_app.core.files import write_atomically
-from lightning_app.core.measurement import Measurement
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
 from lightning_app.evaluation.judges.base import Judge, state_hash
 from lightning_app.evaluation.pair_images import PairImages
-from lightning_app.metrics import dssim, psnr, verification
+from lightning_app.metrics import dssim, psnr
 from lightning_app.metrics.lpips import LPIPS, SMALLEST, Missing, lpips_model
 from lightning_app.metrics.reidentification import (
     mate_ranks,
-    mean_over_people,
     one_of_each,
     similarity,
-    worst_identities,
 )
 
 log = logging.getLogger("faceveil")
 Part = dict[str, Tensor]
 _FORM = 1  # of a part; another number, and what was measured before is measured again
-# what is measured per image: name -> sign that makes a higher value less private
-_LIKENESS = {"dssim": -1, "psnr": 1, "psnr_hidden": 1, "lpips": -1}
-_RANKS = {"rank1": 1, "rank5": 5}
 
 
 class Subjects(PairImages):
@@ -210,8 +202,8 @@ def measure(
     if attack is not None:  # its pictures are nothing that such a one has learnt to take
         recognisers = [one for one in recognisers if not one.of_released]
         judges = [one for one in judges if not one.of_released]
-    wanted = {j.about: j for j in judges if f"own/{_short(j)}" not in part}
-    looking = wanted | {r.about: r for r in recognisers if f"pairs/{_short(r)}" not in part}
+    wanted = {j.about: j for j in judges if f"own/{short_hash(j)}" not in part}
+    looking = wanted | {r.about: r for r in recognisers if f"pairs/{short_hash(r)}" not in part}
     likeness = "dssim" not in part
     perceptual = perceptual_of(subjects) if "lpips" not in part else None
     if not looking and not likeness and perceptual is None:
@@ -245,7 +237,7 @@ def measure(
     part |= {name: torch.cat(values) for name, values in alike.items()}
     pairs, gallery = subjects.pairs, subjects.gallery
     for judge in looking.values():
-        embedded, short, by = _scaled(found[judge.about], judge), _short(judge), judge.metric
+        embedded, short, by = _scaled(found[judge.about], judge), short_hash(judge), judge.metric
         if judge.about in wanted:
             clean = subjects.embedded(judge)
             ranks = mate_ranks(embedded, subjects.labels, clean[gallery], subjects.labels[gallery], by)
@@ -291,7 +283,7 @@ def measure_clean(subjects: Subjects, judges: Sequence[Judge], have: Part | None
     """
     part, pairs, gallery = dict(have or {}), subjects.pairs, subjects.gallery
     for judge in judges:
-        short = _short(judge)
+        short = short_hash(judge)
         if f"pairs/{short}" not in part:
             clean = subjects.embedded(judge)
             ranks = mate_ranks(clean, subjects.labels, clean[gallery], subjects.labels[gallery], judge.metric)
@@ -304,31 +296,6 @@ def measure_clean(subjects: Subjects, judges: Sequence[Judge], have: Part | None
 def clean_key(subjects: Subjects) -> str:
     """Return what a part of `measure_clean` depends on beside its judges; 16 hex digits."""
     return _hex(f"{_FORM} {subjects.hash} clean")
-
-
-def clean_metrics(
-    part: Part, subjects: Subjects, judges: Mapping[str, Judge], bootstrap: int = 1000
-) -> dict[str, float]:
-    """Make figures of how well judges tell clean faces apart, with 95 % intervals (`_low`, `_high`).
-
-    Args:
-        part: of `measure_clean`.
-        subjects: whose.
-        judges: label -> judge.
-        bootstrap: resamples; 0 for no intervals.
-
-    Returns:
-        By judge `judge_accuracy/J` (pair protocol, both images clean) and `judge_rank1/J`.
-    """
-    out: dict[str, float] = {}
-    probes = subjects.probes
-    for label, judge in judges.items():
-        out |= _verified("judge_accuracy", part[f"pairs/{_short(judge)}"], subjects.pairs, bootstrap, label)
-        if len(probes):
-            right = (part[f"rank/{_short(judge)}"][probes] <= 1).double()
-            ends = mean_over_people(right, subjects.labels[probes], bootstrap)
-            out |= Measurement(f"judge_rank1/{label}", *ends, tail=f"/{label}").flat()
-    return {name: value for name, value in out.items() if value == value}  # without bootstrap no intervals
 
 
 def measured(folder: Path, label: str, key: str) -> tuple[Path, Part]:
@@ -351,64 +318,6 @@ def keep(path: Path, part: Part) -> None:
     write_atomically(path, save({name: values.contiguous() for name, values in part.items()}))
 
 
-def figures(
-    part: Part,
-    subjects: Subjects,
-    judges: Mapping[str, Judge],
-    recognisers: Mapping[str, Judge],
-    bootstrap: int = 1000,
-) -> dict[str, float]:
-    """Make figures of what was measured, with 95 % intervals (`_low`, `_high`) over people or over pairs.
-
-    Args:
-        part: of `measure`.
-        subjects: whose.
-        judges: label -> judge.
-        recognisers: label -> recogniser.
-        bootstrap: resamples; 0 for no intervals.
-
-    Returns:
-        `dssim`, `psnr`, `psnr_hidden`, `lpips` (means over images); by judge `similarity/J`, `rank1/J`, `rank5/J`,
-        `verification/J` (accuracy of telling whether a clean image and one as seen are of the same person, pair
-        protocol); by recogniser `accuracy/R` (the same of two images as seen); and `worst/…`: what one person in
-        twenty is worse off than (95th percentile over people of each one's mean).
-    """
-    out: dict[str, float] = {}
-    labels = subjects.labels
-
-    def add(name: str, values: Tensor, of: Tensor, sign: int, judge: str = "") -> None:
-        one = Measurement(f"{name}{judge}", *mean_over_people(values, of, bootstrap), tail=judge)
-        if name in _RANKS and bootstrap and one.value in (0, 1):
-            # resampling what never happened says 'never': the exact 95 % bound for so many people instead
-            bound = 0.05 ** (1 / len(of.unique()))
-            one = replace(one, low=bound) if one.value else replace(one, high=1 - bound)
-        out.update(one.flat())
-        out[f"worst/{name}{judge}"] = sign * worst_identities(sign * values.double(), of) + 0.0  # no −0
-
-    for name, sign in _LIKENESS.items():
-        if name in part:
-            add(name, part[name], labels, sign)
-    probes = subjects.probes
-    for label, judge in judges.items():
-        short = _short(judge)
-        if f"own/{short}" not in part:
-            continue
-        add("similarity", part[f"own/{short}"], labels, 1, f"/{label}")
-        ranks = part[f"rank/{short}"][probes]
-        for name, k in _RANKS.items() if len(probes) else ():
-            add(name, (ranks <= k).double(), labels[probes], 1, f"/{label}")
-        out |= _verified("verification", part[f"linked/{short}"], subjects.pairs, bootstrap, label)
-    for label, judge in recognisers.items():
-        if f"pairs/{_short(judge)}" in part:
-            out |= _verified("accuracy", part[f"pairs/{_short(judge)}"], subjects.pairs, bootstrap, label)
-    return {name: value for name, value in out.items() if value == value}  # without bootstrap no intervals
-
-
-def _verified(name: str, scores: Tensor, pairs: PairList, bootstrap: int, label: str) -> dict[str, float]:
-    result = verification(scores.double(), pairs.same, pairs.folds, bootstrap=bootstrap)
-    return Measurement(f"{name}/{label}", result.accuracy, *result.accuracy_ci, tail=f"/{label}").flat()
-
-
 def _compare(
     clean: Tensor, seen: Tensor, mask: Tensor | None, which: Tensor, alike: dict[str, list[Tensor]]
 ) -> None:
@@ -419,7 +328,8 @@ def _compare(
         alike.setdefault("psnr_hidden", []).append(psnr(clean, seen, hidden).cpu())
 
 
-def _short(judge: Judge) -> str:
+def short_hash(judge: Judge) -> str:
+    """Return what stands for a judge in a part: the start of the hash of what it is."""
     return _hex(judge.about)
 
 

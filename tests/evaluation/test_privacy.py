@@ -16,16 +16,8 @@ from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, Identity, MaskOut
 from lightning_app.evaluation import Judge, RecogniserJudge
-from lightning_app.evaluation.privacy import (
-    Part,
-    Subjects,
-    applies,
-    figures,
-    keep,
-    measure,
-    measured,
-    part_key,
-)
+from lightning_app.evaluation.privacy import Part, Subjects, applies, keep, measure, measured, part_key
+from lightning_app.evaluation.privacy_figures import figures
 from lightning_app.metrics import dssim, verification
 
 SIZE, PEOPLE, IMAGES = 32, 12, 4

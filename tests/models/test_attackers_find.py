@@ -15,7 +15,8 @@ from datamodules.verification.pair_list import PairList
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
 from lightning_app.evaluation import Judge, privacy
-from lightning_app.evaluation.privacy import Subjects, clean_metrics, figures, measure, measure_clean
+from lightning_app.evaluation.privacy import Subjects, measure, measure_clean
+from lightning_app.evaluation.privacy_figures import clean_metrics, figures
 from lightning_app.metrics import psnr
 from lightning_app.metrics.lpips import INSTALL, Missing
 from lightning_app.models import UNetRestorer

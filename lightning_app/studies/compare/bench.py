@@ -15,14 +15,13 @@ from lightning_app.evaluation.privacy import (
     Subjects,
     applies,
     clean_key,
-    clean_metrics,
-    figures,
     keep,
     measure,
     measure_clean,
     measured,
     part_key,
 )
+from lightning_app.evaluation.privacy_figures import clean_metrics, figures
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.candidate import Candidate
 
