@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_app.report.compare import Axis, bounds, error_boxes, place_labels, points_of, staircase
+from lightning_app.report.compare import Axis, error_boxes, points_of, staircase
 from lightning_app.report.frontier import Measured, key_of
+from lightning_app.report.placing import bounds, place_labels
 
 _WIDE, _HIGH = 820, 480  # of the plot, in its own units
 _LEFT, _TOP, _RIGHT, _BOTTOM = 76, 18, 18, 66  # margins

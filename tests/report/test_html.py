@@ -19,17 +19,16 @@ from lightning_app.report import columns
 from lightning_app.report.compare import (
     RELEASED,
     Axis,
-    bounds,
     compare_chart,
     pareto,
     parse_axis,
-    place_labels,
     points_of,
     staircase,
     strongest,
 )
 from lightning_app.report.html import Comparison, Example, policy, render, state_table
 from lightning_app.report.page_tables import method_table
+from lightning_app.report.placing import bounds, place_labels
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 ATTACKS, JUDGES = ["Telea"], ["A", "B"]
