@@ -66,10 +66,12 @@ def figures(
         `dssim`, `psnr`, `psnr_hidden`, `lpips` (means over images); by judge `similarity/J`, `rank1/J`, `rank5/J`,
         `verification/J` (accuracy of telling whether a clean image and one as seen are of the same person, pair
         protocol); by recogniser `accuracy/R` (the same of two images as seen); and `worst/…`: what one person in
-        twenty is worse off than (95th percentile over people of each one's mean).
+        twenty is worse off than (95th percentile over people of each one's mean). A value that is NaN stays, for
+        whoever asks to see that something was not measured.
     """
     out: dict[str, float] = {}
     labels = subjects.labels
+    measured: set[str] = set()  # keys that are no end of an interval, and nothing of the worst off
 
     def add(name: str, values: Tensor, of: Tensor, sign: int, judge: str = "") -> None:
         one = Measurement(f"{name}{judge}", *mean_over_people(values, of, bootstrap), tail=judge)
@@ -78,6 +80,7 @@ def figures(
             bound = 0.05 ** (1 / len(of.unique()))
             one = replace(one, low=bound) if one.value else replace(one, high=1 - bound)
         out.update(one.flat())
+        measured.add(one.key)
         out[f"worst/{name}{judge}"] = sign * worst_identities(sign * values.double(), of) + 0.0  # no −0
 
     for name, sign in _LIKENESS.items():
@@ -96,7 +99,8 @@ def figures(
     for label, judge in recognisers.items():
         if f"pairs/{short_hash(judge)}" in part:
             out |= _verified("accuracy", part[f"pairs/{short_hash(judge)}"], subjects.pairs, bootstrap, label)
-    return {name: value for name, value in out.items() if value == value}  # without bootstrap no intervals
+    # without bootstrap no intervals, without names of people nobody is worst off
+    return {name: value for name, value in out.items() if value == value or name in measured}
 
 
 def _verified(name: str, scores: Tensor, pairs: PairList, bootstrap: int, label: str) -> dict[str, float]:

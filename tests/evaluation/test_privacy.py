@@ -130,6 +130,17 @@ def test_clean_images_hide_nothing_and_a_perfect_attack_sees_all(subjects: Subje
     assert released["rank1/grid"] < clean["rank1/grid"]
 
 
+@pytest.mark.parametrize("bootstrap", [0, 20])
+def test_a_value_that_is_no_number_is_not_passed_over(subjects: Subjects, bootstrap: int) -> None:
+    """Whoever measures sees it, and leaves the verdict open; intervals that were not asked for are no such values."""
+    part = measure(subjects, data_of(), None)
+    part["psnr"] = part["psnr"].clone()
+    part["psnr"][3] = math.nan
+    found = figures(part, subjects, {}, {}, bootstrap)
+    assert [key for key, value in found.items() if math.isnan(value)] == ["psnr"]
+    assert ("dssim_low" in found) is bool(bootstrap)
+
+
 def test_an_interval_of_what_never_happened_is_not_empty(subjects: Subjects) -> None:
     """Nobody of 12 people is found: up to 1 − 0.05^(1/12) = 22.1 % may be (the exact binomial bound)."""
     blind = Blind()

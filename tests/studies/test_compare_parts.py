@@ -66,7 +66,7 @@ def test_an_attack_that_measured_no_number_leaves_its_verdict_open() -> None:
     eyes = mock.Mock(shared=lambda *given: {}, own=lambda *given: {})
     measure_all(out, bench, eyes, {"Telea": telea}, {}, {}, mock.Mock(), mock.Mock(), 0, False, {})
     assert out.open == {"blur": {"Telea": "a figure of it is not a number"}}
-    assert set(out.results["blur"]) == {"psnr", "Telea/psnr"}
+    assert out.results == {"blur": {"psnr": 9.0}, "mask": {"psnr": 9.0, "Telea/psnr": math.inf}}
 
 
 def test_budgets_are_said_to_be_the_same_or_each_methods_own() -> None:

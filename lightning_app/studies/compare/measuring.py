@@ -74,7 +74,8 @@ def measure_all(
             if any(map(math.isnan, found.values())):
                 out.leave_open(label, attack_label, "a figure of it is not a number")
             head = "" if attack is None else f"{attack_label}/"
-            out.results[label] |= {f"{head}{key}": value for key, value in found.items()}
+            numbers = {key: value for key, value in found.items() if not math.isnan(value)}
+            out.results[label] |= {f"{head}{key}": value for key, value in numbers.items()}
             if (
                 attack is None and (link := links.get(label)) is not None
             ):  # that it fails costs nobody's figures
