@@ -24,9 +24,10 @@ from lightning_app.desensitize.learned_entries import (
     each_entries,
     population_entries,
 )
+from lightning_app.desensitize.mask_memory import MaskMemory
 from lightning_app.desensitize.masker import Masker, load_masker
 from lightning_app.desensitize.public_choice import Choice, Kind, chances, check_settings, worth
-from lightning_app.masks.bits import size_text
+from lightning_app.masks.bits import pack_masks, size_text, unpack_masks
 from lightning_app.masks.io import load_mask, mask_hash
 from lightning_app.masks.learned import (
     FEWEST_FACES,
@@ -76,6 +77,8 @@ class LearnedMask(Desensitizer):
         key: the owner's key file, which `exponential` draws from; without one a random key that ends with the process.
         rounds: of `core_first`; by default as in the masker's training, or 4.
         core: of `core_first`: share of the shown pixels that the start core takes; by default as in the training.
+        remember: keep the masks of images that were seen (256 MB of them at most), so that a training asks the masker
+            once for each image and not in every epoch. For images that stay the same from epoch to epoch.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -103,6 +106,7 @@ class LearnedMask(Desensitizer):
         key: str | Path | None = None,
         rounds: int | None = None,
         core: float | None = None,
+        remember: bool = False,
     ) -> None:
         super().__init__()
         check_settings(kind, choice, epsilon, key, rounds, core)
@@ -128,6 +132,7 @@ class LearnedMask(Desensitizer):
         if kind in ("population", "codebook"):
             self._facts["faces"] = masker.faces
         self._masker: list[Masker] = [masker]  # in a list: its network moves when `forward` says so
+        self._memory = MaskMemory() if remember and kind != "population" else None
         self.size: tuple[int, int] | None = None
         self.register_buffer("mask", None, persistent=False)
 
@@ -233,11 +238,21 @@ class LearnedMask(Desensitizer):
         if self.kind == "population":
             assert self.mask is not None, "prepare came before"
             return self.mask, torch.zeros(len(index), dtype=torch.int64, device=image.device)
-        made = self.made(image)
         if self.kind == "codebook":
-            assert self.mask is not None
-            return self.mask, self.choose(made, index)
-        return made, torch.arange(len(index), device=image.device)
+            public = self.mask
+            assert public is not None
+
+            def make(raw: Tensor) -> Tensor:
+                return worth(public, self.made(raw))
+
+            worths = make(image) if self._memory is None else self._memory.rows(image, make)
+            return public, self._chosen(worths, index)
+        which = torch.arange(len(index), device=image.device)
+        if self._memory is None:
+            return self.made(image), which
+        assert self.size is not None
+        bits = self._memory.rows(image, lambda raw: pack_masks(self.made(raw)))
+        return unpack_masks(bits.to(image.device), self.size), which
 
     @torch.no_grad()
     def made(self, image: Tensor) -> Tensor:
@@ -287,10 +302,12 @@ class LearnedMask(Desensitizer):
             `[B]` int64 into the masks.
         """
         assert self.mask is not None, "prepare came before"
-        found = worth(self.mask, soft)
+        return self._chosen(worth(self.mask, soft), index)
+
+    def _chosen(self, worths: Tensor, index: Tensor) -> Tensor:
         if self.owner is None or self.epsilon is None:
-            return found.argmax(1)
-        likely = chances(found, self.epsilon)
+            return worths.argmax(1)
+        likely = chances(worths, self.epsilon)
         return (self._drawn(index) >= likely).sum(1).clamp(max=likely.shape[1] - 1)
 
     def _drawn(self, index: Tensor) -> Tensor:
@@ -359,6 +376,7 @@ class LearnedMask(Desensitizer):
         Desensitizer.__init__(made)
         made.kind, made.choice, made.epsilon, made.owner = "population", "best", None, None
         made.share, made.growth, made._masker, made.size = share, Growth(), [], size
+        made._memory = None
         made._facts = {key: description[key] for key in ("masker_hash", "faces")}
         made.register_buffer("mask", one[None], persistent=False)
         return made

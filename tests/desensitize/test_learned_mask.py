@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from lightning_app.core.batch import Batch
+from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import Desensitizer, LearnedMask
 from lightning_app.desensitize.base import only_hides
+from lightning_app.desensitize.mask_memory import MaskMemory
 from lightning_app.desensitize.masker import load_masker, masker_hash
 from lightning_app.masks import save_mask
 from lightning_app.masks.learned import shown_pixels, top_mask
@@ -150,6 +152,63 @@ def test_one_image_and_64(kind: Any, masker: Path, core_masker: Path) -> None:
     for i in range(64):
         one = made({"image": batch["image"][i : i + 1], "index": batch["index"][i : i + 1]})
         assert torch.equal(one["image"], out["image"][i : i + 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("free", {}),
+        ("core_first", {}),
+        ("codebook", {}),
+        ("codebook", {"choice": "exponential", "epsilon": 3.0}),
+    ],
+)
+def test_what_is_remembered_is_what_is_made(
+    kind: Any, more: dict[str, Any], masker: Path, core_masker: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Three epochs, in three orders and in batches of three sizes, ask the masker in the first alone."""
+    if more:
+        write_secret(tmp_path / "key", hashlib.sha256(b"an owner").hexdigest().encode() + b"\n")
+        more = more | {"key": tmp_path / "key"}
+    path = core_masker if kind == "core_first" else masker
+    plain, made = (LearnedMask(path, kind=kind, remember=remember, **more) for remember in (False, True))
+    asked: list[int] = []
+    make = made.made
+
+    def counted(image: torch.Tensor) -> torch.Tensor:
+        asked.append(len(image))
+        return make(image)
+
+    monkeypatch.setattr(made, "made", counted)
+    whole = batch_of(12)
+    for order, size in ((torch.arange(12), 4), (torch.arange(12).flip(0), 3), (torch.randperm(12), 6)):
+        for part in order.split(size):
+            batch: Batch = {"image": whole["image"][part], "index": whole["index"][part]}
+            one, other = plain(batch), made(batch)
+            for found in (one, other):
+                assert found["mask"] is not None
+            assert torch.equal(one["image"], other["image"])
+            assert torch.equal(one["mask"][one["mask_index"]], other["mask"][other["mask_index"]])
+    assert asked == [4, 4, 4]
+
+
+def test_a_batch_with_a_new_image_is_made_whole_and_a_full_memory_takes_no_more() -> None:
+    asked: list[int] = []
+
+    def make(image: torch.Tensor) -> torch.Tensor:
+        asked.append(len(image))
+        return (image.flatten(1).sum(1, keepdim=True) * 8).to(torch.uint8)  # one byte
+
+    memory, seen = MaskMemory(most=5), images(8, SIZE, 1)
+    first = memory.rows(seen[:4], make)
+    assert torch.equal(memory.rows(seen[:4].flip(0), make), first.flip(0))
+    memory.rows(seen[2:6], make)
+    assert asked == [4, 4]
+    assert (len(memory), memory.bytes) == (5, 5)
+    memory.rows(seen[4:6], make)
+    memory.rows(seen[4:5], make)  # the fifth image found room
+    assert asked == [4, 4, 2]
 
 
 def test_masks_are_ranked_in_fp32_within_autocast(masker: Path) -> None:
