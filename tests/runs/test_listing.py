@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_the_command(run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFi
     assert "stopped" in said
     assert "dSSIM" not in said  # no run has one
     assert {"accuracy", "0.5000"} <= set(said.split())  # no cell is broken at 80 columns
+    assert re.search(r"\s\d{4}-\d\d-\d\dT\d\d:\d\d\s", said)  # nor the date
     run_main("runs", "--json")
     assert {run["name"] for run in json.loads(capsys.readouterr().out)} == {"mine", "spoilt"}
 
