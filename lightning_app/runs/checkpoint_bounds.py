@@ -76,7 +76,7 @@ def _pickle_flaw(content: bytes, length: int) -> str | None:
 
 
 def values_flaw(checkpoint: Mapping[str, object]) -> str | None:
-    """Return what in a checkpoint stands for more than it takes, or is of another kind than we write; None if nothing is.
+    """Return what in a checkpoint stands for more than it takes, or is of another kind than ours; None if nothing is.
 
     Args:
         checkpoint: as `torch.load(weights_only=True, mmap=True)` gave it, with a `state_dict`.

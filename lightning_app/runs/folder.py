@@ -170,7 +170,9 @@ def logs_of(run_dir: Path) -> list[Path]:
         run_dir: `runs/<name>`.
     """
     earlier = sorted(
-        (int(number), path) for path in run_dir.glob("metrics.*.csv") if (number := path.suffixes[0][1:]).isdecimal()
+        (int(number), path)
+        for path in run_dir.glob("metrics.*.csv")
+        if (number := path.suffixes[0][1:]).isdecimal()
     )
     return [path for path in (*(path for _, path in earlier), run_dir / "metrics.csv") if path.is_file()]
 

@@ -101,7 +101,7 @@ def _run(path: Path) -> Run:
 
 
 def _figures(path: Path) -> Mapping[str, Any]:
-    """Read the figures of a run; none where they are not there or damaged, for the other runs are still to be listed."""
+    """Read the figures of a run; none where they are not there or damaged: other runs are still to be listed."""
     try:
         found = read_json(path)
     except (OSError, ValueError):
@@ -134,7 +134,8 @@ def row_of(run: Run) -> list[str]:
     local = datetime.fromisoformat(run.changed).astimezone()
     accuracy = ", ".join(f"{name} {value:.4f}" for name, value in run.accuracy.items())
     return [
-        printable(run.name), f"{run.what} {run.model}".strip(), f"{run.state}: {run.reason}" if run.reason else run.state,
+        printable(run.name), f"{run.what} {run.model}".strip(),
+        f"{run.state}: {run.reason}" if run.reason else run.state,
         f"{local:%Y-%m-%dT%H:%M}", "" if run.epochs is None else str(run.epochs), accuracy,
         *("" if value is None else f"{value:.4f}" for value in (run.mask_ratio, run.dssim)),
     ]  # fmt: skip

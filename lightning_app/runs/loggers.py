@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -17,10 +17,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import lightning.pytorch as pl
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
 
 from lightning_app.core.log_keys import higher_is_better
 from lightning_app.core.measurement import Measurement

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_app.runs import atomic as at_once
 from lightning_app.core import files
-from lightning_app.runs.atomic import files_at_once, folder_at_once, recover, swap
 from lightning_app.export.folder import check_output
 from lightning_app.masks import load_mask, mask_hash, save_mask
+from lightning_app.runs import atomic as at_once
+from lightning_app.runs.atomic import files_at_once, folder_at_once, recover, swap
 
 FORK = multiprocessing.get_context("fork")
 OLD, NEW = ({"a": "1", "b": "1"}, {"a": "2", "c": "2"})

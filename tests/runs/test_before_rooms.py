@@ -1,7 +1,7 @@
 """What FaceVeil wrote before its modules moved into rooms is read after it.
 
-`fixtures/before_rooms` was written at commit 6cb0020, on drawn faces: a `fit` of one epoch (ResNetFSM, resnet18 of width
-8, layer2, 32 px), its export, and a release of four images of 16 px. So that they pack well the weights of the
+`fixtures/before_rooms` was written at commit 6cb0020, on drawn faces: a `fit` of one epoch (ResNetFSM, resnet18 of
+width 8, layer2, 32 px), its export, and a release of four images of 16 px. So that they pack well the weights of the
 checkpoint were cut to three bits of mantissa, and its optimiser left out; `expected.npy` holds the embeddings that the
 code of then gave with them for noise (seed 7) under the run's mask.
 """

@@ -13,9 +13,9 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_app.runs.checkpoint_io import AtomicCheckpointIO, with_atomic_writes
-from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models import ResNet
+from lightning_app.models.checkpoints import read_recogniser
+from lightning_app.runs.checkpoint_io import AtomicCheckpointIO, with_atomic_writes
 from lightning_app.runs.folder import check_run, clear_run, has_checkpoint, resolve_checkpoint
 from tests.models.test_checkpoints import write
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,8 @@ def test_a_damaged_run_hides_no_other(tmp_path: Path) -> None:
 
 def test_a_list_of_runs(tmp_path: Path) -> None:
     one = run_folder(tmp_path, "one", {
-        "run/model": "ResNetFSM", "run/epochs": 14, "lfw/accuracy": 0.91, "lfw/accuracy_low": 0.9, "lfw/accuracy_s2": 0.5,
+        "run/model": "ResNetFSM", "run/epochs": 14, "lfw/accuracy": 0.91, "lfw/accuracy_low": 0.9,
+        "lfw/accuracy_s2": 0.5,
         "own/accuracy": 0.8, "val/accuracy": 0.3, "privacy/dssim": 0.7, "privacy/mask_ratio": 0.76,
     }, "finished")  # fmt: skip
     two = run_folder(tmp_path, "two")
