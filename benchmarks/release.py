@@ -25,6 +25,7 @@ from benchmarks.reader import _faces
 from benchmarks.timing import Row, interleaved
 from datamodules.readers.folder import FolderFaces
 from datamodules.readers.subset import Subset
+from lightning_app.core.threads import one_thread
 from lightning_app.desensitize import Desensitizer, GaussianBlur, MaskOut, Mosaic
 from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.release.write.writer import Release, cpus, write_release
@@ -44,7 +45,7 @@ def measure(repeats: int = 5, images: int = 2000, batch: int = 64, workers: int 
         batch: images that are blurred at a time.
         workers: processes of both sides; one per CPU by default, 0 works in this one.
     """
-    with _one_thread(), _quiet():
+    with one_thread(), _quiet():
         return [
             *_release(repeats, images, cpus() if workers is None else workers),
             *_per_batch(repeats, batch),
@@ -179,13 +180,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.fit import _fit_step, _paired
-from benchmarks.release import _one_thread, _quiet
+from benchmarks.release import _quiet
 from benchmarks.timing import Row, interleaved
 from datamodules import DrawnFaces, FaceDataModule, ReleasedFaces
 from datamodules.readers.folder import FolderFaces
 from lightning_app.core.png import encode_png
+from lightning_app.core.threads import one_thread
 from lightning_app.desensitize import FrequencyMask
 from lightning_app.models import ResNet
 from lightning_app.networks.backbones.resnet import BackboneName
@@ -55,7 +56,7 @@ def measure(
     """
     for noisy in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    with _quiet(), _home(images, size) as home, _one_thread():
+    with _quiet(), _home(images, size) as home, one_thread():
         raw = FolderFaces(home / "raw", size=size, cache_index=False).open()
         key = home / "owner.key"
 

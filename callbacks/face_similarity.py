@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.measured import log_measurements
-from callbacks.raw_faces import OnRawFaces, Seen
+from callbacks.raw_faces import MeasuresRawFaces, Seen
 from lightning_app.attacks.base import Attack
 from lightning_app.core.log_keys import measurement
 from lightning_app.core.measurement import Measurement
@@ -19,7 +15,7 @@ from lightning_app.metrics.face_similarity import face_similarity
 _AT_A_TIME = 64  # images the judge is given
 
 
-class FaceSimilarityReport(OnRawFaces):
+class FaceSimilarityReport(MeasuresRawFaces):
     """Let a judge compare desensitized faces with their clean ones, and log what it sees.
 
     Keys: `privacy/face_similarity` (cosine of a desensitized face and its own clean one, each side's mean subtracted,
@@ -49,40 +45,21 @@ class FaceSimilarityReport(OnRawFaces):
                 f"FaceSimilarityReport: images={images}: give at least 2, to have others to compare"
             )
         self.judge, self.attack = judge, attack
-        self.measurements: list[Measurement] = []
         self._clean: Tensor | None = None  # [n,D] on the CPU
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure and log."""
-        if not trainer.sanity_checking:
-            self._report(trainer, pl_module)
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure and log."""
-        self._report(trainer, pl_module)
-
-    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data: Any = getattr(trainer, "datamodule", None)
-        if data is None:
-            raise ValueError(
-                "FaceSimilarityReport needs a FaceDataModule: it owns the raw images and the desensitizer"
-            )
-        if (found := self.newly_seen(data, pl_module.device)) is not None:
-            self._measure(found, pl_module.device)
-        log_measurements(trainer, pl_module, self.measurements)
-
-    @torch.no_grad()
-    def _measure(self, found: Seen, device: torch.device) -> None:
+    def measure(self, found: Seen, device: torch.device) -> list[Measurement]:
+        """Measure; see `MeasuresRawFaces.measure`."""
         if len(found.clean) < 2:
             self.tell("FaceSimilarityReport: one image has no others to compare with: skipped.")
-            return
+            return []
         self.judge.check_size(found.clean.shape[-1])
         self.judge.eval().to(device)
         if self._clean is None:
             self._clean = self._embed(found.clean)
-        self.measurements = self._compare(found.pictures, "")
+        measured = self._compare(found.pictures, "")
         if (restored := self._restored(found)) is not None:
-            self.measurements += self._compare(restored, "_restored")
+            measured += self._compare(restored, "_restored")
+        return measured
 
     def _restored(self, found: Seen) -> Tensor | None:
         if self.attack is None or (self.attack.needs_mask and found.desensitized["mask"] is None):

@@ -9,7 +9,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.measured import log_measurements
 from lightning_app.core.batch import Batch
+from lightning_app.core.measurement import Measurement
 
 log = logging.getLogger("faceveil")
 
@@ -106,6 +108,52 @@ class OnRawFaces(L.Callback):
         if not self._told:
             self._told = True
             log.log(level, line)
+
+
+class MeasuresRawFaces(OnRawFaces):
+    """One that compares what is seen of the raw faces with them after every validation and test, and logs it.
+
+    A subclass overrides `measure`. Where there is nothing new to measure, the figures are those of the last time.
+
+    Args:
+        images: how many; fewer where there are fewer.
+
+    Raises:
+        ValueError: `images` is below 1.
+    """
+
+    def __init__(self, images: int) -> None:
+        super().__init__(images)
+        self.measurements: list[Measurement] = []
+
+    def measure(self, found: Seen, device: torch.device) -> list[Measurement]:
+        """Measure.
+
+        Args:
+            found: the raw faces and what is seen of them, on the device.
+            device: where to compute.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not override measure")
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log."""
+        if not trainer.sanity_checking:
+            self._report(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and log."""
+        self._report(trainer, pl_module)
+
+    @torch.no_grad()
+    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a FaceDataModule: it owns the raw images and the desensitizer"
+            )
+        if (found := self.newly_seen(data, pl_module.device)) is not None:
+            self.measurements = self.measure(found, pl_module.device)
+        log_measurements(trainer, pl_module, self.measurements)
 
 
 def mean_mask_ratio(batch: Batch) -> Tensor | None:
