@@ -24,6 +24,7 @@ from lightning_app.distributed.parent import bonded
 from lightning_app.models.checkpoints import file_sha256
 from lightning_app.report.tables import read_metrics
 from lightning_app.runs.folder import LAST, has_checkpoint
+from lightning_app.studies.nested import NestedCheckpoints
 
 log = logging.getLogger("faceveil")
 FILES = "files"  # key of a record under which `named_files` stand
@@ -143,7 +144,7 @@ def named_files(args: Sequence[str]) -> dict[str, str | None]:
     """Hash the files that a command line names, so that it can be told later whether they have changed.
 
     Configs are hashed by what they say: comments and layout do not count. Checkpoints are those of the command line
-    and of the configs, whichever comes last.
+    and of the configs, whichever comes last, and those that their classes take, such as a desensitizer's masker.
 
     Args:
         args: the command line after `main.py`.
@@ -157,16 +158,20 @@ def named_files(args: Sequence[str]) -> dict[str, str | None]:
     words = [part for word in args for part in (word.split("=", 1) if word.startswith("-") else [word])]
     hashes: dict[str, str | None] = {}
     settings: dict[str, object] = {}
+    within = NestedCheckpoints()
     for option, value in pairwise(words):
         if option in ("-c", "--config"):
             hashes[value], said = _read_config(find_config(value))
             settings |= said if isinstance(said, dict) else {}
+            within.config(said)
         elif value.endswith((".yaml", ".yml")) and Path(value).is_file():  # such as `--model model.yaml`
             hashes[value] = _read_config(Path(value))[0]
         else:
             settings[option.removeprefix("--")] = value
-    for key in _CHECKPOINTS:
-        if isinstance(name := settings.get(key), str):
+            if option.startswith("--"):
+                within.option(option, value)
+    for name in (*(settings.get(key) for key in _CHECKPOINTS), *within.names):
+        if isinstance(name, str):
             file = Path(name) / LAST if Path(name).is_dir() else Path(name)
             hashes[name] = _hash_of(file.resolve(), file.stat().st_mtime_ns) if file.is_file() else None
     return hashes

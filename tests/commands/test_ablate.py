@@ -10,6 +10,7 @@ import yaml
 
 from lightning_app.commands import ablate as module
 from lightning_app.commands.ablate import AblationPlan, System, Variant, build_parser, run
+from lightning_app.commands.ablate_report import AblationOutcome, write_report
 from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
@@ -282,6 +283,24 @@ def test_a_variants_config_and_arguments_of_all_runs_reach_them(
         at = args.index("overlays/wandb.yaml")
         assert args[at - 3 : at] == ["--data.desensitizer.init_args.mask", "m0.png", "--config"]
     assert own.index("[layer2]") > own.index("overlays/wandb.yaml")
+
+
+def test_a_figure_that_no_run_of_a_system_has_needs_no_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {
+        "free": {
+            "released": [{"val/accuracy": 0.75, "privacy/rank1": 0.05}],
+            "mask alone": [{"val/accuracy": 0.7}],
+        },
+        "none": {"released": [{"val/accuracy": 0.8}], "mask alone": []},
+    }
+    wanted, figures = {"released": 1, "mask alone": 1}, {"rank-1": "privacy/rank1", "gate": "fsm/x"}
+    outcome = AblationOutcome("kinds", tmp_path, found, wanted, figures, {}, accuracy="val/accuracy")
+    write_report(outcome, final=True)
+    head, _, *rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()][-4:]
+    assert " ".join(head) == "variant mask ratio dSSIM released released, rank-1 mask alone"
+    assert rows == [["free", "–", "–", "75.0", "5.0", "70.0"], ["none", "–", "–", "80.0", "–", "missing"]]
 
 
 def test_seed_in_an_argument_is_the_runs_own_and_each_is_checked(

@@ -62,11 +62,19 @@ def test_an_attack_that_measured_no_number_leaves_its_verdict_open() -> None:
     out.open, out.tried = {}, lambda what, work: work()
     out.leave_open = partial(Outcome.leave_open, out)
     found = iter([{"psnr": 9.0}, {"psnr": math.nan}, {"psnr": 9.0}, {"psnr": math.inf}])
-    bench = mock.Mock(subjects=[0], figures=lambda *given: next(found))
+    linked = mock.Mock(figures=lambda *given: {"rank1/linker": math.nan, "rank5/linker": 0.5})
+    bench = mock.Mock(subjects=[0], figures=lambda *given: next(found), with_judge=lambda link: linked)
     eyes = mock.Mock(shared=lambda *given: {}, own=lambda *given: {})
-    measure_all(out, bench, eyes, {"Telea": telea}, {}, {}, mock.Mock(), mock.Mock(), 0, False, {})
-    assert out.open == {"blur": {"Telea": "a figure of it is not a number"}}
-    assert out.results == {"blur": {"psnr": 9.0}, "mask": {"psnr": 9.0, "Telea/psnr": math.inf}}
+    links = {"mask": ("linker", mock.Mock())}
+    measure_all(out, bench, eyes, {"Telea": telea}, {}, links, mock.Mock(), mock.Mock(), 0, False, {})
+    assert out.open == {
+        "blur": {"Telea": "a figure of it is not a number"},
+        "mask": {"linker": "a figure of it is not a number"},
+    }
+    assert out.results == {
+        "blur": {"psnr": 9.0},
+        "mask": {"psnr": 9.0, "Telea/psnr": math.inf, "rank5/linker": 0.5},
+    }
 
 
 def test_budgets_are_said_to_be_the_same_or_each_methods_own() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lightning_app.studies import runner as jobs
 from main import main
@@ -154,6 +155,45 @@ def test_configs_are_hashed_by_what_they_say_and_checkpoints_by_their_bytes(
     assert {name for name in first if first[name] != again[name]} == {"search.yaml", "own.ckpt"}
     with pytest.raises(FileNotFoundError, match=r"no config 'gone\.yaml'"):
         jobs.named_files(["fit", "--config", "gone.yaml"])
+
+
+def test_checkpoints_that_classes_take_are_hashed_where_they_are_still_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A masker that was trained again under its old name has made another table's rows."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("config", "option", "step", "clean"):
+        (tmp_path / f"runs/{name}/checkpoints").mkdir(parents=True)
+        (tmp_path / f"runs/{name}/checkpoints/last.ckpt").write_text(name)
+    learned = {
+        "class_path": "lightning_app.desensitize.LearnedMask",
+        "init_args": {"checkpoint": "runs/config"},
+    }
+    Path("fit.yaml").write_text(
+        yaml.safe_dump({"data": {"class_path": "D", "init_args": {"desensitizer": learned}}})
+    )
+
+    def named(*more: str) -> set[str]:
+        return {*jobs.named_files(["fit", "--config", "fit.yaml", *more])} - {"fit.yaml"}
+
+    assert named() == {"runs/config"}
+    assert (
+        jobs.named_files(["fit", "--config", "fit.yaml"])["runs/config"]
+        == hashlib.sha256(b"config").hexdigest()
+    )
+    assert named("--data.init_args.desensitizer.init_args.checkpoint=runs/option") == {"runs/option"}
+    assert named("--data.desensitizer.checkpoint", "runs/option") == {"runs/option"}
+    assert named("--data.desensitizer=null") == set()
+    mask = "{class_path: lightning_app.desensitize.MaskOut, init_args: {mask: a.png}}"
+    assert named(f"--data.desensitizer={mask}") == set()  # the config's masker has no say any more
+    part = (
+        "{class_path: P, init_args: {of: {class_path: L, init_args: {checkpoint: runs/option, share: 0.25}}}}"
+    )
+    assert named("--data.desensitizer", part, "--model.init_from=runs/clean") == {"runs/option", "runs/clean"}
+    steps = "[{class_path: L, init_args: {checkpoint: runs/step}}, {class_path: M}]"
+    chain = f"{{class_path: C, init_args: {{steps: {steps}}}}}"
+    assert named(f"--data.desensitizer={chain}") == {"runs/step"}
+    assert jobs.named_files(["fit", "--model.teacher=runs/gone"]) == {"runs/gone": None}
 
 
 def test_a_changed_file_counts_once_something_is_made(tmp_path: Path) -> None:

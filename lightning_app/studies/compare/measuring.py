@@ -71,10 +71,8 @@ def measure_all(
             if found is None:
                 out.leave_open(label, attack_label, "it could not be measured")
                 continue
-            if any(map(math.isnan, found.values())):
-                out.leave_open(label, attack_label, "a figure of it is not a number")
             head = "" if attack is None else f"{attack_label}/"
-            numbers = {key: value for key, value in found.items() if not math.isnan(value)}
+            numbers = _numbers(out, label, attack_label, found)
             out.results[label] |= {f"{head}{key}": value for key, value in numbers.items()}
             if (
                 attack is None and (link := links.get(label)) is not None
@@ -82,7 +80,14 @@ def measure_all(
                 linked = out.tried(f"{label}, {link[0]}", partial(bench.with_judge(link).figures, *given))
                 if linked is None:
                     out.leave_open(label, link[0], "it could not be measured")
-                out.results[label] |= linked or {}
+                out.results[label] |= _numbers(out, label, link[0], linked or {})
         out.tried(f"{label}: examples", partial(out.show, candidate, against, subjects, examples, show_faces))
         report()
     bar.update(task, completed=len(subjects) * len(out.candidates) * states)
+
+
+def _numbers(out: Outcome, label: str, attack: str, found: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures that are numbers; where one is none, the verdict on the method stays open."""
+    if any(map(math.isnan, found.values())):
+        out.leave_open(label, attack, "a figure of it is not a number")
+    return {key: value for key, value in found.items() if not math.isnan(value)}
