@@ -31,7 +31,7 @@ from lightning_app.runs.send import every_logger
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import Candidate, Linking, Method, Restorer
 from lightning_app.studies.compare.bench import Bench
-from lightning_app.studies.compare.choosing import chosen, longer
+from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.early import check_early
 from lightning_app.studies.compare.eyes import OWN, Eyes, Who, in_words
 from lightning_app.studies.compare.measuring import measure_all
@@ -51,6 +51,7 @@ def compare(
     restorer: Restorer | None = None,
     attackers: dict[str, Restorer] | None = None,
     linker: Linking | None = None,
+    args: list[str] | None = None,
     only: list[str] | None = None,
     skip: list[str] | None = None,
     budget: float = 1.0,
@@ -92,6 +93,8 @@ def compare(
             a UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
         linker: a Linker to train for each method that hides anything, which then competes as a judge, as released
             alone; its own ceiling, the same trained and tested on clean faces, stands where judges' accuracy does.
+        args: overrides of every run, recognisers' and attackers', before their own, such as
+            `[--data.reader.init_args.size=64]`. The readers of `attacks` and `restorer` by checkpoint are not runs.
         only: labels of the methods that are compared; by default all.
         skip: labels of attacks, attackers or the linker that are left out.
         budget: how many times as many epochs attackers are trained as their configs say, the same for every method.
@@ -122,8 +125,10 @@ def compare(
     """
     who: dict[str, Who] = dict(judges or {})
     compared: dict[str, Who] = dict(recognisers or {OWN: OWN})
-    methods = chosen("only", methods, only)
+    methods = {label: with_args(m, args) for label, m in chosen("only", methods, only).items()}
     learners = ([restorer] if restorer else []) + [replace(r, label=n) for n, r in (attackers or {}).items()]
+    learners = [with_args(one, args) for one in learners]
+    linker = None if linker is None else with_args(linker, args)
     there = [*(attacks or {}), *(one.label for one in learners), *([linker.label] if linker else [])]
     left = set(chosen("skip", dict.fromkeys(there), skip)) if skip else set()
     mounted: dict[str, Attack] = {label: one for label, one in (attacks or {}).items() if label not in left}

@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from lightning_app.core import draws
 from lightning_app.core.batch import Batch, DrawKey
+from lightning_app.core.image_memory import ImageMemory
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.core.plain import Schema
 from lightning_app.desensitize.base import Desensitizer
@@ -24,7 +25,6 @@ from lightning_app.desensitize.learned_entries import (
     each_entries,
     population_entries,
 )
-from lightning_app.desensitize.mask_memory import MaskMemory
 from lightning_app.desensitize.masker import Masker, load_masker
 from lightning_app.desensitize.public_choice import Choice, Kind, chances, check_settings, worth
 from lightning_app.masks.bits import pack_masks, size_text, unpack_masks
@@ -132,7 +132,7 @@ class LearnedMask(Desensitizer):
         if kind in ("population", "codebook"):
             self._facts["faces"] = masker.faces
         self._masker: list[Masker] = [masker]  # in a list: its network moves when `forward` says so
-        self._memory = MaskMemory() if remember and kind != "population" else None
+        self._memory = ImageMemory() if remember and kind != "population" else None
         self.size: tuple[int, int] | None = None
         self.register_buffer("mask", None, persistent=False)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lightning_app.attacks.link import KEPT, SHAPE, student_state
 from lightning_app.core.batch import Batch
+from lightning_app.core.image_memory import ImageMemory
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
@@ -46,6 +47,8 @@ class Linker(L.LightningModule):
         in_channels: its channels; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
+        remember: keep the teacher's embeddings of clean images that were seen (256 MB of them at most), so that a slow
+            teacher is asked once for each, and once for its mirror image, and not in every epoch.
 
     Raises:
         ValueError: the teacher or the data cannot be used; the message says why.
@@ -64,9 +67,12 @@ class Linker(L.LightningModule):
         in_channels: int = 3,
         channels_last: bool = True,
         bit_planes: bool = False,
+        remember: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["teacher"])  # no path, and no weights of others, in a checkpoint
+        # no path, and no weights of others, in a checkpoint
+        self.save_hyperparameters(ignore=["teacher", "remember"])
+        self._seen = ImageMemory(whole=False) if remember else None
         self._given, self.decay = [teacher], decay  # in a list: a module there is neither trained nor saved
         self.network: LinkStudent | None = None
         self.batches, self.pixels, self.dim, self.taught = 0, 0, 0, ""
@@ -182,7 +188,8 @@ class Linker(L.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         released = batch["image"].float() * data.std + data.mean
         with torch.no_grad():
-            target = self._teach[0](batch["clean"].float())
+            clean, teach = batch["clean"].float(), self._teach[0]
+            target = teach(clean) if self._seen is None else self._seen.rows(clean, teach)
         return F.cosine_similarity(self(released).float(), target.float(), dim=1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

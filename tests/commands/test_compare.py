@@ -299,12 +299,15 @@ def test_runs_are_trained_shared_and_their_failures_told(
         "blur 9": {"config": str(fit), "args": ["--data.init_args.desensitizer", BLUR]},
         "mask": {"config": str(fit), "run": "shared"},
     }
-    path = config(methods=methods, attacks={}, judges={"m": "mask", "b": "blur 9"})
+    batch = ["--data.init_args.global_batch_size", "16"]  # of every run, and what the other run had
+    path = config(methods=methods, attacks={}, judges={"m": "mask", "b": "blur 9"}, args=batch)
     with pytest.raises(
         ChildProcessError, match=r"2 steps failed \(blur 9: its run .*; judge b: blur 9 is not trained"
     ):
         module.run(["--config", str(path)])
     assert [call[0] for call in calls] == ["fit", "fit"]
+    assert [*batch, *methods["blur 9"]["args"]] == calls[0][5:9]
+    assert calls[1][5:7] == batch
     assert calls[1][-1] == "--overwrite"
     found = json.loads(Path("runs/both/metrics.json").read_text())
     assert "compare/blur 9/accuracy" not in found

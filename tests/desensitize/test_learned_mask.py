@@ -14,7 +14,6 @@ from lightning_app.core.batch import Batch
 from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import Desensitizer, LearnedMask
 from lightning_app.desensitize.base import only_hides
-from lightning_app.desensitize.mask_memory import MaskMemory
 from lightning_app.desensitize.masker import load_masker, masker_hash
 from lightning_app.masks import save_mask
 from lightning_app.masks.learned import shown_pixels, top_mask
@@ -191,24 +190,6 @@ def test_what_is_remembered_is_what_is_made(
             assert torch.equal(one["image"], other["image"])
             assert torch.equal(one["mask"][one["mask_index"]], other["mask"][other["mask_index"]])
     assert asked == [4, 4, 4]
-
-
-def test_a_batch_with_a_new_image_is_made_whole_and_a_full_memory_takes_no_more() -> None:
-    asked: list[int] = []
-
-    def make(image: torch.Tensor) -> torch.Tensor:
-        asked.append(len(image))
-        return (image.flatten(1).sum(1, keepdim=True) * 8).to(torch.uint8)  # one byte
-
-    memory, seen = MaskMemory(most=5), images(8, SIZE, 1)
-    first = memory.rows(seen[:4], make)
-    assert torch.equal(memory.rows(seen[:4].flip(0), make), first.flip(0))
-    memory.rows(seen[2:6], make)
-    assert asked == [4, 4]
-    assert (len(memory), memory.bytes) == (5, 5)
-    memory.rows(seen[4:6], make)
-    memory.rows(seen[4:5], make)  # the fifth image found room
-    assert asked == [4, 4, 2]
 
 
 def test_masks_are_ranked_in_fp32_within_autocast(masker: Path) -> None:

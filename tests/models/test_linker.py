@@ -34,6 +34,17 @@ class Corners(Judge):
         return F.adaptive_avg_pool2d(images, 2).flatten(1) - 0.5
 
 
+ASKED: list[int] = []
+
+
+class Counted(Corners):
+    """Notes how many images it is asked about."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        ASKED.append(len(images))
+        return super().embed(images)
+
+
 class Stranger(Judge):
     """Another one."""
 
@@ -101,6 +112,23 @@ def test_it_learns_the_teachers_embedding_and_goes_on(tmp_path: Path, run_main: 
     assert attack.describe()["trained_on"] == {"method": "GaussianBlur", "kernel": 9} | {
         key: value for key, value in attack.trained_on.items() if key not in ("method", "kernel")
     }
+
+
+def test_a_teacher_is_asked_once_for_each_image(tmp_path: Path, run_main: RunMain) -> None:
+    """Three epochs learn the same whether the teacher's answers are kept or not, and no checkpoint has them."""
+    asked = {}
+    for name, remember in (("plain", False), ("kept", True)):
+        ASKED.clear()
+        teacher = {"class_path": f"{__name__}.Counted"}
+        run_main("fit", "--config", write(tmp_path / f"{name}.yaml", teacher, BLUR, 3, remember=remember))
+        asked[name] = sum(ASKED)
+    one, other = (last(tmp_path / "runs" / name) for name in asked)
+    assert one["hyper_parameters"] == other["hyper_parameters"]
+    for key, value in one["state_dict"].items():
+        torch.testing.assert_close(value, other["state_dict"][key], rtol=1e-4, atol=1e-6)
+    images, width = 64, 1  # one question tells how wide its embeddings are
+    assert asked["plain"] >= 3 * images + width
+    assert asked["kept"] <= 2 * images + width  # each, and its mirror image
 
 
 def test_the_loss_is_one_minus_cosine(tmp_path: Path, run_main: RunMain) -> None:

@@ -13,8 +13,8 @@ import torch
 
 from lightning_app.metrics.scores import Indicators
 from lightning_app.report.columns import columns_of
-from lightning_app.studies.compare import Linking, Restorer
-from lightning_app.studies.compare.choosing import chosen, longer
+from lightning_app.studies.compare import Linking, Method, Restorer
+from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.curves import Curve, budgets, read_curve, still_falls, why_open
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.outcome import Outcome
@@ -106,6 +106,17 @@ def test_some_methods_are_chosen_and_attackers_are_trained_longer(tmp_path: Path
     config.write_text("trainer: {max_steps: 3}\n")
     with pytest.raises(ValueError, match=r"budget: .*attacker\.yaml has no trainer\.max_epochs"):
         longer(Restorer(str(config)), 2)
+
+
+def test_overrides_of_every_run_come_before_its_own() -> None:
+    small = ["--data.reader.init_args.size=64"]
+    assert with_args(Method("a.yaml", ["--trainer.max_epochs=2"]), small).args == [
+        *small,
+        "--trainer.max_epochs=2",
+    ]
+    linker = with_args(Linking("b.yaml", teacher="x"), small)
+    assert (linker.args, linker.teacher) == (small, "x")
+    assert with_args(Restorer("c.yaml", ["--x"]), None).args == ["--x"]
 
 
 RESULTS = {

@@ -9,10 +9,11 @@ from typing import TypeVar
 
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.yaml_file import read_config_file
-from lightning_app.studies.compare.methods import Restorer
+from lightning_app.studies.compare.methods import Method, Restorer
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Restorer)
+Trained = TypeVar("Trained", bound=Method | Restorer)
 _EPOCHS, _CHECK = "max_epochs", "check_val_every_n_epoch"
 
 
@@ -31,6 +32,16 @@ def chosen(option: str, given: Mapping[str, T], labels: Sequence[str] | None) ->
     if unknown:
         raise ValueError(f"{option}: {unknown[0]!r}; there are {', '.join(given) or 'none'}")
     return {label: one for label, one in given.items() if labels is None or label in labels}
+
+
+def with_args(one: Trained, args: Sequence[str] | None) -> Trained:
+    """Return a method or an attacker whose run has further overrides, before its own.
+
+    Args:
+        one: it.
+        args: overrides of every run of a comparison.
+    """
+    return replace(one, args=[*(args or ()), *one.args])
 
 
 def longer(attacker: R, budget: float) -> R:

@@ -1,9 +1,9 @@
-"""What a masker made of images that were seen before: an epoch later they are the same ones."""
+"""What a network made of images that were seen before: an epoch later they are the same ones."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,19 +11,19 @@ from torch import Tensor
 _MOST = 256 * 2**20  # bytes that are kept
 
 
-class MaskMemory:
+class ImageMemory:
     """Keep a row of numbers for each image, found again by the image's own pixels, whatever set it is of.
 
-    Where a batch has an image that was not seen before, all of it is made anew: the batches that a masker sees are of
-    one size then, and rounding does not hang on who else is in them. What is kept lies on the CPU; when it is full,
-    further images are made each time.
+    What is kept lies on the CPU; when it is full, further images are made each time.
 
     Args:
         most: bytes that are kept at most.
+        whole: where a batch has an image that was not seen before, make all of it anew: the batches that a network sees
+            are of one size then, and rounding does not hang on who else is in them. Else the unseen ones alone.
     """
 
-    def __init__(self, most: int = _MOST) -> None:
-        self.most, self.bytes = most, 0
+    def __init__(self, most: int = _MOST, whole: bool = True) -> None:
+        self.most, self.bytes, self.whole = most, 0, whole
         self._rows: dict[tuple[int, int], Tensor] = {}
         self._weights: Tensor | None = None  # [2,N] int64
 
@@ -39,15 +39,24 @@ class MaskMemory:
             make: makes of `[B,3,H,W]` a tensor `[B,…]`, each row of its image alone.
         """
         names = self._names(image)
-        if names and all(name in self._rows for name in names):
+        unseen = [place for place, name in enumerate(names) if name not in self._rows]
+        if names and not unseen:
             return torch.stack([self._rows[name] for name in names]).to(image.device)
-        made = make(image)
+        if self.whole or len(unseen) == len(names):
+            made = make(image)
+            self._keep(names, made)
+            return made
+        new = make(image[unseen])
+        fresh = dict(zip([names[place] for place in unseen], new, strict=True))
+        self._keep([names[place] for place in unseen], new)
+        return torch.stack([fresh[n] if n in fresh else self._rows[n].to(new.device) for n in names])
+
+    def _keep(self, names: Sequence[tuple[int, int]], made: Tensor) -> None:
         for name, row in zip(names, made.cpu(), strict=True):
             size = row.numel() * row.element_size()
             if name not in self._rows and self.bytes + size <= self.most:
                 self._rows[name] = row.clone()
                 self.bytes += size
-        return made
 
     def _names(self, image: Tensor) -> list[tuple[int, int]]:
         """Return 128 bits for each image: two sums of its pixels' bits, weighted by random numbers, modulo 2⁶⁴."""
