@@ -85,6 +85,19 @@ class CGAN(FaceRestorer):
                 f"CGAN trains in one process, here are {self.trainer.world_size}: set trainer.devices to 1"
             )
 
+    def rehearse(self, image: Tensor, mask: Tensor, mask_index: Tensor, pixels: int) -> Tensor:
+        """Draw faces from made-up images, and judge them as often as a step does.
+
+        Args:
+            image: `[B,C,h,w]`.
+            mask: `[M,1,H,W]`; not used.
+            mask_index: `[B]` int64 into the masks.
+            pixels: the side of the raw faces.
+        """
+        seen = self.network.condition(image, None, None, (pixels, pixels))
+        drawn = self.network.drawn(seen, image)
+        return torch.stack([self.discriminator(seen, drawn).mean() for _ in range(3)]).sum()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Train the discriminator and then the generator on a batch; return the generator's loss."""
         optimisers: Any = self.optimizers()

@@ -25,6 +25,7 @@ from lightning_app.networks.linking import LinkStudent
 from lightning_app.runs.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
+_DIM = 512  # of embeddings, where the teacher is not read yet
 
 
 class Linker(L.LightningModule):
@@ -81,6 +82,7 @@ class Linker(L.LightningModule):
         ] = []  # in lists: neither in the checkpoint nor the optimiser
         self._modules_of_teacher: list[nn.Module] = []
         self._held_out = HeldOutMeans("similarity")
+        self._tried: list[LinkStudent] = []  # a student that is timed before there is a teacher
 
     def prepare_data(self) -> None:
         """Check the data and read the teacher, before a run is written.
@@ -148,20 +150,29 @@ class Linker(L.LightningModule):
         return embed
 
     def _make(self, dim: int) -> None:
-        if self.network is not None:
-            return
-        settings = self.hparams
-        self.dim = dim
-        self.network = LinkStudent(
-            settings["backbone"],
-            settings["in_channels"],
-            self.pixels,
-            dim,
-            settings["width"],
-            bool(settings["bit_planes"]),
+        if self.network is None:
+            self.dim, self.network = dim, self._student(dim, self.pixels)
+
+    def _student(self, dim: int, pixels: int) -> LinkStudent:
+        settings, bits = self.hparams, bool(self.hparams["bit_planes"])
+        made = LinkStudent(
+            settings["backbone"], settings["in_channels"], pixels, dim, settings["width"], bits
         )
-        if settings["channels_last"]:
-            self.network.to(memory_format=torch.channels_last)
+        return made.to(memory_format=torch.channels_last) if settings["channels_last"] else made
+
+    def rehearse(self, image: Tensor, mask: Tensor, mask_index: Tensor, pixels: int) -> Tensor:
+        """Embed made-up images with a student of its kind: a step's pass, but for the teacher's.
+
+        Args:
+            image: `[B,C,h,w]`.
+            mask: `[M,1,H,W]`; not used.
+            mask_index: `[B]` int64 into the masks.
+            pixels: the side of the raw faces.
+        """
+        if not self._tried:
+            self._tried = [self._student(_DIM, pixels).to(image.device).train()]
+        embedded: Tensor = self._tried[0](image)
+        return embedded.square().mean()
 
     def on_fit_start(self) -> None:
         """Move the teacher to the device."""

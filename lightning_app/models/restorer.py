@@ -97,6 +97,18 @@ class FaceRestorer(L.LightningModule):
         picture: Tensor = self.network(image, mask, mask_index, (self.pixels, self.pixels))
         return picture
 
+    def rehearse(self, image: Tensor, mask: Tensor, mask_index: Tensor, pixels: int) -> Tensor:
+        """Draw faces from made-up images: a step's pass, for how long a run takes.
+
+        Args:
+            image: `[B,C,h,w]`.
+            mask: `[M,1,H,W]`; not used: it may be smaller than the raw faces.
+            mask_index: `[B]` int64 into the masks.
+            pixels: the side of the raw faces.
+        """
+        drawn: Tensor = self.network(image, None, None, (pixels, pixels))
+        return drawn.square().mean()
+
     def seen(self, batch: Batch) -> Tensor:
         """Undo the DataModule's normalisation of a batch's `image`: float32, in [0,1] where they are pictures."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,6 @@ from torch import Tensor
 from lightning_app.cli.fit_config import FitSettings, saved_fit_settings
 from lightning_app.core.progress import hms
 from lightning_app.desensitize import OURS
-from lightning_app.models.base import Recogniser
 from lightning_app.report.tables import read_metrics
 
 _TOOK = "time/fit_s"  # of metrics.json
@@ -47,8 +46,8 @@ def estimate(planned: Iterable[Planned], runs: Path, device: torch.device | None
         device: where steps are timed; the CPU by default.
 
     Returns:
-        Lines; none where nothing is to be trained. Of runs like no earlier one, recognisers are timed for two steps;
-        of others it says that nothing is known.
+        Lines; none where nothing is to be trained. Of runs like no earlier one, networks of models that have
+        `rehearse` are timed for two steps; of others it says that nothing is known.
     """
     groups: dict[tuple[str, str], list[Planned]] = {}
     for one in planned:
@@ -128,9 +127,10 @@ def _records(runs: Path) -> dict[str, list[float]]:
 
 
 def _timed(setting: FitSettings, device: torch.device) -> float | None:
-    """Time a few steps of a recogniser's network; None of other models, whose steps are their own."""
+    """Time a few steps of a model's network; None of models that cannot rehearse one."""
     model, data, length = setting.model, setting.data, setting.about["trainer"]
-    if not isinstance(model, Recogniser):
+    rehearse: Callable[..., Tensor] | None = getattr(model, "rehearse", None)
+    if model is None or rehearse is None:
         return None
     per_epoch = math.ceil(len(data.reader) / data.global_batch_size)
     epochs, most = length.get("max_epochs"), length.get("max_steps")
@@ -138,7 +138,7 @@ def _timed(setting: FitSettings, device: torch.device) -> float | None:
     steps += [most] if isinstance(most, int) and most > 0 else []
     if not steps:
         return None
-    backbone = model.backbone.to(device).train()
+    model.to(device).train()
     side, size = data.input_size, min(data.global_batch_size, 32)  # a step's time grows with its images
     image = torch.rand(size, data.in_channels, side, side, device=device)
     mask, index = (
@@ -149,13 +149,9 @@ def _timed(setting: FitSettings, device: torch.device) -> float | None:
     for step in range(1 + _STEPS):
         if step == 1:
             began = time.perf_counter()
-        _step(model, image, mask, index)
+        rehearse(image, mask, index, data.size).backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     each = (time.perf_counter() - began) / _STEPS
-    backbone.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     return each * data.global_batch_size / size * min(steps)
-
-
-def _step(model: Recogniser, image: Tensor, mask: Tensor, index: Tensor) -> None:
-    model.embed(image, mask, index).square().mean().backward()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from lightning_app.studies import preflight
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.estimate import Planned, estimate
 from tests.command_line import write_config
+from tests.models.attacked_data import attacked_data
 
 Study = Callable[..., Path]
 
@@ -201,6 +204,31 @@ def test_without_a_record_a_recogniser_is_timed_and_what_is_not_known_is_said(
         "in all about 0:00:00 of training, and 1 runs of which nothing is known; measuring comes on top",
     ]
     assert estimate([], tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize(
+    ("model", "desensitizer"),
+    [
+        *itertools.product(["UNetRestorer", "CGAN", "Linker"], ["GaussianBlur", "BlockDCT"]),
+        ("Inpainter", "GaussianBlur"),
+    ],
+)
+def test_attackers_are_timed_too(model: str, desensitizer: str, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"width": 8}
+    if model == "Linker":
+        arguments["teacher"] = {"class_path": "tests.models.test_linker.Corners"}
+    method = {"class_path": f"lightning_app.desensitize.{desensitizer}", "init_args": {}}
+    config = tmp_path / "attacker.yaml"
+    config.write_text(yaml.safe_dump({
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+        "model": {"class_path": f"lightning_app.models.{model}", "init_args": arguments},
+        "data": attacked_data(method, 32),
+    }))  # fmt: skip
+    setting = read_fit_settings(["--config", str(config)])
+    lines = estimate([Planned(model, setting)], tmp_path / "runs")
+    assert re.match(rf"{model}: about \d:\d\d:\d\d \(.* each, by 2 timed steps of the network; ", lines[0])
+    assert setting.model is not None
+    assert all(one.grad is None for one in setting.model.parameters())
 
 
 def test_the_estimate_is_told_before_the_first_run(study: Study, caplog: pytest.LogCaptureFixture) -> None:

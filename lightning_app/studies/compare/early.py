@@ -98,21 +98,33 @@ def _attackers(
     attacker: Restorer, candidates: Mapping[str, Candidate], seed: int, before: Unshuffle | None
 ) -> list[Planned]:
     """Check what trains an attacker on each method; return the runs that are still to be trained."""
-    read: FitSettings | None = None
+    of_pictures: FitSettings | None = None
     planned = []
     for candidate in candidates.values():
         if not candidate.setting.desensitizer or not (
             isinstance(attacker, Linking) or meets(candidate, attacker, seed, before)
         ):
             continue
-        if read is None:  # the same for all but for the desensitizer, which is checked by itself
-            args = attacker_args(candidate, attacker, seed, before=before)
-            with said_at(attacker.label):
-                read = read_fit_settings(args)
-            check_fit(attacker.label, read)
+        pictures = candidate.setting.data.desensitizer.is_image
+        # of pictures the same but for the desensitizer, which is checked by itself; channels make a step longer
+        read = of_pictures if pictures else None
+        if read is None:
+            read = _settings(attacker, attacker_args(candidate, attacker, seed, before=before))
+        of_pictures = read if pictures else of_pictures
         if precomputed_of(candidate.setting.data.desensitizer) is not None:
             with said_at(f"{attacker.label} on methods.{candidate.label}"):
                 check_pictures(candidate.setting.data.desensitizer, read.data.reader)
         if not (attacker_run(candidate, attacker) / LAST).is_file():
             planned.append(Planned(attacker.label, read))
+    first = next(iter(candidates.values()))
+    if isinstance(attacker, Linking) and not (attacker_run(first, attacker, clean=True) / LAST).is_file():
+        ceiling = _settings(attacker, attacker_args(first, attacker, seed, clean=True))
+        planned.append(Planned(f"{attacker.label} of clean faces", ceiling))
     return planned
+
+
+def _settings(attacker: Restorer, args: list[str]) -> FitSettings:
+    with said_at(attacker.label):
+        read = read_fit_settings(args)
+    check_fit(attacker.label, read)
+    return read
