@@ -17,7 +17,7 @@ from datamodules.same_data import (
     knows_held_out,
     refuse_data,
 )
-from datamodules.same_description import alone, check_key, same_desensitizer, summary
+from datamodules.same_description import alone, check_key, check_learnt, same_desensitizer, summary
 from datamodules.serving import ServingDataModule
 
 log = logging.getLogger("faceveil")
@@ -118,9 +118,9 @@ class CheckpointedDataModule(ServingDataModule):
         """Compare these data with a checkpoint's: refuse what would make its figures wrong, say what may.
 
         Raises:
-            ValueError: it was trained on pixels normalised otherwise, or with another owner's key; in `fit`, or where
-                images are held out, its data were others (see `check_split`), which is found out after the model has
-                looked at its weights.
+            ValueError: it was trained on pixels normalised otherwise, with another owner's key, or, in `fit`, under
+                another masker; in `fit`, or where images are held out, its data were others (see `check_split`), which
+                is found out after the model has looked at its weights.
         """
         check_normalised(state_dict, self.mean, self.std)
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
@@ -130,6 +130,8 @@ class CheckpointedDataModule(ServingDataModule):
             theirs, ours = alone(theirs), alone(ours)
         if theirs is not None:
             check_key(theirs, ours)
+            if self._stage == "fit":
+                check_learnt(theirs, ours)
         if theirs is not None and not same_desensitizer(theirs, ours):
             log.warning("The checkpoint was trained on faces desensitized by %s; these are desensitized by %s.",
                         summary(theirs), summary(ours))  # fmt: skip

@@ -7,7 +7,9 @@ from typing import Any
 from lightning_app.desensitize import Desensitizer, described
 from lightning_app.release.format.method import key_hashes
 
-__all__ = ["alone", "check_key", "check_same", "key_hashes", "same_desensitizer", "summary"]
+__all__ = ["alone", "check_key", "check_learnt", "check_same", "key_hashes", "same_desensitizer", "summary"]
+# entries of a description that say what a desensitizer has learnt, and what people call that
+_LEARNT = {"masker_hash": "masker", "budget_hash": "budget", "eigenfaces_hash": "eigenfaces"}
 
 
 def same_desensitizer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -58,6 +60,35 @@ def check_key(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     )
 
 
+def check_learnt(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuse another masker, noise budget or set of eigenfaces than the one that a run was begun under.
+
+    Args:
+        theirs: description of the checkpoint's desensitizer.
+        ours: of the one at hand.
+
+    Raises:
+        ValueError: both are of one method that makes other images, and has learnt otherwise.
+    """
+    told, here = _learnt(theirs), _learnt(ours)
+    same = theirs.get("method") != ours.get("method") or same_desensitizer(theirs, ours)
+    if same or len(told) != len(here) or told == here:
+        return
+    (name, before), (_, now) = next(pair for pair in zip(told, here, strict=True) if pair[0] != pair[1])
+    raise ValueError(
+        f"data.desensitizer: the checkpoint was trained under the {name} {before[:12]}…, here is {now[:12]}…: give "
+        "that one, or begin anew (--overwrite; model.init_from takes the weights along)"
+    )
+
+
+def _learnt(about: object) -> list[tuple[str, str]]:
+    """List what a description, or a part of it, says of what was learnt: name and hash."""
+    if isinstance(about, dict):
+        own = [(name, str(about[key])) for key, name in _LEARNT.items() if about.get(key)]
+        return own + [one for value in about.values() for one in _learnt(value)]
+    return [one for value in about for one in _learnt(value)] if isinstance(about, list | tuple) else []
+
+
 def check_same(released: Desensitizer, given: Desensitizer | None, size: int) -> None:
     """Refuse a desensitizer other than the one that a released set went through.
 
@@ -81,7 +112,11 @@ def check_same(released: Desensitizer, given: Desensitizer | None, size: int) ->
 
 
 def summary(about: dict[str, Any]) -> str:
-    """Return a description in short: method, of masks ratio and start of the hash, of a key the start of its hash."""
+    """Return a description in short: method, of masks ratio and start of the hash, of a key or a masker its start."""
     ratio, digest = about.get("mask_ratio"), str(about.get("mask_hash", ""))[:12]
-    key = "".join(f" (key {one[:12]})" for one in key_hashes(about))
-    return str(about["method"]) + (f" (mask ratio {ratio:.4f}, hash {digest})" if ratio is not None else key)
+    told = [f"key {one[:12]}" for one in key_hashes(about)] + [
+        f"{name} {h[:12]}" for name, h in _learnt(about)
+    ]
+    if ratio is not None and digest:
+        told = [f"mask ratio {ratio:.4f}, hash {digest}"]
+    return str(about["method"]) + (f" ({', '.join(told)})" if told else "")

@@ -30,11 +30,12 @@ def write_masker(
     share: float = 0.25,
     faces: int = 40,
     codes: int = 4,
+    seed: int = 1,
     **more: Any,
 ) -> Path:
     """Write a checkpoint as `fit` of an AdversarialMasker does, as far as `load_masker` reads it."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         network = UNet(3, 1, SETTINGS["masker_width"], SETTINGS["masker_depth"]).eval()
     with torch.no_grad():
         found = grown(network, images(faces, size), shown_pixels(share, size), Growth(rounds))

@@ -40,6 +40,7 @@ class LeastSquares(Attack):
     """
 
     needs_image = False
+    weight: Tensor | None  # [F+1, 3·s·s] float64, the constant last
 
     def __init__(self, reader: FaceReader | None = None, images: int = 300, neighbours: int = 1) -> None:
         super().__init__()
@@ -48,7 +49,8 @@ class LeastSquares(Attack):
                 raise ValueError(f"{name}: {value}; give at least {least}")
         self.reader, self.images, self.neighbours = reader, images, neighbours
         self._method: list[Desensitizer] = []  # in a list: no part of the attack's weights
-        self.weight: Tensor | None = None  # [F+1, 3·s·s], the constant last
+        # a buffer: what was learnt decides whether figures that were measured before are its own
+        self.register_buffer("weight", None, persistent=False)
         self.cell = 1  # pixels a side that one released value stands for
         self.size = (0, 0)  # of the faces
 

@@ -56,6 +56,7 @@ def audit(
     workers: int | None = None,
     overrides: Sequence[str] = (),
     masker: str | None = None,
+    accept_interference: bool = False,
 ) -> Audit:
     """Prove of a released set that it holds what its manifest says and nothing else, or say what is wrong, by file.
 
@@ -86,6 +87,8 @@ def audit(
             `["--reader.init_args.root", "data/aligned"]`.
         masker: of a release under a learned mask: the masker's checkpoint, or its run's folder, whose hash must be the
             manifest's. Where images have a mask each it is run again; or give config, which names it.
+        accept_interference: that an image's mask depends on what it hides was agreed on (LearnedMask of kind free);
+            else it is a finding.
 
     Returns:
         Findings, notes and counts.
@@ -161,6 +164,7 @@ def audit(
                 "names and pixels were not compared with the raw set: its owner gives --raw and --key"
             )
     _unknown(found)
+    _interference(found, accept_interference)
     found.findings.sort()
     found.unproven = left_open(found, agreed, signer is not None)
     report = figures(found, found.unproven, agreed, time.monotonic() - begun)
@@ -198,6 +202,17 @@ def _unknown(found: Audit) -> None:
             MANIFEST,
             "it has no mask, and nothing shows that its faces are desensitized: give --raw and --key as well",
         )
+
+
+def _interference(found: Audit, accepted: bool) -> None:
+    """Find masks that are made of what they hide, where nobody said that this was agreed on."""
+    manifest = found.manifest
+    free = manifest is not None and manifest.masks is not None and manifest.method.get("kind") == "free"
+    if free and not accepted:
+        found.add(MANIFEST, "an image's mask depends on what it hides (kind free), and may be a drawing of it: "
+                  "--accept-interference where that was agreed on")  # fmt: skip
+    if accepted and not free:
+        found.notes.append("--accept-interference was not needed: no mask is of kind free")
 
 
 def _agreed(
@@ -257,6 +272,8 @@ def build_parser() -> CommandParser:
                         help="share of the pixels that must be hidden at least; by default 0.1.")  # fmt: skip
     parser.add_argument("--ignore-times", action="store_true",
                         help="do not check time stamps: a copy made without keeping them has others.")  # fmt: skip
+    parser.add_argument("--accept-interference", "--accept_interference", action="store_true",
+                        help="that masks depend on what they hide (kind free) was agreed on.")  # fmt: skip
     parser.add_argument("-c", "--config", type=str | None, default=None,
                         help="the config of `desensitize`: its reader reads the raw set, its desensitizer must be the "
                         "release's; --reader… and --desensitizer… override it.")  # fmt: skip
@@ -266,7 +283,7 @@ def build_parser() -> CommandParser:
         audit,
         skip={
             "released", "json_path", "ignore_times", "config", "public_key", "compare_all", "mask_hash",
-            "min_mask_ratio", "overrides",
+            "min_mask_ratio", "overrides", "accept_interference",
         },
     )  # fmt: skip
     return parser

@@ -65,7 +65,7 @@ def write_report(out: Outcome, final: bool = False) -> None:
             if label in lines
         }
     judge, clean = out.scored_by()
-    text |= flat(indicators(out.results, out.attacks, judge, clean))
+    text |= flat(indicators(out.results, out.attacks, judge, clean, out.open))
     write_metrics(out.folder / "metrics.json", text)
     heads, rows = table(out)
     write_atomically(out.folder / "compare.csv", csv_text(csv_rows(out)))
@@ -216,5 +216,5 @@ def _page(out: Outcome) -> Comparison:
         versions=versions(),
         failed=out.failed,
         facts=out.facts,
-        scored=scored(indicators(out.results, out.attacks, *out.scored_by()), *out.scored_by()),
+        scored=scored(indicators(out.results, out.attacks, *out.scored_by(), out.open), *out.scored_by()),
     )  # fmt: skip

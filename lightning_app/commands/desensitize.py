@@ -192,7 +192,8 @@ def run(args: list[str]) -> None:
     key = owner / "pseudonyms.key" if config.key is None else config.key
     output = config.output
     write_run_config(parser, config)
-    words = (output, "--config", owner / "config.yaml", "--key", key)
+    words = [output, "--config", owner / "config.yaml", "--key", key]
+    words += ["--accept-interference"] if config.accept_interference else []
     # not by the log, which breaks lines: this one is to be copied
     print(f"Next: python main.py audit {shlex.join(map(str, words))}")
 

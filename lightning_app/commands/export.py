@@ -114,6 +114,10 @@ def export(
     if output is not None:
         check_output(Path(output), named_after(output, _FILES), overwrite)
     model, facts = read_recogniser(checkpoint)
+    if model.why_not_exported:
+        raise ValueError(
+            f"checkpoint {facts.path}: no {facts.model} is exported, for {model.why_not_exported}"
+        )
     run = read_run(checkpoint, facts)
     if output is None:
         if run.folder is None:

@@ -266,6 +266,19 @@ class Desensitizer(nn.Module):
         """
         return (255, 0) if cls.is_image else None
 
+    def own_steps(self, size: int) -> Tensor | None:
+        """Return on which multiples the values of each channel lie, where rounding to them is part of the method.
+
+        On another machine a value at the middle between two of them may go the other way; an audit allows for that.
+
+        Args:
+            size: side of the images in pixels.
+
+        Returns:
+            `[C]`; None where there are no such multiples.
+        """
+        return None
+
     @classmethod
     def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
         """Return how many channels of what height and width it returns, for an audit; None where that is not known.

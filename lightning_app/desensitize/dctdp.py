@@ -146,12 +146,9 @@ class DCTDP(BlockDCT):
         Returns:
             `[B,C,h,w]` float32, multiples of each channel's step.
         """
-        size = (planes.shape[-2], planes.shape[-1])
         found = block_dct(planes, self.blocks, self.keep)
         self._values = found[0].numel() if len(found) else self._values
-        # the step is a 1024th of the noise's scale, whatever the channel
-        step = coefficient_ranges(self.blocks, self.keep, size) / self.epsilons / PER_SCALE
-        steps = step.float().to(found.device)[:, None, None]
+        steps = self._steps(planes.shape[-2], planes.shape[-1]).float().to(found.device)[:, None, None]
         # a coefficient lies between −range/2 and range/2; rounded it shall not lie further apart
         most = (self.epsilons * PER_SCALE / 2).floor().float().to(found.device)[:, None, None]
         settings = {"budget": self.budget.hash}
@@ -163,6 +160,18 @@ class DCTDP(BlockDCT):
             self.noise.add(part.flatten(1), PER_SCALE, own, settings, draw_key)
             part.mul_(steps)
         return found
+
+    def _steps(self, height: int, width: int) -> Tensor:
+        """Return a 1024th of each channel's scale of noise: `[C]` float64."""
+        return coefficient_ranges(self.blocks, self.keep, (height, width)) / self.epsilons / PER_SCALE
+
+    def own_steps(self, size: int) -> Tensor:
+        """Return the step of each channel's grid, see `Desensitizer.own_steps`: `[C]` float64.
+
+        Args:
+            size: side of the images in pixels.
+        """
+        return self._steps(size, size)
 
     def describe(self) -> dict[str, object]:
         """Return method and transform, the budget and its shares' hash, and the key's hash."""

@@ -109,7 +109,7 @@ class LearnedMask(Desensitizer):
         remember: bool = False,
     ) -> None:
         super().__init__()
-        check_settings(kind, choice, epsilon, key, rounds, core)
+        check_settings(kind, choice, epsilon, key, rounds, core, remember)
         masker = load_masker(checkpoint)
         self.kind, self.choice, self.epsilon = kind, choice, epsilon
         self.share = round(masker.share if share is None else share, DECIMALS)
@@ -132,7 +132,7 @@ class LearnedMask(Desensitizer):
         if kind in ("population", "codebook"):
             self._facts["faces"] = masker.faces
         self._masker: list[Masker] = [masker]  # in a list: its network moves when `forward` says so
-        self._memory = ImageMemory() if remember and kind != "population" else None
+        self._memory = ImageMemory() if remember else None
         self.size: tuple[int, int] | None = None
         self.register_buffer("mask", None, persistent=False)
 

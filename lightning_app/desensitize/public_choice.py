@@ -19,6 +19,7 @@ def check_settings(
     key: str | Path | None,
     rounds: int | None,
     core: float | None,
+    remember: bool = False,
 ) -> None:
     """Check arguments of `LearnedMask` that do not hang on its masker.
 
@@ -29,6 +30,7 @@ def check_settings(
         key: likewise.
         rounds: likewise.
         core: likewise.
+        remember: likewise.
 
     Raises:
         ValueError: one is out of range, or does not go with the kind.
@@ -44,6 +46,7 @@ def check_settings(
         ("key", key, exponential, "choice exponential"),
         ("rounds", rounds, kind == "core_first", "kind core_first"),
         ("core", core, kind == "core_first", "kind core_first"),
+        ("remember", True if remember else None, kind != "population", "kinds with a mask for each image"),
     ):
         if value is not None and not fits:
             raise ValueError(f"{name}={value}: is for {where}; leave it out")

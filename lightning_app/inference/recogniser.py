@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from datamodules.pixels import desensitize_on_grid
 from datamodules.readers.decode import Crop, decode, read_bytes
-from datamodules.same_description import alone, key_hashes, summary
+from datamodules.same_description import alone, key_hashes, same_desensitizer, summary
 from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.model_input import find_model_input
@@ -245,6 +245,12 @@ def _desensitizer(
             f"checkpoint {facts.path}: was trained with another owner's key than the one that its config.yaml leads to "
             f"({summary(about)}): give `key: FILE` there, the file that the run was given, or embed what is "
             "made already with `.model.embed`"
+        )
+    if not same_desensitizer(alone(made.describe()), about):
+        raise ValueError(
+            f"checkpoint {facts.path}: was trained on images desensitized by {summary(about)}, and its config.yaml "
+            f"leads to {summary(made.describe())}: give back what the run was given (a masker that was trained again "
+            "under the same name is another one), or desensitize=False for images that are desensitized already"
         )
     return made, words
 

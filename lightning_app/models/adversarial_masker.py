@@ -23,6 +23,7 @@ from lightning_app.models.masker_settings import (
     Adversary,
     check_data,
     check_settings,
+    check_used,
     kept_of_same,
 )
 from lightning_app.models.optimisers import decayed_groups, scheduled
@@ -135,6 +136,7 @@ class AdversarialMasker(L.LightningModule):
         self.lr, self.masker_lr, self.weight_decay = lr, masker_lr, weight_decay
         self.schedule, self.warmup, self.channels_last = schedule, warmup, channels_last
         self.faces, self.codes = faces, codes
+        check_used(self.hparams)
         self.shown = shown_pixels(share, input_size)
         self.masker = UNet(3, 1, masker_width, masker_depth)
         self.backbone = make_backbone(backbone_maker(backbone), in_channels, input_size, width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -74,6 +74,8 @@ class Recogniser(L.LightningModule):
     Raises:
         ValueError: backbone or head cannot be made, or do not go with the other settings.
     """
+
+    why_not_exported: ClassVar[str] = ""  # of a model that no graph can stand for: why, and what to do
 
     def __init__(
         self,

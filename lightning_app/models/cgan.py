@@ -43,6 +43,7 @@ class CGAN(FaceRestorer):
     """
 
     kind = "CGAN"
+    of_loss = ("dropout", "l1_weight")
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_app.desensitize import BlockDCT
 from lightning_app.desensitize.dct import coefficient_ranges
 from lightning_app.models.base import Recogniser
+from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.networks.budget_noise import BudgetNoise
 
 
@@ -31,6 +32,11 @@ class DCTDPRecogniser(Recogniser):
     Source: Ji et al., "Privacy-preserving face recognition with learnable privacy budgets in frequency domain",
     ECCV 2022.
     """
+
+    why_not_exported = (
+        "it adds noise of its own to what it embeds, to learn a budget: it stays with its owner. Train a recogniser "
+        "under desensitize.DCTDP of its checkpoint, and export that one"
+    )
 
     def __init__(self, epsilon: float = 3.0, budget_lr: float = 1.0, **kwargs: Any) -> None:
         if not budget_lr >= 0:
@@ -84,6 +90,22 @@ class DCTDPRecogniser(Recogniser):
                 "false and normalise: false"
             )
         return made
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse shares that were learnt at another budget; see also the base class.
+
+        Raises:
+            ValueError: they were.
+        """
+        super().on_load_checkpoint(checkpoint)
+        saved, own = checkpoint.get("hyper_parameters", {}), self.hparams
+        if saved.get("epsilon", own["epsilon"]) != own["epsilon"]:
+            raise ValueError(
+                f"this checkpoint learns how to spread epsilon={saved['epsilon']}, yours is {own['epsilon']}: go on "
+                "with that one, or start anew with --overwrite"
+            )
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            warn_of_kept(("budget_lr",), saved, own)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the base's groups, and the shares' logits with a rate of their own."""

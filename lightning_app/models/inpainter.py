@@ -19,6 +19,7 @@ from lightning_app.metrics import psnr
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
+from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks.feature_maps import FeatureMaps
 from lightning_app.networks.partial_conv import of_images
@@ -287,14 +288,7 @@ class Inpainter(L.LightningModule):
         self._check_shape(saved, "this checkpoint")
         self.masked = checkpoint.get("inpainter", {}).get("masked")
         if self._trainer is not None and self.trainer.state.fn == "fit":
-            for key in _KEPT:
-                if key in saved and saved[key] != self.hparams[key]:
-                    log.warning(
-                        "model.%s=%s is not used: the checkpoint goes on with %s",
-                        key,
-                        self.hparams[key],
-                        saved[key],
-                    )
+            warn_of_kept(_KEPT, saved, self.hparams)
 
     def _check_shape(self, saved: Any, what: str) -> None:
         other = [key for key in SHAPE if saved.get(key) != self.hparams[key]]

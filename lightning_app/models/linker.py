@@ -20,6 +20,7 @@ from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
 from lightning_app.models.others import LOADERS
+from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks.linking import LinkStudent
 from lightning_app.runs.trainer_options import total_steps
@@ -263,5 +264,7 @@ class Linker(L.LightningModule):
                 f"model.teacher: its hash is {self.taught[:12]}, this run learnt from {about['teacher'][:12]}: give "
                 "that one, or start anew with --overwrite"
             )
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            warn_of_kept(("learning_rate", "decay"), saved, self.hparams)
         self.taught, self.batches, self.pixels = about["teacher"], int(about["batches"]), int(about["pixels"])
         self._make(int(about["dim"]))

@@ -22,6 +22,11 @@ _FIXED = (
 KEPT = ("lr", "masker_lr", "weight_decay", "schedule", "warmup")  # what a resumed optimiser keeps
 
 
+# settings that nothing looks at where another one is off, and what they are when left out
+_ADVERSARYS: dict[str, object] = {"adversary": "obfuscator", "predictor_steps": 3}
+_GROWING: dict[str, object] = {"core": 0.25}
+
+
 def check_settings(
     in_channels: int, share: float, weights: str, adversary: str, counts: Mapping[str, int]
 ) -> None:
@@ -49,6 +54,27 @@ def check_settings(
         least = FEWEST_FACES if name == "faces" else 1
         if count < least:
             raise ValueError(f"{name}={count}: give at least {least}")
+
+
+def check_used(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of what is left out: whoever gives them means them.
+
+    Args:
+        settings: `adversarial` and `rounds`, and what hangs on them.
+
+    Raises:
+        ValueError: one was set to no purpose.
+    """
+    for name, usual in _ADVERSARYS.items():
+        if not settings["adversarial"] and settings[name] != usual:
+            raise ValueError(
+                f"{name}={settings[name]}: is of the adversary, whom adversarial: false leaves out; leave it out too"
+            )
+    for name, usual in _GROWING.items():
+        if not settings["rounds"] and settings[name] != usual:
+            raise ValueError(
+                f"{name}={settings[name]}: is for masks that grow; give rounds: 4 too, or leave it out"
+            )
 
 
 def check_data(data: Any, fitting: bool) -> None:

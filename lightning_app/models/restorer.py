@@ -17,6 +17,7 @@ from lightning_app.core.draws import seed_from, seed_global_draws
 from lightning_app.metrics import psnr
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.pix2pix import RestorationUNet, Restoring
 
@@ -39,10 +40,12 @@ class FaceRestorer(L.LightningModule):
         batches: training batches so far. Lightning's `global_step` counts optimiser steps, of which a batch of
             two networks has two.
         masked: whether the images it was trained on had masks; None before the first.
+        of_loss: settings that a resumed run takes from its config, with a word where they have changed.
     """
 
     network: Restoring
     kind: ClassVar[str]
+    of_loss: ClassVar[tuple[str, ...]] = ()
 
     def begin(self) -> None:
         """Prepare once the network is there; a subclass calls it at the end of its `__init__`."""
@@ -204,11 +207,11 @@ class FaceRestorer(L.LightningModule):
         about = checkpoint[KEPT]
         self.batches, self.masked = int(about["batches"]), bool(about["masked"])
         self.pictures, self.pixels = bool(about["pictures"]), int(about["pixels"])
-        if saved.get("learning_rate") != self.hparams["learning_rate"] and self._trainer is not None:
-            log.warning(
-                "model.learning_rate=%s is not used: the checkpoint goes on with %s",
-                self.hparams["learning_rate"], saved.get("learning_rate"),
-            )  # fmt: skip
+        if self._trainer is not None:
+            warn_of_kept(("learning_rate",), saved, self.hparams)
+            for key in self.of_loss:
+                if saved.get(key) != self.hparams[key]:
+                    log.warning("model.%s=%s from here on; it was %s", key, self.hparams[key], saved.get(key))
 
 
 class UNetRestorer(FaceRestorer):

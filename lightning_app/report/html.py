@@ -107,7 +107,7 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
         "facts": dict(comparison.facts),
         **data_of(comparison),
         "recognisers": dict(comparison.recognisers),
-        "indicators": {label: dict(raw) for label, raw in comparison.scored.raw.items()},
+        "indicators": comparison.scored.plain(),
         "failed": list(comparison.failed),
         "commands": list(comparison.commands),
         "versions": dict(comparison.versions),

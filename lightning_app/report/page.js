@@ -74,9 +74,9 @@ function tell(left, picked) {
 }
 
 // low … high over the rows shown, as lightning_app.metrics.scores.normalised
-function stretched(values) {
-  const least = Math.min(...values), most = Math.max(...values);
-  return values.map(value => most === least ? 1 : 0.5 + 0.5 * (value - least) / (most - least));
+function stretched(values) {  // null, a hole of the table, stays null
+  const known = values.filter(value => value !== null), least = Math.min(...known), most = Math.max(...known);
+  return values.map(value => value === null ? null : most === least ? 1 : 0.5 + 0.5 * (value - least) / (most - least));
 }
 
 function score(wanted) {
@@ -89,7 +89,8 @@ function score(wanted) {
   const first = table.tHead.rows[0].cells.length - 4;
   left.forEach((row, n) => {
     const [p, a] = [privacy[n], accuracy[n]];
-    [p, a, p * a, (p + a) / 2].forEach((value, k) => fill(row.cells[first + k], [value.toFixed(3), "", value]));
+    const made = p === null ? [null, a, null, null] : [p, a, p * a, (p + a) / 2];
+    made.forEach((value, k) => fill(row.cells[first + k], value === null ? ["–", "", ""] : [value.toFixed(3), "", value]));
   });
   resort(table, first);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,9 +17,10 @@ class Scored:
     """The indicators of a comparison's methods, and their scores beside each other.
 
     Attributes:
-        raw: method -> `s1` … `s5`, `attack` (of S3 and S4), and what is normalised into the scores: `privacy` (formula
-            9) and `accuracy` (formula 10). Without the clean method, and without those of which one was not measured.
-        scores: method -> the four of `SCORES`, normalised over all methods.
+        raw: method -> `s1` … `s5`, `attack` (of S3 and S4), `open` (why an attack may see more, or that one failed),
+            and what is normalised into the scores: `privacy` (formula 9) and `accuracy` (formula 10). NaN where an
+            attack failed. Without the clean method, and without those of which one was not measured.
+        scores: method -> the four of `SCORES`, normalised over all methods; NaN likewise.
         judge: whose embeddings S2 and S4 compare.
         clean: the method that hides nothing, whose accuracy S5 is a share of.
     """
@@ -27,6 +29,13 @@ class Scored:
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     judge: str = ""
     clean: str = ""
+
+    def plain(self) -> dict[str, dict[str, float | str | None]]:
+        """Return `raw` as JSON has it: None where something was not measured."""
+        return {
+            label: {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in raw.items()}
+            for label, raw in self.raw.items()
+        }
 
     def table(self) -> tuple[list[str], list[list[Cell]]]:
         """Make the table, normalised over all its rows.
@@ -38,7 +47,13 @@ class Scored:
         rows = []
         for label, raw in self.raw.items():
             measured, made = [float(raw[name]) for name in INDICATORS], self.scores[label]
-            numbers = [Cell(f"{value:.3f}", order=value) for value in (*measured, *made)]
-            numbers.insert(len(INDICATORS), Cell(str(raw["attack"]), order=str(raw["attack"])))
+            numbers = [_cell(value) for value in (*measured, *made)]
+            attack, told = str(raw["attack"]), str(raw["open"])
+            told = f"at most, {told}" if attack and told else told
+            numbers.insert(len(INDICATORS), Cell(attack or "–", told, attack))
             rows.append([Cell(label, order=label), *numbers])
         return heads, rows
+
+
+def _cell(value: float) -> Cell:
+    return Cell("–") if math.isnan(value) else Cell(f"{value:.3f}", order=value)

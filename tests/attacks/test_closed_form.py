@@ -11,6 +11,7 @@ from lightning_app.attacks import AbsoluteValues, Attack, LeastSquares, UnMix, U
 from lightning_app.attacks.unmix import mixing_matrix
 from lightning_app.core.batch import AS_TRAINED, Batch
 from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, GaussianBlur, InstaHide, MaskOut, MixUp
+from lightning_app.evaluation.judges.base import state_hash
 from lightning_app.metrics import psnr
 from tests.attacks.contract import AttackContract
 
@@ -42,6 +43,21 @@ class TestUnMix(AttackContract):
 class TestAbsoluteValues(AttackContract):
     def make(self) -> Attack:
         return AbsoluteValues()
+
+
+def test_what_other_people_taught_it_decides_whose_figures_are_taken() -> None:
+    """`compare` takes figures that are there by description and state: other faces are another attack."""
+    batch, states, described = attacked(2), [], []
+    for first in (900, 900, 5000):
+        faces = DrawnFaces(identities=20, images_per_identity=1, size=SIZE, first_identity=first)
+        made = LeastSquares(faces, images=20, neighbours=0).against(GaussianBlur(5))
+        assert made is not None
+        made.restore(GaussianBlur(5)(batch))
+        states.append(state_hash(made))
+        described.append(made.describe())
+        assert not made.state_dict()
+    assert states[0] == states[1] != states[2]
+    assert described[0] == described[2]
 
 
 def test_a_linear_representation_comes_back_up_to_what_was_dropped() -> None:

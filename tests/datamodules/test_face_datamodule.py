@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from lightning_app.desensitize import (
     Desensitizer,
     GaussianBlur,
     Identity,
+    LearnedMask,
     MaskOut,
     Mosaic,
 )
+from tests.masker import write_masker
 
 SIZE = 32
 DESENSITIZERS = [
@@ -219,6 +222,28 @@ def test_a_checkpoint_of_faces_desensitized_otherwise_is_told(caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "faceveil"):
         other.load_state_dict(one.state_dict())
     assert "trained on faces desensitized by MaskOut (mask ratio 0." in caplog.text
+
+
+def test_going_on_under_another_masker_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [write_masker(tmp_path / f"{seed}.ckpt", SIZE, seed=seed) for seed in (1, 2)]
+    one, other = (
+        FaceDataModule(faces(), LearnedMask(path, 0.25, "free"), global_batch_size=4) for path in made
+    )
+    kept = one.state_dict()
+    monkeypatch.setattr(FaceDataModule, "_stage", "fit")
+    with pytest.raises(
+        ValueError, match=r"trained under the masker [0-9a-f]{12}…, here is [0-9a-f]{12}…: give that one"
+    ):
+        other.load_state_dict(kept)
+    monkeypatch.setattr(
+        FaceDataModule, "_stage", "validate"
+    )  # to see how one does under another's masks is allowed, and told
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        other.load_state_dict(kept)
+    told = re.findall(r"desensitized by LearnedMask \(masker ([0-9a-f]{12})\)", caplog.text)
+    assert len(set(told)) == 2
 
 
 def test_a_checkpoint_tells_which_images_were_held_out() -> None:

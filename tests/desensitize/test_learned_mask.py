@@ -315,6 +315,7 @@ def test_no_release_of_the_mean_over_few_faces(masker: Path, tmp_path: Path) -> 
     ({"epsilon": 1.0}, "epsilon=1.0: is for choice exponential"),
     ({"kind": "codebook", "key": "k"}, "key=k: is for choice exponential"),
     ({"rounds": 3}, "rounds=3: is for kind core_first"),
+    ({"remember": True}, "remember=True: is for kinds with a mask for each image"),
     ({"core": 0.1}, "core=0.1: is for kind core_first"),
     ({"kind": "core_first", "rounds": 0}, "rounds=0: core_first needs at least 1"),
     ({"kind": "core_first", "core": 1.0}, "core=1.0: give a share"),

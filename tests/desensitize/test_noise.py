@@ -186,6 +186,8 @@ def test_components_are_refused_their_own_faces_on_every_device(tmp_path: Path, 
     on_gpu = levels[:2].float() * torch.tensor(1 / 255)
     with pytest.raises(ValueError, match="were made of 2 of these images"):
         EigenfaceNoise(path, key=key)({"image": on_gpu, "index": torch.arange(2)})
+    with pytest.raises(ValueError, match="were made of 2 of these images"):  # as flips come before it
+        EigenfaceNoise(path, key=key)({"image": on_gpu.flip(-1), "index": torch.arange(2)})
 
 
 def test_augmented_images_have_noise_of_their_own_and_it_is_said(

@@ -8,15 +8,17 @@ from shutil import copy2, copytree
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from datamodules import FaceDataModule, FolderFaces
 from lightning_app import LoadedRecogniser, load_recogniser
-from lightning_app.desensitize import GaussianBlur, MaskOut
+from lightning_app.desensitize import GaussianBlur, LearnedMask, MaskOut
 from lightning_app.masks import mask_ratio, save_mask
-from lightning_app.models import ResNetFSM, checkpoints
+from lightning_app.models import ResNet, ResNetFSM, checkpoints
 from tests.command_line import RunMain, write_config
+from tests.masker import write_masker
 from tests.warm import COLD
 
 
@@ -121,6 +123,32 @@ def test_a_method_without_a_mask_comes_from_the_run(
     batch = FaceDataModule(desensitizer=GaussianBlur(9)).prepare(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     with torch.no_grad():
         assert np.abs(found - F.normalize(model.embed(batch["image"])).numpy()).max() < 1e-5
+
+
+def test_a_masker_that_was_trained_again_is_another_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masker, run = tmp_path / "masker.ckpt", tmp_path / "runs/learned"
+    (run / "checkpoints").mkdir(parents=True)
+    part = {"checkpoint": str(write_masker(masker, 32, rounds=2)), "share": 0.25, "kind": "core_first"}
+    made = LearnedMask(masker, 0.25, "core_first")
+    made.prepare((32, 32))
+    model = ResNet(backbone="resnet18", width=8, input_size=32, num_classes=2)
+    torch.save({
+        "state_dict": model.state_dict(), "epoch": 1, "global_step": 8,
+        "hyper_parameters": {**model.hparams, "_class_path": "lightning_app.models.ResNet"},
+        "FaceDataModule": {"desensitizer": made.describe(), "mean": 0.5, "std": 0.5},
+    }, run / "checkpoints/last.ckpt")  # fmt: skip
+    desensitizer = {"class_path": "lightning_app.desensitize.LearnedMask", "init_args": part}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"desensitizer": desensitizer}}}))
+    with caplog.at_level(logging.INFO, "faceveil"):
+        load_recogniser(run, desensitize=True)
+    assert "every image is desensitized by LearnedMask, as in training" in caplog.text
+    write_masker(masker, 32, rounds=2, seed=5)
+    with pytest.raises(
+        ValueError, match=r"LearnedMask \(masker \w{12}\), and its config.yaml leads to LearnedMask \(masker"
+    ):
+        load_recogniser(run, desensitize=True)
 
 
 @pytest.mark.parametrize(

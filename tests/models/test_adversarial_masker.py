@@ -247,6 +247,9 @@ def test_bf16_ranks_in_fp32(tmp_path: Path) -> None:
     ({"adversary": "nobody"}, "adversary='nobody': choose one of obfuscator, restorer"),
     ({"predictor_steps": 0}, "predictor_steps=0: give at least 1"), ({"faces": 15}, "faces=15: give at least 16"),
     ({"codes": 0}, "codes=0"), ({"rounds": -1}, "rounds=-1"), ({"core": 1.0}, "core=1.0"),
+    ({"core": 0.9}, "core=0.9: is for masks that grow; give rounds: 4 too"),
+    ({"adversarial": False, "adversary": "restorer"}, "adversary=restorer: is of the adversary, whom adversarial: fal"),
+    ({"adversarial": False, "predictor_steps": 7}, "predictor_steps=7: is of the adversary"),
     ({"in_channels": 63}, "in_channels=63: a masker chooses pixels of pictures"),
     ({"backbone": "vgg"}, "backbone='vgg'"), ({"masker_depth": 0}, "depth=0"),
 ])  # fmt: skip

@@ -195,6 +195,20 @@ def test_going_on_gives_the_same_bits(fitted: Path, tmp_path: Path, run_main: Ru
     assert different == []
 
 
+def test_another_budget_is_no_going_on_and_it_stays_with_its_owner(
+    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--config", fitted / f"{FIRST}.yaml", "--runs", tmp_path, "--ckpt_path", fitted / "first.ckpt")
+    line = refused(capsys, lambda: run_main("fit", *given, "--model.epsilon", 5))
+    assert "this checkpoint learns how to spread epsilon=3.0, yours is 5.0: go on with that one" in line
+    run_main("fit", *given, "--model.budget_lr", 0.5, "--trainer.max_epochs", 1)
+    assert "model.budget_lr=0.5 is not used: the checkpoint goes on with 1.0" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    line = refused(capsys, lambda: run_main("export", "--ckpt_path", fitted / "runs" / FIRST))
+    assert "no DCTDPRecogniser is exported, for it adds noise of its own" in line
+
+
 def test_it_learns_from_block_dct_alone(
     fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
 ) -> None:

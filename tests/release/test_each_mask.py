@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -43,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def audited(home: Path, kind: str, tmp_path: Path, **more: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"raw": str(home / "raw"), "key": str(home / "key"), "masker": str(checkpoint(home, kind)),
-             "compare_all": True}  # fmt: skip
+             "compare_all": True, "accept_interference": kind == "free"}  # fmt: skip
     audit_command(str(home / kind), json_path=str(tmp_path / "audit.json"), **(given | more))
     found: dict[str, Any] = json.loads((tmp_path / "audit.json").read_text())
     return found
@@ -186,6 +187,20 @@ def test_free_must_be_asked_for(
     assert not (tmp_path / "out").exists()
     run_main("desensitize", "--config", config, "--accept-interference")
     assert Manifest.read(tmp_path / "out").method["kind"] == "free"
+    told = re.search(
+        r"^Next: python main\.py (audit .* --accept-interference)$", capsys.readouterr().out, re.M
+    )
+    assert told is not None
+    run_main(*told[1].split())
+    assert "audit PASSED; THE MASK OF AN IMAGE DEPENDS" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit, match="1"):  # whoever reads the exit code alone is told, too
+        run_main(*told[1].split()[:-1])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "audit FAILED" in said
+    assert "--accept-interference where that was agreed on" in said
+    found = audited(home, "core_first", tmp_path, accept_interference=True)
+    assert found["passed"]
+    assert any("--accept-interference was not needed" in note for note in found["notes"])
     core = write_config(home, tmp_path / "core.yaml", "core_first", accept_interference=True)
     line = refused(capsys, lambda: run_main("desensitize", "--config", core, "--overwrite"))
     assert "accept_interference: true, but kind core_first is bounded; leave it out" in line
@@ -308,6 +323,7 @@ def test_a_bad_image_leaves_no_mask(home: Path, tmp_path: Path) -> None:
     assert not audit(tmp_path / "free").findings
     write_secret(tmp_path / "key", KEY.hex().encode() + b"\n")
     audit_command(str(tmp_path / "free"), raw=str(raw), key=str(tmp_path / "key"), compare_all=True,
+                  accept_interference=True,
                   masker=str(checkpoint(home, "free")), json_path=str(tmp_path / "a.json"))  # fmt: skip
     said = json.loads((tmp_path / "a.json").read_text())
     assert said["passed"], said["findings"]

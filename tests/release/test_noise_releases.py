@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -29,7 +30,7 @@ from lightning_app.desensitize import (
 from lightning_app.release.audit.run import audit
 from lightning_app.release.format.keyed import WithoutKey
 from lightning_app.release.format.manifest import Manifest
-from lightning_app.release.format.tensors import Stored
+from lightning_app.release.format.tensors import Layout, Stored
 from tests.command_line import RunMain, refused
 from tests.datamodules.test_released_tensors import DRAWN, config, release
 from tests.desensitize.test_noise import checkpoint, other_people
@@ -108,6 +109,35 @@ def test_it_passes_an_audit_and_its_owner_makes_it_again(
         assert f"its method is not that of --config's {name}: key_hash" in [
             one.what for one in found.findings
         ]
+
+
+@pytest.mark.parametrize(("steps", "words"), [(1, ""), (2, "differs by more than a level in 1 of")])
+def test_a_tie_may_go_the_other_way_and_no_further(
+    home: Path, drawn_root: Path, tmp_path: Path, steps: int, words: str
+) -> None:
+    """Values are rounded to steps of the method's own; near 0 float16 has hundreds of levels within one of them."""
+    root = Path(shutil.copytree(home / "DCTDP", tmp_path / "out"))
+    path = root / "shards" / "000000.safetensors"
+    values = {name: value.copy() for name, value in load_file(path).items()}
+    own = method(home, "DCTDP").own_steps(SIZE)
+    assert own is not None
+    channel = values["image"][0, 3]
+    near = np.unravel_index(np.abs(channel).argmin(), channel.shape)
+    before = channel[near]
+    channel[near] = before + np.float16(steps * float(own[3]))
+    assert abs(int(channel[near].view(np.int16)) - int(before.view(np.int16))) > 50
+    manifest = Manifest.read(root)
+    assert manifest.tensors is not None
+    layout = Layout.of(manifest.tensors.stored, 1, len(values["name"]))
+    path.write_bytes(layout.head + b"".join(values[name].tobytes() for name in layout.parts))
+    put_hashes_right(root)
+    found = command(str(root), config=owners_config(home, drawn_root, tmp_path, "DCTDP"), ignore_times=True,
+                    key=str(home / "pseudonyms.key"), compare_all=True)  # fmt: skip
+    told = " ".join(finding.what for finding in found.findings)
+    assert words in told
+    assert bool(told) == bool(words)
+    assert found.compared is not None
+    assert found.compared.apart == (0 if words else 1)
 
 
 @pytest.mark.parametrize("name", METHODS)

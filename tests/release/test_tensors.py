@@ -379,7 +379,9 @@ def test_the_owner_makes_it_again(
     assert found.compared is not None
     assert (found.compared.images, found.compared.apart) == (48, 0)
     assert found.compared.values == tensors(home / name)["image"].size
-    assert "all on the same level" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "all on the same level" in said
+    assert ("0 of 144 shares differ" in said) == (name == "mixed")
 
 
 def by(step: int, share: float) -> Callable[[dict[str, np.ndarray[Any, Any]]], None]:
@@ -415,6 +417,29 @@ def test_a_level_may_differ_and_no_more(
         assert any("5 of 46,080 values carry nothing else" in line for line in found.unproven)
     else:
         assert words in told
+
+
+@pytest.mark.parametrize(("bits", "sign"), [(1, True), (1, False), (6, True)])
+def test_a_message_in_the_shares_of_mixes_is_counted_or_found(
+    home: Path, spoilt: Callable[[str], Path], drawn_root: Path, key_file: str, bits: int, sign: bool,
+) -> None:  # fmt: skip
+    """The lowest bits of float32 shares have room for a name; what rounding may leave is told as not proven."""
+
+    def change(values: dict[str, np.ndarray[Any, Any]]) -> None:
+        raw = values["weight"].view(np.uint32)
+        raw ^= np.uint32((1 << bits) - 1) if sign else np.uint32(0)
+
+    root = spoilt("mixed")
+    rewrite(root, change)
+    found = command(str(root), key=key_file, config=str(config(home, drawn_root, True)), compare_all=True)
+    told = " ".join(finding.what for finding in found.findings)
+    assert found.compared is not None
+    assert found.compared.shares == 48 * 3
+    assert found.compared.shares_apart == (24 * 3 if sign else 0)  # of the first shard
+    open_ = [line for line in found.unproven if "72 of 144 shares of mixes carry nothing else" in line]
+    assert len(open_) == int(sign)
+    assert ("holds other shares of a mix" in told) == (bits == 6)
+    assert bool(told) == (bits == 6)
 
 
 def test_images_that_change_places_are_found_by_the_owner(

@@ -22,7 +22,7 @@ from lightning_app.report.html import Comparison, Example, page_data, render, st
 from lightning_app.report.judges import Clean, standing
 from lightning_app.report.page_tables import method_table
 from lightning_app.report.score_table import Scored
-from lightning_app.studies.compare.scoring import scored
+from lightning_app.studies.compare.scoring import Indicated, scored
 from tests.report.test_html import Read, doing, opened
 
 JUDGES = {"clean": "runs/clean", "onnx": "a.onnx"}
@@ -72,11 +72,12 @@ def page_of(results: dict[str, dict[str, float]], **more: Any) -> Comparison:
     return Comparison(**(given | more))
 
 
-def indicated(count: int = 25) -> dict[str, tuple[Indicators, str]]:
-    """Methods that are the more private and the less accurate, the higher their number."""
-    made = {f"method {n}": (Indicators(0.02 * n, 0.02 * n, 0.01 * n, 0.01 * n, 1 - 0.01 * n), "attack 3")
+def indicated(count: int = 25) -> dict[str, Indicated]:
+    """Methods that are the more private and the less accurate, the higher their number; an attack on 11 failed."""
+    made = {f"method {n}": Indicated(Indicators(0.02 * n, 0.02 * n, 0.01 * n, 0.01 * n, 1 - 0.01 * n), "attack 3")
             for n in range(count)}  # fmt: skip
-    return made
+    hole = Indicators(0.22, 0.22, math.nan, math.nan, 0.89)
+    return made | {"method 11": Indicated(hole, "", "attack 3: its run failed")}
 
 
 class Shown(Read):
@@ -111,22 +112,24 @@ def test_chromium_picks_a_judge_and_finds_what_is_left(tmp_path: Path) -> None:
     """One visit, since starting a browser costs seconds: judge, slider, filter, sorting and the attack shown."""
     found = browsed(
         tmp_path,
-        'view.value = "rank1/clean"; need.value = 85; filter.value = "what METHOD 1"; seen.value = "strongest"; '
+        'view.value = "rank1/clean"; need.value = 84; filter.value = "what METHOD 1"; seen.value = "strongest"; '
         'view.dispatchEvent(new Event("input")); document.querySelectorAll("#methods thead button")[7].click();',
     )
-    # accuracy 0.95 − 0.01 n reaches 85 up to 10, and of those the filter leaves 1 and 10
+    # accuracy 0.95 − 0.01 n reaches 84 up to 11, and of those the filter leaves 1, 10 and 11
     rows = found.rows("methods")
     assert [(row[0], row[7], row[8]) for row in rows] == [
-        ("method 10", "60.0", "attack 5, clean"), ("method 1", "88.0", "attack 5, clean"),
+        ("method 10", "60.0", "attack 5, clean"), ("method 11", "68.0", "attack 5, clean"),
+        ("method 1", "88.0", "attack 5, clean"),
     ]  # fmt: skip
     assert found.plots == ["rank1/clean"]
-    assert found.sections == ["method 1", "method 10"]
-    assert [row[:2] for row in found.rows("states")] == [["method 1", "attack 5"], ["method 10", "attack 5"]]
-    assert "2 of 25 methods are left" in found.candidates
-    # the scores are of the rows that are left: of two, one is the most private and one the most accurate
+    assert found.sections == ["method 1", "method 10", "method 11"]
+    assert [row[:2] for row in found.rows("states")] == [[f"method {n}", "attack 5"] for n in (1, 10, 11)]
+    assert "3 of 25 methods are left" in found.candidates
+    # the scores are of the rows that are left; where an attack failed, nobody knows how private it is
     assert [(row[0], row[6:]) for row in found.rows("scores")] == [
         ("method 1", ["attack 3", "0.500", "1.000", "0.500", "0.750"]),
-        ("method 10", ["attack 3", "1.000", "0.500", "0.500", "0.750"]),
+        ("method 10", ["attack 3", "1.000", "0.550", "0.550", "0.775"]),
+        ("method 11", ["–", "–", "0.500", "–", "–"]),
     ]
     assert re.search(
         r"method 10: 60.0 % \[58.0, 62.0\] \(attack 5, clean\)\s+– the interval", found.candidates
@@ -288,15 +291,24 @@ def test_what_is_nan_was_not_measured() -> None:
 def test_scores_without_a_browser_are_of_all_rows_and_raw_values_are_kept() -> None:
     page = page_of(many())
     rows = opened_tables(render(page))["scores"]
-    wanted = scores({label: one for label, (one, _) in indicated().items()})
+    wanted = scores({label: one.of for label, one in indicated().items()})
     assert len(rows) == 1 + 25
     for row in rows[1:]:
         of = wanted[row[0]]
-        assert row[-4:] == [f"{value:.3f}" for value in (of.privacy, of.accuracy, of.product, of.mean)]
+        made = (of.privacy, of.accuracy, of.product, of.mean)
+        assert row[-4:] == ["–" if math.isnan(value) else f"{value:.3f}" for value in made]
     kept = page_data(page)["indicators"]["method 10"]
     assert kept["s1"] == pytest.approx(0.2)
     assert kept["privacy"] == pytest.approx(0.4 * 0.2 + 0.6 * 0.1)
     assert kept["attack"] == "attack 3"
+    hole = page_data(page)["indicators"]["method 11"]
+    assert "–<small>attack 3: its run failed</small>" in render(page)
+    assert (hole["s1"], hole["s3"], hole["privacy"], hole["open"]) == (
+        0.22,
+        None,
+        None,
+        "attack 3: its run failed",
+    )
     without = render(page_of(many(2), scored=Scored()))
     assert 'id="scores"' not in without
 

@@ -133,8 +133,8 @@ def test_indicators_are_raw_and_scores_are_of_the_rows() -> None:
     found = indicators(RESULTS, ["U-Net", "Telea"], "good", "none")
     assert set(found) == {"blur", "mask"}  # a row without an indicator is none, and clean faces are no row
     expected = Indicators(0.2, 0.3, 0.1, 0.2, 0.9)
-    one, attack = found["blur"]
-    assert attack == "U-Net"  # which leaves less private than Telea
+    one, attack, told = found["blur"]
+    assert (attack, told) == ("U-Net", "")  # which leaves less private than Telea
     assert vars(one) == pytest.approx(vars(expected))
     stored = flat(found)
     assert stored["compare/mask/indicator/s5"] == pytest.approx(0.8)
@@ -151,6 +151,40 @@ def test_indicators_are_raw_and_scores_are_of_the_rows() -> None:
     assert indicators(RESULTS, ["U-Net"], "good", "") == {}
     assert indicators({k: {n: v for n, v in f.items() if "lpips" not in n} for k, f in RESULTS.items()},
                       ["U-Net"], "good", "none") == {}  # fmt: skip
+
+
+def test_a_failed_attack_is_a_hole_of_the_scores_and_no_good_one() -> None:
+    """Of `mask` the U-Net failed, and Telea alone would make it the most private; of `blur` its loss still falls."""
+    results = {label: dict(figures) for label, figures in RESULTS.items()}
+    results["mask"] |= {"Telea/lpips": 0.59, "Telea/similarity/good": 0.15}
+    for key in ("U-Net/lpips", "U-Net/similarity/good"):
+        del results["mask"][key]
+    left_open = {
+        "mask": {"U-Net": "its run failed", "linker": "its run failed"},
+        "blur": {"U-Net": "it still falls"},
+    }
+    found = indicators(results, ["U-Net", "Telea"], "good", "none", left_open)
+    assert math.isnan(found["mask"].of.s3)
+    assert found["mask"][1:] == ("", "U-Net: its run failed")  # a linker restores nothing
+    assert flat(found)["compare/mask/indicator/open"] == "U-Net: its run failed"
+    assert not [key for key, value in flat(found).items() if value != value or "mask/indicator/s3" in key]
+    made = scored(found, "good", "none")
+    rows = {row[0].text: row[1:] for row in made.table()[1]}
+    assert [cell.text for cell in rows["mask"]] == [
+        "0.600",
+        "0.900",
+        "–",
+        "–",
+        "0.800",
+        "–",
+        "–",
+        "0.500",
+        "–",
+        "–",
+    ]
+    assert rows["blur"][5].interval == "at most, U-Net: it still falls"
+    assert rows["blur"][6].text == "1.000"  # the only row whose privacy is known
+    assert made.plain()["mask"]["privacy"] is None
 
 
 def test_what_was_measured_of_nobody_has_no_column() -> None:

@@ -67,6 +67,8 @@ class Compared:
         black: of how many the raw one, too, has nothing but 0 under the mask: of them nothing was hidden.
         values: of representations: how many values were compared.
         apart: how many of them lie on the next level.
+        shares: of mixes: how many shares of images were compared.
+        shares_apart: how many of them differ, by no more than rounding.
         mask_pixels: of images with a mask each: in how many pixels those of the masker run again differ.
         together: images were drawn in groups of so many at most, those that were made together.
     """
@@ -77,6 +79,8 @@ class Compared:
     black: int = 0
     values: int = 0
     apart: int = 0
+    shares: int = 0
+    shares_apart: int = 0
     mask_pixels: int = 0
     together: int = 1
 

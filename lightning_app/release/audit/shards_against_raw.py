@@ -26,7 +26,8 @@ _SAMPLE = 411  # salt of the draw of the images that are made again
 # finer steps. Who makes the release may hide a message in as many: kilobytes in an image of many channels
 _MOST_APART = {"uint8": 0.01, "float16": 0.05}
 _AS_CLEAN = 0.95  # correlation of a channel with the image, grey and as small
-_SHARE = 1e-5  # how far the shares of a mix may be from those drawn again
+_SHARE = 1e-6  # how far the shares of a mix may be from those drawn again, as another machine's rounding leaves them
+_ROUNDED = 1.001  # of a method's own steps: two values next to each other, as float16 holds them
 
 
 def compare_shards(
@@ -85,7 +86,7 @@ def compare_shards(
     people = np.array(
         [list(bytes.fromhex(pseudonyms.identity(name))) for name in reader.identities], np.uint8
     )
-    done = values = apart = 0
+    done = values = apart = shares = shares_apart = 0
     for at in order:
         if sample is not None and done >= sample:
             break
@@ -105,11 +106,14 @@ def compare_shards(
         made = represent(pixels, labels, numbers)
         if not np.array_equal(there["identity"], people[made.labels]):
             audit.add(name, "says of images in it that other people are on them than its raw images do")
-        if made.weight is not None and (np.abs(made.weight - there["weight"]) > _SHARE).any():
-            audit.add(name, "holds other shares of a mix than are drawn for its images")
+        if made.weight is not None:
+            gap = np.abs(made.weight - there["weight"])
+            if (gap > _SHARE).any():
+                audit.add(name, "holds other shares of a mix than are drawn for its images")
+            shares, shares_apart = shares + gap.size, shares_apart + int((gap > 0).sum())
         if not ours and tensors.mixed == 1:
             _find_clean(audit, name, there["image"], pixels)
-        steps = _steps(there["image"], made.image)
+        steps = _steps(there["image"], made.image, represent.own_steps)
         for row, step in zip(rows, steps, strict=True):
             image = shards.names[name, row][1]
             far, next_to = int((step > 1).sum()), int((step == 1).sum())
@@ -123,7 +127,15 @@ def compare_shards(
         done += len(rows)
         advance(len(rows))
     together = max((len(rows) for _, rows in batches), default=1)
-    audit.compared = Compared(done, seed, values=values, apart=apart, together=together)
+    audit.compared = Compared(
+        done,
+        seed,
+        values=values,
+        apart=apart,
+        shares=shares,
+        shares_apart=shares_apart,
+        together=together,
+    )
     if not done:
         audit.add("shards", "no image could be compared with its raw one")
 
@@ -145,12 +157,16 @@ def _find_clean(audit: Audit, name: str, image: NDArray[np.generic], pixels: Seq
             return
 
 
-def _steps(a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Count the levels between stored values, `[n,C,h,w]`."""
+def _steps(
+    a: NDArray[np.generic], b: NDArray[np.generic], own: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
+    """Count the levels between stored values, `[n,C,h,w]`; one of a method's own steps `[C]` is a level, too."""
     if a.dtype == np.uint8:
-        found: NDArray[np.int64] = np.abs(a.astype(np.int16) - b.astype(np.int16)).astype(np.int64)
-    else:
-        found = np.abs(_ordered(a) - _ordered(b))
+        return np.abs(a.astype(np.int16) - b.astype(np.int16)).astype(np.int64)
+    found: NDArray[np.int64] = np.abs(_ordered(a) - _ordered(b))
+    if own is not None:  # near 0 float16 has many levels within one of them
+        gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        found[(found > 1) & (gap <= _ROUNDED * own[:, None, None])] = 1
     return found
 
 

@@ -40,6 +40,11 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
                 "on the next "
                 "level, as another machine or version leaves them"
             )
+        if found.compared is not None and found.compared.shares_apart:
+            said.append(
+                f"that {found.compared.shares_apart} of {found.compared.shares:,} shares of mixes carry nothing else: "
+                "they differ by rounding, as another machine or version leaves them"
+            )
     elif manifest.masks is not None:
         if not compared:
             core = manifest.method["kind"] == "core_first"
@@ -134,9 +139,12 @@ def compared_line(found: Audit) -> str | None:
     )
     if compared.values:
         levels = "the same level" if not compared.apart else f"{compared.apart} of them on the next level"
+        shares = (
+            "" if not compared.shares else f", {compared.shares_apart} of {compared.shares:,} shares differ"
+        )
         return (
             f"compared with the raw set: {compared.images} of {manifest.images} images made again, drawn by --seed "
-            f"{compared.seed}, {compared.values:,} values: {'all on ' if not compared.apart else ''}{levels}"
+            f"{compared.seed}, {compared.values:,} values: {'all on ' if not compared.apart else ''}{levels}{shares}"
         )
     if compared.images >= manifest.images:
         return (
@@ -195,6 +203,8 @@ def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -
         ),
         "values_compared": 0 if compared is None else compared.values,
         "values_on_next_level": 0 if compared is None else compared.apart,
+        "shares_compared": 0 if compared is None else compared.shares,
+        "shares_apart": 0 if compared is None else compared.shares_apart,
         "black_under_mask": 0 if compared is None else compared.black,
         "mean_dssim": None if compared is None else compared.mean_dssim,
         "seconds": round(seconds, 3),

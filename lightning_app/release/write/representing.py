@@ -65,6 +65,7 @@ class Representer:
     Attributes:
         stored: how values are stored.
         mixed: of how many images each is mixed; 1 of none.
+        own_steps: `[C]`, to whose multiples the method itself rounds each channel; None where it does not.
 
     Raises:
         ValueError: of what it returns no release can be made; the message says why and what to do.
@@ -101,6 +102,8 @@ class Representer:
         self.mixed = desensitizer.mixes
         check_draws(desensitizer, key_file)
         self.stored = self._stored(desensitizer, size, dtype)
+        steps = desensitizer.own_steps(size)
+        self.own_steps = None if steps is None else steps.double().numpy()
 
     def _stored(self, desensitizer: Desensitizer, size: int, dtype: DType | None) -> Stored:
         channels, side = desensitizer.out_channels, desensitizer.out_size(size)

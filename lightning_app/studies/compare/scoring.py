@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 from lightning_app.metrics.scores import (
     Indicators,
@@ -18,9 +20,24 @@ from lightning_app.report.score_table import Scored
 Figures = Mapping[str, float]
 
 
+class Indicated(NamedTuple):
+    """The indicators of one method.
+
+    Attributes:
+        of: S1 … S5; S3 and S4 are NaN where an attack failed: nobody knows how strong it would have been.
+        attack: of S3 and S4; empty there.
+        open: why an attack may see more than S3 and S4 say, or why there are none; empty where all is measured.
+    """
+
+    of: Indicators
+    attack: str
+    open: str = ""
+
+
 def indicators(
-    results: Mapping[str, Figures], attacks: Sequence[str], judge: str, clean: str
-) -> dict[str, tuple[Indicators, str]]:
+    results: Mapping[str, Figures], attacks: Sequence[str], judge: str, clean: str,
+    left_open: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Indicated]:  # fmt: skip
     """Take every method's indicators out of what was measured.
 
     S3 and S4 are of the attack that leaves a method least private by formula 9, among those that were mounted on it.
@@ -30,12 +47,13 @@ def indicators(
         attacks: labels.
         judge: whose embeddings S2 and S4 compare, by cosine.
         clean: the method that hides nothing: S5 is measured against it, and it is no row.
+        left_open: method -> attack -> why there is no figure of it, or why it says 'at least'.
 
     Returns:
-        Method -> indicators, and the attack of S3 and S4; methods of which one was not measured are left out.
+        Method -> indicators; methods of which one was not measured are left out, but for those whose attack failed.
     """
     best = find_metric(results.get(clean, {}), "accuracy")
-    found: dict[str, tuple[Indicators, str]] = {}
+    found: dict[str, Indicated] = {}
     for label, figures in results.items():
         accuracy, seen = find_metric(figures, "accuracy"), _pair(figures, judge)
         if label == clean or best is None or not best.value or accuracy is None or seen is None:
@@ -43,26 +61,31 @@ def indicators(
         share = accuracy_indicator(accuracy.value, best.value)
         each = {attack: pair for attack in attacks if (pair := _pair(figures, judge, attack)) is not None}
         made = {attack: Indicators(*seen, *pair, share) for attack, pair in each.items()}
-        if made:
+        why = {attack: said for attack, said in (left_open or {}).get(label, {}).items() if attack in attacks}
+        told = "; ".join(f"{attack}: {said}" for attack, said in why.items())
+        if any(attack not in each for attack in why):
+            found[label] = Indicated(Indicators(*seen, math.nan, math.nan, share), "", told)
+        elif made:
             least = min(made, key=lambda attack: privacy_indicator(made[attack]))
-            found[label] = made[least], least
+            found[label] = Indicated(made[least], least, told)
     return found
 
 
-def flat(found: Mapping[str, tuple[Indicators, str]]) -> dict[str, float | str]:
+def flat(found: Mapping[str, Indicated]) -> dict[str, float | str]:
     """Return indicators as `metrics.json` has them: raw, since scores move with the rows of the table.
 
     Args:
         found: of `indicators`.
     """
     out: dict[str, float | str] = {}
-    for label, (one, attack) in found.items():
-        out |= {f"compare/{label}/indicator/{key}": value for key, value in asdict(one).items()}
-        out[f"compare/{label}/indicator/attack"] = attack
+    for label, one in found.items():
+        known = {key: value for key, value in asdict(one.of).items() if not math.isnan(value)}
+        told = {key: value for key, value in (("attack", one.attack), ("open", one.open)) if value}
+        out |= {f"compare/{label}/indicator/{key}": value for key, value in (known | told).items()}
     return out
 
 
-def scored(found: Mapping[str, tuple[Indicators, str]], judge: str, clean: str) -> Scored:
+def scored(found: Mapping[str, Indicated], judge: str, clean: str) -> Scored:
     """Make what tables show of indicators: raw, and as scores over these very methods.
 
     Args:
@@ -71,10 +94,10 @@ def scored(found: Mapping[str, tuple[Indicators, str]], judge: str, clean: str) 
         clean: as there.
     """
     raw: dict[str, dict[str, float | str]] = {}
-    for label, (one, attack) in found.items():
+    for label, (one, attack, told) in found.items():
         parts = {"privacy": privacy_indicator(one), "accuracy": accuracy_part(one)}
-        raw[label] = {**asdict(one), "attack": attack, **parts}
-    made = scores({label: one for label, (one, _) in found.items()})
+        raw[label] = {**asdict(one), "attack": attack, "open": told, **parts}
+    made = scores({label: one.of for label, one in found.items()})
     return Scored(raw, {label: [*asdict(one).values()] for label, one in made.items()}, judge, clean)
 
 
