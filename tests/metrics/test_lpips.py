@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_app.metrics import lpips as module
 from lightning_app.metrics.lpips import LPIPS, Missing, read_arrays, weights_file
-
-SHAPES = ((11, 3, 64), (5, 64, 192), (3, 192, 384), (3, 384, 256), (3, 256, 256))
-
-
-def arrays() -> dict[str, Any]:
-    random = np.random.default_rng(0)
-    content: dict[str, Any] = {"AlexNet_0": {}}
-    for number, (kernel, taken, given) in enumerate(SHAPES):
-        scale = (2 / (kernel * kernel * taken)) ** 0.5
-        content["AlexNet_0"][f"Conv_{number}"] = {
-            "kernel": (random.normal(size=(kernel, kernel, taken, given)) * scale).astype(np.float32),
-            "bias": random.normal(size=given).astype(np.float32) * np.float32(0.1),
-        }
-        head = random.uniform(size=(1, 1, given, 1)).astype(np.float32)
-        content[f"NetLinLayer_{number}"] = {"Conv_0": {"kernel": head}}
-    return content
+from tests.metrics.lpips_file import write_alexnet
 
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of the published one's layout, of weights that nobody trained."""
-    file = tmp_path / "alexnet.ckpt"
-    file.write_bytes(pickle.dumps(arrays()))
-    monkeypatch.setattr(module, "_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
-    return file
+    return write_alexnet(tmp_path / "alexnet.ckpt", monkeypatch)
 
 
 def reference(network: LPIPS, heads: bool = True) -> Any:
@@ -85,6 +65,39 @@ def test_the_published_weights_are_those_of_version_0_1() -> None:
     with torch.no_grad():
         expected = reference(network, heads=False)(a, b, normalize=True).flatten()
     torch.testing.assert_close(network(a, b), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_may_go_back_through_it(made: Path) -> None:
+    """Against a finite difference; where AlexNet sees nothing, lengths are 0 and gradients are numbers."""
+    network = LPIPS(made).double()
+    a, b = (x[1:2].double() for x in pictures())
+    network.features = features_of(network)  # type: ignore[method-assign]
+    step = torch.randn(a.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 1e-5
+    a.requires_grad_(True)
+    network.distance(a, b).sum().backward()
+    assert a.grad is not None
+    with torch.no_grad():
+        slope = float(network.distance(a + step, b) - network.distance(a - step, b)) / 2
+    assert float((a.grad * step).sum()) == pytest.approx(slope, rel=1e-3)
+    blind = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    module._unit(blind).sum().backward()
+    assert blind.grad is not None
+    assert bool(blind.grad.isfinite().all())
+
+
+def features_of(network: LPIPS) -> Any:
+    """AlexNet's maps in the pictures' own precision."""
+
+    def features(image: Tensor) -> list[Tensor]:
+        x, maps = (image * 2 - 1 - network.shift) / network.scale, []
+        for number, (stride, padding, pooled) in enumerate(module._LAYERS):
+            x = torch.nn.functional.max_pool2d(x, 3, 2) if pooled else x
+            weight, bias = network.convolutions[2 * number], network.convolutions[2 * number + 1]
+            x = torch.relu(torch.nn.functional.conv2d(x, weight, bias, stride, padding))
+            maps.append(x)
+        return maps
+
+    return features
 
 
 def test_bad_files_are_refused(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
