@@ -155,7 +155,8 @@ class FaceDataModule(CheckpointedDataModule):
         self._check_mix(stage)
         if stage == "fit":
             if not self.released and not self.desensitizer.flips:
-                warn_of_moved(self.desensitizer, bool(getattr(self.augment, "only_flips", False)))
+                flips = bool(getattr(self.augment, "flip", 0))
+                warn_of_moved(self.desensitizer, bool(getattr(self.augment, "only_flips", False)), flips)
             if self.num_classes < 2:
                 what = "identity" if self.reader.classes_are_people else "class"
                 raise ValueError(

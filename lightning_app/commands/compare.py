@@ -51,6 +51,7 @@ def compare(
     restorer: Restorer | None = None,
     attackers: dict[str, Restorer] | None = None,
     linker: Linking | None = None,
+    linkers: dict[str, Linking] | None = None,
     args: list[str] | None = None,
     only: list[str] | None = None,
     skip: list[str] | None = None,
@@ -93,6 +94,7 @@ def compare(
             a UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
         linker: a Linker to train for each method that hides anything, which then competes as a judge, as released
             alone; its own ceiling, the same trained and tested on clean faces, stands where judges' accuracy does.
+        linkers: label -> a further linker, such as one that goes on from what `after` puts back.
         args: overrides of every run, recognisers' and attackers', before their own, such as
             `[--data.reader.init_args.size=64]`. The readers of `attacks` and `restorer` by checkpoint are not runs.
         only: labels of the methods that are compared; by default all.
@@ -128,16 +130,18 @@ def compare(
     methods = {label: with_args(m, args) for label, m in chosen("only", methods, only).items()}
     learners = ([restorer] if restorer else []) + [replace(r, label=n) for n, r in (attackers or {}).items()]
     learners = [with_args(one, args) for one in learners]
-    linker = None if linker is None else with_args(linker, args)
-    there = [*(attacks or {}), *(one.label for one in learners), *([linker.label] if linker else [])]
+    linking = ([linker] if linker else []) + [replace(r, label=n) for n, r in (linkers or {}).items()]
+    linking = [with_args(one, args) for one in linking]
+    there = [*(attacks or {}), *(one.label for one in (*learners, *linking))]
     left = set(chosen("skip", dict.fromkeys(there), skip)) if skip else set()
     mounted: dict[str, Attack] = {label: one for label, one in (attacks or {}).items() if label not in left}
     learners = [longer(one, budget) for one in learners if one.label not in left]
     restorer = next((one for one in learners if restorer and one.label == restorer.label), None)
-    linker = None if linker is None or linker.label in left else longer(linker, budget)
-    _check(name, methods, who, compared, mounted, learners, linker, examples, bootstrap)
-    before = _before([*learners, *([linker] if linker else [])], mounted)
-    axis = parse_axis(privacy_axis, [*who, *([linker.label] if linker else [])])
+    linking = [longer(one, budget) for one in linking if one.label not in left]
+    trained_ones = [*learners, *linking]
+    _check(name, methods, who, compared, mounted, learners, linking, examples, bootstrap)
+    before = _before(trained_ones, mounted)
+    axis = parse_axis(privacy_axis, [*who, *(one.label for one in linking)])
     where = choose_device(device)
     warn_of_emulation(precision, where, "--precision")
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
@@ -149,21 +153,21 @@ def compare(
         who,
         compared,
         mounted,
-        [*learners, *([linker] if linker else [])],
+        trained_ones,
         seed,
         where,
         before,
     )
     for line in early:
         log.info("Time: %s", line)
-    unknown = check_strangers(candidates, mounted, [*learners, *([linker] if linker else [])], seed, restorer)
+    unknown = check_strangers(candidates, mounted, trained_ones, seed, restorer)
     trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
     labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
-    linking = {linker.label: f"trained on each method; learnt from {linker.teacher}"} if linker else {}
+    linked = {one.label: f"trained on each method; learnt from {one.teacher}" for one in linking}
     out = Outcome(
         name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
         attacks=list(dict.fromkeys(labels)),
-        judges=in_words(who) | linking,
+        judges=in_words(who) | linked,
         recognisers=in_words(compared),
         loggers=every_logger(logger),
         command=command or f"python main.py compare ({name})",
@@ -178,10 +182,8 @@ def compare(
         out.count(subjects)
         bench = Bench(subjects, eyes.judges(subjects, out), bootstrap, out.folder / "parts")
         out.cosine = [label for label, one in bench.judges.items() if one.metric == "cosine"]
-        links, ceiling = train_linkers(
-            candidates, linker, who, bench, seed, out, before.get(linker.label) if linker else None
-        )
-        out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceiling)
+        links, ceilings = train_linkers(candidates, linking, who, bench, seed, out, before)
+        out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceilings)
         measure_all(
             out,
             bench,
@@ -206,7 +208,7 @@ def compare(
 
 def _check(
     name: str, methods: Mapping[str, Method], judges: Mapping[str, Who], recognisers: Mapping[str, Who],
-    attacks: Mapping[str, Attack], learners: list[Restorer], linker: Linking | None, examples: int, bootstrap: int,
+    attacks: Mapping[str, Attack], learners: list[Restorer], linking: list[Linking], examples: int, bootstrap: int,
 ) -> None:  # fmt: skip
     """Refuse what cannot be meant, before anything is read or trained."""
     if not is_plain_name(name):
@@ -217,7 +219,7 @@ def _check(
         raise ValueError(f"examples: {examples}; give at least 1")
     if bootstrap < 0:
         raise ValueError(f"bootstrap: {bootstrap}; give the number of resamples, 0 for none")
-    named = {"methods": [*methods], "judges": [*judges, *([linker.label] if linker else [])],
+    named = {"methods": [*methods], "judges": [*judges, *(one.label for one in linking)],
              "recognisers": [*recognisers],
              "attacks": [RELEASED, *attacks, *(one.label for one in learners)]}  # fmt: skip
     for kind, labels in named.items():
@@ -225,13 +227,13 @@ def _check(
         wrong = [label for label in labels if not label.strip() or "/" in label]
         if wrong:
             raise ValueError(f"{kind}: {wrong[0]!r} is no label; give one without a slash")
-    if linker is not None and linker.teacher not in judges:
-        raise ValueError(
-            f"linker.teacher: {linker.teacher!r}; give the label of the judge whose embeddings it learns: "
-            f"{', '.join(judges) or 'there are none'}"
-        )
-    trained = [*learners, *([linker] if linker else [])]
-    for config in [m.config for m in methods.values()] + [one.config for one in trained]:
+    for linker in linking:
+        if linker.teacher not in judges:
+            raise ValueError(
+                f"{linker.label}.teacher: {linker.teacher!r}; give the label of the judge whose embeddings it learns: "
+                f"{', '.join(judges) or 'there are none'}"
+            )
+    for config in [m.config for m in methods.values()] + [one.config for one in (*learners, *linking)]:
         find_config(config)
     for kind, given in (("judges", judges), ("recognisers", recognisers)):
         for label, one in given.items():
@@ -294,6 +296,10 @@ def run(args: list[str]) -> None:
         }
         if isinstance(values["linker"], dict):
             values["linker"] = Linking(**values["linker"])
+        values["linkers"] = {
+            k: one if isinstance(one, Linking) else Linking(**one)
+            for k, one in (values["linkers"] or {}).items()
+        }
         compare(**values, command=f"python main.py compare {shlex.join(args)}")
 
 

@@ -152,16 +152,24 @@ class KeyedNoise(nn.Module):
         }
 
 
-def warn_of_moved(desensitizer: nn.Module, only_flips: bool) -> None:
-    """Warn where raw images are augmented before noise that is drawn once per image: each version is another image.
+def warn_of_moved(desensitizer: nn.Module, only_flips: bool, flips: bool = False) -> None:
+    """Tell where raw images are augmented before noise that is drawn once per image: each version is another image.
 
     Args:
         desensitizer: whose output is not augmented itself.
         only_flips: whether images are mirrored at most, which makes two of each.
+        flips: whether they are.
     """
     for step in desensitizer.modules():
         noise = getattr(step, "noise", None)
-        if isinstance(noise, KeyedNoise) and noise.redraw == "once" and not only_flips:
+        if not isinstance(noise, KeyedNoise) or noise.redraw != "once":
+            continue
+        if only_flips and flips:
+            log.info(
+                "%s: an image and its mirror image (data.augment.flip) have noise of their own: twice epsilon_total.",
+                noise.method,
+            )
+        if not only_flips:
             log.warning(
                 "%s: data.augment changes raw images before their noise is drawn, anew in every epoch, by what they "
                 "show: each version has noise of its own. That spends ε in every epoch, as redraw: epoch does, and "

@@ -229,13 +229,19 @@ def test_a_linker_goes_on_from_unshuffle(comparison: Callable[..., list[list[str
     unshuffle = {"class_path": "lightning_app.attacks.Unshuffle",
                  "init_args": {"reference": reference, "reader": FACES}}  # fmt: skip
     linker = {"config": attacker(tmp_path / "linker.yaml", "Linker", first=900), "teacher": "clean"}
-    comparison(
-        {"blur": BLUR, "shuffled": shuffled}, attacks={"unshuffle": unshuffle},
-        linker=linker | {"after": "unshuffle"}, privacy_axis="verification",
+    calls = comparison(
+        {"blur": BLUR, "shuffled": shuffled}, attacks={"unshuffle": unshuffle}, linker=linker,
+        linkers={"unshuffled": linker | {"after": "unshuffle"}}, privacy_axis="verification",
     )  # fmt: skip
     found = json.loads(Path("runs/both/metrics.json").read_text())
-    assert 0 < found["compare/shuffled/verification/linker"] <= 1
-    assert "compare/blur/verification/linker" not in found
+    assert 0 < found["compare/shuffled/verification/unshuffled"] <= 1
+    assert (
+        0 < found["compare/shuffled/verification/linker"] <= 1
+    )  # side by side with one that is given the shuffle
+    assert found["compare/judge_accuracy/unshuffled"] == found["compare/judge_accuracy/linker"]
+    assert "compare/blur/verification/unshuffled" not in found
+    names = [call[call.index("--name") + 1] for call in calls]
+    assert names == ["clean_linker", "blur_linker", "shuffled_linker", "shuffled_unshuffled"]
     with pytest.raises(
         ValueError, match=r"linker\.after: 'gone'; give the label of an Unshuffle among the attacks"
     ):

@@ -196,14 +196,17 @@ def test_augmented_images_have_noise_of_their_own_and_it_is_said(
     reader = DrawnFaces(identities=2, images_per_identity=2, size=32)
     methods = every(tmp_path, key)
     for made in methods:
-        for augment, says in (
-            (Augment(flip=0.5), False),
-            (Augment(crop=2), not made.flips),
-            (Augment(light=0.1), not made.flips),
+        for augment, says, twice in (
+            (Augment(flip=0.5), False, not made.flips),
+            (Augment(flip=0), False, False),
+            (Augment(crop=2), not made.flips, False),
+            (Augment(light=0.1), not made.flips, False),
         ):
             caplog.clear()
-            FaceDataModule(reader, made, augment=augment).setup("fit")
+            with caplog.at_level("INFO", "faceveil"):
+                FaceDataModule(reader, made, augment=augment).setup("fit")
             assert ("That spends ε in every epoch" in caplog.text) == says
+            assert ("noise of their own: twice epsilon_total" in caplog.text) == twice
     assert [made.flips for made in methods].count(False) == 1, "of DCTDP alone"
 
 

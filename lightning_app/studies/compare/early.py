@@ -63,6 +63,11 @@ def check_early(
     for attacker in attackers:
         planned += _attackers(attacker, candidates, seed, (before or {}).get(attacker.label))
     first = next(iter(candidates.values()))
+    students = {one.student: one for one in reversed(attackers) if isinstance(one, Linking)}
+    for linker in students.values():  # the first of each: its ceiling is that of those like it
+        if not (attacker_run(first, linker, clean=True) / LAST).is_file():
+            args = attacker_args(first, linker, seed, clean=True)
+            planned.append(Planned(f"{linker.label} of clean faces", _settings(linker, args)))
     check_room(first.folder, [one.setting for one in planned])
     return estimate(planned, first.folder.parent, device)
 
@@ -116,10 +121,6 @@ def _attackers(
                 check_pictures(candidate.setting.data.desensitizer, read.data.reader)
         if not (attacker_run(candidate, attacker) / LAST).is_file():
             planned.append(Planned(attacker.label, read))
-    first = next(iter(candidates.values()))
-    if isinstance(attacker, Linking) and not (attacker_run(first, attacker, clean=True) / LAST).is_file():
-        ceiling = _settings(attacker, attacker_args(first, attacker, seed, clean=True))
-        planned.append(Planned(f"{attacker.label} of clean faces", ceiling))
     return planned
 
 

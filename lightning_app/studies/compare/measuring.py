@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from rich.progress import Progress
@@ -22,7 +22,7 @@ def measure_all(
     eyes: Eyes,
     attacks: Mapping[str, Attack],
     restorers: Mapping[str, Mapping[str, str]],
-    links: Mapping[str, tuple[str, Judge]],
+    links: Mapping[str, Sequence[tuple[str, Judge]]],
     bar: Progress,
     report: Callable[[], None],
     examples: int,
@@ -37,7 +37,7 @@ def measure_all(
         eyes: the recognisers.
         attacks: label -> attack that is the same for all methods.
         restorers: method -> label -> checkpoint of an attacker that was trained on it.
-        links: method -> label and judge that was trained on it.
+        links: method -> labels and judges that were trained on it.
         bar: to be moved on.
         report: called after each method.
         examples: faces shown of each method.
@@ -74,9 +74,9 @@ def measure_all(
             head = "" if attack is None else f"{attack_label}/"
             numbers = _numbers(out, label, attack_label, found)
             out.results[label] |= {f"{head}{key}": value for key, value in numbers.items()}
-            if (
-                attack is None and (link := links.get(label)) is not None
-            ):  # that it fails costs nobody's figures
+            for link in (
+                links.get(label, ()) if attack is None else ()
+            ):  # that one fails costs nobody's figures
                 linked = out.tried(f"{label}, {link[0]}", partial(bench.with_judge(link).figures, *given))
                 if linked is None:
                     out.leave_open(label, link[0], "it could not be measured")

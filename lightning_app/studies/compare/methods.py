@@ -60,3 +60,8 @@ class Linking(Restorer):
 
     label: str = "linker"
     teacher: str = ""
+
+    @property
+    def student(self) -> tuple[str, tuple[str, ...], str]:
+        """What decides which student it is, whatever comes before it: config, overrides, teacher."""
+        return self.config, tuple(self.args), self.teacher

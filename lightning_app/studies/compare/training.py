@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -80,25 +80,41 @@ def train_all(
 
 
 def train_linkers(
-    candidates: Mapping[str, Candidate], linker: Linking | None, who: Mapping[str, Who], bench: Bench, seed: int,
-    out: Outcome, before: Unshuffle | None = None,
-) -> tuple[dict[str, tuple[str, Judge]], dict[str, float]]:  # fmt: skip
-    """Train a linker on each method that hides, and one on clean faces; give them as judges, and the ceiling.
+    candidates: Mapping[str, Candidate], linkers: Sequence[Linking], who: Mapping[str, Who], bench: Bench, seed: int,
+    out: Outcome, before: Mapping[str, Unshuffle],
+) -> tuple[dict[str, list[tuple[str, Judge]]], dict[str, float]]:  # fmt: skip
+    """Train linkers on each method that hides, and on clean faces; give them as judges, and their ceilings.
 
     Args:
         candidates: the methods.
-        linker: what to train; None for nothing.
+        linkers: what to train.
         who: the judges as the config has them.
-        bench: with the judges, the teacher among them.
+        bench: with the judges, the teachers among them.
         seed: of the runs.
-        out: where failures go.
-        before: what puts channels back before it.
+        out: what was found.
+        before: linker -> what puts channels back before it.
 
     Returns:
-        Method -> the label and the judge; and what the one of clean faces comes to, as `clean_figures` names it.
+        Method -> labels and judges; and what those of clean faces come to, as `clean_figures` names it.
     """
-    if linker is None:
-        return {}, {}
+    links: dict[str, list[tuple[str, Judge]]] = {}
+    ceilings: dict[str, float] = {}
+    for number, linker in enumerate(linkers):
+        # the student of clean faces is the same where only what comes before it differs
+        alike = (one for one in linkers[:number] if one.student == linker.student)
+        found, ceiling = _train_linker(
+            candidates, linker, next(alike, linker), who, bench, seed, out, before.get(linker.label)
+        )
+        ceilings |= ceiling
+        for label, judge in found.items():
+            links.setdefault(label, []).append((linker.label, judge))
+    return links, ceilings
+
+
+def _train_linker(
+    candidates: Mapping[str, Candidate], linker: Linking, of_clean: Linking, who: Mapping[str, Who], bench: Bench,
+    seed: int, out: Outcome, before: Unshuffle | None,
+) -> tuple[dict[str, Judge], dict[str, float]]:  # fmt: skip
     teacher = bench.judges.get(linker.teacher)
     if teacher is None:  # which is told already
         for label, candidate in candidates.items():
@@ -110,7 +126,7 @@ def train_linkers(
     more = ["--model.teacher", str(path)] if isinstance(path, str | Path) and path not in NAMES else []
 
     def judge(candidate: Candidate, clean: bool) -> Judge:
-        run = train_attacker(candidate, linker, seed, more, clean, before)
+        run = train_attacker(candidate, of_clean if clean else linker, seed, more, clean, before)
         if run is None:
             raise ChildProcessError("its run failed")
         return LinkJudge(LinkAttack(run), teacher, None if clean else before).to(bench.subjects.device)
@@ -121,13 +137,13 @@ def train_linkers(
     if best is not None:
         work = partial(bench.ceiling, clean_data(first, linker, seed), linker.label, best)
         ceiling = out.tried(f"{linker.label} on clean faces", work) or {}
-    links = {}
+    links: dict[str, Judge] = {}
     for label, candidate in candidates.items():
         if meets(candidate, linker, seed, before):
             made = out.tried(f"{label}: training of {linker.label}", partial(judge, candidate, False))
             if made is None:
                 out.leave_open(label, linker.label, FAILED)
                 continue
-            links[label] = (linker.label, made)
+            links[label] = made
             out.learnt(label, linker.label, attacker_run(candidate, linker))
     return links, ceiling
