@@ -50,7 +50,7 @@ MEASURES = {
 }
 # Okabe and Ito's colours: told apart by colour-blind people too
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-_MARKERS = "os^DvPX*"
+_MARKERS = "os^DvPX"  # one less than colours: fifty-six of both differ
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from datamodules import DrawnFaces
 from lightning_app.commands import compare_report
@@ -19,6 +20,7 @@ from lightning_app.report import columns
 from lightning_app.report.compare import (
     RELEASED,
     Axis,
+    _before_and_after,
     compare_chart,
     pareto,
     parse_axis,
@@ -238,6 +240,15 @@ def test_the_picture_is_drawn_with_and_without_points() -> None:
     for results in (RESULTS, {"a": {"accuracy": 0.5}}, {}):
         assert compare_chart(results, ATTACKS, JUDGES, Axis("rank1"), "t").size[0] > 1000
     assert "Nothing to draw yet" in render(page_of(results={"a": {"accuracy": 0.5}}, about={}))
+
+
+def test_no_two_attacks_look_alike() -> None:
+    attacks = [f"attack {n}" for n in range(20)]
+    figures = {f"{attack}/rank1/A": 0.1 + 0.01 * n for n, attack in enumerate(attacks)}
+    axes = Figure().subplots()
+    _before_and_after(axes, {"m": figures | {"rank1/A": 0.1}}, attacks, ["A"], Axis("rank1"))
+    looks = [(box.lines[0].get_marker(), box.lines[0].get_color()) for box in axes.containers]
+    assert len(looks) == len({*looks}) == 21
 
 
 @pytest.mark.parametrize(
