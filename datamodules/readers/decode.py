@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -31,7 +32,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 _ON_ITS_SIDE = tuple(_TURNS[number] for number in (5, 6, 7, 8))
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# what PIL raises of a damaged file; of a palette that is not there an assertion
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, AssertionError, LookupError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def check_geometry(crop: Crop, size: int) -> None:

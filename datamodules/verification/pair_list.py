@@ -248,22 +248,29 @@ def _row(line: str, pattern: str, where: str) -> _Row:
     match columns:
         case [name, i, j] if _is_count(i) and _is_count(j):
             _check_within(where, name)
+            name = _plain(name)
             return _Row((_place(pattern, name, i), _place(pattern, name, j)), (name, name), True)
         case [name, i, other, j] if _is_count(i) and _is_count(j):
             _check_within(where, name, other)
+            name, other = _plain(name), _plain(other)
             images = (_place(pattern, name, i), _place(pattern, other, j))
             return _Row(images, (name, other), name == other)
         case [first, second, ("0" | "1") as same, *rest] if not rest or (
             len(rest) == 1 and _is_count(rest[0])
         ):
             _check_within(where, first, second)
-            return _Row((first, second), None, same == "1", int(rest[0]) if rest else None)
+            return _Row((_plain(first), _plain(second)), None, same == "1", int(rest[0]) if rest else None)
     spaced = len(columns) > 3 and "\t" not in line and line.count(",") < 2
     hint = f"; {SPACED}" if spaced else ""
     raise ValueError(
         f"{where}: {line.strip()[:200]!r} is no pair; 'name i j', 'name1 i name2 j' or 'path1 path2 0|1 [fold]' is "
         f"needed{hint}"
     )
+
+
+def _plain(path: str) -> str:
+    """Return the one spelling of a path: `./a//b` is `a/b`; what has backslashes stays as it is."""
+    return path if "\\" in path else PurePosixPath(path).as_posix()
 
 
 def _is_count(column: str) -> bool:

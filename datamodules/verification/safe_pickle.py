@@ -27,10 +27,13 @@ _BROKEN = (
     LookupError,
     OverflowError,
     MemoryError,
+    RecursionError,
 )
 _BYTES = ("u1", "i1", "b1")
 _NUMBERS = ("i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")  # of flags, as NumPy makes them of a list
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
+# of keys the hash is computed: of tuples within tuples, each named twice, it takes for ever
+_HASHED = ("DICT", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "FROZENSET")
 
 
 class _Type:
@@ -96,7 +99,7 @@ class _Array:
 
 def _code(dtype: object) -> str:
     if not isinstance(dtype, _Type):
-        raise pickle.UnpicklingError(f"an array of {dtype!r}, not of bytes")
+        raise pickle.UnpicklingError(f"an array of {type(dtype).__name__}, not of bytes")
     return dtype.code.lstrip("|<=")
 
 
@@ -132,7 +135,7 @@ def _stand_ins(budget: _Budget) -> dict[tuple[str, str], Callable[..., object]]:
     def encode(text: str, codec: str = "latin1") -> bytes:
         # how Python 3 writes bytes in protocols before 3
         if not isinstance(text, str) or codec not in ("latin1", "latin-1", b"latin1"):
-            raise pickle.UnpicklingError(f"bytes encoded as {codec!r}")
+            raise pickle.UnpicklingError("bytes encoded otherwise than as latin1")
         return budget.take(text.encode("latin1"))
 
     return {
@@ -178,6 +181,8 @@ def _check_claims(file: mmap.mmap) -> None:
     """
     for opcode, argument, position in pickletools.genops(cast(BinaryIO, file)):  # it has what a file has
         place = position or 0
+        if opcode.name in _HASHED:
+            raise ValueError(f"byte {place} makes a mapping or a set, and such a file has lists alone")
         if opcode.name in _MEMO and int(argument or 0) > place:
             raise ValueError(f"byte {place} names the place {argument} of its memo")
         if opcode.name == "FRAME" and int(argument or 0) > len(file) - place:

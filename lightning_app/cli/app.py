@@ -161,6 +161,9 @@ class FaceVeilCLI(LightningCLI):
                 f"{self.subcommand} needs a trained model: give --ckpt_path last (the one of {self.run_dir}), or a path"
             )
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        for name in ("trainer", "model", "data"):
+            if config.get(name) is None:
+                raise ValueError(f"{name}: null; give its settings, or leave it out of the file that says so")
         check_asked(config.trainer, "FaceDataModule" in str(config.data.class_path))
         # the launcher starts the other ranks with the same command line when rank zero has begun already
         if self.subcommand == "fit" and is_rank_zero() and not config.trainer.fast_dev_run:

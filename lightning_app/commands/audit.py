@@ -35,6 +35,7 @@ from lightning_app.report import print_table
 from lightning_app.studies.audit_raw import NOT_COMPARED, Owner, compare_with_raw, names_of
 
 _SHOWN = 20  # findings in the table; --json has them all
+_LARGEST_REPORT = 1 << 28  # bytes
 _SEED_BITS = 48  # of a seed drawn anew: nobody guesses the sample, and JSON holds the number
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -115,6 +116,7 @@ def audit(
         raise FileNotFoundError(f"raw: {raw}: no such folder; give the raw set that was released")
     if json_path is not None:
         refuse_inside(json_path, released, "--json")
+        _refuse_other_files(json_path)
     if overrides and config is None:
         raise ValueError(f"{overrides[0]}: overrides what --config says; give --config too")
     part = None if config is None else read_part(config, overrides)
@@ -175,6 +177,23 @@ def audit(
             f"--json {json_path}: was not written ({unwritten.strerror}); the verdict above stands"
         ) from unwritten
     return found
+
+
+def _refuse_other_files(json_path: str) -> None:
+    """Refuse to write the report over anything but an earlier one: a key that is gone is gone."""
+    path = Path(json_path)
+    if not path.is_file():
+        return
+    content: object = None
+    if path.stat().st_size <= _LARGEST_REPORT:
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):  # no JSON, no report
+            content = None
+    if not isinstance(content, dict) or not {"verdict", "findings"} <= content.keys():
+        raise FileExistsError(
+            f"--json {json_path}: is there already, and is no report of an audit; give another name"
+        )
 
 
 def _write(json_path: str, report: dict[str, object]) -> OSError | None:

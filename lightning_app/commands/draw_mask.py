@@ -88,6 +88,8 @@ def draw_mask(
         made = f"rectangle {', '.join(map(str, rectangle))}"
     else:
         brush = Brush(min_vertex, max_vertex, max_length, max_brush_width, max_angle, strokes)
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed: {seed}; give a whole number of 64 bits")
         generator = torch.Generator().manual_seed(seed)
         mask = freeform_masks(1, size, ratio, **asdict(brush), generator=generator)[0]
         facts = asdict(brush)

@@ -40,9 +40,11 @@ def eigenfaces(
 
     Raises:
         FileExistsError: the file is there.
-        ValueError: too few images are left, an argument is out of range, or a set is a release or does not say who is
-            on its images.
+        ValueError: the file is called otherwise, too few images are left, an argument is out of range, or a set is a
+            release or does not say who is on its images.
     """
+    if Path(output).suffix != ".safetensors":
+        raise ValueError(f"output {output}: give a name that ends in .safetensors")
     if Path(output).exists() and not overwrite:
         raise FileExistsError(f"output {output} is there already: name another, or give --overwrite true")
     kept = others(reader, apart_from or [])

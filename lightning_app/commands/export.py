@@ -142,7 +142,7 @@ def export(
         facts.in_channels, facts.input_size, with_masks,
     )  # fmt: skip
     with (
-        files_at_once(target.parent, names) if target.suffix == ".onnx" else folder_at_once(target)
+        files_at_once(target.parent, names) if target.suffix.lower() == ".onnx" else folder_at_once(target)
     ) as folder:
         write_atomically(folder / "model.onnx", graph)
         write_atomically(folder / "model.safetensors", weights)

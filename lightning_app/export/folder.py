@@ -18,7 +18,7 @@ def named_after(output: str, files: Sequence[str]) -> dict[str, str]:
         files: what they are called in a folder.
     """
     path = Path(output)
-    if path.suffix != ".onnx":
+    if path.suffix.lower() != ".onnx":
         return {file: file for file in files}
     ends = {"model": "", "README": "", "card": "_card", "mask": "_mask"}
     return {file: f"{path.stem}{ends[Path(file).stem]}{Path(file).suffix}" for file in files}
@@ -52,7 +52,7 @@ def check_output(output: Path, names: Mapping[str, str], overwrite: bool) -> Non
         ValueError: it is another kind of file, or the folder holds something else.
     """
     recover(output)
-    if output.suffix == ".onnx":
+    if output.suffix.lower() == ".onnx":
         there = [name for name in names.values() if (output.parent / name).exists()]
         if there and not overwrite:
             raise FileExistsError(

@@ -24,6 +24,7 @@ from torch import Tensor
 from lightning_app.masks.bits import Array, Size, as_array, as_size, size_text
 
 REFERENCE = 256  # side of the image that lengths, widths and positions are given for
+_LONGEST = 10_000  # pixels of a 256×256 image: OpenCV counts in 32 bits
 _NARROWEST = 0.3  # of max_brush_width: DeepFill v2 draws widths from 12 to 40
 _MOST_STROKES = 3  # without an asked ratio, as DeepFill v2
 _BUDGET = 4000  # strokes tried for one mask before giving up: under a second at 224 px
@@ -76,8 +77,10 @@ class Brush:
                 "need 1 <= min_vertex <= max_vertex"
             )
         for name in ("max_length", "max_brush_width"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name}: {getattr(self, name)} is not a positive number of pixels")
+            if not 0 < getattr(self, name) <= _LONGEST:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} is not a positive number of pixels, up to {_LONGEST:,}"
+                )
         if not 0 < self.max_angle <= 360:
             raise ValueError(f"max_angle: {self.max_angle} is not in (0, 360] degrees")
         if self.strokes not in ("hide", "reveal"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -75,17 +75,18 @@ def check_network(state: Mapping[str, Tensor], saved: Settings, backbone: Backbo
     )
 
 
-def warn_of_kept(kept: Sequence[str], saved: Settings, own: Settings) -> None:
-    """Warn of settings of the optimiser that a run which goes on takes from its checkpoint.
+def warn_of_kept(kept: Sequence[str], saved: Settings, own: MutableMapping[str, Any]) -> None:
+    """Warn of settings of the optimiser that a run which goes on takes from its checkpoint, and take them over.
 
     Args:
         kept: names of such settings.
         saved: the checkpoint's hyper-parameters.
-        own: this recogniser's.
+        own: this recogniser's, which its next checkpoint keeps.
     """
     for key in kept:
         if key in saved and key in own and saved[key] != own[key]:
             log.warning("model.%s=%s is not used: the checkpoint goes on with %s", key, own[key], saved[key])
+            own[key] = saved[key]
 
 
 def _plain(value: Any) -> Any:

@@ -158,9 +158,8 @@ def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:
 def put_log_aside(run_dir: Path) -> None:
     """Rename `metrics.csv` to `metrics.N.csv`: CSVLogger deletes the one it finds."""
     if (run_dir / "metrics.csv").exists():
-        (run_dir / "metrics.csv").rename(
-            run_dir / f"metrics.{len(list(run_dir.glob('metrics.*.csv'))) + 1}.csv"
-        )
+        taken = [int(path.suffixes[0][1:]) for path in logs_of(run_dir)[:-1]]
+        (run_dir / "metrics.csv").rename(run_dir / f"metrics.{max(taken, default=0) + 1}.csv")
 
 
 def logs_of(run_dir: Path) -> list[Path]:

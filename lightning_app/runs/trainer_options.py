@@ -13,6 +13,10 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_app.core.printing import one_line
 
+# numbers by which Lightning divides, or which it passes over where they are negative
+_LEAST: Mapping[str, float] = {
+    "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "val_check_interval": 0, "gradient_clip_val": 0,
+}  # fmt: skip
 _OURS = ("lightning_app.", "callbacks.", "datamodules.")
 
 
@@ -26,6 +30,14 @@ def check_asked(trainer: Mapping[str, Any], deals_images: bool) -> None:
     Raises:
         ValueError: names the argument and what to give instead.
     """
+    for name, least in _LEAST.items():
+        value = trainer.get(name)
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and not (value >= least and value != 0)
+        ):
+            raise ValueError(f"trainer.{name}={value}: give a number above 0, or leave it out")
     if (folder := trainer.get("default_root_dir")) is not None:
         raise ValueError(
             f"trainer.default_root_dir={folder}: a run leaves everything in runs/<name>; leave it out, and choose that "

@@ -356,6 +356,7 @@ def test_a_model_is_loaded_from_a_run_in_python(fitted: Path) -> None:
 OF_COMMANDS = {
     **{f"compare{which}.yaml": "compare" for which in ("", "_all", "_demo")},
     "table2.yaml": "compare",
+    "frontier_64.yaml": "compare",
     "align.yaml": "align",
     **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_dctdp", "_frequency", "_frequency_pairs")},
     "desensitize_learned.yaml": "desensitize",

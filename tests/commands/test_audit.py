@@ -53,6 +53,23 @@ def made(tmp_path_factory: pytest.TempPathFactory, drawn_root: Path) -> Path:
     return home
 
 
+def test_a_report_takes_the_place_of_reports_alone(made: Path, tmp_path: Path) -> None:
+    key, photo, released = tmp_path / "key", tmp_path / "photo.png", str(made / "masked")
+    shutil.copy(made / "key", key)
+    photo.write_bytes(b"no report")
+    (tmp_path / "other.json").write_text('{"verdict": 1}')
+    for path in (key, photo, tmp_path / "other.json"):
+        before = path.read_bytes()
+        with pytest.raises(
+            FileExistsError, match=r"is there already, and is no report of an audit; give another"
+        ):
+            audit_command(released, json_path=str(path))
+        assert path.read_bytes() == before
+    for _ in range(2):
+        audit_command(released, json_path=str(tmp_path / "report.json"))
+    assert json.loads((tmp_path / "report.json").read_text())["passed"]
+
+
 @pytest.fixture
 def spoilt(made: Path, tmp_path: Path) -> Path:
     """A copy of the masked release to spoil."""

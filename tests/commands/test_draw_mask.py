@@ -71,6 +71,12 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     path = str(tmp_path / "m.png")
     with pytest.raises(ValueError, match=r"ratio: \[0.9, 0.2\] is not a range"):
         run(["--ratio", "0.9", "0.2", "--output", path])
+    with pytest.raises(ValueError, match=r"seed: 9{26}; give a whole number of 64 bits"):
+        run(["--seed", "9" * 26, "--output", path])
+    with pytest.raises(
+        ValueError, match=r"max_brush_width: 1e\+308 is not a positive number of pixels, up to 10,000"
+    ):
+        run(["--max_brush_width", "1e308", "--output", path])
     with pytest.raises(ValueError, match=r"output: m\.jpg does not end in \.png"):
         run(["--output", "m.jpg"])
     for args, message in ((["--ratio", "0.9"], "expected 2 arguments"), (["--size", "big"], "size")):

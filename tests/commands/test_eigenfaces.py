@@ -65,6 +65,14 @@ def test_they_are_of_other_people(
     before = path.read_bytes()
     made(run_main, tmp_path, drawn_root, mine, overwrite=True)
     assert path.read_bytes() == before, "the same of the same faces"
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"a photo")
+    line = refused(capsys, lambda: run_main(
+        "eigenfaces", "--reader.class_path", "datamodules.FolderFaces", "--reader.init_args.root", drawn_root,
+        "--reader.init_args.size", 32, "--output", photo, "--overwrite", "true",
+    ))  # fmt: skip
+    assert "give a name that ends in .safetensors" in line
+    assert photo.read_bytes() == b"a photo"
 
 
 def test_sets_they_cannot_be_made_of(

@@ -202,6 +202,27 @@ class TestClaims:
         with pytest.raises(ValueError, match="its values stand for more bytes than the file has"):
             load_bin(tmp_path / "a.bin")
 
+    @pytest.mark.parametrize("opcode", [b"s", b"u"])
+    def test_a_key_whose_hash_takes_for_ever(self, tmp_path: Path, opcode: bytes) -> None:
+        """60 tuples of a tuple twice, as the key of a mapping: its hash has 2⁶⁰ steps, in C, which no signal ends."""
+        twice = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(60))
+        mark = b"(" if opcode == b"u" else b""
+        content = b"\x80\x02K\x01q\x00}" + mark + twice + b"K\x02" + opcode + b"."
+        (tmp_path / "a.bin").write_bytes(content)
+        with pytest.raises(ValueError, match="makes a mapping or a set"):
+            load_bin(tmp_path / "a.bin")
+
+    @pytest.mark.parametrize("deep", [40, 100_000])
+    def test_a_type_that_takes_for_ever_to_write_down(self, tmp_path: Path, deep: int) -> None:
+        """Lists of a list twice stand where an array's type should; 100,000 within each other cannot be written."""
+        twice = 2 if deep == 40 else 1
+        places = [(bytes([n % 250]), bytes([(n + 1) % 250])) for n in range(deep)]
+        lists = b"]q\x00" + b"".join(b"](" + (b"h" + old) * twice + b"eq" + new for old, new in places)
+        array = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)" + lists + b"\x89C\x00tb"
+        (tmp_path / "a.bin").write_bytes(b"\x80\x03" + array + b".")
+        with pytest.raises(ValueError, match=r"a\.bin: truncated, or no InsightFace"):
+            load_bin(tmp_path / "a.bin")
+
     def test_one_image_that_is_named_often(self, tmp_path: Path) -> None:
         image = bytearray(IMAGES[0])
         (tmp_path / "a.bin").write_bytes(pickle.dumps(([image] * 1000, [True, False] * 250), 5))
@@ -224,7 +245,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ({"a": 1}, "a pair of lists is needed, not dict"),
+            ({"a": 1}, "makes a mapping or a set, and such a file has lists alone"),
             ((IMAGES, SAME, 1), "a pair of lists is needed, not tuple"),
             ((IMAGES, 5), "lists of encoded images and of flags"),
             ((["text"] * 8, SAME), "lists of encoded images and of flags"),

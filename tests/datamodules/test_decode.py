@@ -18,6 +18,19 @@ from lightning_app.masks import MaskLevels, load_mask
 from tests.datamodules.face_files import encoded, picture
 
 
+def test_a_palette_that_is_not_there_is_a_bad_image() -> None:
+    """Pillow fails by an assertion without words."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = zlib.compress(b"".join(b"\0" + bytes(range(8)) for _ in range(8)))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0))
+    data += chunk(b"tRNS", b"\xff\xff\xff\0") + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    with pytest.raises(BadImage, match="x: cannot be decoded"):
+        decode(data, None, 8, "x")
+
+
 def test_grey_keeps_one_channel() -> None:
     assert decode(encoded(picture(0, "L")), None, 32, "x").shape == (1, 32, 32)
     assert decode(encoded(picture(0, "RGB")), None, 32, "x").shape == (3, 32, 32)

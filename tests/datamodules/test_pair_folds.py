@@ -150,6 +150,11 @@ class TestPaths:
         ("lines", "message"),
         [
             (("a b 1", "c d 0", "b a 0"), r"line 3: 'b a 0' says different, line 1 says the opposite"),
+            (
+                ("a b 1", "c d 0", "./b .//a 0"),
+                r"line 3: './b .//a 0' says different, line 1 says the opposite",
+            ),
+            (("x/a b 1", "x//c ./x/c 0"), r"line 2: 'x//c ./x/c 0' says that an image and itself"),
             (("a b 1", "c c 0"), r"line 2: 'c c 0' says that an image and itself show different people"),
             (("a b 1", "c d 1"), "2 same and 0 different pairs; both are needed"),
         ],

@@ -207,7 +207,7 @@ class TestLists:
         found = read_pairs(
             _written(tmp_path / "pairs.txt", "a..b/x.png ./c/y..png 1\nd/...png a..b/x.png 0\n")
         )
-        assert found.names == ["a..b/x.png", "./c/y..png", "d/...png"]
+        assert found.names == ["a..b/x.png", "c/y..png", "d/...png"]
 
     @pytest.mark.parametrize(
         "head", ["999999999 999999999", "9" * 5000, "²", "1 " + "9" * 5000, f"ann {'9' * 5000} 2", "ann ² 2"]

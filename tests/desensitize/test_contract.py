@@ -240,5 +240,10 @@ def test_a_look_that_is_no_picture_is_told() -> None:
 def test_a_huge_brush_of_somebody_elses_is_not_drawn() -> None:
     about = json.loads(json.dumps(MaskOut(freeform=(0.4, 0.6)).describe()))
     about["brush"]["max_length"] = 1e9
+    with pytest.raises(
+        ValueError, match=r"max_length: 1000000000\.0 is not a positive number of pixels, up to 10,000"
+    ):
+        MaskOut.from_description(about)
+    about["brush"] |= {"max_length": 90.0, "max_vertex": 10**9}
     with pytest.raises(ValueError, match="is beyond all images"):
         MaskOut.from_description(about)

@@ -138,7 +138,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     ("more", "said"),
     [
         ({"brush": {"min_vertex": 1, "max_vertex": 10**9}}, "beyond all images"),
-        ({"brush": {"max_brush_width": 1e9}}, "beyond all images"),
+        ({"brush": {"max_brush_width": 1e9}}, "not a positive number of pixels"),
         ({"guard": 10**9}, "guard of 1000000000 px"),
         ({"guard": "x"}, "invalid literal"),
         ({"brush": 3}, "mapping"),

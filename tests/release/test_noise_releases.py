@@ -121,11 +121,12 @@ def test_a_tie_may_go_the_other_way_and_no_further(
     values = {name: value.copy() for name, value in load_file(path).items()}
     own = method(home, "DCTDP").own_steps(SIZE)
     assert own is not None
-    channel = values["image"][0, 3]
-    near = np.unravel_index(np.abs(channel).argmin(), channel.shape)
-    before = channel[near]
-    channel[near] = before + np.float16(steps * float(own[3]))
-    assert abs(int(channel[near].view(np.int16)) - int(before.view(np.int16))) > 50
+    image = values["image"]  # of all values the one that lies nearest to 0, in steps of its channel
+    near = np.unravel_index((np.abs(image) / own.numpy()[:, None, None]).argmin(), image.shape)
+    before = float(image[near])
+    away = np.float16(before + steps * float(own[near[1]]) * (1 if before >= 0 else -1))
+    assert abs(int(away.view(np.int16)) - int(image[near].view(np.int16))) > 20
+    image[near] = away
     manifest = Manifest.read(root)
     assert manifest.tensors is not None
     layout = Layout.of(manifest.tensors.stored, 1, len(values["name"]))

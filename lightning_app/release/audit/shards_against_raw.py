@@ -27,7 +27,6 @@ _SAMPLE = 411  # salt of the draw of the images that are made again
 _MOST_APART = {"uint8": 0.01, "float16": 0.05}
 _AS_CLEAN = 0.95  # correlation of a channel with the image, grey and as small
 _SHARE = 1e-6  # how far the shares of a mix may be from those drawn again, as another machine's rounding leaves them
-_ROUNDED = 1.001  # of a method's own steps: two values next to each other, as float16 holds them
 
 
 def compare_shards(
@@ -166,7 +165,14 @@ def _steps(
     found: NDArray[np.int64] = np.abs(_ordered(a) - _ordered(b))
     if own is not None:  # near 0 float16 has many levels within one of them
         gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
-        found[(found > 1) & (gap <= _ROUNDED * own[:, None, None])] = 1
+        found[(found > 1) & (gap <= own[:, None, None] + (_rounding(a) + _rounding(b)))] = 1
+    return found
+
+
+def _rounding(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return how far a value may have moved when it was rounded to float16: half the way to the next one."""
+    exponent = np.frexp(values.astype(np.float64))[1] - 11
+    found: NDArray[np.float64] = np.ldexp(0.5, np.maximum(exponent, -24))
     return found
 
 
