@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from datamodules import DrawnFaces
@@ -247,7 +248,11 @@ def test_no_two_attacks_look_alike() -> None:
     figures = {f"{attack}/rank1/A": 0.1 + 0.01 * n for n, attack in enumerate(attacks)}
     axes = Figure().subplots()
     _before_and_after(axes, {"m": figures | {"rank1/A": 0.1}}, attacks, ["A"], Axis("rank1"))
-    looks = [(box.lines[0].get_marker(), box.lines[0].get_color()) for box in axes.containers]
+    looks = [
+        (box.lines[0].get_marker(), box.lines[0].get_color())
+        for box in axes.containers
+        if isinstance(box, ErrorbarContainer)
+    ]
     assert len(looks) == len({*looks}) == 21
 
 
