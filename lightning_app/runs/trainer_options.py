@@ -17,6 +17,7 @@ from lightning_app.core.printing import one_line
 _LEAST: Mapping[str, float] = {
     "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "val_check_interval": 0, "gradient_clip_val": 0,
 }  # fmt: skip
+_OFF = ("gradient_clip_val",)  # of which 0 means none
 _OURS = ("lightning_app.", "callbacks.", "datamodules.")
 
 
@@ -32,11 +33,9 @@ def check_asked(trainer: Mapping[str, Any], deals_images: bool) -> None:
     """
     for name, least in _LEAST.items():
         value = trainer.get(name)
-        if (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and not (value >= least and value != 0)
-        ):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if not value >= least or (value == 0 and name not in _OFF):
             raise ValueError(f"trainer.{name}={value}: give a number above 0, or leave it out")
     if (folder := trainer.get("default_root_dir")) is not None:
         raise ValueError(

@@ -11,6 +11,7 @@ from lightning_app.desensitize import BlockDCT, Chain, Desensitizer, FrequencyMa
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
+from lightning_app.models.saved_network import warn_of_kept
 
 VEILED = {"desensitizer": {"method": "MaskOut", "mask_hash": "ab"}, "num_classes": 5}
 
@@ -127,3 +128,11 @@ def test_whether_it_takes_pictures(desensitizer: Desensitizer, pictures: bool, t
         tmp_path / "x.ckpt", "0" * 64, "ResNet", 32, 3, 1, {"desensitizer": desensitizer.describe()}
     )
     assert facts.pictures == pictures
+
+
+def test_what_is_not_used_is_not_kept_either(caplog: pytest.LogCaptureFixture) -> None:
+    own = {"lr": 0.5, "momentum": 0.9}
+    with caplog.at_level("WARNING", "faceveil"):
+        warn_of_kept(("lr", "momentum"), {"lr": 0.1, "momentum": 0.9}, own)
+    assert caplog.messages == ["model.lr=0.5 is not used: the checkpoint goes on with 0.1"]
+    assert own == {"lr": 0.1, "momentum": 0.9}

@@ -12,6 +12,7 @@ import yaml
 
 from lightning_app.metrics import lpips as module
 from lightning_app.metrics.lpips import LPIPS
+from lightning_app.models import CGAN, UNetRestorer
 from lightning_app.models.perceptual import AlexNetMaps, perceptual_distance
 from tests.command_line import RunMain, refused
 from tests.metrics.lpips_file import write_alexnet
@@ -61,6 +62,17 @@ def test_what_is_missing_or_too_small_is_told_before_a_run(
     line = refused(capsys, lambda: run_main("fit", "--config", write(tmp_path / "a.yaml", model, 16)))
     assert f"{option}: AlexNet takes pictures of 31 px or more, these have 16" in line
     assert not (tmp_path / "runs/a").exists()
+
+
+def test_it_is_weighted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = LPIPS(write_alexnet(tmp_path / "alexnet.ckpt", monkeypatch))
+    drawn, clean = torch.rand(2, 3, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+    for model in (UNetRestorer(width=8, depth=2, perceptual=0.25), CGAN(width=8, depth=2, perceptual=0.25)):
+        assert model.looks(drawn, clean) == {}  # before a fit there is nothing to look through
+        model._alexnet = [network]
+        torch.testing.assert_close(model.looks(drawn, clean)["perceptual"], network(drawn, clean).mean() / 4)
+    with pytest.raises(ValueError, match=r"model\.perceptual=-1\.0: give 0 or more"):
+        UNetRestorer(perceptual=-1.0)
 
 
 def test_autocast_does_not_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from callbacks.media import save_picture
 from lightning_app.runs.csv_log import CSVLog
+from lightning_app.runs.folder import put_log_aside
 
 ROWS = 400  # some 10 kB, so that what pytest captures stays below the limit that plays the full disk
 
@@ -143,3 +144,12 @@ def test_a_picture_that_does_not_fit_ends_no_fit(tmp_path: Path, caplog: pytest.
     assert line.endswith("faces.png cannot be written (File too large): training goes on without it")
     save_picture(trainer, "faces.png", noise)
     assert (Path(trainer.default_root_dir) / "faces.png").stat().st_size > 20_000
+
+
+def test_a_log_is_put_aside_where_no_other_lies(tmp_path: Path) -> None:
+    for name in ("metrics.csv", "metrics.2.csv", "metrics.3.csv"):
+        (tmp_path / name).write_text(name)
+    put_log_aside(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "metrics.2.csv": "metrics.2.csv", "metrics.3.csv": "metrics.3.csv", "metrics.4.csv": "metrics.csv",
+    }  # fmt: skip

@@ -18,8 +18,6 @@ from lightning.pytorch.callbacks import device_stats_monitor as stats
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.tuner.lr_finder import _LRFinder
 
-from lightning_app.models.saved_network import warn_of_kept
-from lightning_app.runs.folder import put_log_aside
 from lightning_app.runs.trainer_options import blamed, check_asked, check_made, total_steps
 from tests.command_line import refused
 from tests.small_run import STEPS, SmallRecogniser, data, write_small_config
@@ -133,12 +131,13 @@ def test_every_option_is_in_the_table() -> None:
         ({"val_check_interval": 0}, r"val_check_interval=0: give"),
         ({"val_check_interval": -0.5}, r"val_check_interval=-0.5: give"),
         ({"gradient_clip_val": -1.0}, r"gradient_clip_val=-1.0: give"),
+        ({"val_check_interval": float("nan")}, r"val_check_interval=nan: give"),
     ],
 )
 def test_arguments_that_would_be_passed_over_are_refused(asked: dict[str, Any], said: str) -> None:
     check_asked({"default_root_dir": None, "model_registry": None, "use_distributed_sampler": False}, True)
     check_asked({"use_distributed_sampler": True}, deals_images=False)
-    check_asked({"val_check_interval": 0.5, "check_val_every_n_epoch": None, "gradient_clip_val": 0.1}, True)
+    check_asked({"val_check_interval": 0.5, "check_val_every_n_epoch": None, "gradient_clip_val": 0}, True)
     with pytest.raises(ValueError, match=said):
         check_asked(asked, deals_images=True)
 
@@ -152,23 +151,6 @@ def test_null_settings_are_told(
     (tmp_path / "no.yaml").write_text("trainer: null\n")
     line = refused(capsys, lambda: main(["fit", "--config", "demo.yaml", "--config", "no.yaml"]))
     assert "trainer: null; give its settings, or leave it out" in line
-
-
-def test_a_log_is_put_aside_where_no_other_lies(tmp_path: Path) -> None:
-    for name in ("metrics.csv", "metrics.2.csv", "metrics.3.csv"):
-        (tmp_path / name).write_text(name)
-    put_log_aside(tmp_path)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "metrics.2.csv": "metrics.2.csv", "metrics.3.csv": "metrics.3.csv", "metrics.4.csv": "metrics.csv",
-    }  # fmt: skip
-
-
-def test_what_is_not_used_is_not_kept_either(caplog: pytest.LogCaptureFixture) -> None:
-    own = {"lr": 0.5, "momentum": 0.9}
-    with caplog.at_level("WARNING", "faceveil"):
-        warn_of_kept(("lr", "momentum"), {"lr": 0.1, "momentum": 0.9}, own)
-    assert caplog.messages == ["model.lr=0.5 is not used: the checkpoint goes on with 0.1"]
-    assert own == {"lr": 0.1, "momentum": 0.9}
 
 
 @pytest.mark.parametrize(
