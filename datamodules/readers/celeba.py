@@ -165,7 +165,7 @@ def _classes(path: Path, attributes: Sequence[str]) -> dict[str, str]:
     line, header = next(rows, (1, []))
     count = None
     if len(header) == 1 and header[0].isdigit():  # the classic list begins with its length
-        count = int(header[0])
+        count = whole_number(header[0], f"{path}, line {line}")
         line, header = next(rows, (2, []))
     names = header[1:] if path.suffix == ".csv" else header
     missing = [name for name in attributes if name not in names]

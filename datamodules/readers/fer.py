@@ -239,9 +239,9 @@ def _box(text: str, where: str) -> Box:
     try:
         left, top, right, bottom = ast.literal_eval(text)
         box = (int(left), int(top), int(right), int(bottom))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        check_geometry(box, 1)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError):
         raise ValueError(
-            f"{where}: box {text[:40]!r}; four numbers (left, top, right, bottom) are needed"
+            f"{where}: box {text[:40]!r}; four numbers are needed: left, top, right, bottom, left < right, top < bottom"
         ) from None
-    check_geometry(box, 1)
     return box

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from lightning_app.core.text_file import text_of
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -55,19 +58,18 @@ def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 
 def whole_number(text: str, where: str) -> int:
-    """Read a whole number.
+    """Read a whole number of at most 18 digits, which fits into 64 bits.
 
     Args:
-        text: as a list has it.
+        text: as a list has it, in ASCII digits.
         where: it stands, for messages.
 
     Raises:
         ValueError: it is none.
     """
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{where}: {text[:40]!r} is no whole number") from None
+    if _WHOLE.fullmatch(text) is None:
+        raise ValueError(f"{where}: {text[:40]!r} is no whole number of at most 18 digits")
+    return int(text)
 
 
 def classes_of(names: Sequence[str]) -> tuple[list[str], Tensor]:

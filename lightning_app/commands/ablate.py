@@ -40,6 +40,8 @@ class Variant:
             them is the run's seed, such as `runs/masker_s{seed}`.
         config: in place of the system's.
         paper: a paper's accuracy to show beside ours, in %.
+        systems: those that it is trained or verified in, where a column means nothing for it, such as the mask alone
+            of a method without a mask; all by default.
     """
 
     search: dict[str, Any] | None = None
@@ -47,6 +49,7 @@ class Variant:
     args: list[str] = field(default_factory=list)
     config: str | None = None
     paper: float | None = None
+    systems: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,13 @@ def ablate(
     for label, variant in variants.items():
         if variant.search is not None and variant.mask is not None:
             raise ValueError(f"variants.{label}: has both search and mask; give one of them")
+        for column in variant.systems or ():
+            if column not in systems:
+                raise ValueError(
+                    f"variants.{label}.systems: there is no system {column!r}, but {', '.join(systems)}"
+                )
+        if variant.systems == []:
+            raise ValueError(f"variants.{label}.systems: is empty; name one, or leave it out for all")
         if variant.mask is not None:
             load_mask(variant.mask)
         if variant.config is not None:
@@ -155,7 +165,7 @@ def ablate(
         log.info("Time: %s", line)
     failed: list[str] = []
     with progress_bar() as bar:
-        total = len(variants) * (1 + sum(plan.wanted.values()))
+        total = sum(1 + sum(plan.wanted[column] for column in plan.columns(label)) for label in variants)
         task = bar.add_task(name, total=total)
         for label, variant in variants.items():
             bar.update(task, description=f"{label}: mask")
@@ -211,6 +221,15 @@ class AblationPlan:
         """Return how many runs a cell of each system has."""
         return {column: 1 if s.checkpoint else len(self.seeds) for column, s in self.systems.items()}
 
+    def columns(self, label: str) -> list[str]:
+        """Return the systems that a variant is trained or verified in, in the table's order.
+
+        Args:
+            label: of the variant.
+        """
+        own = self.variants[label].systems
+        return [column for column in self.systems if own is None or column in own]
+
     def mask(self, label: str) -> Path | None:
         """Return where a variant's mask lies, or will lie; None where it has none.
 
@@ -251,9 +270,10 @@ class AblationPlan:
         """
         variant = self.variants[label]
         mask_args = [] if mask is None else ["--data.desensitizer.init_args.mask", str(mask)]
-        for name, system in self.systems.items():
+        for name in self.columns(label):
             if column not in (None, name):
                 continue
+            system = self.systems[name]
             config = variant.config or system.config
             own = [*self.args, *variant.args, *system.args]
             common = ["--config", config, *mask_args, *own, "--runs", str(self.folder)]
@@ -287,7 +307,7 @@ class AblationPlan:
                     for job in self.jobs(label, column=column)
                     if jobs.finished(self.folder / job.run, self.accuracy)
                 ]
-                for column in self.systems
+                for column in self.columns(label)
             }
             for label in self.variants
         }
@@ -325,7 +345,8 @@ def _cells(plan: AblationPlan) -> Iterator[Cell]:
         searched = variant.search is not None and not (mask is not None and mask.is_file())
         if searched:
             check_named(f"variants.{label}.search", plan.search_job(label).args)
-        for column, system in plan.systems.items():
+        for column in plan.columns(label):
+            system = plan.systems[column]
             own = list(plan.jobs(label, None if searched else mask, column))
             config = variant.config or system.config
             where = f"systems.{column}, variants.{label}"

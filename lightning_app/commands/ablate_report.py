@@ -31,7 +31,8 @@ class AblationOutcome:
     Attributes:
         name: of the ablation.
         folder: where its files go.
-        found: variant → system → the `metrics.json` of each run that is done; all variants and systems.
+        found: variant → system → the `metrics.json` of each run that is done; all variants, each with the systems that
+            it has a cell in.
         wanted: system → how many runs a cell has when all are done.
         figures: further figures of the runs: name → log key of a share of 1.
         paper: variant → a paper's accuracy, in %.
@@ -65,7 +66,11 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
     of_runs = {"accuracy": out.accuracy} | (_AUC if out.accuracy == ACCURACY else {})
     for label, systems in out.found.items():
         cells: list[str] = []
-        for column, runs in systems.items():
+        for column in out.wanted:
+            if column not in systems:
+                cells += ["–"] * (1 + len(out.figures))
+                continue
+            runs = systems[column]
             for short, key in _OF_VARIANTS.items():
                 if (at := _over(runs, key)) is not None:
                     flat[f"ablation/{label}/{short}"] = at.mean

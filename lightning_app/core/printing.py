@@ -32,6 +32,7 @@ _PLAIN = str.maketrans({
 })  # fmt: skip
 _ABSOLUTE = re.compile(r"(?:^|[\s='\"(])(?:/\S|[A-Za-z]:\\)")  # where a path begins at the root
 _HELP = ("-h", "--help", "--print_config")
+_PRINT = ("runs",)  # commands that leave nothing but what they print
 
 
 def printable(text: object, keep: str = "") -> str:
@@ -260,7 +261,7 @@ def check_shown(args: Sequence[str]) -> None:
     """
     stream = sys.stdout
     names = [word.partition("=")[0] for word in args]
-    if args and not any(name in _HELP or name.endswith(".help") for name in names):
+    if args and args[0] not in _PRINT and not any(n in _HELP or n.endswith(".help") for n in names):
         return
     stream.flush()
     if isinstance(stream, SafeStream) and stream.failed:

@@ -20,12 +20,13 @@ class Part(Desensitizer):
     part alone, how much of it is taken away. Neither protects anybody: for studies, and never released.
 
     Args:
-        of: what is taken apart; of one without a mask the mask shows all, and hides nothing.
+        of: what is taken apart; one without a mask, such as a blur, has no part but `released`.
         part: `released`, what it returns; `mask`, its masks as grey images, white = visible; `hidden`, the raw image
             where the mask hides it, black elsewhere.
 
     Raises:
-        ValueError: there is no such part, or what is taken apart returns no pictures.
+        ValueError: there is no such part, what is taken apart returns no pictures, or it has no mask and a part other
+            than `released` is asked for: all such images would be white, or black.
     """
 
     has_mask: bool | None = None  # `released` has the method's masks; of the others one shows what is hidden
@@ -37,6 +38,11 @@ class Part(Desensitizer):
             raise ValueError(f"part: {part!r} is none of {', '.join(get_args(Shown))}")
         if not of.is_image or of.mixes > 1:
             raise ValueError(f"of: {type(of).__name__} returns no pictures of one face; give one that does")
+        if of.has_mask is False and part != "released":
+            raise ValueError(
+                f"part: {part!r} of {type(of).__name__}, which has no mask: its images would all be "
+                f"{'white' if part == 'mask' else 'black'}; take part: released"
+            )
         self.of, self.part = of, part
         self.keyed, self.flips, self.hides = of.keyed, of.flips, of.hides or part != "released"
 

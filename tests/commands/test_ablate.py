@@ -285,6 +285,28 @@ def test_a_variants_config_and_arguments_of_all_runs_reach_them(
     assert own.index("[layer2]") > own.index("overlays/wandb.yaml")
 
 
+def test_a_variant_has_cells_in_its_own_systems_alone(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = yaml.safe_load(finished.read_text())
+    about["variants"]["trained alone"] = {"mask": "m0.png", "systems": ["resnet-mask"]}
+    finished.write_text(yaml.safe_dump(about, sort_keys=False))
+    names: list[str] = []
+
+    def call(args: Sequence[str], output: Path, group: str) -> bool:
+        names.append(args[args.index("--name") + 1])
+        home = Path("runs/pair") / names[-1]
+        home.mkdir()
+        (home / "metrics.json").write_text('{"lfw/accuracy": 0.7}')
+        return True
+
+    monkeypatch.setattr(jobs, "call", call)
+    run(["--config", str(finished)])
+    assert names == ["trained_alone_resnet-mask_s1"]  # none under `clean`, the other system
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "70.0" in line]
+    assert row[-2:] == ["70.0", "–"]  # not "missing"
+
+
 def test_a_figure_that_no_run_of_a_system_has_needs_no_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -426,6 +448,11 @@ def test_the_shipped_ablations_runs_are_configs_that_parse(
         ({"variants": {"a": {"mask": "m0.png", "search": {}}}}, "variants.a: has both search and mask"),
         ({"variants": {"a": {"mask": "gone.png"}}}, "gone.png: no such file"),
         ({"variants": {}}, "give at least one of variants"),
+        (
+            {"variants": {"a": {"systems": ["resnet"]}}},
+            "variants.a.systems: there is no system 'resnet', but resnet-mask",
+        ),
+        ({"variants": {"a": {"systems": []}}}, "variants.a.systems: is empty; name one, or leave it out"),
         ({"name": "../x"}, r"^name: '\.\./x'; give a plain name, the folder is runs/<name>$"),
         ({"variants": {"a b": {"mask": "m0.png"}, "a_b": {"mask": "m1.png"}}}, "have the same folder name"),
     ],

@@ -218,9 +218,12 @@ def test_figures_are_saved_before_they_are_shown(
     assert there == [True]
 
 
-def test_help_that_cannot_be_shown_is_a_failure(run_main: RunMain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_shown_by_a_command_that_only_shows_is_a_failure(
+    run_main: RunMain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdout", Failing(FAILURES[0]))
-    for args in ([], ["draw-mask", "--help"]):
+    Path("runs").mkdir()
+    for args in ([], ["draw-mask", "--help"], ["runs"], ["runs", "--json"]):
         with pytest.raises(SystemExit) as stop:
             run_main(*args)
         assert stop.value.code == 1

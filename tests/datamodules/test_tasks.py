@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,16 @@ def test_celeba_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n000002.jpg zero\n")
     with pytest.raises(ValueError, match=r"partition.txt, line 2: 'zero' is no whole number"):
         CelebAFaces(tmp_path).open()
+    for wrong in ("9223372036854775808", "1_0", "²", "٣"):
+        (tmp_path / "list_eval_partition.txt").write_text(f"000001.jpg 0\n000002.jpg {wrong}\n")
+        with pytest.raises(ValueError, match=rf"partition.txt, line 2: '{wrong}' is no whole number"):
+            CelebAFaces(tmp_path).open()
+    attributes = tmp_path / "list_attr_celeba.txt"
+    lines = attributes.read_text().splitlines()
+    attributes.write_text("\n".join(["²", *lines[1:]]))
+    with pytest.raises(ValueError, match=r"attr_celeba.txt, line 1: '²' is no whole number"):
+        CelebAFaces(tmp_path).open()
+    attributes.write_text("\n".join(lines))
     (tmp_path / "list_eval_partition.txt").unlink()
     with pytest.raises(FileNotFoundError, match="no list of partitions"):
         CelebAFaces(tmp_path).open()
@@ -307,6 +318,8 @@ def test_a_picture_of_another_size_has_its_box(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"(0, 0, 48, 48)"', '"(6, 1, 54, 49)"', 1))
     face = np.asarray(picture(1, "L", 60, 50).crop((6, 1, 54, 49)))
     assert torch.equal(FERFaces(tmp_path)[0]["image"][0, 0], torch.from_numpy(face.copy()))
-    path.write_text(path.read_text().replace("(6, 1, 54, 49)", "6 to 54"))
-    with pytest.raises(ValueError, match="box '6 to 54'; four numbers"):
-        FERFaces(tmp_path).open()
+    listed = path.read_text()
+    for wrong in ("6 to 54", "(0, 0, 1e999, 9)", "(-3, 0, 9, 9)", "(9, 0, 3, 9)", "(0, 0, 9)", "((((("):
+        path.write_text(listed.replace("(6, 1, 54, 49)", wrong))
+        with pytest.raises(ValueError, match=rf"label.csv, line 1: box '{re.escape(wrong)}'; four numbers"):
+            FERFaces(tmp_path).open()
