@@ -2,7 +2,8 @@
 # What a GPU is asked for in few minutes: tests, studies, speed. Results go to $OUT; a part that fails ends no other.
 # Seconds for each part, 0 leaves it out: TESTS_S, STUDIES_S (after which no run is begun), SPEED_S.
 # What it needs lies in the ignored folders .whl (wheels of what the machine lacks) and .gpu (lfw112.tgz: the study's
-# images as data/README.md of LFW-a describes them; study_*.txt; masks.tgz: the folder masks/ with what the configs say to draw).
+# images as data/README.md of LFW-a describes them; study_*.txt; masks.tgz: the folder masks/ with what the configs say to draw;
+# eigenfaces.safetensors, where PEEP is to be trained: of `eigenfaces`, whose people are not in the archive).
 # On Python 3.12 with torch 2.11 there lacked jsonargparse, docstring_parser, typeshed_client, importlib_resources, captum,
 # cryptography, cffi, pycparser. study_train_people.txt: only people whose images are in the archive.
 # Tried on the CPU: FACEVEIL_GPU_DEVICE=cpu bash benchmarks/gpu.sh
@@ -20,6 +21,7 @@ if [ -d .gpu ] && [ ! -e data/lfw ]; then
   mkdir -p data keys
   tar xzf .gpu/lfw112.tgz -C data && mv data/lfw112 data/lfw
   cp .gpu/*.txt data/
+  [ ! -e .gpu/eigenfaces.safetensors ] || (umask 077 && cp .gpu/eigenfaces.safetensors keys/)
   tar xzf .gpu/masks.tgz
   [ -e keys/owner.key ] || (umask 077 && "$PYTHON" -c 'import os; print(os.urandom(32).hex())' >keys/owner.key)
 fi

@@ -39,8 +39,10 @@ from lightning_app.commands.ablate_report import write_report
 from lightning_app.commands.parser import parsed
 from lightning_app.studies import runner
 
+FITS = "fits"  # in place of a study's name
 KEPT = ("metrics.json", "scores/*", "config.yaml")  # of a run's folder
-_WAITED_FOR = (".ckpt", ".png")
+_FILE = re.compile(r"[\w./+-]+\.(?:ckpt|png|safetensors)\b")
+_RUN = re.compile(r"\bcheckpoint[=:\s]\s*([\w./+-]+)")  # a checkpoint may be given as the folder of its run
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ def tasks_of(plan: ablate.AblationPlan, rank: int, search_args: Sequence[str] = 
 def _task(
     plan: ablate.AblationPlan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, ...]
 ) -> Task:
-    words = [word.rpartition("=")[2] for word in args]
-    needs = [Path(word) for word in words if word.endswith(_WAITED_FOR)]
+    words = " ".join(args)
+    needs = [Path(word) for word in _FILE.findall(words)]
+    needs += [Path(word) / "metrics.json" for word in _RUN.findall(words) if not _FILE.fullmatch(word)]
     if args[0] == "search-mask" and "--checkpoint" not in args:
         said = yaml.safe_load(Path(find_config(plan.search)).read_text(encoding="utf-8"))
         needs.append(Path(said["checkpoint"]))
@@ -142,6 +145,30 @@ def _task(
         order,
         plan.accuracy,
     )
+
+
+def fits_of(fit: dict[str, Any], args: Sequence[str], rank: int, runs: str) -> list[Task]:
+    """List single runs that studies wait for, such as a masker for each seed.
+
+    Args:
+        fit: `config`, `name` (`{seed}` in it is the seed), and where they are asked for `seeds` (0 by default), `args`,
+            and `figure`, the log key that only a finished run has (`train/loss` by default).
+        args: arguments of every run, before the fit's own.
+        rank: of the fit among the studies, lower comes first.
+        runs: folder in which the run's folder lies.
+    """
+    found = []
+    for n, seed in enumerate(fit.get("seeds") or [0]):
+        name = fit["name"].replace(ablate.SEED, str(seed))
+        own = [word.replace(ablate.SEED, str(seed)) for word in [*args, *(fit.get("args") or [])]]
+        line = ("fit", "--config", fit["config"], *own, "--runs", runs, "--name", name, "--seed_everything")
+        log = Path(runs) / FITS / "logs" / f"{name}.log"
+        order = (fit.get("group", 0), n + 1, rank)
+        figure = fit.get("figure", "train/loss")
+        found.append(
+            Task(FITS, name, (*line, str(seed), "--overwrite"), Path(runs) / name, log, (), order, figure)
+        )
+    return found
 
 
 def work(todo: Any, done: Any) -> None:
@@ -229,17 +256,24 @@ def run_all(tasks: Sequence[Task], workers: int, until: float, say: Any) -> dict
     return state
 
 
-def pack(plans: Sequence[ablate.AblationPlan], state: dict[str, str], out: Path) -> None:
+def pack(
+    plans: Sequence[ablate.AblationPlan], fits: Sequence[Task], state: dict[str, str], out: Path
+) -> None:
     """Write what was found: tables, figures, and of each run what is no checkpoint.
 
     Args:
         plans: the studies.
+        fits: the single runs.
         state: what became of each run.
         out: folder of the results.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     with tarfile.open(out / "runs.tar.gz", "w:gz") as archive:
+        for fit in fits:
+            for path in [fit.log, *(f for kept in KEPT for f in fit.run.glob(kept))]:
+                if path.is_file():
+                    archive.add(path, str(path))
         for plan in plans:
             if not plan.folder.is_dir():
                 continue
@@ -267,7 +301,7 @@ def main(args: list[str] | None = None) -> None:
         prog="python -m benchmarks.gpu_studies", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument(
-        "plan", type=Path, help="YAML: `args` of every run, and `studies`, see gpu_studies.yaml"
+        "plan", type=Path, help="YAML: `args` of every run, `fits` and `studies`, see gpu_studies.yaml"
     )
     parser.add_argument("--workers", type=int, default=3, help="runs at a time")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which no run is begun")
@@ -283,9 +317,22 @@ def main(args: list[str] | None = None) -> None:
 
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask for a GPU here would spoil it for the forked
     plan = yaml.safe_load(given.plan.read_text(encoding="utf-8"))
-    plans, tasks = [], []
+    plans: list[ablate.AblationPlan] = []
+    tasks: list[Task] = []
+
+    def shared(one: dict[str, Any]) -> list[str]:
+        """Return the arguments of all runs, but those that these do not know."""
+        unknown = tuple(one.get("without") or ())
+        return [
+            arg
+            for arg in [*(plan.get("args") or []), *given.more]
+            if not unknown or not arg.startswith(unknown)
+        ]
+
+    for rank, fit in enumerate(plan.get("fits") or []):
+        tasks += fits_of(fit, shared(fit), rank, given.runs)
     for rank, study in enumerate(plan["studies"]):
-        more = [*(plan.get("args") or []), *given.more, *(study.get("args") or [])]
+        more = [*shared(study), *(study.get("args") or [])]
         one = read_study(study["config"], more, study.get("seeds"), given.runs)
         plans.append(replace(one, folder=one.folder.parent / study["name"]) if "name" in study else one)
         more_tasks = tasks_of(plans[-1], rank, plan.get("search_args") or [])
@@ -297,7 +344,7 @@ def main(args: list[str] | None = None) -> None:
     __import__("lightning_app.cli.app")  # before the fork, once for all
     say(f"{len(tasks)} runs of {len(plans)} studies on {given.workers} workers")
     state = run_all(tasks, given.workers, began + given.seconds, say)
-    pack(plans, state, given.out)
+    pack(plans, [task for task in tasks if task.study == FITS], state, given.out)
     for name in sorted(name for name, what in state.items() if what == "FAILED")[:10]:
         study, _, run = name.partition("/")
         log = Path(given.runs) / study / "logs" / f"{run}.log"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import main as command_line
 from benchmarks import gpu_studies, mask_cost
+from lightning_app.cli.configs import find_config
 
 
 @pytest.fixture
@@ -68,6 +72,51 @@ def test_first_seeds_come_first_and_a_run_waits_for_what_it_names(
     assert "exit code 1" in Path("runs/study/logs/failing_one_s1.log").read_text()
     again = gpu_studies.run_all(tasks, 1, time.monotonic() + 60, said.append)
     assert again["study/first_one_s1"] == "done before"
+
+
+def test_single_runs_come_first_and_studies_wait_for_their_folders(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command_line, "main", fake_main)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+    study.write_text(
+        "name: masks\n"
+        "variants:\n"
+        "  learned: {args: ['--data.desensitizer={class_path: X, init_args: {checkpoint: runs/masker_s{seed}}}']}\n"
+        "  other: {args: [--data.desensitizer.init_args.checkpoint=runs/nobody]}\n"
+        "systems: {one: {config: fit.yaml}}\n"
+    )
+    fit = {"config": "fit.yaml", "name": "masker_s{seed}", "seeds": [1], "args": ["--of={seed}"]}
+    fit |= {"without": ["--model.graphs"], "figure": "lfw/accuracy"}
+    plan = {"args": ["--all", "--model.graphs=true"], "fits": [fit]}
+    plan["studies"] = [{"config": "study.yaml", "seeds": [1]}]
+    Path("plan.yaml").write_text(json.dumps(plan))
+    gpu_studies.main(["plan.yaml", "--workers", "2", "--seconds", "60", "--out", "out"])
+    state = json.loads(Path("out/state.json").read_text())
+    assert state == {
+        "fits/masker_s1": "done",
+        "masks/learned_one_s1": "done",
+        "masks/other_one_s1": "not begun",
+    }
+    said = Path("runs/fits/logs/masker_s1.log").read_text()
+    assert (
+        "run of fit --config fit.yaml --all --of=1 --runs runs --name masker_s1 --seed_everything 1" in said
+    )
+    assert "--all --model.graphs=true" in Path("runs/masks/logs/learned_one_s1.log").read_text()
+    with tarfile.open("out/runs.tar.gz") as archive:
+        assert {"runs/masker_s1/metrics.json", "runs/fits/logs/masker_s1.log"} <= {*archive.getnames()}
+    assert "3 runs of 1 studies on 2 workers" in capsys.readouterr().out
+
+
+def test_the_shipped_plan_names_configs_and_runs_that_there_are() -> None:
+    plan = yaml.safe_load(Path(gpu_studies.__file__).with_name("gpu_studies.yaml").read_text())
+    for fit in plan["fits"]:
+        find_config(fit["config"])
+    for study in plan["studies"]:
+        names = [
+            t.name for t in gpu_studies.tasks_of(gpu_studies.read_study(study["config"], [], [1], "runs"), 0)
+        ]
+        assert any(re.search(study.get("only", ""), name) for name in names), study
 
 
 def test_a_run_is_done_by_the_studys_own_accuracy(study: Path) -> None:

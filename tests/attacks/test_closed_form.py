@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, GaussianBl
 from lightning_app.evaluation.judges.base import state_hash
 from lightning_app.metrics import psnr
 from tests.attacks.contract import AttackContract
+from tests.desensitize.test_mixing import key_file
 
 SIZE = 32
 
@@ -111,15 +114,16 @@ def test_mixes_are_taken_apart_where_labels_and_coefficients_travel() -> None:
     assert psnr(attack.restore(chain(batch, AS_TRAINED)), batch["image"]).min() > 50
 
 
-def test_people_with_several_images_are_blurred_into_each_other() -> None:
-    batch = attacked(4, each=2)
-    mixing = MixUp(k=2)
-    mixed = mixing(batch, AS_TRAINED)
-    expected = written_out(mixed["target"], mixed["weight"])
-    assert torch.allclose(mixing_matrix(mixed["target"], mixed["weight"]), expected, atol=1e-12)
-    assert torch.allclose(expected.sum(1), torch.ones(8, dtype=torch.float64))
-    restored = UnMix().restore(mixed)
-    assert psnr(restored, batch["image"]).mean() > psnr(mixed["image"], batch["image"]).mean()
+def test_people_with_several_images_are_blurred_into_each_other(tmp_path: Path) -> None:
+    batch, gained = attacked(4, each=2), []
+    for start in ("5e3a91", "b40c7d", "91f2e8", "07d6a3"):  # a little is gained, and of some mixes nothing
+        mixed = MixUp(k=2, key=key_file(tmp_path / f"{start}.key", start))(batch, AS_TRAINED)
+        expected = written_out(mixed["target"], mixed["weight"])
+        assert torch.allclose(mixing_matrix(mixed["target"], mixed["weight"]), expected, atol=1e-12)
+        assert torch.allclose(expected.sum(1), torch.ones(8, dtype=torch.float64))
+        restored = UnMix().restore(mixed)
+        gained.append(psnr(restored, batch["image"]).mean() - psnr(mixed["image"], batch["image"]).mean())
+    assert sum(gained) / len(gained) > 0.3
 
 
 def written_out(target: Tensor, weight: Tensor) -> Tensor:
