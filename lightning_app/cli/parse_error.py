@@ -33,6 +33,11 @@ _LISTED = re.compile(r"^(?:- )+")
 _NO_CLASS = re.compile(r"Not a valid subclass of (\w+)(?:\. Got value: (.*))?$", re.M)
 _PARSER_KEY = re.compile(r'Parser key "(.*)":$', re.M)
 _GIVEN = re.compile(r"Given value: (.*)$", re.M)
+# a head, a backbone: jsonargparse names the class that takes it above, and what was given below
+_MAKER = re.compile(
+    r"expects a function or a callable class: (.*?)$.*?Given value: (?:\{'class_path': ')?([\w.]+)",
+    re.S | re.M,
+)
 _KIND = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
 # what says how jsonargparse looked, and not what is wrong
 _NOISE = (
@@ -113,6 +118,8 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
         message = message.replace("Import path does", f"Import path {given[1]} does")
     lines = [line for line in message.splitlines() if line.strip()]
     path, owner, reasons = _dig(lines)
+    if (maker := _MAKER.search(message)) and reasons and maker[1] in " ".join(reasons):
+        owner, reasons = maker[2], [maker[1]]
     if reasons and all(
         map(_PLAIN.match, reasons)
     ):  # of `str | Judge`: what is wrong with the class says more
@@ -169,11 +176,11 @@ def _dig(lines: list[str]) -> tuple[str, str, list[str]]:
     return ".".join(keys), classes[-1] if classes else "", reasons
 
 
-def _meant(name: str, names: Iterable[str], also: Iterable[str] = ()) -> str:
+def _meant(name: str, names: Iterable[str], also: Iterable[str] = (), verb: str = "takes") -> str:
     known = sorted(set(names))
     if near := difflib.get_close_matches(name, [*known, *also], 1, _NEAR):
         return f"; did you mean {near[0]!r}?"
-    return f"; it takes {', '.join(known)}" if 0 < len(known) <= _MOST else ""
+    return f"; it {verb} {', '.join(known)}" if 0 < len(known) <= _MOST else ""
 
 
 def _arguments(class_path: str) -> set[str]:
@@ -211,18 +218,20 @@ def _no_class(class_path: str) -> str:
     if len(parts) < 2:
         return f"{class_path!r} is no class path such as callbacks.LFWVerification"
     for upto in range(len(parts) - 1, 0, -1):
-        module = _module(".".join(parts[:upto]))
-        if module is not None:
-            return f"{module.__name__} has no {parts[upto]!r}{_meant(parts[upto], _public(module))}"
+        name = ".".join(parts[:upto])
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            lacking = getattr(error, "name", None) or name
+            if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{lacking}."):
+                continue  # of the path itself: a shorter part may be there
+            return f"{name} cannot be imported: {error}"
+        return f"{module.__name__} has no {parts[upto]!r}{_meant(parts[upto], _public(module), verb='has')}"
     ours = ("callbacks", "datamodules", "lightning_app", "lightning", "torch")
-    return f"there is no module {parts[0]!r}{_meant(parts[0], ours)}"
-
-
-def _module(name: str) -> ModuleType | None:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
+    near = difflib.get_close_matches(parts[0], ours, 1, _NEAR)
+    return f"there is no module {parts[0]!r}" + (
+        f"; did you mean {near[0]!r}?" if near else " where Python looks; name its folder in PYTHONPATH"
+    )
 
 
 def _public(module: ModuleType) -> set[str]:

@@ -146,64 +146,66 @@ def compare(
     warn_of_emulation(precision, where, "--precision")
     candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
-    eyes = Eyes(who, compared, candidates, where, mean, std, precision)
-    early = check_early(
-        candidates,
-        eyes,
-        who,
-        compared,
-        mounted,
-        trained_ones,
-        seed,
-        where,
-        before,
-    )
-    for line in early:
-        log.info("Time: %s", line)
-    unknown = check_strangers(candidates, mounted, trained_ones, seed, restorer)
-    trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
-    labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
-    linked = {one.label: f"trained on each method; learnt from {one.teacher}" for one in linking}
-    out = Outcome(
-        name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
-        attacks=list(dict.fromkeys(labels)),
-        judges=in_words(who) | linked,
-        recognisers=in_words(compared),
-        loggers=every_logger(logger),
-        command=command or f"python main.py compare ({name})",
-    )  # fmt: skip
-    if unknown:
-        out.facts["people that attackers have learnt from"] = " ".join(unknown)
-    with progress_bar(share=True) as bar:
-        eyes.ready, restorers = train_all(candidates, learners, trained, seed, out, bar, before)
-        first = next(iter(candidates.values())).setting
-        assert first.verification is not None
-        subjects = Subjects(first.verification.open(first.data), batch_size, where)
-        out.count(subjects)
-        bench = Bench(subjects, eyes.judges(subjects, out), bootstrap, out.folder / "parts")
-        out.cosine = [label for label, one in bench.judges.items() if one.metric == "cosine"]
-        links, ceilings = train_linkers(candidates, linking, who, bench, seed, out, before)
-        out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceilings)
-        measure_all(
-            out,
-            bench,
+    # what stands in a config of the user's own is trusted where checkpoints name it again
+    with trusting(frozenset().union(*(one.setting.classes for one in candidates.values()))):
+        eyes = Eyes(who, compared, candidates, where, mean, std, precision)
+        early = check_early(
+            candidates,
             eyes,
+            who,
+            compared,
             mounted,
-            restorers,
-            links,
-            bar,
-            partial(write_report, out),
-            examples,
-            show_faces,
+            trained_ones,
+            seed,
+            where,
             before,
         )
-    write_report(out, final=True)
-    if out.failed:
-        raise ChildProcessError(
-            f"{len(out.failed)} steps failed ({'; '.join(out.failed[:3])}{'; …' if len(out.failed) > 3 else ''}): logs "
-            f"of runs are in {out.folder / 'logs'}; given again, the command does only what is missing"
-        )
-    return out.results
+        for line in early:
+            log.info("Time: %s", line)
+        unknown = check_strangers(candidates, mounted, trained_ones, seed, restorer)
+        trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
+        labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
+        linked = {one.label: f"trained on each method; learnt from {one.teacher}" for one in linking}
+        out = Outcome(
+            name=name, folder=Path(runs) / name, candidates=candidates, axis=axis,
+            attacks=list(dict.fromkeys(labels)),
+            judges=in_words(who) | linked,
+            recognisers=in_words(compared),
+            loggers=every_logger(logger),
+            command=command or f"python main.py compare ({name})",
+        )  # fmt: skip
+        if unknown:
+            out.facts["people that attackers have learnt from"] = " ".join(unknown)
+        with progress_bar(share=True) as bar:
+            eyes.ready, restorers = train_all(candidates, learners, trained, seed, out, bar, before)
+            first = next(iter(candidates.values())).setting
+            assert first.verification is not None
+            subjects = Subjects(first.verification.open(first.data), batch_size, where)
+            out.count(subjects)
+            bench = Bench(subjects, eyes.judges(subjects, out), bootstrap, out.folder / "parts")
+            out.cosine = [label for label, one in bench.judges.items() if one.metric == "cosine"]
+            links, ceilings = train_linkers(candidates, linking, who, bench, seed, out, before)
+            out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceilings)
+            measure_all(
+                out,
+                bench,
+                eyes,
+                mounted,
+                restorers,
+                links,
+                bar,
+                partial(write_report, out),
+                examples,
+                show_faces,
+                before,
+            )
+        write_report(out, final=True)
+        if out.failed:
+            raise ChildProcessError(
+                f"{len(out.failed)} steps failed ({'; '.join(out.failed[:3])}{'; …' if len(out.failed) > 3 else ''}): logs "
+                f"of runs are in {out.folder / 'logs'}; given again, the command does only what is missing"
+            )
+        return out.results
 
 
 def _check(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules.same_description import alone
 from lightning_app.cli.configs import find_config
+from lightning_app.cli.yaml_file import read_config_file
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.core.files import write_atomically
 from lightning_app.core.version import version
@@ -35,7 +36,7 @@ from lightning_app.export.source import Run, measured_on, normalisation, read_ru
 from lightning_app.masks import mask_hash, mask_ratio, save_mask
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
-from lightning_app.models.known import trusting
+from lightning_app.models.known import named_classes, trusting
 from lightning_app.models.parts import called
 from lightning_app.networks.backbones import WIDTH
 from lightning_app.report import print_table, rows_of
@@ -348,5 +349,7 @@ def run(args: list[str]) -> None:
         ValueError, OSError: see `export`.
     """
     values = build_parser().parse_args(args).as_dict()
-    with trusting(values.pop("trust")):
+    config = values["config"]  # what stands in a config of the user's own is trusted
+    named = set() if config is None else named_classes(read_config_file(find_config(config)))
+    with trusting({*values.pop("trust"), *named}):
         export(**values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,43 @@ def test_an_argument_of_a_fit(
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
     assert line in said
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ("--model.head=lightning_app.networks.SoftmxHead",
+         "model.head: lightning_app.networks has no 'SoftmxHead'; did you mean 'SoftmaxHead'?"),
+        ("--model.head={class_path: nopackage.Head}",
+         "model.head: there is no module 'nopackage' where Python looks; name its folder in PYTHONPATH"),
+        ("--model.head=plugged.broken.Head", "model.head: plugged.broken cannot be imported: No module named 'gone'"),
+        ("--model.backbone={class_path: plugged.whole.Tinny}",
+         "model.backbone: plugged.whole has no 'Tinny'; did you mean 'Tiny'?"),
+        ("--model.backbone={class_path: plugged.broken.Tiny}",
+         "model.backbone: plugged.broken cannot be imported: No module named 'gone'"),
+        ("--model.backbone=nopackage.Tiny", "backbone='nopackage.Tiny': no such class where Python looks (PYTHONPATH)"),
+        ("--data.desensitizer=plugged.broken.Veil",
+         "data.desensitizer: plugged.broken cannot be imported: No module named 'gone'"),
+    ],
+)  # fmt: skip
+def test_a_class_of_ones_own_that_is_not_there(
+    args: str, line: str, drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The class that is named, and not the one that takes it."""
+    package = tmp_path / "elsewhere" / "plugged"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "broken.py").write_text("import gone\n")
+    (package / "whole.py").write_text("class Tiny: ...\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    with pytest.raises(SystemExit):
+        run_main("fit", "--config", write_config(tmp_path / "a.yaml", drawn_root), args)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert line in said
+    for name in ("plugged", "plugged.whole", "plugged.broken"):
+        sys.modules.pop(name, None)
 
 
 def test_a_callback_in_a_list_of_a_config(

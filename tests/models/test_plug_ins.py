@@ -15,6 +15,7 @@ from lightning_app.models import ResNetFSM
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.known import trusting
 from lightning_app.networks import SoftmaxHead
+from lightning_app.studies import runner
 from tests.command_line import RunMain, clean_config, refused, write_config
 from tests.networks.test_backbones import ToyBackbone
 from tests.networks.test_heads import ToyHead
@@ -150,6 +151,27 @@ def test_export_without_and_with_the_head(
     assert torch.equal(plain.embed(image, mask), first.embed(image, mask))
     assert torch.equal(whole(image, mask), first(image, mask))
     assert plain.head.num_classes == 0
+
+
+def test_what_the_users_own_config_names_is_trusted_without_more(
+    toys: Path, tmp_path: Path, run_main: RunMain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`compare` trains the toys and reads them again, `export` reads them: with their config, and no --trust."""
+    pytest.importorskip("onnxruntime")
+    given = ("--config", toys / "toys.yaml", "--runs", toys / "runs", "--ckpt_path", "last")
+    run_main("export", *given, "--output", tmp_path / "whole")
+    card = json.loads((tmp_path / "whole/card.json").read_text())
+    assert card["model"]["backbone"] == "ToyBackbone"
+    monkeypatch.setattr(runner, "call", lambda args, *rest: run_main(*args) is None)
+    compared = {
+        "name": "both", "methods": {"masked": {"config": str(toys / "toys.yaml")}}, "judges": {"its own": "masked"},
+        "attacks": {"Telea": {"class_path": "lightning_app.attacks.Telea"}}, "bootstrap": 20, "examples": 1,
+        "device": "cpu",
+    }  # fmt: skip
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(compared))
+    run_main("compare", "--config", tmp_path / "both.yaml")
+    found = json.loads((tmp_path / "runs/both/metrics.json").read_text())
+    assert 0 <= found["compare/masked/Telea/verification/its own"] <= 1
 
 
 def test_search_mask_explains_the_scores_of_a_toy_head(

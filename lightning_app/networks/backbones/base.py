@@ -235,8 +235,9 @@ def named(name: object) -> type[Backbone]:
     """
     kind = Backbone.names.get(name) if isinstance(name, str) else None
     if kind is None:
+        lost = "no such class where Python looks (PYTHONPATH); " if "." in str(name) else ""
         raise ValueError(
-            f"backbone={name!r}: choose one of {', '.join(Backbone.names)}, or give the class_path of a "
+            f"backbone={name!r}: {lost}choose one of {', '.join(Backbone.names)}, or give the class_path of a "
             "lightning_app.networks.Backbone"
         )
     return kind
