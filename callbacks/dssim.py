@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from callbacks.raw_faces import MeasuresRawFaces, Seen, mean_mask_ratio
+from callbacks.raw_faces import MeasuresRawFaces, SeenFaces, mean_mask_ratio
 from lightning_app.core.log_keys import measurement
 from lightning_app.core.measurement import Measurement
 from lightning_app.metrics import DSSIM, PSNR
@@ -31,7 +31,7 @@ class DSSIMReport(MeasuresRawFaces):
     def __init__(self, images: int = 64) -> None:
         super().__init__(images)
 
-    def measure(self, found: Seen, device: torch.device) -> list[Measurement]:
+    def measure(self, found: SeenFaces, device: torch.device) -> list[Measurement]:
         """Measure; see `MeasuresRawFaces.measure`."""
         # every rank measures the same images: nothing to bring together
         metrics = {

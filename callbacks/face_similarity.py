@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from callbacks.raw_faces import MeasuresRawFaces, Seen
+from callbacks.raw_faces import MeasuresRawFaces, SeenFaces
 from lightning_app.attacks.base import Attack
 from lightning_app.core.log_keys import measurement
 from lightning_app.core.measurement import Measurement
@@ -47,7 +47,7 @@ class FaceSimilarityReport(MeasuresRawFaces):
         self.judge, self.attack = judge, attack
         self._clean: Tensor | None = None  # [n,D] on the CPU
 
-    def measure(self, found: Seen, device: torch.device) -> list[Measurement]:
+    def measure(self, found: SeenFaces, device: torch.device) -> list[Measurement]:
         """Measure; see `MeasuresRawFaces.measure`."""
         if len(found.clean) < 2:
             self.tell("FaceSimilarityReport: one image has no others to compare with: skipped.")
@@ -61,7 +61,7 @@ class FaceSimilarityReport(MeasuresRawFaces):
             measured += self._compare(restored, "_restored")
         return measured
 
-    def _restored(self, found: Seen) -> Tensor | None:
+    def _restored(self, found: SeenFaces) -> Tensor | None:
         if self.attack is None or (self.attack.needs_mask and found.desensitized["mask"] is None):
             return None
         picture = found.desensitized["image"].shape[1] == 3

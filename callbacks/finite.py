@@ -23,7 +23,7 @@ class NonFiniteLoss(ValueError):
 
 
 @dataclass(frozen=True)
-class _Step:
+class _LossOfStep:
     """One batch; steps and epochs count from 0, as the CSV does."""
 
     number: int
@@ -86,9 +86,9 @@ class FiniteLoss(L.Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._step: _Step | None = None
+        self._step: _LossOfStep | None = None
         self._judged = False
-        self._under_way: deque[tuple[_Step, _Reading]] = deque()
+        self._under_way: deque[tuple[_LossOfStep, _Reading]] = deque()
         self._failed = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -102,7 +102,7 @@ class FiniteLoss(L.Callback):
         """Keep the batch's image numbers."""
         index = batch.get("index") if isinstance(batch, Mapping) else None
         lr = float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else math.nan
-        self._step = _Step(trainer.global_step, trainer.current_epoch, lr, index)
+        self._step = _LossOfStep(trainer.global_step, trainer.current_epoch, lr, index)
         self._judged = False
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
@@ -152,7 +152,9 @@ class FiniteLoss(L.Callback):
             step, reading = self._under_way.popleft()
             self._judge(trainer, pl_module, step, reading.value())
 
-    def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, step: _Step, loss: float) -> None:
+    def _judge(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, step: _LossOfStep, loss: float
+    ) -> None:
         if math.isfinite(loss):
             return
         self._failed = True

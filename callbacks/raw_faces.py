@@ -16,7 +16,7 @@ from lightning_app.core.measurement import Measurement
 log = logging.getLogger("faceveil")
 
 
-class Seen(NamedTuple):
+class SeenFaces(NamedTuple):
     """Raw faces, and what is seen of them.
 
     Attributes:
@@ -73,7 +73,7 @@ class OnRawFaces(L.Callback):
         out: Batch = data.desensitized(raw, draw_key=data.as_trained(len(raw)), **found)
         return out
 
-    def newly_seen(self, data: Any, device: torch.device) -> Seen | None:
+    def newly_seen(self, data: Any, device: torch.device) -> SeenFaces | None:
         """Return the raw faces and what is seen of them; None where there is nothing to measure.
 
         That is so where the desensitized pixels are those of the last time, so that with a fixed mask a run measures
@@ -96,7 +96,7 @@ class OnRawFaces(L.Callback):
         if self._seen is not None and torch.equal(seen, self._seen):
             return None
         self._seen = seen
-        return Seen(raw.float() / 255, desensitized, pictures)
+        return SeenFaces(raw.float() / 255, desensitized, pictures)
 
     def tell(self, line: str, level: int = logging.WARNING) -> None:
         """Log a line; the first one alone.
@@ -126,7 +126,7 @@ class MeasuresRawFaces(OnRawFaces):
         super().__init__(images)
         self.measurements: list[Measurement] = []
 
-    def measure(self, found: Seen, device: torch.device) -> list[Measurement]:
+    def measure(self, found: SeenFaces, device: torch.device) -> list[Measurement]:
         """Measure.
 
         Args:

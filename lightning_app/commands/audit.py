@@ -32,7 +32,7 @@ from lightning_app.release.format.method import is_known
 from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
 from lightning_app.report import print_table
-from lightning_app.studies.audit_raw import NOT_COMPARED, Owner, compare_with_raw, names_of
+from lightning_app.studies.audit_raw import NOT_COMPARED, OwnersSide, compare_with_raw, names_of
 
 _SHOWN = 20  # findings in the table; --json has them all
 _LARGEST_REPORT = 1 << 28  # bytes
@@ -151,7 +151,7 @@ def audit(
                 task = bar.add_task(
                     "Releasing a sample again", total=images if compare_all else min(sample, images)
                 )
-                owner = Owner(
+                owner = OwnersSide(
                     reader,
                     pseudonyms,
                     agreed,

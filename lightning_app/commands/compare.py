@@ -29,7 +29,7 @@ from lightning_app.models.known import trusting
 from lightning_app.report.compare import RELEASED, parse_axis
 from lightning_app.runs.send import every_logger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import Candidate, Linking, Method, Restorer
+from lightning_app.studies.compare import AttackerRun, ComparedMethod, Linking, Method
 from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.early import check_early
@@ -48,8 +48,8 @@ def compare(
     judges: dict[str, str | Judge] | None = None,
     recognisers: dict[str, str | Judge] | None = None,
     attacks: dict[str, Attack] | None = None,
-    restorer: Restorer | None = None,
-    attackers: dict[str, Restorer] | None = None,
+    restorer: AttackerRun | None = None,
+    attackers: dict[str, AttackerRun] | None = None,
     linker: Linking | None = None,
     linkers: dict[str, Linking] | None = None,
     args: list[str] | None = None,
@@ -144,7 +144,7 @@ def compare(
     axis = parse_axis(privacy_axis, [*who, *(one.label for one in linking)])
     where = choose_device(device)
     warn_of_emulation(precision, where, "--precision")
-    candidates = {label: Candidate(label, m, name, Path(runs), seed) for label, m in methods.items()}
+    candidates = {label: ComparedMethod(label, m, name, Path(runs), seed) for label, m in methods.items()}
     check_same_people(candidates)
     # what stands in a config of the user's own is trusted where checkpoints name it again
     with trusting(frozenset().union(*(one.setting.classes for one in candidates.values()))):
@@ -163,7 +163,7 @@ def compare(
         for line in early:
             log.info("Time: %s", line)
         unknown = check_strangers(candidates, mounted, trained_ones, seed, restorer)
-        trained = restorer or (Restorer("") if any(m.restorer for m in methods.values()) else None)
+        trained = restorer or (AttackerRun("") if any(m.restorer for m in methods.values()) else None)
         labels = [*mounted, *([trained.label] if trained else []), *(one.label for one in learners)]
         linked = {one.label: f"trained on each method; learnt from {one.teacher}" for one in linking}
         out = Outcome(
@@ -202,15 +202,15 @@ def compare(
         write_report(out, final=True)
         if out.failed:
             raise ChildProcessError(
-                f"{len(out.failed)} steps failed ({'; '.join(out.failed[:3])}{'; …' if len(out.failed) > 3 else ''}): logs "
-                f"of runs are in {out.folder / 'logs'}; given again, the command does only what is missing"
+                f"{len(out.failed)} steps failed ({'; '.join(out.failed[:3])}{'; …' if len(out.failed) > 3 else ''}): "
+                f"logs of runs are in {out.folder / 'logs'}; given again, the command does only what is missing"
             )
         return out.results
 
 
 def _check(
     name: str, methods: Mapping[str, Method], judges: Mapping[str, Who], recognisers: Mapping[str, Who],
-    attacks: Mapping[str, Attack], learners: list[Restorer], linking: list[Linking], examples: int, bootstrap: int,
+    attacks: Mapping[str, Attack], learners: list[AttackerRun], linking: list[Linking], examples: int, bootstrap: int,
 ) -> None:  # fmt: skip
     """Refuse what cannot be meant, before anything is read or trained."""
     if not is_plain_name(name):
@@ -247,7 +247,7 @@ def _check(
                 )
 
 
-def _before(learners: list[Restorer], attacks: Mapping[str, Attack]) -> dict[str, Unshuffle]:
+def _before(learners: list[AttackerRun], attacks: Mapping[str, Attack]) -> dict[str, Unshuffle]:
     """Find what puts channels back before an attacker; see `Restorer.after`."""
     found = {}
     for one in learners:
@@ -292,9 +292,10 @@ def run(args: list[str]) -> None:
             k: m if isinstance(m, Method) else Method(**m) for k, m in values["methods"].items()
         }
         if isinstance(values["restorer"], dict):
-            values["restorer"] = Restorer(**values["restorer"])
+            values["restorer"] = AttackerRun(**values["restorer"])
         values["attackers"] = {
-            k: a if isinstance(a, Restorer) else Restorer(**a) for k, a in (values["attackers"] or {}).items()
+            k: a if isinstance(a, AttackerRun) else AttackerRun(**a)
+            for k, a in (values["attackers"] or {}).items()
         }
         if isinstance(values["linker"], dict):
             values["linker"] = Linking(**values["linker"])

@@ -32,7 +32,7 @@ from lightning_app.export import (
 from lightning_app.export.card import render
 from lightning_app.export.folder import check_output, named_after, renamed
 from lightning_app.export.graph import OPSET
-from lightning_app.export.source import Run, measured_on, normalisation, read_run, training_data
+from lightning_app.export.source import TrainedRun, measured_on, normalisation, read_run, training_data
 from lightning_app.masks import mask_hash, mask_ratio, save_mask
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
@@ -210,7 +210,7 @@ def _card(
     name: str,
     model: Recogniser,
     facts: CheckpointFacts,
-    run: Run,
+    run: TrainedRun,
     model_input: ModelInput,
     agreement: Agreement,
     packages: dict[str, str],
@@ -254,7 +254,7 @@ def _versions(packages: dict[str, str]) -> dict[str, str]:
 
 
 def _command(
-    run: Run,
+    run: TrainedRun,
     facts: CheckpointFacts,
     title: str | None,
     mask: str | None,

@@ -30,7 +30,7 @@ from lightning_app.models.known import trusting
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.levels import levels_chart
 from lightning_app.report.tables import Scalar
-from lightning_app.studies.sweep import Cell, Cells, Faces, single_masks, summarise
+from lightning_app.studies.sweep import Cells, Faces, SweepCell, single_masks, summarise
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def sweep_levels(
     bank = MaskLevels(masks, size, chosen, hidden, edges=chosen)
     faces = Faces(PairFaces(root, pairs, crop=crop, size=size), bank, mean, std, batch_size, precision,
                   bootstrap, where)  # fmt: skip
-    origin: Cell = {"seed": seed, "mean": mean, "std": std, "precision": precision, "bootstrap": bootstrap,
+    origin: SweepCell = {"seed": seed, "mean": mean, "std": std, "precision": precision, "bootstrap": bootstrap,
                     "images": faces.hash}  # fmt: skip
     kept = Cells(run_dir, origin, overwrite, _RESULTS)
     wanted = [
@@ -146,7 +146,7 @@ def sweep_levels(
 def cells_of(
     key: str, sha256: str, bank: MaskLevels, levels: Sequence[Level], images: int, repeats: int,
     masks_ranked: int, seed: int,
-) -> list[tuple[Cell, Tensor | None]]:  # fmt: skip
+) -> list[tuple[SweepCell, Tensor | None]]:  # fmt: skip
     """List what is measured of one recogniser.
 
     Args:
@@ -164,8 +164,8 @@ def cells_of(
         Pairs of what identifies a measurement, and the masks' numbers in the bank: `[images]` int64, one mask
         for each image; `[1]`, one for all; None for clean images.
     """
-    base: Cell = {"model": key, "checkpoint": sha256}
-    cells: list[tuple[Cell, Tensor | None]] = [
+    base: SweepCell = {"model": key, "checkpoint": sha256}
+    cells: list[tuple[SweepCell, Tensor | None]] = [
         (base | {"level": CLEAN, "repeat": 0, "mask": "", "masks": ""}, None)
     ]
     index = torch.arange(images)
@@ -220,7 +220,10 @@ def run(args: list[str]) -> None:
 
 
 def _measure(
-    wanted: Sequence[tuple[Cell, Tensor | None]], kept: Cells, models: dict[str, Recogniser], faces: Faces
+    wanted: Sequence[tuple[SweepCell, Tensor | None]],
+    kept: Cells,
+    models: dict[str, Recogniser],
+    faces: Faces,
 ) -> None:
     left = [(cell, numbers) for cell, numbers in wanted if not kept.get(cell)]
     if len(left) < len(wanted):
@@ -268,7 +271,7 @@ def _show(name: str, summary: dict[str, Scalar], models: list[str], levels: list
 
 
 def _picture(
-    summary: dict[str, Scalar], models: list[str], levels: list[str], found: Sequence[Cell]
+    summary: dict[str, Scalar], models: list[str], levels: list[str], found: Sequence[SweepCell]
 ) -> bytes:
     def values(path: str) -> list[float]:
         return [_number(summary.get(path.format(level))) for level in levels]

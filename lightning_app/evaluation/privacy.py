@@ -31,7 +31,7 @@ from lightning_app.metrics.reidentification import (
 )
 
 log = logging.getLogger("faceveil")
-Part = dict[str, Tensor]
+Stored = dict[str, Tensor]
 _FORM = 1  # of a part; another number, and what was measured before is measured again
 
 
@@ -173,9 +173,9 @@ def measure(
     attack: Attack | None,
     judges: Sequence[Judge] = (),
     recognisers: Sequence[Judge] = (),
-    have: Part | None = None,
+    have: Stored | None = None,
     tick: Tick = no_tick,
-) -> Part:
+) -> Stored:
     """Desensitize every image, attack it, and measure what is seen then; whole batches on the device.
 
     Nothing of a face stays in the result: no pixel and no embedding, only figures per image and per pair.
@@ -269,7 +269,7 @@ def _once(line: str) -> None:
     log.warning(line)
 
 
-def measure_clean(subjects: Subjects, judges: Sequence[Judge], have: Part | None = None) -> Part:
+def measure_clean(subjects: Subjects, judges: Sequence[Judge], have: Stored | None = None) -> Stored:
     """Let judges look at clean faces: what they cannot tell apart there says nothing about a method.
 
     Args:
@@ -298,7 +298,7 @@ def clean_key(subjects: Subjects) -> str:
     return _hex(f"{_FORM} {subjects.hash} clean")
 
 
-def measured(folder: Path, label: str, key: str) -> tuple[Path, Part]:
+def measured(folder: Path, label: str, key: str) -> tuple[Path, Stored]:
     """Find a part measured before.
 
     Args:
@@ -313,7 +313,7 @@ def measured(folder: Path, label: str, key: str) -> tuple[Path, Part]:
     return path, load_file(path) if path.is_file() else {}
 
 
-def keep(path: Path, part: Part) -> None:
+def keep(path: Path, part: Stored) -> None:
     """Write a part, whole or not at all."""
     write_atomically(path, save({name: values.contiguous() for name, values in part.items()}))
 

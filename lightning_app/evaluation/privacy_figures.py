@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.verification.readers import PairList
 from lightning_app.core.measurement import Measurement
 from lightning_app.evaluation.judges.base import Judge
-from lightning_app.evaluation.privacy import Part, Subjects, short_hash
+from lightning_app.evaluation.privacy import Stored, Subjects, short_hash
 from lightning_app.metrics import verification
 from lightning_app.metrics.reidentification import mean_over_people, worst_identities
 
@@ -20,7 +20,7 @@ _RANKS = {"rank1": 1, "rank5": 5}
 
 
 def clean_metrics(
-    part: Part, subjects: Subjects, judges: Mapping[str, Judge], bootstrap: int = 1000
+    part: Stored, subjects: Subjects, judges: Mapping[str, Judge], bootstrap: int = 1000
 ) -> dict[str, float]:
     """Make figures of how well judges tell clean faces apart, with 95 % intervals (`_low`, `_high`).
 
@@ -47,7 +47,7 @@ def clean_metrics(
 
 
 def figures(
-    part: Part,
+    part: Stored,
     subjects: Subjects,
     judges: Mapping[str, Judge],
     recognisers: Mapping[str, Judge],

@@ -26,7 +26,7 @@ _NOT_FIGURES = (
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     """A run's folder, read.
 
     Attributes:
@@ -45,7 +45,7 @@ class Run:
     federation: dict[str, Any] | None = None
 
 
-def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
+def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> TrainedRun:
     """Read what lies beside a checkpoint.
 
     Args:
@@ -59,7 +59,7 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
     inside = facts.path.parent.name == "checkpoints"
     folder = given if given.is_dir() else facts.path.parent.parent if inside else None
     if folder is None:
-        return Run(None)
+        return TrainedRun(None)
     config: Any = None
     if (folder / "config.yaml").is_file():
         try:
@@ -71,13 +71,13 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
     config = {key: value for key, value in config.items() if key not in parts or isinstance(value, dict)}
     federation = _federation(folder / RECORD)
     if not (folder / "metrics.json").is_file():
-        return Run(folder, config, federation=federation)
+        return TrainedRun(folder, config, federation=federation)
     metrics = read_metrics(folder / "metrics.json")
     steps = metrics.get("run/steps")
     if steps is not None and steps != facts.step:
         log.warning("%s is of step %s, the checkpoint of step %d: the card gives no figures.",
                     folder / "metrics.json", steps, facts.step)  # fmt: skip
-        return Run(folder, config, federation=federation)
+        return TrainedRun(folder, config, federation=federation)
     figures = {
         key: float(value)
         for key, value in metrics.items()
@@ -87,11 +87,11 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> Run:
     if federation is not None:
         federation |= {key: metrics.get(f"federated/{key}") for key in ("rounds", "images")}
     known = int(epochs) if isinstance(epochs, int | float) and math.isfinite(epochs) else None
-    return Run(folder, config, figures, known, federation)
+    return TrainedRun(folder, config, figures, known, federation)
 
 
 def normalisation(
-    facts: CheckpointFacts, run: Run, mean: float | None, std: float | None
+    facts: CheckpointFacts, run: TrainedRun, mean: float | None, std: float | None
 ) -> tuple[float, float]:
     """Return what was subtracted from the pixels in training, and what they were divided by.
 
@@ -126,7 +126,7 @@ def normalisation(
     return found[0], found[1]
 
 
-def training_data(facts: CheckpointFacts, run: Run) -> dict[str, Any]:
+def training_data(facts: CheckpointFacts, run: TrainedRun) -> dict[str, Any]:
     """Describe the training set in numbers; None where they are not known.
 
     Args:
@@ -155,7 +155,7 @@ def training_data(facts: CheckpointFacts, run: Run) -> dict[str, Any]:
     }
 
 
-def measured_on(run: Run) -> list[dict[str, Any]]:
+def measured_on(run: TrainedRun) -> list[dict[str, Any]]:
     """Describe the sets that the run was verified on, without a name of anybody.
 
     Args:

@@ -19,7 +19,7 @@ from datamodules.same_description import alone, key_hashes, same_desensitizer, s
 from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.model_input import find_model_input
-from lightning_app.export.source import Run, normalisation, read_run
+from lightning_app.export.source import TrainedRun, normalisation, read_run
 from lightning_app.models import checkpoints
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts
@@ -190,7 +190,7 @@ class _Masked(Desensitizer):
 
 
 def _desensitizer(
-    facts: CheckpointFacts, run: Run, mask: Tensor | None, wanted: bool
+    facts: CheckpointFacts, run: TrainedRun, mask: Tensor | None, wanted: bool
 ) -> tuple[Desensitizer, str]:
     """Return what is done to images before they are embedded, and that in words."""
     about = facts.desensitizer
@@ -274,7 +274,7 @@ def _raw_size(desensitizer: Desensitizer, facts: CheckpointFacts) -> int:
     return size
 
 
-def _crop(run: Run) -> Crop:
+def _crop(run: TrainedRun) -> Crop:
     data = run.config.get("data")
     found: Any = data.get("init_args", {}) if isinstance(data, dict) else {}
     for key in ("reader", "init_args", "crop"):

@@ -17,7 +17,7 @@ from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import decayed_groups, scheduled
 from lightning_app.models.others import ORIGINS, Teacher, check_teacher, origins_in, start_from
 from lightning_app.models.parts import (
-    Part,
+    ClassWithArguments,
     backbone_maker,
     called,
     classes_of_data,
@@ -425,7 +425,9 @@ class Recogniser(L.LightningModule):
             mine = self.make_head(classes).state_dict()
         return {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in head_weights(state).items()}
 
-    def _keep_parts(self, backbone: BackboneMaker | Part | str, head: HeadMaker | Part | None) -> None:
+    def _keep_parts(
+        self, backbone: BackboneMaker | ClassWithArguments | str, head: HeadMaker | ClassWithArguments | None
+    ) -> None:
         """Note what makes backbone and head, and describe them in plain values for the checkpoint."""
         self._head_maker = head_maker(head)
         self.save_hyperparameters(describe_parts(backbone, head))

@@ -14,7 +14,7 @@ from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones import BACKBONES, BackboneMaker
 from lightning_app.networks.heads import HEADS, HeadMaker, SoftmaxHead
 
-Part = Mapping[str, Any]  # class_path and init_args
+ClassWithArguments = Mapping[str, Any]  # class_path and init_args
 _GIVEN = 2  # arguments that the recogniser gives: (dim, classes), (in_channels, input_size)
 
 
@@ -46,8 +46,8 @@ def described(maker: object, base: type[nn.Module]) -> dict[str, Any]:
 
 
 def describe_parts(
-    backbone: BackboneMaker | Part | str, head: HeadMaker | Part | None
-) -> dict[str, BackboneMaker | HeadMaker | Part | str | None]:
+    backbone: BackboneMaker | ClassWithArguments | str, head: HeadMaker | ClassWithArguments | None
+) -> dict[str, BackboneMaker | HeadMaker | ClassWithArguments | str | None]:
     """Return backbone and head in plain values that a checkpoint keeps, by the names `backbone` and `head`.
 
     Args:
@@ -63,7 +63,7 @@ def describe_parts(
     }
 
 
-def head_maker(head: HeadMaker | Part | None) -> HeadMaker | None:
+def head_maker(head: HeadMaker | ClassWithArguments | None) -> HeadMaker | None:
     """Return what makes a head; a description must be of one of ours.
 
     Raises:
@@ -72,7 +72,7 @@ def head_maker(head: HeadMaker | Part | None) -> HeadMaker | None:
     return _maker("head", head, HEADS) if isinstance(head, Mapping) else head
 
 
-def backbone_maker(backbone: BackboneMaker | Part | str) -> BackboneMaker | str:
+def backbone_maker(backbone: BackboneMaker | ClassWithArguments | str) -> BackboneMaker | str:
     """Return what makes a backbone, or its name; a description must be of one of ours.
 
     Raises:
@@ -81,7 +81,9 @@ def backbone_maker(backbone: BackboneMaker | Part | str) -> BackboneMaker | str:
     return _maker("backbone", backbone, BACKBONES) if isinstance(backbone, Mapping) else backbone
 
 
-def _maker(name: str, part: Part, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+def _maker(
+    name: str, part: ClassWithArguments, known: Mapping[str, Callable[..., Any]]
+) -> Callable[..., Any]:
     path = str(part.get("class_path"))
     package, _, kind = path.rpartition(".")
     if kind not in known or package.partition(".")[0] != "lightning_app":

@@ -133,10 +133,14 @@ def parse_axis(text: str, judges: Sequence[str]) -> Axis:
     return Axis(measure, judge or None)
 
 
-Seen = tuple[float, float, float, str, str]  # value, low and high as measured, the attack and the judge
+StrongestValue = tuple[
+    float, float, float, str, str
+]  # value, low and high as measured, the attack and the judge
 
 
-def strongest(figures: Figures, attacks: Sequence[str], judges: Sequence[str], axis: Axis) -> Seen | None:
+def strongest(
+    figures: Figures, attacks: Sequence[str], judges: Sequence[str], axis: Axis
+) -> StrongestValue | None:
     """Find the attack that sees most of a method.
 
     Args:
@@ -152,13 +156,13 @@ def strongest(figures: Figures, attacks: Sequence[str], judges: Sequence[str], a
     return _most([one for a in (RELEASED, *attacks) for one in _seen(figures, a, judges, axis)], axis)
 
 
-def _seen(figures: Figures, attack: str, judges: Sequence[str], axis: Axis) -> list[Seen]:
+def _seen(figures: Figures, attack: str, judges: Sequence[str], axis: Axis) -> list[StrongestValue]:
     whom = ([axis.judge] if axis.judge else list(judges)) if MEASURES[axis.measure].judged else [""]
     found = [(find_metric(figures, axis.measure, judge, attack), judge) for judge in whom]
     return [(one.value, *one.interval, attack, judge) for one, judge in found if one is not None]
 
 
-def _most(seen: Sequence[Seen], axis: Axis) -> Seen | None:
+def _most(seen: Sequence[StrongestValue], axis: Axis) -> StrongestValue | None:
     return (min if axis.higher_is_private else max)(seen, key=lambda one: one[0], default=None)
 
 

@@ -25,7 +25,7 @@ from lightning_app.report.columns import WORDS
 from lightning_app.report.figures import png_bytes
 from lightning_app.report.frontier import Measured, data_of, lines_of, paragraph, views
 from lightning_app.report.judges import standing
-from lightning_app.report.page_tables import Cell, method_table, state_heads, state_rows, strongest_cells
+from lightning_app.report.page_tables import PageCell, method_table, state_heads, state_rows, strongest_cells
 from lightning_app.report.plot import plot_of
 from lightning_app.report.score_table import Scored
 
@@ -114,7 +114,7 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def state_table(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
+def state_table(comparison: Comparison) -> tuple[list[str], list[list[PageCell]]]:
     """Make the table of everything measured: a row for each method and attack.
 
     Args:

@@ -12,7 +12,7 @@ from lightning_app.report.frontier import Measured
 
 
 @dataclass(frozen=True)
-class Cell:
+class PageCell:
     """A cell of a table: what is read, its interval, and what it is sorted by."""
 
     text: str
@@ -21,14 +21,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Head:
+class PageHead:
     """The head of a column, and the judge whose column it is; empty for nobody's."""
 
     text: str
     judge: str = ""
 
 
-def method_table(found: Measured) -> tuple[list[str], list[list[Cell]]]:
+def method_table(found: Measured) -> tuple[list[str], list[list[PageCell]]]:
     """Make the table of methods: utility, what the release looks like, what the strongest attack sees.
 
     Args:
@@ -40,7 +40,7 @@ def method_table(found: Measured) -> tuple[list[str], list[list[Cell]]]:
     heads = ["method", "accuracy s1", "s2", "s3", "hidden", "dSSIM", "PSNR", found.axis.title, "by"]
     rows = []
     for label, figures in found.results.items():
-        row = [Cell(label, order=label)]
+        row = [PageCell(label, order=label)]
         row += [cell_of(find_metric(figures, f"accuracy{s}"), 100) for s in ("", "_s2", "_s3")]
         row += [cell_of(find_metric(figures, "mask_ratio"), 100)]
         row += [cell_of(find_metric(figures, name)) for name in ("dssim", "psnr")]
@@ -48,7 +48,7 @@ def method_table(found: Measured) -> tuple[list[str], list[list[Cell]]]:
     return heads, rows
 
 
-def strongest_cells(found: Measured, label: str, axis: Axis) -> tuple[Cell, Cell]:
+def strongest_cells(found: Measured, label: str, axis: Axis) -> tuple[PageCell, PageCell]:
     """Make two cells: what the strongest attack on a method sees, and which it is, by whom.
 
     Args:
@@ -58,16 +58,16 @@ def strongest_cells(found: Measured, label: str, axis: Axis) -> tuple[Cell, Cell
     """
     seen = strongest(found.results[label], found.attacks, list(found.judges), axis)
     if seen is None:
-        return Cell("–"), Cell("–")
+        return PageCell("–"), PageCell("–")
     whom = seen[3] if not seen[4] or len(found.judges) == 1 else f"{seen[3]}, {seen[4]}"
     cell = number(*seen[:3], axis.scale)
     if found.open.get(label):  # an attacker that failed, or could have learnt more, may see more
         sign = "≤" if axis.higher_is_private else "≥"
-        cell = Cell(f"{sign} {cell.text}", cell.interval, cell.order)
-    return cell, Cell(whom, order=whom)
+        cell = PageCell(f"{sign} {cell.text}", cell.interval, cell.order)
+    return cell, PageCell(whom, order=whom)
 
 
-def state_heads(found: Measured, recognisers: list[str]) -> list[Head]:
+def state_heads(found: Measured, recognisers: list[str]) -> list[PageHead]:
     """List the heads of the table of everything measured.
 
     Args:
@@ -75,11 +75,11 @@ def state_heads(found: Measured, recognisers: list[str]) -> list[Head]:
         recognisers: labels.
     """
     columns = columns_of(list(found.judges), recognisers, found.results)
-    named = [Head(c.head.format(label), label if c.of == "judges" else "") for c, label in columns]
-    return [Head("method"), Head("seen"), *named]
+    named = [PageHead(c.head.format(label), label if c.of == "judges" else "") for c, label in columns]
+    return [PageHead("method"), PageHead("seen"), *named]
 
 
-def state_rows(found: Measured, recognisers: list[str]) -> list[list[Cell]]:
+def state_rows(found: Measured, recognisers: list[str]) -> list[list[PageCell]]:
     """Make the rows of the table of everything measured: one for each method and attack.
 
     Args:
@@ -94,30 +94,30 @@ def state_rows(found: Measured, recognisers: list[str]) -> list[list[Cell]]:
                 if why := found.open.get(label, {}).get(attack):  # a hole has a name
                     rows.append(
                         [
-                            Cell(label, order=label),
-                            Cell(attack, why, attack),
-                            *(Cell("–") for _ in columns),
+                            PageCell(label, order=label),
+                            PageCell(attack, why, attack),
+                            *(PageCell("–") for _ in columns),
                         ]
                     )
                 continue  # not mounted on this method
             measured = [(find_metric(figures, c.figure, whom, attack), c.scale) for c, whom in columns]
             cells = [cell_of(one, scale) for one, scale in measured]
             why = found.open.get(label, {}).get(attack, "")
-            rows.append([Cell(label, order=label), Cell(attack, why, attack), *cells])
+            rows.append([PageCell(label, order=label), PageCell(attack, why, attack), *cells])
     return rows
 
 
-def cell_of(one: Measurement | None, scale: float = 1) -> Cell:
+def cell_of(one: Measurement | None, scale: float = 1) -> PageCell:
     """Make the cell of a measurement.
 
     Args:
         one: what was measured; None where nothing was.
         scale: what it is multiplied by to be shown.
     """
-    return Cell("–") if one is None else number(one.value, one.low, one.high, scale)
+    return PageCell("–") if one is None else number(one.value, one.low, one.high, scale)
 
 
-def number(value: float, low: float | None, high: float | None, scale: float = 1) -> Cell:
+def number(value: float, low: float | None, high: float | None, scale: float = 1) -> PageCell:
     """Make the cell of a number with its interval.
 
     Args:
@@ -128,8 +128,8 @@ def number(value: float, low: float | None, high: float | None, scale: float = 1
     """
     digits = 1 if scale == 100 or abs(value) >= 2 else 3
     if not math.isfinite(value):
-        return Cell("∞" if value > 0 else "−∞", order=1e9 if value > 0 else -1e9)
+        return PageCell("∞" if value > 0 else "−∞", order=1e9 if value > 0 else -1e9)
     text = f"{scale * value:.{digits}f}"
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return Cell(text, order=scale * value)
-    return Cell(text, f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]", scale * value)
+        return PageCell(text, order=scale * value)
+    return PageCell(text, f"[{scale * low:.{digits}f}, {scale * high:.{digits}f}]", scale * value)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lightning_app.report.page_tables import Cell
+from lightning_app.report.page_tables import PageCell
 
 INDICATORS = ("s1", "s2", "s3", "s4", "s5")
 SCORES = ("privacy", "accuracy", "product (text)", "mean (Table 2)")
@@ -37,7 +37,7 @@ class Scored:
             for label, raw in self.raw.items()
         }
 
-    def table(self) -> tuple[list[str], list[list[Cell]]]:
+    def table(self) -> tuple[list[str], list[list[PageCell]]]:
         """Make the table, normalised over all its rows.
 
         Returns:
@@ -50,10 +50,10 @@ class Scored:
             numbers = [_cell(value) for value in (*measured, *made)]
             attack, told = str(raw["attack"]), str(raw["open"])
             told = f"at most, {told}" if attack and told else told
-            numbers.insert(len(INDICATORS), Cell(attack or "–", told, attack))
-            rows.append([Cell(label, order=label), *numbers])
+            numbers.insert(len(INDICATORS), PageCell(attack or "–", told, attack))
+            rows.append([PageCell(label, order=label), *numbers])
         return heads, rows
 
 
-def _cell(value: float) -> Cell:
-    return Cell("–") if math.isnan(value) else Cell(f"{value:.3f}", order=value)
+def _cell(value: float) -> PageCell:
+    return PageCell("–") if math.isnan(value) else PageCell(f"{value:.3f}", order=value)

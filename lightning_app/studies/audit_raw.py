@@ -34,7 +34,7 @@ _NAMES_THE_KEY = "give --config too, whose desensitizer names the owner's key fi
 
 
 @dataclass(frozen=True)
-class Owner:
+class OwnersSide:
     """What only the owner of a release has, and how much of it is compared.
 
     Attributes:
@@ -57,7 +57,7 @@ class Owner:
 
 
 def compare_with_raw(
-    root: Path, found: Audit, owner: Owner, advance: Callable[[int], None] = lambda done: None
+    root: Path, found: Audit, owner: OwnersSide, advance: Callable[[int], None] = lambda done: None
 ) -> None:
     """Release a sample of the raw images again, and hold it and the owner's tables against what was released.
 
@@ -105,7 +105,7 @@ def names_of(raw: str | None, reader: FaceReader) -> set[str]:
     return names
 
 
-def _origin(owner: Owner) -> dict[str, int]:
+def _origin(owner: OwnersSide) -> dict[str, int]:
     """Return the path in the release of every raw image, and its number."""
     reader, pseudonyms = owner.reader, owner.pseudonyms
     identities = [pseudonyms.identity(name) for name in reader.identities]
@@ -117,7 +117,7 @@ def _origin(owner: Owner) -> dict[str, int]:
 
 
 def _compare(
-    root: Path, found: Audit, owner: Owner, origin: dict[str, int], advance: Callable[[int], None]
+    root: Path, found: Audit, owner: OwnersSide, origin: dict[str, int], advance: Callable[[int], None]
 ) -> None:
     assert found.manifest is not None
     agreed, reader = owner.agreed, owner.reader
@@ -146,7 +146,7 @@ def _compare(
 
 
 def _compare_each(
-    root: Path, found: Audit, owner: Owner, origin: dict[str, int], advance: Callable[[int], None]
+    root: Path, found: Audit, owner: OwnersSide, origin: dict[str, int], advance: Callable[[int], None]
 ) -> None:
     manifest = found.manifest
     assert manifest is not None
@@ -195,7 +195,7 @@ def _hold_against_masker(found: Audit, masker: str) -> None:
 
 
 def _compare_shards(
-    root: Path, found: Audit, owner: Owner, origin: dict[str, int], advance: Callable[[int], None]
+    root: Path, found: Audit, owner: OwnersSide, origin: dict[str, int], advance: Callable[[int], None]
 ) -> None:
     manifest = found.manifest
     assert manifest is not None
@@ -233,7 +233,7 @@ def _compare_shards(
         found.add("shards", f"{NOT_COMPARED}: {error}")
 
 
-def _compare_pairs(root: Path, found: Audit, owner: Owner) -> None:
+def _compare_pairs(root: Path, found: Audit, owner: OwnersSide) -> None:
     """Hold the list of pairs of a release against the reader's: it must be the same to the last pair."""
     assert found.manifest is not None
     if PAIRS not in found.manifest.files or not (root / PAIRS).is_file():

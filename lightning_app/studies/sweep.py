@@ -24,7 +24,7 @@ from lightning_app.metrics.rank import rank_correlation
 from lightning_app.models.base import Recogniser
 from lightning_app.report.tables import Scalar
 
-Cell = dict[str, Any]
+SweepCell = dict[str, Any]
 _Key = tuple[str, str, int, str]  # model, level, repeat, mask
 _CELLS = "cells.jsonl"
 
@@ -104,7 +104,7 @@ class Cells:
         FileExistsError: the folder holds another run, or measurements with other settings.
     """
 
-    def __init__(self, run_dir: Path, origin: Cell, overwrite: bool, results: Sequence[str]) -> None:
+    def __init__(self, run_dir: Path, origin: SweepCell, overwrite: bool, results: Sequence[str]) -> None:
         self.path, self.origin = run_dir / _CELLS, origin
         foreign = [mark for mark in ("checkpoints", "metrics.json") if (run_dir / mark).exists()]
         if foreign and not self.path.exists():
@@ -115,13 +115,13 @@ class Cells:
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
         try:
-            self._cells: dict[_Key, Cell] = {_key(cell): cell for cell in map(json.loads, whole)}
+            self._cells: dict[_Key, SweepCell] = {_key(cell): cell for cell in map(json.loads, whole)}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is damaged ({error}): start anew with --overwrite") from error
         if len(whole) < len(lines):
             write_atomically(self.path, "".join(whole))
 
-    def check(self, wanted: Sequence[Cell]) -> None:
+    def check(self, wanted: Sequence[SweepCell]) -> None:
         """Refuse measurements that were made with other settings, faces, masks or weights than those wanted."""
         for cell in wanted:
             there = self._cells.get(_key(cell), {})
@@ -133,11 +133,11 @@ class Cells:
                     "(--overwrite) or choose another --name"
                 )
 
-    def get(self, cell: Cell) -> Cell:
+    def get(self, cell: SweepCell) -> SweepCell:
         """Return what was measured, with what was wanted; empty where nothing was."""
         return self._cells.get(_key(cell), {})
 
-    def add(self, cell: Cell, figures: dict[str, float]) -> None:
+    def add(self, cell: SweepCell, figures: dict[str, float]) -> None:
         """Keep a measurement."""
         self._cells[_key(cell)] = self.origin | cell | figures
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ class Cells:
             file.write(json.dumps(self._cells[_key(cell)]) + "\n")
 
 
-def _key(cell: Cell) -> _Key:
+def _key(cell: SweepCell) -> _Key:
     return cell["model"], cell["level"], cell["repeat"], cell["mask"]
 
 
@@ -154,7 +154,7 @@ def _short(value: object) -> str:
 
 
 def summarise(
-    found: Sequence[Cell], models: Sequence[str], levels: Sequence[str], bootstrap: int, seed: int
+    found: Sequence[SweepCell], models: Sequence[str], levels: Sequence[str], bootstrap: int, seed: int
 ) -> dict[str, Scalar]:
     """Make the flat figures of a sweep.
 
@@ -199,7 +199,7 @@ def summarise(
     return out
 
 
-def single_masks(found: Sequence[Cell]) -> dict[tuple[str, str], dict[str, float]]:
+def single_masks(found: Sequence[SweepCell]) -> dict[tuple[str, str], dict[str, float]]:
     """Collect the accuracies under single masks: (level, mask) → recogniser → accuracy."""
     single: dict[tuple[str, str], dict[str, float]] = {}
     for cell in found:

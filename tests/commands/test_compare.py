@@ -22,7 +22,7 @@ from lightning_app.desensitize import BlockDCT
 from lightning_app.evaluation import privacy
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import Candidate, Method, Restorer, bench
+from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method, bench
 from lightning_app.studies.compare.strangers import check_strangers
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import RunMain, refused, write_config
@@ -401,7 +401,7 @@ def test_a_checkpoints_own_figures_are_taken_only_where_they_are_the_methods(
     def place(name: str = "m", **changed: Any) -> Path:
         (tmp_path / "other.yaml").write_text(yaml.safe_dump(fit | changed))
         method = Method(str(tmp_path / "other.yaml"), checkpoint=str(home / "checkpoints/last.ckpt"))
-        return Candidate(name, method, "both", Path("runs"), 0).run
+        return ComparedMethod(name, method, "both", Path("runs"), 0).run
 
     own = Path("runs/both/m")
     assert place() == home
@@ -444,13 +444,13 @@ def test_a_trained_run_that_was_verified_otherwise_is_refused(
     (tmp_path / "runs/shared").symlink_to(fitted / "runs/tiny")
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump(fit))
-    Candidate("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
+    ComparedMethod("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
     fit["trainer"]["callbacks"][0]["init_args"]["flip"] = True
     path.write_text(yaml.safe_dump(fit))
     with pytest.raises(
         ValueError, match=r"methods\.m: runs/shared holds a .*verification\.flip is false, not true"
     ):
-        Candidate("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
+        ComparedMethod("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
 
 
 def test_an_attacker_who_knows_the_people_is_refused(
@@ -461,9 +461,9 @@ def test_an_attacker_who_knows_the_people_is_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fit, last = fitted / "tiny.yaml", str(fitted / "runs/tiny/checkpoints/last.ckpt")
-    candidates = {"mask": Candidate("mask", Method(str(fit), checkpoint=last), "both", Path("runs"), 0)}
+    candidates = {"mask": ComparedMethod("mask", Method(str(fit), checkpoint=last), "both", Path("runs"), 0)}
 
-    def told(attacks: dict[str, Attack], restorer: Restorer | None = None) -> list[str]:
+    def told(attacks: dict[str, Attack], restorer: AttackerRun | None = None) -> list[str]:
         caplog.clear()
         with caplog.at_level("WARNING", "faceveil"):
             unknown = check_strangers(candidates, attacks, [restorer] if restorer else [], 0, restorer)
@@ -478,7 +478,7 @@ def test_an_attacker_who_knows_the_people_is_refused(
         told({"mean face": MeanFace(DrawnFaces(identities=4, images_per_identity=1, size=32))})
     assert "Drawn" not in str(raised.value)
     with pytest.raises(ValueError, match="RFR-Net: 6 of the 6 people"):  # any `fit` on these people
-        told({}, Restorer(str(fit), label="RFR-Net"))
+        told({}, AttackerRun(str(fit), label="RFR-Net"))
     for number, folder in enumerate(sorted(path for path in drawn_root.iterdir() if path.is_dir())):
         shutil.copytree(folder, tmp_path / f"others/Somebody_{number}")  # the same pictures under other names
     with pytest.raises(ValueError, match=r"mean face: \d+ of their images are among those"):
@@ -500,20 +500,20 @@ def test_an_attacker_of_another_method_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     fit = str(fitted / "tiny.yaml")
-    own = Candidate("mask", Method(fit), "both", Path("runs"), 0).setting.data.desensitizer.describe()
+    own = ComparedMethod("mask", Method(fit), "both", Path("runs"), 0).setting.data.desensitizer.describe()
 
     def told(desensitizer: dict[str, Any]) -> str:
         caplog.clear()
         path = checkpoint(tmp_path / "restorer.ckpt", FaceDataModule={"desensitizer": desensitizer})
         with caplog.at_level("WARNING", "faceveil"):
-            Candidate("mask", Method(fit, restorer=str(path)), "both", Path("runs"), 0)
+            ComparedMethod("mask", Method(fit, restorer=str(path)), "both", Path("runs"), 0)
         return caplog.text
 
     assert told(own) == ""
     assert "methods.mask.restorer: " in told({"method": "Mosaic", "block": 8})
     assert "was trained against Mosaic, this is MaskOut" in caplog.text
     assert "was trained against a method it does not tell" in told({})
-    candidate = Candidate(
+    candidate = ComparedMethod(
         "mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0
     )
     with caplog.at_level("WARNING", "faceveil"):
@@ -531,10 +531,10 @@ def test_an_attacker_of_another_method_is_told(
     (home / "checkpoints").mkdir(parents=True)
     (tmp_path / "restorer.ckpt").rename(home / "checkpoints/last.ckpt")
     (home / "config.yaml").write_bytes((fitted / "runs/tiny/config.yaml").read_bytes())
-    candidate = Candidate("mask", Method(fit, restorer=str(home)), "both", Path("runs"), 0)
+    candidate = ComparedMethod("mask", Method(fit, restorer=str(home)), "both", Path("runs"), 0)
     with pytest.raises(ValueError, match=r"methods\.mask\.restorer: 6 of the 6 people who are attacked"):
         check_strangers({"mask": candidate}, {}, [], 0)
-    none = {"mask": Candidate("mask", Method(fit), "both", Path("runs"), 0)}
+    none = {"mask": ComparedMethod("mask", Method(fit), "both", Path("runs"), 0)}
     with pytest.raises(ValueError, match="theirs: 6 of the 6 people who are attacked"):
         check_strangers(none, {"theirs": TrainedRestorer(home)}, [], 0)
     # a class that the config beside the attacker names is not imported, and nothing is trained before that is settled
@@ -548,7 +548,7 @@ def test_an_attacker_of_another_method_is_told(
         check_strangers({"mask": candidate}, {}, [], 0)
     (tmp_path / "restorer.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"methods\.mask\.restorer: .*restorer\.ckpt"):
-        Candidate("mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0)
+        ComparedMethod("mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0)
 
 
 @pytest.mark.parametrize(

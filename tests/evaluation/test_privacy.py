@@ -16,7 +16,7 @@ from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, Identity, MaskOut
 from lightning_app.evaluation import Judge, RecogniserJudge
-from lightning_app.evaluation.privacy import Part, Subjects, applies, keep, measure, measured, part_key
+from lightning_app.evaluation.privacy import Stored, Subjects, applies, keep, measure, measured, part_key
 from lightning_app.evaluation.privacy_figures import figures
 from lightning_app.metrics import dssim, verification
 
@@ -175,7 +175,7 @@ def test_a_part_holds_no_face_and_no_embedding(subjects: Subjects, tmp_path: Pat
     path, had = measured(tmp_path, "blur", "abc")
     assert had == {}
     keep(path, part)
-    again: Part = measured(tmp_path, "blur", "abc")[1]
+    again: Stored = measured(tmp_path, "blur", "abc")[1]
     assert again.keys() == part.keys()
     assert all(torch.equal(again[name], part[name]) for name in part)
     judges = {"grid": grid}

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from lightning_app.export.source import Run, training_data
+from lightning_app.export.source import TrainedRun, training_data
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask, ResNetPartial
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import file_sha256, read_recogniser
@@ -125,7 +125,7 @@ def test_a_card_tells_of_them(tmp_path: Path) -> None:
     facts = read_recogniser(
         write(tmp_path / "a.ckpt", ResNet(**SMALL), FaceDataModule=CLEAN, **{ORIGINS: {"teacher": "0" * 64}})
     )[1]
-    assert training_data(facts, Run(None))["origins"] == {"teacher": "0" * 64}
+    assert training_data(facts, TrainedRun(None))["origins"] == {"teacher": "0" * 64}
 
 
 @pytest.fixture(scope="module")

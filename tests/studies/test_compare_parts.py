@@ -13,7 +13,7 @@ import torch
 
 from lightning_app.metrics.scores import Indicators
 from lightning_app.report.columns import columns_of
-from lightning_app.studies.compare import Linking, Method, Restorer
+from lightning_app.studies.compare import AttackerRun, Linking, Method
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.curves import Curve, budgets, read_curve, still_falls, why_open
 from lightning_app.studies.compare.measuring import measure_all
@@ -91,7 +91,7 @@ def test_some_methods_are_chosen_and_attackers_are_trained_longer(tmp_path: Path
         chosen("only", {"a": 1, "b": 2}, ["z"])
     config = tmp_path / "attacker.yaml"
     config.write_text("trainer: {max_epochs: 3, check_val_every_n_epoch: 3}\n")
-    made = longer(Restorer(str(config)), 4)
+    made = longer(AttackerRun(str(config)), 4)
     assert made.args == ["--trainer.max_epochs", "12", "--trainer.check_val_every_n_epoch", "12"]
     given = Linking(str(config), ["--trainer.max_epochs=8"], teacher="x")
     assert longer(given, 0.5).args[1:] == [
@@ -105,7 +105,7 @@ def test_some_methods_are_chosen_and_attackers_are_trained_longer(tmp_path: Path
         longer(given, 0)
     config.write_text("trainer: {max_steps: 3}\n")
     with pytest.raises(ValueError, match=r"budget: .*attacker\.yaml has no trainer\.max_epochs"):
-        longer(Restorer(str(config)), 2)
+        longer(AttackerRun(str(config)), 2)
 
 
 def test_overrides_of_every_run_come_before_its_own() -> None:
@@ -116,7 +116,7 @@ def test_overrides_of_every_run_come_before_its_own() -> None:
     ]
     linker = with_args(Linking("b.yaml", teacher="x"), small)
     assert (linker.args, linker.teacher) == (small, "x")
-    assert with_args(Restorer("c.yaml", ["--x"]), None).args == ["--x"]
+    assert with_args(AttackerRun("c.yaml", ["--x"]), None).args == ["--x"]
 
 
 RESULTS = {

@@ -181,7 +181,7 @@ def is_shard_file(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None
 
 
-class Part(NamedTuple):
+class TensorPlace(NamedTuple):
     """Where a tensor lies in a shard.
 
     Attributes:
@@ -208,7 +208,7 @@ class Layout:
     """
 
     head: bytes
-    parts: Mapping[str, Part]
+    parts: Mapping[str, TensorPlace]
     size: int
 
     @classmethod
@@ -237,7 +237,7 @@ class Layout:
         text += b" " * (-len(text) % _LENGTH)
         head = len(text).to_bytes(_LENGTH, "little") + text
         parts = {
-            name: Part(kind, shape, *(len(head) + offset for offset in told[name]["data_offsets"]))
+            name: TensorPlace(kind, shape, *(len(head) + offset for offset in told[name]["data_offsets"]))
             for name, _, kind, _, shape in wanted
         }
         return cls(head, parts, len(head) + at)

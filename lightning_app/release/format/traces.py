@@ -24,7 +24,7 @@ _WAVES = 16  # of a ring at least: the mean of fewer is a matter of chance
 _EXCESS = 1.4  # RMS, as a multiple of what blurred noise has: that has 1.33 at most, blurred faces 1.1
 
 
-class Seen(NamedTuple):
+class TracesFound(NamedTuple):
     """What an image was found to show.
 
     Attributes:
@@ -84,24 +84,26 @@ class Traces:
         """
         return self.look(pixels).faults
 
-    def look(self, pixels: Pixels) -> Seen:
+    def look(self, pixels: Pixels) -> TracesFound:
         """Look at one image.
 
         Args:
             pixels: `[size,size,C]` uint8.
         """
         if self._block and not _is_mosaic(pixels, self._block):
-            return Seen([f"is no mosaic: its blocks of {self._block} pixels are not of one colour each"])
+            return TracesFound(
+                [f"is no mosaic: its blocks of {self._block} pixels are not of one colour each"]
+            )
         if not self._blurs:
-            return Seen([])
+            return TracesFound([])
         power = self._power(pixels)
         over = power @ self._bands.T > self._most  # `[C, limits]`
         if over.any():
             channel, limit = np.argwhere(over)[0]
             rms = float(np.sqrt((power @ self._bands.T)[channel, limit] / self._bins.size))
             what = f"waves of which that leaves {_PASSES[limit]} stand out by {rms:.1f} grey levels"
-            return Seen([f"is not blurred as its method says: {what}"], True)
-        return Seen([], bool((power @ self._rings.T > _EXCESS**2 * self._noise).any()))
+            return TracesFound([f"is not blurred as its method says: {what}"], True)
+        return TracesFound([], bool((power @ self._rings.T > _EXCESS**2 * self._noise).any()))
 
     def _power(self, pixels: Pixels) -> NDArray[np.float64]:
         """Sum the squares of the waves' coefficients about the middle grey, `[C, bins]`."""

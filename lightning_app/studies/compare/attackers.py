@@ -11,14 +11,14 @@ from lightning_app.attacks import Unshuffle
 from lightning_app.cli.fit_config import read_fit_settings
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare.candidate import Candidate, plain, typed
-from lightning_app.studies.compare.methods import Restorer
+from lightning_app.studies.compare.candidate import ComparedMethod, plain, typed
+from lightning_app.studies.compare.methods import AttackerRun
 
 _TRAINED = "time/fit_s"  # a figure that every `fit` leaves, whatever it trains
 
 
 def train_attacker(
-    candidate: Candidate, restorer: Restorer, seed: int, more: Sequence[str] = (), clean: bool = False,
+    candidate: ComparedMethod, restorer: AttackerRun, seed: int, more: Sequence[str] = (), clean: bool = False,
     before: Unshuffle | None = None,
 ) -> Path | None:  # fmt: skip
     """Train an attacker on a method, of other people's faces, unless that is done.
@@ -51,7 +51,7 @@ def train_attacker(
     return run / LAST if done else None
 
 
-def attacker_run(candidate: Candidate, restorer: Restorer, clean: bool = False) -> Path:
+def attacker_run(candidate: ComparedMethod, restorer: AttackerRun, clean: bool = False) -> Path:
     """Return the folder of an attacker's run.
 
     Args:
@@ -74,7 +74,11 @@ def home_of(checkpoint: str | Path) -> Path:
 
 
 def attacker_args(
-    candidate: Candidate, restorer: Restorer, seed: int, clean: bool = False, before: Unshuffle | None = None
+    candidate: ComparedMethod,
+    restorer: AttackerRun,
+    seed: int,
+    clean: bool = False,
+    before: Unshuffle | None = None,
 ) -> list[str]:
     """Return the command line that trains an attacker on a method, after `fit`.
 
@@ -94,7 +98,9 @@ def attacker_args(
             "--data.init_args.desensitizer", json.dumps(desensitizer)]  # fmt: skip
 
 
-def meets(candidate: Candidate, restorer: Restorer, seed: int, before: Unshuffle | None = None) -> bool:
+def meets(
+    candidate: ComparedMethod, restorer: AttackerRun, seed: int, before: Unshuffle | None = None
+) -> bool:
     """Return whether an attacker can be trained on a method: it hides, and the attacker takes what it releases.
 
     Args:
@@ -118,7 +124,7 @@ def meets(candidate: Candidate, restorer: Restorer, seed: int, before: Unshuffle
     return str(model["class_path"]).rpartition(".")[2] != "Inpainter"
 
 
-def clean_data(candidate: Candidate, restorer: Restorer, seed: int) -> FaceDataModule:
+def clean_data(candidate: ComparedMethod, restorer: AttackerRun, seed: int) -> FaceDataModule:
     """Return an attacker's data without any desensitizer.
 
     Args:

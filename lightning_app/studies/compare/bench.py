@@ -23,7 +23,7 @@ from lightning_app.evaluation.privacy import (
 )
 from lightning_app.evaluation.privacy_figures import clean_metrics, figures
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.candidate import ComparedMethod
 
 log = logging.getLogger("faceveil")
 
@@ -65,7 +65,7 @@ class Bench:
         }
 
     def figures(
-        self, candidate: Candidate, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
+        self, candidate: ComparedMethod, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
         tick: Callable[[int], None] = no_tick,
     ) -> dict[str, float]:  # fmt: skip
         """Measure one attack on one method, or read what was measured before; empty where it cannot be mounted."""

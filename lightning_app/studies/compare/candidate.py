@@ -29,7 +29,7 @@ log = logging.getLogger("faceveil")
 _SITUATIONS = ("", "_s2", "_s3")
 
 
-class Candidate:
+class ComparedMethod:
     """One method, read and checked, before anything is trained.
 
     Args:

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.yaml_file import read_config_file
-from lightning_app.studies.compare.methods import Method, Restorer
+from lightning_app.studies.compare.methods import AttackerRun, Method
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Restorer)
-Trained = TypeVar("Trained", bound=Method | Restorer)
+R = TypeVar("R", bound=AttackerRun)
+Trained = TypeVar("Trained", bound=Method | AttackerRun)
 _EPOCHS, _CHECK = "max_epochs", "check_val_every_n_epoch"
 
 

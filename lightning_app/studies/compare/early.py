@@ -13,21 +13,21 @@ from lightning_app.cli.fit_config import FitSettings, read_fit_settings
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.attackers import attacker_args, attacker_run, meets
-from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.eyes import OWN, Eyes, Who
-from lightning_app.studies.compare.methods import Linking, Restorer
+from lightning_app.studies.compare.methods import AttackerRun, Linking
 from lightning_app.studies.estimate import Planned, estimate
 from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
 from lightning_app.studies.where import said_at
 
 
 def check_early(
-    candidates: Mapping[str, Candidate],
+    candidates: Mapping[str, ComparedMethod],
     eyes: Eyes,
     judges: Mapping[str, Who],
     recognisers: Mapping[str, Who],
     attacks: Mapping[str, Attack],
-    attackers: Sequence[Restorer],
+    attackers: Sequence[AttackerRun],
     seed: int,
     device: torch.device,
     before: Mapping[str, Unshuffle] | None = None,
@@ -72,7 +72,7 @@ def check_early(
     return estimate(planned, first.folder.parent, device)
 
 
-def _check_judge(where: str, who: Who, candidates: Mapping[str, Candidate], eyes: Eyes) -> None:
+def _check_judge(where: str, who: Who, candidates: Mapping[str, ComparedMethod], eyes: Eyes) -> None:
     first = next(iter(candidates.values())).setting.data
     if who == OWN:
         return
@@ -89,7 +89,7 @@ def _check_judge(where: str, who: Who, candidates: Mapping[str, Candidate], eyes
         eyes.made(who, first.size)
 
 
-def _recogniser(candidate: Candidate) -> Planned | None:
+def _recogniser(candidate: ComparedMethod) -> Planned | None:
     """Check a method's own run; return it where it is still to be trained."""
     method, where = candidate.method, f"methods.{candidate.label}"
     learns = method.train and method.checkpoint is None and not jobs.finished(candidate.run, candidate.figure)
@@ -100,7 +100,7 @@ def _recogniser(candidate: Candidate) -> Planned | None:
 
 
 def _attackers(
-    attacker: Restorer, candidates: Mapping[str, Candidate], seed: int, before: Unshuffle | None
+    attacker: AttackerRun, candidates: Mapping[str, ComparedMethod], seed: int, before: Unshuffle | None
 ) -> list[Planned]:
     """Check what trains an attacker on each method; return the runs that are still to be trained."""
     of_pictures: FitSettings | None = None
@@ -124,7 +124,7 @@ def _attackers(
     return planned
 
 
-def _settings(attacker: Restorer, args: list[str]) -> FitSettings:
+def _settings(attacker: AttackerRun, args: list[str]) -> FitSettings:
     with said_at(attacker.label):
         read = read_fit_settings(args)
     check_fit(attacker.label, read)

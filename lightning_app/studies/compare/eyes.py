@@ -11,7 +11,7 @@ from lightning_app.distributed.precision import Precision
 from lightning_app.evaluation import Judge, RecogniserJudge
 from lightning_app.evaluation.judges.named import NAMES, named_judge
 from lightning_app.evaluation.privacy import Subjects
-from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.outcome import Outcome
 
 OWN = "own"  # of `recognisers`: the one trained on the method's images
@@ -35,7 +35,7 @@ class Eyes:
     """
 
     def __init__(
-        self, judges: Mapping[str, Who], recognisers: Mapping[str, Who], candidates: Mapping[str, Candidate],
+        self, judges: Mapping[str, Who], recognisers: Mapping[str, Who], candidates: Mapping[str, ComparedMethod],
         device: torch.device, mean: float, std: float, precision: Precision,
     ) -> None:  # fmt: skip
         self._judges, self._recognisers, self.candidates = judges, recognisers, candidates
@@ -66,7 +66,7 @@ class Eyes:
             "recogniser", {k: v for k, v in self._recognisers.items() if v != OWN}, subjects, out
         )
 
-    def own(self, candidate: Candidate, subjects: Subjects, out: Outcome) -> dict[str, Judge]:
+    def own(self, candidate: ComparedMethod, subjects: Subjects, out: Outcome) -> dict[str, Judge]:
         """Return a method's own recogniser, by label; empty where it is not trained or not asked for.
 
         Args:
@@ -80,7 +80,7 @@ class Eyes:
         )
 
     def _found(
-        self, kind: str, given: Mapping[str, Who], subjects: Subjects, out: Outcome, of: Candidate | None = None
+        self, kind: str, given: Mapping[str, Who], subjects: Subjects, out: Outcome, of: ComparedMethod | None = None
     ) -> dict[str, Judge]:  # fmt: skip
         found = {}
         for label, who in given.items():
@@ -92,7 +92,7 @@ class Eyes:
                 found[label] = one
         return found
 
-    def _judge(self, one: Who, side: int, of: Candidate | None) -> Judge:
+    def _judge(self, one: Who, side: int, of: ComparedMethod | None) -> Judge:
         target = of if one == OWN else self.candidates.get(one) if isinstance(one, str) else None
         if target is not None:
             precision = self._given[2]

@@ -28,7 +28,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Restorer:
+class AttackerRun:
     """An attacker that is trained for each method, on faces of other people desensitized by that method.
 
     Attributes:
@@ -46,7 +46,7 @@ class Restorer:
 
 
 @dataclass(frozen=True)
-class Linking(Restorer):
+class Linking(AttackerRun):
     """A linker that is trained for each method, and once on clean faces: its own ceiling.
 
     Attributes:
@@ -55,7 +55,7 @@ class Linking(Restorer):
         label: what tables call it, as a judge.
         teacher: label of the judge whose embeddings of clean faces it learns. Of one that is given by `class_path`, the
             config names the same as `model.teacher`.
-        after: see `Restorer`.
+        after: see `AttackerRun`.
     """
 
     label: str = "linker"

@@ -19,7 +19,7 @@ from lightning_app.report.columns import RELEASED, find_metric
 from lightning_app.report.compare import Axis
 from lightning_app.report.html import Example
 from lightning_app.report.judges import clean_of, standing
-from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.curves import Curve, budgets, read_curve, why_open
 
 log = logging.getLogger("faceveil")
@@ -54,7 +54,7 @@ class Outcome:
 
     name: str
     folder: Path
-    candidates: Mapping[str, Candidate]
+    candidates: Mapping[str, ComparedMethod]
     axis: Axis
     attacks: list[str]
     judges: dict[str, str]
@@ -165,7 +165,8 @@ class Outcome:
 
     @torch.inference_mode()
     def show(
-        self, candidate: Candidate, attacks: Mapping[str, Attack | None], subjects: Subjects, count: int, real: bool
+        self, candidate: ComparedMethod, attacks: Mapping[str, Attack | None], subjects: Subjects, count: int,
+        real: bool,
     ) -> None:  # fmt: skip
         """Keep example faces of a method: drawn ones, and where asked for those of the verification set.
 

@@ -17,14 +17,14 @@ from lightning_app.attacks import Attack, TrainedRestorer
 from lightning_app.cli.fit_config import read_fit_settings, saved_reader
 from lightning_app.models.known import Untrusted
 from lightning_app.studies.compare.attackers import attacker_args, home_of
-from lightning_app.studies.compare.candidate import Candidate
-from lightning_app.studies.compare.methods import Restorer
+from lightning_app.studies.compare.candidate import ComparedMethod
+from lightning_app.studies.compare.methods import AttackerRun
 
 log = logging.getLogger("faceveil")
 _AT_A_TIME = 64  # images read for their hashes
 
 
-def check_same_people(candidates: Mapping[str, Candidate]) -> None:
+def check_same_people(candidates: Mapping[str, ComparedMethod]) -> None:
     """Refuse methods that are verified on different pairs: their figures could not be compared.
 
     Raises:
@@ -49,8 +49,8 @@ def check_same_people(candidates: Mapping[str, Candidate]) -> None:
 
 
 def check_strangers(
-    candidates: Mapping[str, Candidate], attacks: Mapping[str, Attack], learners: Sequence[Restorer], seed: int,
-    given: Restorer | None = None,
+    candidates: Mapping[str, ComparedMethod], attacks: Mapping[str, Attack], learners: Sequence[AttackerRun], seed: int,
+    given: AttackerRun | None = None,
 ) -> list[str]:  # fmt: skip
     """Refuse attackers that have learnt, or would learn, from people who are attacked: by name or by picture.
 

@@ -13,17 +13,17 @@ from lightning_app.evaluation import Judge, LinkJudge
 from lightning_app.evaluation.judges.named import NAMES
 from lightning_app.studies.compare.attackers import attacker_run, clean_data, home_of, meets, train_attacker
 from lightning_app.studies.compare.bench import Bench
-from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.eyes import Who
-from lightning_app.studies.compare.methods import Linking, Restorer
+from lightning_app.studies.compare.methods import AttackerRun, Linking
 from lightning_app.studies.compare.outcome import Outcome
 
 FAILED = "its training failed"
 
 
 def train_all(
-    candidates: Mapping[str, Candidate], learners: list[Restorer], given: Restorer | None, seed: int, out: Outcome,
-    bar: Progress, before: Mapping[str, Unshuffle],
+    candidates: Mapping[str, ComparedMethod], learners: list[AttackerRun], given: AttackerRun | None, seed: int,
+    out: Outcome, bar: Progress, before: Mapping[str, Unshuffle],
 ) -> tuple[set[str], dict[str, dict[str, str]]]:  # fmt: skip
     """Do the runs; tell which recognisers are there, and by method and attacker its trained attackers' checkpoints.
 
@@ -80,8 +80,8 @@ def train_all(
 
 
 def train_linkers(
-    candidates: Mapping[str, Candidate], linkers: Sequence[Linking], who: Mapping[str, Who], bench: Bench, seed: int,
-    out: Outcome, before: Mapping[str, Unshuffle],
+    candidates: Mapping[str, ComparedMethod], linkers: Sequence[Linking], who: Mapping[str, Who], bench: Bench,
+    seed: int, out: Outcome, before: Mapping[str, Unshuffle],
 ) -> tuple[dict[str, list[tuple[str, Judge]]], dict[str, float]]:  # fmt: skip
     """Train linkers on each method that hides, and on clean faces; give them as judges, and their ceilings.
 
@@ -112,7 +112,7 @@ def train_linkers(
 
 
 def _train_linker(
-    candidates: Mapping[str, Candidate], linker: Linking, of_clean: Linking, who: Mapping[str, Who], bench: Bench,
+    candidates: Mapping[str, ComparedMethod], linker: Linking, of_clean: Linking, who: Mapping[str, Who], bench: Bench,
     seed: int, out: Outcome, before: Unshuffle | None,
 ) -> tuple[dict[str, Judge], dict[str, float]]:  # fmt: skip
     teacher = bench.judges.get(linker.teacher)
@@ -125,7 +125,7 @@ def _train_linker(
     path = candidates[given].checkpoint if isinstance(given, str) and given in candidates else given
     more = ["--model.teacher", str(path)] if isinstance(path, str | Path) and path not in NAMES else []
 
-    def judge(candidate: Candidate, clean: bool) -> Judge:
+    def judge(candidate: ComparedMethod, clean: bool) -> Judge:
         run = train_attacker(candidate, of_clean if clean else linker, seed, more, clean, before)
         if run is None:
             raise ChildProcessError("its run failed")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lightning_app.studies.compare.candidate import Candidate
+from lightning_app.studies.compare.candidate import ComparedMethod
 
 
-def describe(candidate: Candidate) -> str:
+def describe(candidate: ComparedMethod) -> str:
     """Return in a few words what a method does.
 
     Args:
