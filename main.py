@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning_app.commands import run
-from lightning_app.core.printing import check_shown, one_line, safe_output, searched
+from lightning_app.core.printing import as_called, check_shown, one_line, safe_output, searched
 from lightning_app.distributed.parent import end_with_caller
 
 
@@ -40,7 +40,7 @@ def _main(args: list[str]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("FACEVEIL_TRACEBACK"):
             raise
-        print(f"error: {one_line(searched(error))}", file=sys.stderr)
+        print(f"error: {as_called(one_line(searched(error)))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

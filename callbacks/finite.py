@@ -106,7 +106,7 @@ class FiniteLoss(L.Callback):
         self._judged = False
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """On the CPU judge the loss before it reaches the weights."""
+        """Judge the loss, on the CPU, before it reaches the weights."""
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if loss.device.type == "cpu" and not scaled and self._step is not None:
             self._judged = True

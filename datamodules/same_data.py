@@ -17,6 +17,7 @@ from datamodules.readers.base import FaceReader
 from datamodules.readers.subset import Subset
 from datamodules.same_description import same_desensitizer
 from datamodules.split import held_out, name_keys
+from lightning_app.core.plain import listed
 
 log = logging.getLogger("faceveil")
 Facts = dict[str, int | float | str]
@@ -199,7 +200,7 @@ def check_pixels(theirs: Mapping[str, Any], ours: Mapping[str, Any], fitting: bo
         ValueError: in `fit`, unless `accept`.
     """
     both = sorted({*theirs} & {*ours})
-    found = [f"reader.{k} {theirs[k]}, here {ours[k]}" for k in both if _plain(theirs[k]) != _plain(ours[k])]
+    found = [f"reader.{k} {theirs[k]}, here {ours[k]}" for k in both if listed(theirs[k]) != listed(ours[k])]
     if found and fitting and not accept:
         raise ValueError(
             f"the checkpoint was trained on other pixels ({'; '.join(found)}): go on with its config.yaml, or begin a "
@@ -207,10 +208,6 @@ def check_pixels(theirs: Mapping[str, Any], ours: Mapping[str, Any], fitting: bo
         )
     if found:
         log.warning("The checkpoint was trained on other pixels (%s).", "; ".join(found))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def check_normalised(state: Mapping[str, Any], mean: float, std: float) -> None:

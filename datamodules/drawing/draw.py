@@ -116,7 +116,7 @@ _OUTLINE = _smooth_matrix(14)
 
 
 def _outline(p: Person) -> Points:
-    """The head without hair [56,2], from the crown over the side with high x to the chin and back."""
+    """Draw the head without hair [56,2], from the crown over the side with high x to the chin and back."""
     w = p.half_width
     x = np.array([0, 0.6 * w, 0.94 * w, w, w * p.cheek, w * p.jaw, p.chin_width])
     y = np.array([p.crown, p.crown + 0.035, 0.25, 0.42, 0.56, 0.715, p.chin - 0.03])

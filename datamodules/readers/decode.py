@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import Pixels
 from datamodules.readers.webp import is_lossy_webp
+from lightning_app.core.modes import grey_or_rgb
 from lightning_app.core.pixel_limit import check_pixels
 
 Crop = tuple[int, int, int, int] | int | None
@@ -141,7 +142,7 @@ def decode(
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             check_pixels(opened)
-            image = _plain(opened)
+            image = grey_or_rgb(opened)
             turn = _turn(opened)
     except _BROKEN as error:
         words = str(error).splitlines()[0] if str(error) else repr(error)
@@ -205,16 +206,6 @@ def _reason(data: bytes, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "unknown format"
     return "truncated" if "truncat" in str(error).lower() else "cannot be decoded"
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Convert an opened image to mode L where it is grey, else to RGB."""
-    if image.mode in ("L", "RGB"):
-        image.load()
-        return image
-    if image.mode.startswith("I"):  # 16-bit grey PNG; PIL's own conversion to RGB clips at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
 
 
 def _central(side: int, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -50,7 +50,7 @@ def _may_be_picture(name: str) -> bool:
 
 
 def said(kinds: Iterable[tuple[str, int]], read: int) -> str | None:
-    """Word the line about what is not read; None where everything is.
+    """Return the line about what is not read; None where everything is.
 
     Args:
         kinds: what, and how many files.

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from lightning_app.alignment.similarity import Pixels
+from lightning_app.core.modes import grey_or_rgb
 from lightning_app.core.pixel_limit import check_pixels
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -56,7 +57,7 @@ def read_oriented(path: str) -> tuple[Pixels, int]:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             check_pixels(opened)
             orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
-            pixels = np.array(_plain(ImageOps.exif_transpose(opened)), np.uint8)
+            pixels = np.array(grey_or_rgb(ImageOps.exif_transpose(opened)), np.uint8)
             return pixels, orientation if orientation in range(1, 9) else 1
     except _BROKEN as error:
         raise Undecodable(f"{path}: cannot be decoded ({error})") from error
@@ -76,12 +77,3 @@ def encode(pixels: Pixels, jpeg_quality: int | None = None) -> bytes:
     else:
         picture.save(buffer, format="JPEG", quality=jpeg_quality, subsampling=0)
     return buffer.getvalue()
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Convert an image to mode L where it is grey, else to RGB."""
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode.startswith("I"):  # 16-bit grey PNG; PIL's own conversion clips at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")

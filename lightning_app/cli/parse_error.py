@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_app.cli.configs import CONFIGS
 from lightning_app.cli.places import FILES
-from lightning_app.core.printing import one_line
+from lightning_app.core.printing import as_called, one_line
 
 _KEY = re.compile(r'Parser key "(.*)":$')
 _CLASS = re.compile(r"Problem with given class_path '(.*)':$")
@@ -66,7 +66,7 @@ class OneReason(ArgumentParser):
         options = [name for action in parser._actions for name in action.option_strings]
         options += [name.removeprefix("--") for name in options] + [*_dests(self)]
         words = _of_another(message, parser) or FILES.place(message) + the_reason(message, options)
-        sys.stderr.write(f"error: {one_line(words)}\n")
+        sys.stderr.write(f"error: {as_called(one_line(words))}\n")
         self.exit(2)
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:

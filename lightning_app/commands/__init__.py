@@ -15,6 +15,8 @@ from pathlib import Path
 from rich import get_console
 from rich.table import Table
 
+from lightning_app.core.printing import as_called
+
 LIGHTNING = {
     "fit": "train a recogniser, verify it, and leave a run folder",
     "validate": "verify a checkpoint",
@@ -86,7 +88,7 @@ def show_help(name: str) -> bool:
         return False
     if name in LIGHTNING and head.split(",")[0] != help_head().split(",")[0]:
         return False
-    print(text, end="")
+    print(as_called(text), end="")
     return True
 
 
@@ -123,7 +125,11 @@ def find_command(name: str) -> Callable[[list[str]], None]:
 def show_commands() -> None:
     """Print every command with a line on what it does."""
     table = Table(
-        "command", "what it does", box=None, title="python main.py COMMAND --help", title_justify="left"
+        "command",
+        "what it does",
+        box=None,
+        title=as_called("python main.py COMMAND --help"),
+        title_justify="left",
     )
     for name, words in (LIGHTNING | COMMANDS).items():
         table.add_row(name, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_BLOCK = 2**20  # bytes hashed at a time
 PRIVATE = 0o600  # mode of what names or shows people: its owner alone may read it, whatever the umask
 
 
@@ -133,3 +135,16 @@ def _umask() -> int:
     mask = os.umask(0o022)  # the only way to read it is to set it
     os.umask(mask)
     return mask
+
+
+def file_sha256(file: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal; it is read by and by.
+
+    Args:
+        file: an existing file.
+    """
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

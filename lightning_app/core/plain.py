@@ -47,6 +47,11 @@ def is_range(value: object) -> bool:
     )
 
 
+def listed(value: Any) -> Any:
+    """Return a tuple as the list that JSON, YAML and a checkpoint make of it; all else as it is."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def canonical(value: object) -> str:
     """Return a JSON value as text that tells 1, 1.0 and true apart; the order of keys does not count."""
     return json.dumps(value, sort_keys=True, allow_nan=False)

@@ -65,6 +65,17 @@ def one_line(text: object) -> str:
     return printable(_NEWS.sub(" ", str(text).strip()))
 
 
+def as_called(text: str) -> str:
+    """Return a text with our commands as this process was called: `faceveil fit` where the installed program runs.
+
+    Args:
+        text: a message or a help, which says `python main.py fit`, as from a checkout.
+    """
+    if os.path.basename(sys.argv[0]).removesuffix(".exe") != "faceveil":
+        return text
+    return text.replace("python main.py", "faceveil").replace("usage: main.py", "usage: faceveil")
+
+
 class SafeStream:
     """A text stream that escapes what is written to it, shows what its encoding can, and never fails.
 

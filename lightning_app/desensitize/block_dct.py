@@ -224,7 +224,7 @@ class BlockDCT(Desensitizer):
 
     @classmethod
     def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Normalised channels take −8 … 8 in sixteenths; of others each has another range."""
+        """Return ranges of values: normalised channels take −8 … 8 in sixteenths; of others each has another range."""
         return NORMALISED if description.get("normalise") else None
 
     @classmethod

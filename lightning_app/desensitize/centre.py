@@ -93,7 +93,7 @@ class CentreBlock(Desensitizer):
 
     @property
     def shared_mask(self) -> Tensor | None:
-        """The mask `[1,1,H,W]`, once it is made."""
+        """Return the mask `[1,1,H,W]`, once it is made."""
         return self.mask
 
     def _made(self, size: tuple[int, int]) -> Tensor:

@@ -74,5 +74,5 @@ class Mosaic(Desensitizer):
 
     @classmethod
     def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
-        """Blocks of one colour."""
+        """Return the side of the blocks of one colour."""
         return {"block": description["block"]} if "block" in description else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.verification.readers import read_pairs
+from lightning_app.core.files import file_sha256
 from lightning_app.core.foreign import read_json, read_yaml
 from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.report.tables import read_metrics
@@ -196,7 +196,7 @@ def measured_on(run: TrainedRun) -> list[dict[str, Any]]:
 def _pairs(file: Path) -> dict[str, Any]:
     pairs = read_pairs(file)
     return {
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "sha256": file_sha256(file),
         "pairs": len(pairs),
         "same": int(pairs.same.sum()),
         "folds": len(pairs.folds.unique()),

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from lightning_app.core.plain import listed
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import WEIGHTS_FORMAT, CheckpointFacts
 
@@ -51,7 +52,7 @@ def to_safetensors(
     if head and not model.head.num_classes:
         raise ValueError(f"--head: {facts.path} has no head; leave it out")
     tensors = {k: v.contiguous() for k, v in state.items() if head or not k.startswith("head.")}
-    settings = {key: _plain(model.hparams[key]) for key in _SETTINGS if key in model.hparams}
+    settings = {key: listed(model.hparams[key]) for key in _SETTINGS if key in model.hparams}
     if head and model.hparams.get("head") is not None:  # without it nobody needs its class
         settings["head"] = model.hparams["head"]
     split = facts.data.get("split") or {}
@@ -69,7 +70,3 @@ def to_safetensors(
         "checkpoint_sha256": facts.sha256,
     }
     return save(tensors, metadata)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_app.core.files import is_temporary, publish, replacing
+from lightning_app.core.files import file_sha256, is_temporary, publish, replacing
 from lightning_app.core.pixel_limit import check_pixels
 from lightning_app.core.png import encode_png
 from lightning_app.masks.bits import Array, Size, as_array, as_size, pack_masks, size_text
@@ -170,7 +170,7 @@ def finish_saving(path: Path) -> bool:
         Whether there was one, whole, with its facts.
     """
     beside = path.with_suffix(".json")
-    pictures = [(part, hashlib.sha256(part.read_bytes()).hexdigest()) for part in _parts(path)]
+    pictures = [(part, file_sha256(part)) for part in _parts(path)]
     for facts in [beside, *_parts(beside)] if pictures else []:
         try:
             said = json.loads(facts.read_text(encoding="utf-8"))["file_hash"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 from lightning_app.core.measurement import Measurement
 
@@ -33,8 +34,8 @@ def rank_correlation(
 
     def both(rows: list[npt.NDArray[np.int64]]) -> tuple[float, float]:
         every = np.concatenate(rows)
-        inner = [np.concatenate([_ranks(x[row]) - (len(row) + 1) / 2 for row in rows]) for x in (a, b)]
-        return _pearson(_ranks(a[every]), _ranks(b[every])), _pearson(*inner)
+        inner = [np.concatenate([rankdata(x[row]) - (len(row) + 1) / 2 for row in rows]) for x in (a, b)]
+        return _pearson(rankdata(a[every]), rankdata(b[every])), _pearson(*inner)
 
     resampled = np.array([both([rng.choice(row, len(row)) for row in members]) for _ in range(bootstrap)])
     figures: dict[str, float] = {}
@@ -46,14 +47,8 @@ def rank_correlation(
     return figures
 
 
-def _ranks(values: Floats) -> Floats:
-    """Ranks from 1, ties sharing their mean."""
-    ordered = np.sort(values)
-    below, upto = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    return np.asarray((below + upto + 1) / 2, dtype=np.float64)
-
-
 def _pearson(x: Floats, y: Floats) -> float:
+    """Return the correlation; nan of what is constant, without the warning that SciPy's gives for each resample."""
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 0 else float("nan")

@@ -6,9 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 ALPHA, BETA = 0.4, 0.6  # weights of what is released and of what an attack recovers (section 4.2.4)
 LOWEST, HIGHEST = 0.5, 1.0  # what scores are normalised to, over the methods of a table
 
@@ -47,19 +44,6 @@ class Scores:
     accuracy: float
     product: float
     mean: float
-
-
-def unlikeness(a: Tensor, b: Tensor) -> Tensor:
-    """Return 1 − cosine of embeddings, row by row: S2 and S4 of one image each.
-
-    Args:
-        a: `[N,D]`, of clean images.
-        b: `[N,D]`, of the same images as seen.
-
-    Returns:
-        `[N]` in [0,2].
-    """
-    return 1 - torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=1)
 
 
 def accuracy_indicator(desensitized: float, clean: float) -> float:

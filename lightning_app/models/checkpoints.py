@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lightning_app.core.files import file_sha256
 from lightning_app.core.foreign import parse_json
 from lightning_app.core.plain import is_count
 from lightning_app.desensitize import described, is_clean
@@ -26,7 +26,6 @@ from lightning_app.networks import Backbone, Head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
 from lightning_app.runs.folder import resolve_checkpoint
 
-_BLOCK = 2**20  # bytes hashed at a time
 _LARGEST = 4096  # px; the size of an input is a setting, and nothing in the weights bounds it
 WEIGHTS_FORMAT = "weights/1"  # metadata `faceveil` of the safetensors that `export` writes
 
@@ -241,16 +240,3 @@ def _class_of(state: dict[str, Any], saved: dict[str, Any], file: Path) -> type[
     if "partial_until" in saved:  # the names of its weights are a ResNet's
         return ResNetPartial
     return ResNetMask if named.endswith(".ResNetMask") else ResNet
-
-
-def file_sha256(file: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal; it is read by and by.
-
-    Args:
-        file: an existing file.
-    """
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_app.core.plain import listed
 from lightning_app.models.parts import called, same
 from lightning_app.networks import Backbone
 
@@ -60,7 +61,7 @@ def check_network(state: Mapping[str, Tensor], saved: Settings, backbone: Backbo
         for key, value in state.items() if key.startswith(_BACKBONE)
     }  # fmt: skip
     other = [
-        key for key in _NETWORK if key in saved and key in own and _plain(saved[key]) != _plain(own[key])
+        key for key in _NETWORK if key in saved and key in own and listed(saved[key]) != listed(own[key])
     ]
     if "backbone" in saved and not same(saved["backbone"], own["backbone"]):
         other.append("backbone")
@@ -87,10 +88,6 @@ def warn_of_kept(kept: Sequence[str], saved: Settings, own: MutableMapping[str, 
         if key in saved and key in own and saved[key] != own[key]:
             log.warning("model.%s=%s is not used: the checkpoint goes on with %s", key, own[key], saved[key])
             own[key] = saved[key]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _describe(settings: Settings) -> str:

@@ -19,9 +19,8 @@ from typing import IO, Any
 import yaml
 
 from lightning_app.cli.configs import CONFIGS, find_config
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import file_sha256, write_atomically
 from lightning_app.distributed.parent import bonded
-from lightning_app.models.checkpoints import file_sha256
 from lightning_app.report.tables import read_metrics
 from lightning_app.runs.folder import LAST, has_checkpoint
 from lightning_app.studies.nested import NestedCheckpoints

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,22 @@ def test_help_and_version_need_no_torch(args: list[str]) -> None:
     assert float(seconds) < 1
     words = {"fit": "--trainer.max_epochs", "audit": "RELEASED_DIR", "--version": version(), "": "draw-faces"}
     assert words[args[0] if args else ""] in done.stdout
+
+
+def test_the_installed_program_names_itself(
+    run_main: RunMain, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever installed `faceveil` has no main.py to call."""
+    monkeypatch.setattr(sys, "argv", ["/opt/venv/bin/faceveil", "fit"])
+    said = refused(capsys, lambda: run_main("fit"))
+    with pytest.raises(SystemExit):
+        run_main("audit", "--help")
+    said += capsys.readouterr().out
+    run_main()
+    said += capsys.readouterr().out
+    assert "usage: faceveil audit" in said
+    assert "faceveil COMMAND --help" in said
+    assert "main.py" not in said
 
 
 def test_without_a_config_it_says_what_to_give(

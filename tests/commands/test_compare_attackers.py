@@ -12,12 +12,10 @@ import torch
 import yaml
 from PIL import Image
 
-from datamodules import DrawnFaces
 from lightning_app.commands import compare as module
 from lightning_app.commands import compare_report
 from lightning_app.models import ResNet
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare.strangers import in_common
 from tests.command_line import RunMain, refused
 
 SIZE = 32
@@ -259,17 +257,3 @@ def test_nobody_attacked_is_learnt_from(
     with pytest.raises(ValueError, match=r"linker\.teacher: 'gone'; give the label of the judge"):
         comparison({"blur": BLUR}, linker={"config": known, "teacher": "gone"})
     assert callable(refused)
-
-
-def test_pictures_in_common_are_found_under_other_names() -> None:
-    one = DrawnFaces(3, 2, SIZE)
-
-    class Renamed(DrawnFaces):
-        """The same faces of people of other names."""
-
-    other = Renamed(3, 2, SIZE)
-    other.identities = ["a", "b", "c"]
-    people, images = in_common(one, other)
-    assert (people, images) == (set(), 6)
-    assert in_common(one, DrawnFaces(3, 2, SIZE, first_identity=900)) == (set(), 0)
-    assert in_common(one, one) == (set(one.identities), 6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 
 from lightning_app.metrics.scores import (
     Indicators,
@@ -13,7 +12,6 @@ from lightning_app.metrics.scores import (
     normalised,
     privacy_indicator,
     scores,
-    unlikeness,
 )
 
 # Table 2: comprehensive, privacy, accuracy score, accuracy on LFW in %; that of clean faces is 99.23
@@ -80,9 +78,3 @@ def test_holes_and_equal_rows() -> None:
     assert normalised([]) == []
     with pytest.raises(ValueError, match="clean: 0"):
         accuracy_indicator(0.5, 0)
-
-
-def test_unlikeness() -> None:
-    a = torch.tensor([[1.0, 0], [1, 0], [2, 0]])
-    b = torch.tensor([[3.0, 0], [0, 1], [-1, 0]])
-    torch.testing.assert_close(unlikeness(a, b), torch.tensor([0.0, 1, 2], dtype=torch.float64))

@@ -12,10 +12,11 @@ import torch
 import yaml
 from torch.nn import functional as F
 
+from lightning_app.core.files import file_sha256
 from lightning_app.export.source import TrainedRun, training_data
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask, ResNetPartial
 from lightning_app.models.base import Recogniser
-from lightning_app.models.checkpoints import file_sha256, read_recogniser
+from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.others import ORIGINS, Teacher, start_from
 from tests.command_line import RunMain, clean_config, refused, write_config
 from tests.models.test_checkpoints import write

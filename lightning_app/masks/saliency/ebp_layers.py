@@ -156,7 +156,7 @@ class Stem:
         self.conv = FoldedConv.of(conv, norm)
 
     def forward(self, x: Tensor, keep: bool) -> Tensor:
-        """`[B,C,H,W]` normalised pixels → `[B,64,h,w]` ≥ 0."""
+        """Compute `[B,C,H,W]` normalised pixels → `[B,64,h,w]` ≥ 0."""
         layout = _layout(x)
         return self.conv.laid_out(layout)(x.contiguous(memory_format=layout)).relu_()
 
@@ -173,7 +173,7 @@ class Pool:
         self.name, self.pool = name, pool
 
     def forward(self, x: Tensor, keep: bool) -> Tensor:
-        """`[B,C,h,w]` → `[B,C,h',w']`."""
+        """Compute `[B,C,h,w]` → `[B,C,h',w']`."""
         pool, self.shape = self.pool, x.shape
         options: dict[str, Any] = {"stride": pool.stride, "padding": pool.padding, "dilation": pool.dilation}
         options |= {"kernel_size": pool.kernel_size, "ceil_mode": pool.ceil_mode}
@@ -184,7 +184,7 @@ class Pool:
         return y
 
     def back(self, p: Tensor, ledger: Ledger | None) -> Tensor:
-        """`[B,C,h',w']` → `[B,C,h,w]`; windows overlap, so what meets in a cell adds up."""
+        """Send mass down, `[B,C,h',w']` → `[B,C,h,w]`; windows overlap, so what meets in a cell adds up."""
         below = p.new_zeros(self.shape).flatten(2)
         below.scatter_add_(2, self.index.flatten(2), p.flatten(2))
         if ledger is not None:
@@ -205,7 +205,7 @@ class Block:
         self.name, self.block = name, block
 
     def forward(self, x: Tensor, keep: bool) -> Tensor:
-        """`[B,C,h,w]` ≥ 0 → `[B,C',h',w']` ≥ 0; each weight is folded just before its use."""
+        """Compute `[B,C,h,w]` ≥ 0 → `[B,C',h',w']` ≥ 0; each weight is folded just before its use."""
         layout = _layout(x)
         x = x.contiguous(memory_format=layout)
         block, branch = self.block, x
@@ -233,7 +233,7 @@ class Block:
         return y
 
     def back(self, p: Tensor, ledger: Ledger | None) -> Tensor:
-        """`[B,C',h',w']` → `[B,C,h,w]`: split at the sum, down both ways, together again at the input."""
+        """Send mass down, `[B,C',h',w']` → `[B,C,h,w]`: split at the sum, both ways, together again at the input."""
         branch = p * self.share
         shortcut = p.sub_(branch)
         del self.share

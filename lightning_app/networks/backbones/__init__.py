@@ -1,6 +1,7 @@
-"""Backbones, a file each: a class with `names` is found by name, and nothing else has to be edited.
+"""Backbones, a file each: a class with `names` is found by name, one of somebody else's by `class_path`.
 
-To add one, copy `resnet.py`. What it must state: `base.Backbone`.
+To add one, copy `resnet.py`. What it must state: `base.Backbone`. Every subclass that lies in this package may stand in
+a checkpoint untrusted: nothing else has to be edited.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import inspect
 import pkgutil
 
 from lightning_app.networks.backbones.base import Backbone, BackboneMaker, Stage, apply_gate, named
-from lightning_app.networks.backbones.iresnet import IR50, IRSE50
 from lightning_app.networks.backbones.resnet import WIDTH
 
 __all__ = ["BACKBONES", "WIDTH", "Backbone", "BackboneMaker", "Stage", "apply_gate", "make_backbone", "named"]
@@ -50,10 +50,12 @@ def make_backbone(
     return made
 
 
-for _file in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_file.name}")
-
-# what a checkpoint may name untrusted: the classes that have names, and those that are given by class_path alone
+# what a checkpoint may name untrusted: the subclasses that lie here, whether they have names or not
 BACKBONES: dict[str, type[Backbone]] = {
-    kind.__name__: kind for kind in (*Backbone.names.values(), IR50, IRSE50)
+    kind.__name__: kind
+    for module in [
+        importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)
+    ]
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Backbone) and kind is not Backbone
 }

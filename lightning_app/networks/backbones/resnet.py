@@ -39,7 +39,7 @@ class _Net(ResNet):  # type: ignore[misc]  # torchvision is not typed
 
 
 def feature_sizes(input_size: int) -> dict[InsertionPoint, int]:
-    """Height (= width) of the feature map after each stage; 56, 28, 14 and 7 at 224 px."""
+    """Return the height (= width) of the feature map after each stage; 56, 28, 14 and 7 at 224 px."""
     # every stride-2 layer is padded, so it halves and rounds up, which divides by a power of 2 and rounds up
     return {point: -(-input_size // (4 << stage)) for stage, point in enumerate(INSERTION_POINTS)}
 

@@ -85,11 +85,6 @@ def mask_file(image: str) -> str:
     return MASKS + image.removeprefix(_IMAGES)
 
 
-def image_of(mask: str) -> str:
-    """Return the path of the image that a mask lies on, `masks/P/I.png`."""
-    return _IMAGES + mask.removeprefix(MASKS)
-
-
 def code_file(number: int) -> str:
     """Return the path of a public mask, by its number from 0."""
     return f"{CODES}/{number:04d}.png"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lightning_app.core.files import file_sha256
 from lightning_app.core.plain import canonical, short_json
 from lightning_app.desensitize import OURS, Desensitizer, MaskOut
 from lightning_app.desensitize.base import LEAST_HIDDEN
@@ -295,7 +295,7 @@ def desensitizer_of(root: str | Path, manifest: Manifest) -> Desensitizer:
     if manifest.mask is not None:
         path = Path(root) / MASK
         mask = load_mask(path, manifest.size)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_sha256(path)
         if digest != manifest.mask.sha256 or mask_hash(mask) != manifest.mask.mask_hash:
             raise ValueError(
                 f"{path} is not the mask that the manifest gives: the release was changed; run audit"

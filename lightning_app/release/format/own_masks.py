@@ -58,7 +58,7 @@ def no_masker(kind: str) -> str:
 
 
 def no_way(desensitizer: Desensitizer) -> str:
-    """Word why raw images cannot be put through what a release went through, and what to do.
+    """Return why raw images cannot be put through what a release went through, and what to do.
 
     Args:
         desensitizer: that lacks the owner's key, or the masker.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import file_sha256, write_atomically
 from lightning_app.release.format.each_mask import Masks, mask_file
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.signing import fingerprint
@@ -203,9 +203,7 @@ class BatchWriter:
     def _holds(self, name: str, digest: bytes) -> bool:
         """Return whether a file is there, and is what the journal says."""
         path = self.work.output / name
-        return (
-            path.is_file() and not path.is_symlink() and hashlib.sha256(path.read_bytes()).digest() == digest
-        )
+        return path.is_file() and not path.is_symlink() and file_sha256(path) == digest.hex()
 
 
 def of_people(facts: dict[str, Any], people: Collection[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import file_sha256, write_atomically
 from lightning_app.core.version import version
 from lightning_app.masks import mask_hash, mask_ratio, save_mask
 from lightning_app.release.format.each_mask import (
@@ -120,7 +120,7 @@ def write_mask(output: Path, mask: Tensor, guard: int, method: str) -> tuple[Mas
         Its entry in the manifest, and the hashes of both files by name.
     """
     save_mask(mask, output / MASK, **mask_facts(guard, method, version()))
-    hashes = {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in (MASK, MASK_FACTS)}
+    hashes = {name: file_sha256(output / name) for name in (MASK, MASK_FACTS)}
     ratio = mask_ratio(mask[0])
     assert isinstance(ratio, float)
     return MaskEntry(MASK, hashes[MASK], mask_hash(mask), ratio, guard), hashes

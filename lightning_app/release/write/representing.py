@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from datamodules.readers.base import FaceReader
 from datamodules.verification.pair_list import PairList
 from lightning_app.core.batch import Batch, DrawKey
-from lightning_app.desensitize import OURS, Desensitizer
+from lightning_app.desensitize import Desensitizer
 from lightning_app.release.format.tensors import MOST_CHANNELS, MOST_SIDE, DType, Stored
 from lightning_app.release.write.desensitizing import Picture, stack
 from lightning_app.release.write.keys import check_draws
@@ -204,12 +204,3 @@ class Representer:
                 "image's first"
             )
         return target.numpy().astype(np.int64), shares.numpy()
-
-
-def is_ours(desensitizer: Desensitizer) -> bool:
-    """Return whether a desensitizer is of FaceVeil's own classes, and no subclass of one.
-
-    Args:
-        desensitizer: the one in question.
-    """
-    return OURS.get(type(desensitizer).__name__) is type(desensitizer)

@@ -161,20 +161,6 @@ def _of_run(home: Path, trust: Collection[str]) -> Learnt:
     return Learnt(set(reader.identities), [reader])
 
 
-def in_common(one: FaceReader, other: FaceReader) -> tuple[set[str], int]:
-    """Find who and what is in two sets of faces.
-
-    Args:
-        one: faces.
-        other: faces.
-
-    Returns:
-        Names of people in both, and how many images of `other` are in `one`, by the SHA-256 of their pixels.
-    """
-    theirs = _hashes(one)
-    return set(one.identities) & set(other.identities), sum(digest in theirs for digest in _hashes(other))
-
-
 def _hashes(reader: FaceReader) -> set[str]:
     found = set()
     for rows in torch.arange(len(reader)).split(_AT_A_TIME):
