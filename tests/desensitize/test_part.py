@@ -13,6 +13,7 @@ from datamodules import FaceDataModule
 from datamodules.augment import Augment
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import CentreBlock, Desensitizer, FrequencyMask, GaussianBlur, Identity, Part
+from lightning_app.desensitize.part import Shown
 from lightning_app.models import ResNet
 from lightning_app.release.write.desensitizing import PixelDesensitizer
 from tests.desensitize.contract import DesensitizerContract, faces
@@ -50,13 +51,14 @@ def test_what_is_refused() -> None:
         Part(CentreBlock(0.5), "both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="of: FrequencyMask returns no pictures"):
         Part(FrequencyMask())
-    for part, colour in (("mask", "white"), ("hidden", "black")):
+    parts: tuple[tuple[Shown, str], ...] = (("mask", "white"), ("hidden", "black"))
+    for part, colour in parts:
         with pytest.raises(
             ValueError, match=f"'{part}' of GaussianBlur, which has no mask.* all be {colour}"
         ):
-            Part(GaussianBlur(9), part)  # type: ignore[arg-type]
+            Part(GaussianBlur(9), part)
         with pytest.raises(ValueError, match=f"'{part}' of Identity, which has no mask.* all be {colour}"):
-            Part(Identity(), part)  # type: ignore[arg-type]
+            Part(Identity(), part)
     for part in ("released", "mask", "hidden"):
         with pytest.raises(
             ValueError, match=f"Part: shows the {part} part for studies alone; release CentreBlock"

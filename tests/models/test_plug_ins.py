@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,12 @@ def test_what_the_users_own_config_names_is_trusted_without_more(
     run_main("export", *given, "--output", tmp_path / "whole")
     card = json.loads((tmp_path / "whole/card.json").read_text())
     assert card["model"]["backbone"] == "ToyBackbone"
-    monkeypatch.setattr(runner, "call", lambda args, *rest: run_main(*args) is None)
+
+    def call(args: Sequence[str], *rest: object) -> bool:
+        run_main(*args)
+        return True
+
+    monkeypatch.setattr(runner, "call", call)
     compared = {
         "name": "both", "methods": {"masked": {"config": str(toys / "toys.yaml")}}, "judges": {"its own": "masked"},
         "attacks": {"Telea": {"class_path": "lightning_app.attacks.Telea"}}, "bootstrap": 20, "examples": 1,
