@@ -110,12 +110,12 @@ class Bench:
     def write(self) -> None:
         """Write what there is."""
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-        about = {
+        description = {
             "card": card, "torch": torch.__version__, "lightning": L.__version__, "precision": self.precision,
             "matmul_tflops": self.peak / 1e12, "seconds": time.monotonic() - self.begun,
             "lines": [asdict(line) for line in self.lines], "left_out": self.left_out,
         }  # fmt: skip
-        write_atomically(self.out / "gpu.json", json.dumps(about, indent=1) + "\n")
+        write_atomically(self.out / "gpu.json", json.dumps(description, indent=1) + "\n")
 
     @contextmanager
     def case(self, name: str) -> Iterator[None]:

@@ -160,12 +160,12 @@ class FiniteLoss(L.Callback):
         self._failed = True
         numbers: list[int] = [] if step.index is None else step.index.flatten().tolist()
         rank = trainer.global_rank
-        about = {"loss": loss, "step": step.number, "epoch": step.epoch, "rank": rank, "lr": step.lr,
+        description = {"loss": loss, "step": step.number, "epoch": step.epoch, "rank": rank, "lr": step.lr,
                  "index": numbers}  # fmt: skip
         name = "nonfinite.ckpt" if rank == 0 else f"nonfinite.rank{rank}.ckpt"
         path = Path(trainer.default_root_dir) / LAST.parent / name
         trying = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        kept = "fast_dev_run writes no checkpoint" if trying else _keep(trainer, path, about)
+        kept = "fast_dev_run writes no checkpoint" if trying else _keep(trainer, path, description)
         images = ", ".join(map(str, numbers[:_SHOWN])) or "not known"
         more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
         raise NonFiniteLoss(
@@ -174,12 +174,12 @@ class FiniteLoss(L.Callback):
         )
 
 
-def _keep(trainer: L.Trainer, path: Path, about: dict[str, Any]) -> str:
+def _keep(trainer: L.Trainer, path: Path, description: dict[str, Any]) -> str:
     """Write the checkpoint of a spoilt step; give words on where it is."""
     try:
         # trainer.save_checkpoint would wait for the other ranks, which know nothing
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        trainer.strategy.checkpoint_io.save_checkpoint({**state, "nonfinite": about}, path)
+        trainer.strategy.checkpoint_io.save_checkpoint({**state, "nonfinite": description}, path)
     except OSError as error:
         return f"{path} could not be written ({error})"
     return f"Weights and batch are in {path}"

@@ -95,7 +95,7 @@ class Results(Clocked):
         figures = {**_without_twins(logged), **own}
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         born = [one for callback in callbacks for one in getattr(callback, "measurements", ())]
-        columns, rows = ["figure", "value"], [["model", type(pl_module).__name__], *rows_of(figures, born)]
+        columns, rows = ["metric", "value"], [["model", type(pl_module).__name__], *rows_of(figures, born)]
         run_dir = Path(trainer.default_root_dir)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             written: dict[str, float | str] = {"run/model": type(pl_module).__name__, **figures}

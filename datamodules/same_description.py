@@ -21,22 +21,22 @@ def same_desensitizer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
         theirs: of a checkpoint or a released set.
         ours: of a desensitizer at hand.
     """
-    hashes = [about.get("mask_hash") for about in (theirs, ours)]
+    hashes = [description.get("mask_hash") for description in (theirs, ours)]
     if any(
-        "choice" in about for about in (theirs, ours)
+        "choice" in description for description in (theirs, ours)
     ):  # which of a codebook's masks, is chosen in several ways
         return theirs == ours
     return hashes[0] == hashes[1] if all(hashes) else theirs == ours
 
 
-def alone(about: dict[str, Any]) -> dict[str, Any]:
+def alone(description: dict[str, Any]) -> dict[str, Any]:
     """Describe what is done to a single image by a method of ours so described: who mixes does nothing to it.
 
     Args:
-        about: what `Desensitizer.describe` gave.
+        description: what `Desensitizer.describe` gave.
     """
-    kind = described(about)
-    return about if kind is None else dict(kind.for_one(about))
+    kind = described(description)
+    return description if kind is None else dict(kind.for_one(description))
 
 
 def check_key(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ def check_key(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     Raises:
         ValueError: both are of one method, and their keys differ.
     """
-    keys = [key_hashes(about) for about in (theirs, ours)]
+    keys = [key_hashes(description) for description in (theirs, ours)]
     if theirs.get("method") != ours.get("method") or len(keys[0]) != len(keys[1]) or keys[0] == keys[1]:
         return
     told, here = next(pair for pair in zip(*keys, strict=True) if pair[0] != pair[1])
@@ -81,12 +81,16 @@ def check_learnt(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     )
 
 
-def _learnt(about: object) -> list[tuple[str, str]]:
+def _learnt(description: object) -> list[tuple[str, str]]:
     """List what a description, or a part of it, says of what was learnt: name and hash."""
-    if isinstance(about, dict):
-        own = [(name, str(about[key])) for key, name in _LEARNT.items() if about.get(key)]
-        return own + [one for value in about.values() for one in _learnt(value)]
-    return [one for value in about for one in _learnt(value)] if isinstance(about, list | tuple) else []
+    if isinstance(description, dict):
+        own = [(name, str(description[key])) for key, name in _LEARNT.items() if description.get(key)]
+        return own + [one for value in description.values() for one in _learnt(value)]
+    return (
+        [one for value in description for one in _learnt(value)]
+        if isinstance(description, list | tuple)
+        else []
+    )
 
 
 def check_same(released: Desensitizer, given: Desensitizer | None, size: int) -> None:
@@ -111,12 +115,12 @@ def check_same(released: Desensitizer, given: Desensitizer | None, size: int) ->
         )
 
 
-def summary(about: dict[str, Any]) -> str:
+def summary(description: dict[str, Any]) -> str:
     """Return a description in short: method, of masks ratio and start of the hash, of a key or a masker its start."""
-    ratio, digest = about.get("mask_ratio"), str(about.get("mask_hash", ""))[:12]
-    told = [f"key {one[:12]}" for one in key_hashes(about)] + [
-        f"{name} {h[:12]}" for name, h in _learnt(about)
+    ratio, digest = description.get("mask_ratio"), str(description.get("mask_hash", ""))[:12]
+    told = [f"key {one[:12]}" for one in key_hashes(description)] + [
+        f"{name} {h[:12]}" for name, h in _learnt(description)
     ]
     if ratio is not None and digest:
         told = [f"mask ratio {ratio:.4f}, hash {digest}"]
-    return str(about["method"]) + (f" ({', '.join(told)})" if told else "")
+    return str(description["method"]) + (f" ({', '.join(told)})" if told else "")

@@ -384,8 +384,8 @@ class ReleasedFaces(FilesPerPerson):
         return digest.hexdigest()
 
 
-def _but_keys(about: object) -> object:
+def _but_keys(description: object) -> object:
     """Return a description without the hashes of keys."""
-    if isinstance(about, dict):
-        return {name: _but_keys(value) for name, value in about.items() if name != "key_hash"}
-    return [_but_keys(one) for one in about] if isinstance(about, list | tuple) else about
+    if isinstance(description, dict):
+        return {name: _but_keys(value) for name, value in description.items() if name != "key_hash"}
+    return [_but_keys(one) for one in description] if isinstance(description, list | tuple) else description

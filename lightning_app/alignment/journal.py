@@ -20,7 +20,7 @@ class AlignJournal:
 
     Args:
         path: the file; made where it is missing.
-        about: how the set is aligned; JSON-able.
+        description: how the set is aligned; JSON-able.
 
     Attributes:
         outcomes: by path in the set.
@@ -30,16 +30,16 @@ class AlignJournal:
         ValueError: the file is no journal of an alignment, or is damaged before its last line.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, description: Mapping[str, object]) -> None:
         self.path = path
         self.outcomes: dict[str, AlignOutcome] = {}
-        header = json.dumps(about, sort_keys=True)
+        header = json.dumps(description, sort_keys=True)
         content = path.read_bytes() if path.exists() else b""
         if f"{header}\n".encode().startswith(content):  # new, or killed while its first line was written
             write_atomically(path, f"{header}\n", mode=PRIVATE)  # it names the files of the set
             content = path.read_bytes()
         *lines, rest = content.split(b"\n")
-        _check(path, lines[0] if lines else rest, about)
+        _check(path, lines[0] if lines else rest, description)
         for number, line in enumerate(lines[1:], start=2):
             outcome = _read(path, line, number)
             self.outcomes[outcome.file] = outcome
@@ -96,12 +96,12 @@ def _check(path: Path, line: bytes, ours: Mapping[str, object]) -> None:
 
 def _header(path: Path, line: bytes) -> dict[str, Any]:
     try:
-        about = json.loads(line)
+        description = json.loads(line)
     except ValueError:
-        about = None
-    if not isinstance(about, dict) or "centre_margin" not in about:
+        description = None
+    if not isinstance(description, dict) or "centre_margin" not in description:
         raise ValueError(f"{path} is no journal of an alignment; give another --name")
-    return about
+    return description
 
 
 def _read(path: Path, line: bytes, number: int) -> AlignOutcome:

@@ -47,9 +47,9 @@ class LinkAttack(nn.Module):
         self.path = given_checkpoint(path)
         content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         state = student_state(content, f"checkpoint {path}")
-        saved, about = content["hyper_parameters"], content[KEPT]
+        saved, description = content["hyper_parameters"], content[KEPT]
         try:
-            pixels, dim = (_number(about, key) for key in ("pixels", "dim"))
+            pixels, dim = (_number(description, key) for key in ("pixels", "dim"))
             given_shape = (
                 str(saved["backbone"]),
                 int(saved["in_channels"]),
@@ -67,7 +67,7 @@ class LinkAttack(nn.Module):
         self.network.eval().requires_grad_(False)
         self.settings = {key: saved[key] for key in SHAPE}
         self.settings |= {"bit_planes": True} if saved.get("bit_planes") else {}
-        self.teacher, self.step = str(about["teacher"]), int(about["batches"])
+        self.teacher, self.step = str(description["teacher"]), int(description["batches"])
         self.trained_on: dict[str, Any] = dict((content.get(DATA_STATE) or {}).get("desensitizer") or {})
 
     @torch.no_grad()
@@ -110,9 +110,9 @@ def student_state(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]
     Raises:
         ValueError: it is another model's.
     """
-    saved, about = checkpoint.get("hyper_parameters") or {}, checkpoint.get(KEPT)
+    saved, description = checkpoint.get("hyper_parameters") or {}, checkpoint.get(KEPT)
     state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
-    told = isinstance(about, Mapping) and {"pixels", "dim", "teacher", "batches"} <= about.keys()
+    told = isinstance(description, Mapping) and {"pixels", "dim", "teacher", "batches"} <= description.keys()
     if not state or not told or any(key not in saved for key in SHAPE):
         kind = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
         raise ValueError(
@@ -122,8 +122,8 @@ def student_state(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]
     return state
 
 
-def _number(about: Mapping[str, Any], key: str) -> int:
-    value = int(about[key])
+def _number(description: Mapping[str, Any], key: str) -> int:
+    value = int(description[key])
     if not 0 < value <= _LARGEST:
         raise ValueError(f"{key} {value}, not 1 to {_LARGEST}")
     return value

@@ -152,7 +152,7 @@ def load_restorer(path: str | Path) -> Restorer:
     checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     kind = kind_of(checkpoint)
     state, saved = state_of_network(checkpoint, f"checkpoint {path}", kind), checkpoint["hyper_parameters"]
-    about = checkpoint["inpainter" if kind == "Inpainter" else KEPT]
+    description = checkpoint["inpainter" if kind == "Inpainter" else KEPT]
     try:
         settings = {key: int(saved[key]) for key in KINDS[kind].shape} | (
             {BITS: 1} if saved.get(BITS) else {}
@@ -162,7 +162,7 @@ def load_restorer(path: str | Path) -> Restorer:
         check_claim(lambda: KINDS[kind].make(settings), state)
         network = KINDS[kind].make(settings)
         network.load_state_dict(state)
-        pixels = int(about.get("pixels", settings["input_size"]))
+        pixels = int(description.get("pixels", settings["input_size"]))
         if not 0 < pixels <= _LARGEST:
             raise ValueError(f"pixels {pixels}, not 1 to {_LARGEST}")
     except (RuntimeError, ValueError, TypeError) as error:
@@ -174,19 +174,19 @@ def load_restorer(path: str | Path) -> Restorer:
         path=file,
         network=network,
         settings=settings,
-        masked=bool(about["masked"]),
-        step=int(about.get("batches", checkpoint.get("global_step", 0))),
+        masked=bool(description["masked"]),
+        step=int(description.get("batches", checkpoint.get("global_step", 0))),
         desensitizer=dict((data or {}).get("desensitizer") or {}),
         kind=kind,
-        pictures=bool(about.get("pictures", True)),
+        pictures=bool(description.get("pictures", True)),
         pixels=pixels,
     )
 
 
 def kind_of(checkpoint: Mapping[str, Any]) -> str:
     """Return the attacker that a checkpoint says it is of, one of `KINDS`; `Inpainter` where it says nothing."""
-    about = checkpoint.get(KEPT)
-    told = about.get("kind") if isinstance(about, Mapping) else None
+    description = checkpoint.get(KEPT)
+    told = description.get("kind") if isinstance(description, Mapping) else None
     return told if isinstance(told, str) and told in KINDS else "Inpainter"
 
 
@@ -203,10 +203,10 @@ def state_of_network(checkpoint: Mapping[str, Any], what: str, kind: str = "Inpa
     """
     saved = checkpoint.get("hyper_parameters") or {}
     state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
-    about = checkpoint.get("inpainter" if kind == "Inpainter" else KEPT)
+    description = checkpoint.get("inpainter" if kind == "Inpainter" else KEPT)
     if (
         not state
-        or not isinstance(about, Mapping)
+        or not isinstance(description, Mapping)
         or kind_of(checkpoint) != kind
         or any(key not in saved for key in KINDS[kind].shape)
     ):

@@ -37,7 +37,7 @@ class FitSettings:
     Attributes:
         data: the DataModule, not yet set up.
         verification: the callback that verifies; None where the config has none.
-        about: what decides the figures of the run, JSON-able: seed, epochs, model, data.
+        description: what decides the figures of the run, JSON-able: seed, epochs, model, data.
         desensitizer: `class_path` and `init_args`, as a config has them; None where nothing is hidden.
         measured: what decides the figures of a recogniser that is there, JSON-able: who verifies, on what pixels.
         classes: every `class_path` the config names.
@@ -46,7 +46,7 @@ class FitSettings:
 
     data: FaceDataModule
     verification: LFWVerification | None
-    about: dict[str, Any]
+    description: dict[str, Any]
     desensitizer: dict[str, Any] | None
     measured: dict[str, Any]
     classes: frozenset[str] = frozenset()
@@ -95,7 +95,7 @@ def read_fit_settings(args: Sequence[str]) -> FitSettings:
     return FitSettings(
         data=data,
         verification=verifying[0] if verifying else None,
-        about=_decisive(plain),
+        description=_decisive(plain),
         desensitizer=plain["data"]["init_args"].get("desensitizer"),
         measured=_measured(plain),
         classes=frozenset(named_classes(plain)),
@@ -228,7 +228,7 @@ def difference(made: dict[str, Any], wanted: dict[str, Any], path: str = "") -> 
     A setting that only one of them knows does not count: it came with another version of FaceVeil.
 
     Args:
-        made: `FitSettings.about` of the one that is there.
+        made: `FitSettings.description` of the one that is there.
         wanted: of the one asked for.
         path: what stands before the setting's name.
     """

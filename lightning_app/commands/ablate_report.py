@@ -89,8 +89,8 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
                 if key.split("/")[-1].startswith("accuracy") and key.split("/")[0] not in _CLASSIFIED:
                     series = column if short == "accuracy" else f"{column}, {short}" if several else short
                     points.setdefault(series, {})[label] = (at.mean, *at.reach)
-        about = [flat.get(f"ablation/{label}/{short}") for short in _OF_VARIANTS]
-        shown = ["–" if value is None else f"{value:.4f}" for value in about]
+        description = [flat.get(f"ablation/{label}/{short}") for short in _OF_VARIANTS]
+        shown = ["–" if value is None else f"{value:.4f}" for value in description]
         paper = [f"{out.paper[label]:.2f}" if label in out.paper else "–"] if out.paper else []
         rows.append([label, *shown, *cells, *paper])
     write_metrics(out.folder / "metrics.json", flat)

@@ -112,15 +112,15 @@ def align(
     jobs = make_jobs(source, files, ".png" if jpeg_quality is None else ".jpg", listed, corrected)
     rules = Rules(str(source.resolve()), str(target.resolve()), size, jpeg_quality, min_interocular, max_misfit,
                   centre_margin, landmark_pixels, detector)  # fmt: skip
-    about = {**asdict(rules), "landmarks": detector if listed is None else "file"}
-    del about["detector"]
+    description = {**asdict(rules), "landmarks": detector if listed is None else "file"}
+    del description["detector"]
     if landmark_pixels == "upright":
-        del about["landmark_pixels"]  # as runs of earlier versions, which go on
+        del description["landmark_pixels"]  # as runs of earlier versions, which go on
     if overwrite:
-        _clear(run_dir, target, jobs, about)
+        _clear(run_dir, target, jobs, description)
     if not read_description(run_dir / JOURNAL):
         _check_free(run_dir, target)
-    with AlignJournal(run_dir / JOURNAL, about) as journal:
+    with AlignJournal(run_dir / JOURNAL, description) as journal:
         ours = {job.target for job in jobs} | {outcome.target for outcome in journal.outcomes.values()}
         for name in _refuse_foreign(target, ours):
             (target / name).unlink()
@@ -202,12 +202,12 @@ def _check_folders(source: Path, target: Path, run_dir: Path) -> None:
         raise FileExistsError(f"output: {target} is a file; give a folder")
 
 
-def _clear(run_dir: Path, target: Path, jobs: Sequence[FaceFile], about: Mapping[str, object]) -> None:
+def _clear(run_dir: Path, target: Path, jobs: Sequence[FaceFile], description: Mapping[str, object]) -> None:
     """Remove what this run has aligned, and its journal; another output folder is left alone."""
     earlier = read_description(run_dir / JOURNAL)
     if not earlier:
         return
-    if earlier.get("output") == about["output"]:
+    if earlier.get("output") == description["output"]:
         with AlignJournal(run_dir / JOURNAL, earlier) as journal:
             ours = {outcome.target for outcome in journal.outcomes.values()}
         # a kill may have left a file that was written and not yet noted
@@ -277,7 +277,11 @@ def _align(rules: Rules, jobs: Sequence[FaceFile], journal: AlignJournal, worker
 
 
 def _report(
-    run_dir: Path, source: Path, target: Path, outcomes: Sequence[AlignOutcome], about: dict[str, Scalar]
+    run_dir: Path,
+    source: Path,
+    target: Path,
+    outcomes: Sequence[AlignOutcome],
+    description: dict[str, Scalar],
 ) -> dict[str, Scalar]:
     """Write the review list, the pictures and the figures, then print the table; give the figures."""
     refused = [outcome for outcome in outcomes if outcome.reason is not None]
@@ -296,7 +300,7 @@ def _report(
     if aligned:
         mean = mean_face([target / outcome.target for outcome in aligned])
         write_atomically(run_dir / MEAN, png_bytes(Image.fromarray(mean)), mode=PRIVATE)
-        metrics = write_metrics(run_dir / "metrics.json", metrics | about)
+        metrics = write_metrics(run_dir / "metrics.json", metrics | description)
     rows = [["aligned", len(aligned), f"{len(aligned) / len(outcomes):.2%}"]]
     rows += [
         [f"review: {reason}", count, f"{count / len(outcomes):.2%}"] for reason, count in counts.most_common()

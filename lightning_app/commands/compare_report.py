@@ -200,7 +200,7 @@ def _page(out: Outcome) -> Comparison:
     return Comparison(
         title=f"FaceVeil comparison: {out.name}",
         results=out.results,
-        about={label: describe(out.candidates[label]) for label in out.results},
+        description={label: describe(out.candidates[label]) for label in out.results},
         attacks=out.attacks,
         judges=out.judges | {k: f"trained for method {v}" for k, v in out.judges.items() if v in out.candidates},
         recognisers={k: own if v == "own" else f"trained for method {v}" if v in out.candidates else v

@@ -322,7 +322,7 @@ def _print_summary(
         ["signed by", "nobody" if manifest.signer is None else manifest.signer[:16]],
         ["stays here", f"{owner} (key, refused.csv, journal)"],
     ]  # fmt: skip
-    print_table(f"released: {output / MANIFEST}", rows, ["what", "figure"])
+    print_table(f"released: {output / MANIFEST}", rows, ["what", "value"])
     if manifest.refused:
         reasons = [[reason, count] for reason, count in sorted(manifest.refused.items())]
         print_table(f"refused, see {owner / 'refused.csv'}", reasons, ["reason", "files"])

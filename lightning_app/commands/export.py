@@ -130,7 +130,7 @@ def export(
     model_input = find_model_input(facts, run.config, mask, gated=model.backbone.looks_at_masks)
     own_title = title
     title = title or (run.folder.resolve().name if run.folder is not None else facts.path.stem)
-    weights = to_safetensors(model, facts, model_input.about, centre, spread, head)
+    weights = to_safetensors(model, facts, model_input.description, centre, spread, head)
     with_masks = model_input.each and model.backbone.looks_at_masks
     network = Deployed(
         model.backbone, model_input.mask, model_input.multiplies, centre, spread, normalise, with_masks
@@ -149,12 +149,12 @@ def export(
         write_atomically(folder / "model.safetensors", weights)
         if model_input.mask is not None:
             own = ("size", "masks", "mask_hash", "mask_ratio", "mask_ratio_range", "draw")
-            about = (
+            description = (
                 {}
                 if model_input.chosen
-                else {k: v for k, v in (model_input.about or {}).items() if k not in own}
+                else {k: v for k, v in (model_input.description or {}).items() if k not in own}
             )
-            save_mask(model_input.mask, folder / "mask.png", **about, version=version())
+            save_mask(model_input.mask, folder / "mask.png", **description, version=version())
         card = _card(title, model, facts, run, model_input, agreement, packages) | {
             "licence": licence,
             "trained_on": trained_on,
@@ -233,7 +233,7 @@ def _card(
             "parameters": sum(p.numel() for p in model.backbone.parameters()),
         },
         "checkpoint": {"sha256": facts.sha256, "step": facts.step},
-        "desensitizer": model_input.about,
+        "desensitizer": model_input.description,
         "mask": mask,
         "training": training_data(facts, run),
         "figures": run.figures,
@@ -289,8 +289,8 @@ def _print_summary(
             ["mask ratio, hash", f"{mask_ratio(model_input.mask[0]):.4f}, {mask_hash(model_input.mask)[:12]}"]
         )
     desensitized = model_input.multiplies and model_input.mask is not None
-    clean = model_input.about is not None and is_clean(
-        alone(model_input.about)
+    clean = model_input.description is not None and is_clean(
+        alone(model_input.description)
     )  # mixes take faces as they are
     rows += [
         [
@@ -300,7 +300,7 @@ def _print_summary(
         ["onnxruntime − PyTorch", f"{agreement.difference:.1e} of the embedding's length"],
         ["lowest cosine", f"{agreement.cosine:.8f}"],
     ]
-    print_table(f"exported: {target}", rows, ["what", "figure"])
+    print_table(f"exported: {target}", rows, ["what", "value"])
 
 
 def _checkpoint(ckpt_path: str, config: str | None, name: str | None, runs: str) -> str:

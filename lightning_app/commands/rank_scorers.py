@@ -153,8 +153,8 @@ def _check_masks(plan: ablate.AblationPlan, masks: dict[str, Path]) -> None:
         kept = {
             record: json.loads(record.read_text(encoding="utf-8")) for record in records if record.is_file()
         }
-        for record, about in kept.items():
-            if (then := about["mask_hash"]) != now:
+        for record, description in kept.items():
+            if (then := description["mask_hash"]) != now:
                 raise ValueError(
                     f"mask {path}: its hash is {now[:12]}…, but {plan.folder / record.stem} was made under one of "
                     f"{str(then)[:12]}… ({record}): put that mask back, or remove run and record and `ablate` again"

@@ -206,10 +206,10 @@ def search_mask(
         learned = None if from_masker is None else _learned(from_masker, data, ratio[0])
         files, pool = ([], None) if given is None else _pool(given, data.size, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        about = {"T": threshold, "K": faces, "sigma": sigma, "target": target}
+        description = {"T": threshold, "K": faces, "sigma": sigma, "target": target}
         # shown at once where there is no earlier result: the search may find the template too large
         if template is not None and not (folder / "mask.png").exists():
-            save_template(folder, template, **about)
+            save_template(folder, template, **description)
         found = search(
             fast, data.size, ratio if given is None else None,
             template=None if template is None else template.mask, gamma=gamma, strategy=strategy,
@@ -259,7 +259,7 @@ def search_mask(
     # an earlier result goes only now that there is a new one; mask.png comes last: its presence means a finished search
     with files_at_once(folder, {file: file for file in _RESULT}) as work:
         if template is not None:
-            save_template(work, template, **about)
+            save_template(work, template, **description)
         write_candidates(found.rows, work / "candidates.csv")
         save_picture(work, found, template, report, folder.name)
         write_metrics(work / "metrics.json", {f"search/{key}": value for key, value in report.items()})

@@ -39,7 +39,7 @@ def print_search(folder: Path, report: dict[str, Any], identities: int) -> None:
     print_table(
         f"search-mask: {folder}/mask.png, lower objective is better; the picture is search.png",
         [[_WORDS.get(key, key), value] for key, value in short.items()],
-        ["figure", "value"],
+        ["metric", "value"],
     )
     chance = math.log(identities)
     if report["F"] > chance:

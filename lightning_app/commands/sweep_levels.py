@@ -182,8 +182,13 @@ def cells_of(
         share = len(range(place, masks_ranked, len(levels)))
         for number in inside[order[:share]].tolist():
             digest = bits_hash(bank.bits[number : number + 1], bank.size)
-            about = {"level": level_name(level), "repeat": 0, "mask": bank.files[number], "masks": digest}
-            cells.append((base | about, torch.tensor([number])))
+            description = {
+                "level": level_name(level),
+                "repeat": 0,
+                "mask": bank.files[number],
+                "masks": digest,
+            }
+            cells.append((base | description, torch.tensor([number])))
     return cells
 
 

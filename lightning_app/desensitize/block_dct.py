@@ -212,10 +212,10 @@ class BlockDCT(Desensitizer):
 
     def describe(self) -> dict[str, object]:
         """Return method and settings."""
-        about = {"block": self.blocks.block, "upsample": self.blocks.upsample, "stride": self.blocks.stride,
+        described = {"block": self.blocks.block, "upsample": self.blocks.upsample, "stride": self.blocks.stride,
                  "align_corners": self.blocks.align_corners, "colour": self.colour, "channels": self.channels,
                  "dc": self.dc, "normalise": self.normalise}  # fmt: skip
-        return super().describe() | about
+        return super().describe() | described
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
@@ -246,21 +246,21 @@ class BlockDCT(Desensitizer):
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
         """Return how channels are made of an image."""
-        about = {
+        described = {
             key: description.get(key) for key in ("block", "upsample", "stride", "align_corners", "colour")
         }
-        planes = "Y, Cb and Cr (BT.601, full range)" if about["colour"] == "ycbcr" else "luma (BT.601)"
+        planes = "Y, Cb and Cr (BT.601, full range)" if described["colour"] == "ycbcr" else "luma (BT.601)"
         enlarged = (
-            "" if about["upsample"] == 1
-            else f"enlarge {about['upsample']} times (bilinear, align_corners {about['align_corners']}), "
+            "" if described["upsample"] == 1
+            else f"enlarge {described['upsample']} times (bilinear, align_corners {described['align_corners']}), "
         )  # fmt: skip
         kept = description.get("channels")
         which = "all" if kept is None else "the lowest (zigzag)" if isinstance(kept, int) else "the listed"
         dropped = "" if description.get("dc") else ", the DC dropped"
         return (
-            f"Take {planes} of pixels in [0, 1], {enlarged}take blocks of {about['block']} samples every "
-            f"{about['stride']}, their orthonormal DCT-II, and a channel for each frequency, row by row: {which} of "
-            f"them{dropped}, without those that are 0 whatever the image is."
+            f"Take {planes} of pixels in [0, 1], {enlarged}take blocks of {described['block']} samples every "
+            f"{described['stride']}, their orthonormal DCT-II, and a channel for each frequency, row by row: {which} "
+            f"of them{dropped}, without those that are 0 whatever the image is."
             + (
                 " Bring each channel of each image to mean 0 and deviation 1."
                 if description.get("normalise")

@@ -130,11 +130,15 @@ class CentreBlock(Desensitizer):
 
     def describe(self) -> dict[str, object]:
         """Return method and fraction, and, once images were seen, the mask's size, hash and mask ratio."""
-        about = super().describe() | {"fraction": self.fraction}
+        description = super().describe() | {"fraction": self.fraction}
         if self.mask is not None:
             size = list(self.mask.shape[-2:])
-            about |= {"size": size, "mask_hash": mask_hash(self.mask), "mask_ratio": mask_ratio(self.mask[0])}
-        return about
+            description |= {
+                "size": size,
+                "mask_hash": mask_hash(self.mask),
+                "mask_ratio": mask_ratio(self.mask[0]),
+            }
+        return description
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:

@@ -148,12 +148,12 @@ class Chain(Desensitizer):
     def for_one(cls, description: Mapping[str, Any]) -> Mapping[str, Any]:
         """Describe the steps that do something to a single image."""
         told = description.get("steps")
-        if not isinstance(told, list) or not all(isinstance(about, Mapping) for about in told):
+        if not isinstance(told, list) or not all(isinstance(described, Mapping) for described in told):
             return description  # somebody else's file may hold anything
         steps = []
-        for about in told:
-            kind = cls.ours.get(str(about.get("method")))
-            one = about if kind is None else kind.for_one(about)
+        for described in told:
+            kind = cls.ours.get(str(described.get("method")))
+            one = described if kind is None else kind.for_one(described)
             if one.get("method") != "Identity":
                 steps.append(one)
         if len(steps) > 1:
@@ -165,19 +165,19 @@ class Chain(Desensitizer):
         """Make it of its steps, which must be FaceVeil's own."""
         found = cls._known(description)
         return cls([
-            kind.from_description(about, mask if kind.needs_file(about) else None) for kind, about in found
+            kind.from_description(described, mask if kind.needs_file(described) else None) for kind, described in found
         ])  # fmt: skip
 
     @classmethod
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
         """Return whether a step needs a mask's file."""
-        return any(kind.needs_file(about) for kind, about in cls._known(description))
+        return any(kind.needs_file(described) for kind, described in cls._known(description))
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
         """Return what the steps say, in their order."""
         try:
-            told = [kind.recipe(about) for kind, about in cls._known(description)]
+            told = [kind.recipe(described) for kind, described in cls._known(description)]
         except (ValueError, LookupError, TypeError):
             return ""
         return " Then: ".join(words for words in told if words)
@@ -189,16 +189,18 @@ class Chain(Desensitizer):
         def fits(value: Any) -> bool:
             if not isinstance(value, list) or not 1 <= len(value) <= _MOST:
                 return False
-            return all(isinstance(about, dict) and cls._fits(about, size, version) for about in value)
+            return all(
+                isinstance(described, dict) and cls._fits(described, size, version) for described in value
+            )
 
         return [{"steps": (fits, f"1 to {_MOST} steps without a mask, each described as its class is")}]
 
     @classmethod
-    def _fits(cls, about: Mapping[str, Any], size: int, version: int) -> bool:
-        kind = cls.ours.get(str(about.get("method")))
+    def _fits(cls, described: Mapping[str, Any], size: int, version: int) -> bool:
+        kind = cls.ours.get(str(described.get("method")))
         if kind is None or kind.has_mask is not False:
             return False
-        rest = {key: value for key, value in about.items() if key != "method"}
+        rest = {key: value for key, value in described.items() if key != "method"}
         schemas = kind.entries(size, version)
         return any(
             rest.keys() == one.keys() and all(check(rest[key]) for key, (check, _) in one.items())
@@ -209,8 +211,8 @@ class Chain(Desensitizer):
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
         """Return what is wrong with every step, where none of them changes enough of an image."""
         told = [
-            kind.weaknesses(about, size) if kind.hides else [f"{kind.__name__} changes nothing"]
-            for kind, about in cls._known(description)
+            kind.weaknesses(described, size) if kind.hides else [f"{kind.__name__} changes nothing"]
+            for kind, described in cls._known(description)
         ]
         return [] if not all(told) else [fault for faults in told for fault in faults]
 
@@ -218,24 +220,24 @@ class Chain(Desensitizer):
     def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
         """Return that of the last step which makes something else of what it is given."""
         found: tuple[int, int] | None = (255, 0)
-        for kind, about in cls._known(description):
-            found = found if kind.takes_any else kind.grid(about)
+        for kind, described in cls._known(description):
+            found = found if kind.takes_any else kind.grid(described)
         return found
 
     @classmethod
     def shape(cls, description: Mapping[str, Any], size: int) -> tuple[int, int, int] | None:
         """Return that of the last step which makes something else of what it is given."""
         found: tuple[int, int, int] | None = (3, size, size)
-        for kind, about in cls._known(description):
+        for kind, described in cls._known(description):
             if not kind.takes_any:
-                found = None if found is None else kind.shape(about, found[1])
+                found = None if found is None else kind.shape(described, found[1])
         return found
 
     @classmethod
     def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
         """Return what the last step leaves."""
-        kind, about = cls._known(description)[-1]
-        return kind.leaves(about, size)
+        kind, described = cls._known(description)[-1]
+        return kind.leaves(described, size)
 
     @classmethod
     def _known(cls, description: Mapping[str, Any]) -> list[tuple[type[Desensitizer], Mapping[str, Any]]]:
@@ -248,9 +250,9 @@ class Chain(Desensitizer):
         if not isinstance(steps, list) or not 1 <= len(steps) <= _MOST:
             raise ValueError(f"its steps are not a list of 1 to {_MOST}")
         found = []
-        for about in steps:
-            kind = cls.ours.get(str(about.get("method"))) if isinstance(about, Mapping) else None
+        for described in steps:
+            kind = cls.ours.get(str(described.get("method"))) if isinstance(described, Mapping) else None
             if kind is None or issubclass(kind, Chain):
                 raise ValueError("a step of its description is none of FaceVeil's own methods")
-            found.append((kind, about))
+            found.append((kind, described))
         return found

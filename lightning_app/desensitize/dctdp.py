@@ -175,8 +175,10 @@ class DCTDP(BlockDCT):
 
     def describe(self) -> dict[str, object]:
         """Return method and transform, the budget and its shares' hash, and the key's hash."""
-        about = {key: value for key, value in super().describe().items() if key not in ("dc", "normalise")}
-        return about | self.noise.describe(self._values) | {"budget_hash": self.budget.hash}
+        description = {
+            key: value for key, value in super().describe().items() if key not in ("dc", "normalise")
+        }
+        return description | self.noise.describe(self._values) | {"budget_hash": self.budget.hash}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
@@ -245,8 +247,8 @@ def read_budget(checkpoint: str | Path) -> Budget:
     found = torch.load(given_checkpoint(path), map_location="cpu", weights_only=True, mmap=True)
     logits = found["state_dict"].get(LOGITS)
     data = found.get(DATA_STATE)
-    about = data.get("desensitizer") if isinstance(data, dict) else None
-    if not isinstance(logits, Tensor) or not isinstance(about, dict):
+    description = data.get("desensitizer") if isinstance(data, dict) else None
+    if not isinstance(logits, Tensor) or not isinstance(description, dict):
         kind = str((found.get("hyper_parameters") or {}).get("_class_path", "")).rpartition(".")[2]
         raise ValueError(
             f"checkpoint {path} is not of a DCTDPRecogniser but of {kind or 'another model'}; give one that "
@@ -256,12 +258,12 @@ def read_budget(checkpoint: str | Path) -> Budget:
     if logits.ndim != 1 or logits.dtype != torch.float32 or not bool(logits.isfinite().all()):
         raise ValueError(f"{damaged}: its logits are no row of finite numbers")
     for name, (check, wanted) in transform_entries().items():
-        if name not in about or not check(about[name]):
+        if name not in description or not check(description[name]):
             raise ValueError(f"{damaged}: {name} of its BlockDCT is not {wanted}")
     if (
-        about.get("method") != "BlockDCT"
-        or about.get("normalise") is not False
-        or about.get("dc") is not False
+        description.get("method") != "BlockDCT"
+        or description.get("normalise") is not False
+        or description.get("dc") is not False
     ):
         raise ValueError(f"{damaged}: it was trained on other channels than those of BlockDCT alone")
-    return Budget.of(logits, about)
+    return Budget.of(logits, description)

@@ -66,7 +66,7 @@ class EigenfaceNoise(Desensitizer):
     ) -> None:
         super().__init__()
         made = Eigenfaces.read(eigenfaces)
-        self._about: dict[str, Any] = {
+        self._description: dict[str, Any] = {
             "components": len(made.components), "side": made.side, "images": len(made.seen),
             "set_hash": made.set_hash, "eigenfaces_hash": made.hash,
         }  # fmt: skip
@@ -84,7 +84,7 @@ class EigenfaceNoise(Desensitizer):
 
     @property
     def _count(self) -> int:
-        count: int = self._about["components"]
+        count: int = self._description["components"]
         return count
 
     @torch.no_grad()
@@ -106,14 +106,16 @@ class EigenfaceNoise(Desensitizer):
                 f"EigenfaceNoise: its components and bounds were made of {int(known.sum())} of these images (numbers "
                 f"{', '.join(map(str, numbers))}): make them of other people's faces (`python main.py eigenfaces`)"
             )
-        small = small_grey(image, self._about["side"]).double()  # fp64: no TF32
+        small = small_grey(image, self._description["side"]).double()  # fp64: no TF32
         width = self.high - self.low
         share = ((small - self.mean) @ self.components.mT - self.low) / width
         steps = self.noise.epsilon * PER_SCALE
         values = (share.clamp(0, 1) * steps).round().clamp(max=int(steps)).float()
-        self.noise.add(values, PER_SCALE, image, {"eigenfaces": self._about["eigenfaces_hash"]}, draw_key)
+        self.noise.add(
+            values, PER_SCALE, image, {"eigenfaces": self._description["eigenfaces_hash"]}, draw_key
+        )
         back = self.mean + (values.double() / steps * width + self.low) @ self.components
-        face = back.float().clamp_(0, 1).view(len(image), 1, *2 * (self._about["side"],))
+        face = back.float().clamp_(0, 1).view(len(image), 1, *2 * (self._description["side"],))
         size = (image.shape[-2], image.shape[-1])
         out["image"] = F.interpolate(face, size, mode="bilinear", antialias=True).clamp_(0, 1)
         out["image"] = out["image"].expand(-1, 3, -1, -1).contiguous()
@@ -130,14 +132,14 @@ class EigenfaceNoise(Desensitizer):
 
     def describe(self) -> dict[str, object]:
         """Return method, what the components are and which set they are of, the budget and the key's hash."""
-        return super().describe() | self._about | self.noise.describe(self._count)
+        return super().describe() | self._description | self.noise.describe(self._count)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
         """Make what describes itself so; without components and key it perturbs nothing."""
         made = cls.__new__(cls)
         Desensitizer.__init__(made)
-        made._about = {key: description[key] for key in _TOLD}
+        made._description = {key: description[key] for key in _TOLD}
         made.noise = KeyedNoise.told_by(cls.__name__, description)
         made._warned = True
         return made

@@ -137,13 +137,13 @@ class Eigenfaces:
             )
         try:
             with safe_open(path, framework="pt") as opened:
-                about = opened.metadata() or {}
+                description = opened.metadata() or {}
                 found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
         except SafetensorError as error:
             raise ValueError(
                 f"eigenfaces {path}: the file is truncated or no safetensors ({error})"
             ) from error
-        if about.get("faceveil") != FORMAT or {*found} != {*_TENSORS}:
+        if description.get("faceveil") != FORMAT or {*found} != {*_TENSORS}:
             raise ValueError(f"eigenfaces {path}: holds no eigenfaces ({FORMAT}); make it by `eigenfaces`")
         made = cls(**found)
         if flaw := made._flaw():

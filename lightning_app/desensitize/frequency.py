@@ -152,17 +152,19 @@ class FrequencyMask(BlockDCT):
 
     def describe(self) -> dict[str, object]:
         """Return method and settings, and of the owner's key the hash alone."""
-        about = {key: value for key, value in super().describe().items() if key not in ("dc", "normalise")}
-        return about | {
+        description = {
+            key: value for key, value in super().describe().items() if key not in ("dc", "normalise")
+        }
+        return description | {
             "permutation": self.permutation, "redraw": self.redraw, "mix": self.mix, "key_hash": self.key.hash,
         }  # fmt: skip
 
     def agreed(self) -> dict[str, object]:
         """Return what owners must have in common: with one order for all images the key, else each has its own."""
-        about = self.describe()
+        description = self.describe()
         if self.permutation == "image":
-            del about["key_hash"]
-        return about
+            del description["key_hash"]
+        return description
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:

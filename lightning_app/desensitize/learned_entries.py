@@ -36,21 +36,21 @@ def bits_of(kind: str, size: tuple[int, int], share: float, masks: int, epsilon:
     return 0.0
 
 
-def derived(about: Mapping[str, Any], size: tuple[int, int], mask: Tensor | None) -> dict[str, object]:
+def derived(description: Mapping[str, Any], size: tuple[int, int], mask: Tensor | None) -> dict[str, object]:
     """Return what follows from kind, share and the masks that are the same for all images.
 
     Args:
-        about: with `kind`, `share` and perhaps `epsilon`.
+        description: with `kind`, `share` and perhaps `epsilon`.
         size: (height, width) of the images.
         mask: `[M,1,H,W]`, population's one or codebook's C; None of the other kinds.
 
     Returns:
         Bits, size, mask ratio, and, where there are such masks, their number and hash.
     """
-    share = float(about["share"])
+    share = float(description["share"])
     shown, pixels, masks = shown_pixels(share, size), size[0] * size[1], 1 if mask is None else len(mask)
     found: dict[str, object] = {
-        "bits": round(bits_of(str(about["kind"]), size, share, masks, about.get("epsilon")), 3),
+        "bits": round(bits_of(str(description["kind"]), size, share, masks, description.get("epsilon")), 3),
         "size": list(size),
     }
     if mask is not None:

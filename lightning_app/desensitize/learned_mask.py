@@ -335,17 +335,17 @@ class LearnedMask(Desensitizer):
 
     def describe(self) -> dict[str, object]:
         """Return method, kind, share and the masker's hash; once prepared the bound in bits, and facts of its masks."""
-        about: dict[str, object] = {"method": type(self).__name__, "kind": self.kind, "share": self.share}
-        about |= self._facts
+        described: dict[str, object] = {"method": type(self).__name__, "kind": self.kind, "share": self.share}
+        described |= self._facts
         if self.kind == "core_first":
-            about |= {"rounds": self.growth.rounds, "core": self.growth.core}
+            described |= {"rounds": self.growth.rounds, "core": self.growth.core}
         if self.kind == "codebook":
-            about |= {"choice": self.choice}
+            described |= {"choice": self.choice}
         if self.owner is not None:
-            about |= {"epsilon": self.epsilon, "key_hash": self.owner.hash}
+            described |= {"epsilon": self.epsilon, "key_hash": self.owner.hash}
         if self.size is None:
-            return about
-        return about | derived(about, self.size, self.mask)
+            return described
+        return described | derived(described, self.size, self.mask)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
@@ -395,17 +395,17 @@ class LearnedMask(Desensitizer):
         Raises:
             FileNotFoundError, ValueError: it is no masker's, or another one than is described.
         """
-        about = dict(description)
-        core = {name: about[name] for name in ("rounds", "core") if name in about}
-        chosen = {name: about[name] for name in ("choice", "epsilon") if name in about}
-        made = cls(checkpoint, about["share"], about["kind"], key=key, **core, **chosen)
-        made.prepare((about["size"][0], about["size"][1]))
+        described = dict(description)
+        core = {name: described[name] for name in ("rounds", "core") if name in described}
+        chosen = {name: described[name] for name in ("choice", "epsilon") if name in described}
+        made = cls(checkpoint, described["share"], described["kind"], key=key, **core, **chosen)
+        made.prepare((described["size"][0], described["size"][1]))
         ours = made.describe()
-        odd = sorted(name for name in ours.keys() | about.keys() if ours.get(name) != about.get(name))
+        odd = sorted(name for name in ours.keys() | described.keys() if ours.get(name) != described.get(name))
         if "masker_hash" in odd:
             raise ValueError(
                 f"checkpoint {checkpoint}: its masker's hash is {str(ours['masker_hash'])[:12]}, the release was made "
-                f"by {str(about.get('masker_hash'))[:12]}: give that one"
+                f"by {str(described.get('masker_hash'))[:12]}: give that one"
             )
         if odd:
             raise ValueError(

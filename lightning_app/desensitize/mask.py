@@ -192,25 +192,25 @@ class MaskOut(Desensitizer):
         Of several masks, `mask_ratio` is the mean and `mask_ratio_range` the lowest and highest. File and
         folder are given by name only, without the path to them.
         """
-        about: dict[str, object] = {"method": type(self).__name__}
+        description: dict[str, object] = {"method": type(self).__name__}
         if self.freeform is None:
-            about[self.source] = self.path.name
+            description[self.source] = self.path.name
         else:
-            about |= {"freeform": list(self.freeform), "count": self.count, "seed": self.seed}
-            about |= {"brush": asdict(self.brush)}
+            description |= {"freeform": list(self.freeform), "count": self.count, "seed": self.seed}
+            description |= {"brush": asdict(self.brush)}
         if self.source == "folder":
-            about |= {"levels": None if self.levels is None else [list(level) for level in self.levels]}
-            about |= {"hidden": self.hidden}
+            description |= {"levels": None if self.levels is None else [list(level) for level in self.levels]}
+            description |= {"hidden": self.hidden}
         if self.source != "mask":
-            about["draw"] = self.draw
+            description["draw"] = self.draw
         if self.guard:  # left out otherwise, as in checkpoints from before there was one
-            about["guard"] = self.guard
+            description["guard"] = self.guard
         if self.size is not None:
-            about |= {"size": list(self.size), "masks": len(self._ratios), "mask_hash": self._hash}
-            about["mask_ratio"] = float(self._ratios.mean())
+            description |= {"size": list(self.size), "masks": len(self._ratios), "mask_hash": self._hash}
+            description["mask_ratio"] = float(self._ratios.mean())
             if len(self._ratios) > 1:
-                about["mask_ratio_range"] = [float(self._ratios.min()), float(self._ratios.max())]
-        return about
+                description["mask_ratio_range"] = [float(self._ratios.min()), float(self._ratios.max())]
+        return description
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:

@@ -72,11 +72,11 @@ class Subjects(PairImages):
         Where the judge compares by cosine, of length 1.
         """
         judge = judge.clean_side()
-        if judge.about not in self._clean:
-            by = {judge.about: judge}
+        if judge.description not in self._clean:
+            by = {judge.description: judge}
             shown = ([Shown(self.clean(rows), by)] for rows in rank_share(len(self), self.batch_size))
-            self._clean[judge.about] = _scaled(embed_images(shown, tick=tick)[judge.about], judge)
-        return self._clean[judge.about]
+            self._clean[judge.description] = _scaled(embed_images(shown, tick=tick)[judge.description], judge)
+        return self._clean[judge.description]
 
 
 def applies(attack: Attack | None, data: FaceDataModule) -> bool:
@@ -92,9 +92,9 @@ def applies(attack: Attack | None, data: FaceDataModule) -> bool:
         return True
     if attack.needs_image and not desensitizer.is_image:
         return False
-    about, promised = desensitizer.describe(), desensitizer.has_mask
+    description, promised = desensitizer.describe(), desensitizer.has_mask
     # masks made for each image have a ratio and no hash
-    masked = bool({"mask_hash", "mask_ratio"} & about.keys()) if promised is None else promised
+    masked = bool({"mask_hash", "mask_ratio"} & description.keys()) if promised is None else promised
     return desensitizer.hides and (masked or not attack.needs_mask)
 
 
@@ -108,7 +108,7 @@ def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) ->
     """
     size = subjects.reader.size
     data.desensitizer.prepare((size, size))
-    about: dict[str, object] = {
+    description: dict[str, object] = {
         "form": _FORM,
         "images": subjects.hash,
         "method": data.desensitizer.describe(),
@@ -119,8 +119,8 @@ def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) ->
         some = data.desensitized(subjects.raw(torch.arange(1)), reader=subjects.reader)
         if applies(attack, data):  # what an attack learns or loads at the first need is there after it
             attack.restore(some)
-        about["attack"] = {**attack.describe(), "state": state_hash(attack)}
-    return _hex(json.dumps(about, sort_keys=True, default=str))
+        description["attack"] = {**attack.describe(), "state": state_hash(attack)}
+    return _hex(json.dumps(description, sort_keys=True, default=str))
 
 
 def pictures_of(data: FaceDataModule, released: Batch, attack: Attack | None, size: Sequence[int]) -> Tensor:
@@ -202,16 +202,20 @@ def measure(
     if attack is not None:  # its pictures are nothing that such a one has learnt to take
         recognisers = [one for one in recognisers if not one.of_released]
         judges = [one for one in judges if not one.of_released]
-    wanted = {j.about: j for j in judges if f"own/{short_hash(j)}" not in part}
-    looking = wanted | {r.about: r for r in recognisers if f"pairs/{short_hash(r)}" not in part}
+    wanted = {j.description: j for j in judges if f"own/{short_hash(j)}" not in part}
+    looking = wanted | {r.description: r for r in recognisers if f"pairs/{short_hash(r)}" not in part}
     likeness = "dssim" not in part
     perceptual = perceptual_of(subjects) if "lpips" not in part else None
     if not looking and not likeness and perceptual is None:
         return part
     alike: dict[str, list[Tensor]] = {}
-    of_pictures = {about: one for about, one in looking.items() if not one.of_released}
-    linking = {about: one for about, one in wanted.items() if one.of_released}
-    of_released = {about: one for about, one in looking.items() if one.of_released and about not in linking}
+    of_pictures = {description: one for description, one in looking.items() if not one.of_released}
+    linking = {description: one for description, one in wanted.items() if one.of_released}
+    of_released = {
+        description: one
+        for description, one in looking.items()
+        if one.of_released and description not in linking
+    }
 
     def released() -> Iterator[list[Shown]]:
         for rows in rank_share(len(subjects), subjects.batch_size):
@@ -237,8 +241,8 @@ def measure(
     part |= {name: torch.cat(values) for name, values in alike.items()}
     pairs, gallery = subjects.pairs, subjects.gallery
     for judge in looking.values():
-        embedded, short, by = _scaled(found[judge.about], judge), short_hash(judge), judge.metric
-        if judge.about in wanted:
+        embedded, short, by = _scaled(found[judge.description], judge), short_hash(judge), judge.metric
+        if judge.description in wanted:
             clean = subjects.embedded(judge)
             ranks = mate_ranks(embedded, subjects.labels, clean[gallery], subjects.labels[gallery], by)
             ranks[gallery] = 0  # the very picture, or its restoration, is no probe
@@ -330,7 +334,7 @@ def _compare(
 
 def short_hash(judge: Judge) -> str:
     """Return what stands for a judge in a part: the start of the hash of what it is."""
-    return _hex(judge.about)
+    return _hex(judge.description)
 
 
 def _hex(text: str) -> str:

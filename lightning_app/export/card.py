@@ -126,9 +126,9 @@ def desensitized_before(card: dict[str, Any]) -> bool:
     Args:
         card: what `card.json` holds.
     """
-    about, mask = card["desensitizer"], card["mask"]
+    description, mask = card["desensitizer"], card["mask"]
     in_graph = mask is not None and mask["in_graph"]
-    return not in_graph and not (about is not None and is_clean(alone(about)))
+    return not in_graph and not (description is not None and is_clean(alone(description)))
 
 
 def desensitizing(card: dict[str, Any]) -> str:
@@ -137,40 +137,39 @@ def desensitizing(card: dict[str, Any]) -> str:
     Args:
         card: what `card.json` holds.
     """
-    about, mask = card["desensitizer"], card["mask"]
+    description, mask = card["desensitizer"], card["mask"]
     if mask is not None and mask["in_graph"]:
         return (
             "The graph multiplies every image by the mask (`mask.png`) before anything else. Released images stay as "
             "they are by that; a clean image that is fed by mistake is masked as in training. This keeps the result "
             "right, it protects nobody: who runs the model has the image."
         )
-    if about is None:
+    if description is None:
         return "The checkpoint does not say how its training images were made; feed images desensitized likewise."
     if card["input"].get("masks"):
-        kind, size = plain_text(about.get("kind")), card["input"]["size"]
+        kind, size = plain_text(description.get("kind")), card["input"]["size"]
         return (
-            f"Every image comes with a mask of its own, as in training ({code(about['method'])} of kind {kind}): "
+            f"Every image comes with a mask of its own, as in training ({code(description['method'])} of kind {kind}): "
             f"`mask`, float32 `[batch, 1, {size}, {size}]`, 1 = visible, 0 = hidden. A release has it "
             "beside each image, in `masks/`, as a PNG of 255 and 0. The graph multiplies images by it and computes its "
             "gates from it; the masker is not in it."
         )
-    if is_clean(about):
+    if is_clean(description):
         return "The model takes clean faces: images are not desensitized, and the graph desensitizes nothing."
-    kind, single = described(about), alone(about)
-    if single != about:
-        mixing = (
-            f"Training images were mixed together ({code(json.dumps(about))}); those to be embedded are not."
-        )
+    kind, single = described(description), alone(description)
+    if single != description:
+        mixing = f"Training images were mixed together ({code(json.dumps(description))}); those to be embedded are not."
         return f"{mixing} {desensitizing({**card, 'desensitizer': single})}"
-    rest = {key: value for key, value in about.items() if key not in ("method", "mask_hash")}
+    rest = {key: value for key, value in description.items() if key not in ("method", "mask_hash")}
     how = ", ".join(f"{plain_text(key)} {plain_text(json.dumps(value))}" for key, value in rest.items())
     if kind is not None and kind.hides_only:
-        low, high = about.get("mask_ratio_range", (about.get("mask_ratio"),) * 2)
+        low, high = description.get("mask_ratio_range", (description.get("mask_ratio"),) * 2)
         ratios = "not known" if low is None or high is None else f"{low:.4f} … {high:.4f}"
-        how = f"hidden pixels black, {about.get('masks', 'several')} masks of mask ratio {ratios}"
-    recipe = kind.recipe(about) if kind is not None else ""
+        how = f"hidden pixels black, {description.get('masks', 'several')} masks of mask ratio {ratios}"
+    recipe = kind.recipe(description) if kind is not None else ""
     return (
-        f"**Images must be desensitized before**, as in training: {code(about['method'])}{f' ({how})' if how else ''}. "
+        f"**Images must be desensitized before**, as in training: {code(description['method'])}"
+        f"{f' ({how})' if how else ''}. "
         f"{plain_text(recipe)}{' ' if recipe else ''}The "
         "graph does not desensitize: a clean image, or one made in another way, gives an embedding that means little."
     )

@@ -25,7 +25,7 @@ class ModelInput:
     """How the images that a recogniser takes are desensitized.
 
     Attributes:
-        about: what the checkpoint says of its desensitizer, without names of files; None where it does not tell.
+        description: what the checkpoint says of its desensitizer, without names of files; None where it does not tell.
         mask: `[1,1,H,W]`, the one mask of all images; None where there is none, or several.
         multiplies: whether multiplying by the mask is all that the desensitizer does.
         chosen: whether the mask was the user's choice, the checkpoint having been trained under several or not
@@ -33,7 +33,7 @@ class ModelInput:
         each: whether every image has a mask of its own, which a gated recogniser takes as a second input.
     """
 
-    about: dict[str, Any] | None
+    description: dict[str, Any] | None
     mask: Tensor | None = None
     multiplies: bool = False
     chosen: bool = False
@@ -42,14 +42,14 @@ class ModelInput:
     @property
     def method(self) -> str | None:
         """Return the desensitizer's description; None where it is not known."""
-        return None if self.about is None else str(self.about["method"])
+        return None if self.description is None else str(self.description["method"])
 
     @property
     def masks(self) -> int:
         """Return how many masks it was trained under."""
-        if self.about is None or "mask_hash" not in self.about:
+        if self.description is None or "mask_hash" not in self.description:
             return 0
-        masks = self.about.get("masks")
+        masks = self.description.get("masks")
         return 1 if masks is None else int(masks)
 
 
@@ -73,19 +73,19 @@ def find_model_input(
     """
     told = facts.desensitizer
     model_input = ModelInput(None if told is None else public_method(told))
-    kind = described(model_input.about)
-    if kind is LearnedMask and (model_input.about or {}).get("kind") != "population":
+    kind = described(model_input.description)
+    if kind is LearnedMask and (model_input.description or {}).get("kind") != "population":
         if given is not None:
             raise ValueError(
                 f"--mask {given}: the checkpoint was trained under a mask for each image: leave --mask out, a gated "
                 "recogniser takes them as a second input"
             )
-        return ModelInput(model_input.about, each=True)
+        return ModelInput(model_input.description, each=True)
     # without a mask a gate is 1, in training too
     maskless, hides = kind is not None and kind.has_mask is False, kind is not None and kind.hides_only
     if given is None:
         if model_input.masks == 1:
-            return ModelInput(model_input.about, _found(facts, config), hides)
+            return ModelInput(model_input.description, _found(facts, config), hides)
         if gated and not maskless:
             trained = (
                 f"trained under {model_input.masks:,} masks"
@@ -106,28 +106,28 @@ def find_model_input(
                 f"--mask {given}: its hash is {mask_hash(mask)[:12]}, the checkpoint was trained under "
                 f"{str(told['mask_hash'])[:12]}: give that mask, or leave --mask out to have it looked for"
             )
-        return ModelInput(model_input.about, kept, hides)
+        return ModelInput(model_input.description, kept, hides)
     if maskless:
         raise ValueError(
             f"--mask {given}: the checkpoint was trained on faces desensitized by {model_input.method}, which "
             "has no mask: leave --mask out"
         )
-    spread = None if model_input.about is None else model_input.about.get("mask_ratio_range")
+    spread = None if model_input.description is None else model_input.description.get("mask_ratio_range")
     ratio = mask_ratio(mask)
     if spread is not None and not spread[0] <= ratio <= spread[1]:
         log.warning("--mask %s: mask ratio %.4f, but the masks trained under have %.4f … %.4f.",
                     given, ratio, spread[0], spread[1])  # fmt: skip
-    return ModelInput(model_input.about, mask[None], hides or told is None, chosen=True)
+    return ModelInput(model_input.description, mask[None], hides or told is None, chosen=True)
 
 
 def _found(facts: CheckpointFacts, config: dict[str, Any]) -> Tensor:
-    about = facts.desensitizer
-    assert about is not None
+    description = facts.desensitizer
+    assert description is not None
     looked = []
-    for name, make in _sources(facts, config, about):
+    for name, make in _sources(facts, config, description):
         try:
             mask = make()
-            kept = None if mask is None else _matching(mask.reshape(1, *mask.shape[-2:]), about)
+            kept = None if mask is None else _matching(mask.reshape(1, *mask.shape[-2:]), description)
         except (OSError, ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
             looked.append(f"{name}: {error}")
             continue
@@ -135,22 +135,22 @@ def _found(facts: CheckpointFacts, config: dict[str, Any]) -> Tensor:
             return kept
         looked.append(f"{name} is another mask")
     raise ValueError(
-        f"checkpoint {facts.path}: the mask it was trained under (hash {str(about['mask_hash'])[:12]}) is not found "
-        f"({'; '.join(looked) or 'the run has no config'}): give --mask PNG"
+        f"checkpoint {facts.path}: the mask it was trained under (hash {str(description['mask_hash'])[:12]}) is not "
+        f"found ({'; '.join(looked) or 'the run has no config'}): give --mask PNG"
     )
 
 
 def _sources(
-    facts: CheckpointFacts, config: dict[str, Any], about: dict[str, Any]
+    facts: CheckpointFacts, config: dict[str, Any], description: dict[str, Any]
 ) -> Iterator[tuple[str, Callable[[], Tensor | None]]]:
     size = facts.input_size
-    kind = described(about)
-    if kind is not None and kind.has_mask and not kind.needs_file(about):
-        yield "its description", lambda: _again(kind, about, size)
+    kind = described(description)
+    if kind is not None and kind.has_mask and not kind.needs_file(description):
+        yield "its description", lambda: _again(kind, description, size)
     data = config.get("data")
     masker = _argument(data, "desensitizer", "checkpoint")
     if kind is LearnedMask and masker:
-        yield masker, lambda: _learned(masker, about, size)
+        yield masker, lambda: _learned(masker, description, size)
     named = _argument(data, "desensitizer", "mask")
     beside = [
         Path(folder) / MASK for folder in (_argument(data, "reader", "root"), facts.path.parent) if folder
@@ -167,33 +167,33 @@ def _argument(data: object, part: str, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _again(kind: type[Desensitizer], about: dict[str, Any], size: int) -> Tensor | None:
+def _again(kind: type[Desensitizer], description: dict[str, Any], size: int) -> Tensor | None:
     """Make the one mask `[1,1,H,W]` again that a checkpoint describes, which may be somebody else's."""
-    made = kind.from_description({**about, "count": 1, "guard": _guard(about, size)})
+    made = kind.from_description({**description, "count": 1, "guard": _guard(description, size)})
     made.prepare((size, size))
     # what it returns of black images: how a class keeps its mask is its own affair
     black: Batch = {"image": torch.zeros(1, 3, size, size), "index": torch.zeros(1, dtype=torch.int64)}
     return made.forward(black)["mask"]
 
 
-def _learned(masker: str, about: dict[str, Any], size: int) -> Tensor | None:
+def _learned(masker: str, description: dict[str, Any], size: int) -> Tensor | None:
     """Make the one mask `[1,1,H,W]` again of the masker that the run's config names."""
-    made = LearnedMask(masker, share=float(about["share"]), kind="population")
+    made = LearnedMask(masker, share=float(description["share"]), kind="population")
     made.prepare((size, size))
     return made.mask
 
 
-def _guard(about: dict[str, Any], size: int) -> int:
-    guard = int(about.get("guard", 0))
+def _guard(description: dict[str, Any], size: int) -> int:
+    guard = int(description.get("guard", 0))
     if not 0 <= guard <= size:
         raise ValueError(f"its guard of {guard} px is none for images of {size} px")
     return guard
 
 
-def _matching(mask: Tensor, about: dict[str, Any]) -> Tensor | None:
+def _matching(mask: Tensor, description: dict[str, Any]) -> Tensor | None:
     """Convert a mask to `[1,1,H,W]` if it is the one described, as it is or with the guard; None where it is not."""
-    guard = _guard(about, mask.shape[-1])
+    guard = _guard(description, mask.shape[-1])
     for candidate in (mask, guarded(mask, guard)) if guard else (mask,):
-        if mask_hash(candidate) == about["mask_hash"]:
+        if mask_hash(candidate) == description["mask_hash"]:
             return candidate[None]
     return None

@@ -171,7 +171,7 @@ def measured_on(run: TrainedRun) -> list[dict[str, Any]]:
         if _class_name(callback) != "LFWVerification":
             continue
         settings = _arguments(callback)
-        about: dict[str, Any] = {
+        description: dict[str, Any] = {
             "name": settings.get("name") or "lfw",
             "list": None,
             "flip": bool(settings.get("flip")),
@@ -182,14 +182,14 @@ def measured_on(run: TrainedRun) -> list[dict[str, Any]]:
             beside = (Path(str(root)) / "pairs.txt", Path(str(root)).parent / "pairs.txt")
             file = next((path for path in beside if path.is_file()), None)
         if packed:
-            about["list"] = Path(str(packed)).name
+            description["list"] = Path(str(packed)).name
         elif file is not None:
-            about["list"] = file.name
+            description["list"] = file.name
             if file.is_file():
-                about |= _pairs(file)
+                description |= _pairs(file)
         elif settings.get("reader"):
-            about["list"] = _class_name(settings["reader"])
-        found.append(about)
+            description["list"] = _class_name(settings["reader"])
+        found.append(description)
     return found
 
 

@@ -27,7 +27,7 @@ _SETTINGS = (
 def to_safetensors(
     model: Recogniser,
     facts: CheckpointFacts,
-    about: dict[str, Any] | None,
+    description: dict[str, Any] | None,
     mean: float,
     std: float,
     head: bool = False,
@@ -37,7 +37,7 @@ def to_safetensors(
     Args:
         model: the recogniser.
         facts: of its checkpoint.
-        about: how its training faces were desensitized, without names of files.
+        description: how its training faces were desensitized, without names of files.
         mean: subtracted from every channel of its images.
         std: what every channel is divided by.
         head: write the classification head too, a row per training identity.
@@ -65,7 +65,7 @@ def to_safetensors(
         "faceveil": WEIGHTS_FORMAT,
         "model": facts.model,
         "settings": json.dumps(settings, sort_keys=True),
-        "data": json.dumps(data | {"desensitizer": about, "mean": mean, "std": std}, sort_keys=True),
+        "data": json.dumps(data | {"desensitizer": description, "mean": mean, "std": std}, sort_keys=True),
         "step": str(facts.step),
         "checkpoint_sha256": facts.sha256,
     }

@@ -193,7 +193,7 @@ def _desensitizer(
     facts: CheckpointFacts, run: TrainedRun, mask: Tensor | None, wanted: bool
 ) -> tuple[Desensitizer, str]:
     """Return what is done to images before they are embedded, and that in words."""
-    about = facts.desensitizer
+    description = facts.desensitizer
     if not wanted and not facts.pictures:
         raise ValueError(
             f"checkpoint {facts.path}: its recogniser takes {facts.in_channels} channels, which are no pictures: leave "
@@ -203,28 +203,28 @@ def _desensitizer(
         return Identity(), "images are taken as they are, desensitized already (desensitize=False)"
     if mask is not None:
         return _Masked(mask), f"{1 - float(mask.mean()):.1%} of every image is hidden under its mask"
-    if about is None:
+    if description is None:
         raise ValueError(
             f"checkpoint {facts.path}: does not tell how its training images were desensitized: give mask=, or "
             "desensitize=False for images that are what it was trained on"
         )
     if facts.clean:
         return Identity(), "trained on clean faces, nothing is hidden"
-    kind = described(about)
-    if kind is not None and (one := alone(about)) != about:
-        about, kind = one, described(one)
-        if is_clean(about):
+    kind = described(description)
+    if kind is not None and (one := alone(description)) != description:
+        description, kind = one, described(one)
+        if is_clean(description):
             return Identity(), "trained on faces mixed with each other; an image alone is taken as it is"
     if kind is not None and kind.elsewhere:
         raise ValueError(
             f"checkpoint {facts.path}: trained on pictures that another program made of its images: give "
             "desensitize=False, and pictures which that program made"
         )
-    words = f"every image is desensitized by {about.get('method')}, as in training"
+    words = f"every image is desensitized by {description.get('method')}, as in training"
     # of these a description tells all, that of a release too
     if kind is not None and kind.has_mask is False and not kind.keyed:
         try:
-            return _prepared(kind.from_description(about), facts), words
+            return _prepared(kind.from_description(description), facts), words
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"checkpoint {facts.path}: describes no {kind.__name__} ({error}); it is damaged"
@@ -234,23 +234,23 @@ def _desensitizer(
     where = f"checkpoint {facts.path}: config.yaml of its run"
     if part is None:
         raise ValueError(
-            f"checkpoint {facts.path}: trained on images desensitized by {about.get('method')}, and no config.yaml of "
-            "its run tells its settings: give the run's folder, or desensitize=False for images that are desensitized "
-            "already"
+            f"checkpoint {facts.path}: trained on images desensitized by {description.get('method')}, and no "
+            "config.yaml of its run tells its settings: give the run's folder, or desensitize=False for images that "
+            "are desensitized already"
         )
     made = make_known(part, Desensitizer, where)
     made = _prepared(made, facts)
-    if key_hashes(alone(made.describe())) != key_hashes(about):
+    if key_hashes(alone(made.describe())) != key_hashes(description):
         raise ValueError(
             f"checkpoint {facts.path}: was trained with another owner's key than the one that its config.yaml leads to "
-            f"({summary(about)}): give `key: FILE` there, the file that the run was given, or embed what is "
+            f"({summary(description)}): give `key: FILE` there, the file that the run was given, or embed what is "
             "made already with `.model.embed`"
         )
-    if not same_desensitizer(alone(made.describe()), about):
+    if not same_desensitizer(alone(made.describe()), description):
         raise ValueError(
-            f"checkpoint {facts.path}: was trained on images desensitized by {summary(about)}, and its config.yaml "
-            f"leads to {summary(made.describe())}: give back what the run was given (a masker that was trained again "
-            "under the same name is another one), or desensitize=False for images that are desensitized already"
+            f"checkpoint {facts.path}: was trained on images desensitized by {summary(description)}, and its "
+            f"config.yaml leads to {summary(made.describe())}: give back what the run was given (a masker that "
+            "was trained again under the same name is another one), or desensitize=False for images that are desensitized already"
         )
     return made, words
 

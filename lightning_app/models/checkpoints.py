@@ -57,24 +57,24 @@ class CheckpointFacts:
     @property
     def desensitizer(self) -> dict[str, Any] | None:
         """Return the description of how the training faces were desensitized; None where it is not known."""
-        about = self.data.get("desensitizer")
-        return dict(about) if isinstance(about, dict) and about else None
+        description = self.data.get("desensitizer")
+        return dict(description) if isinstance(description, dict) and description else None
 
     @property
     def clean(self) -> bool | None:
         """Whether it was trained on clean faces; None where it is not known."""
-        about = self.desensitizer
-        return None if about is None else is_clean(about)
+        description = self.desensitizer
+        return None if description is None else is_clean(description)
 
     @property
     def pictures(self) -> bool:
         """Whether it takes pictures; a representation of them otherwise."""
-        about = self.desensitizer
-        kind = described(about)
-        if kind is not None and about is not None:  # what mixes takes a single image as it is
-            about = dict(kind.for_one(about))
-        steps = about.get("steps") if about is not None else None
-        kinds = [described(step) for step in (steps if isinstance(steps, list) else [about])]
+        description = self.desensitizer
+        kind = described(description)
+        if kind is not None and description is not None:  # what mixes takes a single image as it is
+            description = dict(kind.for_one(description))
+        steps = description.get("steps") if description is not None else None
+        kinds = [described(step) for step in (steps if isinstance(steps, list) else [description])]
         return self.in_channels == 3 and all(kind is None or kind.is_image for kind in kinds)
 
     @property
@@ -204,21 +204,21 @@ def _exported(file: Path) -> dict[str, Any]:
     """Read what `export` wrote, in the form of a checkpoint."""
     try:
         with safe_open(file, framework="pt") as opened:
-            about = opened.metadata() or {}
+            description = opened.metadata() or {}
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  (no mapping)
     except SafetensorError as error:
         raise ValueError(f"checkpoint {file}: the file is truncated or no safetensors ({error})") from error
-    if about.get("faceveil") != WEIGHTS_FORMAT:
+    if description.get("faceveil") != WEIGHTS_FORMAT:
         raise ValueError(
             f"checkpoint {file}: not of a recogniser (its metadata are not {WEIGHTS_FORMAT}); give one that "
             "`python main.py export` wrote"
         )
     try:
         what = "its metadata"
-        settings = parse_json(about["settings"], what) | {
-            "_class_path": f"lightning_app.models.{about['model']}"
+        settings = parse_json(description["settings"], what) | {
+            "_class_path": f"lightning_app.models.{description['model']}"
         }
-        data, step = parse_json(about["data"], what), int(about["step"])
+        data, step = parse_json(description["data"], what), int(description["step"])
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"checkpoint {file}: its metadata are damaged ({error!r}); export again") from error
     return {"state_dict": state, "hyper_parameters": settings, "global_step": step, DATA_STATE: data}

@@ -122,10 +122,10 @@ class Linker(L.LightningModule):
     def _read_teacher(self, data: Any) -> Callable[[Tensor], Tensor]:
         teacher = self._given[0]
         if isinstance(teacher, nn.Module):
-            about = (
+            description = (
                 getattr(teacher, "about", None) or f"{type(teacher).__module__}.{type(teacher).__qualname__}"
             )
-            self.taught = hashlib.sha256(str(about).encode()).hexdigest()
+            self.taught = hashlib.sha256(str(description).encode()).hexdigest()
             self._modules_of_teacher = [teacher.eval().requires_grad_(False)]
             return teacher
         assert teacher is not None
@@ -250,7 +250,7 @@ class Linker(L.LightningModule):
             ValueError: the checkpoint holds another network, or learnt from another teacher.
         """
         student_state(checkpoint, "this checkpoint")
-        saved, about = checkpoint.get("hyper_parameters", {}), checkpoint[KEPT]
+        saved, description = checkpoint.get("hyper_parameters", {}), checkpoint[KEPT]
         other = [key for key in SHAPE if saved.get(key) != self.hparams[key]]
         other += ["bit_planes"] if bool(saved.get("bit_planes")) != bool(self.hparams["bit_planes"]) else []
         if other:
@@ -259,12 +259,16 @@ class Linker(L.LightningModule):
             raise ValueError(
                 f"this checkpoint is of another network ({theirs}; yours: {ours}): use the config it was trained with"
             )
-        if self.taught and about["teacher"] != self.taught:
+        if self.taught and description["teacher"] != self.taught:
             raise ValueError(
-                f"model.teacher: its hash is {self.taught[:12]}, this run learnt from {about['teacher'][:12]}: give "
-                "that one, or start anew with --overwrite"
+                f"model.teacher: its hash is {self.taught[:12]}, this run learnt from {description['teacher'][:12]}: "
+                "give that one, or start anew with --overwrite"
             )
         if self._trainer is not None and self.trainer.state.fn == "fit":
             warn_of_kept(("learning_rate", "decay"), saved, self.hparams)
-        self.taught, self.batches, self.pixels = about["teacher"], int(about["batches"]), int(about["pixels"])
-        self._make(int(about["dim"]))
+        self.taught, self.batches, self.pixels = (
+            description["teacher"],
+            int(description["batches"]),
+            int(description["pixels"]),
+        )
+        self._make(int(description["dim"]))

@@ -114,7 +114,8 @@ def kept_of_same(checkpoint: Mapping[str, Any], ours: Mapping[str, Any]) -> dict
     other += [key for key in _PARTS if not same(saved.get(key), ours[key])]
     if other:
         theirs, mine = (
-            ", ".join(f"{key}={_word(key, about.get(key))}" for key in other) for about in (saved, ours)
+            ", ".join(f"{key}={_word(key, description.get(key))}" for key in other)
+            for description in (saved, ours)
         )
         raise ValueError(
             f"this checkpoint is of another masker ({theirs}; yours: {mine}): use the config it was trained with"

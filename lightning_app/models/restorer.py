@@ -232,9 +232,9 @@ class FaceRestorer(L.LightningModule):
             raise ValueError(
                 f"this checkpoint is of another network ({theirs}; yours: {ours}): use the config it was trained with"
             )
-        about = checkpoint[KEPT]
-        self.batches, self.masked = int(about["batches"]), bool(about["masked"])
-        self.pictures, self.pixels = bool(about["pictures"]), int(about["pixels"])
+        description = checkpoint[KEPT]
+        self.batches, self.masked = int(description["batches"]), bool(description["masked"])
+        self.pictures, self.pixels = bool(description["pictures"]), int(description["pixels"])
         if self._trainer is not None:
             warn_of_kept(("learning_rate",), saved, self.hparams)
             for key in self.of_loss:

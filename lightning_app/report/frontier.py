@@ -22,7 +22,7 @@ class Measured:
 
     Attributes:
         results: method -> figure -> value; those of an attack under `ATTACK/`.
-        about: method -> what it is, in a few words.
+        description: method -> what it is, in a few words.
         attacks: labels.
         judges: label -> what it is.
         axis: what stands for privacy at first.
@@ -33,7 +33,7 @@ class Measured:
     """
 
     results: Mapping[str, Figures]
-    about: Mapping[str, str]
+    description: Mapping[str, str]
     attacks: Sequence[str]
     judges: Mapping[str, str]
     axis: Axis
@@ -82,9 +82,9 @@ def data_of(found: Measured) -> dict[str, Any]:
     return {
         "attacks": list(found.attacks),
         "judges": {
-            label: {"about": about, "standing": standing(found.clean.get(label)),
+            label: {"about": description, "standing": standing(found.clean.get(label)),
                     **(vars(found.clean[label]) if label in found.clean else {})}
-            for label, about in found.judges.items()
+            for label, description in found.judges.items()
         },
         "views": [
             {"key": key_of(axis), "measure": axis.measure, "judge": axis.judge, "label": axis.title,
@@ -124,7 +124,7 @@ def _method(
     figures = found.results[label]
     return {
         "label": label,
-        "about": found.about.get(label, ""),
+        "about": found.description.get(label, ""),
         "words": found.words.get(label, ""),
         **{name: _plain(find_metric(figures, name)) for name in _SITUATIONS},
         "open": dict(found.open.get(label, {})),

@@ -131,12 +131,12 @@ def check_described(data: object, what: str) -> None:
     """
     if not isinstance(data, Mapping):
         return
-    about = data.get("desensitizer")
+    description = data.get("desensitizer")
     found = {name: data.get(name) for name in _DATA_KINDS}
-    if isinstance(about, Mapping) and about:
-        found |= {f"desensitizer.{name}": about.get(name) for name in _VEIL_KINDS}
-        found["desensitizer.method"] = about.get("method", ())  # which it must have
-        ends = about.get("mask_ratio_range")
+    if isinstance(description, Mapping) and description:
+        found |= {f"desensitizer.{name}": description.get(name) for name in _VEIL_KINDS}
+        found["desensitizer.method"] = description.get("method", ())  # which it must have
+        ends = description.get("mask_ratio_range")
         if isinstance(ends, (list, tuple)) and [type(end) for end in ends] != [float, float]:
             raise ValueError(
                 f"{what}: what it says of its data is damaged: mask_ratio_range is {str(ends)[:80]}"

@@ -184,12 +184,15 @@ def _hold_against_masker(found: Audit, masker: str) -> None:
     """Hold the one mask of a release against the masker that its manifest says it came from."""
     manifest = found.manifest
     assert manifest is not None
-    about = manifest.method
-    if manifest.mask is None or (about["method"], about.get("kind")) != (LearnedMask.__name__, "population"):
+    description = manifest.method
+    if manifest.mask is None or (description["method"], description.get("kind")) != (
+        LearnedMask.__name__,
+        "population",
+    ):
         found.notes.append("--masker was not used: the release's masks are none of a masker's")
         return
     try:
-        LearnedMask.with_masker(about, masker)
+        LearnedMask.with_masker(description, masker)
     except (ValueError, FileNotFoundError) as error:
         found.add(MASK, f"is not the masker's: {error}")
 

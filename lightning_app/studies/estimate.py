@@ -51,7 +51,7 @@ def estimate(planned: Iterable[Planned], runs: Path, device: torch.device | None
     """
     groups: dict[tuple[str, str], list[Planned]] = {}
     for one in planned:
-        groups.setdefault((one.kind, _likeness(one.setting.about)), []).append(one)
+        groups.setdefault((one.kind, _likeness(one.setting.description)), []).append(one)
     if not groups:
         return []
     records = _records(runs)
@@ -76,17 +76,17 @@ def estimate(planned: Iterable[Planned], runs: Path, device: torch.device | None
     return lines
 
 
-def _likeness(about: Mapping[str, Any]) -> str:
+def _likeness(description: Mapping[str, Any]) -> str:
     """Write down what decides how long a run takes: network, length, images, batch, representation; no seed.
 
     A method that leaves pictures takes no time to speak of; the 63 channels of a representation take a network's stem
     longer than the rest of it.
     """
-    model, data = about.get("model") or {}, (about.get("data") or {}).get("init_args") or {}
+    model, data = description.get("model") or {}, (description.get("data") or {}).get("init_args") or {}
     inner = model.get("init_args") or {}
     return json.dumps(
         [model.get("class_path"), {key: inner.get(key) for key in ("backbone", "width", "depth")},
-         about.get("trainer"), data.get("reader"), data.get("global_batch_size"),
+         description.get("trainer"), data.get("reader"), data.get("global_batch_size"),
          [path for path in _classes(data.get("desensitizer")) if not _leaves_pictures(path)]],
         sort_keys=True, default=str,
     )  # fmt: skip
@@ -118,17 +118,17 @@ def _records(runs: Path) -> dict[str, list[float]]:
     for file in files[-_NEWEST:]:
         try:
             took = read_metrics(file).get(_TOOK)
-            about = saved_fit_settings(file.parent)
+            description = saved_fit_settings(file.parent)
         except (ValueError, OSError):  # a damaged one says nothing; who goes on with it is told
             continue
-        if isinstance(took, int | float) and took > 0 and about is not None:
-            found.setdefault(_likeness(about), []).append(float(took))
+        if isinstance(took, int | float) and took > 0 and description is not None:
+            found.setdefault(_likeness(description), []).append(float(took))
     return found
 
 
 def _timed(setting: FitSettings, device: torch.device) -> float | None:
     """Time a few steps of a model's network; None of models that cannot rehearse one."""
-    model, data, length = setting.model, setting.data, setting.about["trainer"]
+    model, data, length = setting.model, setting.data, setting.description["trainer"]
     rehearse: Callable[..., Tensor] | None = getattr(model, "rehearse", None)
     if model is None or rehearse is None:
         return None

@@ -81,7 +81,7 @@ def finished(run: Path, figure: str = "lfw/accuracy") -> bool:
     return (run / "metrics.json").is_file() and figure in read_metrics(run / "metrics.json")
 
 
-def check_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
+def check_record(record: Path, made: Path, description: Mapping[str, object]) -> None:
     """Refuse what was made otherwise under the same name.
 
     Files that have changed since (`FILES`) count only once something is made of them: a config that failed may be
@@ -91,7 +91,7 @@ def check_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
     Args:
         record: the JSON file that says how, if there is one yet.
         made: what is made, a run's folder or a file.
-        about: how; JSON-able.
+        description: how; JSON-able.
 
     Raises:
         ValueError: there is a record, and it says something else; names the files that have changed.
@@ -99,13 +99,13 @@ def check_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
     if not record.is_file():
         return
     kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    then, now = _files(kept), _files(about)
+    then, now = _files(kept), _files(description)
     changed = [
         f"{name} has changed: SHA-256 {then[name][:12]}… then, {now[name][:12]}… now; "
         for name in sorted(then.keys() & now.keys())
         if then[name] != now[name]
     ]
-    if {**kept, FILES: None} == {**about, FILES: None} and not (changed and _is_made(made)):
+    if {**kept, FILES: None} == {**description, FILES: None} and not (changed and _is_made(made)):
         return
     raise ValueError(
         f"{made} was made with other settings or another mask than now asked for ({''.join(changed)}{record}): remove "
@@ -113,20 +113,20 @@ def check_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
     )
 
 
-def write_record(record: Path, made: Path, about: Mapping[str, object]) -> None:
+def write_record(record: Path, made: Path, description: Mapping[str, object]) -> None:
     """Write down how something is made, and refuse what was made otherwise under the same name.
 
     Args:
         record: the JSON file; left as it is once something is made, for what its files hold now says nothing of then.
         made: what is made, a run's folder or a file.
-        about: how; JSON-able.
+        description: how; JSON-able.
 
     Raises:
         ValueError: there is a record, and it says something else, see `check_record`.
     """
-    check_record(record, made, about)
+    check_record(record, made, description)
     if not (record.is_file() and _is_made(made)):
-        write_atomically(record, json.dumps(about, indent=2) + "\n")
+        write_atomically(record, json.dumps(description, indent=2) + "\n")
 
 
 def is_old(record: Path, made: Path) -> bool:
@@ -193,8 +193,8 @@ def _hash_of(file: Path, mtime_ns: int) -> str:
     return file_sha256(file)
 
 
-def _files(about: Mapping[str, object]) -> dict[str, str]:
-    files = about.get(FILES)
+def _files(description: Mapping[str, object]) -> dict[str, str]:
+    files = description.get(FILES)
     return {k: v for k, v in files.items() if v is not None} if isinstance(files, dict) else {}
 
 

@@ -104,10 +104,10 @@ class AttackContract:
             attack.restore(self.images(attack))  # type: ignore[arg-type]
 
     def test_its_description(self) -> None:
-        about = self.make().describe()
-        assert json.loads(json.dumps(about)) == about
-        assert next(iter(about)) == "attack"
-        assert about["attack"] == type(self.make()).__name__
+        description = self.make().describe()
+        assert json.loads(json.dumps(description)) == description
+        assert next(iter(description)) == "attack"
+        assert description["attack"] == type(self.make()).__name__
 
     def test_its_people(self) -> None:
         assert all(isinstance(name, str) for name in self.make().people())

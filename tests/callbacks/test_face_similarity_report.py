@@ -101,9 +101,9 @@ def test_through_the_command_line_and_into_the_table(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = write_config(tmp_path / "tiny.yaml", drawn_root, "ResNetMask")
-    about = yaml.safe_load(config.read_text())
-    about["trainer"]["max_epochs"] = 1
-    about["trainer"]["callbacks"] = [
+    description = yaml.safe_load(config.read_text())
+    description["trainer"]["max_epochs"] = 1
+    description["trainer"]["callbacks"] = [
         {
             "class_path": "callbacks.FaceSimilarityReport",
             "init_args": {
@@ -113,7 +113,7 @@ def test_through_the_command_line_and_into_the_table(
             },
         }
     ]
-    config.write_text(yaml.safe_dump(about))
+    config.write_text(yaml.safe_dump(description))
     run_main("fit", "--config", str(config), "--runs", str(tmp_path / "runs"), "--name", "seen")
     told = capsys.readouterr().out
     for words in ("face similarity ", "face similarity of strangers, restored", "rank-1, restored"):

@@ -97,9 +97,9 @@ def test_step_images_and_a_checkpoint(make_trainer: MakeTrainer, value: float) -
     )
     assert "--ckpt_path last" in message
     after = read(trainer, "nonfinite.ckpt")
-    about = after["nonfinite"]
-    assert about.pop("loss") == pytest.approx(value, nan_ok=True)
-    assert about == {"step": 6, "epoch": 1, "rank": 0, "lr": 0.1, "index": [8, 9, 10, 11]}
+    description = after["nonfinite"]
+    assert description.pop("loss") == pytest.approx(value, nan_ok=True)
+    assert description == {"step": 6, "epoch": 1, "rank": 0, "lr": 0.1, "index": [8, 9, 10, 11]}
     assert after["state_dict"]["weight"] == model.seen[6]  # that made the loss, and no later one
     assert math.isfinite(model.seen[6])
     before = read(trainer, "last.ckpt")

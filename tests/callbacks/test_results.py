@@ -53,7 +53,7 @@ def test_fit_prints_writes_and_logs(make_trainer: MakeTrainer, capsys: pytest.Ca
         assert text in table
     assert f"The run lies in {run_dir}: " in table
     ((key, columns, rows),) = recorder.tables
-    assert (key, columns) == ("results/fit", ["figure", "value"])
+    assert (key, columns) == ("results/fit", ["metric", "value"])
     assert rows[:2] == [["model", "TinyModel"], ["mask ratio", "0.5000"]]
     assert recorder.metrics["run/steps"] == 6
 
@@ -94,7 +94,7 @@ def test_a_fit_that_ends_badly_writes_nothing(
     with pytest.raises(raised):
         trainer.fit(TinyModel(fail=fail), datamodule=TinyData())
     assert path.read_text() == '{"train/loss": 1.5}'
-    assert "figure" not in capsys.readouterr().out
+    assert "metric" not in capsys.readouterr().out
 
 
 def test_a_trial_of_one_batch_leaves_no_figures(make_trainer: MakeTrainer) -> None:

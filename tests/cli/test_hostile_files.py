@@ -223,8 +223,8 @@ def test_what_an_export_reads_beside_a_checkpoint_ends_in_no_traceback(tmp_path:
     """Epochs without end, a desensitizer that says nothing, one that says nothing of its masks."""
     (tmp_path / "metrics.json").write_text('{"run/steps": 1, "run/epochs": Infinity}')
 
-    def facts(about: dict[str, Any]) -> CheckpointFacts:
-        return CheckpointFacts(tmp_path / "a.ckpt", "", "ResNet", 32, 3, 1, {"desensitizer": about})
+    def facts(description: dict[str, Any]) -> CheckpointFacts:
+        return CheckpointFacts(tmp_path / "a.ckpt", "", "ResNet", 32, 3, 1, {"desensitizer": description})
 
     assert read_run(tmp_path, facts({})).epochs is None
     assert find_model_input(facts({}), {}, None, False).method is None

@@ -31,13 +31,13 @@ def table(tmp_path: Path, drawn_root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     text["trainer"] |= {"max_epochs": 1, "callbacks": text["trainer"]["callbacks"][:2]}
     text["data"]["init_args"]["desensitizer"]["init_args"] = {"mask": "nowhere.png"}
     fit.write_text(yaml.safe_dump(text))
-    about = {
+    description = {
         "name": "pair",
         "variants": {"first one": {"mask": "m0.png"}, "second": {"mask": "m1.png"}},
         "systems": {"resnet-mask": {"config": str(fit)}},
         "seeds": [1],
     }
-    (tmp_path / "pair.yaml").write_text(yaml.safe_dump(about))
+    (tmp_path / "pair.yaml").write_text(yaml.safe_dump(description))
     return tmp_path / "pair.yaml"
 
 
@@ -105,10 +105,10 @@ def test_a_search_with_other_settings_under_the_same_name_is_refused(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "call", lambda *rest: False)
-    about = yaml.safe_load(table.read_text())
+    description = yaml.safe_load(table.read_text())
     for threshold in (0.5, 0.6):
-        about["variants"] = {"T": {"search": {"threshold": threshold}}}
-        table.write_text(yaml.safe_dump(about))
+        description["variants"] = {"T": {"search": {"threshold": threshold}}}
+        table.write_text(yaml.safe_dump(description))
         error, words = (
             (ChildProcessError, "T: search-mask") if threshold == 0.5 else (ValueError, "made with other")
         )
@@ -137,12 +137,12 @@ def finished(table: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).write_bytes(name.encode())
     Path("s.yaml").write_text("{checkpoint: clean.ckpt, gamma: 1.0}")
     Path("overlay.yaml").write_text("{trainer: {max_epochs: 3}}")
-    about = yaml.safe_load(table.read_text()) | {
+    description = yaml.safe_load(table.read_text()) | {
         "search": "s.yaml",
         "variants": {"T": {"search": {"scorer": "scorer.ckpt"}, "args": ["--config", "overlay.yaml"]}},
     }
-    about["systems"]["clean"] = {"config": "lfwa_quick_mask.yaml", "checkpoint": "verified.ckpt"}
-    table.write_text(yaml.safe_dump(about, sort_keys=False))
+    description["systems"]["clean"] = {"config": "lfwa_quick_mask.yaml", "checkpoint": "verified.ckpt"}
+    table.write_text(yaml.safe_dump(description, sort_keys=False))
     run(["--config", str(table)])
     assert calls == ["search-mask", "fit", "validate"]
     monkeypatch.setattr(jobs, "call", lambda *rest: pytest.fail("nothing is to be run"))
@@ -197,9 +197,9 @@ def test_facts_without_a_mask_are_no_finished_search(finished: Path, monkeypatch
 @pytest.mark.slow
 def test_a_run_that_fails_does_not_lose_the_others(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "call", RunsHere())
-    about = yaml.safe_load(table.read_text())
-    about["variants"]["first one"]["args"] = ["--model.lr", "fast"]
-    table.write_text(yaml.safe_dump(about))
+    description = yaml.safe_load(table.read_text())
+    description["variants"]["first one"]["args"] = ["--model.lr", "fast"]
+    table.write_text(yaml.safe_dump(description))
     with pytest.raises(ChildProcessError, match=r"1 of 4 steps failed \(first_one_resnet-mask_s1\)"):
         run(["--config", str(table)])
     assert Path("runs/pair/second_resnet-mask_s1/metrics.json").is_file()
@@ -230,14 +230,14 @@ class FakeRuns:
 @pytest.fixture
 def gated(table: Path) -> Path:
     """An ablation of a plain and a gated network, two seeds, with a paper's column."""
-    about: dict[str, Any] = yaml.safe_load(table.read_text())
-    about["variants"] = {
+    description: dict[str, Any] = yaml.safe_load(table.read_text())
+    description["variants"] = {
         "plain": {"mask": "m0.png", "config": "lfwa_quick_mask.yaml", "paper": 79.78},
         "gated": {"mask": "m0.png", "args": ["--model.insertion_points", "[layer2]"], "paper": 89.12},
         "other": {"mask": "m1.png"},
     }
     figures = {"gate off": "fsm/accuracy_without_all", "gate contributes": "fsm/contribution_all"}
-    table.write_text(yaml.safe_dump(about | {"seeds": [1, 2], "figures": figures}, sort_keys=False))
+    table.write_text(yaml.safe_dump(description | {"seeds": [1, 2], "figures": figures}, sort_keys=False))
     return table
 
 
@@ -288,9 +288,9 @@ def test_a_variants_config_and_arguments_of_all_runs_reach_them(
 def test_a_variant_has_cells_in_its_own_systems_alone(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    about = yaml.safe_load(finished.read_text())
-    about["variants"]["trained alone"] = {"mask": "m0.png", "systems": ["resnet-mask"]}
-    finished.write_text(yaml.safe_dump(about, sort_keys=False))
+    description = yaml.safe_load(finished.read_text())
+    description["variants"]["trained alone"] = {"mask": "m0.png", "systems": ["resnet-mask"]}
+    finished.write_text(yaml.safe_dump(description, sort_keys=False))
     names: list[str] = []
 
     def call(args: Sequence[str], output: Path, group: str) -> bool:
@@ -328,9 +328,11 @@ def test_a_figure_that_no_run_of_a_system_has_needs_no_column(
 def test_seed_in_an_argument_is_the_runs_own_and_each_is_checked(
     gated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about = yaml.safe_load(gated.read_text())
-    about["variants"]["gated"]["args"] = ["--data.desensitizer={checkpoint: runs/masker_s{seed}, share: 0.2}"]
-    gated.write_text(yaml.safe_dump(about | {"seeds": [1, 2]}))
+    description = yaml.safe_load(gated.read_text())
+    description["variants"]["gated"]["args"] = [
+        "--data.desensitizer={checkpoint: runs/masker_s{seed}, share: 0.2}"
+    ]
+    gated.write_text(yaml.safe_dump(description | {"seeds": [1, 2]}))
     checked: list[Cell] = []
     monkeypatch.setattr(jobs, "call", runs := FakeRuns())
 
@@ -353,10 +355,10 @@ def test_seed_in_an_argument_is_the_runs_own_and_each_is_checked(
 
 
 def test_seed_in_an_argument_of_what_is_only_verified_is_refused(gated: Path) -> None:
-    about = yaml.safe_load(gated.read_text())
+    description = yaml.safe_load(gated.read_text())
     Path("x.ckpt").touch()
     system = {"config": "demo.yaml", "checkpoint": "x.ckpt", "args": ["--trainer.default_root_dir=r{seed}"]}
-    gated.write_text(yaml.safe_dump(about | {"systems": {"clean": system}}))
+    gated.write_text(yaml.safe_dump(description | {"systems": {"clean": system}}))
     with pytest.raises(
         ValueError, match=r"systems\.clean: \{seed\} in args, but clean is verified, not trained"
     ):
@@ -397,15 +399,15 @@ def test_what_cannot_be_run_is_told_before_hours_of_training(
     gated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "call", runs := FakeRuns())
-    about: dict[str, Any] = yaml.safe_load(gated.read_text())
+    description: dict[str, Any] = yaml.safe_load(gated.read_text())
 
     def told(words: str, **change: Any) -> None:
-        gated.write_text(yaml.safe_dump(about | change))
+        gated.write_text(yaml.safe_dump(description | change))
         with pytest.raises((ValueError, OSError), match=words):
             run(["--config", str(gated)])
         assert runs.done == []
 
-    plain, gate = about["variants"]["plain"], about["variants"]["gated"]
+    plain, gate = description["variants"]["plain"], description["variants"]["gated"]
     told("gone.png: no such file", variants={"plain": plain, "b": {"mask": "gone.png"}})
     told("no config 'gone.yaml'", variants={"plain": plain, "b": {"config": "gone.yaml"}})
     told("figures.accuracy: the table has a figure of that name", figures={"accuracy": "fsm/accuracy"})

@@ -152,12 +152,15 @@ def test_a_name_in_the_place_of_a_key_is_found(spoilt: Path, drawn_root: Path, r
     set_times(spoilt)
     holds = "holds the name of an identity or a file of the raw set"
     assert holds in found(run_main, spoilt, "--raw", drawn_root)["mask.json"]
-    about = Manifest.read(spoilt).method
+    description = Manifest.read(spoilt).method
     for changed, words in (
-        ({"method": about | {"brush": {"DRAWN_00003": 1}}}, "method: it has entries that MaskOut is not described by"),
+        (
+            {"method": description | {"brush": {"DRAWN_00003": 1}}},
+            "method: it has entries that MaskOut is not described by",
+        ),
         ({"versions": made_with() | {"drawn-00004": "1"}}, "its versions have an entry that is no package's"),
     ):  # fmt: skip
-        relist(spoilt, method=about, versions=made_with())
+        relist(spoilt, method=description, versions=made_with())
         relist(spoilt, **changed)
         for args in ((), ("--raw", drawn_root)):
             (what,) = found(run_main, spoilt, *args)["manifest.json"]
@@ -389,13 +392,13 @@ def test_the_first_line_says_how_much_is_hidden_and_what_is_not_proven(
     assert said.endswith("NOT PROVEN: who released it (not signed)")
     said = line("masked", *mask, *raw, "--sample", 40)
     assert "that the 8 images not compared carry nothing else (--all)" in said
-    for name, about in (("blurred", "GaussianBlur kernel 9 sigma 1.7"), ("mosaic", "Mosaic block 8")):
+    for name, description in (("blurred", "GaussianBlur kernel 9 sigma 1.7"), ("mosaic", "Mosaic block 8")):
         said = line(name)
         assert "no mask, 0 released again" in said
-        assert f"NOT PROVEN: that any pixel is hidden (no mask, {about})" in said
+        assert f"NOT PROVEN: that any pixel is hidden (no mask, {description})" in said
         assert "that the faces are desensitized (--raw, --key)" in said
         said = line(name, *raw)
-        assert f"NOT PROVEN: that any pixel is hidden (no mask, {about})" in said
+        assert f"NOT PROVEN: that any pixel is hidden (no mask, {description})" in said
         assert "desensitized (--raw" not in said
 
 

@@ -66,7 +66,7 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     fit = str(fitted / "tiny.yaml")
 
     def write(**more: object) -> Path:
-        about: dict[str, object] = {
+        description: dict[str, object] = {
             "name": "both",
             "methods": {
                 "none": {
@@ -104,7 +104,7 @@ def config(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
             "device": "cpu",
         }
         path = tmp_path / "both.yaml"
-        path.write_text(yaml.safe_dump(about | more, sort_keys=False, allow_unicode=True))
+        path.write_text(yaml.safe_dump(description | more, sort_keys=False, allow_unicode=True))
         return path
 
     return write
@@ -430,8 +430,8 @@ def test_what_was_verified_of_another_checkpoint_is_not_taken(
     path = config(methods={"none": methods["none"]}, attacks={}, judges={}, privacy_axis="dssim")
     run_main("compare", "--config", path)
     record = Path("runs/both/jobs/none.json")
-    about = json.loads(record.read_text())
-    record.write_text(json.dumps(about | {"checkpoint": "0" * 64}))
+    description = json.loads(record.read_text())
+    record.write_text(json.dumps(description | {"checkpoint": "0" * 64}))
     line = refused(capsys, lambda: run_main("compare", "--config", path))
     assert "runs/both/none was made with other settings" in line
 

@@ -74,7 +74,7 @@ def comparison(
             return True
 
         monkeypatch.setattr(jobs, "call", call)
-        about = {
+        description = {
             "name": "both",
             "methods": {
                 label: {"config": fit, "args": ["--data.init_args.desensitizer", json.dumps(one)]}
@@ -86,7 +86,7 @@ def comparison(
             "examples": 1,
             "device": "cpu",
         }
-        Path("both.yaml").write_text(yaml.safe_dump(about | more, sort_keys=False))
+        Path("both.yaml").write_text(yaml.safe_dump(description | more, sort_keys=False))
         with pytest.raises(ChildProcessError, match="its run"):
             module.run(["--config", "both.yaml"])
         return calls

@@ -109,9 +109,13 @@ def test_a_release_says_its_budget_and_passes_its_audit(
     config.write_text(yaml.safe_dump({"reader": faces_of(drawn_root, mine), "desensitizer": part, "output": "out",
                                       "workers": 0}))  # fmt: skip
     run_main("desensitize", "--config", config)
-    about = json.loads(Path("out/manifest.json").read_text())["method"]
+    description = json.loads(Path("out/manifest.json").read_text())["method"]
     values = 3 * 32 * 32 if method == "LaplaceNoise" else 4
-    assert (about["epsilon"], about["epsilon_image"], about["epsilon_total"]) == (3, 3 * values, 3 * values)
+    assert (description["epsilon"], description["epsilon_image"], description["epsilon_total"]) == (
+        3,
+        3 * values,
+        3 * values,
+    )
     secret = (tmp_path / "owner.key").read_text().strip().encode()
     assert not [path for path in Path("out").rglob("*") if path.is_file() and secret in path.read_bytes()]
     capsys.readouterr()

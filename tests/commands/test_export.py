@@ -258,8 +258,8 @@ def test_what_was_trained_on_mixes_takes_faces_that_are_not_mixed(
     model = ResNet(backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
     make_key(tmp_path / "owner.key")
     mixing = MixUp(2, key=tmp_path / "owner.key")
-    about = Chain([Mosaic(4), mixing]).describe() if chained else mixing.describe()
-    path = written(tmp_path / "mixed.ckpt", model, about, mean=0.5, std=0.5)
+    description = Chain([Mosaic(4), mixing]).describe() if chained else mixing.describe()
+    path = written(tmp_path / "mixed.ckpt", model, description, mean=0.5, std=0.5)
     run_main("export", "--ckpt_path", path, "--output", "out")
     with torch.no_grad():
         ours = F.normalize(model.embed((noise() - 0.5) / 0.5))
@@ -281,8 +281,8 @@ def test_random_masks_need_one_for_the_gate(
 ) -> None:
     torch.manual_seed(0)
     model = ResNetFSM(("layer1", "layer2"), backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
-    about = MaskOut(freeform=(0.7, 0.8), count=3, size=32).describe()
-    path = written(tmp_path / "random.ckpt", model, about, mean=0.5, std=0.5)
+    description = MaskOut(freeform=(0.7, 0.8), count=3, size=32).describe()
+    path = written(tmp_path / "random.ckpt", model, description, mean=0.5, std=0.5)
     line = refused(capsys, lambda: run_main("export", "--ckpt_path", path, "--output", "out"))
     assert "a ResNetFSM trained under 3 masks" in line
     assert "--mask PNG" in line
@@ -298,7 +298,7 @@ def test_random_masks_need_one_for_the_gate(
     assert "chosen at the export" in Path("out/README.md").read_text()
     # without gates any of the masks will do, and the graph cannot know which
     plain = ResNet(backbone="resnet18", width=8, num_classes=5, input_size=32).eval()
-    again = written(tmp_path / "plain.ckpt", plain, about, mean=0.5, std=0.5)
+    again = written(tmp_path / "plain.ckpt", plain, description, mean=0.5, std=0.5)
     run_main("export", "--ckpt_path", again, "--output", "plain")
     assert "hidden pixels black, 3 masks of mask ratio 0.7" in Path("plain/README.md").read_text()
     with torch.no_grad():

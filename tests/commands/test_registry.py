@@ -38,10 +38,10 @@ def test_a_command_of_somebody_elses(
         "def run(args):\n    if args:\n        raise ValueError(f'{args[0]}: give nothing')\n"
         "    print('toy says hello')\n"
     )
-    about = tmp_path / "toy-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[faceveil.commands]\nsay-hello = toy_command:run\n")
+    description = tmp_path / "toy-1.0.dist-info"
+    description.mkdir()
+    (description / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (description / "entry_points.txt").write_text("[faceveil.commands]\nsay-hello = toy_command:run\n")
     assert "no command 'say-hello'" in refused(capsys, lambda: run_main("say-hello"))
     monkeypatch.syspath_prepend(str(tmp_path))
     run_main("say-hello")

@@ -81,13 +81,13 @@ def test_the_mask_contains_the_template_and_its_figures_recompute(clean: Path, t
     data.setup("fit")
     assert data.held_out is not None
     pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, _SCORED, 0, "images"))
-    model, about = read_recogniser(text["checkpoint"])
+    model, description = read_recogniser(text["checkpoint"])
     model.eval()
     with torch.no_grad():
         loss = F.cross_entropy(model((pixels.float() / 255 * mask - 0.5) / 0.5), labels)
     assert facts["F"] == pytest.approx(float(loss), rel=1e-4)
     assert facts["objective"] == pytest.approx(facts["F"] - facts["P"], abs=1e-9)
-    assert facts["checkpoint"] == about.sha256
+    assert facts["checkpoint"] == description.sha256
 
     scored = [row for row in _rows(folder) if row["objective"]]
     best = min(scored, key=lambda row: float(row["objective"]))

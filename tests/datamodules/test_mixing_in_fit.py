@@ -215,8 +215,8 @@ def test_a_run_is_trained_on_mixes_and_verified_on_faces(
     assert again["lfw/auc"] == pytest.approx(metrics["lfw/auc"], abs=1e-6)
     assert again["val/loss"] == pytest.approx(metrics["val/loss"], rel=1e-5)
     checkpoint = torch.load("runs/mixed/checkpoints/last.ckpt", weights_only=True)
-    about = checkpoint["FaceDataModule"]["desensitizer"]
-    assert about == MixUp(2, key=key).describe()
+    description = checkpoint["FaceDataModule"]["desensitizer"]
+    assert description == MixUp(2, key=key).describe()
     loaded = load_recogniser("runs/mixed")
     assert "an image alone is taken as it is" in repr(loaded)
     faces = DrawnFaces(2, 2, SIZE).__getitems__([0, 1, 2])["image"].permute(0, 2, 3, 1).numpy()

@@ -128,8 +128,8 @@ def test_masks_follow_an_image_that_stands_in_for_a_bad_one(home: Path) -> None:
 def test_it_says_how_its_masks_came_about(home: Path) -> None:
     data = FaceDataModule(ReleasedFaces(home / "core_first"))
     assert isinstance(data.desensitizer, OwnMasks)
-    about = Manifest.read(home / "core_first").method
-    assert data.desensitizer.describe() == about == {**learned_about(home), "kind": "core_first"}
+    description = Manifest.read(home / "core_first").method
+    assert data.desensitizer.describe() == description == {**learned_about(home), "kind": "core_first"}
     with pytest.raises(ValueError, match=r"whose masker is not here: raw images get no mask.*ReleasedPairs"):
         data.desensitized(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
     with pytest.raises(ValueError, match="the released set was desensitized by LearnedMask"):

@@ -115,27 +115,27 @@ class DesensitizerContract:
     def test_its_description(self) -> None:
         made = self.made()
         made(faces(self.size))
-        about = made.describe()
-        assert next(iter(about)) == "method"
-        assert about["method"] == type(made).__name__
-        assert json.loads(json.dumps(about)) == about
-        assert self.made().describe() == about, "equal desensitizers say the same"
-        assert len(json.dumps(about)) < 2000, "there is no room for a face"
+        description = made.describe()
+        assert next(iter(description)) == "method"
+        assert description["method"] == type(made).__name__
+        assert json.loads(json.dumps(description)) == description
+        assert self.made().describe() == description, "equal desensitizers say the same"
+        assert len(json.dumps(description)) < 2000, "there is no room for a face"
 
     def test_it_can_be_made_from_its_description(self) -> None:
         made = self.made()
-        about, file = made.describe(), self.mask_file()
+        description, file = made.describe(), self.mask_file()
         if not self.from_description:
             with pytest.raises(ValueError, match="description"):
-                type(made).from_description(about, file)
+                type(made).from_description(description, file)
             return
-        assert type(made).needs_file(about) == (file is not None)
-        again = type(made).from_description(json.loads(json.dumps(about)), file).eval()
+        assert type(made).needs_file(description) == (file is not None)
+        again = type(made).from_description(json.loads(json.dumps(description)), file).eval()
         again.prepare((self.size, self.size))
         assert torch.equal(again(faces(self.size))["image"], made(faces(self.size))["image"])
         if file is not None:
             with pytest.raises(ValueError, match="description alone is not enough"):
-                type(made).from_description(about)
+                type(made).from_description(description)
 
     def test_what_is_under_the_mask_reaches_nothing(self) -> None:
         made = self.made()

@@ -142,9 +142,9 @@ def test_a_masks_file_reaches_the_step_that_needs_it(tmp_path: Path) -> None:
     drawn = freeform_masks(1, (16, 16), (0.4, 0.6), generator=torch.Generator().manual_seed(1))[0]
     save_mask(drawn, tmp_path / "mask.png")
     chain = Chain([MaskOut(mask=tmp_path / "mask.png"), GaussianBlur(9)])
-    about = chain.describe()
-    assert Chain.needs_file(about)
-    again = Chain.from_description(about, tmp_path / "mask.png")
+    description = chain.describe()
+    assert Chain.needs_file(description)
+    again = Chain.from_description(description, tmp_path / "mask.png")
     assert torch.equal(again(faces(16))["image"], chain(faces(16))["image"])
 
 

@@ -44,10 +44,10 @@ class Ours(DesensitizerContract):
         mask = made(faces(self.size))["mask"]
         if mask is not None and len(mask) > 1:  # of which no release is made
             return
-        about = json.loads(json.dumps(describe(made, self.size, mask)))
-        check_method(about, self.size, mask is not None, 2)
+        description = json.loads(json.dumps(describe(made, self.size, mask)))
+        check_method(description, self.size, mask is not None, 2)
         with pytest.raises(ValueError, match=r"it has entries that .* is not described by"):
-            check_method(about | {"face": "0f3a"}, self.size, mask is not None, 2)
+            check_method(description | {"face": "0f3a"}, self.size, mask is not None, 2)
 
 
 class TestIdentity(Ours):
@@ -238,12 +238,12 @@ def test_a_look_that_is_no_picture_is_told() -> None:
 
 
 def test_a_huge_brush_of_somebody_elses_is_not_drawn() -> None:
-    about = json.loads(json.dumps(MaskOut(freeform=(0.4, 0.6)).describe()))
-    about["brush"]["max_length"] = 1e9
+    description = json.loads(json.dumps(MaskOut(freeform=(0.4, 0.6)).describe()))
+    description["brush"]["max_length"] = 1e9
     with pytest.raises(
         ValueError, match=r"max_length: 1000000000\.0 is not a positive number of pixels, up to 10,000"
     ):
-        MaskOut.from_description(about)
-    about["brush"] |= {"max_length": 90.0, "max_vertex": 10**9}
+        MaskOut.from_description(description)
+    description["brush"] |= {"max_length": 90.0, "max_vertex": 10**9}
     with pytest.raises(ValueError, match="is beyond all images"):
-        MaskOut.from_description(about)
+        MaskOut.from_description(description)

@@ -47,9 +47,9 @@ def test_the_contract(make: Callable[[], Desensitizer], batch: Batch) -> None:
     assert (out["mask"] is None) == (not isinstance(desensitizer, CentreBlock))
     assert all(out[key] is batch[key] for key in ("identity", "index", "bad"))
     assert desensitizer.hides == (not torch.equal(out["image"], before))
-    about = desensitizer.describe()
-    assert about["method"] == type(desensitizer).__name__
-    assert json.loads(json.dumps(about)) == about
+    description = desensitizer.describe()
+    assert description["method"] == type(desensitizer).__name__
+    assert json.loads(json.dumps(description)) == description
     assert torch.equal(desensitizer.desensitize(before), out["image"])
 
 
@@ -130,14 +130,14 @@ def test_centre_block_against_slicing(faces: Faces) -> None:
     mask = torch.ones(1, 1, 24, 20)
     mask[..., 6:18, 5:15] = 0
     assert torch.equal(out["mask"], mask)
-    about = {
+    description = {
         "method": "CentreBlock",
         "fraction": 0.5,
         "size": [24, 20],
         "mask_hash": mask_hash(mask),
         "mask_ratio": 0.25,
     }
-    assert desensitizer.describe() == about
+    assert desensitizer.describe() == description
     noisy = batch.copy()
     noisy["image"] = batch["image"].clone()
     noisy["image"][:, :, 6:18, 5:15] = 0.7
@@ -155,8 +155,8 @@ def test_centre_blur_blurs_the_centre_alone(faces: Faces) -> None:
     expected = batch["image"].clone()
     expected[:, :, 6:18, 5:15] = GaussianBlur(9)(batch)["image"][:, :, 6:18, 5:15]
     assert torch.equal(out, expected)
-    about = CentreBlur(0.25, 9, 2.0).describe()
-    assert about == {"method": "CentreBlur", "kernel": 9, "taps": 9, "sigma": 2.0, "fraction": 0.25}
+    description = CentreBlur(0.25, 9, 2.0).describe()
+    assert description == {"method": "CentreBlur", "kernel": 9, "taps": 9, "sigma": 2.0, "fraction": 0.25}
 
 
 def test_identity_returns_the_images_themselves(batch: Batch) -> None:

@@ -52,10 +52,10 @@ class TestBlockDCT(Ours):
         made = self.made()
         with pytest.raises(ValueError, match="its channels are the image, which anybody turns back"):
             describe(made, self.size, None)
-        about = json.loads(json.dumps(made.describe()))
+        description = json.loads(json.dumps(made.describe()))
         (schema,) = BlockDCT.entries(self.size, 3)
-        assert {*about} == {*schema, "method"}
-        assert all(check(about[name]) for name, (check, _) in schema.items())
+        assert {*description} == {*schema, "method"}
+        assert all(check(description[name]) for name, (check, _) in schema.items())
 
 
 class TestColourBlockDCT(TestBlockDCT):

@@ -71,9 +71,9 @@ def test_it_is_trained_verified_and_shown(fits: Path) -> None:
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 5
     assert checkpoint["hyper_parameters"]["in_channels"] == 63
-    about = checkpoint["FaceDataModule"]
-    assert (about["mean"], about["std"]) == (0, 1)
-    assert about["desensitizer"]["key_hash"] == FrequencyMask(key=fits / "owner.key").key.hash
+    description = checkpoint["FaceDataModule"]
+    assert (description["mean"], description["std"]) == (0, 1)
+    assert description["desensitizer"]["key_hash"] == FrequencyMask(key=fits / "owner.key").key.hash
 
 
 def test_the_key_is_in_nothing_that_is_written(fits: Path) -> None:

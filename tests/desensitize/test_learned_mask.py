@@ -363,13 +363,13 @@ def test_a_description_of_another_mask(masker: Path, tmp_path: Path) -> None:
     made = LearnedMask(masker)
     made.prepare((SIZE, SIZE))
     assert made.mask is not None
-    about = made.describe()
+    description = made.describe()
     save_mask(1 - made.mask[0], tmp_path / "other.png")
     with pytest.raises(ValueError, match=r"other\.png is not the mask described"):
-        LearnedMask.from_description(about, tmp_path / "other.png")
+        LearnedMask.from_description(description, tmp_path / "other.png")
     save_mask(made.mask[0], tmp_path / "mask.png")
     with pytest.raises(ValueError, match=r"does not show the share of pixels that is described, 0\.5"):
-        LearnedMask.from_description(about | {"share": 0.5}, tmp_path / "mask.png")
+        LearnedMask.from_description(description | {"share": 0.5}, tmp_path / "mask.png")
 
 
 @pytest.mark.parametrize(("kind", "rounds", "told"), [("free", 3, True), ("core_first", 0, True), ("free", 0, False),

@@ -125,10 +125,12 @@ def test_folder_and_levels(mask_folder: Path, faces: Faces) -> None:
     there = MaskLevels(mask_folder, (24, 20), [(0.5, 0.6)], "black")
     hashes = {mask_hash(mask) for mask in there.masks(torch.arange(len(there)))}
     assert {mask_hash(mask) for mask in mask_of(out)} == hashes
-    about = desensitizer.describe()
-    assert about["masks"] == len(there)
-    assert about["mask_ratio"] == pytest.approx(float(there.ratios.mean()), abs=1e-6)
-    assert about["mask_ratio_range"] == pytest.approx([float(there.ratios.min()), float(there.ratios.max())])
+    description = desensitizer.describe()
+    assert description["masks"] == len(there)
+    assert description["mask_ratio"] == pytest.approx(float(there.ratios.mean()), abs=1e-6)
+    assert description["mask_ratio_range"] == pytest.approx(
+        [float(there.ratios.min()), float(there.ratios.max())]
+    )
 
 
 def test_freeform_is_a_function_of_its_seed(batch: Batch) -> None:
@@ -144,8 +146,8 @@ def test_freeform_is_a_function_of_its_seed(batch: Batch) -> None:
 
 def test_describe(mask_file: Path, mask_folder: Path, batch: Batch) -> None:
     mask = load_mask(mask_file)
-    about = MaskOut(mask=mask_file).describe()
-    assert about == {
+    description = MaskOut(mask=mask_file).describe()
+    assert description == {
         "method": "MaskOut",
         "mask": "free.png",
         "size": [24, 20],
@@ -155,10 +157,10 @@ def test_describe(mask_file: Path, mask_folder: Path, batch: Batch) -> None:
     }
     for desensitizer in (bank("image"), MaskOut(folder=mask_folder, levels=[(0.2, 0.3)], hidden="black")):
         desensitizer(batch)
-        about = desensitizer.describe()
-        assert next(iter(about)) == "method"
-        assert json.loads(json.dumps(about)) == about
-        assert str(mask_folder.parent) not in json.dumps(about)
+        description = desensitizer.describe()
+        assert next(iter(description)) == "method"
+        assert json.loads(json.dumps(description)) == description
+        assert str(mask_folder.parent) not in json.dumps(description)
 
 
 def test_masks_are_no_parameters(mask_file: Path) -> None:

@@ -104,10 +104,10 @@ class TestDCTDP(Ours):
 
     def test_its_manifest_is_closed(self) -> None:
         """It is no picture, so no manifest of pictures has it; its description is a closed list all the same."""
-        about = self.made().describe()
+        description = self.made().describe()
         (schema,) = DCTDP.entries(self.size, 2)
-        assert {*about} == {*schema, "method"}
-        assert all(check(about[name]) for name, (check, _) in schema.items())
+        assert {*description} == {*schema, "method"}
+        assert all(check(description[name]) for name, (check, _) in schema.items())
 
 
 def test_pixels_have_the_noise_that_was_asked_for(key: Path) -> None:
@@ -235,17 +235,19 @@ def test_nobody_draws_the_noise_from_what_is_published(tmp_path: Path, key: Path
     batch = faces(32)
     for made in every(tmp_path, key):
         made.prepare((32, 32))
-        about = made.describe()
-        told = json.dumps(about)
+        description = made.describe()
+        told = json.dumps(description)
         assert key.read_text().strip() not in told
-        published = [str(value) for name, value in about.items() if name.endswith("hash")]
-        published += [hashlib.sha256(str(seed).encode()).hexdigest() for seed in (0, 1, about["key_hash"])]
+        published = [str(value) for name, value in description.items() if name.endswith("hash")]
+        published += [
+            hashlib.sha256(str(seed).encode()).hexdigest() for seed in (0, 1, description["key_hash"])
+        ]
         right = made(batch)["image"]
         for number, guess in enumerate(published):
             guessed = tmp_path / f"{type(made).__name__}{number}"
             write_secret(guessed, guess.encode())
             again = next(one for one in every(tmp_path, guessed) if type(one) is type(made))
-            assert again.describe()["key_hash"] != about["key_hash"]
+            assert again.describe()["key_hash"] != description["key_hash"]
             other = again(batch)["image"]
             assert not torch.equal(other, right)
             assert _noise_in_common(right, other, batch, made) < 0.1
@@ -359,10 +361,10 @@ def test_components_and_bounds_are_never_of_the_faces_themselves(tmp_path: Path,
     for name, value in hidden.items():  # nothing in the file is an image
         assert value.shape[0] <= 64 or name == "seen" or value.ndim == 1
     assert hidden["seen"].shape == (30,)
-    about = made.describe()
+    description = made.describe()
     again = EigenfaceNoise(other_people(tmp_path / "other.safetensors"), key=key).describe()
-    assert about["set_hash"] != again["set_hash"]
-    assert about["set_hash"] == hashlib.sha256(hidden["seen"].numpy().tobytes()).hexdigest()
+    assert description["set_hash"] != again["set_hash"]
+    assert description["set_hash"] == hashlib.sha256(hidden["seen"].numpy().tobytes()).hexdigest()
 
 
 def test_files_of_eigenfaces_that_are_none(tmp_path: Path) -> None:
@@ -402,7 +404,7 @@ def test_checkpoints_that_hold_no_budget(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=match):
             DCTDP(path)
 
-    about = good["FaceDataModule"]["desensitizer"]
+    description = good["FaceDataModule"]["desensitizer"]
     refused(
         "is not of a DCTDPRecogniser but of ResNet; give one that",
         state_dict={"backbone.weight": torch.zeros(3)},
@@ -411,12 +413,15 @@ def test_checkpoints_that_hold_no_budget(tmp_path: Path) -> None:
     refused("no row of finite numbers", state_dict={"noise.logits": torch.full((15,), float("inf"))})
     refused("over 14 channels, and its transform has 15", state_dict={"noise.logits": torch.zeros(14)})
     refused(
-        "stride of its BlockDCT is not a number", FaceDataModule={"desensitizer": about | {"stride": "4"}}
+        "stride of its BlockDCT is not a number",
+        FaceDataModule={"desensitizer": description | {"stride": "4"}},
     )
-    refused("other channels than those of BlockDCT", FaceDataModule={"desensitizer": about | {"dc": True}})
+    refused(
+        "other channels than those of BlockDCT", FaceDataModule={"desensitizer": description | {"dc": True}}
+    )
     refused(
         "other channels than those of BlockDCT",
-        FaceDataModule={"desensitizer": about | {"method": "FrequencyMask"}},
+        FaceDataModule={"desensitizer": description | {"method": "FrequencyMask"}},
     )
     refused("holds more than weights and plain values", extra=Path("x"))
     path.write_bytes(path.read_bytes()[:200])

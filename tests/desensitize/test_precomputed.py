@@ -199,12 +199,12 @@ def test_no_release_is_made_of_it(tmp_path: Path) -> None:
 def test_its_description_is_of_what_the_folder_holds_and_not_of_where(tmp_path: Path) -> None:
     _, made = sets(tmp_path / "a")
     _, same = sets(tmp_path / "b")
-    about = Precomputed(made).describe()
-    assert about == Precomputed(same).describe()
-    assert about["pictures"] == 4
-    assert str(tmp_path) not in str(about)
+    description = Precomputed(made).describe()
+    assert description == Precomputed(same).describe()
+    assert description["pictures"] == 4
+    assert str(tmp_path) not in str(description)
     picture(1).save(same / "Ada/Ada_0001.png")
-    assert about != Precomputed(same).describe()
+    assert description != Precomputed(same).describe()
 
 
 def test_names_are_found_by_what_readers_take() -> None:

@@ -75,11 +75,13 @@ class JudgeContract:
             assert found.shape == judge(faces).shape
 
     def test_says_what_it_is(self, judge: Judge) -> None:
-        about = judge.describe()
-        assert next(iter(about)) == "judge"
-        assert isinstance(about["judge"], str)
-        assert json.loads(json.dumps(about)) == about
-        assert str(about["judge"]) in judge.title
-        assert judge.about == self.make().about, "equal judges are equal, or all is measured again"
+        description = judge.describe()
+        assert next(iter(description)) == "judge"
+        assert isinstance(description["judge"], str)
+        assert json.loads(json.dumps(description)) == description
+        assert str(description["judge"]) in judge.title
+        assert judge.description == self.make().description, (
+            "equal judges are equal, or all is measured again"
+        )
         assert judge.metric in get_args(EmbeddingMetric)
         assert judge.input_size is None or judge.input_size > 0

@@ -63,7 +63,7 @@ class TestDlibJudge(JudgeContract):
 def test_judges_that_differ_are_told_apart() -> None:
     other = Grid()
     nn.init.constant_(other.weight, 2)
-    assert len({judge.about for judge in (Grid(), Grid(3), other)}) == 3
+    assert len({judge.description for judge in (Grid(), Grid(3), other)}) == 3
     assert Grid(3).title == "Grid, side 3"
 
 
@@ -103,7 +103,7 @@ def test_names_stand_for_judges(fitted: Path) -> None:
     assert [known_name(text) for text in ("dlib", run, "nowhere.ckpt")] == [True, True, False]
     judge = named_judge(run, precision="bf16-mixed")
     assert isinstance(judge, RecogniserJudge)
-    assert judge.about.endswith(" 0.5 0.5 bf16-mixed")
+    assert judge.description.endswith(" 0.5 0.5 bf16-mixed")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.ckpt: no such file"):
         named_judge("nowhere.ckpt")
 

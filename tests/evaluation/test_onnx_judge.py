@@ -78,7 +78,7 @@ def test_pixels_come_as_the_recipe_says(tmp_path: Path) -> None:
     luma = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     torch.testing.assert_close(grey(images), avg_pool2d(luma, 4).flatten(1), rtol=1e-5, atol=1e-5)
     assert judge(images[:0]).shape == (0, 48)
-    assert len({one.about for one in (judge, last, grey)}) == 3
+    assert len({one.description for one in (judge, last, grey)}) == 3
 
 
 def test_eyes_are_brought_to_their_place(tmp_path: Path) -> None:

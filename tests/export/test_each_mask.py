@@ -23,14 +23,14 @@ def masker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_masker(tmp_path_factory.mktemp("masker") / "m.ckpt", size=SIZE)
 
 
-def written(folder: Path, model: Any, about: dict[str, Any]) -> Path:
+def written(folder: Path, model: Any, description: dict[str, Any]) -> Path:
     """A checkpoint as Lightning leaves it."""
     for key, value in model.state_dict().items():
         if key.endswith("running_var"):
             value.mul_(torch.linspace(0.5, 2, len(value)))
     settings = {**model.hparams, "_class_path": f"lightning_app.models.{type(model).__name__}"}
     kept = {"epoch": 1, "global_step": 8, "hyper_parameters": settings, "state_dict": model.state_dict()}
-    data = {"desensitizer": about, "mean": 0.4, "std": 0.25}
+    data = {"desensitizer": description, "mean": 0.4, "std": 0.25}
     torch.save(kept | {"FaceDataModule": data}, folder / "model.ckpt")
     return folder / "model.ckpt"
 
@@ -91,14 +91,14 @@ def test_the_mask_of_the_population_is_in_the_graph(masker: Path, tmp_path: Path
     made = ResNetFSM(
         backbone="resnet18", width=8, input_size=SIZE, num_classes=4, insertion_points=["layer2"]
     ).eval()
-    about = described(masker, "population")
-    written(run / "checkpoints", made, about).rename(run / "checkpoints/last.ckpt")
+    description = described(masker, "population")
+    written(run / "checkpoints", made, description).rename(run / "checkpoints/last.ckpt")
     (run / "config.yaml").write_text(
         f"data: {{init_args: {{desensitizer: {{init_args: {{checkpoint: {masker}}}}}}}}}\n"
     )
     card = export(str(run))
     assert card["mask"] == {
-        "hash": about["mask_hash"], "ratio": about["mask_ratio"], "in_graph": True, "chosen": False,
+        "hash": description["mask_hash"], "ratio": description["mask_ratio"], "in_graph": True, "chosen": False,
     }  # fmt: skip
-    assert mask_hash(load_mask(run / "export/mask.png", SIZE)) == about["mask_hash"]
+    assert mask_hash(load_mask(run / "export/mask.png", SIZE)) == description["mask_hash"]
     assert "m.ckpt" not in (run / "export/README.md").read_text()

@@ -23,12 +23,12 @@ SIZE = 32
 
 
 def facts_of(folder: Path, desensitizer: Desensitizer | None, **data: Any) -> CheckpointFacts:
-    about = None
+    description = None
     if desensitizer is not None:
         desensitizer.prepare((SIZE, SIZE))
-        about = desensitizer.describe()
+        description = desensitizer.describe()
     return CheckpointFacts(folder / "checkpoints/last.ckpt", "ab", "ResNetFSM", SIZE, 3, 8,
-                           {"desensitizer": about} | data)  # fmt: skip
+                           {"desensitizer": description} | data)  # fmt: skip
 
 
 def mask_file(path: Path, seed: int) -> Path:
@@ -63,7 +63,7 @@ def test_a_mask_file_is_found_by_its_hash(tmp_path: Path, guard: int) -> None:
         assert found.mask is not None
         assert made.mask is not None
         assert torch.equal(found.mask, made.mask)
-        assert "own" not in str(found.about)
+        assert "own" not in str(found.description)
     # the file was replaced, another lies in the released folder: neither is taken on trust
     replaced = config(
         desensitizer={"class_path": "MaskOut", "init_args": {"mask": str(other)}},
@@ -146,14 +146,14 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     ],
 )
 def test_a_mask_that_a_checkpoint_describes_absurdly(more: dict[str, Any], said: str, tmp_path: Path) -> None:
-    about = {
+    description = {
         "method": "MaskOut",
         "freeform": [0.7, 0.8],
         "seed": 0,
         "brush": {},
         "mask_hash": "0" * 64,
     } | more
-    facts = CheckpointFacts(tmp_path / "last.ckpt", "", "ResNet", 32, 3, 1, {"desensitizer": about})
+    facts = CheckpointFacts(tmp_path / "last.ckpt", "", "ResNet", 32, 3, 1, {"desensitizer": description})
     with pytest.raises(ValueError, match=rf"is not found \(its description: .*{said}"):
         find_model_input(facts, {}, None, gated=True)
 

@@ -78,8 +78,8 @@ def test_a_record_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
     """It held all of `data` and `trainer`."""
     plan, parts = plan_and_parts(data={"num_workers": 2})
     settings = {"plan": plan.decisive(), "seed": 0, "model": parts.model, "data": parts.data}
-    about = {"run": "0123456789abcdef", "settings": settings | {"trainer": parts.trainer}}
-    (tmp_path / RECORD).write_text(json.dumps(about, default=str))
+    description = {"run": "0123456789abcdef", "settings": settings | {"trainer": parts.trainer}}
+    (tmp_path / RECORD).write_text(json.dumps(description, default=str))
     assert opened(tmp_path) == "0123456789abcdef"
     with pytest.raises(ValueError, match=r"trainer\.limit_train_batches is null, not 1"):
         opened(tmp_path, trainer={"limit_train_batches": 1})

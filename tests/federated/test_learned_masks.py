@@ -69,9 +69,9 @@ def test_an_owner_with_another_masker_is_refused(masker: Path, tmp_path: Path) -
 
 
 def test_a_codebook_chosen_otherwise_is_another_method(masker: Path) -> None:
-    about = [LearnedMask(masker, kind="codebook") for _ in range(2)]
-    for one in about:
+    description = [LearnedMask(masker, kind="codebook") for _ in range(2)]
+    for one in description:
         one.prepare((SIZE, SIZE))
-    first = about[0].describe()
-    assert same_desensitizer(first, about[1].describe())
+    first = description[0].describe()
+    assert same_desensitizer(first, description[1].describe())
     assert not same_desensitizer(first, first | {"choice": "exponential", "epsilon": 1.0})

@@ -168,11 +168,11 @@ def test_a_recogniser_trains_on_the_frozen_budget(fitted: Path) -> None:
     run = fitted / "runs" / SECOND
     assert "lfw/accuracy_s1" in json.loads((run / "metrics.json").read_text())
     checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    about = checkpoint["FaceDataModule"]["desensitizer"]
+    description = checkpoint["FaceDataModule"]["desensitizer"]
     made = DCTDP(fitted / "runs" / FIRST, key=fitted / "owner.key")
     made.prepare((32, 32))
-    assert about == made.describe()
-    assert (about["epsilon"], about["epsilon_image"]) == (3, 3 * 63 * 32 * 32)
+    assert description == made.describe()
+    assert (description["epsilon"], description["epsilon_image"]) == (3, 3 * 63 * 32 * 32)
     logits = torch.load(fitted / "runs" / FIRST / "checkpoints/last.ckpt", weights_only=True)["state_dict"][
         "noise.logits"
     ]

@@ -92,9 +92,9 @@ def test_a_run_learns_and_its_checkpoint_attacks(
         hidden = 1 - batch["mask"]
         better = psnr(restored, clean, hidden) - psnr(batch["image"], clean, hidden)
         assert better.mean() > 1
-    about = attack.describe()
-    assert about["step"] == 30
-    assert about["trained_on"]["method"] == type(method).__name__  # type: ignore[index]
+    description = attack.describe()
+    assert description["step"] == 30
+    assert description["trained_on"]["method"] == type(method).__name__  # type: ignore[index]
 
 
 def test_going_on_is_the_same_as_never_having_stopped(tmp_path: Path, run_main: RunMain) -> None:

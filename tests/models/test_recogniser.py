@@ -171,9 +171,12 @@ def test_settings_that_do_not_go_together() -> None:
 
 
 def test_parts_are_described_in_the_settings() -> None:
-    about = small(head=partial(ToyHead, scale=2.0)).hparams
-    assert about["head"] == {"class_path": "tests.networks.test_heads.ToyHead", "init_args": {"scale": 2.0}}
-    assert about["backbone"] == {
+    description = small(head=partial(ToyHead, scale=2.0)).hparams
+    assert description["head"] == {
+        "class_path": "tests.networks.test_heads.ToyHead",
+        "init_args": {"scale": 2.0},
+    }
+    assert description["backbone"] == {
         "class_path": "tests.networks.test_backbones.ToyBackbone",
         "init_args": {"channels": 8},
     }

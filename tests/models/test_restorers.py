@@ -137,8 +137,8 @@ def test_a_run_learns_and_its_checkpoint_attacks(model: str, tmp_path: Path, run
     assert metrics["restore/psnr"] > metrics["restore/psnr_before"] + 0.3
     assert (run / "restored.png").is_file()
     attack = TrainedRestorer(run)
-    about = attack.describe()
-    assert (about["kind"], about["step"], about["pixels"]) == (model, 18, SIZE)
+    description = attack.describe()
+    assert (description["kind"], description["step"], description["pixels"]) == (model, 18, SIZE)
     assert attack.needs_mask
     assert attack.needs_image
 

@@ -87,7 +87,7 @@ class HeadContract:
         assert torch.equal(other.logits(probe), head.logits(probe))
 
     def test_it_can_be_described_in_plain_values(self) -> None:
-        about = described(type(self).maker, Head)
-        assert set(about) == {"class_path", "init_args"}
-        assert same(about, about)
-        assert same(about, None) is about["class_path"].endswith(".SoftmaxHead")
+        description = described(type(self).maker, Head)
+        assert set(description) == {"class_path", "init_args"}
+        assert same(description, description)
+        assert same(description, None) is description["class_path"].endswith(".SoftmaxHead")

@@ -68,7 +68,7 @@ def write_release(
         files |= {name: sha256(root / name) for name in ("mask.png", "mask.json")}
         entry = MaskEntry("mask.png", files["mask.png"], mask_hash(mask), float(mask_ratio(mask)))
     if desensitizer is not None:
-        about = {"method": type(desensitizer).__name__} | (
+        description = {"method": type(desensitizer).__name__} | (
             {} if is_own(desensitizer) else desensitizer.describe()
         )
     else:
@@ -79,9 +79,9 @@ def write_release(
             "mask_hash": entry.mask_hash,
             "mask_ratio": entry.mask_ratio,
         }
-        about = {"method": "MaskOut"} | lies
+        description = {"method": "MaskOut"} | lies
     entries: dict[str, object] = {
-        "method": about, "size": SIZE, "channels": 3, "crop": CROP, "mask": entry, "files": files,
+        "method": description, "size": SIZE, "channels": 3, "crop": CROP, "mask": entry, "files": files,
         "identities": len(reader.identities), "images": len(reader),
         "versions": made_with(), "refused": dict(Counter(reason for _, reason in reader.passed_over())),
     }  # fmt: skip

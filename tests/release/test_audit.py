@@ -331,9 +331,9 @@ def test_facts_of_the_mask_hold_nothing_more(released: Path, change: Callable[[s
 
 def _changed(released: Path, change: Callable[[dict[str, Any]], object]) -> list[str]:
     path = released / "manifest.json"
-    about = json.loads(path.read_text())
-    change(about)
-    path.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
     set_times(released)
     found = said(audit(released))
     assert list(found) == ["manifest.json"]
@@ -375,9 +375,9 @@ def test_json_that_breaks_its_readers_is_found(released: Path, inner: str) -> No
 
 def test_a_guard_is_said_the_same_everywhere(released: Path) -> None:
     path = released / "manifest.json"
-    about = json.loads(path.read_text())
-    about["mask"]["guard"] = about["method"]["guard"] = 2
-    path.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    description = json.loads(path.read_text())
+    description["mask"]["guard"] = description["method"]["guard"] = 2
+    path.write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
     set_times(released)
     assert "its guard is not that of the mask in the manifest" in said(audit(released))["mask.json"]
 

@@ -224,8 +224,8 @@ def test_found_with_raw_though_signed(kind: str, plant: Plant, what: str, home: 
 
 def test_a_free_release_that_says_it_is_core_first(home: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(home / "free", tmp_path / "out"))
-    about = json.loads((home / "core_first" / "manifest.json").read_text())["method"]
-    forge(root, True, **about)
+    description = json.loads((home / "core_first" / "manifest.json").read_text())["method"]
+    forge(root, True, **description)
     audit_command(
         str(root), raw=str(home / "raw"), key=str(home / "key"), masker=str(checkpoint(home, "core_first")),
         compare_all=True, json_path=str(tmp_path / "audit.json"),

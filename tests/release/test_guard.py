@@ -75,9 +75,9 @@ def test_the_guarded_mask_is_the_mask(tmp_path: Path) -> None:
     assert out["mask"] is not None
     assert torch.equal(out["mask"], narrowed[None])
     assert torch.equal(out["image"], batch["image"] * narrowed)
-    about = desensitizer.describe()
-    assert (about["guard"], about["mask_hash"]) == (2, mask_hash(narrowed))
-    assert about["mask_ratio"] == mask_ratio(narrowed)
+    description = desensitizer.describe()
+    assert (description["guard"], description["mask_hash"]) == (2, mask_hash(narrowed))
+    assert description["mask_ratio"] == mask_ratio(narrowed)
     assert "guard" not in MaskOut(mask=tmp_path / "mask.png").describe()
     assert torch.equal(MaskOut(mask=tmp_path / "mask.png", guard=0)(batch)["image"], batch["image"] * mask)
 

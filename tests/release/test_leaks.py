@@ -74,8 +74,8 @@ class Speck(Desensitizer):
 
 
 def blurred(kernel: int = 9, sigma: float | None = None, **more: object) -> Json:
-    about: Json = {"method": "GaussianBlur", "kernel": kernel, "taps": kernel // 2 * 2 + 1}
-    return about | {"sigma": default_sigma(kernel) if sigma is None else sigma} | more
+    description: Json = {"method": "GaussianBlur", "kernel": kernel, "taps": kernel // 2 * 2 + 1}
+    return description | {"sigma": default_sigma(kernel) if sigma is None else sigma} | more
 
 
 def clean(**method: object) -> Plant:
@@ -593,15 +593,17 @@ def test_a_good_release_of_a_centre_block(tmp_path: Path, raw: Path, owner: Owne
     block.prepare((SIZE, SIZE))
     assert block.mask is not None
     write_release(tmp_path / "released", raw, hides=block.mask[0])
-    about = block.describe()
+    description = block.describe()
     mask_json = tmp_path / "released" / "mask.json"
     mask_json.write_text(mask_json.read_text().replace("MaskOut", "CentreBlock"))
-    relist(tmp_path / "released", method=about)
+    relist(tmp_path / "released", method=description)
     found = _audited(tmp_path / "released", raw, owner, signed=False, with_raw=True)
     assert found.findings == []
-    relist(tmp_path / "released", method=about | {"fraction": 0.49})  # another fraction, the same pixels
+    relist(
+        tmp_path / "released", method=description | {"fraction": 0.49}
+    )  # another fraction, the same pixels
     assert _audited(tmp_path / "released", raw, owner, signed=False, with_raw=True).findings == []
-    relist(tmp_path / "released", method=about | {"fraction": 0.4})
+    relist(tmp_path / "released", method=description | {"fraction": 0.4})
     (finding,) = _audited(tmp_path / "released", raw, owner, signed=False, with_raw=True).findings
     assert "is not what CentreBlock says of itself" in finding.what
 

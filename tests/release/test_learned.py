@@ -30,11 +30,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LearnedMask]:
 
 def test_its_manifest(made: tuple[Path, LearnedMask]) -> None:
     home, learned = made
-    about = json.loads((home / "out/manifest.json").read_text())["method"]
-    assert about["method"] == "LearnedMask"
-    assert (about["kind"], about["bits"], about["share"], about["faces"]) == ("population", 0.0, 0.24, 40)
-    assert about["masker_hash"] == learned.describe()["masker_hash"]
-    assert about["mask_ratio"] >= 0.76
+    description = json.loads((home / "out/manifest.json").read_text())["method"]
+    assert description["method"] == "LearnedMask"
+    assert (description["kind"], description["bits"], description["share"], description["faces"]) == (
+        "population",
+        0.0,
+        0.24,
+        40,
+    )
+    assert description["masker_hash"] == learned.describe()["masker_hash"]
+    assert description["mask_ratio"] >= 0.76
     assert "masker.ckpt" not in (home / "out/manifest.json").read_text()
 
 

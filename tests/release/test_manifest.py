@@ -156,9 +156,9 @@ def test_words_of_our_own_methods_are_known(tmp_path: Path) -> None:
 
 def test_the_method_names_no_files(tmp_path: Path) -> None:
     save_mask(dotted(24)[0], tmp_path / "of Ann Lee.png")
-    about = MaskOut(mask=tmp_path / "of Ann Lee.png").describe()
-    assert about["mask"] == "of Ann Lee.png"
-    assert public_method(about) == {key: value for key, value in about.items() if key != "mask"}
+    description = MaskOut(mask=tmp_path / "of Ann Lee.png").describe()
+    assert description["mask"] == "of Ann Lee.png"
+    assert public_method(description) == {key: value for key, value in description.items() if key != "mask"}
     assert public_method(GaussianBlur(9).describe()) == GaussianBlur(9).describe()
     odd = {
         "method": "X",

@@ -57,8 +57,8 @@ def test_of_a_mask_it_is_what_it_is_and_not_where_it_came_from(tmp_path: Path) -
     )  # fmt: skip
     said = [describe(desensitizer, SIZE, _mask(desensitizer)) for desensitizer in sources]
     assert said[0] == said[1] == said[2]
-    for about in said:
-        assert about.keys() == {"method", "size", "masks", "mask_hash", "mask_ratio"}
+    for description in said:
+        assert description.keys() == {"method", "size", "masks", "mask_hash", "mask_ratio"}
     guarded = MaskOut(mask=tmp_path / "set" / "of Ann.png", guard=1)
     assert describe(guarded, SIZE, _mask(guarded))["guard"] == 1
 

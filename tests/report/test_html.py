@@ -240,7 +240,7 @@ def test_chromium_reads_the_table_and_the_plot(tmp_path: Path) -> None:
 def test_the_picture_is_drawn_with_and_without_points() -> None:
     for results in (RESULTS, {"a": {"accuracy": 0.5}}, {}):
         assert compare_chart(results, ATTACKS, JUDGES, Axis("rank1"), "t").size[0] > 1000
-    assert "Nothing to draw yet" in render(page_of(results={"a": {"accuracy": 0.5}}, about={}))
+    assert "Nothing to draw yet" in render(page_of(results={"a": {"accuracy": 0.5}}, description={}))
 
 
 def test_no_two_attacks_look_alike() -> None:
@@ -280,7 +280,7 @@ def test_hostile_names_are_text() -> None:
     results = {f"{label}{evil}": {key.replace("/A", f"/A{evil}"): value for key, value in figures.items()}
                for label, figures in RESULTS.items()}  # fmt: skip
     page = render(page_of(
-        title=evil, results=results, about={evil: evil}, judges={f"A{evil}": evil}, recognisers={evil: evil},
+        title=evil, results=results, description={evil: evil}, judges={f"A{evil}": evil}, recognisers={evil: evil},
         faces=evil, commands=[evil], versions={evil: evil}, failed=[evil], facts={evil: evil},
         axis=Axis("rank1"), examples={evil: [Example(evil, DrawnFaces(2, 1, 32).__getitems__([0, 1])["image"] / 255)]},
     ))  # fmt: skip

@@ -43,9 +43,9 @@ def study(fitted_clean: Path, drawn_root: Path, tmp_path: Path, monkeypatch: pyt
     save_mask(freeform_masks(1, 32)[0], tmp_path / "mask.png")
     save_mask(freeform_masks(1, 48)[0], tmp_path / "large.png")
 
-    def write(**about: Any) -> Path:
+    def write(**description: Any) -> Path:
         path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump({"name": "study"} | about))
+        path.write_text(yaml.safe_dump({"name": "study"} | description))
         return path
 
     return write
@@ -159,21 +159,23 @@ def settings(study: Study) -> FitSettings:
     return read_fit_settings(["--config", "fsm.yaml", "--seed_everything", "5"])
 
 
-def record(run: Path, seconds: float, about: dict[str, Any]) -> None:
+def record(run: Path, seconds: float, description: dict[str, Any]) -> None:
     run.mkdir(parents=True)
     (run / "metrics.json").write_text(json.dumps({"time/fit_s": seconds}))
-    (run / "config.yaml").write_text(yaml.safe_dump(about))
+    (run / "config.yaml").write_text(yaml.safe_dump(description))
 
 
 def test_time_is_estimated_by_runs_like_it(study: Study, tmp_path: Path) -> None:
     setting = settings(study)
-    about = json.loads(json.dumps(setting.about)) | {"seed_everything": 1}
-    about["data"]["init_args"]["desensitizer"] = None  # how it is desensitized takes no time to speak of
+    description = json.loads(json.dumps(setting.description)) | {"seed_everything": 1}
+    description["data"]["init_args"]["desensitizer"] = (
+        None  # how it is desensitized takes no time to speak of
+    )
     for number, seconds in enumerate((100.0, 140.0, 120.0)):
-        record(tmp_path / f"runs/old/{number}", seconds, about)
-    longer = {**about, "trainer": {"max_epochs": 20, "max_steps": -1}}
+        record(tmp_path / f"runs/old/{number}", seconds, description)
+    longer = {**description, "trainer": {"max_epochs": 20, "max_steps": -1}}
     record(tmp_path / "runs/longer", 9000.0, longer)
-    channels = json.loads(json.dumps(about))  # 63 of them take a network longer
+    channels = json.loads(json.dumps(description))  # 63 of them take a network longer
     channels["data"]["init_args"]["desensitizer"] = {
         "class_path": "lightning_app.desensitize.Chain",
         "init_args": {"steps": [{"class_path": "lightning_app.desensitize.BlockDCT"}]},
@@ -197,7 +199,7 @@ def test_without_a_record_a_recogniser_is_timed_and_what_is_not_known_is_said(
     assert lines[0].startswith("FSM: about 0:00:0")
     assert "by 2 timed steps of the network; reading and verifying come on top" in lines[0]
     assert all(one.grad is None for one in setting.model.parameters())  # type: ignore[union-attr]
-    endless = {**setting.about, "trainer": {"max_epochs": -1, "max_steps": -1}}
+    endless = {**setting.description, "trainer": {"max_epochs": -1, "max_steps": -1}}
     unknown = FitSettings(setting.data, None, endless, None, {}, model=setting.model)
     assert estimate([Planned("U-Net", unknown)], tmp_path / "runs") == [
         f"U-Net: not known, for {tmp_path / 'runs'} has no run like it",

@@ -199,23 +199,25 @@ def test_checkpoints_that_classes_take_are_hashed_where_they_are_still_named(
 def test_a_changed_file_counts_once_something_is_made(tmp_path: Path) -> None:
     record, made = tmp_path / "record.json", tmp_path / "run"
 
-    def about(**files: str | None) -> dict[str, object]:
+    def description(**files: str | None) -> dict[str, object]:
         return {"args": ["fit"], "files": files}
 
-    jobs.write_record(record, made, about(config="a" * 64, scorer=None))
-    jobs.write_record(record, made, about(config="b" * 64, scorer="c" * 64))  # it failed, and was mended
+    jobs.write_record(record, made, description(config="a" * 64, scorer=None))
+    jobs.write_record(
+        record, made, description(config="b" * 64, scorer="c" * 64)
+    )  # it failed, and was mended
     made.mkdir()
     (made / "metrics.json").write_text("{}")
     with pytest.raises(
         ValueError, match=r"config has changed: SHA-256 bbbbbbbbbbbb… then, dddddddddddd… now; .*record"
     ):
-        jobs.write_record(record, made, about(config="d" * 64, scorer="c" * 64))
-    jobs.write_record(record, made, about(config="b" * 64, scorer=None))  # removed to make room
-    assert json.loads(record.read_text()) == about(config="b" * 64, scorer="c" * 64)
+        jobs.write_record(record, made, description(config="d" * 64, scorer="c" * 64))
+    jobs.write_record(record, made, description(config="b" * 64, scorer=None))  # removed to make room
+    assert json.loads(record.read_text()) == description(config="b" * 64, scorer="c" * 64)
 
     record.write_text('{"args": ["fit"]}')  # as an earlier version wrote it
     assert jobs.is_old(record, made)
-    jobs.write_record(record, made, about(config="d" * 64))
+    jobs.write_record(record, made, description(config="d" * 64))
     assert record.read_text() == '{"args": ["fit"]}'
     with pytest.raises(ValueError, match="made with other settings"):
         jobs.check_record(record, made, {"args": ["validate"], "files": {}})

@@ -82,16 +82,16 @@ class Judge(nn.Module):
         """
         return {"judge": type(self).__name__}
 
-    _about: str | None = None
+    _description: str | None = None
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         """Return a description with its weights: equal for equal judges, so that nothing is measured twice."""
-        if self._about is None:  # hashing takes a while, and a judge does not change
+        if self._description is None:  # hashing takes a while, and a judge does not change
             kind = f"{type(self).__module__}.{type(self).__qualname__}"
             facts = [kind, self.describe(), self.metric, self.input_size, state_hash(self)]
-            self._about = json.dumps(facts, default=str)
-        return self._about
+            self._description = json.dumps(facts, default=str)
+        return self._description
 
     @property
     def title(self) -> str:

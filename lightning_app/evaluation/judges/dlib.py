@@ -81,7 +81,7 @@ class DlibJudge(Judge):
                 "detect": self._detector is not None, "metric": self.metric}  # fmt: skip
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         """The network and its box, as parts of earlier comparisons name them."""
         detect = ", detector" if self._detector is not None else ""
         metric = "" if self.metric == "cosine" else f", {self.metric}"

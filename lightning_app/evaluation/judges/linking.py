@@ -66,5 +66,5 @@ def teacher_hashes(judge: Judge) -> list[str]:
         judge: a recogniser's, of which it is the SHA-256 of the checkpoint where the linker was given that, and of
             what it says of itself where it was given the judge; or another, of which it is the latter.
     """
-    own = hashlib.sha256(judge.about.encode()).hexdigest()
+    own = hashlib.sha256(judge.description.encode()).hexdigest()
     return [judge.facts.sha256, own] if isinstance(judge, RecogniserJudge) else [own]

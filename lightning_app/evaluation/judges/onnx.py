@@ -145,7 +145,7 @@ class OnnxJudge(Judge):
         }  # fmt: skip
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         """The hash of its file and how pixels come to it."""
         return f"OnnxJudge {self.sha256} {self.describe()}"
 

@@ -67,7 +67,7 @@ class RecogniserJudge(Judge):
         return {"judge": self.facts.model, "checkpoint": self.facts.sha256[:12]}
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         """The hash of its checkpoint and how pixels come to it."""
         unmixed = " unmixed" if self.of_released and self.facts.in_channels == 3 else ""
         return f"{self.facts.sha256} {self.mean} {self.std} {self.precision}{unmixed}"

@@ -33,11 +33,11 @@ def mask_and_hash(desensitizer: Desensitizer, size: int) -> tuple[Tensor | None,
     """
     desensitizer.prepare((size, size))
     check_key_files(desensitizer)
-    about = desensitizer.describe()
-    if not only_hides(desensitizer) or "mask_hash" not in about:
+    description = desensitizer.describe()
+    if not only_hides(desensitizer) or "mask_hash" not in description:
         return None, digest(desensitizer.agreed())  # every owner may mix with a key of its own
     mask = desensitizer.shared_mask
-    return (None if mask is None else mask[0].to("cpu", torch.uint8)), str(about["mask_hash"])
+    return (None if mask is None else mask[0].to("cpu", torch.uint8)), str(description["mask_hash"])
 
 
 def check_key_files(desensitizer: Desensitizer) -> None:
@@ -56,6 +56,6 @@ def check_key_files(desensitizer: Desensitizer) -> None:
         )
 
 
-def digest(about: object) -> str:
+def digest(description: object) -> str:
     """Return the SHA-256 of anything JSON can hold, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()

@@ -91,7 +91,7 @@ def _other_method(manifest: Manifest, desensitizer: Desensitizer) -> Iterator[tu
         else:
             desensitizer.prepare((manifest.size, manifest.size))
         number = manifest.version if manifest.version > 1 else VERSION
-        about = describe(desensitizer, manifest.size, mask, number, each)
+        description = describe(desensitizer, manifest.size, mask, number, each)
     except (ValueError, FileNotFoundError) as error:
         yield "manifest.json", f"--config's desensitizer cannot have made this release ({error})"
         return
@@ -101,7 +101,11 @@ def _other_method(manifest: Manifest, desensitizer: Desensitizer) -> Iterator[tu
     elif mask is not None and entry is not None and mask_hash(mask) != entry.mask_hash:
         yield MASK, f"is not the mask of --config's {name}"
     # version 1 says more of MaskOut
-    theirs = {key: value for key, value in manifest.method.items() if key in about or manifest.version > 1}
-    if canonical(theirs) != canonical(about):
-        odd = sorted(key for key in about.keys() | theirs.keys() if about.get(key) != theirs.get(key))
+    theirs = {
+        key: value for key, value in manifest.method.items() if key in description or manifest.version > 1
+    }
+    if canonical(theirs) != canonical(description):
+        odd = sorted(
+            key for key in description.keys() | theirs.keys() if description.get(key) != theirs.get(key)
+        )
         yield "manifest.json", f"its method is not that of --config's {name}: {', '.join(odd)}"

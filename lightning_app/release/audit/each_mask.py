@@ -62,15 +62,13 @@ def tells(manifest: Manifest) -> str:
     """
     if manifest.masks is None:
         return ""
-    about = manifest.method
-    if about["kind"] == "free":
+    description = manifest.method
+    if description["kind"] == "free":
+        return f"{_INTERFERES} (kind free: up to {description['bits']:g} bits an image, which may be a drawing of it)"
+    if description["kind"] == "codebook":
+        local = f", {description['epsilon']:g}-locally private" if "epsilon" in description else ""
         return (
-            f"{_INTERFERES} (kind free: up to {about['bits']:g} bits an image, which may be a drawing of it)"
-        )
-    if about["kind"] == "codebook":
-        local = f", {about['epsilon']:g}-locally private" if "epsilon" in about else ""
-        return (
-            f"which of {about['masks']} public masks lies on an image may tell {about['bits']:g} bits of what it "
-            f"hides{local}"
+            f"which of {description['masks']} public masks lies on an image may tell {description['bits']:g} bits "
+            f"of what it hides{local}"
         )
     return ""

@@ -172,13 +172,15 @@ def _weight_faults(data: bytes, layout: Layout, manifest: Manifest) -> list[str]
     return []
 
 
-def most_of_a_mix(about: Mapping[str, Any]) -> float | None:
+def most_of_a_mix(description: Mapping[str, Any]) -> float | None:
     """Return the cap of a method's mixes; None where it is not known.
 
     Args:
-        about: `method` of a manifest.
+        description: `method` of a manifest.
     """
-    return next((float(step["cap"]) for step in (about, *about.get("steps", ())) if "cap" in step), None)
+    return next(
+        (float(step["cap"]) for step in (description, *description.get("steps", ())) if "cap" in step), None
+    )
 
 
 def _value_faults(data: bytes, layout: Layout, manifest: Manifest, draw: np.random.Generator) -> list[str]:
@@ -282,19 +284,19 @@ def tensor_faults(manifest: Manifest) -> list[str]:
     Args:
         manifest: of a release of representations.
     """
-    tensors, about = manifest.tensors, manifest.method
+    tensors, description = manifest.tensors, manifest.method
     assert tensors is not None
-    kind = OURS.get(str(about["method"]))
+    kind = OURS.get(str(description["method"]))
     if kind is None or not kind.hides:
         return []
     faults = []
-    mixed = next((step["k"] for step in (about, *about.get("steps", ())) if "k" in step), 1)
+    mixed = next((step["k"] for step in (description, *description.get("steps", ())) if "k" in step), 1)
     if not isinstance(mixed, int):
         faults.append("its method leaves open how many images are mixed, and a release is mixed once for all")
     elif mixed != tensors.mixed:
         faults.append(f"tensors.mixed is {tensors.mixed}, its method mixes {mixed} images")
     try:
-        shape, grid = kind.shape(about, manifest.size), kind.grid(about)
+        shape, grid = kind.shape(description, manifest.size), kind.grid(description)
     except (ValueError, TypeError, LookupError) as error:
         return [*faults, f"its method cannot be made from its description ({error})"]
     if shape is not None and list(shape) != tensors.shape:
@@ -304,20 +306,20 @@ def tensor_faults(manifest: Manifest) -> list[str]:
             f"tensors has scale {tensors.scale} and offset {tensors.offset}, its method's are {grid}"
         )
     # keyed pictures of a list of pairs, which is of tensors, are tensors too
-    listed = tensors.pairs > 0 and bool(key_hashes(about))
-    if mixed == 1 and pictures(kind, about) and not listed:
+    listed = tensors.pairs > 0 and bool(key_hashes(description))
+    if mixed == 1 and pictures(kind, description) and not listed:
         faults.append("its method returns pictures that are not mixed, which are released as PNG")
     return faults
 
 
-def pictures(kind: Any, about: Mapping[str, Any]) -> bool:
+def pictures(kind: Any, description: Mapping[str, Any]) -> bool:
     """Return whether a method of ours returns pictures: a chain does if all of its steps do.
 
     Args:
         kind: the class.
-        about: `method` of a manifest.
+        description: `method` of a manifest.
     """
-    steps = about.get("steps")
+    steps = description.get("steps")
     if not isinstance(steps, list):
         return bool(kind.is_image)
     return all(OURS[str(step["method"])].is_image for step in steps)

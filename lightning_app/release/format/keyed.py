@@ -28,14 +28,14 @@ class WithoutKey(Desensitizer):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__()
         assert manifest.tensors is not None
-        self._about, self._tensors, self._size = manifest.method, manifest.tensors, manifest.size
+        self._description, self._tensors, self._size = manifest.method, manifest.tensors, manifest.size
         self.out_channels = manifest.tensors.shape[0]
         self.is_image = manifest.tensors.stored == Stored("uint8", (3, self._size, self._size), 255, 0)
 
     @property
     def called(self) -> str:
         """What messages call it: the class that made the release."""
-        return str(self._about["method"])
+        return str(self._description["method"])
 
     @property
     def lacks_key(self) -> bool:
@@ -63,11 +63,11 @@ class WithoutKey(Desensitizer):
         Raises:
             ValueError: always.
         """
-        raise ValueError(no_key(str(self._about["method"])))
+        raise ValueError(no_key(str(self._description["method"])))
 
     def describe(self) -> dict[str, Any]:
         """Return what the manifest says of the method."""
-        return dict(self._about)
+        return dict(self._description)
 
 
 def no_key(method: str) -> str:

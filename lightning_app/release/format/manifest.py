@@ -343,17 +343,17 @@ def is_image_file(name: str) -> bool:
     return _IMAGE.fullmatch(name) is not None
 
 
-def public_method(about: Mapping[str, object]) -> dict[str, Any]:
+def public_method(description: Mapping[str, object]) -> dict[str, Any]:
     """Take out of a desensitizer's description what names a file or folder of the owner's.
 
     Args:
-        about: what `Desensitizer.describe` gives.
+        description: what `Desensitizer.describe` gives.
 
     Returns:
         The rest: entries that are text and are called as files are, or look like one, are left out.
     """
     kept: dict[str, Any] = {}
-    for key, value in about.items():
+    for key, value in description.items():
         if isinstance(value, Mapping):
             kept[key] = public_method(value)
         elif isinstance(value, list) and all(isinstance(one, Mapping) for one in value):  # of a chain's steps

@@ -39,17 +39,17 @@ def _known(name: object) -> type[Desensitizer] | None:
 
 def method_text(manifest: Manifest) -> str:
     """Return a release's method in words: its class and its parameters."""
-    about = {key: value for key, value in manifest.method.items() if key not in ("method", "taps")}
+    description = {key: value for key, value in manifest.method.items() if key not in ("method", "taps")}
     shown = [manifest.method["method"]]
-    shown += [f"{key} {value:g}" for key, value in about.items() if isinstance(value, int | float)]
+    shown += [f"{key} {value:g}" for key, value in description.items() if isinstance(value, int | float)]
     return " ".join(shown)
 
 
 def each_text(manifest: Manifest) -> str:
     """Return what masks the images of a release have, one each."""
-    about = manifest.method
-    of = f", of {about['masks']} public ones" if "masks" in about else ""
-    return f"one for each image (kind {about['kind']}{of}), mask ratio {about['mask_ratio']:.4f}"
+    description = manifest.method
+    of = f", of {description['masks']} public ones" if "masks" in description else ""
+    return f"one for each image (kind {description['kind']}{of}), mask ratio {description['mask_ratio']:.4f}"
 
 
 def describe(
@@ -72,7 +72,7 @@ def describe(
             another class.
     """
     name = type(desensitizer).__name__
-    about = public_method(desensitizer.describe())
+    description = public_method(desensitizer.describe())
     if OURS.get(name, type(desensitizer)) is not type(desensitizer):
         raise ValueError(
             f"desensitizer: {type(desensitizer).__module__}.{name} bears the name of FaceVeil's own {name}; rename "
@@ -81,22 +81,22 @@ def describe(
     if is_known(name):
         if not each:
             told = type(desensitizer).entries(size, version)[0]
-            about = {key: value for key, value in about.items() if key in told}
+            description = {key: value for key, value in description.items() if key in told}
     else:
-        guard = guard_of(about)
-        about = {"guard": guard} if guard and mask is not None else {}
-    about["method"] = name
+        guard = guard_of(description)
+        description = {"guard": guard} if guard and mask is not None else {}
+    description["method"] = name
     faults = [] if mask is None else weak_mask(float(mask_ratio(mask[0])))
     if each:
-        faults += weak_mask(float(about["mask_ratio"]))
+        faults += weak_mask(float(description["mask_ratio"]))
     try:
-        check_method(about, size, mask is not None or each, version, each)
-        faults += weak_method(about, size)
+        check_method(description, size, mask is not None or each, version, each)
+        faults += weak_method(description, size)
     except ValueError as error:
         faults.append(str(error))
     if faults:
         raise ValueError(f"desensitizer: {name}: {faults[0]}; of this no release is made")
-    return about
+    return description
 
 
 def weak_mask(ratio: float) -> list[str]:
@@ -112,37 +112,37 @@ def weak_mask(ratio: float) -> list[str]:
     ]
 
 
-def weak_method(about: Mapping[str, Any], size: int) -> list[str]:
+def weak_method(description: Mapping[str, Any], size: int) -> list[str]:
     """Return what is wrong with parameters that change next to nothing, or that have too many digits.
 
     Args:
-        about: `method` of a manifest, which `check_method` let pass.
+        description: `method` of a manifest, which `check_method` let pass.
         size: side of the images in pixels.
     """
-    kind = _known(about["method"])
-    faults = [] if kind is None else kind.weaknesses(about, size)
-    sigma = about.get("sigma")
+    kind = _known(description["method"])
+    faults = [] if kind is None else kind.weaknesses(description, size)
+    sigma = description.get("sigma")
     if sigma is not None:
-        traces = traces_of(about, size) if size <= _SMALL and not faults else None
+        traces = traces_of(description, size) if size <= _SMALL and not faults else None
         if traces is not None and not traces.shows:
             faults.append(f"nothing tells what it blurs of images of {size} pixels from clean faces")
-    if sigma is not None and sigma not in (default_sigma(about["kernel"]), round(sigma, _DECIMALS)):
+    if sigma is not None and sigma not in (default_sigma(description["kernel"]), round(sigma, _DECIMALS)):
         faults.append(f"sigma {short_json(sigma)} has more than {_DECIMALS} decimals")
     return faults
 
 
-def traces_of(about: Mapping[str, Any], size: int) -> Traces | None:
+def traces_of(description: Mapping[str, Any], size: int) -> Traces | None:
     """Return what to look for in images that went through a method without a mask; None where it is not known.
 
     Args:
-        about: `method` of a manifest, which `check_method` let pass.
+        description: `method` of a manifest, which `check_method` let pass.
         size: side of the images in pixels.
 
     Raises:
         ValueError: its sigma is none.
     """
-    kind = _known(about["method"])
-    found = None if kind is None else kind.leaves(about, size)
+    kind = _known(description["method"])
+    found = None if kind is None else kind.leaves(description, size)
     return None if found is None else Traces(size, **found)
 
 
@@ -171,13 +171,13 @@ def method_faults(
 
 def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> list[str]:
     """Return what is wrong with a description, were it of a method that does enough, see `method_faults`."""
-    about, name = manifest.method, str(manifest.method["method"])
+    description, name = manifest.method, str(manifest.method["method"])
     kind = _known(name)
     if kind is None:
         return []
     if manifest.tensors is None and not kind.is_image:
         return [f"its method is {name}, which returns no pictures"]
-    if manifest.tensors is not None and key_hashes(about):
+    if manifest.tensors is not None and key_hashes(description):
         return []  # without the key nothing can be made of it
     if manifest.mask is None and kind.has_mask:
         return [f"its method is {name}, but it has no mask"]
@@ -189,49 +189,53 @@ def _made_faults(root: str | Path, manifest: Manifest, mask: Tensor | None) -> l
         made = _made(root, manifest, kind)
     except (KeyError, TypeError, ValueError, OSError, OverflowError, RuntimeError, MemoryError) as error:
         return [f"its method cannot be made from its description ({_line(error)})"]
-    if canonical(made) != canonical(about):
+    if canonical(made) != canonical(description):
         return [f"its method is not what {name} says of itself, made from that very description"]
     return []
 
 
 def _each_faults(manifest: Manifest, codes: Tensor | None) -> list[str]:
     """Return what does not follow from the rest of a description of masks that images have one each."""
-    about, masks = manifest.method, manifest.masks
+    description, masks = manifest.method, manifest.masks
     assert masks is not None
-    if (about["kind"] == "codebook") != (masks.codes > 0):
-        return [f"its masks are of kind {about['kind']}, and its codebook has {masks.codes}"]
+    if (description["kind"] == "codebook") != (masks.codes > 0):
+        return [f"its masks are of kind {description['kind']}, and its codebook has {masks.codes}"]
     if masks.codes and codes is None:
         return []  # said already
     sides = (manifest.size, manifest.size)
     try:
-        follows = derived(about, sides, codes)
-        shown = shown_pixels(float(about["share"]), sides)
+        follows = derived(description, sides, codes)
+        shown = shown_pixels(float(description["share"]), sides)
     except (ValueError, OverflowError) as error:
         return [f"its method cannot be made from its description ({_line(error)})"]
-    odd = sorted(key for key, value in follows.items() if canonical(value) != canonical(about.get(key)))
+    odd = sorted(key for key, value in follows.items() if canonical(value) != canonical(description.get(key)))
     faults = [f"method.{key} does not follow from its masks and its share" for key in odd]
     if shown != masks.shown:
-        faults.append(f"masks.shown is {masks.shown}, a share of {about['share']} is {shown} pixels")
+        faults.append(f"masks.shown is {masks.shown}, a share of {description['share']} is {shown} pixels")
     return faults
 
 
-def key_hashes(about: object) -> list[str]:
+def key_hashes(description: object) -> list[str]:
     """List the hashes of the owners' keys in a description, those of a chain's steps among them.
 
     Args:
-        about: what `Desensitizer.describe` gave, or a part of it.
+        description: what `Desensitizer.describe` gave, or a part of it.
     """
-    if isinstance(about, dict):
-        own = [str(about["key_hash"])] if about.get("key_hash") else []
-        return own + [one for value in about.values() for one in key_hashes(value)]
-    return [one for value in about for one in key_hashes(value)] if isinstance(about, list | tuple) else []
+    if isinstance(description, dict):
+        own = [str(description["key_hash"])] if description.get("key_hash") else []
+        return own + [one for value in description.values() for one in key_hashes(value)]
+    return (
+        [one for value in description for one in key_hashes(value)]
+        if isinstance(description, list | tuple)
+        else []
+    )
 
 
-def _drawn_anew(about: object) -> bool:
+def _drawn_anew(description: object) -> bool:
     """Return whether a description says of the method, or of a step, that it draws anew in every epoch."""
-    if isinstance(about, dict):
-        return about.get("redraw") == "epoch" or any(map(_drawn_anew, about.values()))
-    return isinstance(about, list | tuple) and any(map(_drawn_anew, about))
+    if isinstance(description, dict):
+        return description.get("redraw") == "epoch" or any(map(_drawn_anew, description.values()))
+    return isinstance(description, list | tuple) and any(map(_drawn_anew, description))
 
 
 def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:
@@ -252,21 +256,21 @@ def margin_faults(manifest: Manifest, mask: Tensor) -> list[str]:
 
 def _made(root: str | Path, manifest: Manifest, kind: type[Desensitizer]) -> dict[str, Any]:
     """Describe what is made of a manifest's description."""
-    about, sides = manifest.method, (manifest.size, manifest.size)
-    if not kind.needs_file(about):
-        again = kind.from_description(about)
+    description, sides = manifest.method, (manifest.size, manifest.size)
+    if not kind.needs_file(description):
+        again = kind.from_description(description)
         again.prepare(sides)
         return public_method(again.describe())
     if kind is not MaskOut:
-        one = kind.from_description(about, Path(root) / MASK)
+        one = kind.from_description(description, Path(root) / MASK)
         one.prepare(sides)
         return public_method(one.describe())
     found = public_method(MaskOut(mask=Path(root) / MASK, size=sides).describe())
-    found |= {key: about[key] for key in ("guard", "levels", "hidden", "draw") if key in about}
-    levels = about.get("levels")
+    found |= {key: description[key] for key in ("guard", "levels", "hidden", "draw") if key in description}
+    levels = description.get("levels")
     if (
         levels
-        and not about.get("guard")
+        and not description.get("guard")
         and not any(low < found["mask_ratio"] <= high for low, high in levels)
     ):
         raise ValueError("its mask ratio lies in none of its levels")

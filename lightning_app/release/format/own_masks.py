@@ -24,7 +24,7 @@ class OwnMasks(Desensitizer):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__()
         assert manifest.masks is not None
-        self._about = manifest.method
+        self._description = manifest.method
 
     @property
     def lacks_key(self) -> bool:
@@ -37,11 +37,11 @@ class OwnMasks(Desensitizer):
         Raises:
             ValueError: always.
         """
-        raise ValueError(no_masker(str(self._about["kind"])))
+        raise ValueError(no_masker(str(self._description["kind"])))
 
     def describe(self) -> dict[str, Any]:
         """Return what the manifest says of the method."""
-        return dict(self._about)
+        return dict(self._description)
 
 
 def no_masker(kind: str) -> str:
@@ -63,7 +63,7 @@ def no_way(desensitizer: Desensitizer) -> str:
     Args:
         desensitizer: that lacks the owner's key, or the masker.
     """
-    about = desensitizer.describe()
+    description = desensitizer.describe()
     if isinstance(desensitizer, OwnMasks):
-        return no_masker(str(about["kind"]))
-    return no_key(str(about["method"]))
+        return no_masker(str(description["kind"]))
+    return no_key(str(description["method"]))

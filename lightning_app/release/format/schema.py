@@ -62,13 +62,15 @@ def most_refused(images: int) -> int:
     return _REFUSED_EACH * images + _REFUSED_FREE
 
 
-def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int, each: bool = False) -> None:
+def check_method(
+    description: Mapping[str, Any], size: int, masked: bool, version: int, each: bool = False
+) -> None:
     """Check a release's method, before anything is made of it: its entries, their types and ranges.
 
     Whether they describe the mask that lies beside them is for `lightning_app.release.format.method` to find.
 
     Args:
-        about: `method` of a manifest.
+        description: `method` of a manifest.
         size: side of the images in pixels.
         masked: whether the release has a mask.
         version: of the manifest's format.
@@ -77,15 +79,15 @@ def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int
     Raises:
         ValueError: an entry is none of the class's, is missing or out of range; names it.
     """
-    name = about.get("method")
+    name = description.get("method")
     if not isinstance(name, str) or not _CLASS.fullmatch(name):
         raise ValueError(f"method.method is {short_json(name)}, not the name of a class")
     schemas = _schemas(name, size, masked, version, each)
     for schema in schemas:
-        if set(schema) == set(about) - {"method"} | ({"guard"} & set(schema)):
-            _check_values(about, schema)
+        if set(schema) == set(description) - {"method"} | ({"guard"} & set(schema)):
+            _check_values(description, schema)
             return
-    missing = sorted(set(schemas[0] if schemas else ()) - set(about) - {"guard"})
+    missing = sorted(set(schemas[0] if schemas else ()) - set(description) - {"guard"})
     if missing:
         raise ValueError(f"method: {missing[0]!r} is missing, which {name} is described by")
     raise ValueError(
@@ -93,10 +95,10 @@ def check_method(about: Mapping[str, Any], size: int, masked: bool, version: int
     )  # not shown: they may be a name
 
 
-def _check_values(about: Mapping[str, Any], schema: Schema) -> None:
+def _check_values(description: Mapping[str, Any], schema: Schema) -> None:
     for key, (check, wanted) in schema.items():
-        if key in about and not check(about[key]):
-            raise ValueError(f"method.{key} is {short_json(about[key])}, not {wanted}")
+        if key in description and not check(description[key]):
+            raise ValueError(f"method.{key} is {short_json(description[key])}, not {wanted}")
 
 
 def _schemas(name: str, size: int, masked: bool, version: int, each: bool) -> list[Schema]:

@@ -44,8 +44,8 @@ def train_attacker(
     setting = read_fit_settings(common)
     other = clean or before is not None
     desensitizer = setting.data.desensitizer if other else candidate.setting.data.desensitizer
-    about = {"about": setting.about, "veil": desensitizer.describe()}
-    jobs.write_record(candidate.folder / "jobs" / f"{run.name}.json", run, plain(about))
+    description = {"about": setting.description, "veil": desensitizer.describe()}
+    jobs.write_record(candidate.folder / "jobs" / f"{run.name}.json", run, plain(description))
     output = candidate.folder / "logs" / f"{run.name}.log"
     done = jobs.do(args, run, output, candidate.folder.name, figure=_TRAINED)
     return run / LAST if done else None
@@ -91,9 +91,9 @@ def attacker_args(
     """
     desensitizer = None if clean else candidate.setting.desensitizer
     if before is not None and not clean:
-        about = dict(before.reference.describe())
-        name = about.pop("method")
-        desensitizer = {"class_path": f"{type(before.reference).__module__}.{name}", "init_args": about}
+        description = dict(before.reference.describe())
+        name = description.pop("method")
+        desensitizer = {"class_path": f"{type(before.reference).__module__}.{name}", "init_args": description}
     return ["--config", restorer.config, "--seed_everything", str(seed), *restorer.args,
             "--data.init_args.desensitizer", json.dumps(desensitizer)]  # fmt: skip
 
@@ -118,7 +118,7 @@ def meets(
         return False
     if candidate.setting.data.desensitizer.is_image:
         return True
-    model = read_fit_settings(attacker_args(candidate, restorer, seed)).about["model"]
+    model = read_fit_settings(attacker_args(candidate, restorer, seed)).description["model"]
     if (model.get("init_args") or {}).get("bit_planes"):
         return False
     return str(model["class_path"]).rpartition(".")[2] != "Inpainter"

@@ -68,8 +68,8 @@ class ComparedMethod:
             )
         own = self.folder / jobs.slug(label)
         self.run = runs / method.run if method.run else own
-        self.about: dict[str, object] = {
-            "about": self.setting.about,
+        self.description: dict[str, object] = {
+            "about": self.setting.description,
             "veil": self.setting.data.desensitizer.describe(),
         }
         self._read: tuple[tuple[object, ...], CheckpointFacts] | None = None
@@ -97,11 +97,11 @@ class ComparedMethod:
             # its run's figures are another desensitizer's, or of other pairs? then it is verified anew, here
             self.run = home if self._is_measured_in(home, facts) else own
             if self.run == own:
-                self.about |= {"checkpoint": facts.sha256, "measured": self.setting.measured}
-                jobs.check_record(self._record, own, plain(self.about))
+                self.description |= {"checkpoint": facts.sha256, "measured": self.setting.measured}
+                jobs.check_record(self._record, own, plain(self.description))
             return
         made = saved_fit_settings(self.run)
-        other = None if made is None else difference(made, self.setting.about)
+        other = None if made is None else difference(made, self.setting.description)
         # figures that are there were measured as its config says, not as ours does
         measured = saved_measured(self.run) if jobs.finished(self.run, self.figure) else None
         if other is None and measured is not None:
@@ -156,7 +156,7 @@ class ComparedMethod:
         else:
             args = ["validate", *self.common, *place, "--ckpt_path", str(self.checkpoint)]
         self.commands.append(typed(args))
-        jobs.write_record(self._record, self.run, plain(self.about))
+        jobs.write_record(self._record, self.run, plain(self.description))
         return jobs.do(args, self.run, self._log(""), self.folder.name, figure=self.figure)
 
     def facts(self) -> CheckpointFacts:

@@ -37,11 +37,11 @@ def check_same_people(candidates: Mapping[str, ComparedMethod]) -> None:
         assert verification is not None
         reader = verification.open(candidate.setting.data)
         pairs = getattr(reader, "pairs", None)
-        about = [reader.size, getattr(reader, "crop", None), getattr(pairs, "names", None)]
-        about += [getattr(pairs, key).tolist() for key in ("a", "b", "same", "folds")] if pairs else []
+        description = [reader.size, getattr(reader, "crop", None), getattr(pairs, "names", None)]
+        description += [getattr(pairs, key).tolist() for key in ("a", "b", "same", "folds")] if pairs else []
         if first is None:
-            first = label, about
-        elif first[1] != about:
+            first = label, description
+        elif first[1] != description:
             raise ValueError(
                 f"methods.{label} is verified on other pairs, crop or size than methods.{first[0]}: give all methods "
                 "the same callbacks.LFWVerification and size"

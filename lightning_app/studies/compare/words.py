@@ -11,22 +11,22 @@ def describe(candidate: ComparedMethod) -> str:
     Args:
         candidate: the method.
     """
-    about = dict(candidate.setting.data.desensitizer.describe())
-    method = str(about.pop("method"))
+    description = dict(candidate.setting.data.desensitizer.describe())
+    method = str(description.pop("method"))
     if not candidate.setting.data.desensitizer.hides:
         return "nothing is hidden"
     desensitizer = candidate.setting.data.desensitizer
     if not desensitizer.is_image:
         method = f"{method} (no picture: {desensitizer.out_channels} channels; seen as its `look` shows it)"
-    if isinstance(steps := about.pop("steps", None), list):
+    if isinstance(steps := description.pop("steps", None), list):
         method += f": {' + '.join(str(step['method']) for step in steps)}"
-    if "key_hash" in about:
-        about["key"] = str(about.pop("key_hash"))[:12]
-    if "mask_hash" in about:
-        about = {
-            "mask": about.get("mask", "drawn"),
-            "hidden": f"{100 * float(str(about.get('mask_ratio', 'nan'))):.1f} %",
-            "hash": str(about["mask_hash"])[:12],
+    if "key_hash" in description:
+        description["key"] = str(description.pop("key_hash"))[:12]
+    if "mask_hash" in description:
+        description = {
+            "mask": description.get("mask", "drawn"),
+            "hidden": f"{100 * float(str(description.get('mask_ratio', 'nan'))):.1f} %",
+            "hash": str(description["mask_hash"])[:12],
         }
     return ", ".join([method, *(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-                                for key, value in about.items() if value is not None)])  # fmt: skip
+                                for key, value in description.items() if value is not None)])  # fmt: skip
