@@ -250,7 +250,8 @@ def _desensitizer(
         raise ValueError(
             f"checkpoint {facts.path}: was trained on images desensitized by {summary(description)}, and its "
             f"config.yaml leads to {summary(made.describe())}: give back what the run was given (a masker that "
-            "was trained again under the same name is another one), or desensitize=False for images that are desensitized already"
+            "was trained again under the same name is another one), or desensitize=False for images that are "
+            "desensitized already"
         )
     return made, words
 
