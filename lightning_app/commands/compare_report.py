@@ -110,7 +110,7 @@ def verdicts(out: Outcome) -> tuple[list[str], list[list[str]]]:
     Args:
         out: what was found.
     """
-    heads = ["method", "accuracy", out.axis.title, "strongest attack", "judge", "not the last word"]
+    heads = ["method", "accuracy", out.axis.title, "strongest attack", "judge", "may find more"]
     rows = []
     for label, found in out.results.items():
         seen, accuracy = strongest(found, out.attacks, list(out.judges), out.axis), found.get("accuracy")

@@ -90,7 +90,7 @@ def find_model_input(
             trained = (
                 f"trained under {model_input.masks:,} masks"
                 if model_input.masks
-                else "that does not tell its mask"
+                else "whose checkpoint does not name its mask"
             )
             raise ValueError(
                 f"checkpoint {facts.path}: a {facts.model} {trained}, and an export holds what one mask decides: give "

@@ -55,7 +55,7 @@ class DSSIM(_ImageMean):
         '0.500'
     """
 
-    higher_is_better = False
+    higher_is_better = True  # more is hidden
 
     def update(self, a: Tensor, b: Tensor) -> None:
         """Add a batch of image pairs.

@@ -187,5 +187,5 @@ def paragraph(found: Measured, label: str) -> str:
         value = f"{found.axis.scale * seen[0]:.1f} %" if found.axis.scale == 100 else f"{seen[0]:.2f}"
         said.append(f"Most is seen by {how}{by}: {MEASURES[found.axis.measure].label} {value}.")
     for attack, why in found.open.get(label, {}).items():
-        said.append(f"Of ‘{attack}’ this is not the last word: {why}.")
+        said.append(f"‘{attack}’ may still find more: {why}.")
     return " ".join(said)

@@ -87,7 +87,7 @@ def test_a_mask_file_is_found_by_its_hash(tmp_path: Path, guard: int) -> None:
 def test_a_checkpoint_that_tells_nothing(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, None)
     assert find_model_input(facts, {}, None, gated=False).mask is None
-    with pytest.raises(ValueError, match="ResNetFSM that does not tell its mask"):
+    with pytest.raises(ValueError, match="ResNetFSM whose checkpoint does not name its mask"):
         find_model_input(facts, {}, None, gated=True)
     assert find_model_input(facts, {}, mask_file(tmp_path / "m.png", 1), gated=True).chosen
     run = read_run(facts.path, facts)

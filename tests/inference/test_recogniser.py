@@ -182,7 +182,7 @@ def test_a_checkpoint_that_does_not_tell_is_refused(fitted: Path, tmp_path: Path
     state = torch.load(file, weights_only=True)
     del state["FaceDataModule"]["desensitizer"]
     torch.save(state, file)
-    with pytest.raises(ValueError, match="that does not tell its mask"):
+    with pytest.raises(ValueError, match="whose checkpoint does not name its mask"):
         load_recogniser(tmp_path / "run")
 
 

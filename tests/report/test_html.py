@@ -48,7 +48,7 @@ RESULTS: dict[str, dict[str, float]] = {
 def page_of(**more: object) -> Comparison:
     faces = DrawnFaces(2, 1, 32).__getitems__([0, 1])["image"].float() / 255
     given: dict[str, object] = {
-        "title": "a & b", "results": RESULTS, "about": {"none": "nothing is hidden"}, "attacks": ATTACKS,
+        "title": "a & b", "results": RESULTS, "description": {"none": "nothing is hidden"}, "attacks": ATTACKS,
         "judges": dict.fromkeys(JUDGES, "runs/x"), "recognisers": {"own": "its own"}, "axis": Axis("rank1"),
         "examples": {"mosaic <8>": [Example(RELEASED, Mosaic(8).desensitize(faces))]},
         "commands": ["python main.py compare --config x.yaml"], "versions": {"torch": "2"},

@@ -61,7 +61,7 @@ def many(count: int = 25) -> dict[str, dict[str, float]]:
 def page_of(results: dict[str, dict[str, float]], **more: Any) -> Comparison:
     faces = DrawnFaces(2, 1, 16).__getitems__([0, 1])["image"].float() / 255
     given: dict[str, Any] = {
-        "title": "many", "results": results, "about": {label: f"what {label} is" for label in results},
+        "title": "many", "results": results, "description": {label: f"what {label} is" for label in results},
         "attacks": ATTACKS, "judges": JUDGES, "recognisers": {}, "axis": Axis("rank1"),
         "clean": {"clean": Clean(0.8, 0.78, 0.82), "onnx": Clean(0.983, 0.97, 0.99)},
         "words": dict.fromkeys(results, "Plain words."),
