@@ -14,8 +14,9 @@ import torch
 from callbacks.clock import Clocked
 from callbacks.media import log_media
 from lightning_app.core.measurement import seven_digits
-from lightning_app.report import png_bytes, print_table, rows_of, write_atomically, write_metrics
+from lightning_app.report import png_bytes, print_table, rows_of, write_atomically
 from lightning_app.report.curves import curves_chart, read_curves
+from lightning_app.report.trained import write_later, write_trained
 
 log = logging.getLogger("faceveil")
 
@@ -99,7 +100,10 @@ class Results(Clocked):
         run_dir = Path(trainer.default_root_dir)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             written: dict[str, float | str] = {"run/model": type(pl_module).__name__, **figures}
-            write_metrics(run_dir / "metrics.json", written, merge=stage != "fit")
+            if stage == "fit":
+                write_trained(run_dir, written)
+            else:
+                write_later(run_dir, stage, written)
             for logger in trainer.loggers:
                 logger.log_metrics(dict(own), step=trainer.global_step)
             log_media(trainer, f"results/{stage}", table=(columns, rows))

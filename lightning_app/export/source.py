@@ -13,6 +13,7 @@ from lightning_app.core.files import file_sha256
 from lightning_app.core.foreign import read_json, read_yaml
 from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.report.tables import read_metrics
+from lightning_app.report.trained import read_trained
 from lightning_app.runs.folder import RECORD
 
 log = logging.getLogger("faceveil")
@@ -72,7 +73,7 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> TrainedRun:
     federation = _federation(folder / RECORD)
     if not (folder / "metrics.json").is_file():
         return TrainedRun(folder, config, federation=federation)
-    metrics = read_metrics(folder / "metrics.json")
+    metrics = read_trained(folder) or read_metrics(folder / "metrics.json")
     steps = metrics.get("run/steps")
     if steps is not None and steps != facts.step:
         log.warning("%s is of step %s, the checkpoint of step %d: the card gives no figures.",

@@ -20,7 +20,7 @@ LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")  # the one before, see callbacks.RunCheckpoint
 _MARKS = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")  # what only a run leaves behind
 # all that a run leaves and a new one does not write over; W&B's folders stay, they may not be synced yet
-_REMAINS = ("checkpoints", "metrics.json", "metrics.*.csv", "faces.png", "restored.png",
+_REMAINS = ("checkpoints", "metrics.json", "metrics.*.json", "metrics.*.csv", "faces.png", "restored.png",
             "masks.png", "mean_mask.png", "mixing.png", "budget.png", "confusion_*", "scores",
             "embeddings*.safetensors", "embeddings*.csv", "hparams.yaml", "curves.png", STATE, "validate", "test",
             "predict")  # fmt: skip

@@ -37,8 +37,9 @@ from lightning_app.federated.protocol.shared_mask import digest, mask_and_hash
 from lightning_app.federated.protocol.weights import count_batches, install, size_of, travelling, weights_hash
 from lightning_app.federated.server.record import Record, accuracy_key, heads_and_rows, summary, write_rounds
 from lightning_app.federated.server.state import history_of, last_round, open_run, write_round
-from lightning_app.report import print_table, write_metrics
+from lightning_app.report import print_table
 from lightning_app.report.tables import Scalar
+from lightning_app.report.trained import write_trained
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.runs.send import send_report
 
@@ -342,9 +343,7 @@ class Server:
 
     def _report(self, loggers: Sequence[Logger]) -> dict[str, Scalar]:
         figures = summary(self.rounds, self.plan.clients, self.plan.local_epochs)
-        written = write_metrics(
-            self.run_dir / "metrics.json", {"run/model": type(self.model).__name__, **figures}
-        )
+        written = write_trained(self.run_dir, {"run/model": type(self.model).__name__, **figures})
         heads, rows = heads_and_rows(self.rounds)
         numbers = {key: float(value) for key, value in written.items() if isinstance(value, int | float)}
         picture = write_rounds(self.run_dir, self.rounds)

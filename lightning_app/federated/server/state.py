@@ -32,7 +32,7 @@ log = logging.getLogger("faceveil")
 _AGAIN = "federate.yaml"  # the whole config; config.yaml is what `fit`, `validate` and `export` know of it
 _ROUNDS = "round-*.ckpt"
 _KEY = "federated"  # of the checkpoint: round, and the rounds' records
-_LEFT = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")
+_LEFT = ("config.yaml", "checkpoints", "metrics.json", "metrics.fit.json", "metrics.csv")
 _DECISIVE = (  # of a client's trainer
     "precision", "limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
     "sync_batchnorm",
