@@ -27,6 +27,7 @@ from datamodules.readers.per_person import FilesPerPerson
 
 log = logging.getLogger("faceveil")
 _Listed: TypeAlias = tuple[Names, Counter[str]]  # images of a folder, and how many of what is not read
+_LOOKED = 3  # folders that are looked into for a tree that is one level too high
 _THREADS = 16  # listing waits for the file system, on a network most of all
 _OPEN = "/proc/self/fd"  # of Linux: where the files lie that this process has opened
 _HAS_OPEN = os.path.isdir(_OPEN)
@@ -81,7 +82,7 @@ class FolderFaces(FilesPerPerson):
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f"root={self.root}: no such folder (looked for one folder of images per identity); unpack "
-                "the set there or point to it with --data.init_args.reader.init_args.root"
+                "the set there or give the reader another `root`"
             )
         self._top = os.path.realpath(self.root)
         scan = TreeScan(self.root).get(self.cache_index)
@@ -336,6 +337,9 @@ def _empty(root: Path, folders: list[str], others: str | None) -> str:
     wanted = f"looked for one folder per identity with {', '.join(SUFFIXES)} in it"
     if folders:
         there = "" if others is None else f"; {others}"
+        for folder in folders[:_LOOKED]:
+            if any(_has_image(inner.path) for inner in _folders_in(root / folder)):
+                return f"root={root}: the folders of identities lie in {folder}: give root={root / folder}"
         return f"root={root}: none of its {len(folders)} folders has images ({wanted}{there})"
     files = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
     if files:
@@ -343,3 +347,13 @@ def _empty(root: Path, folders: list[str], others: str | None) -> str:
             f"root={root}: has {files} images but no folders of identities ({wanted}): sort them into folders"
         )
     return f"root={root}: has no images ({wanted})"
+
+
+def _folders_in(path: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        return [entry for entry, _ in zip((e for e in entries if e.is_dir()), range(_LOOKED), strict=False)]
+
+
+def _has_image(path: str) -> bool:
+    with os.scandir(path) as entries:
+        return any(Path(entry.name).suffix.lower() in SUFFIXES for entry in entries)

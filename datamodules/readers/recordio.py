@@ -266,8 +266,8 @@ def find_record(path: str | os.PathLike[str]) -> Path:
     if len(found) != 1:
         what = f"{len(found)} .rec files, none of them train.rec" if found else "no such .rec file"
         raise FileNotFoundError(
-            f"path={path}: {what} (looked for InsightFace's train.rec and train.idx); point to it with "
-            "--data.init_args.reader.init_args.path"
+            f"path={path}: {what} (looked for InsightFace's train.rec and train.idx); give the "
+            "reader another `path`"
         )
     return found[0]
 
@@ -421,7 +421,9 @@ def _read_idx(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             warnings.simplefilter("ignore", UserWarning)  # of a file without lines, which is told below
             table = np.loadtxt(path, dtype=np.int64, ndmin=2, encoding="utf-8-sig")
     except (ValueError, OverflowError) as error:
-        raise RecordError(f"its index {path} is broken ({error})") from error
+        raise RecordError(
+            f"its index {path} is broken (lines of key and offset, whole numbers, are needed)"
+        ) from error
     if table.shape[1:] != (2,):
         raise RecordError(f"its index {path} is broken (lines of key and offset are needed)")
     for column, what in ((0, "key"), (1, "record at byte")):

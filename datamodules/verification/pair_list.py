@@ -238,6 +238,8 @@ def _columns(line: str) -> list[str]:
 def _header(line: str) -> tuple[int, ...] | None:
     """Read a first line that is no pair: one or two counts, or () for names of columns."""
     columns = _columns(line)
+    if len(columns) == 1 and "," in line:  # two counts of a list whose columns commas separate
+        columns = [column.strip() for column in line.split(",")]
     if len(columns) in (1, 2) and all(map(_is_count, columns)):
         return tuple(int(column) for column in columns)
     return () if len(columns) in (3, 4) and columns[2].lower() in ("same", "issame", "label") else None

@@ -40,7 +40,11 @@ def find_config(name: str) -> Path:
         Path(other).stem: other for other in (*known, *(path.name for path in Path.cwd().glob("*.yaml")))
     }
     near = [stems[stem] for stem in difflib.get_close_matches(Path(name).stem, stems, _NEAREST)]
-    meant = f"; did you mean {' or '.join(near)}?" if near else f"; there are: {', '.join(known)}"
+    meant = (
+        f"; did you mean {' or '.join(near)}?"
+        if near
+        else f", which has {len(known)}, such as {', '.join(known[:_NEAREST])}"
+    )
     raise FileNotFoundError(f"no config {name!r} in {Path.cwd()} nor in {CONFIGS}{meant}")
 
 

@@ -28,6 +28,9 @@ _UNKNOWN = re.compile(
 )
 _OF_GROUP = re.compile(r"Group '([^']*)' does not accept option '([^']*)'")
 _WRONG = re.compile(r"Expected an? (<class '[\w.]+'>)\. Got value: (.*)")
+_LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)")
+_DOTTED = re.compile(r"Expected a dot import path string: (\S+)")
+_REQUIRED = "arguments are required"
 _PLAIN = re.compile(r"Expected a <class '\w+'>$")
 _LISTED = re.compile(r"^(?:- )+")
 _NO_CLASS = re.compile(r"Not a valid subclass of (\w+)(?:\. Got value: (.*))?$", re.M)
@@ -49,6 +52,14 @@ _MOST = 12  # names that are listed
 _LONGEST = 400
 _NEAR = 0.6  # of difflib
 _FIT = ("trainer", "model", "data")  # what a config of `fit` has at its top
+# where what is named without its package may lie
+_SHOWN = (
+    "callbacks",
+    "datamodules",
+    "lightning_app.desensitize",
+    "lightning_app.models",
+    "lightning_app.attacks",
+)
 
 
 class OneReason(ArgumentParser):
@@ -66,6 +77,8 @@ class OneReason(ArgumentParser):
         options = [name for action in parser._actions for name in action.option_strings]
         options += [name.removeprefix("--") for name in options] + [*_dests(self)]
         words = _of_another(message, parser) or FILES.place(message) + the_reason(message, options)
+        if _REQUIRED in words and any("--config" in action.option_strings for action in parser._actions):
+            words += f"; give them, or --config NAME.yaml{_example(str(parser.prog).split()[-1])}"
         sys.stderr.write(f"error: {as_called(one_line(words))}\n")
         self.exit(2)
 
@@ -94,13 +107,24 @@ def _of_another(message: str, parser: Any) -> str:
     top = next((group for group in found.groups() if group), "").split(".")[0] if found else ""
     if command == "fit" and top in ("reader", "desensitizer") and FILES.read:
         return f"{FILES.read[-1]} is a config of another command: fit takes {top!r} under `data`"
-    if top not in _FIT or not FILES.read or top in {name.split(".")[0] for name in _dests(parser)}:
+    known = {name.split(".")[0] for name in _dests(parser)}
+    if not top or not FILES.read or top in known:
         return ""
+    file = FILES.read[-1]
+    tops = FILES.tops(file)
+    of_fit = top in _FIT and len(tops & {*_FIT}) > 1
+    if not of_fit and (command == "fit" or top not in tops or len(tops - known) < min(2, len(tops))):
+        return ""  # one key is a slip, several are another command's
     needed = [action.dest for action in parser._actions if getattr(action, "required", False)]
     needs = f"; it needs {', '.join(sorted(needed))}" if needed else ""
+    whose = "fit" if of_fit else "another command"
+    return f"{file} is a config of {whose}: {command} takes no {top!r}{needs}{_example(command)}"
+
+
+def _example(command: str) -> str:
+    """Return words that name the config that is shipped for a command, where there is one."""
     example = CONFIGS / f"{command.replace('-', '_')}.yaml"
-    shown = f", see configs/{example.name}" if example.is_file() else ""
-    return f"{FILES.read[-1]} is a config of fit: {command} takes no {top!r}{needs}{shown}"
+    return f", see configs/{example.name}" if example.is_file() else ""
 
 
 def the_reason(message: str, options: Iterable[str] = ()) -> str:
@@ -125,11 +149,21 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
     ):  # of `str | Judge`: what is wrong with the class says more
         deeper = _dig([line for line in lines if not _PLAIN.match(_LISTED.sub("", line.strip()))])
         path, owner, reasons = deeper if deeper[2] and deeper[1] else (path, owner, reasons)
+        if (given := _GIVEN.findall(message)) and not owner:
+            reasons = [f"{one}. Got value: {given[-1]}" for one in reasons if _PLAIN.match(one)] or reasons
     if not reasons:
         words = _no_class_given(message) or " ".join(message.split())
     else:
         words = " or ".join(dict.fromkeys(reasons))
-        if (found := _OPTION.search(words)) and owner:
+        if one_of := _LITERAL.search(words):
+            names = re.findall(r"'([^']*)'", one_of[1])
+            near = difflib.get_close_matches(one_of[2], names, 1, _NEAR)
+            words = f"{one_of[2]!r} is none of {', '.join(names)}" + (
+                f"; did you mean {near[0]!r}?" if near else ""
+            )
+        elif dotted := _DOTTED.search(words):
+            words = _no_class(dotted[1])
+        elif (found := _OPTION.search(words)) and owner:
             name = found[1].split(".")[0]
             words = f"{owner} has no {name!r}{_meant(name, _arguments(owner), ('class_path', 'init_args'))}"
         elif owner and any(
@@ -216,7 +250,12 @@ def _no_class(class_path: str) -> str:
     """Return which part of a class path there is not, and what may have been meant."""
     parts = class_path.split(".")
     if len(parts) < 2:
-        return f"{class_path!r} is no class path such as callbacks.LFWVerification"
+        known = {name: module for module in _SHOWN for name in _public(importlib.import_module(module))}
+        near = difflib.get_close_matches(class_path, known, 1, _NEAR)
+        meant = (
+            f"; did you mean {known[near[0]]}.{near[0]}?" if near else " such as callbacks.LFWVerification"
+        )
+        return f"{class_path!r} is no class path{meant}"
     for upto in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:upto])
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,8 @@ _WRONG = (
     re.compile(r".*Problem with given class_path '(?P<word>[^']+)'", re.S),
 )
 
+_VALUES = _WRONG[4:6]
+_AS_READ = re.compile(r"[-+]?[\d.]+(?:e[-+]?\d+)?|True|False|None")  # YAML may have written it otherwise
 _KEY = re.compile(r'Parser key "([^"]*)"')
 
 
@@ -43,6 +45,16 @@ class Files:
         finally:
             self._depth -= 1
 
+    def tops(self, file: Path) -> set[str]:
+        """Return the keys at a file's top; none where it cannot be read.
+
+        Args:
+            file: one of `read`.
+        """
+        node = _composed(file)
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        return {str(key.value) for key, _ in pairs}
+
     def place(self, message: str) -> str:
         """Return where what an error is about stands, as `FILE, line 3: `; nothing where it is in no config.
 
@@ -59,7 +71,12 @@ class Files:
                 for number in range(first, min(last, len(lines)) + 1):
                     if there.search(lines[number - 1].partition("#")[0]):
                         return f"{file}, line {number}: "
-            if depth and depth == len(keys):
+            # a value that does not stand there was given on the command line
+            if (
+                depth
+                and depth == len(keys)
+                and all(_AS_READ.fullmatch(word) for word in _words(message, _VALUES))
+            ):
                 return f"{file}, line {first}: "
         return ""
 
@@ -71,11 +88,13 @@ def _composed(file: Path) -> yaml.Node | None:
         return None
 
 
-def _words(message: str) -> Iterator[str]:
-    for pattern in _WRONG:
+def _words(message: str, patterns: Sequence[re.Pattern[str]] = _WRONG) -> Iterator[str]:
+    for pattern in patterns:
         if found := pattern.search(message):
             module = found.groupdict().get("module")
-            word = f"{module}.{found['word']}" if module else found["word"]
+            word = f"{module}.{found['word']}" if module else found["word"].strip("[]{}'\",:")
+            if not word:
+                continue
             yield word
             if not module and pattern in _WRONG[:2]:
                 yield from reversed(word.split("."))

@@ -103,6 +103,8 @@ def align(
         raise ValueError(f"name: {name!r}; give a plain name, the folder is {runs}/<name>")
     source, target, run_dir = Path(root), Path(output), Path(runs) / name
     _check_folders(source, target, run_dir)
+    if not source.is_dir():
+        list_images(source)  # says so, before a finder of faces is asked for
     listed = None if landmarks is None else LandmarkFile(landmarks, order)
     corrected = None if corrections is None else LandmarkFile(corrections, order, "corrections")
     if listed is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import shlex
 from pathlib import Path
@@ -41,6 +42,9 @@ from lightning_app.models.parts import called
 from lightning_app.networks.backbones import WIDTH
 from lightning_app.report import print_table, rows_of
 from lightning_app.runs.atomic import files_at_once, folder_at_once
+from lightning_app.runs.state import read_state
+
+log = logging.getLogger("faceveil")
 
 _WHAT = {
     "model.onnx": "the network as one graph for onnxruntime and others",
@@ -48,6 +52,7 @@ _WHAT = {
     "mask.png": "the mask, 255 = visible, 0 = hidden",
     "mask.json": "its facts",
 }
+_DONE = ("finished", "unfinished")  # the latter: of another command, or of a version that kept no state
 _FILES = (*_WHAT, "README.md", "card.json")
 
 
@@ -120,6 +125,12 @@ def export(
             f"checkpoint {facts.path}: no {facts.model} is exported, for {model.why_not_exported}"
         )
     run = read_run(checkpoint, facts)
+    state = read_state(run.folder)[0] if run.folder is not None else "finished"
+    if state not in _DONE:
+        log.warning(
+            "%s: its training is %s, not finished: exported is the checkpoint of step %d, and the card says so.",
+            run.folder, state, facts.step,
+        )  # fmt: skip
     if output is None:
         if run.folder is None:
             raise ValueError(f"--ckpt_path {checkpoint}: lies in no run's folder; give --output DIR")
@@ -155,7 +166,9 @@ def export(
                 else {k: v for k, v in (model_input.description or {}).items() if k not in own}
             )
             save_mask(model_input.mask, folder / "mask.png", **description, version=version())
-        card = _card(title, model, facts, run, model_input, agreement, packages) | {
+        card = _card(title, model, facts, run, model_input, agreement, packages)
+        card["training"]["state"] = state
+        card |= {
             "licence": licence,
             "trained_on": trained_on,
             "head": head,

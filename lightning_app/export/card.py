@@ -19,6 +19,7 @@ _SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
 _BEGINNING = re.compile(r"^([0-9]*)([.)](?=\s)|[+\-](?=\s)|#+(?=\s)|[=\-]+$)")  # of a list, a heading, a rule
 _TICKS = re.compile(r"`+")
 _TAGS = ["face-recognition", "face-verification", "desensitized", "faceveil", "onnx", "safetensors"]
+_LFW = 6000  # pairs of LFW's own list
 _METRICS = {"accuracy": "accuracy", "auc": "roc_auc", "eer": "equal_error_rate"}  # ours -> the Hub's
 
 
@@ -102,12 +103,13 @@ def front_matter(card: dict[str, Any]) -> dict[str, Any]:
     else:
         head["license_name"] = "see-the-card"
     head |= {"library_name": "onnx", "pipeline_tag": "image-feature-extraction", "tags": list(_TAGS)}
-    if results := _results(card["figures"]):
+    if results := _results(card["figures"], {one["name"]: one.get("pairs") for one in card["measured_on"]}):
         head["model-index"] = [{"name": card["name"], "results": results}]
     return head
 
 
-def _results(figures: dict[str, float]) -> list[dict[str, Any]]:
+def _results(figures: dict[str, float], pairs: dict[str, int | None]) -> list[dict[str, Any]]:
+    """List what was measured of each set, `pairs` of them; one called lfw that is not LFW's list goes by its size."""
     results = []
     for name in [key.removesuffix("/eer") for key in figures if key.endswith("/eer")]:
         found = [
@@ -116,7 +118,12 @@ def _results(figures: dict[str, float]) -> list[dict[str, Any]]:
             if f"{name}/{ours}" in figures
         ]
         task = {"type": "face-verification", "name": "Face verification, both images desensitized"}
-        results.append({"task": task, "dataset": {"name": name, "type": name}, "metrics": found})
+        count = pairs.get(name)
+        own = name == "lfw" and count not in (None, _LFW)
+        dataset = (
+            {"name": f"own list of {count} pairs", "type": "own"} if own else {"name": name, "type": name}
+        )
+        results.append({"task": task, "dataset": dataset, "metrics": found})
     return results
 
 

@@ -89,9 +89,13 @@ class LoadedRecogniser:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
-        if isinstance(images, str | Path | Tensor):
+        odd = images if isinstance(images, str | Path | Tensor) else None
+        if odd is None and not isinstance(images, np.ndarray):
+            odd = next((one for one in images if not isinstance(one, str | Path)), None)
+        if odd is not None:
+            among = "" if odd is images else "a list with "
             raise ValueError(
-                f"images: a {type(images).__name__}; give a NumPy array [N,H,W,3] of uint8, or a list of paths"
+                f"images: {among}a {type(odd).__name__}; give a NumPy array [N,H,W,3] of uint8, or a list of paths"
             )
         pixels = self._checked(images) if isinstance(images, np.ndarray) else None
 

@@ -124,6 +124,12 @@ def _compare(
     if agreed.desensitizer is None and key_hashes(found.manifest.method):
         found.add("images", f"{NOT_COMPARED}: {_NAMES_THE_KEY}")
         return
+    if not agreed.has_made(found.manifest):  # every image would differ, and hide why
+        found.add(
+            "images",
+            f"{NOT_COMPARED}: --config's desensitizer has not made this release; give the config that did",
+        )
+        return
     try:
         desensitizer = agreed.desensitizer or desensitizer_of(root, found.manifest)
         visible = None if found.manifest.mask is None else load_mask(root / MASK, reader.size)

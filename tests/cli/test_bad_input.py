@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +22,8 @@ def test_an_unknown_config_lists_those_there_are(
     assert "fsm_layer3.yaml" in message
     assert "demo.yaml" not in message  # the nearest alone
     message = refused(capsys, lambda: run_main("fit", "--config", "qqq.yaml"))
-    assert "fsm_layer3.yaml" in message
-    assert "demo.yaml" in message
+    assert re.search(r"nor in .*configs, which has \d+, such as align\.yaml, ", message)
+    assert len(message) < 500
 
 
 def test_last_without_a_checkpoint_names_the_folder(

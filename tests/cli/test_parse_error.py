@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lightning_app.cli.configs import CONFIGS
 from lightning_app.cli.parse_error import the_reason
 from tests.command_line import RunMain, refused, write_config
 
@@ -46,6 +47,36 @@ def test_an_argument_of_a_fit(
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
     assert line in said
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["fit", "--config", "lfwa_quick_resnet.yaml", "--model.schedule=onecycle"],
+         "model.schedule: 'onecycle' is none of step, one_cycle, cosine, constant; did you mean 'one_cycle'?"),
+        (["fit", "--config", "lfwa_quick_resnet.yaml", "--data.reader=FolderFace"],
+         "data.reader: 'FolderFace' is no class path; did you mean datamodules.FolderFaces?"),
+        # what the command line gives is not blamed on the file
+        (["sweep-levels", "--config", "sweep_levels.yaml", "--levels", "banana"], "levels: banana is no list"),
+        (["sweep-levels", "--config", "sweep_levels.yaml", "--checkpoints", "[runs/mine]"],
+         "checkpoints: ['runs/mine'] is no dict"),
+        (["search-mask", "--config", "align.yaml"],
+         f"{CONFIGS}/align.yaml is a config of another command: search-mask takes no 'root'; it needs checkpoint, "
+         "data, see configs/search_mask.yaml"),
+        (["align", "--config", "search_mask.yaml"],
+         f"{CONFIGS}/search_mask.yaml is a config of another command: align takes no 'data'; it needs output, root, "
+         "see configs/align.yaml"),
+        (["align"], "the following arguments are required: root, output; give them, or --config NAME.yaml, see "
+         "configs/align.yaml"),
+        (["federate"], "the following arguments are required: data, model; give them, or --config NAME.yaml"),
+    ],
+)  # fmt: skip
+def test_what_is_given_where_it_does_not_belong(
+    args: list[str], line: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_main(*args)
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {line}"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ CASES = {
     f"trainer: {{callbacks: [{{class_path: callbacks.DSSIMReport}}, {{class_path: {LFW[:-1]}}}]}}":
         "did you mean 'LFWVerification'?",
     f"trainer: {{callbacks: [{{class_path: {LFW}, init_args: {{rot: x}}}}]}}": "did you mean 'root'?",
-    "trainer: {max_epochs: many}": "trainer.max_epochs: Expected a int",
+    "trainer: {max_epochs: many}": "trainer.max_epochs: many is no int",
 }  # fmt: skip
 
 

@@ -424,6 +424,8 @@ def test_without_a_detector_landmarks_are_needed(
         ValueError, match=r"null needs something that finds faces: .*\[centerface\].*\[dlib\]"
     ):
         align(listed=None)
+    with pytest.raises(FileNotFoundError, match="root: nowhere is no folder"):  # sooner than what finds faces
+        align(root="nowhere", listed=None)
     assert not Path("out").exists()
 
 

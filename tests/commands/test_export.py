@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import sys
@@ -163,6 +164,8 @@ def test_the_card(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert matter["license"] == "cc-by-nc-4.0"
     (result,) = matter["model-index"][0]["results"]
     assert {m["type"]: m["value"] for m in result["metrics"]}["accuracy"] == metrics["lfw/accuracy"]
+    (pairs,) = (one["pairs"] for one in card["measured_on"])
+    assert result["dataset"] == {"name": f"own list of {pairs} pairs", "type": "own"}  # none of LFW's
     assert card["figures"]["lfw/accuracy_low"] == metrics["lfw/accuracy_low"]
     interval = f"[{metrics['lfw/accuracy_low']:.4f}, {metrics['lfw/accuracy_high']:.4f}]"
     assert f"{metrics['lfw/accuracy']:.4f} ± {metrics['lfw/std']:.4f}  {interval}" in text
@@ -387,3 +390,14 @@ def test_a_run_is_found_by_its_config_and_one_file_is_named(
     run_main(*known, "--output", "face.onnx", "--overwrite")
     assert "of which run?" in refused(capsys, lambda: run_main("export", "--output", "x"))
     assert "no run in" in refused(capsys, lambda: run_main("export", "--name", "none", "--output", "x"))
+
+
+def test_a_run_that_has_not_ended_says_so(
+    run: Path, tmp_path: Path, run_main: RunMain, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(run, tmp_path / "half")
+    (tmp_path / "half/state.json").write_text('{"state": "running"}')  # and no process holds it
+    with caplog.at_level(logging.WARNING, "faceveil"):
+        run_main("export", "--ckpt_path", tmp_path / "half", "--output", tmp_path / "out")
+    assert "half: its training is killed, not finished" in caplog.text
+    assert "**the training had not ended** (killed)" in (tmp_path / "out/README.md").read_text()

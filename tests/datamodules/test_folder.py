@@ -147,9 +147,16 @@ class TestSelection:
 
 
 class TestBadInput:
+    def test_a_root_one_level_too_high(self, tmp_path: Path) -> None:
+        for person in ("ann", "bob"):
+            (tmp_path / "set/train" / person).mkdir(parents=True)
+            (tmp_path / "set/train" / person / "1.JPG").write_bytes(b"never read")
+        with pytest.raises(ValueError, match=r"identities lie in train: give root=.*set/train$"):
+            FolderFaces(tmp_path / "set").open()
+
     def test_no_root(self, tmp_path: Path) -> None:
         with pytest.raises(
-            FileNotFoundError, match=r"root=.*none: no such folder \(looked for one folder.*init_args"
+            FileNotFoundError, match=r"root=.*none: no such folder \(looked for one folder.*another `root`"
         ):
             FolderFaces(tmp_path / "none").open()
 

@@ -47,6 +47,12 @@ class TestLists:
         assert people == [name.split("/")[0] for name in found.names]
         assert (found.a.dtype, found.same.dtype, found.folds.dtype) == (torch.int64, torch.bool, torch.int64)
 
+    def test_commas_separate_counts_too(self, tmp_path: Path) -> None:
+        tabs = read_pairs(_written(tmp_path / "tabs.txt", LFW))
+        commas = read_pairs(_written(tmp_path / "commas.txt", LFW.replace("\t", ",")))
+        assert commas.names == tabs.names
+        assert commas.folds.tolist() == tabs.folds.tolist()
+
     @pytest.mark.parametrize("header", ["3\n", ""])
     def test_without_folds(self, tmp_path: Path, header: str) -> None:
         text = header + "ann 1 2\nann 1 3\nann 2 3\n\nann 1 bob 1\nann 2 bob 1\nann 3 bob 1\n"

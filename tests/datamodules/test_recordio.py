@@ -232,7 +232,7 @@ def test_bad_image_is_replaced(tmp_path: Path) -> None:
 
 class TestBadInput:
     def test_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"path=.*: no such \.rec file .*init_args\.path"):
+        with pytest.raises(FileNotFoundError, match=r"path=.*: no such \.rec file .*another `path`"):
             RecordIOFaces(tmp_path).open()
         with pytest.raises(FileNotFoundError, match=r"no such \.rec file"):
             RecordIOFaces(tmp_path / "none.rec").open()

@@ -176,6 +176,14 @@ def test_another_mask_is_refused(fitted: Path, tmp_path: Path) -> None:
         load_recogniser(fitted / "runs/tiny", mask=tmp_path / "other.png")
 
 
+def test_what_is_no_image_is_named_by_its_kind(fitted: Path, pixels: NDArray[np.uint8]) -> None:
+    recogniser = load_recogniser(fitted / "runs/tiny", desensitize=True)
+    with pytest.raises(ValueError, match=r"^images: a list with a ndarray; give a NumPy array \[N,H,W,3\]"):
+        recogniser.embed_images(list(pixels))
+    with pytest.raises(ValueError, match=r"^images: a str; give a NumPy array"):
+        recogniser.embed_images("a.jpg")
+
+
 def test_a_checkpoint_that_does_not_tell_is_refused(fitted: Path, tmp_path: Path) -> None:
     copytree(fitted / "runs/tiny", tmp_path / "run")
     file = tmp_path / "run/checkpoints/last.ckpt"

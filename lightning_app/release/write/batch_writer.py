@@ -23,7 +23,7 @@ from lightning_app.release.write.journal import Done, Journal
 from lightning_app.release.write.pairs import pairs_of_plan
 from lightning_app.release.write.work import Work, work_through
 
-LOSSY_WEBP = "lossy WebP"  # as `datamodules.readers.decode` words it
+LOSSY_WEBP, NOT_UPRIGHT = "lossy WebP", "not upright (EXIF)"  # as `datamodules.readers.decode` words them
 _CHECKED = 4096  # batches compared between two reports of progress
 Progress = Callable[[str, int, int], None]
 
@@ -117,6 +117,7 @@ class BatchWriter:
         if not good:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(refused.items()))
             hint = "; give originals, or --allow_lossy_webp" if LOSSY_WEBP in refused else ""
+            hint += "; `align` writes them upright" if NOT_UPRIGHT in refused else ""
             raise ValueError(f"no image of the set can be released ({reasons}){hint}")
         return good
 
