@@ -149,8 +149,8 @@ def the_reason(message: str, options: Iterable[str] = ()) -> str:
     ):  # of `str | Judge`: what is wrong with the class says more
         deeper = _dig([line for line in lines if not _PLAIN.match(_LISTED.sub("", line.strip()))])
         path, owner, reasons = deeper if deeper[2] and deeper[1] else (path, owner, reasons)
-        if (given := _GIVEN.findall(message)) and not owner:
-            reasons = [f"{one}. Got value: {given[-1]}" for one in reasons if _PLAIN.match(one)] or reasons
+        if (values := _GIVEN.findall(message)) and not owner:
+            reasons = [f"{one}. Got value: {values[-1]}" for one in reasons if _PLAIN.match(one)] or reasons
     if not reasons:
         words = _no_class_given(message) or " ".join(message.split())
     else:

@@ -89,7 +89,7 @@ class LoadedRecogniser:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
-        odd = images if isinstance(images, str | Path | Tensor) else None
+        odd: object = images if isinstance(images, str | Path | Tensor) else None
         if odd is None and not isinstance(images, np.ndarray):
             odd = next((one for one in images if not isinstance(one, str | Path)), None)
         if odd is not None:
