@@ -58,20 +58,21 @@ def test_fit_prints_writes_and_logs(make_trainer: MakeTrainer, capsys: pytest.Ca
     assert recorder.metrics["run/steps"] == 6
 
 
-def test_validate_brings_its_figures_into_a_fits(make_trainer: MakeTrainer) -> None:
+def test_validate_adds_to_what_a_fit_measured_and_changes_none_of_it(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(Results())
     trainer.fit(TinyModel({"lfw/accuracy": 0.5}), datamodule=TinyData())
     path = Path(trainer.default_root_dir) / "metrics.json"
     before = strict(path)
-    trainer.validate(TinyModel({"lfw/accuracy": 0.75}), datamodule=TinyData(), verbose=False)
-    after = strict(path)
-    assert (before["lfw/accuracy"], after["lfw/accuracy"]) == (0.5, 0.75)
+    trainer.validate(TinyModel({"lfw/accuracy": 0.75, "lfw/auc": 0.8}), datamodule=TinyData(), verbose=False)
+    after, own = strict(path), strict(path.with_name("metrics.validate.json"))
+    assert (before["lfw/accuracy"], after["lfw/accuracy"], own["lfw/accuracy"]) == (0.5, 0.5, 0.75)
+    assert after["lfw/auc"] == own["lfw/auc"] == pytest.approx(0.8)
     assert "time/validate_s" in after
-    for key in ("train/loss", "time/fit_s", "run/steps", "memory/peak_mb"):
-        assert after[key] == before[key]
+    assert {key: after[key] for key in before} == before == strict(path.with_name("metrics.fit.json"))
     trainer = make_trainer(Results(), epochs=1)
     trainer.fit(TinyModel(), datamodule=TinyData())  # a new fit starts anew
     assert not {"lfw/accuracy", "time/validate_s"} & set(strict(path))
+    assert strict(path) == strict(path.with_name("metrics.fit.json"))
 
 
 def test_test_writes_too(make_trainer: MakeTrainer) -> None:

@@ -287,7 +287,7 @@ def test_a_sanity_check_verifies_nothing(fit: Run) -> None:
 
 def test_what_is_switched_off_is_not_there(fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
     fit(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    assert fit.files() == {"config.yaml", "metrics.json", "state.json"}
+    assert fit.files() == {"config.yaml", "metrics.fit.json", "metrics.json", "state.json"}
     assert "Epoch 1" not in capsys.readouterr().out
 
 
@@ -295,7 +295,7 @@ def test_what_is_switched_off_is_not_there(fit: Run, capsys: pytest.CaptureFixtu
 def test_barebones_trains_and_keeps_nothing_but_the_figures(fit: Run) -> None:
     figures = fit(barebones=True, log_every_n_steps=None, enable_model_summary=None)
     assert figures["run/steps"] == STEPS
-    assert fit.files() == {"config.yaml", "metrics.json", "state.json"}
+    assert fit.files() == {"config.yaml", "metrics.fit.json", "metrics.json", "state.json"}
 
 
 def test_how_it_computes(fit: Run) -> None:
