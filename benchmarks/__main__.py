@@ -10,6 +10,7 @@ import importlib
 import json
 import pkgutil
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -79,14 +80,19 @@ def main(args: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     failed: dict[str, str] = {}
     for name in options.names or there:
+        begun = time.monotonic()
         with console.status(f"measuring {name} …"):
             try:
                 rows += there[name].measure(**given)
+            except KeyboardInterrupt:  # what is measured is shown
+                failed[name] = "interrupted, and what comes after it was not measured"
+                break
             except Exception as error:  # the others are measured all the same
                 traceback.print_exc()
                 failed[name] = f"{type(error).__name__}: {str(error).strip() or 'says no more'}".splitlines()[
                     0
                 ]
+        console.print(f"{name}: {time.monotonic() - begun:.0f} s")
     if rows:
         console.print(_table(rows))
     for name, words in failed.items():

@@ -142,7 +142,27 @@ def test_one_that_fails_does_not_lose_the_others(
     assert command.main(["first", "last"]) == 0
     assert "failed" not in capsys.readouterr().out
     assert command.main(["broken"]) == 1
-    assert capsys.readouterr().out.splitlines() == ["failed: broken: AssertionError: 3 of [7] are"]
+    assert capsys.readouterr().out.splitlines() == [
+        "broken: 0 s",
+        "failed: broken: AssertionError: 3 of [7] are",
+    ]
+
+
+def test_what_is_measured_is_shown_where_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> Sequence[Row]:
+        raise KeyboardInterrupt
+
+    there = {
+        "first": module(row("one")), "second": SimpleNamespace(measure=interrupted), "third": module(row("three")),
+    }  # fmt: skip
+    monkeypatch.setattr(command, "found", lambda: there)
+    assert command.main([]) == 1
+    shown = capsys.readouterr().out
+    assert "one" in shown
+    assert "three" not in shown
+    assert shown.splitlines()[-1] == "failed: second: interrupted, and what comes after it was not measured"
 
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
