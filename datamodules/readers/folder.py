@@ -337,10 +337,10 @@ def _empty(root: Path, folders: list[str], others: str | None) -> str:
     wanted = f"looked for one folder per identity with {', '.join(SUFFIXES)} in it"
     if folders:
         there = "" if others is None else f"; {others}"
-        for folder in folders[:_LOOKED]:
-            if any(_has_image(inner.path) for inner in _folders_in(root / folder)):
-                return f"root={root}: the folders of identities lie in {folder}: give root={root / folder}"
-        return f"root={root}: none of its {len(folders)} folders has images ({wanted}{there})"
+        deeper = (f for f in folders[:_LOOKED] if any(_has_image(one.path) for one in _folders_in(root / f)))
+        nested = next(deeper, None)
+        hint = f"; identities lie in {nested}: give root={root / nested}" if nested else ""
+        return f"root={root}: none of its {len(folders)} folders has images ({wanted}{there}){hint}"
     files = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
     if files:
         return (

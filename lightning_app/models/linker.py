@@ -123,7 +123,8 @@ class Linker(L.LightningModule):
         teacher = self._given[0]
         if isinstance(teacher, nn.Module):
             description = (
-                getattr(teacher, "about", None) or f"{type(teacher).__module__}.{type(teacher).__qualname__}"
+                getattr(teacher, "description", None)
+                or f"{type(teacher).__module__}.{type(teacher).__qualname__}"
             )
             self.taught = hashlib.sha256(str(description).encode()).hexdigest()
             self._modules_of_teacher = [teacher.eval().requires_grad_(False)]

@@ -151,7 +151,10 @@ class TestBadInput:
         for person in ("ann", "bob"):
             (tmp_path / "set/train" / person).mkdir(parents=True)
             (tmp_path / "set/train" / person / "1.JPG").write_bytes(b"never read")
-        with pytest.raises(ValueError, match=r"identities lie in train: give root=.*set/train$"):
+        with pytest.raises(
+            ValueError,
+            match=r"none of its 1 folders has images .*; identities lie in train: give root=.*set/train$",
+        ):
             FolderFaces(tmp_path / "set").open()
 
     def test_no_root(self, tmp_path: Path) -> None:
