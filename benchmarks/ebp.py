@@ -161,15 +161,14 @@ def _timed(repeats: int, network: str, count: int, size: int) -> list[Row]:
 
 
 _STEP = """
-import resource, sys, torch
+import sys, torch
 from torchvision.models import get_model
+from lightning_app.core.memory import peak_memory as peak
 from lightning_app.masks.saliency.ebp import ExcitationBackprop
 what, network, count, size, classes = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 torch.manual_seed(0)
 net = get_model(network, weights=None, num_classes=classes)
 faces, target = torch.randn(count, 3, size, size), torch.arange(count) % classes
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 if what == "ebp":
     for _ in range(2):

@@ -15,10 +15,11 @@ from benchmarks.timing import Row
 
 TINY_SLOW: dict[str, Any] = {"repeats": 1, "small": 100, "large": 300, "times": 1}
 _FIT = """
-import resource, sys
+import sys
+from lightning_app.core.memory import peak_memory
 from main import main
 main(["fit", "--config", sys.argv[1], "--runs", sys.argv[2]])
-print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print("PEAK", peak_memory())
 """
 _CONFIG = """
 trainer: {{accelerator: cpu, max_steps: 4, logger: false, enable_model_summary: false}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from callbacks.clock import Clocked
 from callbacks.media import log_media
 from lightning_app.core.measurement import seven_digits
+from lightning_app.core.memory import peak_memory
 from lightning_app.report import png_bytes, print_table, rows_of, write_atomically
 from lightning_app.report.curves import curves_chart, read_curves
 from lightning_app.report.trained import write_later, write_trained
@@ -136,11 +136,8 @@ def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:
 def _peak_memory(device: torch.device, stage: str) -> dict[str, float]:
     """Measure peak memory in MB (10⁶ bytes), as far as the system tells."""
     figures = {}
-    if sys.platform != "win32":
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        figures[f"memory/{stage}peak_mb"] = peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    if (peak := peak_memory()) is not None:
+        figures[f"memory/{stage}peak_mb"] = peak / 1e6
     if device.type == "cuda":
         figures[f"memory/{stage}gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
     return figures
