@@ -93,9 +93,18 @@ class OneIdentity(Mean):
         return super().add(batch, mask) * (batch["identity"] == 2).view(-1, 1, 1, 1)
 
 
-class OneImage(Mean):
+class OneImage(Leaky):
+    """Eight visible pixels of one image get the colours of hidden ones.
+
+    The mean of one image will not do: once in two hundred times the noise's own rounds to the same level.
+    """
+
     def add(self, batch: Batch, mask: Tensor) -> Tensor:
-        return super().add(batch, mask) * (batch["index"] == 11).view(-1, 1, 1, 1)
+        rows, columns = torch.nonzero(mask[0, 0] == 0)[:8].T
+        y, x = torch.nonzero(mask[0, 0])[:8].T
+        added = torch.zeros_like(batch["image"])
+        added[:, :, y, x] = batch["image"][:, :, rows, columns] - batch["image"][:, :, y, x]
+        return added * (batch["index"] == 11).view(-1, 1, 1, 1)
 
 
 class Keeps(Leaky):
