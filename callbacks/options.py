@@ -16,7 +16,7 @@ from callbacks.fsm_ablation import FSMAblation
 from callbacks.place import epoch_is_over, fit_is_over, validation_follows
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
-from lightning_app.core.log_keys import is_verification
+from lightning_app.core.log_keys import is_verification, set_of
 from lightning_app.models.base import Recogniser
 
 log = logging.getLogger("faceveil")
@@ -136,7 +136,7 @@ def _check_monitor(
     if known is None:
         return
     fixed, verified = known
-    head = key.partition("/")[0]
+    head = set_of(key)
     if head in verified and is_verification(key):
         every, looked = verified[head], trainer.check_val_every_n_epoch or 1
         if isinstance(callback, ModelCheckpoint):

@@ -9,6 +9,7 @@ from torch import Tensor
 from datamodules.elsewhere import with_pictures
 from datamodules.readers.base import FaceReader
 from lightning_app.core.batch import AS_TRAINED, Batch, DrawKey
+from lightning_app.core.normalise import normalised
 from lightning_app.desensitize import Desensitizer, mixer_of
 from lightning_app.masks.bits import unpack_masks
 from lightning_app.release.format.tensors import Stored
@@ -178,7 +179,7 @@ class PixelDataModule(L.LightningDataModule):
 
     def _normalised(self, batch: Batch) -> Batch:
         if (self.mean, self.std) != (0, 1):  # a representation may be large: it is not copied for nothing
-            batch["image"] = (batch["image"] - self.mean) / self.std
+            batch["image"] = normalised(batch["image"], self.mean, self.std)
         if self.trainer is None:
             return batch
         ready: Batch = self.trainer.precision_plugin.convert_input(batch)  # for bf16-true and 16-true

@@ -52,10 +52,10 @@ def check_key(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     keys = [key_hashes(description) for description in (theirs, ours)]
     if theirs.get("method") != ours.get("method") or len(keys[0]) != len(keys[1]) or keys[0] == keys[1]:
         return
-    told, here = next(pair for pair in zip(*keys, strict=True) if pair[0] != pair[1])
+    before, now = next(pair for pair in zip(*keys, strict=True) if pair[0] != pair[1])
     raise ValueError(
-        f"data.desensitizer.key: the checkpoint was trained with the owner's key {told[:12]}…, here {ours['method']} "
-        f"draws from {here[:12]}…: give the file of that key (a random one, which is taken where none is given, ends "
+        f"data.desensitizer.key: the checkpoint was trained with the owner's key {before[:12]}…, here {ours['method']} "
+        f"draws from {now[:12]}…: give the file of that key (a random one, which is taken where none is given, ends "
         "with its process)"
     )
 
@@ -70,11 +70,11 @@ def check_learnt(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     Raises:
         ValueError: both are of one method that makes other images, and has learnt otherwise.
     """
-    told, here = _learnt(theirs), _learnt(ours)
+    trained, here = _learnt(theirs), _learnt(ours)
     same = theirs.get("method") != ours.get("method") or same_desensitizer(theirs, ours)
-    if same or len(told) != len(here) or told == here:
+    if same or len(trained) != len(here) or trained == here:
         return
-    (name, before), (_, now) = next(pair for pair in zip(told, here, strict=True) if pair[0] != pair[1])
+    (name, before), (_, now) = next(pair for pair in zip(trained, here, strict=True) if pair[0] != pair[1])
     raise ValueError(
         f"data.desensitizer: the checkpoint was trained under the {name} {before[:12]}…, here is {now[:12]}…: give "
         "that one, or begin anew (--overwrite; model.init_from takes the weights along)"
@@ -118,9 +118,9 @@ def check_same(released: Desensitizer, given: Desensitizer | None, size: int) ->
 def summary(description: dict[str, Any]) -> str:
     """Return a description in short: method, of masks ratio and start of the hash, of a key or a masker its start."""
     ratio, digest = description.get("mask_ratio"), str(description.get("mask_hash", ""))[:12]
-    told = [f"key {one[:12]}" for one in key_hashes(description)] + [
+    parts = [f"key {one[:12]}" for one in key_hashes(description)] + [
         f"{name} {h[:12]}" for name, h in _learnt(description)
     ]
     if ratio is not None and digest:
-        told = [f"mask ratio {ratio:.4f}, hash {digest}"]
-    return str(description["method"]) + (f" ({', '.join(told)})" if told else "")
+        parts = [f"mask ratio {ratio:.4f}, hash {digest}"]
+    return str(description["method"]) + (f" ({', '.join(parts)})" if parts else "")

@@ -243,8 +243,10 @@ class ReleasedFaces(FilesPerPerson):
         self._name_classes()
         if self._weight is not None:
             number = {name: label for label, name in enumerate(self._folders)}
-            told = [number.get(bytes(one).hex(), -1) for one in identities.reshape(-1, identities.shape[-1])]
-            self._target = np.array(told, np.int64).reshape(identities.shape[:2])
+            numbers = [
+                number.get(bytes(one).hex(), -1) for one in identities.reshape(-1, identities.shape[-1])
+            ]
+            self._target = np.array(numbers, np.int64).reshape(identities.shape[:2])
             if (self._target < 0).any():
                 self._refuse(["a mix has somebody in it who is on no image"])
 

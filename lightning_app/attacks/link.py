@@ -112,8 +112,10 @@ def student_state(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]
     """
     saved, description = checkpoint.get("hyper_parameters") or {}, checkpoint.get(KEPT)
     state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
-    told = isinstance(description, Mapping) and {"pixels", "dim", "teacher", "batches"} <= description.keys()
-    if not state or not told or any(key not in saved for key in SHAPE):
+    complete = (
+        isinstance(description, Mapping) and {"pixels", "dim", "teacher", "batches"} <= description.keys()
+    )
+    if not state or not complete or any(key not in saved for key in SHAPE):
         kind = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
         raise ValueError(
             f"{what} is not of a Linker but of {kind}; give one that `python main.py fit --config "

@@ -186,8 +186,8 @@ def load_restorer(path: str | Path) -> Restorer:
 def kind_of(checkpoint: Mapping[str, Any]) -> str:
     """Return the attacker that a checkpoint says it is of, one of `KINDS`; `Inpainter` where it says nothing."""
     description = checkpoint.get(KEPT)
-    told = description.get("kind") if isinstance(description, Mapping) else None
-    return told if isinstance(told, str) and told in KINDS else "Inpainter"
+    kind = description.get("kind") if isinstance(description, Mapping) else None
+    return kind if isinstance(kind, str) and kind in KINDS else "Inpainter"
 
 
 def state_of_network(checkpoint: Mapping[str, Any], what: str, kind: str = "Inpainter") -> dict[str, Tensor]:

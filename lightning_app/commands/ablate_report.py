@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger
 
 from lightning_app.core.files import write_atomically
+from lightning_app.core.log_keys import kind_of
 from lightning_app.core.measurement import find
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.ablation import ablation_chart
@@ -18,7 +19,7 @@ from lightning_app.runs.send import send_report
 
 ACCURACY = "lfw/accuracy"
 _AUC = {"auc": "lfw/auc"}  # beside that accuracy alone
-_CLASSIFIED = ("train", "val", "test")
+_VERIFIED = "{}/accuracy"  # of a verification set, without a gate or in another situation too
 _OF_VARIANTS = {"mask_ratio": "privacy/mask_ratio", "dssim": "privacy/dssim"}
 TAKEN = ("accuracy", *_AUC, *_OF_VARIANTS, "seeds", "paper")  # names that further figures cannot have
 Found = Mapping[str, Mapping[str, Sequence[Mapping[str, Scalar]]]]
@@ -86,7 +87,7 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
                 if short == "accuracy":
                     flat[f"ablation/{label}/{column}/seeds"] = at.count
                 # the axis is of verification: accuracy in training, or of held-out images, is in the table alone
-                if key.split("/")[-1].startswith("accuracy") and key.split("/")[0] not in _CLASSIFIED:
+                if (kind := kind_of(key)) is not None and kind[0].key.startswith(_VERIFIED):
                     series = column if short == "accuracy" else f"{column}, {short}" if several else short
                     points.setdefault(series, {})[label] = (at.mean, *at.reach)
         description = [flat.get(f"ablation/{label}/{short}") for short in _OF_VARIANTS]
@@ -110,8 +111,8 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
         ]
         heads, rows = [heads[n] for n in kept], [[row[n] for n in kept] for row in rows]
     what = "verification accuracy" if out.accuracy == ACCURACY else out.accuracy
-    told = "mean ± std over seeds, of one run [95 % interval over pairs]"
-    title = f"ablate {out.name}: {what} in %, {told}; see {out.folder}"
+    meaning = "mean ± std over seeds, of one run [95 % interval over pairs]"
+    title = f"ablate {out.name}: {what} in %, {meaning}; see {out.folder}"
     send_report(out.loggers, out.folder, "ablation", heads, rows, picture, flat)
     print_table(title, rows, heads)
 

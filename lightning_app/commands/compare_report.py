@@ -18,7 +18,7 @@ from lightning_app.core.measurement import Measurement
 from lightning_app.core.printing import SafeConsole
 from lightning_app.core.version import commit, version
 from lightning_app.report import png_bytes, print_table, write_metrics
-from lightning_app.report.columns import RELEASED, columns_of
+from lightning_app.report.columns import RELEASED, by_attack, columns_of
 from lightning_app.report.compare import compare_chart, strongest
 from lightning_app.report.frontier import lines_of
 from lightning_app.report.html import Comparison, page_data, render, state_table
@@ -47,7 +47,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
         for label, found in out.results.items()
         for key, value in found.items()
     }
-    text: dict[str, float | str] = {**numbers, **out.figures}
+    text: dict[str, float | str] = {**numbers}
+    text |= {f"compare/{key}": value for key, value in out.figures.items()}
     for label, found in out.results.items():
         seen = strongest(found, out.attacks, list(out.judges), out.axis)
         if seen is not None:
@@ -121,14 +122,10 @@ def verdicts(out: Outcome) -> tuple[list[str], list[list[str]]]:
             continue
         sign = ("≤ " if out.axis.higher_is_private else "≥ ") if opened else ""
         low, value, high = (f"{out.axis.scale * one:.3g}" for one in (seen[1], seen[0], seen[2]))
-        worth = standing(clean_of(_judged(out), out.judges).get(seen[4]))
+        worth = standing(clean_of(out.figures, out.judges).get(seen[4]))
         rows.append([*row, f"{sign}{value} [{low}, {high}]", seen[3], f"{seen[4]}{f' ({worth})' if worth else ''}",
                      opened])  # fmt: skip
     return heads, rows
-
-
-def _judged(out: Outcome) -> dict[str, float]:
-    return {key.removeprefix("compare/"): value for key, value in out.figures.items()}
 
 
 def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
@@ -166,12 +163,10 @@ def csv_rows(out: Outcome) -> list[list[object]]:
     """
     lines: list[dict[str, object]] = []
     for label, found in out.results.items():
-        heads = {attack: f"{attack}/" for attack in out.attacks}
-        own: dict[str, dict[str, object]] = {RELEASED: {}}
-        for key, value in found.items():
-            attack = next((a for a, head in heads.items() if key.startswith(head)), RELEASED)
-            own.setdefault(attack, {})[key.removeprefix(heads.get(attack, ""))] = value
-        lines += [{"method": label, "seen": attack, **figures} for attack, figures in own.items()]
+        lines += [
+            {"method": label, "seen": attack, **figures}
+            for attack, figures in by_attack(found, out.attacks).items()
+        ]
     columns = list(dict.fromkeys(key for line in lines for key in line))
     return [list(columns), *([line.get(key, "") for key in columns] for line in lines)]
 
@@ -207,7 +202,7 @@ def _page(out: Outcome) -> Comparison:
                      for k, v in out.recognisers.items()},
         axis=out.axis,
         words={label: out.candidates[label].setting.data.desensitizer.words for label in out.results},
-        clean=clean_of(_judged(out), out.judges),
+        clean=clean_of(out.figures, out.judges),
         open=out.open,
         examples=out.examples,
         faces=f"Drawn faces, which belong to nobody, as released and as each attack restores them.{real}",

@@ -218,16 +218,16 @@ def _bar() -> Iterator[Report]:
     """Show a bar with the time left, or a line for every tenth where no terminal looks on."""
     with progress_bar() as bar:
         line = bar.add_task("reading the set", total=None)
-        begun, told = "", 0.0  # what is reported on, and the share that the last line told of
+        begun, reported = "", 0.0  # what is reported on, and the share that the last line told of
 
         def report(what: str, done: int, total: int) -> None:
-            nonlocal begun, told
+            nonlocal begun, reported
             if what != begun:
                 bar.reset(line, description=what, total=total, completed=done)  # its own time left
-                begun, told = what, done / total
+                begun, reported = what, done / total
             bar.update(line, completed=done)
-            if not bar.console.is_terminal and (done / total >= told + _SHARE or done == total):
-                told = done / total
+            if not bar.console.is_terminal and (done / total >= reported + _SHARE or done == total):
+                reported = done / total
                 log.info("%s: %d of %d images", what, done, total)
 
         yield report

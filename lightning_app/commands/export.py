@@ -18,6 +18,7 @@ from lightning_app.cli.configs import find_config
 from lightning_app.cli.yaml_file import read_config_file
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.core.files import write_atomically
+from lightning_app.core.normalise import normalised
 from lightning_app.core.version import version
 from lightning_app.desensitize import is_clean
 from lightning_app.export import (
@@ -191,7 +192,7 @@ def _embed(model: Recogniser, mask: Tensor | None, mean: float, std: float, unit
     """PyTorch's way, by the model itself: its own FSM, its batch norms not folded."""
 
     def embed(image: Tensor, own: Tensor | None = None) -> Tensor:
-        embedding = model.embed((image - mean) / std, mask if own is None else own)
+        embedding = model.embed(normalised(image, mean, std), mask if own is None else own)
         return torch.nn.functional.normalize(embedding) if unit else embedding
 
     return embed

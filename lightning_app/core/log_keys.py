@@ -150,6 +150,35 @@ def kind_of(key: str) -> tuple[KnownNumber, tuple[str, ...]] | None:
     return None
 
 
+def set_of(key: str) -> str:
+    """Return what stands before the slash of a log key: the verification set, or the kind of number, such as `train`.
+
+    Args:
+        key: any log key.
+
+    Example:
+        >>> set_of("cfp_fp/accuracy_s2")
+        'cfp_fp'
+    """
+    return key.partition("/")[0]
+
+
+def accuracies(keys: Iterable[str]) -> dict[str, str]:
+    """Find the verification accuracies among log keys, without those of another situation.
+
+    Args:
+        keys: any log keys.
+
+    Returns:
+        Verification set → its key, in the order of the keys.
+
+    Example:
+        >>> accuracies(["val/accuracy", "lfw/accuracy", "lfw/accuracy_low", "lfw/accuracy_s2"])
+        {'lfw': 'lfw/accuracy'}
+    """
+    return {set_of(key): key for key in keys if key.endswith("/accuracy") and is_verification(key)}
+
+
 def tail_of(key: str) -> str:
     """Return the situation that ends a log key, such as `_s2`; '' where none does."""
     return next((tail for tail in SITUATIONS if key.endswith(tail)), "")

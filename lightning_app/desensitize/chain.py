@@ -147,11 +147,11 @@ class Chain(Desensitizer):
     @classmethod
     def for_one(cls, description: Mapping[str, Any]) -> Mapping[str, Any]:
         """Describe the steps that do something to a single image."""
-        told = description.get("steps")
-        if not isinstance(told, list) or not all(isinstance(described, Mapping) for described in told):
+        given = description.get("steps")
+        if not isinstance(given, list) or not all(isinstance(described, Mapping) for described in given):
             return description  # somebody else's file may hold anything
         steps = []
-        for described in told:
+        for described in given:
             kind = cls.ours.get(str(described.get("method")))
             one = described if kind is None else kind.for_one(described)
             if one.get("method") != "Identity":
@@ -177,10 +177,10 @@ class Chain(Desensitizer):
     def recipe(cls, description: Mapping[str, Any]) -> str:
         """Return what the steps say, in their order."""
         try:
-            told = [kind.recipe(described) for kind, described in cls._known(description)]
+            recipes = [kind.recipe(described) for kind, described in cls._known(description)]
         except (ValueError, LookupError, TypeError):
             return ""
-        return " Then: ".join(words for words in told if words)
+        return " Then: ".join(words for words in recipes if words)
 
     @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
@@ -210,11 +210,11 @@ class Chain(Desensitizer):
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
         """Return what is wrong with every step, where none of them changes enough of an image."""
-        told = [
+        each = [
             kind.weaknesses(described, size) if kind.hides else [f"{kind.__name__} changes nothing"]
             for kind, described in cls._known(description)
         ]
-        return [] if not all(told) else [fault for faults in told for fault in faults]
+        return [] if not all(each) else [fault for faults in each for fault in faults]
 
     @classmethod
     def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -61,8 +61,8 @@ class Budget:
         """
         shares = shares_of(logits.detach().cpu())
         settings = {key: transform[key] for key in _SETTINGS}
-        told = json.dumps(settings, sort_keys=True).encode() + shares.numpy().tobytes()
-        return cls(shares, settings, hashlib.sha256(told).hexdigest())
+        content = json.dumps(settings, sort_keys=True).encode() + shares.numpy().tobytes()
+        return cls(shares, settings, hashlib.sha256(content).hexdigest())
 
 
 class DCTDP(BlockDCT):

@@ -140,7 +140,7 @@ class EigenfaceNoise(Desensitizer):
         made = cls.__new__(cls)
         Desensitizer.__init__(made)
         made._description = {key: description[key] for key in _TOLD}
-        made.noise = KeyedNoise.told_by(cls.__name__, description)
+        made.noise = KeyedNoise.of_description(cls.__name__, description)
         made._warned = True
         return made
 

@@ -87,7 +87,7 @@ class LaplaceNoise(Desensitizer):
         """Make what describes itself so; without the key it cannot draw its noise."""
         made = cls.__new__(cls)
         Desensitizer.__init__(made)
-        made.noise = KeyedNoise.told_by(cls.__name__, description)
+        made.noise = KeyedNoise.of_description(cls.__name__, description)
         made._values = None
         return made
 

@@ -38,7 +38,7 @@ class KeyedNoise(nn.Module):
         epsilon: of a single value, averaged over the values of an image.
         redraw: `once` per image, or anew in every `epoch` of training.
         key: the owner's key file; without one a random key that ends with the process.
-        told: the hash of a key that is not here: then nothing can be drawn.
+        key_hash: of a key that is not here: then nothing can be drawn.
 
     Raises:
         ValueError: epsilon or redraw is out of range.
@@ -46,7 +46,7 @@ class KeyedNoise(nn.Module):
     """
 
     def __init__(
-        self, method: str, epsilon: float, redraw: Redraw, key: str | Path | None, told: str | None = None
+        self, method: str, epsilon: float, redraw: Redraw, key: str | Path | None, key_hash: str | None = None
     ) -> None:
         super().__init__()
         if isinstance(epsilon, bool) or not LEAST <= epsilon <= LARGEST:
@@ -57,12 +57,12 @@ class KeyedNoise(nn.Module):
             raise ValueError(f"redraw: {redraw!r}; give {' or '.join(get_args(Redraw))}")
         self.method, self.epsilon = method, float(epsilon)
         self.redraw: Redraw = redraw
-        self.key = None if told is not None else OwnerKey.of(key)
-        self.key_hash = told if self.key is None else self.key.hash
+        self.key = None if key_hash is not None else OwnerKey.of(key)
+        self.key_hash = key_hash if self.key is None else self.key.hash
         self._drawn: tuple[str, dict[str, list[int]]] = ("", {})  # keys of the settings and epoch met last
 
     @classmethod
-    def told_by(cls, method: str, description: Mapping[str, Any]) -> Self:
+    def of_description(cls, method: str, description: Mapping[str, Any]) -> Self:
         """Make it of a description, without the key: it says its budget and cannot draw.
 
         Args:

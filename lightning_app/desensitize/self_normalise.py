@@ -1,4 +1,4 @@
-"""Channels of mean 0 and deviation 1, and sums of two such channels, shuffled: all as one pass over the values."""
+"""Channels of mean 0 and deviation 1, and sums of two such channels, shuffled; in place, in what a cache holds."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def shuffled(channels: Tensor, first: Tensor, second: Tensor, work: Tensor | Non
     """Shuffle, self-normalise, mix neighbours, shuffle, self-normalise (PPFR-FD).
 
     With n the normalised channels in their first order, channel i of the mix is `(n[i] + n[i+1]) / √2`, the last one's
-    neighbour being the first. Each is a sum of two channels, so that its deviation follows from their covariance, and
-    the values are read and written once. Two neighbours that cancel leave zeros.
+    neighbour being the first. Two neighbours that cancel leave zeros.
 
     Args:
         channels: `[B,C,h,w]` float32, contiguous; changed.
@@ -53,11 +52,10 @@ def shuffled(channels: Tensor, first: Tensor, second: Tensor, work: Tensor | Non
     neighbour = first.roll(-1, 1).gather(1, second)
     others = work.flatten(2)
     torch.index_select(flat.flatten(0, 1), 0, (rows + neighbour).flatten(), out=others.view(-1, values))
-    theirs = scale.gather(1, neighbour)
-    correlation = torch.linalg.vecdot(found, others) / values * own * theirs
-    variance = ((own > 0).float() + (theirs > 0).float() + 2 * correlation) / 2
-    again = torch.where(variance > _CANCELLED, variance.rsqrt(), 0.0) / math.sqrt(2)
-    found.mul_((own * again)[..., None]).addcmul_(others, (theirs * again)[..., None])
+    found.mul_(own[..., None]).addcmul_(others, scale.gather(1, neighbour)[..., None])
+    # the √2 that the mix is divided by falls out; of a sum's parts the means are 0, and so is its own
+    deviation = torch.linalg.vector_norm(found, dim=-1) / math.sqrt(values)
+    found.mul_(torch.where(deviation.square() / 2 > _CANCELLED, 1 / deviation, 0.0)[..., None])
 
 
 def _centred(flat: Tensor) -> Tensor:

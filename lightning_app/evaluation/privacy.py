@@ -230,11 +230,11 @@ def measure(
             if perceptual is not None:
                 alike.setdefault("lpips", []).append(perceptual(raw.float() / 255, seen.float()).cpu())
             # an attacker's picture has no hidden pixel left, so the judge is told of none
-            told = (mask, which) if attack is None else (None, None)
+            shown_mask = (mask, which) if attack is None else (None, None)
             own = (desensitized["mask"], desensitized["mask_index"]) if attack is None else (None, None)
             # a recogniser is used on images that are not mixed
             # one that links was trained on what is handed out, mixed where that is
-            yield [Shown(seen, of_pictures, *told), Shown(desensitized["image"], of_released, *own),
+            yield [Shown(seen, of_pictures, *shown_mask), Shown(desensitized["image"], of_released, *own),
                    Shown(handed_out["image"][: len(rows)], linking)]  # fmt: skip
 
     found = embed_images(released(), tick=tick)

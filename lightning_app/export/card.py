@@ -11,6 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datamodules.same_description import alone
+from lightning_app.core.log_keys import accuracies
 from lightning_app.desensitize import described, is_clean
 
 _TEMPLATE = "card.md.j2"
@@ -111,7 +112,7 @@ def front_matter(card: dict[str, Any]) -> dict[str, Any]:
 def _results(figures: dict[str, float], pairs: dict[str, int | None]) -> list[dict[str, Any]]:
     """List what was measured of each set, `pairs` of them; one called lfw that is not LFW's list goes by its size."""
     results = []
-    for name in [key.removesuffix("/eer") for key in figures if key.endswith("/eer")]:
+    for name in accuracies(figures):
         found = [
             {"type": kind, "value": figures[f"{name}/{ours}"], "name": f"{name}/{ours}"}
             for ours, kind in _METRICS.items()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lightning_app.core.normalise import normalised
 from lightning_app.networks import Backbone
 from lightning_app.networks.backbones.partial import PartialResNet
 from lightning_app.networks.backbones.resnet import ResNetBackbone
@@ -88,7 +89,7 @@ class Deployed(nn.Module):
             image = image * mask
         elif self.multiplies and self.mask is not None:
             image = image * self.mask
-        image = (image - self.mean) / self.std
+        image = normalised(image, self.mean, self.std)
         gated_by = mask if self.each else self.mask if self.gated else None
         embedding: Tensor = self.backbone(image, gated_by)
         if not self.unit:

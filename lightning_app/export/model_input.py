@@ -71,8 +71,8 @@ def find_model_input(
         FileNotFoundError: the mask given is not there.
         ValueError: it is not the checkpoint's, there is none to be given, or one is needed and is not found.
     """
-    told = facts.desensitizer
-    model_input = ModelInput(None if told is None else public_method(told))
+    trained_under = facts.desensitizer
+    model_input = ModelInput(None if trained_under is None else public_method(trained_under))
     kind = described(model_input.description)
     if kind is LearnedMask and (model_input.description or {}).get("kind") != "population":
         if given is not None:
@@ -99,12 +99,12 @@ def find_model_input(
         return model_input
     mask = load_mask(given, facts.input_size)
     if model_input.masks == 1:
-        assert told is not None
-        kept = _matching(mask, told)
+        assert trained_under is not None
+        kept = _matching(mask, trained_under)
         if kept is None:
             raise ValueError(
                 f"--mask {given}: its hash is {mask_hash(mask)[:12]}, the checkpoint was trained under "
-                f"{str(told['mask_hash'])[:12]}: give that mask, or leave --mask out to have it looked for"
+                f"{str(trained_under['mask_hash'])[:12]}: give that mask, or leave --mask out to have it looked for"
             )
         return ModelInput(model_input.description, kept, hides)
     if maskless:
@@ -117,7 +117,7 @@ def find_model_input(
     if spread is not None and not spread[0] <= ratio <= spread[1]:
         log.warning("--mask %s: mask ratio %.4f, but the masks trained under have %.4f … %.4f.",
                     given, ratio, spread[0], spread[1])  # fmt: skip
-    return ModelInput(model_input.description, mask[None], hides or told is None, chosen=True)
+    return ModelInput(model_input.description, mask[None], hides or trained_under is None, chosen=True)
 
 
 def _found(facts: CheckpointFacts, config: dict[str, Any]) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from datamodules.pixels import desensitize_on_grid
 from datamodules.readers.decode import Crop, decode, read_bytes
 from datamodules.same_description import alone, key_hashes, same_desensitizer, summary
+from lightning_app.core.normalise import normalised
 from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
 from lightning_app.evaluation.embed import Shown, embed_images, rank_share
 from lightning_app.export.model_input import find_model_input
@@ -115,7 +116,9 @@ class LoadedRecogniser:
         batch = desensitize_on_grid({"image": image, "index": index.to(device)}, self._desensitizer)
         mask = batch["mask"] if self._mask is None else self._mask.to(device)
         among = batch["mask_index"] if self._mask is None else None
-        return Shown((batch["image"] - self._mean) / self._std, {_MODEL: self.model.embed}, mask, among)
+        return Shown(
+            normalised(batch["image"], self._mean, self._std), {_MODEL: self.model.embed}, mask, among
+        )
 
     def _checked(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if images.dtype != np.uint8:

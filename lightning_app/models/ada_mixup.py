@@ -135,10 +135,10 @@ class LearnsToMix(Recogniser):
         tried, self.drawn_k = strategy.draw(0), strategy.draw(1)
         strategy.counts[strategy.candidates.index(self.drawn_k)] += 1
         rewards = self.rewards(data.mixed(batch, draw_key, tried))
-        told = rewards.cpu()
-        reward = sum(share * float(one) for share, one in self._shares(told))
+        on_cpu = rewards.cpu()
+        reward = sum(share * float(one) for share, one in self._shares(on_cpu))
         strategy.learn(logits, tried, reward, self._mean)
-        self._tell(strategy, told, len(batch["index"]), self._log_anew or batch_idx == 0)
+        self._tell(strategy, on_cpu, len(batch["index"]), self._log_anew or batch_idx == 0)
         return data.mixed(batch, draw_key, self.drawn_k)  # type: ignore[no-any-return]
 
     def _look(self, strategy: MixStrategy, image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import seed_from, seed_global_draws
+from lightning_app.core.normalise import normalised
 from lightning_app.desensitize.masker import MASKER
 from lightning_app.masks.learned import Growth, grown, masker_input, shown_pixels
 from lightning_app.models.batch_counter import BatchCounter
@@ -249,7 +250,7 @@ class AdversarialMasker(L.LightningModule):
     def _embedding(self, image: Tensor, weights: Tensor, batch: Batch | None = None) -> Tensor:
         """Embed weighted pictures as the predictor sees them: normalised, hidden pixels black."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        seen = (image * weights - data.mean) / data.std
+        seen = normalised(image * weights, data.mean, data.std)
         if batch is not None:
             seen = seen.to(batch["image"].dtype)
         if self.channels_last:

@@ -80,8 +80,8 @@ class CheckpointFacts:
     @property
     def pixels(self) -> int:
         """Height and width in pixels of the images that a representation is made of; of pictures the input's."""
-        told = self.data.get("pixels")
-        size = told.get("size") if isinstance(told, dict) and not self.pictures else None
+        made_of = self.data.get("pixels")
+        size = made_of.get("size") if isinstance(made_of, dict) and not self.pictures else None
         return int(size) if size is not None and is_count(size, 1, _LARGEST) else self.input_size
 
     def check_normalised(self, mean: float, std: float) -> None:

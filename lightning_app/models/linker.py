@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lightning_app.attacks.link import KEPT, SHAPE, student_state
 from lightning_app.core.batch import Batch
 from lightning_app.core.image_memory import ImageMemory
+from lightning_app.core.normalise import normalised
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
@@ -146,7 +147,7 @@ class Linker(L.LightningModule):
         mean, std = (float(facts.data.get(name, 0.5)) for name in ("mean", "std"))
 
         def embed(clean: Tensor) -> Tensor:
-            embedded: Tensor = model.embed((clean - mean) / std)
+            embedded: Tensor = model.embed(normalised(clean, mean, std))
             return embedded
 
         return embed

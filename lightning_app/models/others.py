@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_app.core.normalise import normalised
 from lightning_app.core.plain import is_hash
 from lightning_app.networks import Backbone
 
@@ -163,7 +164,7 @@ class Teacher:
         """
         with torch.no_grad():
             like = next(self._model.parameters())
-            target: Tensor = self._model.embed(((clean - self._mean) / self._std).to(like.dtype))
+            target: Tensor = self._model.embed(normalised(clean, self._mean, self._std).to(like.dtype))
         return 1 - F.cosine_similarity(embedding.float(), target.float(), dim=1).mean()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lightning_app.core.normalise import normalised
 from lightning_app.networks.backbones.base import Backbone
 from lightning_app.networks.backbones.resnet import STEM, InsertionPoint, ResNetBackbone
 
@@ -52,7 +53,7 @@ class FeatureMaps(nn.Module):
 
     def forward(self, picture: Tensor) -> list[Tensor]:
         """Return the maps `[B,C_i,h_i,w_i]` of pictures `[B,3,H,W]`."""
-        x, maps = self.stem((picture - self.mean) / self.std), []
+        x, maps = self.stem(normalised(picture, self.mean, self.std)), []
         for name, stage in self.stages.items():
             x = stage(x)
             if name in self.points:

@@ -126,4 +126,31 @@ def find_metric(
         Value and interval; None where it was not measured.
     """
     tail = f"/{label}" if label else ""
-    return find(figures, f"{'' if attack == RELEASED else f'{attack}/'}{name}{tail}", tail)
+    return find(figures, under(attack, f"{name}{tail}"), tail)
+
+
+def under(attack: str, key: str) -> str:
+    """Return the key of a method's figures for what an attack found.
+
+    Args:
+        attack: label of the attack, or `RELEASED`.
+        key: of the figure, such as `rank1/dlib`.
+    """
+    return key if attack == RELEASED else f"{attack}/{key}"
+
+
+def by_attack(figures: Mapping[str, float], attacks: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Sort a method's figures by the attack that they are of.
+
+    Args:
+        figures: of the method.
+        attacks: labels.
+
+    Returns:
+        `RELEASED` and attack → its figures, by their own keys; attacks without any are left out.
+    """
+    own: dict[str, dict[str, float]] = {RELEASED: {}}
+    for key, value in figures.items():
+        attack = next((one for one in attacks if key.startswith(under(one, ""))), RELEASED)
+        own.setdefault(attack, {})[key.removeprefix(under(attack, ""))] = value
+    return own

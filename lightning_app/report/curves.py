@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from lightning_app.core.csv_text import read_csv_table
-from lightning_app.core.log_keys import is_verification, tail_of
+from lightning_app.core.log_keys import accuracies
 from lightning_app.report.figures import rendered
 from lightning_app.runs.folder import logs_of
 
@@ -48,7 +48,7 @@ def _add(found: Curves, rows: Iterable[dict[str, str]]) -> None:
 
 
 def _is_accuracy(key: str) -> bool:
-    return key.endswith("/accuracy") and not tail_of(key) and (is_verification(key) or key == "val/accuracy")
+    return key == "val/accuracy" or bool(accuracies([key]))
 
 
 def curves_chart(curves: Curves, title: str = "") -> Image.Image | None:

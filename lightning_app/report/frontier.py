@@ -106,14 +106,15 @@ def lines_of(found: Measured) -> list[list[object]]:
     head = ["method", "accuracy", "accuracy_low", "accuracy_high", "measure", "judge", "strongest", "low", "high",
             "attack", "by", "front", "at_least"]  # fmt: skip
     lines: list[list[object]] = [list(head)]
-    for method in data_of(found)["methods"]:
+    data = data_of(found)
+    views = {view["key"]: view for view in data["views"]}
+    for method in data["methods"]:
         accuracy = method["accuracy"] or {}
         for key, seen in method["strongest"].items():
-            measure, _, judge = key.partition("/")
             lines.append([
-                method["label"], *(_blank(accuracy.get(k)) for k in ("value", "low", "high")), measure, judge,
-                *(_blank(seen[k]) for k in ("value", "low", "high")), seen["attack"], seen["by"],
-                int(seen["front"]), "; ".join(f"{attack}: {why}" for attack, why in method["open"].items()),
+                method["label"], *(_blank(accuracy.get(k)) for k in ("value", "low", "high")), views[key]["measure"],
+                views[key]["judge"] or "", *(_blank(seen[k]) for k in ("value", "low", "high")), seen["attack"],
+                seen["by"], int(seen["front"]), "; ".join(f"{attack}: {why}" for attack, why in method["open"].items()),
             ])  # fmt: skip
     return lines
 

@@ -158,7 +158,7 @@ def render(comparison: Comparison) -> str:
         scores=comparison.scored.table(),
         lossless=lossless,
         standings={label: standing(comparison.clean.get(label)) for label in comparison.judges},
-        told={label: paragraph(comparison, label) for label in comparison.results},
+        paragraphs={label: paragraph(comparison, label) for label in comparison.results},
         accuracies=(min(accuracies), max(accuracies)) if accuracies else None,
         examples=[
             (label, [(e.caption, e.png if lossless else e.webp, len(e.faces)) for e in shown])

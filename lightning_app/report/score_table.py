@@ -48,9 +48,9 @@ class Scored:
         for label, raw in self.raw.items():
             measured, made = [float(raw[name]) for name in INDICATORS], self.scores[label]
             numbers = [_cell(value) for value in (*measured, *made)]
-            attack, told = str(raw["attack"]), str(raw["open"])
-            told = f"at most, {told}" if attack and told else told
-            numbers.insert(len(INDICATORS), PageCell(attack or "–", told, attack))
+            attack, reason = str(raw["attack"]), str(raw["open"])
+            reason = f"at most, {reason}" if attack and reason else reason
+            numbers.insert(len(INDICATORS), PageCell(attack or "–", reason, attack))
             rows.append([PageCell(label, order=label), *numbers])
         return heads, rows
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lightning_app.core.foreign import read_json
-from lightning_app.core.log_keys import is_verification, tail_of
+from lightning_app.core.log_keys import accuracies
 from lightning_app.core.printing import printable
 from lightning_app.runs.state import STATE, State, read_state
 
@@ -79,9 +79,6 @@ def _is_run(path: Path) -> bool:
 def _run(path: Path) -> Run:
     figures = _figures(path / "metrics.json")
     state, reason = read_state(path)
-    verified = {
-        key: value for key, value in figures.items() if key.endswith("/accuracy") and is_verification(key)
-    }
     return Run(
         name=path.name,
         what=next((what for mark, what in _LEFT_BY.items() if (path / mark).exists()), "fit"),
@@ -91,9 +88,9 @@ def _run(path: Path) -> Run:
         changed=_changed(path),
         epochs=_number(figures, "run/epochs", int),
         accuracy={
-            key.partition("/")[0]: float(value)
-            for key, value in sorted(verified.items())
-            if _is_finite(value) and not tail_of(key)
+            name: float(figures[key])
+            for name, key in sorted(accuracies(figures).items())
+            if _is_finite(figures[key])
         },
         mask_ratio=_number(figures, "privacy/mask_ratio", float),
         dssim=_number(figures, "privacy/dssim", float),

@@ -187,12 +187,12 @@ class WandbLogger(LightningWandbLogger):
 
     def log_hyperparams(self, params: Any) -> None:
         """Log the configuration, without the folders of this machine."""
-        told = (
+        logged = (
             params
             if self._machine
             else without_places(vars(params) if isinstance(params, Namespace) else params)
         )
-        self._guarded(lambda: super(WandbLogger, self).log_hyperparams(told))
+        self._guarded(lambda: super(WandbLogger, self).log_hyperparams(logged))
 
     def log_table(self, key: str, columns: Any = None, data: Any = None, *args: Any, **kwargs: Any) -> None:
         """Log a table: `columns` are its heads, `data` its rows."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from lightning_app.core.normalise import normalised
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.metrics.reidentification import EmbeddingMetric
 
@@ -131,7 +132,7 @@ class OnnxJudge(Judge):
             images = images.flip(1)
         elif self.channels == "grey":
             images = (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        ready = (images * self.scale - self.mean.to(images.device)) / self.std.to(images.device)
+        ready = normalised(images * self.scale, self.mean.to(images.device), self.std.to(images.device))
         return (ready if self.layout == "nchw" else ready.permute(0, 2, 3, 1)).contiguous()
 
     def describe(self) -> dict[str, object]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_app.core.normalise import normalised
 from lightning_app.distributed.precision import Precision, autocast
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.models.base import Recogniser
@@ -96,6 +97,5 @@ def embed_pixels(
     Returns:
         `[B,D]`, not normalised.
     """
-    normalised = (images - mean) / std
     with torch.no_grad(), autocast(precision, images.device):
-        return model.embed(normalised, mask, mask_index)
+        return model.embed(normalised(images, mean, std), mask, mask_index)

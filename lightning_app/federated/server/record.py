@@ -12,6 +12,7 @@ from PIL import Image
 
 from lightning_app.core.csv_text import csv_table
 from lightning_app.core.files import write_atomically
+from lightning_app.core.log_keys import accuracies, set_of
 from lightning_app.federated.protocol.messages import plain
 from lightning_app.report import png_bytes
 from lightning_app.report.rounds import rounds_chart
@@ -20,7 +21,28 @@ from lightning_app.report.tables import Scalar
 log = logging.getLogger("faceveil")
 Record = dict[str, Any]
 ACCURACY = "lfw/accuracy"
+_CLIENT = "client"
 _TIMES = ("clients", "overhead", "verify", "join", "round")
+
+
+def client_key(number: int | str, figure: str) -> str:
+    """Return the key under which a record has a figure of one client, such as `client0/loss`.
+
+    Args:
+        number: the client's.
+        figure: such as `loss`.
+    """
+    return f"{_CLIENT}{number}/{figure}"
+
+
+def client_of(key: str) -> int | None:
+    """Return the number of the client that a key of a record speaks of; None where it speaks of none.
+
+    Args:
+        key: see `client_key`.
+    """
+    number = set_of(key).removeprefix(_CLIENT)
+    return int(number) if number.isdecimal() and key.startswith(_CLIENT) else None
 
 
 def client_keys(rounds: Sequence[Record], figure: str) -> list[str]:
@@ -30,10 +52,9 @@ def client_keys(rounds: Sequence[Record], figure: str) -> list[str]:
         rounds: records.
         figure: such as `loss`.
     """
-    found = {
-        key for record in rounds for key in record if key.startswith("client") and key.endswith(f"/{figure}")
-    }
-    return sorted(found, key=lambda key: int(key.removeprefix("client").split("/")[0]))
+    numbers = {number for record in rounds for key in record if (number := client_of(key)) is not None}
+    keys = [client_key(number, figure) for number in sorted(numbers)]
+    return [key for key in keys if any(key in record for record in rounds)]
 
 
 def heads_and_rows(rounds: Sequence[Record]) -> tuple[list[str], list[list[object]]]:
@@ -71,12 +92,7 @@ def accuracy_key(rounds: Sequence[Record]) -> str | None:
     Args:
         rounds: records.
     """
-    keys = [
-        key
-        for record in rounds
-        for key in record
-        if key.endswith("/accuracy") and not key.startswith("client")
-    ]
+    keys = accuracies(key for record in rounds for key in record).values()
     return ACCURACY if ACCURACY in keys else next(iter(keys), None)
 
 
@@ -106,9 +122,7 @@ def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image | None:
         }
     lines = {
         figure: {
-            f"owner {key.removeprefix('client').split('/')[0]}": [
-                _number(record.get(key)) for record in rounds
-            ]
+            f"owner {client_of(key)}": [_number(record.get(key)) for record in rounds]
             for key in client_keys(rounds, figure)
         }
         for figure in ("loss", "drift", "cosine")
@@ -138,7 +152,7 @@ def summary(rounds: Sequence[Record], clients: int, epochs: int) -> dict[str, Sc
     spared = ("round", "clients", "images", "batches", "bytes_down", "bytes_up", "hash", "classes")
     figures: dict[str, Scalar] = {
         key: value for key, value in last.items()
-        if key not in spared and not key.startswith(("client", "time/", "refused"))
+        if key not in spared and client_of(key) is None and not key.startswith(("time/", "refused"))
     }  # fmt: skip
     summed = ("bytes_down", "bytes_up", *(f"time/{key}_s" for key in _TIMES))
     total = {key: sum(record[key] for record in rounds) for key in summed}
@@ -152,9 +166,7 @@ def summary(rounds: Sequence[Record], clients: int, epochs: int) -> dict[str, Sc
         "run/epochs": len(rounds) * epochs, "run/steps": sum(record["batches"] for record in rounds),
         **{key: total[key] for key in total if key.startswith("time/")},
     }  # fmt: skip
-    figures |= {
-        f"federated/{key}": value for key, value in last.items() if key.startswith("client") and "/" in key
-    }
+    figures |= {f"federated/{key}": value for key, value in last.items() if client_of(key) is not None}
     return figures
 
 

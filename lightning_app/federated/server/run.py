@@ -35,7 +35,14 @@ from lightning_app.federated.protocol.partition import deal, partition_table
 from lightning_app.federated.protocol.plan import Parts, Plan
 from lightning_app.federated.protocol.shared_mask import digest, mask_and_hash
 from lightning_app.federated.protocol.weights import count_batches, install, size_of, travelling, weights_hash
-from lightning_app.federated.server.record import Record, accuracy_key, heads_and_rows, summary, write_rounds
+from lightning_app.federated.server.record import (
+    Record,
+    accuracy_key,
+    client_key,
+    heads_and_rows,
+    summary,
+    write_rounds,
+)
 from lightning_app.federated.server.state import history_of, last_round, open_run, write_round
 from lightning_app.report import print_table
 from lightning_app.report.tables import Scalar
@@ -187,13 +194,13 @@ class Server:
             else:
                 said = plain(str(reason))  # names of weights, for one, are the owner's words
                 log.warning("round %d, owner %s is left out: %s", task.round, given.client, said)
-                refused[f"client{given.client}/refused"] = said
+                refused[client_key(given.client, "refused")] = said
                 asked -= isinstance(given, Unreached)
                 if not isinstance(given, Late):
                     members -= due & {given.client}
         for client, said in self._out_of_line(taken, task.weights).items():
             log.warning("round %d, owner %d is left out: %s", task.round, client, said)
-            refused[f"client{client}/refused"] = said
+            refused[client_key(client, "refused")] = said
             taken = [update for update in taken if update.client != client]
             members.discard(client)
         return taken, refused, asked
@@ -206,7 +213,7 @@ class Server:
         earlier = {
             update.client: max(seen)
             for update in fair
-            if (seen := [r[key] for r in self.rounds if (key := f"client{update.client}/images") in r])
+            if (seen := [r[key] for r in self.rounds if (key := client_key(update.client, "images")) in r])
         }
         return long | overcounted(fair, plan.max_images_ratio, earlier)
 
@@ -238,7 +245,7 @@ class Server:
             drift = far[update.client]
             own = {"loss": update.loss, "lr": update.lr, "images": update.images, "seconds": update.seconds,
                    "drift": drift.norm, "cosine": drift.cosine, "norm": drift.whole}  # fmt: skip
-            record |= {f"client{update.client}/{key}": value for key, value in own.items()}
+            record |= {client_key(update.client, key): value for key, value in own.items()}
         return record
 
     def _invite(self, link: Link, members: set[int], number: int) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_app.core.draws import seed_from
+from lightning_app.core.normalise import normalised
 from lightning_app.masks.io import mask_hash
 from lightning_app.masks.saliency.ebp import ExcitationBackprop
 from lightning_app.masks.saliency.template import MeanSaliency, critical_template, saliency_maps
@@ -184,7 +185,7 @@ def find_template(
     }
 
     def ready(pixels: Tensor) -> Tensor:
-        return (pixels.to(device).float() / 255 - mean) / std
+        return normalised(pixels.to(device).float() / 255, mean, std)
 
     @torch.no_grad()
     def embedded(pixels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_app.core.draws import hashed
+from lightning_app.core.normalise import normalised
 from lightning_app.masks.bits import as_array
 from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones.resnet import ResNetBackbone
@@ -214,7 +215,7 @@ class MaskScorer:
         own = copy.deepcopy(model).eval().to(self.device).to(memory_format=torch.channels_last)
         gated = isinstance(backbone, Backbone) and backbone.looks_at_masks
         everything = torch.ones(1, 1, *self.size, device=self.device)
-        probe = (self._images[:_PROBE].float() / 255 - self.mean) / self.std
+        probe = normalised(self._images[:_PROBE].float() / 255, self.mean, self.std)
         logits = own(probe, everything) if gated else own(probe)
         if logits.ndim != 2:
             raise ValueError(f"model: gives shape {list(logits.shape)}, not logits [B, classes]")

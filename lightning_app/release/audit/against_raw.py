@@ -56,7 +56,7 @@ _OWN_WORDS = frozenset({
     "max_angle", "max_brush_width", "max_length", "max_vertex", "method", "min_vertex", "reveal", "seed", "sigma",
     "size", "strokes", "taps", "version", "white",
     "epoch", "fixed", "grey", "once", "ycbcr",
-}).union(*(told for kind in OURS.values() for told in kind.entries(1, VERSION)))  # fmt: skip
+}).union(*(schema for kind in OURS.values() for schema in kind.entries(1, VERSION)))  # fmt: skip
 
 
 def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:

@@ -138,20 +138,20 @@ def _head_faults(data: bytes, layout: Layout) -> list[str]:
     length = int.from_bytes(data[:8], "little")
     wanted = json.loads(layout.head[8:])
     try:
-        told = json.loads(data[8 : 8 + min(length, _LONGEST)])
+        header = json.loads(data[8 : 8 + min(length, _LONGEST)])
     except (ValueError, RecursionError):
         return ["its header is none"]
-    if not isinstance(told, dict):
+    if not isinstance(header, dict):
         return ["its header is none"]
     faults = []
-    if "__metadata__" in told:
+    if "__metadata__" in header:
         faults.append("its header holds __metadata__, which no shard has")
-    if extra := len(told.keys() - wanted.keys() - {"__metadata__"}):
+    if extra := len(header.keys() - wanted.keys() - {"__metadata__"}):
         faults.append(f"holds {extra} tensors that the manifest does not name")
-    faults += [f"lacks the tensor {name}" for name in wanted if name not in told]
-    for name in wanted.keys() & told.keys():
+    faults += [f"lacks the tensor {name}" for name in wanted if name not in header]
+    for name in wanted.keys() & header.keys():
         for key in ("dtype", "shape", "data_offsets"):
-            if not isinstance(told[name], dict) or told[name].get(key) != wanted[name][key]:
+            if not isinstance(header[name], dict) or header[name].get(key) != wanted[name][key]:
                 faults.append(f"its tensor {name} has another {key} than the manifest's {wanted[name][key]}")
                 break
     return faults or ["its header is not written as `desensitize` writes it: something was changed or added"]

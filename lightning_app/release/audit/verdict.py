@@ -95,7 +95,7 @@ def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
         return f"audit {verdict}; nothing else was checked"
     kept = "" if manifest.tensors is None else f" in {counted(len(manifest.shards), 'shard')}"
     mask = "no mask" if manifest.mask is None else f"mask ratio {manifest.mask.mask_ratio:.4f}"
-    warning = f"; {told}" if (told := tells(manifest)) else ""
+    warning = f"; {warned}" if (warned := tells(manifest)) else ""
     compared = 0 if found.compared is None else found.compared.images
     images, people = counted(found.files, "image"), counted(manifest.identities, "identity")
     if manifest.masks is not None:

@@ -80,8 +80,8 @@ def describe(
         )
     if is_known(name):
         if not each:
-            told = type(desensitizer).entries(size, version)[0]
-            description = {key: value for key, value in description.items() if key in told}
+            named = type(desensitizer).entries(size, version)[0]
+            description = {key: value for key, value in description.items() if key in named}
     else:
         guard = guard_of(description)
         description = {"guard": guard} if guard and mask is not None else {}

@@ -228,16 +228,16 @@ class Layout:
         ]
         if mixed > 1:  # first, where four bytes lie as a reader of floats may need them
             wanted.insert(0, ("weight", "F32", "float32", 4, (rows, mixed)))
-        told: dict[str, Any] = {}
+        header: dict[str, Any] = {}
         at = 0
         for name, kind, _, each, shape in wanted:
-            told[name] = {"dtype": kind, "shape": shape, "data_offsets": (at, at + each * math.prod(shape))}
+            header[name] = {"dtype": kind, "shape": shape, "data_offsets": (at, at + each * math.prod(shape))}
             at += each * math.prod(shape)
-        text = json.dumps(told, separators=(",", ":")).encode()
+        text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % _LENGTH)
         head = len(text).to_bytes(_LENGTH, "little") + text
         parts = {
-            name: TensorPlace(kind, shape, *(len(head) + offset for offset in told[name]["data_offsets"]))
+            name: TensorPlace(kind, shape, *(len(head) + offset for offset in header[name]["data_offsets"]))
             for name, _, kind, _, shape in wanted
         }
         return cls(head, parts, len(head) + at)

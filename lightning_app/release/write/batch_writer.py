@@ -72,7 +72,7 @@ class BatchWriter:
         """Share of the values released that were cut off; none of pictures."""
         return 0.0
 
-    def told(self) -> str:
+    def size_note(self) -> str:
         """Return how large the release will be, where that is known beforehand."""
         return ""
 

@@ -82,7 +82,7 @@ class ShardWriter(BatchWriter):
         stored = self.work.represent.stored
         return f"{len(self.work.plan):,} images of {'×'.join(map(str, stored.shape))} {stored.dtype}"
 
-    def told(self) -> str:
+    def size_note(self) -> str:
         """Return how large the release will be, before anything is written."""
         whole = self.bytes_of(list(range(len(self.work))))
         return f"The release takes {in_gb(whole)}: {self._what()}, in {counted(len(self.work), 'shard')}."

@@ -193,7 +193,7 @@ def write_release(
         warn_of_resize(reader, guard)
     with _alone(owner, output), closing(Journal(owner / JOURNAL, header, overwrite)) as journal:
         writer = (ShardWriter if represent is not None else BatchWriter)(work, journal, progress)
-        if said := writer.told():
+        if said := writer.size_note():
             log.info(said)
         try:
             if journal.is_new:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datamodules.face import FaceDataModule
 from lightning_app.attacks import Attack
+from lightning_app.core.measurement import find, flat
 from lightning_app.evaluation import Judge
 from lightning_app.evaluation.embed import no_tick
 from lightning_app.evaluation.privacy import (
@@ -56,13 +57,12 @@ class Bench:
         if part.keys() != had.keys():
             keep(path, part)
         found = figures(part, self.subjects, {label: judge}, {}, self.bootstrap)
-        names = {"verification": "judge_accuracy", "rank1": "judge_rank1"}
-        return {
-            f"{new}{key.removeprefix(old)}": value
-            for old, new in names.items()
-            for key, value in found.items()
-            if key.startswith(old)
-        }
+        tail = f"/{label}"
+        return flat(
+            replace(one, key=f"{new}{tail}")
+            for old, new in (("verification", "judge_accuracy"), ("rank1", "judge_rank1"))
+            if (one := find(found, f"{old}{tail}", tail)) is not None
+        )
 
     def figures(
         self, candidate: ComparedMethod, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from lightning_app.attacks import Attack, TrainedRestorer, Unshuffle
 from lightning_app.evaluation import Judge
-from lightning_app.report.columns import RELEASED
+from lightning_app.report.columns import RELEASED, under
 from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.eyes import Eyes
 from lightning_app.studies.compare.outcome import Outcome
@@ -71,9 +71,8 @@ def measure_all(
             if found is None:
                 out.leave_open(label, attack_label, "it could not be measured")
                 continue
-            head = "" if attack is None else f"{attack_label}/"
             numbers = _numbers(out, label, attack_label, found)
-            out.results[label] |= {f"{head}{key}": value for key, value in numbers.items()}
+            out.results[label] |= {under(attack_label, key): value for key, value in numbers.items()}
             for link in (
                 links.get(label, ()) if attack is None else ()
             ):  # that one fails costs nobody's figures

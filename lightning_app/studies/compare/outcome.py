@@ -118,7 +118,7 @@ class Outcome:
             empty where there is none.
         """
         worth = {
-            label: self.figures.get(f"compare/judge_accuracy/{label}", 0.0) for label in self.cosine
+            label: self.figures.get(f"judge_accuracy/{label}", 0.0) for label in self.cosine
         }  # fmt: skip
         clean = (c.label for c in self.candidates.values() if not c.setting.data.desensitizer.hides)
         return max(worth, key=lambda label: worth[label], default=""), next(clean, "")
@@ -136,11 +136,7 @@ class Outcome:
         gallery, probes = len(subjects.gallery), len(subjects.probes)
         self.facts |= {"images": str(len(subjects)), "pairs": str(len(subjects.pairs)),
                       "people in the gallery": str(gallery), "faces looked for": str(probes)}  # fmt: skip
-        self.figures |= {
-            "compare/gallery": gallery,
-            "compare/probes": probes,
-            "compare/pairs": len(subjects.pairs),
-        }
+        self.figures |= {"gallery": gallery, "probes": probes, "pairs": len(subjects.pairs)}
         if gallery:
             self.facts["rank-1 by guessing"] = f"{100 / gallery:.2g} %"
 
@@ -150,7 +146,7 @@ class Outcome:
         Args:
             found: of `clean_metrics`.
         """
-        self.figures |= {f"compare/{key}": value for key, value in found.items()}
+        self.figures |= found
         for label in self.judges:
             shares = {
                 "verification": _share(found, "judge_accuracy", label),

@@ -62,12 +62,12 @@ def indicators(
         each = {attack: pair for attack in attacks if (pair := _pair(figures, judge, attack)) is not None}
         made = {attack: Indicators(*seen, *pair, share) for attack, pair in each.items()}
         why = {attack: said for attack, said in (left_open or {}).get(label, {}).items() if attack in attacks}
-        told = "; ".join(f"{attack}: {said}" for attack, said in why.items())
+        open_attacks = "; ".join(f"{attack}: {said}" for attack, said in why.items())
         if any(attack not in each for attack in why):
-            found[label] = Indicated(Indicators(*seen, math.nan, math.nan, share), "", told)
+            found[label] = Indicated(Indicators(*seen, math.nan, math.nan, share), "", open_attacks)
         elif made:
             least = min(made, key=lambda attack: privacy_indicator(made[attack]))
-            found[label] = Indicated(made[least], least, told)
+            found[label] = Indicated(made[least], least, open_attacks)
     return found
 
 
@@ -80,8 +80,8 @@ def flat(found: Mapping[str, Indicated]) -> dict[str, float | str]:
     out: dict[str, float | str] = {}
     for label, one in found.items():
         known = {key: value for key, value in asdict(one.of).items() if not math.isnan(value)}
-        told = {key: value for key, value in (("attack", one.attack), ("open", one.open)) if value}
-        out |= {f"compare/{label}/indicator/{key}": value for key, value in (known | told).items()}
+        named = {key: value for key, value in (("attack", one.attack), ("open", one.open)) if value}
+        out |= {f"compare/{label}/indicator/{key}": value for key, value in (known | named).items()}
     return out
 
 
@@ -94,9 +94,9 @@ def scored(found: Mapping[str, Indicated], judge: str, clean: str) -> Scored:
         clean: as there.
     """
     raw: dict[str, dict[str, float | str]] = {}
-    for label, (one, attack, told) in found.items():
+    for label, (one, attack, open_attacks) in found.items():
         parts = {"privacy": privacy_indicator(one), "accuracy": accuracy_part(one)}
-        raw[label] = {**asdict(one), "attack": attack, "open": told, **parts}
+        raw[label] = {**asdict(one), "attack": attack, "open": open_attacks, **parts}
     made = scores({label: one.of for label, one in found.items()})
     return Scored(raw, {label: [*asdict(one).values()] for label, one in made.items()}, judge, clean)
 
