@@ -16,6 +16,7 @@ from lightning_app.cli.whole_numbers import try_whole_numbers_first
 
 # of Lightning's messages; that a GPU is there is shown
 _OF_NO_USE = ("💡", "TPU available: False", "GPU available: False", "Loading `train_dataloader` to estimate")
+_SEED = "Seed set to"  # behind a rank's name, where there are several; config.yaml has it
 
 try_whole_numbers_first(L.Trainer.__init__)  # whoever reads its arguments
 
@@ -32,7 +33,8 @@ def set_up() -> None:
         r"Experiment logs directory .* exists and is not empty.*",  # put_log_aside has put the earlier log aside
     ):
         warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_of_use)
+    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(logger).addFilter(_of_use)
     # as which YAML writes a default such as `Interval.step` of Lightning's Timer
     yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
     torch.set_float32_matmul_precision("high")
@@ -44,7 +46,8 @@ def is_rank_zero() -> bool:
 
 
 def _of_use(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_OF_NO_USE)
+    message = record.getMessage()
+    return not message.startswith(_OF_NO_USE) and _SEED not in message
 
 
 def set_up_logging() -> None:

@@ -28,7 +28,9 @@ from lightning_app.release.format.method import each_text
 from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.signing import load_signing_key, make_signing_key
 from lightning_app.release.format.tensors import LARGEST
-from lightning_app.release.write.writer import LOSSY_WEBP, Release, write_release
+from lightning_app.release.write.batch_writer import NothingToRelease
+from lightning_app.release.write.finish import remove_if_empty
+from lightning_app.release.write.writer import LOCK, LOSSY_WEBP, Release, write_release
 from lightning_app.release.write.writer import Progress as Report
 from lightning_app.report import print_table, write_metrics
 
@@ -108,12 +110,17 @@ def desensitize(
     signer = None if sign_key is None else load_signing_key(sign_key)
     reader.open()
     started = time.monotonic()
+    begun = owner.exists(), key_path.exists()
     with _bar() as report:
-        release = write_release(
-            reader, desensitizer, output, owner, _key(key_path), signer=signer, compression=compression,
-            batch_size=batch_size, workers=workers, allow_lossy_webp=allow_lossy_webp, overwrite=overwrite,
-            progress=report, dtype=dtype, mix_once=mix_once, accept_interference=accept_interference,
-        )  # fmt: skip
+        try:
+            release = write_release(
+                reader, desensitizer, output, owner, _key(key_path), signer=signer, compression=compression,
+                batch_size=batch_size, workers=workers, allow_lossy_webp=allow_lossy_webp, overwrite=overwrite,
+                progress=report, dtype=dtype, mix_once=mix_once, accept_interference=accept_interference,
+            )  # fmt: skip
+        except NothingToRelease:
+            _take_back(owner, key_path, *begun)
+            raise
     seconds = time.monotonic() - started
     _write_csv(owner / "refused.csv", ("file", "reason", "message"), release.refused)
     if pseudonym_table:
@@ -203,6 +210,15 @@ def _check_mask(config: Namespace) -> None:
     mask, size = config.get("desensitizer.init_args.mask"), config.get("reader.init_args.size")
     if mask is not None and size is not None and not Path(mask).exists():
         load_mask(mask, size)
+
+
+def _take_back(owner: Path, key: Path, had_owner: bool, had_key: bool) -> None:
+    """Remove the folder and the key that this call made: nothing was released that they belong to."""
+    if not had_key:
+        key.unlink(missing_ok=True)
+    if not had_owner:
+        (owner / LOCK).unlink(missing_ok=True)
+        remove_if_empty(owner)
 
 
 def _key(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lightning_app.runs.checkpoint_bounds import archive_flaw, values_flaw
-from lightning_app.runs.lock import release
+from lightning_app.runs.lock import check_free, release
 from lightning_app.runs.state import STATE
 
 log = logging.getLogger("faceveil")
@@ -139,7 +139,7 @@ def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: the folder has a run.
-        ValueError: `overwrite` would remove the checkpoint that is gone on with.
+        ValueError: another process trains there now, or `overwrite` would remove the checkpoint that is gone on with.
     """
     own = checkpoint is not None and run_dir.resolve() in checkpoint.resolve().parents
     if own and overwrite:
@@ -149,6 +149,7 @@ def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:
     ours = [(run_dir / name).resolve() for name in (LAST, PREVIOUS)]
     going_on = checkpoint is not None and checkpoint.resolve() in ours
     if not going_on and not overwrite and any((run_dir / mark).exists() for mark in _MARKS):
+        check_free(run_dir)
         raise FileExistsError(
             f"{run_dir} holds a run already: go on with it (--ckpt_path last), replace it (--overwrite) or choose "
             "another --name"

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -46,9 +47,7 @@ def hold(run_dir: Path) -> None:
             file.seek(0)
             who = file.read().strip()
             file.close()
-            raise ValueError(
-                f"{run_dir}: another process is writing here ({who}): wait for its end, or give another --name"
-            )
+            raise ValueError(_taken(run_dir, who))
         time.sleep(0.2)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -73,26 +72,47 @@ def _number(status: os.stat_result) -> tuple[int, int, int]:
     return os.getpid(), status.st_dev, status.st_ino
 
 
+def _taken(run_dir: Path, who: str) -> str:
+    return f"{run_dir}: another process is writing here ({who}): wait for its end, or give another --name"
+
+
 def is_held(run_dir: Path) -> bool:
     """Return whether a process writes in a folder, this one included.
 
     Args:
         run_dir: `runs/<name>`.
     """
+    return _is_ours(run_dir / LOCK) or _holder(run_dir / LOCK) is not None
+
+
+def check_free(run_dir: Path) -> None:
+    """Refuse a folder that another process writes in at this moment; without locks nobody knows.
+
+    Args:
+        run_dir: `runs/<name>`.
+
+    Raises:
+        ValueError: another process holds it.
+    """
     path = run_dir / LOCK
-    if not path.is_file():
-        return False
-    if _number(path.stat()) in _held:
-        return True
-    if sys.platform != "win32":
+    if not _is_ours(path) and (who := _holder(path)) is not None:
+        raise ValueError(_taken(run_dir, who))
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and _number(path.stat()) in _held
+
+
+def _holder(path: Path) -> str | None:
+    """Return what a lock file that another process holds says of it; not for one of this process, see `hold`."""
+    if not path.is_file() or sys.platform == "win32":
+        return None
+    with suppress(OSError), path.open("r+", encoding="utf-8") as file:
         try:
-            with path.open("r+", encoding="utf-8") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            return True
-        except OSError:  # a file system without locks, where nobody knows
-            return False
-    return False
+            return file.read().strip()
+    return None
 
 
 def release(run_dir: Path) -> None:

@@ -282,7 +282,15 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(
                 "runs/tiny: another process is writing here (process 7 on elsewhere)"
                 in capsys.readouterr().err
             )
-    assert [path.name for path in (tmp_path / "runs/tiny").iterdir()] == [lock.LOCK]
+        assert [path.name for path in (tmp_path / "runs/tiny").iterdir()] == [lock.LOCK]
+        (
+            tmp_path / "runs/tiny/metrics.csv"
+        ).touch()  # what the other has written so far is no reason to replace it
+        with pytest.raises(SystemExit):
+            run_main("fit", "--config", config)
+        said_then = capsys.readouterr().err
+        assert "another process is writing here (process 7 on elsewhere): wait for its end" in said_then
+        assert "--overwrite" not in said_then
 
 
 def test_overwrite_replaces_the_run_and_nothing_else(fitted: Path, tmp_path: Path, run_main: RunMain) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from PIL import Image
 
 from datamodules import FaceDataModule, FolderFaces
-from lightning_app.core.key_file import load_key
+from lightning_app.core.key_file import load_key, make_key
 from lightning_app.desensitize import MaskOut
 from lightning_app.release import Manifest, Pseudonyms
 from tests.command_line import RunMain, refused
@@ -171,6 +171,29 @@ def test_a_mask_that_is_not_there_is_drawn_as_large_as_the_images(
     line = refused(capsys, lambda: run_main("desensitize", "--config", config, *mask))
     assert "mask masks/gone.png: no such file" in line
     assert "--size 32 --seed 0 --output masks/gone.png" in line
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_where_nothing_can_be_released_nothing_is_left_behind(
+    has_key: bool, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned = Image.Exif()
+    turned[0x112] = 6
+    for person in "ab":
+        (tmp_path / "raw" / person).mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (44, 44), 99 + number).save(tmp_path / f"raw/{person}/{number}.jpg", exif=turned)
+    config = config_of(tmp_path / "mine.yaml", tmp_path / "raw")
+    key = Path("runs/mine/pseudonyms.key")
+    if has_key:
+        key.parent.mkdir(parents=True)
+        make_key(key)
+    line = refused(capsys, lambda: run_main("desensitize", "--config", config))
+    assert "no image of the set can be released (not upright (EXIF): 4); `align` writes them upright" in line
+    assert not Path("released/set").exists()
+    assert key.exists() == has_key, "a key that was there stays"
+    assert not Path("runs/mine/journal.jsonl").exists()
+    assert key.parent.exists() == has_key
 
 
 def test_a_changed_set_is_released_anew(

@@ -240,4 +240,5 @@ def test_no_good_image(tmp_path: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"no image of the set can be released \(empty file: 2\)"):
         release(tmp_path, root)
-    assert not contents(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert contents(tmp_path / "out of the owner").keys() == {"desensitize.lock"}

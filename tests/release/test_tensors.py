@@ -691,8 +691,9 @@ def test_levels_are_told_apart() -> None:
     made, clipped = stored.store(torch.tensor([[[[-9.0, 0.0, 0.03126, 7.9375]]]]))
     assert made.tolist() == [[[[0, 128, 129, 255]]]]
     assert clipped == 1
-    with pytest.raises(ValueError, match="not finite"):
-        stored.store(torch.tensor([[[[float("nan")]]]]))
+    for odd in ("nan", "inf", "-inf"):
+        with pytest.raises(ValueError, match="not finite"):
+            stored.store(torch.tensor([[[[0.0, float(odd), 1.0, 2.0]]]]))
     half = Stored("float16", (1, 1, 2))
     made, _ = half.store(torch.tensor([[[[-1e-9, 2.0]]]]))
     assert made.tobytes() == np.array([0.0, 2.0], np.float16).tobytes()  # a zero without a sign

@@ -28,6 +28,10 @@ _CHECKED = 4096  # batches compared between two reports of progress
 Progress = Callable[[str, int, int], None]
 
 
+class NothingToRelease(ValueError):
+    """No image of a set can be released."""
+
+
 class BatchWriter:
     """The images of a release, batch after batch in the plan's order.
 
@@ -111,14 +115,14 @@ class BatchWriter:
             refused: reason -> how many files were refused for it.
 
         Raises:
-            ValueError: there is nothing.
+            NothingToRelease: there is nothing.
         """
         good: list[int] = np.flatnonzero(self.channels).tolist()
         if not good:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(refused.items()))
             hint = "; give originals, or --allow_lossy_webp" if LOSSY_WEBP in refused else ""
             hint += "; `align` writes them upright" if NOT_UPRIGHT in refused else ""
-            raise ValueError(f"no image of the set can be released ({reasons}){hint}")
+            raise NothingToRelease(f"no image of the set can be released ({reasons}){hint}")
         return good
 
     def manifest(

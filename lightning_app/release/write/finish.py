@@ -74,15 +74,15 @@ def make_room(output: Path, overwrite: bool) -> None:
         (output / name).unlink(missing_ok=True)
     for file in _shards(output):
         file.unlink()
-    _remove_if_empty(output / SHARDS)
+    remove_if_empty(output / SHARDS)
     for folder in _folders(output):
         for file in folder.iterdir():
             name = file.relative_to(output).as_posix()
             if is_image_file(name) or is_mask_file(name):
                 file.unlink()
-        _remove_if_empty(folder)
-    _remove_if_empty(output / IMAGES)
-    _remove_if_empty(output / MASKS)
+        remove_if_empty(folder)
+    remove_if_empty(output / IMAGES)
+    remove_if_empty(output / MASKS)
 
 
 def _foreign(output: Path) -> Iterator[str]:
@@ -179,7 +179,7 @@ def finish(
     for image in refused:
         for name in (image, mask_file(image)):
             (output / name).unlink(missing_ok=True)
-            _remove_if_empty((output / name).parent)
+            remove_if_empty((output / name).parent)
     _remove_parts(output)
     findings = [f for f in walk_release(output, manifest).findings if f.file not in (MANIFEST, SIGNATURE)]
     if findings:
@@ -230,6 +230,7 @@ def _remove_parts(output: Path) -> None:
             path.unlink()
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing; one that is not there is none."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

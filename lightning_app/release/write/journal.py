@@ -122,6 +122,11 @@ class Journal:
         while view:
             view = view[self._file.write(view) :]
 
+    def remove(self) -> None:
+        """Remove the file: there is nothing to go on with."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:

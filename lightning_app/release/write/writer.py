@@ -29,10 +29,10 @@ from lightning_app.release.format.manifest import (
 from lightning_app.release.format.method import describe
 from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.tensors import DType
-from lightning_app.release.write.batch_writer import LOSSY_WEBP, BatchWriter, Progress, cpus
+from lightning_app.release.write.batch_writer import LOSSY_WEBP, BatchWriter, NothingToRelease, Progress, cpus
 from lightning_app.release.write.desensitizing import PixelDesensitizer
 from lightning_app.release.write.each import EachDesensitizer
-from lightning_app.release.write.finish import finish, make_room
+from lightning_app.release.write.finish import finish, make_room, remove_if_empty
 from lightning_app.release.write.journal import Journal
 from lightning_app.release.write.keys import keep_keys_out
 from lightning_app.release.write.plan import ReleasePlan, ShardPlan, released_classes
@@ -51,6 +51,7 @@ from lightning_app.release.write.work import Work
 __all__ = ["JOURNAL", "LOSSY_WEBP", "Progress", "Release", "cpus", "write_release"]
 
 log = logging.getLogger("faceveil")
+LOCK = "desensitize.lock"  # in the owner's folder
 JOURNAL = "journal.jsonl"
 _PATIENCE = 10.0  # seconds: processes may outlive a killed parent for one, and hold its lock
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -130,7 +131,8 @@ def write_release(
     Raises:
         FileExistsError: the output holds something that is not this release's beginning.
         OSError: the disk is full, or has not the room that is needed, or cannot be written.
-        ValueError: of these a release cannot be made, it was begun with other settings, no image is good, or the
+        NothingToRelease: no image is good; of the release nothing stays, in the owner's folder neither.
+        ValueError: of these a release cannot be made, it was begun with other settings, or the
             desensitizer lets hidden pixels through: nothing of that batch is written.
     """
     output, owner = Path(output), Path(owner)
@@ -205,6 +207,10 @@ def write_release(
             refused = writer.refused()
             manifest = writer.manifest(facts, _counts(refused), guard, signer)
             finish(output, manifest, signer, (plan.file(place) for place in writer.bad if represent is None))
+        except NothingToRelease:  # who mends the set begins anew, with whatever settings
+            journal.remove()
+            remove_if_empty(output)
+            raise
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -235,7 +241,7 @@ def _alone(owner: Path, output: Path) -> Iterator[None]:
     """Keep a second `desensitize` out of the owner's folder, and out of the released one."""
     released = output.resolve()
     locks = {  # the released folder holds nothing but the release, so its lock lies beside it
-        FileLock(owner / "desensitize.lock"): (owner, "--name"),
+        FileLock(owner / LOCK): (owner, "--name"),
         FileLock(released.parent / f".{released.name}.desensitize.lock"): (output, "--output"),
     }
     with ExitStack() as held:
