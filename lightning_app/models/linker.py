@@ -20,8 +20,8 @@ from lightning_app.core.normalise import normalised
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
-from lightning_app.models.others import LOADERS
-from lightning_app.models.saved_network import warn_of_kept
+from lightning_app.models.others import read_teacher
+from lightning_app.models.saved_network import check_attacker, warn_of_kept
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks.linking import LinkStudent
 from lightning_app.runs.trainer_options import total_steps
@@ -131,16 +131,7 @@ class Linker(L.LightningModule):
             self._modules_of_teacher = [teacher.eval().requires_grad_(False)]
             return teacher
         assert teacher is not None
-        model, facts = LOADERS[0](teacher)
-        if facts.clean is False:
-            raise ValueError(
-                f"model.teacher {facts.path}: was trained on desensitized faces; give a recogniser of clean ones"
-            )
-        if (facts.input_size, facts.in_channels) != (data.size, 3):
-            raise ValueError(
-                f"model.teacher {facts.path}: takes {facts.in_channels} channels of {facts.input_size} px, the clean "
-                f"faces have 3 of {data.size} px: give one trained on such"
-            )
+        model, facts = read_teacher(teacher, data.size)
         self.taught = str(facts.sha256)
         model.eval().requires_grad_(False)
         self._modules_of_teacher = [model]
@@ -253,14 +244,7 @@ class Linker(L.LightningModule):
         """
         student_state(checkpoint, "this checkpoint")
         saved, description = checkpoint.get("hyper_parameters", {}), checkpoint[KEPT]
-        other = [key for key in SHAPE if saved.get(key) != self.hparams[key]]
-        other += ["bit_planes"] if bool(saved.get("bit_planes")) != bool(self.hparams["bit_planes"]) else []
-        if other:
-            theirs = ", ".join(f"{key}={saved.get(key)}" for key in other)
-            ours = ", ".join(f"{key}={self.hparams[key]}" for key in other)
-            raise ValueError(
-                f"this checkpoint is of another network ({theirs}; yours: {ours}): use the config it was trained with"
-            )
+        check_attacker(saved, self.hparams, SHAPE)
         if self.taught and description["teacher"] != self.taught:
             raise ValueError(
                 f"model.teacher: its hash is {self.taught[:12]}, this run learnt from {description['teacher'][:12]}: "

@@ -82,6 +82,33 @@ def _shape(state: Mapping[str, Tensor], name: str) -> str:
     return "×".join(map(str, state[name].shape)) or "one number" if name in state else "missing"
 
 
+def read_teacher(path: Path, size: int) -> tuple[Any, Any]:
+    """Read a clean recogniser whose embeddings of clean faces another network learns.
+
+    Args:
+        path: its checkpoint, an export's safetensors, or the folder of its run.
+        size: side of the clean faces in pixels.
+
+    Returns:
+        The recogniser and what its checkpoint says, see `LOADERS`.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it is no recogniser's, was trained on desensitized faces, or takes no pictures of that size.
+    """
+    model, facts = LOADERS[0](path)
+    if facts.clean is False:
+        raise ValueError(
+            f"model.teacher {facts.path}: was trained on desensitized faces; give a recogniser of clean ones"
+        )
+    if (facts.input_size, facts.in_channels) != (size, 3):
+        raise ValueError(
+            f"model.teacher {facts.path}: takes {facts.in_channels} channels of {facts.input_size} px, the clean "
+            f"faces have 3 of {size} px: give one trained on such"
+        )
+    return model, facts
+
+
 class Teacher:
     """A clean recogniser whose embeddings of clean faces another one learns; frozen, and no part of the learner.
 
@@ -111,16 +138,7 @@ class Teacher:
                 "model.teacher: data.desensitizer mixes images, and a mixed one has no clean face to be like; leave "
                 "teacher and distillation out"
             )
-        model, facts = LOADERS[0](path)
-        if facts.clean is False:
-            raise ValueError(
-                f"model.teacher {facts.path}: was trained on desensitized faces; give a recogniser of clean ones"
-            )
-        if (facts.input_size, facts.in_channels) != (data.size, 3):
-            raise ValueError(
-                f"model.teacher {facts.path}: takes {facts.in_channels} channels of {facts.input_size} px, the clean "
-                f"faces have 3 of {data.size} px: give one trained on such"
-            )
+        model, facts = read_teacher(path, data.size)
         if model.backbone.dim != dim:
             raise ValueError(
                 f"model.teacher {facts.path}: embeds in {model.backbone.dim} dimensions, this backbone in {dim}: give "

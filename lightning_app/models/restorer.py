@@ -19,7 +19,7 @@ from lightning_app.metrics.lpips import LPIPS
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.perceptual import perceptual_distance, read_alexnet
-from lightning_app.models.saved_network import warn_of_kept
+from lightning_app.models.saved_network import check_attacker, warn_of_kept
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.pix2pix import RestorationUNet, Restoring
 
@@ -224,14 +224,7 @@ class FaceRestorer(L.LightningModule):
         """
         state_of_network(checkpoint, "this checkpoint", self.kind)
         saved = checkpoint.get("hyper_parameters", {})
-        other = [key for key in KINDS[self.kind].shape if saved.get(key) != self.hparams[key]]
-        other += ["bit_planes"] if bool(saved.get("bit_planes")) != bool(self.hparams["bit_planes"]) else []
-        if other:
-            theirs = ", ".join(f"{key}={saved.get(key)}" for key in other)
-            ours = ", ".join(f"{key}={self.hparams[key]}" for key in other)
-            raise ValueError(
-                f"this checkpoint is of another network ({theirs}; yours: {ours}): use the config it was trained with"
-            )
+        check_attacker(saved, self.hparams, KINDS[self.kind].shape)
         description = checkpoint[KEPT]
         self.batches, self.masked = int(description["batches"]), bool(description["masked"])
         self.pictures, self.pixels = bool(description["pictures"]), int(description["pixels"])

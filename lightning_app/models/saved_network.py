@@ -76,6 +76,26 @@ def check_network(state: Mapping[str, Tensor], saved: Settings, backbone: Backbo
     )
 
 
+def check_attacker(saved: Settings, own: Settings, shape: Sequence[str]) -> None:
+    """Refuse the checkpoint of an attacker whose network has other settings, in one line.
+
+    Args:
+        saved: the checkpoint's hyper-parameters.
+        own: this attacker's.
+        shape: names of the settings that make its network, beside `bit_planes`, which earlier checkpoints do not have.
+
+    Raises:
+        ValueError: settings differ.
+    """
+    other = [key for key in shape if saved.get(key) != own[key]]
+    other += ["bit_planes"] if bool(saved.get("bit_planes")) != bool(own["bit_planes"]) else []
+    if other:
+        theirs, ours = (", ".join(f"{key}={where.get(key)}" for key in other) for where in (saved, own))
+        raise ValueError(
+            f"this checkpoint is of another network ({theirs}; yours: {ours}): use the config it was trained with"
+        )
+
+
 def warn_of_kept(kept: Sequence[str], saved: Settings, own: MutableMapping[str, Any]) -> None:
     """Warn of settings of the optimiser that a run which goes on takes from its checkpoint, and take them over.
 
