@@ -49,6 +49,11 @@ class ClassificationReport(L.Callback):
         self._names: list[str] | None = None
         self._stage = "val"
 
+    def logged(self) -> tuple[str, ...]:
+        """Return the log keys of a validation, as patterns."""
+        return ("val/accuracy_low", "val/accuracy_high", "val/balanced_accuracy",
+                "val/recall_*", "val/precision_*", "val/images_*")  # fmt: skip
+
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to count."""
         self._begin(pl_module)

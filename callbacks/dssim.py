@@ -31,6 +31,10 @@ class DSSIMReport(MeasuresRawFaces):
     def __init__(self, images: int = 64) -> None:
         super().__init__(images)
 
+    def logged(self) -> tuple[str, ...]:
+        """Return its log keys."""
+        return "privacy/dssim", "privacy/psnr", "privacy/mask_ratio"
+
     def measure(self, found: SeenFaces, device: torch.device) -> list[Measurement]:
         """Measure; see `MeasuresRawFaces.measure`."""
         # every rank measures the same images: nothing to bring together

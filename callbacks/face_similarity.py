@@ -47,6 +47,10 @@ class FaceSimilarityReport(MeasuresRawFaces):
         self.judge, self.attack = judge, attack
         self._clean: Tensor | None = None  # [n,D] on the CPU
 
+    def logged(self) -> tuple[str, ...]:
+        """Return its log keys, as patterns."""
+        return "privacy/face_similarity*", "privacy/rank1*"
+
     def measure(self, found: SeenFaces, device: torch.device) -> list[Measurement]:
         """Measure; see `MeasuresRawFaces.measure`."""
         if len(found.clean) < 2:

@@ -71,6 +71,13 @@ class FSMAblation(L.Callback):
         self._verifier: LFWVerification | None = None
         self._told = False
 
+    def logged(self) -> tuple[str, ...]:
+        """Return its log keys, as patterns."""
+        return tuple(
+            f"{self.name}/{what}"
+            for what in ("accuracy", "accuracy_without_*", "contribution_*", "gate_mean_*")
+        )
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the gates and the verification set.
 

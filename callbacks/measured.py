@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Protocol, runtime_checkable
 
 import lightning as L
 
 from lightning_app.core.measurement import Measurement, flat
 from lightning_app.runs.loggers import WandbLogger
+
+
+@runtime_checkable
+class KnowsItsKeys(Protocol):
+    """A callback that says what it may log, so that a monitor of something else is refused before training."""
+
+    def logged(self) -> Collection[str]:
+        """Return its log keys, as patterns such as `val/recall_*` (`fnmatch`)."""
 
 
 def log_measurements(

@@ -32,6 +32,10 @@ class MixingShares(L.Callback):
         # of each part: batches, then of each candidate its probabilities summed, and how often it was drawn
         self._parts: list[list[float]] = []
 
+    def logged(self) -> tuple[str, ...]:
+        """Return its log keys, as a pattern; none where the data leave k to nobody."""
+        return ("mixing/*",) if self.candidates else ()
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the candidates."""
         data: Any = getattr(trainer, "datamodule", None)

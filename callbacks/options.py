@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import re
+from fnmatch import fnmatchcase
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
 from torch.optim.lr_scheduler import LambdaLR
 
-from callbacks.dssim import DSSIMReport
 from callbacks.fsm_ablation import FSMAblation
+from callbacks.measured import KnowsItsKeys
 from callbacks.place import epoch_is_over, fit_is_over, validation_follows
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
@@ -23,16 +24,18 @@ log = logging.getLogger("faceveil")
 _PRECISION = "precision"  # of a checkpoint
 _PLAIN = re.compile(r"[\w-]{1,30}")
 _OURS = ("lightning.", "lightning_app.", "callbacks.")
+_IN_TRAINING = ("train", "mixing")  # what is logged without a validation
 
 
 class TrainerOptions(L.Callback):
     """Hold a fit to what its config asks, before it trains and at its end.
 
     The command line adds it. Before training it refuses an `EarlyStopping` or `ModelCheckpoint` whose `monitor` no
-    model or callback of FaceVeil's will ever log, or not as often as it is looked at; where others are in the run,
-    nobody can know. At the end it validates the last weights, whatever `check_val_every_n_epoch`,
-    `val_check_interval` and `max_steps` say: figures in `metrics.json` are those of the weights in `last.ckpt`. A
-    checkpoint holds the precision of its training, and a line says where the run goes on in another.
+    model or callback will ever log, or not as often as it is looked at; where somebody else's are in the run that do
+    not say what they log (`KnowsItsKeys`), nobody can know. At the end it validates the last weights, whatever
+    `check_val_every_n_epoch`, `val_check_interval` and `max_steps` say: metrics in `metrics.json` are those of the
+    weights in `last.ckpt`. A checkpoint holds the precision of its training, and a line says where the run goes on in
+    another.
 
     Raises:
         ValueError: a monitor that cannot be met; names it and the keys there are.
@@ -135,7 +138,7 @@ def _check_monitor(
     known = _known(trainer, pl_module)
     if known is None:
         return
-    fixed, verified = known
+    patterns, verified = known
     head = set_of(key)
     if head in verified and is_verification(key):
         every, looked = verified[head], trainer.check_val_every_n_epoch or 1
@@ -147,31 +150,29 @@ def _check_monitor(
                 f"lower every_n_epochs of the verification, or give trainer.check_val_every_n_epoch={every} instead"
             )
         return
-    if key in fixed:
+    if any(fnmatchcase(key, pattern) for pattern in patterns):
         return
-    there = ", ".join([*sorted(fixed), *(f"{head}/accuracy" for head in verified)])
+    there = ", ".join([*sorted(patterns), *(f"{head}/accuracy" for head in verified)])
     raise ValueError(
         f"trainer.callbacks: {name} monitors {key}, which this run never logs; there will be: {there}"
     )
 
 
 def _known(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[set[str], dict[str, int]] | None:
-    """Return the keys a fit will log, and the names of its verification sets with how often they are measured.
+    """Return patterns of the keys a fit will log, and the names of its verification sets with how often they are due.
 
     None where a model or a callback of somebody else's may log what it likes.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     data = getattr(trainer, "datamodule", None)
-    if type(pl_module).training_step is not Recogniser.training_step or not isinstance(data, FaceDataModule):
+    if not isinstance(pl_module, Recogniser) or not isinstance(data, FaceDataModule):
         return None
-    if any(not type(c).__module__.startswith(_OURS) or isinstance(c, FSMAblation) for c in callbacks):
+    if type(pl_module).training_step is not Recogniser.training_step:
         return None
-    keys = {"train/loss", "train/mean_loss", "train/lr", "train/accuracy"}
-    verified: dict[str, int] = {}
-    if trainer.enable_validation:
-        verified = {c.name: c.every_n_epochs for c in callbacks if isinstance(c, LFWVerification)}
-        if data.held_out is not None:
-            keys |= {"val/loss", "val/accuracy"}
-        if any(isinstance(c, DSSIMReport) for c in callbacks):
-            keys |= {"privacy/dssim", "privacy/psnr", "privacy/mask_ratio"}
-    return keys, verified
+    if any(not type(c).__module__.startswith(_OURS) and not isinstance(c, KnowsItsKeys) for c in callbacks):
+        return None
+    keys = {*pl_module.logged(data.held_out is not None)}
+    keys |= {key for c in callbacks if isinstance(c, KnowsItsKeys) for key in c.logged()}
+    if not trainer.enable_validation:
+        return {key for key in keys if set_of(key) in _IN_TRAINING}, {}
+    return keys, {c.name: c.every_n_epochs for c in callbacks if isinstance(c, LFWVerification)}

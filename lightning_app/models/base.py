@@ -291,6 +291,16 @@ class Recogniser(L.LightningModule):
             self._note(anew, name, value, len(logits), on_epoch=True, on_step=False, sync_dist=True)
         return loss
 
+    def logged(self, held_out: bool) -> set[str]:
+        """Return the log keys of a training; for a class with a `training_step` of its own it does not speak.
+
+        Args:
+            held_out: whether images of the training people are held out to validate on.
+        """
+        keys = {"train/loss", "train/mean_loss", "train/lr", "train/accuracy"}
+        keys |= {"val/loss", "val/accuracy"} if held_out else set()
+        return keys | ({"train/distillation"} if self.distillation else set())
+
     def on_train_epoch_start(self) -> None:
         """Let Lightning empty what it has kept of the epoch before."""
         self._log_anew = True

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import pytest
@@ -18,6 +20,9 @@ from lightning.pytorch.callbacks import device_stats_monitor as stats
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.tuner.lr_finder import _LRFinder
 
+import callbacks as ours
+from callbacks.measured import KnowsItsKeys
+from callbacks.options import _known
 from lightning_app.runs.trainer_options import blamed, check_asked, check_made, total_steps
 from tests.command_line import refused
 from tests.small_run import STEPS, SmallRecogniser, data, write_small_config
@@ -372,6 +377,50 @@ def test_what_a_callback_cannot_do_is_said_before_training(
     if "never logs" in line:
         assert "train/loss" in line
     assert not (fit.run_dir / "checkpoints/last.ckpt").exists()
+
+
+class Keys(L.Callback):
+    """Keeps what a fit logs, and what was known of that before."""
+
+    known: ClassVar[set[str]] = set()
+    logged_then: ClassVar[set[str]] = set()
+
+    def logged(self) -> tuple[str, ...]:
+        return ()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        found = _known(trainer, pl_module)
+        assert found is not None, "every callback of ours says what it logs"
+        Keys.known = found[0] | {f"{name}/*" for name in found[1]}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        Keys.logged_then = {*trainer.callback_metrics}
+
+
+def test_callbacks_say_what_they_log(fit: Run) -> None:
+    best = lightnings("ModelCheckpoint", monitor="val/balanced_accuracy", filename="best")
+    own = ["callbacks.ClassificationReport", "callbacks.DSSIMReport", f"{__name__}.Keys"]
+    fit(*own, verification(), best, seen=False)
+    assert {"val/balanced_accuracy", "val/accuracy_low", "privacy/dssim", "lfw/accuracy"} <= Keys.logged_then
+    assert not {
+        key for key in Keys.logged_then if not any(fnmatchcase(key, pattern) for pattern in Keys.known)
+    }
+    assert "checkpoints/best.ckpt" in fit.files()
+
+
+def test_each_callback_that_logs_says_what() -> None:
+    logs = re.compile(r"log_measurements\(|pl_module\.log(_dict)?\(")
+    spared = {
+        "EpochRow",
+        "LFWVerification",
+    }  # the model's own keys again; known by its name and how often it is due
+    for name in sorted({*ours.__all__} - spared):
+        kind = getattr(ours, name)
+        source = "".join(
+            inspect.getsource(one) for one in kind.__mro__ if one.__module__.startswith("callbacks.")
+        )
+        if logs.search(source):
+            assert issubclass(kind, KnowsItsKeys), f"{name} logs, and does not say which keys: add `logged`"
 
 
 def test_monitors_that_are_met(fit: Run) -> None:
