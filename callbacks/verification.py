@@ -18,7 +18,7 @@ from datamodules.readers.base import FaceReader
 from datamodules.readers.turned import tell_of_turned
 from datamodules.same_description import alone, check_key, summary
 from datamodules.split import digest
-from datamodules.verification.readers import BinFaces, PairFaces, PairList, pairs_of
+from datamodules.verification.readers import BinFaces, PairFaces, pairs_of
 from lightning_app.core.files import write_atomically
 from lightning_app.core.measurement import Measurement
 from lightning_app.core.text_file import composed
@@ -93,7 +93,7 @@ class LFWVerification(L.Callback):
                 f"root={root}, bin={bin}, reader={reader}: LFWVerification needs exactly one of them to know "
                 "which images to verify on"
             )
-        if reader is not None and not isinstance(getattr(reader, "pairs", None), PairList):
+        if reader is not None and reader.pairs is None:
             raise ValueError(
                 f"reader={type(reader).__name__}: it has no list of pairs; use PairFaces or DrawnPairs"
             )
@@ -157,7 +157,7 @@ class LFWVerification(L.Callback):
             FileNotFoundError, ValueError: the list or its images cannot be used; the message says why.
         """
         if self.reader is None:
-            crop = self.crop if self.crop is not None else getattr(data.reader, "crop", None)
+            crop = self.crop if self.crop is not None else data.reader.crop
             if self.bin is not None:
                 self.reader = BinFaces(self.bin, size=data.size, crop=self.crop)
             else:

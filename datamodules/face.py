@@ -142,7 +142,7 @@ class FaceDataModule(CheckpointedDataModule):
     def drawn(self) -> bool:
         """Whether all faces are drawn ones, which belong to nobody."""
         everything = [self.reader, *self._given.readers.values(), *self.verification]
-        return all(isinstance(reader, DrawnFaces) for reader in everything)
+        return all(reader.of_nobody for reader in everything)
 
     def setup(self, stage: str) -> None:
         """Split the reader into training and validation images, disjoint.

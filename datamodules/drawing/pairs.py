@@ -28,6 +28,9 @@ class DrawnPairs(DrawnFaces):
         ValueError: an argument is outside its range, or the set has not that many different pairs.
     """
 
+    pairs: PairList
+    of_nobody = True
+
     def __init__(
         self,
         identities: int = 100,

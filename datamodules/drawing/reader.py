@@ -41,6 +41,8 @@ class DrawnFaces(FaceReader):
         ValueError: an argument is outside its range.
     """
 
+    of_nobody = True
+
     def __init__(
         self,
         identities: int = 64,

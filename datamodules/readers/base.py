@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from datamodules.readers.bad_images import BadImage
 from lightning_app.core.batch import Batch, labelled
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.format.tensors import Stored
+
+if TYPE_CHECKING:
+    from datamodules.verification.pair_list import PairList
 
 Pixels = NDArray[np.uint8]
 OnBadImage = Literal["replace", "error"]
@@ -45,6 +49,11 @@ class FaceReader(Dataset[Batch], ABC):
         released: its images were desensitized where they come from, see `desensitizer`.
         own_masks: its images come with a mask each, see `masks`.
         few_masks: these are some of a few: batches have all of the few, else one for each image.
+        crop: what is cut out of an image's file before it is resized: a box (left, top, right, bottom) in its pixels,
+            or the side of a central square; None takes the whole image.
+        pairs: a list of pairs of its images, to verify on; None where it has none.
+        of_nobody: whether nobody's face is on its images, which may then be shown to anybody. A subclass may read
+            anything else than its base, so it never inherits this: it states it, or its faces are somebody's.
     """
 
     size: int
@@ -59,6 +68,15 @@ class FaceReader(Dataset[Batch], ABC):
     released: bool = False
     own_masks: bool = False
     few_masks: bool = False
+    crop: int | tuple[int, int, int, int] | None = None
+    pairs: PairList | None = None
+    of_nobody: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Take faces for somebody's where a class does not say itself that they are nobody's."""
+        super().__init_subclass__(**more)
+        if "of_nobody" not in vars(cls):
+            cls.of_nobody = False
 
     def scan(self) -> None:
         """Scan the set: set `identities`, `labels` and what else `read` needs.
@@ -132,7 +150,16 @@ class FaceReader(Dataset[Batch], ABC):
 
     def pixel_facts(self) -> dict[str, object]:
         """Return what decides the pixels beside the files: plain values for a checkpoint, no path and no name."""
-        return {"size": self.size, "crop": getattr(self, "crop", None)}
+        return {"size": self.size, "crop": self.crop}
+
+    def places(self) -> list[Path]:
+        """Return the files and folders that the set is read from: by default all paths among its attributes."""
+        own = vars(self).items()
+        return [
+            Path(value)
+            for name, value in own
+            if isinstance(value, Path) or (name in ("root", "path") and isinstance(value, str))
+        ]
 
     def passed_over(self) -> Iterator[tuple[str, str]]:
         """List what lies in the set and is not among its images: where it lies, and why, naming nothing."""

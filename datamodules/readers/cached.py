@@ -41,7 +41,7 @@ class CachedReader(FaceReader):
         self.size = reader.size
         self.identities = reader.identities
         self.labels = reader.labels
-        self.on_bad_image, self.stored = reader.on_bad_image, reader.stored
+        self.on_bad_image, self.stored, self.crop = reader.on_bad_image, reader.stored, reader.crop
         self.released, self.own_masks, self.few_masks = reader.released, reader.own_masks, reader.few_masks
         self.classes_are_people, self.person = reader.classes_are_people, reader.person
         self.pixels, self.bad, self.given, people, masks = _fill(reader, threads or os.cpu_count() or 1)
@@ -49,6 +49,10 @@ class CachedReader(FaceReader):
         self.mask_of = masks.places() if reader.own_masks else None
         self.given_people = None if reader.classes_are_people else people
         self._known = frozenset(self.bad.tolist())
+
+    def places(self) -> list[Path]:
+        """Return where the images were read from."""
+        return self.reader.places()
 
     def read(self, index: int) -> Pixels:
         """Return one image of the cache.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,8 +34,12 @@ class Subset(FaceReader):
         self.labels = reader.labels[self.indices]
         self.classes_are_people = reader.classes_are_people
         self.person = None if reader.person is None else reader.person[self.indices]
-        self.on_bad_image, self.stored = reader.on_bad_image, reader.stored
+        self.on_bad_image, self.stored, self.crop = reader.on_bad_image, reader.stored, reader.crop
         self.released, self.own_masks, self.few_masks = reader.released, reader.own_masks, reader.few_masks
+
+    def places(self) -> list[Path]:
+        """Return where the whole is read from."""
+        return self.reader.places()
 
     def read(self, index: int) -> Pixels:
         """Decode one image of the part, see `FaceReader.read`."""

@@ -44,12 +44,12 @@ def pairs_of(reader: FaceReader) -> PairList:
     Raises:
         ValueError: it has none, they cannot be used, or are too few to choose a threshold on.
     """
-    what, pairs = type(reader).__name__, getattr(reader, "pairs", None)
-    if not isinstance(pairs, PairList):
+    what, pairs = type(reader).__name__, reader.pairs
+    if pairs is None:
         raise ValueError(f"reader={what}: it has no list of pairs; use PairFaces or DrawnPairs")
     if not pairs.checked:
         pairs = checked_pairs(pairs, len(reader), f"reader={what}")
-        reader.pairs = pairs  # type: ignore[attr-defined]  # just seen to be there
+        reader.pairs = pairs
     return need_two_folds(pairs, f"reader={what}")
 
 
@@ -76,6 +76,8 @@ class PairFaces(FaceReader):
     """
 
     on_bad_image: OnBadImage = "error"
+
+    pairs: PairList
 
     def __init__(
         self,
@@ -238,6 +240,8 @@ class BinFaces(FaceReader):
     """
 
     on_bad_image: OnBadImage = "error"
+
+    pairs: PairList
 
     def __init__(self, path: str | os.PathLike[str], size: int = 112, crop: Crop = None) -> None:
         check_geometry(crop, size)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lightning_app.models.known import make_known, named_classes
 
 _DECISIVE = ("max_epochs", "max_steps")  # of the trainer; the rest is where and how fast
 _IDLE = ("num_workers", "cache")  # of the data: how fast, not what
+_VERIFIERS = ("callbacks.LFWVerification", "callbacks.verification.LFWVerification")
 _WHEN = ("every_n_epochs", "batch_size")  # of the verification: when and how fast, not what
 
 
@@ -41,6 +43,7 @@ class FitSettings:
         desensitizer: `class_path` and `init_args`, as a config has them; None where nothing is hidden.
         measured: what decides the figures of a recogniser that is there, JSON-able: who verifies, on what pixels.
         classes: every `class_path` the config names.
+        verifier: `class_path` of `verification` where that is a class of the user's own; else empty.
         model: what would be trained, as it is made; its head has no classes yet.
     """
 
@@ -50,6 +53,7 @@ class FitSettings:
     desensitizer: dict[str, Any] | None
     measured: dict[str, Any]
     classes: frozenset[str] = frozenset()
+    verifier: str = ""
     model: L.LightningModule | None = None
 
 
@@ -89,15 +93,20 @@ def read_fit_settings(args: Sequence[str]) -> FitSettings:
             f"{' '.join(args)}: data is a {type(data).__name__}; give a datamodules.FaceDataModule"
         )
     callbacks = read.config_init.trainer.callbacks or []
-    watching = callbacks if isinstance(callbacks, list) else [callbacks]
+    watching = _listed(callbacks)
     verifying = [c for c in watching if isinstance(c, LFWVerification)]
     plain = json.loads(read.parser.dump(read.config, format="json", skip_unset=False, skip_validation=True))
+    verifier = ""
+    if verifying and type(verifying[0]) is not LFWVerification:
+        named = _listed(plain["trainer"]["callbacks"])[watching.index(verifying[0])]
+        verifier = str(named["class_path"])
     return FitSettings(
         data=data,
         verification=verifying[0] if verifying else None,
         description=_decisive(plain),
         desensitizer=plain["data"]["init_args"].get("desensitizer"),
-        measured=_measured(plain),
+        measured=_measured(plain, verifier),
+        verifier=verifier,
         classes=frozenset(named_classes(plain)),
         model=read.config_init.model,
     )
@@ -129,17 +138,18 @@ def saved_fit_settings(run: Path) -> dict[str, Any] | None:
     return None if config is None else _taken(_decisive, config, run)
 
 
-def saved_measured(run: Path) -> dict[str, Any] | None:
-    """Read what decided the figures that a run's recogniser got; None where its folder has no config, or no verifier.
+def saved_measured(run: Path, verifier: str = "") -> dict[str, Any] | None:
+    """Read what decided the metrics that a run's recogniser got; None where its folder has no config, or no verifier.
 
     Args:
         run: the run's folder.
+        verifier: `class_path` of a `callbacks.LFWVerification` of the user's own, see `FitSettings`.
 
     Raises:
         ValueError: its config is damaged.
     """
     config = _saved(run)
-    found = None if config is None else _taken(_measured, config, run)
+    found = None if config is None else _taken(partial(_measured, own=verifier), config, run)
     return found if found is not None and found["verification"] else None
 
 
@@ -262,12 +272,13 @@ def _decisive(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measured(config: dict[str, Any]) -> dict[str, Any]:
-    callbacks = config["trainer"].get("callbacks") or []
+def _measured(config: dict[str, Any], own: str = "") -> dict[str, Any]:
+    """Return what decides a recogniser's metrics; `own` is the class of the user's that verifies, where one does."""
+    paths = (own,) if own else _VERIFIERS
     verifying = [
-        callback.get("init_args") or {}
-        for callback in (callbacks if isinstance(callbacks, list) else [callbacks])
-        if callback["class_path"].rpartition(".")[2] == LFWVerification.__name__
+        (callback.get("init_args") or {}) | ({"class_path": own} if own else {})
+        for callback in _listed(config["trainer"].get("callbacks") or [])
+        if callback["class_path"] in paths
     ]
     data = config["data"].get("init_args") or {}
     reader = (data.get("reader") or {}).get("init_args") or {}
@@ -278,6 +289,10 @@ def _measured(config: dict[str, Any]) -> dict[str, Any]:
         | {key: reader.get(key) for key in ("size", "crop")},
         "precision": config["trainer"].get("precision"),
     }
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    return callbacks if isinstance(callbacks, list) else [callbacks]
 
 
 def _short(value: object) -> str:

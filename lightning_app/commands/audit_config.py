@@ -101,7 +101,7 @@ def reader_of(raw: str | None, part: dict[str, Any] | None, found: Audit) -> Fac
         raise ValueError(
             f"config: its reader gives {reader.size} px images, the release has {manifest.size} px"
         )
-    cut = getattr(reader, "crop", None)
+    cut = reader.crop
     if (list(cut) if isinstance(cut, tuple | list) else cut) != manifest.crop:
         found.add(MANIFEST, f"its crop is {manifest.crop}, --config's reader cuts {cut}")
     be_strict(reader, allow_lossy_webp=LOSSY_WEBP not in manifest.refused)  # as `desensitize` read

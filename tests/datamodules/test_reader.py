@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 import datamodules.readers.cached as module
+from datamodules import DrawnFaces, FaceDataModule
 from datamodules.readers.bad_images import BadImage, BadImages
 from datamodules.readers.base import FaceReader, OnBadImage, Pixels, whole
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.subset import Subset
 from lightning_app.core.batch import Batch
+from lightning_app.federated.protocol.people import OwnPeople
 
 
 class Counted(FaceReader):
@@ -192,3 +196,34 @@ def test_bad_images_are_counted_once() -> None:
         ValueError, match=r"^4 of 300 images cannot be decoded, more than 1% \(f2, f5, f7, …\)"
     ):
         bad.check(lambda i: f"f{i}")
+
+
+def test_whose_faces_they_are_is_never_inherited() -> None:
+    class Mine(DrawnFaces):
+        def read(self, index: int) -> Pixels:
+            return np.zeros((1, self.size, self.size), np.uint8)  # of a file, say
+
+    class Stated(DrawnFaces):
+        of_nobody = True
+
+    assert FaceDataModule(DrawnFaces(2, 1, size=16)).drawn
+    assert not FaceDataModule(Mine(2, 1, size=16)).drawn
+    assert FaceDataModule(Stated(2, 1, size=16)).drawn
+    assert not Counted().of_nobody
+
+
+class Kept(Counted):
+    """A reader of somebody else's, which calls its folder as it likes."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.crop = folder, 3
+
+
+def test_what_wraps_a_reader_says_where_it_is_read_from_and_what_is_cut_out(tmp_path: Path) -> None:
+    raw = Kept(tmp_path / "faces")
+    assert raw.places() == [tmp_path / "faces"]
+    for wrapped in (Subset(raw, torch.arange(3)), CachedReader(raw), OwnPeople(raw, torch.arange(3))):
+        assert wrapped.places() == raw.places(), type(wrapped).__name__
+        assert wrapped.crop == 3
+        assert wrapped.pixel_facts()["crop"] == 3

@@ -134,7 +134,7 @@ def subjects() -> Subjects:
     other = (first + each + 1) % (people * each)
     same = torch.arange(2 * people) < people
     folds = torch.arange(2 * people) % 4
-    reader.pairs = PairList(  # type: ignore[attr-defined]
+    reader.pairs = PairList(
         a=torch.cat([first, first]), b=torch.cat([first + 1, other]), same=same, folds=folds,
         names=[f"{number}" for number in range(people * each)], identities=reader.identities, labels=reader.labels,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 from torch import Tensor
 
-from datamodules import DrawnFaces, FaceDataModule, RecordIOFaces
+from datamodules import DrawnFaces, FaceDataModule, FolderFaces, RecordIOFaces
 from datamodules.readers.base import FaceReader
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.subset import Subset
@@ -252,6 +252,22 @@ def test_what_cannot_be_released(
     assert "\n" not in str(found.value)
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert not [name for name in contents(tmp_path) if name.startswith("out/")]
+
+
+class OwnPlace(FolderFaces):
+    """A reader of somebody else's that keeps its folder under a name of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, size=SIZE, cache_index=False)
+        self.mine = Path(folder)
+
+    def places(self) -> list[Path]:
+        return [self.mine]
+
+
+def test_a_release_never_lies_in_the_raw_set_whatever_reads_it(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the raw set .* and the release must not lie in one another"):
+        release(tmp_path, raw, reader=OwnPlace(raw), output=raw / "out")
 
 
 def test_bad_arguments(raw: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class OwnPeople(FaceReader):
         there = self.part.labels.unique()
         self._new = torch.full((len(reader.identities),), -1, dtype=torch.int64)
         self._new[there] = torch.arange(len(there))
-        self.size, self.on_bad_image = self.part.size, self.part.on_bad_image
+        self.size, self.on_bad_image, self.crop = self.part.size, self.part.on_bad_image, self.part.crop
         self.identities = [reader.identities[label] for label in there.tolist()]
         self.labels = self._new[self.part.labels]
         self.classes_are_people, self.person = reader.classes_are_people, self.part.person
@@ -33,6 +34,10 @@ class OwnPeople(FaceReader):
     def read(self, index: int) -> Pixels:
         """Decode one image of the part, see `FaceReader.read`."""
         return self.part.read(index)
+
+    def places(self) -> list[Path]:
+        """Return where the whole is read from."""
+        return self.part.places()
 
     def name(self, index: int) -> str:
         """Return the name of an image of the part."""

@@ -50,14 +50,12 @@ def check_arguments(
     if reader.desensitizer() is not None:
         raise ValueError("reader: is a released set already; give the raw one")
     refuse_inside(owner, output, "the owner's folder")
-    for attribute in ("root", "path"):
-        raw = getattr(reader, attribute, None)
-        if raw is not None:
-            inner, outer = output.resolve(), Path(raw).resolve()
-            if inner == outer or outer in inner.parents or inner in outer.parents:
-                raise ValueError(
-                    f"output {output}: the raw set {raw} and the release must not lie in one another"
-                )
+    for raw in reader.places():
+        inner, outer = output.resolve(), raw.resolve()
+        if inner == outer or outer in inner.parents or inner in outer.parents:
+            raise ValueError(
+                f"output {output}: the raw set {raw} and the release must not lie in one another"
+            )
 
 
 def be_strict(reader: FaceReader, allow_lossy_webp: bool) -> None:
@@ -122,10 +120,7 @@ def warn_of_resize(reader: FaceReader, guard: int) -> None:
 
 def _sides(reader: FaceReader) -> list[tuple[int, int]]:
     """Return width and height of what is cut out of the images, of a few images where that is their whole."""
-    inner = reader
-    while isinstance(inner, Subset):
-        inner = inner.reader
-    crop = getattr(inner, "crop", None)
+    crop = reader.crop
     if isinstance(crop, int):
         return [(crop, crop)]
     if crop is not None:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.readers.base import FaceReader
-from datamodules.verification.pair_list import PairList
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.format.tensors import MOST_CHANNELS, MOST_SIDE, DType, Stored
@@ -46,8 +45,8 @@ def needs_tensors(desensitizer: Desensitizer, reader: FaceReader) -> bool:
         desensitizer: the one in question.
         reader: the raw set.
     """
-    pairs = isinstance(getattr(reader, "pairs", None), PairList)
-    return not desensitizer.is_image or desensitizer.mixes > 1 or (pairs and desensitizer.keyed)
+    keyed_pairs = reader.pairs is not None and desensitizer.keyed
+    return not desensitizer.is_image or desensitizer.mixes > 1 or keyed_pairs
 
 
 class Representer:

@@ -171,7 +171,7 @@ def write_release(
         rows = rows_of_a_shard(represent.stored, represent.mixed)
         work = ShardWork(reader, represent, ShardPlan(reader, Pseudonyms(key), rows), output, batch_size)
     plan = work.plan
-    crop = getattr(reader, "crop", None)
+    crop = reader.crop
     classes = released_classes(reader, plan)
     number = TENSORS if of_tensors else VERSION
     facts: dict[str, Any] = {

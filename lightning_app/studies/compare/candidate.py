@@ -103,7 +103,9 @@ class ComparedMethod:
         made = saved_fit_settings(self.run)
         other = None if made is None else difference(made, self.setting.description)
         # figures that are there were measured as its config says, not as ours does
-        measured = saved_measured(self.run) if jobs.finished(self.run, self.figure) else None
+        measured = (
+            saved_measured(self.run, self.setting.verifier) if jobs.finished(self.run, self.figure) else None
+        )
         if other is None and measured is not None:
             ours = self.setting.measured["verification"]
             other = difference(measured["verification"], ours, "verification.")
@@ -115,7 +117,7 @@ class ComparedMethod:
 
     def _is_measured_in(self, home: Path, facts: CheckpointFacts) -> bool:
         """Return whether a run's figures are this method's: of its desensitizer, and of the same verification."""
-        ours, made = self.setting.data.desensitizer.describe(), saved_measured(home)
+        ours, made = self.setting.data.desensitizer.describe(), saved_measured(home, self.setting.verifier)
         return (
             jobs.finished(home, self.figure)
             and facts.desensitizer is not None

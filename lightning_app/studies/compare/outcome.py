@@ -180,7 +180,7 @@ class Outcome:
             of = people if len(people) else torch.arange(len(subjects))
             rows = of[torch.linspace(0, len(of) - 1, min(count, len(of))).round().long()]
             sources["verification set: "] = subjects.raw(rows), rows
-            self.private = self.private or not isinstance(subjects.reader, DrawnFaces)
+            self.private = self.private or not subjects.reader.of_nobody
         data = candidate.setting.data
         for head, (raw, index) in sources.items():
             self.examples.setdefault(

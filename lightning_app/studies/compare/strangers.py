@@ -36,8 +36,8 @@ def check_same_people(candidates: Mapping[str, ComparedMethod]) -> None:
         verification = candidate.setting.verification
         assert verification is not None
         reader = verification.open(candidate.setting.data)
-        pairs = getattr(reader, "pairs", None)
-        description = [reader.size, getattr(reader, "crop", None), getattr(pairs, "names", None)]
+        pairs = reader.pairs
+        description: list[Any] = [reader.size, reader.crop, None if pairs is None else pairs.names]
         description += [getattr(pairs, key).tolist() for key in ("a", "b", "same", "folds")] if pairs else []
         if first is None:
             first = label, description
