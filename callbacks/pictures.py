@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from callbacks.media import log_media, save_picture
 from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
 from callbacks.sharded import is_due
-from lightning_app.desensitize import Desensitizer, Part
+from lightning_app.desensitize import Desensitizer
 from lightning_app.desensitize.dct import grey
 from lightning_app.report import face_grid, gate_heatmap
 
@@ -73,7 +73,7 @@ class Pictures(OnRawFaces):
         if data.drawn or not bare:
             rows[_called(data.desensitizer) + _share(desensitized)] = seen
         gates = _gates(trainer, pl_module, desensitized, (raw.shape[2], raw.shape[3]))
-        if data.drawn or not _may_draw(data.desensitizer):  # a mask shows in its gates
+        if data.drawn or not data.desensitizer.may_show_hidden:  # a mask shows in its gates
             rows |= gates
         title = type(pl_module).__name__
         if trainer.state.fn == "fit":  # `validate` does not know how long the model was trained
@@ -92,7 +92,7 @@ class Pictures(OnRawFaces):
         elif bare:
             self.tell(
                 "Pictures: these faces are real and "
-                + ("their masks may draw them" if _may_draw(data.desensitizer) else "not desensitized")
+                + ("their masks may draw them" if data.desensitizer.may_show_hidden else "not desensitized")
                 + ": not drawn (show_faces: true draws them into the local faces.png)."
             )
 
@@ -100,16 +100,7 @@ class Pictures(OnRawFaces):
 def _may_show_a_face(desensitizer: Desensitizer) -> bool:
     """Return whether nothing is hidden: a clean face, or channels without a key, which anybody turns back."""
     bare = not desensitizer.hides or not (desensitizer.is_image or desensitizer.keyed)
-    return bare or _may_draw(desensitizer)
-
-
-def _may_draw(desensitizer: Desensitizer) -> bool:
-    """Return whether a face may be seen in what is hidden, or in the shape of masks made of whole images.
-
-    See `MaskPictures`, and `Part`.
-    """
-    steps = getattr(desensitizer, "steps", [desensitizer])
-    return any(isinstance(step, Part) or bool(step.interference) for step in steps)
+    return bare or desensitizer.may_show_hidden
 
 
 def _shows_a_raw_face(seen: Tensor, clean: Tensor, desensitizer: Desensitizer) -> bool:

@@ -14,7 +14,7 @@ from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, Pixels
 from datamodules.readers.decode import decode, is_turned, read_bytes, upright_size
 from lightning_app.core.batch import Batch
-from lightning_app.desensitize import Chain, Desensitizer, Precomputed
+from lightning_app.desensitize import Desensitizer, Precomputed
 
 _SHOWN = 3  # names in a message
 _THREADS = min(8, os.cpu_count() or 1)  # decoding leaves Python's lock alone
@@ -125,7 +125,7 @@ def precomputed_of(desensitizer: Desensitizer) -> Precomputed | None:
     Args:
         desensitizer: the one in question.
     """
-    first = desensitizer.in_order[0] if isinstance(desensitizer, Chain) else desensitizer
+    first = desensitizer.in_order[0]
     return first if isinstance(first, Precomputed) else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -121,9 +122,21 @@ class Attack(nn.Module):
         """
         return self
 
+    def readers(self) -> list[FaceReader]:
+        """Return the sets it learns from; by default those of the attacks it consists of."""
+        return [
+            reader for child in self.children() if isinstance(child, Attack) for reader in child.readers()
+        ]
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoints it is made of; by default those of the attacks it consists of."""
+        return [
+            path for child in self.children() if isinstance(child, Attack) for path in child.checkpoints()
+        ]
+
     def people(self) -> Sequence[str]:
         """Return the identities it has learnt from; empty where there are none, or where it does not know them."""
-        return ()
+        return list(dict.fromkeys(name for reader in self.readers() for name in reader.identities))
 
     def describe(self) -> dict[str, object]:
         """Return what goes into tables and reports: JSON-able, the attack's name first, no face, no path."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -123,9 +122,9 @@ class LeastSquares(Attack):
         fits = tuple(whole.shape[2:]) == self.size
         return whole if fits else F.interpolate(whole, self.size, mode="bilinear", align_corners=False)
 
-    def people(self) -> Sequence[str]:
-        """Return the identities of the faces that are learnt from."""
-        return () if self.reader is None else self.reader.identities
+    def readers(self) -> list[FaceReader]:
+        """Return the set it learns from."""
+        return [] if self.reader is None else [self.reader]
 
     def describe(self) -> dict[str, object]:
         """Return the attack, the method it undoes, and what it learns from."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,9 +83,9 @@ class MeanFace(Attack):
             total += self.reader.__getitems__(part.tolist())["image"].sum(0, dtype=torch.float64)
         return (total / (255 * len(chosen))).float()[None]
 
-    def people(self) -> Sequence[str]:
-        """Return the identities of the faces that are averaged; none where they were given as they are."""
-        return () if self.reader is None else self.reader.identities
+    def readers(self) -> list[FaceReader]:
+        """Return the set it learns from."""
+        return [] if self.reader is None else [self.reader]
 
     def describe(self) -> dict[str, object]:
         """Return the attack and how many faces it averages."""

@@ -129,6 +129,10 @@ class TrainedRestorer(Attack):
             done.append(self.network(image, own, None, *size).float())
         return torch.cat(done)
 
+    def checkpoints(self) -> list[Path]:
+        """Return the one it was read from."""
+        return [self.restorer.path]
+
     def describe(self) -> dict[str, object]:
         """Return the attack, its network's settings, steps of training, and what it was trained to undo."""
         found = self.restorer

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from lightning_app.attacks.base import Attack
 from lightning_app.core.batch import Batch
-from lightning_app.desensitize import Chain, Desensitizer, InstaHide
+from lightning_app.desensitize import Desensitizer
 
 _LEAST = 1e-6  # singular values below this share of the largest are taken for none
 _NEAR = 0.2  # weight of the mixes themselves, where labels do not tell which images are in them
@@ -40,7 +38,7 @@ class UnMix(Attack):
 
     def against(self, method: Desensitizer) -> UnMix | None:
         """Return the attack on one method; None where it does not mix, or flips signs too."""
-        if method.mixes < 2 or any(isinstance(step, InstaHide) for step in steps_of(method)):
+        if method.mixes < 2 or method.flips_signs:
             return None
         made = UnMix()
         made._method = [method]
@@ -119,9 +117,8 @@ class AbsoluteValues(Attack):
 
     def against(self, method: Desensitizer) -> AbsoluteValues | None:
         """Return the attack, where signs of pixels are flipped; None elsewhere."""
-        steps = [*steps_of(method)]
-        pictures = all(step.is_image or isinstance(step, InstaHide) for step in steps)
-        return self if pictures and any(isinstance(step, InstaHide) for step in steps) else None
+        pictures = all(step.is_image or step.flips_signs for step in method.in_order)
+        return self if pictures and method.flips_signs else None
 
     def guess(self, released: Batch) -> Tensor:
         """Return mean + |pixel − mean|, scaled to reach from black to white."""
@@ -131,12 +128,3 @@ class AbsoluteValues(Attack):
     def describe(self) -> dict[str, object]:
         """Return the attack and the mean."""
         return super().describe() | {"mean": self.mean}
-
-
-def steps_of(method: Desensitizer) -> Iterator[Desensitizer]:
-    """Return what a method does, one after the other.
-
-    Args:
-        method: a chain, or one step.
-    """
-    yield from method.in_order if isinstance(method, Chain) else [method]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,9 +152,9 @@ class Unshuffle(Attack):
         alike = not method.is_image and method.out_channels == self.reference.out_channels
         return self if alike and method.mixes < 2 else None
 
-    def people(self) -> Sequence[str]:
-        """Return the identities of the faces that are learnt from."""
-        return () if self.reader is None else self.reader.identities
+    def readers(self) -> list[FaceReader]:
+        """Return the set it learns from."""
+        return [] if self.reader is None else [self.reader]
 
     def describe(self) -> dict[str, object]:
         """Return the attack, the method it undoes, and how many faces it learns from."""

@@ -42,6 +42,7 @@ class Desensitizer(nn.Module):
         takes_any: whether it also takes what another one returned, with any number of channels and any values, and
             returns as many: it may then follow a representation in a `Chain`.
         mixes: how many images each image it returns is mixed of, where `DrawKey.mix` asks for it; 1 of none.
+        flips_signs: whether it flips signs of pixels at random where it mixes, so that no sum of images is left.
         elsewhere: whether its pictures were made by another program, and are found by an image's name.
         in_words: what it does, in a few plain words, for people who read no code; see `words`.
         has_tails: whether its values have no end, as noise has none: a release cuts off what its numbers cannot hold.
@@ -57,6 +58,7 @@ class Desensitizer(nn.Module):
     keyed: bool = False
     takes_any: bool = False
     mixes: int = 1
+    flips_signs: bool = False
     has_tails: bool = False
     elsewhere: bool = False
     in_words: ClassVar[str] = ""
@@ -130,6 +132,16 @@ class Desensitizer(nn.Module):
     def shared_mask(self) -> Tensor | None:
         """The one mask `[1,1,H,W]` that lies on all images, once prepared; None where there is none, or several."""
         return None
+
+    @property
+    def in_order(self) -> list[Desensitizer]:
+        """The steps it consists of, in their order: by default itself alone."""
+        return [self]
+
+    @property
+    def may_show_hidden(self) -> bool:
+        """Whether what is hidden may be seen in what it returns, or in the shape of its masks."""
+        return bool(self.interference)
 
     def masking_step(self) -> Desensitizer | None:
         """Return what puts masks on the images: itself, where its class or a base says so; None where nothing does."""

@@ -44,7 +44,10 @@ class Chain(Desensitizer):
             raise ValueError(f"steps: {' and '.join(mixing)} both mix images; mix once, with a larger k")
         self.hides, self.flips = any(s.hides for s in steps), all(s.flips for s in steps)
         self.mixes, self.keyed = max(step.mixes for step in steps), any(s.keyed for s in steps)
-        self.has_tails = any(step.has_tails for step in steps)
+        self.has_tails, self.flips_signs = (
+            any(step.has_tails for step in steps),
+            any(step.flips_signs for step in steps),
+        )
         self.elsewhere = steps[0].elsewhere
         self.steps = nn.ModuleList(steps)
 
@@ -101,6 +104,11 @@ class Chain(Desensitizer):
         for step in self.in_order:
             batch = step.forward(batch, draw_key)
         return batch
+
+    @property
+    def may_show_hidden(self) -> bool:
+        """Whether a step shows what is hidden."""
+        return any(step.may_show_hidden for step in self.in_order)
 
     @property
     def lacks_key(self) -> bool:

@@ -277,6 +277,7 @@ class InstaHide(MixUp):
     has_mask = False
     is_image = False
     flips = False
+    flips_signs = True
     _also = " and signs"
 
     def __init__(

@@ -51,6 +51,11 @@ class Part(Desensitizer):
         self.of.prepare(size)
 
     @property
+    def may_show_hidden(self) -> bool:
+        """Whether what is hidden may be seen: a part is shown to study just that."""
+        return True
+
+    @property
     def lacks_key(self) -> bool:
         """Whether what is taken apart lacks its key."""
         return self.of.lacks_key

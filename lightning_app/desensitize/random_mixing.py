@@ -13,7 +13,6 @@ from lightning_app.core.batch import DrawKey
 from lightning_app.core.draws import seed_from
 from lightning_app.core.plain import Schema, is_count
 from lightning_app.desensitize.base import Desensitizer
-from lightning_app.desensitize.chain import Chain
 from lightning_app.desensitize.mixing import _MOST, MixUp, Redraw
 
 _K = 0x6D6978  # "mix": names the draw
@@ -107,5 +106,5 @@ def mixer_of(desensitizer: Desensitizer) -> RandomMixUp | None:
     Returns:
         The one that mixes; None where none leaves k open, or something follows it.
     """
-    last = desensitizer.in_order[-1] if isinstance(desensitizer, Chain) else desensitizer
+    last = desensitizer.in_order[-1]
     return last if isinstance(last, RandomMixUp) else None

@@ -79,6 +79,8 @@ class Inpainter(L.LightningModule):
         ValueError: an argument is out of range, or the desensitizer gives no pictures of three channels.
     """
 
+    pictures_only = True  # whether it cannot be trained on what is no picture
+
     def __init__(
         self,
         width: int = 64,

@@ -230,6 +230,11 @@ class Linker(L.LightningModule):
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.hparams["learning_rate"])
         return scheduled(optimizer, total_steps(self.trainer, f"decay={self.decay}"), self.decay)
 
+    @property
+    def pictures_only(self) -> bool:
+        """Whether it cannot be trained on what is no picture: one that sees bits takes the bits of pixels."""
+        return bool(self.hparams["bit_planes"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what an attack needs to know, and the teacher's hash."""
         checkpoint[KEPT] = {

@@ -209,6 +209,11 @@ class FaceRestorer(L.LightningModule):
         figures = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
         self._held_out.add(figures, len(clean))
 
+    @property
+    def pictures_only(self) -> bool:
+        """Whether it cannot be trained on what is no picture: one that sees bits takes the bits of pixels."""
+        return bool(self.hparams["bit_planes"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what an attack needs to know: what it was trained on, and for how many batches."""
         checkpoint[KEPT] = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.readers.base import FaceReader
 from lightning_app.attacks import Attack
 from lightning_app.core.batch import Batch
 from lightning_app.masks import freeform_masks
@@ -110,4 +111,10 @@ class AttackContract:
         assert description["attack"] == type(self.make()).__name__
 
     def test_its_people(self) -> None:
-        assert all(isinstance(name, str) for name in self.make().people())
+        attack = self.make()
+        kept = [value for value in vars(attack).values() if isinstance(value, FaceReader)]
+        assert all(any(reader is known for known in attack.readers()) for reader in kept), (
+            "readers() tells of all"
+        )
+        assert {name for reader in attack.readers() for name in reader.identities} <= {*attack.people()}
+        assert all(path.is_file() for path in attack.checkpoints())

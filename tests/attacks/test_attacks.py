@@ -255,3 +255,19 @@ def test_a_representation_goes_to_an_attack_that_takes_one(clean: Tensor) -> Non
     restored = Channels().restore(released(twelve))
     assert restored.shape == clean.shape
     assert 0 <= restored.min() <= restored.max() <= 1
+
+
+class Twice(Attack):
+    """Somebody else's attack, around one of ours."""
+
+    def __init__(self, inner: Attack) -> None:
+        super().__init__()
+        self.inner = inner
+
+
+def test_an_attack_around_another_tells_what_that_one_learnt_from() -> None:
+    faces = DrawnFaces(3, 1, size=16)
+    attack = Twice(MeanFace(faces))
+    assert attack.readers() == [faces]
+    assert attack.people() == faces.identities
+    assert not attack.checkpoints()

@@ -105,7 +105,7 @@ def meets(
 
     Args:
         candidate: the method.
-        restorer: the attacker; an `Inpainter`, and one that sees bits, takes pictures alone.
+        restorer: the attacker; some take pictures alone (`pictures_only`).
         seed: of its run.
         before: what puts channels back before it: it attacks what that one can be mounted on.
 
@@ -118,10 +118,8 @@ def meets(
         return False
     if candidate.setting.data.desensitizer.is_image:
         return True
-    model = read_fit_settings(attacker_args(candidate, restorer, seed)).description["model"]
-    if (model.get("init_args") or {}).get("bit_planes"):
-        return False
-    return str(model["class_path"]).rpartition(".")[2] != "Inpainter"
+    model = read_fit_settings(attacker_args(candidate, restorer, seed)).model
+    return not getattr(model, "pictures_only", False)
 
 
 def clean_data(candidate: ComparedMethod, restorer: AttackerRun, seed: int) -> FaceDataModule:

@@ -8,7 +8,7 @@ import torch
 
 from datamodules.elsewhere import check_pictures, precomputed_of
 from lightning_app.attacks import Attack, Unshuffle
-from lightning_app.attacks.trained import TrainedRestorer, load_restorer
+from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.fit_config import FitSettings, read_fit_settings
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
@@ -55,10 +55,9 @@ def check_early(
         for label, who in given.items():
             _check_judge(f"{kind}.{label}", who, candidates, eyes)
     for label, attack in attacks.items():
-        trained = attack if isinstance(attack, TrainedRestorer) else getattr(attack, "then", None)
-        if isinstance(trained, TrainedRestorer):
+        for path in attack.checkpoints():
             with said_at(f"attacks.{label}"):
-                load_restorer(trained.restorer.path)
+                load_restorer(path)
     planned = [one for c in candidates.values() if (one := _recogniser(c)) is not None]
     for attacker in attackers:
         planned += _attackers(attacker, candidates, seed, (before or {}).get(attacker.label))

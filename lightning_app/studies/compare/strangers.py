@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from datamodules.readers.base import FaceReader
-from lightning_app.attacks import Attack, TrainedRestorer
+from lightning_app.attacks import Attack
 from lightning_app.cli.fit_config import read_fit_settings, saved_reader
 from lightning_app.models.known import Untrusted
 from lightning_app.studies.compare.attackers import attacker_args, home_of
@@ -147,13 +147,11 @@ def _refuse(sources: Mapping[str, Learnt], attacked: FaceReader, people: set[str
 
 def _learnt_by(attack: Attack, trust: Collection[str]) -> Learnt:
     """Return from whom an attack has learnt; of a trained network its run's config tells."""
-    reader = getattr(attack, "reader", None)
-    own = Learnt(set(attack.people()), [reader] if isinstance(reader, FaceReader) else [])
-    trained = attack if isinstance(attack, TrainedRestorer) else getattr(attack, "then", None)
-    if not isinstance(trained, TrainedRestorer):
-        return own
-    run = _of_run(trained.restorer.path.parent.parent, trust)
-    return Learnt(own.names | run.names, own.readers + run.readers)
+    names, readers = set(attack.people()), [*attack.readers()]
+    for path in attack.checkpoints():
+        run = _of_run(path.parent.parent, trust)
+        names, readers = names | run.names, readers + run.readers
+    return Learnt(names, readers)
 
 
 def _of_run(home: Path, trust: Collection[str]) -> Learnt:
