@@ -9,7 +9,7 @@ from torch import Tensor
 from datamodules.elsewhere import with_pictures
 from datamodules.readers.base import FaceReader
 from lightning_app.core.batch import AS_TRAINED, Batch, DrawKey
-from lightning_app.core.normalise import normalised
+from lightning_app.core.normalise import denormalised, normalised
 from lightning_app.desensitize import Desensitizer, mixer_of
 from lightning_app.masks.bits import unpack_masks
 from lightning_app.release.format.tensors import Stored
@@ -172,7 +172,7 @@ class PixelDataModule(L.LightningDataModule):
         ):  # a mix of normalised values is the mix, normalised: shares sum to 1
             return mixer.mixed(batch, draw_key, k)
         pixels = batch.copy()
-        pixels["image"] = ((batch["image"].float() * self.std + self.mean) * 255).round() / 255
+        pixels["image"] = (denormalised(batch["image"], self.mean, self.std) * 255).round() / 255
         out = mixer.mixed(pixels, draw_key, k)
         out["image"] = (out["image"] * 255).round() / 255
         return self._normalised(out)

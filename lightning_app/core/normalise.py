@@ -14,3 +14,14 @@ def normalised(image: Tensor, mean: float | Tensor, std: float | Tensor) -> Tens
         std: likewise.
     """
     return (image - mean) / std
+
+
+def denormalised(image: Tensor, mean: float | Tensor, std: float | Tensor) -> Tensor:
+    """Return image · std + mean in fp32: what `normalised` was given.
+
+    Args:
+        image: of any shape and dtype.
+        mean: see `normalised`.
+        std: likewise.
+    """
+    return image.float() * std + mean

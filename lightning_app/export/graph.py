@@ -17,8 +17,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_app.core.normalise import normalised
 from lightning_app.networks import Backbone
-from lightning_app.networks.backbones.partial import PartialResNet
-from lightning_app.networks.backbones.resnet import ResNetBackbone
 
 INPUT, MASK, OUTPUT = "image", "mask", "embedding"
 OPSET = 18  # the exporter's own: nothing is converted, and every runtime since 2023 reads it
@@ -69,11 +67,10 @@ class Deployed(nn.Module):
             raise ValueError("desensitizes: True, but there is no mask to multiply images by")
         # weights as they lie in a file: the exporter would transpose channels_last ones at every run
         self.backbone = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)
-        # of others the order of modules may not be that of their use, or something is between the two
-        if isinstance(backbone, ResNetBackbone) and not isinstance(backbone, PartialResNet):
+        if backbone.foldable:
             _fold(self.backbone)
         self.gated = mask is not None and backbone.looks_at_masks
-        if isinstance(self.backbone, PartialResNet) and mask is not None:
+        if mask is not None:
             self.backbone.hold_constant(mask)
         self.each = each
         for point, fsm in () if each else backbone.gates.items():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import seed_from, seed_global_draws
-from lightning_app.core.normalise import normalised
+from lightning_app.core.normalise import denormalised, normalised
 from lightning_app.desensitize.masker import MASKER
 from lightning_app.masks.learned import Growth, grown, masker_input, shown_pixels
 from lightning_app.models.batch_counter import BatchCounter
@@ -280,7 +280,7 @@ class AdversarialMasker(L.LightningModule):
     def _pictures(self, batch: Batch) -> Tensor:
         """Undo the DataModule's normalisation: `[B,3,H,W]` float32 in [0,1]."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        pictures: Tensor = (batch["image"].float() * data.std + data.mean).clamp(0, 1)
+        pictures: Tensor = denormalised(batch["image"], data.mean, data.std).clamp(0, 1)
         if self.channels_last:
             pictures = pictures.contiguous(memory_format=torch.channels_last)
         return pictures

@@ -26,6 +26,7 @@ from lightning_app.networks import Backbone, Head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
 from lightning_app.runs.folder import resolve_checkpoint
 
+_BY_WEIGHTS = (ResNet, ResNetMask, ResNetFSM, ResNetPartial, DCTDPRecogniser)  # told apart by them
 _LARGEST = 4096  # px; the size of an input is a setting, and nothing in the weights bounds it
 WEIGHTS_FORMAT = "weights/1"  # metadata `faceveil` of the safetensors that `export` writes
 
@@ -231,8 +232,13 @@ def _without_option(error: ValueError) -> ValueError:
 
 def _class_of(state: dict[str, Any], saved: dict[str, Any], file: Path) -> type[Recogniser]:
     named = str(saved.get("_class_path") or "")
-    if named and ours(named) is None:
+    kind = ours(named)
+    if named and kind is None:
         return known_class(named, Recogniser, f"checkpoint {file}: hyper_parameters")
+    by_weights = kind is None or kind in _BY_WEIGHTS or getattr(kind, "mixes_itself", False)
+    if kind is not None and not by_weights and issubclass(kind, Recogniser):
+        return kind
+    # of checkpoints from before they named their class; and what learns to mix is used as what it is without
     if any(key.startswith("backbone.gates.") for key in state):
         return ResNetFSM
     if LOGITS in state:

@@ -15,6 +15,7 @@ from lightning_app.attacks.base import keep_visible
 from lightning_app.attacks.losses import restoration
 from lightning_app.attacks.trained import SHAPE, load_restorer, state_of_network
 from lightning_app.core.batch import Batch
+from lightning_app.core.normalise import denormalised
 from lightning_app.metrics import psnr
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
@@ -262,7 +263,7 @@ class Inpainter(L.LightningModule):
     def _pictures(self, batch: Batch) -> Tensor:
         """Undo the DataModule's normalisation: `[B,3,H,W]` float32 in [0,1]."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        pictures: Tensor = (batch["image"].float() * data.std + data.mean).clamp(0, 1)
+        pictures: Tensor = denormalised(batch["image"], data.mean, data.std).clamp(0, 1)
         return pictures
 
     def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lightning_app.attacks.link import KEPT, SHAPE, student_state
 from lightning_app.core.batch import Batch
 from lightning_app.core.image_memory import ImageMemory
-from lightning_app.core.normalise import normalised
+from lightning_app.core.normalise import denormalised, normalised
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
@@ -191,7 +191,7 @@ class Linker(L.LightningModule):
     def similarities(self, batch: Batch) -> Tensor:
         """Return the cosine `[B]` of the student's embeddings and the teacher's of the clean faces."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        released = batch["image"].float() * data.std + data.mean
+        released = denormalised(batch["image"], data.mean, data.std)
         with torch.no_grad():
             clean, teach = batch["clean"].float(), self._teach[0]
             target = teach(clean) if self._seen is None else self._seen.rows(clean, teach)

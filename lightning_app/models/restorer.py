@@ -14,6 +14,7 @@ from lightning_app.attacks.losses import l1
 from lightning_app.attacks.trained import KEPT, KINDS, state_of_network
 from lightning_app.core.batch import Batch
 from lightning_app.core.draws import seed_from, seed_global_draws
+from lightning_app.core.normalise import denormalised
 from lightning_app.metrics import psnr
 from lightning_app.metrics.lpips import LPIPS
 from lightning_app.models.bits import check_bit_planes
@@ -143,7 +144,7 @@ class FaceRestorer(L.LightningModule):
     def seen(self, batch: Batch) -> Tensor:
         """Undo the DataModule's normalisation of a batch's `image`: float32, in [0,1] where they are pictures."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        image: Tensor = batch["image"].float() * data.std + data.mean
+        image: Tensor = denormalised(batch["image"], data.mean, data.std)
         return image.clamp(0, 1) if self.pictures else image
 
     def trained_on(self, batch: Batch, loss: Tensor, **parts: Tensor) -> None:

@@ -11,6 +11,7 @@ from lightning_app.desensitize import BlockDCT, Chain, Desensitizer, FrequencyMa
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
+from lightning_app.models.known import MODELS
 from lightning_app.models.saved_network import warn_of_kept
 
 VEILED = {"desensitizer": {"method": "MaskOut", "mask_hash": "ab"}, "num_classes": 5}
@@ -74,6 +75,20 @@ def test_the_class_follows_from_the_weights(plain: tuple[Path, ResNetMask], tmp_
     assert type(loaded) is ResNet
     assert (facts.clean, facts.desensitizer, facts.data) == (None, None, {})
     assert loaded(image).shape == (2, 5)
+
+
+class Own(ResNet):
+    """A recogniser that somebody adds to ours, whose weights look like a ResNet's."""
+
+
+def test_a_class_of_ours_that_weights_cannot_tell_is_taken_by_its_name(
+    plain: tuple[Path, ResNetMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "Own", Own)
+    settings = {**plain[1].hparams, "_class_path": f"{Own.__module__}.Own"}
+    loaded, facts = read_recogniser(write(tmp_path / "own.ckpt", plain[1], hyper_parameters=settings))
+    assert type(loaded) is Own
+    assert facts.model == "Own"
 
 
 def test_lightnings_own_checkpoint(fitted: Path) -> None:

@@ -40,11 +40,15 @@ class Backbone(nn.Module):
         points: names of the stages, in order; an FSM can sit after each.
         smallest: height and width of the smallest images it takes, in pixels.
         gates: insertion point → FSM, in the order they were asked for.
+        foldable: whether each batch norm follows the convolution before it in the order of modules, with nothing
+            between the two, so that an export may fold it. A subclass may compute otherwise than its base, so it never
+            inherits this: it states it.
     """
 
     dim: int
     points: ClassVar[tuple[str, ...]] = ()
     smallest: ClassVar[int] = 1
+    foldable: ClassVar[bool] = False
     names: ClassVar[dict[str, type[Backbone]]] = {}  # filled by `__init_subclass__`
     _frozen: tuple[Tensor, dict[str, Tensor]] | None = None
     _off: frozenset[str] = frozenset()
@@ -52,6 +56,8 @@ class Backbone(nn.Module):
     def __init_subclass__(cls, names: Sequence[str] = (), **kwargs: Any) -> None:
         """Register a class under the names that `backbone: NAME` may give; it then takes the name first."""
         super().__init_subclass__(**kwargs)
+        if "foldable" not in vars(cls):
+            cls.foldable = False
         Backbone.names.update(dict.fromkeys(names, cls))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Backbone:
@@ -71,6 +77,13 @@ class Backbone(nn.Module):
             raise TypeError(f"{type(self).__name__} takes no arguments, got {[*args, *kwargs]}")
         super().__init__()
         self.gates = nn.ModuleDict()
+
+    def hold_constant(self, mask: Tensor) -> None:
+        """Take this mask for every image from now on, where embeddings depend on masks otherwise than by gates.
+
+        Args:
+            mask: `[1,1,H,W]`, 1 = visible.
+        """
 
     @property
     def looks_at_masks(self) -> bool:

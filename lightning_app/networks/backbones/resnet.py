@@ -62,6 +62,7 @@ class ResNetBackbone(Backbone, names=tuple(_LAYOUTS)):
         ValueError: an unknown network or insertion point, a feature map too small for a gate, or a width below 8.
     """
 
+    foldable = True
     points = INSERTION_POINTS
 
     def __init__(
