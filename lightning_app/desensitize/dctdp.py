@@ -45,24 +45,27 @@ class Budget:
         shares: `[C]` float64, summing to 1.
         transform: settings of the `BlockDCT` whose channels they are.
         hash: SHA-256 of both, in hexadecimal.
+        clip: share of what a coefficient can be beyond which it was cut off where the shares were learnt.
     """
 
     shares: Tensor
     transform: dict[str, Any]
     hash: str
+    clip: float = 1.0
 
     @classmethod
-    def of(cls, logits: Tensor, transform: Mapping[str, Any]) -> Self:
+    def of(cls, logits: Tensor, transform: Mapping[str, Any], clip: float = 1.0) -> Self:
         """Make it of a recogniser's logits.
 
         Args:
             logits: `[C]` float32.
             transform: settings of the `BlockDCT`.
+            clip: see `DCTDP`.
         """
         shares = shares_of(logits.detach().cpu())
         settings = {key: transform[key] for key in _SETTINGS}
         content = json.dumps(settings, sort_keys=True).encode() + shares.numpy().tobytes()
-        return cls(shares, settings, hashlib.sha256(content).hexdigest())
+        return cls(shares, settings, hashlib.sha256(content).hexdigest(), clip)
 
 
 class DCTDP(BlockDCT):
@@ -72,8 +75,9 @@ class DCTDP(BlockDCT):
     takes the frozen shares from its checkpoint, and draws the noise from the owner's key. A coefficient of channel c
     has ε_c = epsilon·C·share_c, so that the mean over channels is `epsilon`, and by composition an image has
     epsilon·C·h·w. Its noise has the scale range_c/ε_c; range_c is how far the coefficient can lie apart whatever the
-    image is, by the transform alone and not by anybody's faces. **Shares were learnt from the owner's faces, without a
-    promise of their own**: C numbers of all images together (docs/noise.md).
+    image is, by the transform alone and not by anybody's faces. Natural coefficients lie far closer to 0 than they
+    could: `clip` cuts off what is larger, and there is as much less noise. **Shares were learnt from the owner's
+    faces, without a promise of their own**: C numbers of all images together (docs/noise.md).
 
     What it returns cannot be mirrored, so training mirrors images before: an image and its mirror image count as two.
     Other augmentations make another image in every epoch, and spend the budget every time.
@@ -84,6 +88,9 @@ class DCTDP(BlockDCT):
         redraw: `once` per image; `epoch` draws anew in every epoch of training and spends the budget every time.
         key: the owner's key: a file of 64 hexadecimal digits, mode 0600 (`openssl rand -hex 32`). Without one a random
             key serves this process and ends with it.
+        clip: share, above 0 and up to 1, of what a coefficient can be: what is larger is cut off before the noise. The
+            promise stays, for it holds whatever the share is: choose it without looking at the faces. By default that
+            which the shares were learnt under.
 
     Raises:
         ValueError: an option is out of range, or the checkpoint is damaged, holds more than weights, or is another
@@ -108,8 +115,10 @@ class DCTDP(BlockDCT):
         epsilon: float = 3.0,
         redraw: Redraw = "once",
         key: str | Path | None = None,
+        clip: float | None = None,
     ) -> None:
         self.budget = read_budget(checkpoint)
+        self.clip = check_clip(self.budget.clip if clip is None else clip)
         super().__init__(**self.budget.transform)
         if len(self.budget.shares) != self.out_channels:
             raise ValueError(
@@ -149,9 +158,10 @@ class DCTDP(BlockDCT):
         found = block_dct(planes, self.blocks, self.keep)
         self._values = found[0].numel() if len(found) else self._values
         steps = self._steps(planes.shape[-2], planes.shape[-1]).float().to(found.device)[:, None, None]
-        # a coefficient lies between −range/2 and range/2; rounded it shall not lie further apart
+        # a coefficient lies between −range/2 and range/2 (the steps are as much smaller as is cut off); rounded it
+        # shall not lie further apart
         most = (self.epsilons * PER_SCALE / 2).floor().float().to(found.device)[:, None, None]
-        settings = {"budget": self.budget.hash}
+        settings = {"budget": self.budget.hash} | ({} if self.clip == 1 else {"clip": repr(self.clip)})
         shown = (
             planes if planes.shape[1] == 1 else from_ycbcr(planes)
         )  # chroma lies on no grid, see `image_hash`
@@ -163,7 +173,8 @@ class DCTDP(BlockDCT):
 
     def _steps(self, height: int, width: int) -> Tensor:
         """Return a 1024th of each channel's scale of noise: `[C]` float64."""
-        return coefficient_ranges(self.blocks, self.keep, (height, width)) / self.epsilons / PER_SCALE
+        ranges = coefficient_ranges(self.blocks, self.keep, (height, width)) * self.clip
+        return ranges / self.epsilons / PER_SCALE
 
     def own_steps(self, size: int) -> Tensor:
         """Return the step of each channel's grid, see `Desensitizer.own_steps`: `[C]` float64.
@@ -174,11 +185,12 @@ class DCTDP(BlockDCT):
         return self._steps(size, size)
 
     def describe(self) -> dict[str, object]:
-        """Return method and transform, the budget and its shares' hash, and the key's hash."""
+        """Return method and transform, the budget and its shares' hash, what is cut off, and the key's hash."""
         description = {
             key: value for key, value in super().describe().items() if key not in ("dc", "normalise")
         }
-        return description | self.noise.describe(self._values) | {"budget_hash": self.budget.hash}
+        description |= self.noise.describe(self._values) | {"budget_hash": self.budget.hash}
+        return description if self.clip == 1 else description | {"clip": self.clip}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], mask: str | Path | None = None) -> Self:
@@ -221,16 +233,36 @@ class DCTDP(BlockDCT):
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:
         """Return how channels are made of an image, and that they have noise."""
-        return f"{super().recipe(description)} Then every coefficient has noise. {in_words(description)}"
+        clip = description.get("clip", 1)
+        cut = "" if clip == 1 else f" Then cut every coefficient off beyond {clip:g} of what it can be."
+        return f"{super().recipe(description)}{cut} Then every coefficient has noise. {in_words(description)}"
 
     @classmethod
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a description may say of it."""
-        return [{
+        own: Schema = {
             **transform_entries(),
             **noise_entries(),
             "budget_hash": (is_hash, "a hash of 64 digits"),
-        }]  # fmt: skip
+        }
+        clipped: Schema = {"clip": (lambda v: is_share(v) and v < 1, "a share above 0 and below 1")}
+        return [{**own, **clipped}, own]
+
+
+def is_share(value: object) -> bool:
+    """Return whether a value is a number above 0 and up to 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def check_clip(clip: float) -> float:
+    """Return a share of what coefficients can be.
+
+    Raises:
+        ValueError: it is not above 0 and up to 1.
+    """
+    if not is_share(clip):
+        raise ValueError(f"clip: {clip}; give a share above 0 and up to 1 (1 cuts nothing off)")
+    return float(clip)
 
 
 def read_budget(checkpoint: str | Path) -> Budget:
@@ -266,4 +298,7 @@ def read_budget(checkpoint: str | Path) -> Budget:
         or description.get("dc") is not False
     ):
         raise ValueError(f"{damaged}: it was trained on other channels than those of BlockDCT alone")
-    return Budget.of(logits, description)
+    clip = (found.get("hyper_parameters") or {}).get("clip", 1.0)
+    if not is_share(clip):
+        raise ValueError(f"{damaged}: clip is no share above 0 and up to 1")
+    return Budget.of(logits, description, float(clip))

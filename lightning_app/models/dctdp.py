@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_app.desensitize import BlockDCT
 from lightning_app.desensitize.dct import coefficient_ranges
+from lightning_app.desensitize.dctdp import check_clip
 from lightning_app.models.base import Recogniser
 from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.networks.budget_noise import BudgetNoise
@@ -23,11 +24,13 @@ class DCTDPRecogniser(Recogniser):
 
     Args:
         epsilon: the budget of a coefficient, averaged over the channels, that the shares are learnt at; 3 in the paper.
+        clip: share of what a coefficient can be, beyond which it is cut off before the noise, see
+            `lightning_app.desensitize.DCTDP`.
         budget_lr: learning rate of the shares' logits at its highest; it follows the same schedule.
         **kwargs: as for `ResNet`.
 
     Raises:
-        ValueError: epsilon or budget_lr is out of range; in `fit`, the data give no such channels.
+        ValueError: epsilon, clip or budget_lr is out of range; in `fit`, the data give no such channels.
 
     Source: Ji et al., "Privacy-preserving face recognition with learnable privacy budgets in frequency domain",
     ECCV 2022.
@@ -38,11 +41,13 @@ class DCTDPRecogniser(Recogniser):
         "under desensitize.DCTDP of its checkpoint, and export that one"
     )
 
-    def __init__(self, epsilon: float = 3.0, budget_lr: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self, epsilon: float = 3.0, budget_lr: float = 1.0, clip: float = 1.0, **kwargs: Any
+    ) -> None:
         if not budget_lr >= 0:
             raise ValueError(f"budget_lr: {budget_lr}; give 0 or more (0 leaves the budget spread evenly)")
         super().__init__(**kwargs)
-        self.budget_lr = budget_lr
+        self.budget_lr, self.clip = budget_lr, check_clip(clip)
         self.noise = BudgetNoise(int(self.hparams["in_channels"]), epsilon)
 
     def prepare_data(self) -> None:
@@ -65,12 +70,14 @@ class DCTDPRecogniser(Recogniser):
         if transform is not None:
             size = int(self.trainer.datamodule.size)  # type: ignore[attr-defined]
             ranges = coefficient_ranges(transform.blocks, transform.keep, (size, size))
-            self.noise.ranges.copy_(ranges)
+            self.noise.ranges.copy_(ranges * self.clip)
 
     def embed(self, image: Tensor, mask: Tensor | None = None, mask_index: Tensor | None = None) -> Tensor:
         """Embed images with noise; arguments and result as in `Recogniser.embed`."""
         salt = (self._seed(), self.global_step, self.global_rank) if self.training else (-1,)
-        return super().embed(self.noise(image, *salt), mask, mask_index)
+        most = self.noise.ranges[:, None, None] / 2
+        shown = image if self.clip == 1 else image.float().clamp(-most, most)
+        return super().embed(self.noise(shown, *salt), mask, mask_index)
 
     def _seed(self) -> int:
         trainer = self._trainer
@@ -99,11 +106,12 @@ class DCTDPRecogniser(Recogniser):
         """
         super().on_load_checkpoint(checkpoint)
         saved, own = checkpoint.get("hyper_parameters", {}), self.hparams
-        if saved.get("epsilon", own["epsilon"]) != own["epsilon"]:
-            raise ValueError(
-                f"this checkpoint learns how to spread epsilon={saved['epsilon']}, yours is {own['epsilon']}: go on "
-                "with that one, or start anew with --overwrite"
-            )
+        for name, before in (("epsilon", own["epsilon"]), ("clip", 1.0)):  # earlier checkpoints have no clip
+            if saved.get(name, before) != own[name]:
+                raise ValueError(
+                    f"this checkpoint learns how to spread a budget with {name}={saved.get(name, before)}, yours is "
+                    f"{own[name]}: go on with that one, or start anew with --overwrite"
+                )
         if self._trainer is not None and self.trainer.state.fn == "fit":
             warn_of_kept(("budget_lr",), saved, own)
 

@@ -13,8 +13,10 @@ import torch
 import yaml
 from torch import nn
 
+from datamodules import DrawnFaces
 from lightning_app import load_recogniser
 from lightning_app.cli.configs import CONFIGS
+from lightning_app.core.batch import Batch
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import DCTDP, BlockDCT
 from lightning_app.desensitize.dct import coefficient_ranges
@@ -183,6 +185,41 @@ def test_a_recogniser_trains_on_the_frozen_budget(fitted: Path) -> None:
     assert loaded.embed_images(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy()).shape == (1, 64)
 
 
+def test_what_is_cut_off_takes_its_share_of_the_noise(fitted: Path) -> None:
+    run, key = fitted / "runs" / FIRST, fitted / "owner.key"
+    whole, tenth = DCTDP(run, key=key), DCTDP(run, key=key, clip=0.1)
+    faces = DrawnFaces(4, 4, size=32).__getitems__(range(16))
+    batch: Batch = {"image": faces["image"].float() / 255, "index": faces["index"]}
+    clean = BlockDCT()(batch)["image"]
+    ranges = coefficient_ranges(tenth.blocks, tenth.keep, (32, 32)).float()[:, None, None]
+    cut = clean.clamp(-0.05 * ranges, 0.05 * ranges)
+    assert 0 < float((cut != clean).float().mean()) < 0.5, "some coefficients are cut off, not most"
+    scale = ranges / tenth.epsilons.float()[:, None, None]
+    for made, shown, share in ((whole, clean, 1.0), (tenth, cut, 0.1)):
+        noise = (made(batch)["image"] - shown) / (share * scale)  # Laplace's mean size is its scale
+        assert float(noise.abs().mean()) == pytest.approx(1, rel=0.02)
+    assert "clip" not in whole.describe(), "descriptions from before stay as they were"
+    assert tenth.describe() == whole.describe() | {"clip": 0.1}
+    assert "beyond 0.1 of what it can be" in DCTDP.recipe(tenth.describe())
+    for odd in (0, -1, 1.5, float("nan"), True):
+        with pytest.raises(ValueError, match=r"clip: .*; give a share above 0 and up to 1"):
+            DCTDP(run, key=key, clip=odd)
+
+
+def test_shares_are_learnt_under_what_is_cut_off(fitted: Path, tmp_path: Path, run_main: RunMain) -> None:
+    given = ("--config", fitted / f"{FIRST}.yaml", "--runs", tmp_path, "--trainer.max_epochs", 1)
+    run_main("fit", *given, "--model.clip", 0.25, "--name", "clipped")
+    made = DCTDP(tmp_path / "clipped")
+    assert made.clip == 0.25, "by default that of the checkpoint"
+    last = torch.load(tmp_path / "clipped/checkpoints/last.ckpt", weights_only=True)
+    wanted = coefficient_ranges(made.blocks, made.keep, (32, 32)) / 4
+    torch.testing.assert_close(last["state_dict"]["noise.ranges"].double(), wanted, rtol=1e-6, atol=0)
+    last["hyper_parameters"]["clip"] = -2.0
+    torch.save(last, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match="damaged: clip is no share"):
+        DCTDP(tmp_path / "odd.ckpt")
+
+
 def test_going_on_gives_the_same_bits(fitted: Path, tmp_path: Path, run_main: RunMain) -> None:
     """The noise of a step is a function of the step."""
     given = ("--config", fitted / f"{FIRST}.yaml", "--runs", tmp_path)
@@ -200,7 +237,9 @@ def test_another_budget_is_no_going_on_and_it_stays_with_its_owner(
 ) -> None:
     given = ("--config", fitted / f"{FIRST}.yaml", "--runs", tmp_path, "--ckpt_path", fitted / "first.ckpt")
     line = refused(capsys, lambda: run_main("fit", *given, "--model.epsilon", 5))
-    assert "this checkpoint learns how to spread epsilon=3.0, yours is 5.0: go on with that one" in line
+    assert "learns how to spread a budget with epsilon=3.0, yours is 5.0: go on with that one" in line
+    line = refused(capsys, lambda: run_main("fit", *given, "--model.clip", 0.5))
+    assert "learns how to spread a budget with clip=1.0, yours is 0.5: go on with that one" in line
     run_main("fit", *given, "--model.budget_lr", 0.5, "--trainer.max_epochs", 1)
     assert "model.budget_lr=0.5 is not used: the checkpoint goes on with 1.0" in " ".join(
         capsys.readouterr().out.split()

@@ -111,6 +111,20 @@ def test_it_passes_an_audit_and_its_owner_makes_it_again(
         ]
 
 
+def test_a_release_of_coefficients_that_are_cut_off(home: Path, drawn_root: Path, tmp_path: Path) -> None:
+    made = released(tmp_path, reader_of(drawn_root), "out", method(home, "DCTDP", clip=0.2))
+    assert made.manifest.method["clip"] == 0.2
+    part = owners_config(home, drawn_root, tmp_path, "DCTDP", clip=0.2)
+    key = str(home / "pseudonyms.key")
+    found = command(str(tmp_path / "out"), config=part, key=key, compare_all=True)
+    assert found.findings == []
+    assert found.compared is not None
+    assert found.compared.images == 48
+    part = owners_config(home, drawn_root, tmp_path, "DCTDP")
+    found = command(str(tmp_path / "out"), config=part, key=key, sample=4)
+    assert "its method is not that of --config's DCTDP: clip" in [one.what for one in found.findings]
+
+
 @pytest.mark.parametrize(("steps", "words"), [(1, ""), (2, "differs by more than a level in 1 of")])
 def test_a_tie_may_go_the_other_way_and_no_further(
     home: Path, drawn_root: Path, tmp_path: Path, steps: int, words: str
