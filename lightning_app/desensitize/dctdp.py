@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import PER_SCALE
-from lightning_app.core.plain import Schema, is_hash, short_json
+from lightning_app.core.plain import Schema, is_hash, is_number, short_json
 from lightning_app.desensitize.block_dct import BlockDCT, transform_entries
 from lightning_app.desensitize.dct import block_dct, coefficient_ranges, from_ycbcr, images_at_a_time
 from lightning_app.desensitize.noise import (
@@ -34,6 +34,7 @@ from lightning_app.runs.folder import given_checkpoint
 
 log = logging.getLogger("faceveil")
 LOGITS = "noise.logits"  # of the budget's shares, in the weights of a `DCTDPRecogniser`
+_DIGITS = 6  # behind the point of `clip`: more could say something else
 _SETTINGS = ("block", "upsample", "stride", "align_corners", "colour", "channels")
 
 
@@ -245,13 +246,13 @@ class DCTDP(BlockDCT):
             **noise_entries(),
             "budget_hash": (is_hash, "a hash of 64 digits"),
         }
-        clipped: Schema = {"clip": (lambda v: is_share(v) and v < 1, "a share above 0 and below 1")}
+        clipped: Schema = {
+            "clip": (
+                lambda v: is_number(v, 0, 1, _DIGITS) and v < 1,
+                f"a share above 0 and below 1 of {_DIGITS} digits at most",
+            )
+        }
         return [{**own, **clipped}, own]
-
-
-def is_share(value: object) -> bool:
-    """Return whether a value is a number above 0 and up to 1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
 
 
 def check_clip(clip: float) -> float:
@@ -260,8 +261,10 @@ def check_clip(clip: float) -> float:
     Raises:
         ValueError: it is not above 0 and up to 1.
     """
-    if not is_share(clip):
-        raise ValueError(f"clip: {clip}; give a share above 0 and up to 1 (1 cuts nothing off)")
+    if not is_number(clip, 0, 1, _DIGITS):
+        raise ValueError(
+            f"clip: {clip}; give a share above 0 and up to 1 (1 cuts nothing off), of {_DIGITS} digits at most"
+        )
     return float(clip)
 
 
@@ -299,6 +302,6 @@ def read_budget(checkpoint: str | Path) -> Budget:
     ):
         raise ValueError(f"{damaged}: it was trained on other channels than those of BlockDCT alone")
     clip = (found.get("hyper_parameters") or {}).get("clip", 1.0)
-    if not is_share(clip):
+    if not is_number(clip, 0, 1, _DIGITS):
         raise ValueError(f"{damaged}: clip is no share above 0 and up to 1")
     return Budget.of(logits, description, float(clip))

@@ -201,7 +201,7 @@ def test_what_is_cut_off_takes_its_share_of_the_noise(fitted: Path) -> None:
     assert "clip" not in whole.describe(), "descriptions from before stay as they were"
     assert tenth.describe() == whole.describe() | {"clip": 0.1}
     assert "beyond 0.1 of what it can be" in DCTDP.recipe(tenth.describe())
-    for odd in (0, -1, 1.5, float("nan"), True):
+    for odd in (0, -1, 1.5, float("nan"), True, 0.12345678):
         with pytest.raises(ValueError, match=r"clip: .*; give a share above 0 and up to 1"):
             DCTDP(run, key=key, clip=odd)
 
