@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -41,8 +42,10 @@ PLAIN = ("networks", "masks", "desensitize", "attacks", "metrics")  # rooms that
 # imports within functions of our own modules, and why
 LAZY = {
     "lightning_app": "load_recogniser, without Lightning for who imports a desensitizer",
+    "lightning_app.commands": "a command is imported when it is called: --help imports no torch",
     "lightning_app.commands.federate": "Flower is an extra",
     "lightning_app.federated.flower.superexec": "a forked process imports the app, the one that forks does not",
+    "lightning_app.masks": "captum brings matplotlib: who hides pixels under a mask does not wait for it",
 }
 # arrows upwards that the interpreter never follows: under TYPE_CHECKING, for mypy and for jsonargparse, which checks
 # the class of a `reader` in a config against the hint
@@ -87,10 +90,34 @@ def imports(module: str) -> tuple[frozenset[str], frozenset[str], frozenset[str]
             found = {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found = {alias.name for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module":
+            found = named(node.args[0], module)
         else:
             continue
         (typed if id(node) in typing else lazy if id(node) in later else now).update(found)
     return frozenset(now), frozenset(lazy), frozenset(typed)
+
+
+def named(argument: ast.expr, module: str) -> set[str]:
+    """Return the names that the argument of `import_module` can have; none where a user gives it, as of a class path.
+
+    Args:
+        argument: a string, or an f-string: its `__name__` is the module's, its other values may be any name of ours.
+        module: that calls it.
+    """
+    if isinstance(argument, ast.Constant):
+        return {str(argument.value)}
+    if not isinstance(argument, ast.JoinedStr):
+        return set()
+    pattern = ""
+    for part in argument.values:
+        if isinstance(part, ast.Constant):
+            pattern += re.escape(str(part.value))
+        elif isinstance(part, ast.FormattedValue) and ast.unparse(part.value) == "__name__":
+            pattern += re.escape(module)
+        else:
+            pattern += r"\w+"
+    return {name for name in modules() if re.fullmatch(pattern, name)}
 
 
 def own(names: frozenset[str]) -> set[str]:
@@ -126,6 +153,19 @@ def test_the_walk_sees_the_imports() -> None:
         f"{found}.recogniser" for found in own(imports("lightning_app")[1])
     }
     assert len(modules()) > 200
+
+
+def test_the_walk_sees_import_module() -> None:
+    assert "lightning_app.masks.saliency.template" in own(imports("lightning_app.masks")[1])
+    assert {"lightning_app.cli.app", "lightning_app.commands.draw_mask"} <= own(
+        imports("lightning_app.commands")[1]
+    )
+    # what a package imports of itself at once is not late
+    now, lazy, _ = imports("lightning_app.networks.backbones")
+    assert "lightning_app.networks.backbones.resnet" in own(now)
+    assert not own(lazy)
+    # a class path that a user gives names nothing of ours
+    assert not own(imports("lightning_app.models.known")[1])
 
 
 def test_every_module_lies_in_a_room() -> None:
