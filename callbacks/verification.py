@@ -59,7 +59,7 @@ class LFWVerification(L.Callback):
             under the DataModule's.
         keep_scores: write the score of every pair into the run folder, `scores/<name>.safetensors`: `scores_s1` …
             `[P]` float32, `same` and `folds` `[P]`; runs on the same pairs can then be compared pair by pair, see
-            `lightning_app.metrics.difference`.
+            `lightning_app.metrics.paired`.
         protocol: `lfw`, or `insightface`: thresholds by 0.01 in squared distance, and the embedding of the mirrored
             image added (`flip`), as InsightFace reports its figures; the same folds. See
             `lightning_app.metrics.verification`.

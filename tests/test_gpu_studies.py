@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
 
 import main as command_line
-from benchmarks import gpu_studies, mask_cost
+from benchmarks import gpu_studies
 from lightning_app.cli.configs import find_config
 
 
@@ -132,31 +131,3 @@ def test_no_run_is_begun_when_the_time_is_up(study: Path) -> None:
     plan = gpu_studies.read_study(str(study), [], [1], "runs")
     state = gpu_studies.run_all(gpu_studies.tasks_of(plan, 0), 1, time.monotonic() - 1, print)
     assert set(state.values()) == {"not begun"}
-
-
-def test_the_table_has_means_over_seeds_and_paired_differences(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    same, folds = torch.arange(400) % 2 == 0, torch.arange(400) // 100
-    for kind, gain in (("good", 4.0), ("bad", 0.5)):
-        for seed in (1, 2):
-            run = tmp_path / f"{kind}_s{seed}"
-            (run / "scores").mkdir(parents=True)
-            accuracy = {"lfw/accuracy": 0.9 + seed / 100, "train/accuracy": 0.5}
-            (run / "metrics.json").write_text(json.dumps(accuracy))
-            scores = torch.randn(400, generator=generator) + gain * same
-            kept = {"scores_s1": scores, "same": same.to(torch.uint8), "folds": folds.to(torch.int16)}
-            save_file(kept, run / "scores" / "lfw.safetensors")
-    kinds = mask_cost.runs_in(tmp_path)
-    lines = mask_cost.table(kinds, kinds["bad"], mask_cost.FIGURES)
-    assert lines[2] == "| bad | 2 | 91.5 ± 0.7 |  |  | 50.0 ± 0.0 |  |"
-    head, _, gap = lines[3].rpartition(" | +")
-    assert head == "| good | 2 | 91.5 ± 0.7 |  |  | 50.0 ± 0.0"
-    mean, low = (float(part.strip("[,+")) for part in gap.split()[:2])
-    assert 30 < mean < 45  # Φ(2) less Φ(0.25), about 0.977 less 0.599
-    assert 20 < low < mean
-
-
-def test_a_kind_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        mask_cost.main([str(tmp_path), "--against", "clean"])
-    assert "--against 'clean': choose one of (no finished run)" in capsys.readouterr().err

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _BATCH = 32  # images at a time
 _SPREAD = 1e-3  # least deviation of a statistic, so that one that never moves does not decide alone
 _NOTHING = 1e-6  # deviation of a channel that carries nothing
-STATISTICS = 10  # of each channel, whatever its scale
 
 
 class Unshuffle(Attack):

@@ -19,7 +19,7 @@ from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import Desensitizer, FrequencyMask, Identity, MaskOut
 from lightning_app.metrics import verification
-from lightning_app.metrics.difference import decided_rightly
+from lightning_app.metrics.paired import decided_rightly
 from lightning_app.models import ResNet, ResNetFSM, ResNetPartial
 from lightning_app.models.base import Recogniser
 from tests.callbacks.tiny_run import NoPicture

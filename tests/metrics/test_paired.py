@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_app.metrics import verification
-from lightning_app.metrics.paired import accuracy_gain
+from lightning_app.metrics.paired import accuracy_gain, decided_rightly
 from tests.metrics.conftest import Pairs
 
 
@@ -58,3 +58,11 @@ def test_what_cannot_be_compared_is_refused(pairs: Callable[..., Pairs]) -> None
         accuracy_gain(scores, scores[1:], same, folds)
     with pytest.raises(ValueError, match="NaN or infinite"):
         accuracy_gain(scores * np.nan, scores, same, folds)
+
+
+def test_the_share_decided_rightly_is_the_accuracy() -> None:
+    random = np.random.default_rng(0)
+    same, folds = np.arange(400) % 2 == 0, np.repeat(np.arange(4), 100)
+    scores = random.normal(size=400) + same
+    right = decided_rightly(scores, same, folds)
+    assert right.mean() == pytest.approx(verification(scores, same, folds, bootstrap=0).accuracy, abs=1e-12)
