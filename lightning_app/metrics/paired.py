@@ -81,7 +81,7 @@ def accuracy_gain(
         >>> same, folds = [True, False, True, False], [1, 1, 2, 2]
         >>> gain = accuracy_gain([0.9, 0.2, 0.8, 0.4], [0.9, 0.2, 0.3, 0.4], same, folds, bootstrap=100)
         >>> gain.accuracy, gain.baseline, gain.gain
-        (1.0, 0.5, 0.5)
+        (1.0, 0.75, 0.25)
     """
     right = [decided_rightly(values, same, folds) for values in (scores, baseline)]
     is_same = as_array(same).astype(np.bool_)

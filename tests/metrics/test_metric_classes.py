@@ -20,7 +20,7 @@ Pairs = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.int
 MakePairs = Callable[..., Pairs]
 
 
-@pytest.mark.parametrize("name", ["ssim", "verification", "stateful"])
+@pytest.mark.parametrize("name", ["paired", "ssim", "verification", "stateful"])
 def test_examples_in_docstrings(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"lightning_app.metrics.{name}"))
     assert found.attempted > 0
