@@ -186,17 +186,17 @@ def test_inpainting_comes_nearer_than_black(clean: Tensor, masks: Tensor) -> Non
 
 
 class TestMeanFace(AttackContract):
-    def make(self) -> Attack:
+    def make(self) -> MeanFace:
         return MeanFace(DrawnFaces(identities=2, images_per_identity=2, size=self.size))
 
 
 class TestTelea(AttackContract):
-    def make(self) -> Attack:
+    def make(self) -> Telea:
         return Telea()
 
 
 class TestNavierStokes(AttackContract):
-    def make(self) -> Attack:
+    def make(self) -> NavierStokes:
         return NavierStokes()
 
 

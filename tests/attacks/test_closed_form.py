@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules import DrawnFaces
-from lightning_app.attacks import AbsoluteValues, Attack, LeastSquares, UnMix, Unshuffle
+from lightning_app.attacks import AbsoluteValues, LeastSquares, UnMix, Unshuffle
 from lightning_app.attacks.unmix import mixing_matrix
 from lightning_app.core.batch import AS_TRAINED, Batch
 from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, GaussianBlur, InstaHide, MaskOut, MixUp
@@ -32,19 +32,19 @@ def attacked(count: int = 6, each: int = 1) -> Batch:
 
 
 class TestLeastSquares(AttackContract):
-    def make(self) -> Attack:
+    def make(self) -> LeastSquares:
         made = LeastSquares(others(), images=8).against(GaussianBlur(5))
         assert made is not None
         return made
 
 
 class TestUnMix(AttackContract):
-    def make(self) -> Attack:
+    def make(self) -> UnMix:
         return UnMix()
 
 
 class TestAbsoluteValues(AttackContract):
-    def make(self) -> Attack:
+    def make(self) -> AbsoluteValues:
         return AbsoluteValues()
 
 

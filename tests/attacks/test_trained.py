@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_app.attacks import Attack, TrainedRestorer
+from lightning_app.attacks import TrainedRestorer
 from lightning_app.networks.rfr import RFRNet
 from tests.attacks.contract import AttackContract, released
 
@@ -103,5 +103,5 @@ class TestTrainedRestorer(AttackContract):
     def _file(self, tmp_path: Path) -> None:
         self.file = checkpoint(tmp_path / "a.ckpt")
 
-    def make(self) -> Attack:
+    def make(self) -> TrainedRestorer:
         return TrainedRestorer(self.file)

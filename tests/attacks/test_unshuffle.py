@@ -106,7 +106,7 @@ def test_what_does_not_suit_is_refused() -> None:
 
 
 class TestUnshuffle(AttackContract):
-    def make(self) -> Attack:
+    def make(self) -> Unshuffle:
         return Unshuffle(BlockDCT(upsample=1, stride=1), others(), images=20)
 
     def images(self, attack: Attack) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from datamodules import (
@@ -19,11 +20,16 @@ from datamodules import (
     PairFaces,
     RecordIOFaces,
     ReleasedFaces,
+    ReleasedPairs,
 )
 from datamodules.readers.base import FaceReader, Pixels
+from datamodules.readers.cached import CachedReader
+from datamodules.readers.subset import Subset
+from lightning_app.federated.protocol.people import OwnPeople
 from tests.command_line import RunMain
 from tests.datamodules.face_files import encoded, insightface_records, make_tree, picture, write_records
 from tests.datamodules.reader_contract import ReaderContract
+from tests.release import tensor_release
 from tests.release.released import raw_tree, release
 
 SIZE = 20
@@ -42,12 +48,12 @@ class OnDisk(ReaderContract):
 
 
 class TestDrawnFaces(ReaderContract):
-    def make(self) -> FaceReader:
+    def make(self) -> DrawnFaces:
         return DrawnFaces(3, 2, SIZE)
 
 
 class TestDrawnPairs(ReaderContract):
-    def make(self) -> FaceReader:
+    def make(self) -> DrawnPairs:
         return DrawnPairs(6, 3, SIZE, folds=2, pairs_per_fold=4)
 
 
@@ -55,7 +61,7 @@ class TestFolderFaces(OnDisk):
     def write(self) -> None:
         make_tree(self.folder / "faces", {"ann": 3, "bob": 2})
 
-    def make(self) -> FaceReader:
+    def make(self) -> FolderFaces:
         return FolderFaces(self.folder / "faces", size=SIZE, cache_index=False)
 
 
@@ -64,7 +70,7 @@ class TestRecordIOFaces(OnDisk):
         images = [(label, encoded(picture(i), "PNG")) for i, label in enumerate([0, 0, 1, 2, 2])]
         write_records(self.folder / "train.rec", insightface_records(images))
 
-    def make(self) -> FaceReader:
+    def make(self) -> RecordIOFaces:
         return RecordIOFaces(self.folder, size=SIZE, cache_index=False)
 
 
@@ -72,15 +78,47 @@ class TestReleasedFaces(OnDisk):
     def write(self) -> None:
         release(self.folder, raw_tree(self.folder / "raw", people=2, each=2))
 
-    def make(self) -> FaceReader:
+    def make(self) -> ReleasedFaces:
         return ReleasedFaces(self.folder / "out")
+
+
+class TestReleasedPairs(OnDisk):
+    """Of a representation: its pixels are what was stored."""
+
+    def write(self) -> None:
+        pairs = DrawnPairs(4, 3, folds=2, pairs_per_fold=4, size=32)
+        tensor_release.released(self.folder, pairs, "out", tensor_release.method(self.folder))
+
+    def make(self) -> ReleasedPairs:
+        return ReleasedPairs(self.folder / "out")
+
+
+class TestCachedReader(ReaderContract):
+    def make(self) -> CachedReader:
+        return CachedReader(DrawnFaces(3, 2, SIZE), threads=1)
+
+
+class TestSubset(ReaderContract):
+    """Of three people's images, those of two."""
+
+    of_a_whole = True
+
+    def make(self) -> Subset:
+        return Subset(DrawnFaces(3, 2, SIZE), torch.tensor([5, 1, 0]))
+
+
+class TestOwnPeople(ReaderContract):
+    """The same images, but their people are all there are."""
+
+    def make(self) -> OwnPeople:
+        return OwnPeople(DrawnFaces(3, 2, SIZE), torch.tensor([5, 1, 0]))
 
 
 class TestPairFaces(OnDisk):
     def write(self) -> None:
         DrawnFaces(6, 4, SIZE).write(self.folder / "faces", count_per_class=4, folds=2)
 
-    def make(self) -> FaceReader:
+    def make(self) -> PairFaces:
         return PairFaces(self.folder / "faces", size=SIZE)
 
 
@@ -90,7 +128,7 @@ class TestBinFaces(OnDisk):
         same = [i % 2 == 0 for i in range(40)]
         (self.folder / "lfw.bin").write_bytes(pickle.dumps((images, same)))
 
-    def make(self) -> FaceReader:
+    def make(self) -> BinFaces:
         return BinFaces(self.folder / "lfw.bin", size=SIZE)
 
 

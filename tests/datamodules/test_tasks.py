@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import CelebAFaces, ClassFolders, FERFaces
 from datamodules.readers import votes
-from datamodules.readers.base import FaceReader, whole
+from datamodules.readers.base import whole
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.class_folders import SplitName
 from datamodules.readers.subset import Subset
@@ -54,7 +54,7 @@ class TestClassFolders(OnDisk):
     def write(self) -> None:
         make_tree(self.folder / "set" / "train", {"glad": 3, "sad": 2})
 
-    def make(self) -> FaceReader:
+    def make(self) -> ClassFolders:
         return ClassFolders(self.folder / "set", size=SIZE, cache_index=False)
 
 
@@ -62,7 +62,7 @@ class TestCelebAFaces(OnDisk):
     def write(self) -> None:
         write_celeba(self.folder / "set", CELEBA)
 
-    def make(self) -> FaceReader:
+    def make(self) -> CelebAFaces:
         return CelebAFaces(self.folder / "set", size=SIZE)
 
 
@@ -70,7 +70,7 @@ class TestFERFaces(OnDisk):
     def write(self) -> None:
         write_fer(self.folder / "set", FER)
 
-    def make(self) -> FaceReader:
+    def make(self) -> FERFaces:
         return FERFaces(self.folder / "set", size=SIZE)
 
 

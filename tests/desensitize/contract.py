@@ -27,24 +27,14 @@ def faces(size: int, index: tuple[int, ...] = (4, 9, 2, 7)) -> Batch:
     )  # fmt: skip
 
 
-class DesensitizerContract:
-    """Override `make`; `size` where it takes another, `mask_file` where it reads one, and what it does not promise.
-
-    Attributes:
-        size: side of the images in pixels.
-        from_description: whether it can be made from its description.
-    """
+class DescribedContract:
+    """What holds of a method whether or not raw images can be put through it."""
 
     size = 32
-    from_description = True
 
     def make(self) -> Desensitizer:
         """Make the desensitizer; called anew by every test."""
         raise NotImplementedError
-
-    def mask_file(self) -> Path | None:
-        """File of its one mask, where its description alone is not enough."""
-        return None
 
     def made(self) -> Desensitizer:
         """Make and prepare it, as validation and releases have it."""
@@ -52,10 +42,69 @@ class DesensitizerContract:
         made.prepare((self.size, self.size))
         return made
 
+    def returned(self, made: Desensitizer) -> Tensor:
+        """Four images that it returns."""
+        raise NotImplementedError
+
+    def method(self, made: Desensitizer) -> str:
+        """Name of the class that its description is of."""
+        return type(made).__name__
+
+    def test_its_description(self) -> None:
+        made = self.made()
+        self.returned(made)
+        description = made.describe()
+        assert next(iter(description)) == "method"
+        assert description["method"] == self.method(made)
+        assert json.loads(json.dumps(description)) == description
+        assert self.made().describe() == description, "equal desensitizers say the same"
+        assert len(json.dumps(description)) < 2000, "there is no room for a face"
+
+    def test_promises_are_not_inherited(self) -> None:
+        kind = type(self.make())
+        derived = type("Derived", (kind,), {})
+        for name, cautious in PROMISES.items():
+            assert vars(derived)[name] is cautious
+        made = self.made()
+        assert only_hides(made) == (vars(kind)["hides_only"] is True)
+        made.__class__ = derived
+        assert not only_hides(made)
+
+    def test_how_it_looks(self) -> None:
+        made = self.made()
+        out = self.returned(made)
+        seen, size = made.look(out), (self.size, self.size)
+        assert seen.shape[:2] == (4, 3)
+        assert 0 <= float(seen.min()) <= float(seen.max()) <= 1
+        assert made.pictures(out, size).shape == (4, 3, *size)
+        if made.is_image:
+            assert torch.equal(made.pictures(out, size), out)
+
+
+class DesensitizerContract(DescribedContract):
+    """Override `make`; `size` where it takes another, `mask_file` where it reads one, and what it does not promise.
+
+    Attributes:
+        size: side of the images in pixels.
+        from_description: whether it can be made from its description.
+    """
+
+    from_description = True
+
+    def mask_file(self) -> Path | None:
+        """File of its one mask, where its description alone is not enough."""
+        return None
+
+    def returned(self, made: Desensitizer) -> Tensor:
+        """Return what it makes of noise."""
+        image: Tensor = made(faces(self.size))["image"]
+        return image
+
     @pytest.mark.parametrize("device", DEVICES)
     @pytest.mark.parametrize("training", [False, True])
     def test_a_batch(self, training: bool, device: str) -> None:
         made = self.made().train(training)
+        assert not made.lacks_key
         batch = faces(self.size)
         for key in ("image", "identity", "index", "bad"):
             batch[key] = batch[key].to(device)
@@ -112,16 +161,6 @@ class DesensitizerContract:
         together, alone = made(faces(self.size)), made(faces(self.size, (9,)))
         torch.testing.assert_close(together["image"][1], alone["image"][0], rtol=0, atol=1e-6)
 
-    def test_its_description(self) -> None:
-        made = self.made()
-        made(faces(self.size))
-        description = made.describe()
-        assert next(iter(description)) == "method"
-        assert description["method"] == type(made).__name__
-        assert json.loads(json.dumps(description)) == description
-        assert self.made().describe() == description, "equal desensitizers say the same"
-        assert len(json.dumps(description)) < 2000, "there is no room for a face"
-
     def test_it_can_be_made_from_its_description(self) -> None:
         made = self.made()
         description, file = made.describe(), self.mask_file()
@@ -151,22 +190,30 @@ class DesensitizerContract:
         if made.hides_only:
             assert torch.equal(out["image"], batch["image"] * mask)
 
-    def test_promises_are_not_inherited(self) -> None:
-        kind = type(self.make())
-        derived = type("Derived", (kind,), {})
-        for name, cautious in PROMISES.items():
-            assert vars(derived)[name] is cautious
-        made = self.made()
-        assert only_hides(made) == (vars(kind)["hides_only"] is True)
-        made.__class__ = derived
-        assert not only_hides(made)
 
-    def test_how_it_looks(self) -> None:
+class KeylessContract(DescribedContract):
+    """What stands for a method whose owner's key, or masker, is not here: it says what was done, and does it not."""
+
+    def method(self, made: Desensitizer) -> str:
+        """Name of the class that made the release; override it."""
+        raise NotImplementedError
+
+    def returned(self, made: Desensitizer) -> Tensor:
+        """Return noise of the form of what it stands for."""
+        side = made.out_size(self.size)
+        return torch.rand(4, made.out_channels, side, side, generator=torch.Generator().manual_seed(0))
+
+    def test_raw_images_are_refused(self) -> None:
         made = self.made()
-        out = made(faces(self.size))["image"]
-        seen, size = made.look(out), (self.size, self.size)
-        assert seen.shape[:2] == (4, 3)
-        assert 0 <= float(seen.min()) <= float(seen.max()) <= 1
-        assert made.pictures(out, size).shape == (4, 3, *size)
-        if made.is_image:
-            assert torch.equal(made.pictures(out, size), out)
+        assert made.lacks_key
+        for training in (False, True):
+            with pytest.raises(
+                ValueError, match=rf"the release was made by {self.method(made)} .* is not here"
+            ):
+                made.train(training)(faces(self.size), DrawKey(step=3, mix=True))
+
+    def test_it_cannot_be_made_from_its_description(self) -> None:
+        made = self.made()
+        with pytest.raises(ValueError, match="cannot be made from its description"):
+            type(made).from_description(made.describe())
+        assert self.method(made) != type(made).__name__, "its description is of another class"

@@ -56,7 +56,7 @@ class Halves(Desensitizer):
 class TestAChainOfARepresentation(DesensitizerContract):
     from_description = False
 
-    def make(self) -> Desensitizer:
+    def make(self) -> Chain:
         return Chain([Mosaic(4), Halves(), MixUp(3)])
 
 

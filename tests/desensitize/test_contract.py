@@ -51,67 +51,67 @@ class Ours(DesensitizerContract):
 
 
 class TestIdentity(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> Identity:
         return Identity()
 
 
 class TestGaussianBlur(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> GaussianBlur:
         return GaussianBlur(9)
 
 
 class TestCentreBlur(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> CentreBlur:
         return CentreBlur(0.6, 9, 2.5)
 
 
 class TestMosaic(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> Mosaic:
         return Mosaic(5)
 
 
 class TestMixUp(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> MixUp:
         return MixUp(3)
 
 
 class TestInstaHide(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> InstaHide:
         return InstaHide(2, mean=0.4)
 
 
 class TestRandomMixUp(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> RandomMixUp:
         return RandomMixUp([2, 4])
 
 
 class TestChain(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> Chain:
         return Chain([Mosaic(5), GaussianBlur(9)])
 
 
 class TestChainThatMixes(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> Chain:
         return Chain([Mosaic(5), InstaHide(4)])
 
 
 class TestChainUnderAMask(DesensitizerContract):
-    def make(self) -> Desensitizer:
+    def make(self) -> Chain:
         return Chain([CentreBlock(0.5), MixUp(2, cap=0.65)])
 
 
 class TestCentreBlock(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> CentreBlock:
         return CentreBlock(0.5)
 
 
 class TestDrawnMask(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> MaskOut:
         return MaskOut(freeform=(0.4, 0.6), seed=3, guard=1)
 
 
 class TestDrawnMasks(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> MaskOut:
         return MaskOut(freeform=(0.4, 0.6), count=6, draw="image")
 
 
@@ -127,7 +127,7 @@ class TestMaskFile(Ours):
     def mask_file(self) -> Path:
         return self.path
 
-    def make(self) -> Desensitizer:
+    def make(self) -> MaskOut:
         return MaskOut(mask=self.path, guard=self.guard)
 
     def test_another_file_is_not_its_mask(self, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lightning_app.core import draws
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import make_key, write_secret
 from lightning_app.core.owner_key import OwnerKey
-from lightning_app.desensitize import BlockDCT, Desensitizer, FrequencyMask
+from lightning_app.desensitize import BlockDCT, FrequencyMask
 from lightning_app.desensitize.dct import Blocks, block_dct, grey
 from lightning_app.desensitize.frequency import Permutation
 from lightning_app.release.format.method import describe
@@ -44,7 +44,7 @@ def drawn(count: int = 4, size: int = 32) -> Batch:
 
 
 class TestBlockDCT(Ours):
-    def make(self) -> Desensitizer:
+    def make(self) -> BlockDCT:
         return BlockDCT()
 
     def test_its_manifest_is_closed(self) -> None:
@@ -59,12 +59,12 @@ class TestBlockDCT(Ours):
 
 
 class TestColourBlockDCT(TestBlockDCT):
-    def make(self) -> Desensitizer:
+    def make(self) -> BlockDCT:
         return BlockDCT(colour="ycbcr", align_corners=False, channels=["y1", "y8", "cb1", 3], normalise=True)
 
 
 class TestSlidingBlockDCT(TestBlockDCT):
-    def make(self) -> Desensitizer:
+    def make(self) -> BlockDCT:
         return BlockDCT(upsample=1, stride=1, channels=36, dc=True)
 
 
@@ -76,7 +76,7 @@ class TestFrequencyMask(Ours):
     def _key(self, keys: tuple[Path, Path]) -> None:
         self.key = keys[0]
 
-    def make(self) -> Desensitizer:
+    def make(self) -> FrequencyMask:
         return FrequencyMask(key=self.key, **self.options)
 
     def test_mean_and_deviation(self) -> None:

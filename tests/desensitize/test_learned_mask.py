@@ -12,7 +12,7 @@ import torch
 
 from lightning_app.core.batch import Batch
 from lightning_app.core.key_file import write_secret
-from lightning_app.desensitize import Desensitizer, LearnedMask
+from lightning_app.desensitize import LearnedMask
 from lightning_app.desensitize.base import only_hides
 from lightning_app.desensitize.masker import load_masker, masker_hash
 from lightning_app.masks import save_mask
@@ -51,7 +51,7 @@ class OfAMasker(DesensitizerContract):
     def _checkpoint(self, masker: Path, core_masker: Path) -> None:
         self.checkpoint = core_masker if self.rounds else masker
 
-    def make(self) -> Desensitizer:
+    def make(self) -> LearnedMask:
         return LearnedMask(self.checkpoint, kind=self.kind, **self.more)  # type: ignore[arg-type]
 
 

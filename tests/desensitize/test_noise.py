@@ -79,7 +79,7 @@ class Noisy(Ours):
 
 
 class TestLaplaceNoise(Noisy):
-    def make(self) -> Desensitizer:
+    def make(self) -> LaplaceNoise:
         return LaplaceNoise(2.0)
 
 
@@ -88,7 +88,7 @@ class TestEigenfaceNoise(Noisy):
     def _file(self, tmp_path: Path) -> None:
         self.path = other_people(tmp_path / "other.safetensors")
 
-    def make(self) -> Desensitizer:
+    def make(self) -> EigenfaceNoise:
         return EigenfaceNoise(self.path)
 
 
@@ -99,7 +99,7 @@ class TestDCTDP(Ours):
     def _file(self, tmp_path: Path) -> None:
         self.path = checkpoint(tmp_path / "budget.ckpt", colour="ycbcr")
 
-    def make(self) -> Desensitizer:
+    def make(self) -> DCTDP:
         return DCTDP(self.path)
 
     def test_its_manifest_is_closed(self) -> None:

@@ -23,12 +23,12 @@ from tests.models.masker_run import CLASSES, Small, Spots
 class TestReleased(DesensitizerContract):
     from_description = False
 
-    def make(self) -> Desensitizer:
+    def make(self) -> Part:
         return Part(CentreBlock(0.5), "released")
 
 
 class TestMaskAlone(TestReleased):
-    def make(self) -> Desensitizer:
+    def make(self) -> Part:
         return Part(CentreBlock(0.5), "mask")
 
 

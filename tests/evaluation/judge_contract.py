@@ -17,9 +17,15 @@ SIZE = 32  # of the faces a judge is shown, where it takes any
 
 
 class JudgeContract:
-    """Override `make`; pytest runs the rest."""
+    """Override `make`; pytest runs the rest.
 
-    refuses_other_sizes = False  # than `input_size`, by `check_size`; else they are resized
+    Attributes:
+        refuses_other_sizes: than `input_size`, by `check_size`; else they are resized.
+        of_released: it looks at what a method released, and another judge at the clean faces, see `clean_side`.
+    """
+
+    refuses_other_sizes = False
+    of_released = False
 
     def make(self) -> Judge:
         """Return a new judge, the same each time."""
@@ -58,6 +64,8 @@ class JudgeContract:
         assert not torch.equal(found[0], found[1]), "it tells nobody apart"
 
     def test_images_of_another_size_are_resized_or_refused(self, judge: Judge) -> None:
+        if self.of_released:  # of one size, by one method: whoever releases sees to that
+            return
         other = (judge.input_size or SIZE) + 16
         images = DrawnFaces(2, 1, other).__getitems__(range(2))["image"].float() / 255
         if self.refuses_other_sizes:
@@ -67,6 +75,15 @@ class JudgeContract:
         judge.check_size(other)
         with torch.no_grad():
             assert len(judge(images)) == 2
+
+    def test_whom_it_asks_about_clean_faces(self, judge: Judge, faces: Tensor) -> None:
+        clean = judge.clean_side()
+        assert judge.of_released == self.of_released
+        assert (clean is judge) == (not self.of_released)
+        assert clean.clean_side() is clean
+        assert not clean.of_released
+        with torch.no_grad():
+            assert clean(faces).shape == judge(faces).shape, "the two cannot be compared"
 
     def test_a_mask_may_be_told(self, judge: Judge, faces: Tensor) -> None:
         mask = torch.ones(1, 1, *faces.shape[2:])

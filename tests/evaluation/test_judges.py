@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lightning_app.evaluation import DlibJudge, Judge, RecogniserJudge
+from lightning_app.attacks.link import KEPT, LinkAttack
+from lightning_app.evaluation import DlibJudge, Judge, LinkJudge, RecogniserJudge
+from lightning_app.evaluation.judges.linking import teacher_hashes
 from lightning_app.evaluation.judges.named import known_name, named_judge
 from lightning_app.metrics.reidentification import mate_ranks, similarity
 from lightning_app.models.known import Untrusted, make_known, trusting
-from tests.evaluation.judge_contract import JudgeContract
+from lightning_app.networks.linking import LinkStudent
+from tests.evaluation.judge_contract import SIZE, JudgeContract
 
 WITH_DLIB = all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
 
@@ -50,13 +53,41 @@ class TestRecogniserJudge(JudgeContract):
     def _run(self, fitted: Path) -> None:
         self.run = fitted / "runs/tiny"
 
-    def make(self) -> Judge:
+    def make(self) -> RecogniserJudge:
         return RecogniserJudge(self.run)
+
+
+class TestLinkJudge(JudgeContract):
+    """A student that nobody trained, beside the teacher that it names."""
+
+    of_released = True
+
+    @pytest.fixture(autouse=True)
+    def _student(self, tmp_path: Path) -> None:
+        self.path, dim = tmp_path / "linker.ckpt", 48
+        torch.manual_seed(0)
+        weights = LinkStudent("resnet18", 3, SIZE, dim, 8).state_dict()
+        torch.save(
+            {
+                "state_dict": {f"network.{name}": value for name, value in weights.items()},
+                "hyper_parameters": {
+                    "backbone": "resnet18",
+                    "width": 8,
+                    "in_channels": 3,
+                    "input_size": SIZE,
+                },
+                KEPT: {"pixels": SIZE, "dim": dim, "teacher": teacher_hashes(Grid())[0], "batches": 1},
+            },
+            self.path,
+        )
+
+    def make(self) -> LinkJudge:
+        return LinkJudge(LinkAttack(self.path), Grid())
 
 
 @pytest.mark.skipif(not WITH_DLIB, reason="dlib is not installed")
 class TestDlibJudge(JudgeContract):
-    def make(self) -> Judge:
+    def make(self) -> DlibJudge:
         return DlibJudge()
 
 

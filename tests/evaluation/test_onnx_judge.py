@@ -50,7 +50,7 @@ class TestOnnxJudge(JudgeContract):
     def _network(self, tmp_path: Path) -> None:
         self.path = write_network(tmp_path / "judge.onnx")
 
-    def make(self) -> Judge:
+    def make(self) -> OnnxJudge:
         return OnnxJudge(self.path, size=16)
 
 
@@ -61,7 +61,7 @@ class TestOnnxJudgeMovesEyes(JudgeContract):
     def _network(self, tmp_path: Path) -> None:
         self.path = write_network(tmp_path / "judge.onnx", (1, 3, 16, 16))
 
-    def make(self) -> Judge:
+    def make(self) -> OnnxJudge:
         return OnnxJudge(self.path, size=16, eyes=(0.3333, 0.4267, 0.6667, 0.4267), metric="euclidean")
 
 

@@ -14,9 +14,14 @@ SIZE = 32
 
 
 class BackboneContract:
-    """Tests of a backbone; `maker` makes one of (in_channels, input_size)."""
+    """Tests of a backbone; `maker` makes one of (in_channels, input_size).
+
+    Attributes:
+        looks_at_masks: without a gate too.
+    """
 
     maker: BackboneMaker
+    looks_at_masks = False
 
     def make(self, channels: int = 3, size: int = SIZE) -> Backbone:
         torch.manual_seed(2)
@@ -25,6 +30,13 @@ class BackboneContract:
     @pytest.fixture
     def image(self) -> Tensor:
         return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+    @pytest.fixture
+    def half(self) -> Tensor:
+        """A mask that hides the left half."""
+        mask = torch.ones(1, 1, SIZE, SIZE)
+        mask[..., : SIZE // 2] = 0
+        return mask
 
     def maps(self, net: Backbone, image: Tensor) -> dict[str, Tensor]:
         x, found = net.stem_of(image), {}
@@ -51,32 +63,36 @@ class BackboneContract:
             point: (stage.channels, stage.size, stage.size) for point, stage in stated.items()
         }
 
-    def test_a_gate_sits_after_each_stage_and_all_visible_changes_nothing(self, image: Tensor) -> None:
+    def test_a_gate_sits_after_each_stage_and_all_visible_changes_nothing(
+        self, image: Tensor, half: Tensor
+    ) -> None:
         net = self.make()
+        assert net.looks_at_masks == self.looks_at_masks
         points = [point for point, stage in net.stages(SIZE).items() if stage.size > 1]
         assert points, "no FSM could sit anywhere"
         with torch.no_grad():
-            plain = net(image)
-            hidden = torch.zeros(1, 1, SIZE, SIZE)
+            plain, without = net(image), net(image, half)
+            assert torch.equal(without, plain) == (not self.looks_at_masks)
             for point in points:
                 torch.manual_seed(4)
                 net.place_gates([point], SIZE)
                 net.eval()
                 assert list(net.gates) == [point]
+                assert net.looks_at_masks
                 assert torch.equal(net(image), plain)
-                assert torch.equal(net(image, torch.ones_like(hidden)), plain)
-                gated = net(image, hidden)
-                assert not torch.allclose(gated, plain)
+                assert torch.equal(net(image, torch.ones_like(half)), plain)
+                gated = net(image, half)
+                assert not torch.allclose(gated, without)
                 with net.gates_off(point):
-                    assert torch.equal(net(image, hidden), plain)
-                net.freeze_gate(hidden)
-                assert torch.equal(net(image, hidden), gated)
+                    assert torch.equal(net(image, half), without)
+                net.freeze_gate(half)
+                assert torch.equal(net(image, half), gated)
             assert len(net.place_gates((), SIZE).gates) == 0
 
-    def test_a_recogniser_gates_it(self, image: Tensor) -> None:
+    def test_a_recogniser_gates_it(self, image: Tensor, half: Tensor) -> None:
         point = next(p for p, stage in self.make().stages(SIZE).items() if stage.size > 1)
         model = ResNetFSM([point], backbone=type(self).maker, num_classes=3, input_size=SIZE)
-        loss, _ = model.head(model.embed(image, torch.zeros(1, 1, SIZE, SIZE)), torch.tensor([0, 2]))
+        loss, _ = model.head(model.embed(image, half), torch.tensor([0, 2]))
         loss.backward()
         assert all(p.grad is not None for p in model.backbone.gates.parameters())
 

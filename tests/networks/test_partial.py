@@ -1,7 +1,4 @@
-"""`PartialResNet` against partial convolutions written out, and against the ResNet that it is without a mask.
-
-It does not inherit `BackboneContract`: a backbone there looks at masks by its gates alone.
-"""
+"""`PartialResNet` against partial convolutions written out, and against the ResNet that it is without a mask."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from lightning_app.networks.backbones.partial import PARTIAL_UNTIL, PartialResNe
 from lightning_app.networks.backbones.resnet import BackboneName, ResNetBackbone
 from lightning_app.networks.feature_maps import FeatureMaps
 from lightning_app.networks.inference import InferenceBackbone
+from tests.networks.backbone_contract import BackboneContract
 
 SIZE = 48
 
@@ -29,6 +27,18 @@ def made(name: BackboneName = "resnet18", until: PartialUntil = "layer4") -> Par
             nn.init.uniform_(module.bias, 0.1, 0.9)
             nn.init.uniform_(module.get_buffer("running_mean"), -0.2, 0.2)
     return net.eval()
+
+
+class NamedPartial(PartialResNet):
+    """Ours as a class_path would make it, small."""
+
+    def __init__(self, in_channels: int = 3, input_size: int = 224) -> None:
+        super().__init__("resnet18", input_size, in_channels, width=8)
+
+
+class TestPartialResNet(BackboneContract):
+    maker = NamedPartial
+    looks_at_masks = True
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from lightning_app.networks.backbones.base import apply_gate
+from lightning_app.networks.backbones.base import Backbone, apply_gate
 from lightning_app.networks.backbones.resnet import INSERTION_POINTS, WIDTH, BackboneName, ResNetBackbone
+from lightning_app.networks.fsm import Normaliser
 from lightning_app.networks.partial_conv import of_images
 
 PartialUntil = Literal["stem", "layer1", "layer2", "layer3", "layer4"]
@@ -70,8 +71,9 @@ class PartialResNet(ResNetBackbone):
         if until not in PARTIAL_UNTIL:
             raise ValueError(f"partial_until={until!r}: choose one of {', '.join(PARTIAL_UNTIL)}")
         self.until = until
-        self._fixed: tuple[Tensor, list[Window]] | None = None
-        self._constant = False
+
+    _fixed: tuple[Tensor, list[Window]] | None = None
+    _constant: bool = False
 
     @property
     def looks_at_masks(self) -> bool:
@@ -115,6 +117,13 @@ class PartialResNet(ResNetBackbone):
         if mask.device.type != "cpu" or torch.compiler.is_compiling():
             return found
         return [_without_ones(window) for window in found]
+
+    def place_gates(
+        self, insertion_points: Sequence[str], input_size: int, normalise: Normaliser = "sigmoid"
+    ) -> Backbone:
+        """Put an FSM after each of some stages, see `Backbone`; what was frozen is cleared, the windows too."""
+        self._fixed, self._constant = None, False
+        return super().place_gates(insertion_points, input_size, normalise)
 
     @torch.no_grad()
     def freeze_gate(self, mask: Tensor) -> None:

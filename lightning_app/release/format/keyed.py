@@ -66,8 +66,8 @@ class WithoutKey(Desensitizer):
         raise ValueError(no_key(str(self._description["method"])))
 
     def describe(self) -> dict[str, Any]:
-        """Return what the manifest says of the method."""
-        return dict(self._description)
+        """Return what the manifest says of the method, its name first."""
+        return {"method": self._description["method"], **self._description}
 
 
 def no_key(method: str) -> str:

@@ -40,8 +40,8 @@ class OwnMasks(Desensitizer):
         raise ValueError(no_masker(str(self._description["kind"])))
 
     def describe(self) -> dict[str, Any]:
-        """Return what the manifest says of the method."""
-        return dict(self._description)
+        """Return what the manifest says of the method, its name first."""
+        return {"method": self._description["method"], **self._description}
 
 
 def no_masker(kind: str) -> str:
