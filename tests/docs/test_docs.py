@@ -76,23 +76,6 @@ def test_configs_are_shipped_or_the_users_own(name: str) -> None:
         assert shipped or own or config == "NAME.yaml" or config.startswith("runs/"), f"{name}: {config}"
 
 
-def test_the_configs_that_readers_are_to_copy_parse(run_main: Callable[..., None], tmp_path: Path) -> None:
-    blocks = [
-        b for name in ("README.md", "docs/train.md") for b in fenced(read(name), "yaml") if "trainer:" in b
-    ]
-    assert len(blocks) == 2
-    for block in blocks:
-        (tmp_path / "mine.yaml").write_text(block)
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
-            run_main("fit", "--config", "mine.yaml", "--print_config")
-        assert ended.value.code in (None, 0)
-        asked, shown = yaml.safe_load(block), yaml.safe_load(out.getvalue())
-        assert shown["data"]["init_args"]["reader"]["init_args"]["root"] == "/path/to/faces"
-        assert shown["model"]["init_args"]["lr"] == asked["model"]["init_args"]["lr"]
-        assert shown["trainer"]["callbacks"][0]["class_path"] == "callbacks.LFWVerification"
-
-
 @cache
 def options_of(command: str) -> frozenset[str]:
     """Return the options in a command's `--help`."""
