@@ -129,6 +129,15 @@ def test_every_config_of_the_pages_parses(block: str, fit: ArgumentParser, tmp_p
     parse(block, fit, tmp_path)
 
 
+def test_the_network_to_begin_with_is_the_one_that_the_readme_takes() -> None:
+    assert "Take `ResNetMask`." in (ROOT / "README.md").read_text(encoding="utf-8")
+    (fit,) = (kind for kind in KINDS if kind.reader == "fit")
+    copied = [block for name in ("README.md", "docs/train.md")
+              for block in map(yaml.safe_load, fenced((ROOT / name).read_text(encoding="utf-8"), "yaml"))
+              if fit.whole <= block.keys()]  # fmt: skip
+    assert [block["model"]["class_path"] for block in copied] == ["lightning_app.models.ResNetMask"] * 2
+
+
 def test_every_block_is_found() -> None:
     pages = [(ROOT / name).read_text(encoding="utf-8") for name in NAMES]
     assert len([*blocks()]) == sum(page.count("```yaml") for page in pages) > 15
