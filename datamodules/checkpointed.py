@@ -28,7 +28,7 @@ class CheckpointedDataModule(ServingDataModule):
 
     Attributes:
         reader: where training images come from.
-        seed: of order and choice.
+        seed: seed of order and choice.
         other_data: refuse other data than a checkpoint's, or accept them.
     """
 

@@ -51,7 +51,7 @@ class FaceDataModule(CheckpointedDataModule):
             nothing for others, a new image at most who of its own identity stands at the edge of the share.
         cache: keep the decoded images in memory; `device` keeps those of training and held-out images on the GPU itself
             (on the CPU where the run is), so that no pixel is copied in a step. Batches are the same.
-        seed: of the order, the split, the masks and the augmentation; `seed_everything` by default.
+        seed: seed of the order, the split, the masks and the augmentation; `seed_everything` by default.
         mean: subtracted from every channel, on [0,1] pixels; by default 0.5 of pictures, 0 of representations (the
             desensitizer's `scale`).
         std: what every channel is divided by then; by default 0.5 of pictures, 1 of representations.

@@ -15,7 +15,7 @@ class DrawnPairs(DrawnFaces):
         identities: how many people.
         images_per_identity: images of each.
         size: height and width of the images in pixels.
-        seed: of the set; give the training set's, and another range of identities.
+        seed: seed of the set; give the training set's, and another range of identities.
         first_identity: number of the first person; beyond the training set's last.
         nuisance: how much the images of one person vary, 0 … 2.
         folds: how many folds.

@@ -32,7 +32,7 @@ class DrawnFaces(FaceReader):
         identities: how many people, at least 2.
         images_per_identity: images of each, at least 1.
         size: height and width of the images in pixels, 16 … 1024.
-        seed: of the whole set, at least 0.
+        seed: seed of the whole set, at least 0.
         first_identity: number of the first person, at least 0: sets whose ranges do not overlap have no
             person in common.
         nuisance: how much the images of one person vary, 0 (all the same) … 2.

@@ -53,7 +53,7 @@ class FERFaces(FaceReader):
 
     Args:
         root: folder with these files (or with a folder `fer2013` that has them).
-        labels: whose labels, `fer+` or `fer2013`. They disagree on many images.
+        labels: which labels decide, `fer+` or `fer2013`. They disagree on many images.
         classes: `all` (eight of FER+, seven of FER-2013), `three` (happiness, neutral, surprise; of FER-2013 happy,
             neutral, surprise), or a list of names. Images of other classes are left out.
         split: train, validation (`PublicTest`) or test (`PrivateTest`).

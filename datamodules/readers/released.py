@@ -56,7 +56,7 @@ class ReleasedFaces(FilesPerPerson):
 
     Args:
         root: the released folder, the one with `manifest.json`.
-        verify: before the first use compare `all` files with the manifest, byte for byte by their hash, or
+        verify: compare `all` files with the manifest before the first use, byte for byte by their hash, or
             only the `list` of files. Either is done anew in every run.
         public_key: PEM file of the owner's public key; the manifest's signature must hold then.
         min_images: leave out identities with fewer images.
@@ -64,7 +64,7 @@ class ReleasedFaces(FilesPerPerson):
         own_desensitizer: what the images went through, where that was a desensitizer of one's own without a mask;
             or a method with its key file, or with its masker's checkpoint, with which raw images can be verified on.
         on_bad_image: 'error' for an image that cannot be decoded, or 'replace' it by one of its identity.
-        mask_hash: of the mask that was agreed on, 64 hexadecimal digits; a release under another, or under none, is
+        mask_hash: hash of the mask that was agreed on, 64 hexadecimal digits; a release under another, or none, is
             refused. By default any is taken.
         min_mask_ratio: share of the pixels, in [0,1], that the release's mask must hide at least; a release without a
             mask is refused then. By default it is not asked for.

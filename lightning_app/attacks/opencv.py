@@ -22,7 +22,7 @@ class _Inpainting(Attack):
     """What both have in common: uint8 pixels, one image at a time, threads over the batch.
 
     Args:
-        radius: of the neighbourhood that a hidden pixel is computed from, in pixels.
+        radius: radius of the neighbourhood that a hidden pixel is computed from, in pixels.
 
     Raises:
         ValueError: the radius is not positive.
@@ -63,7 +63,7 @@ class Telea(_Inpainting):
     """Fill in from the edge inwards by weighted means along the image's level lines.
 
     Args:
-        radius: of the neighbourhood that a hidden pixel is computed from, in pixels, above 0 up to 100.
+        radius: radius of the neighbourhood that a hidden pixel is computed from, in pixels, above 0 up to 100.
 
     Raises:
         ValueError: the radius is out of range.
@@ -78,7 +78,7 @@ class NavierStokes(_Inpainting):
     """Fill in by transporting the image's smoothness along its level lines, as a fluid would.
 
     Args:
-        radius: of the neighbourhood that a hidden pixel is computed from, in pixels, above 0 up to 100.
+        radius: radius of the neighbourhood that a hidden pixel is computed from, in pixels, above 0 up to 100.
 
     Raises:
         ValueError: the radius is out of range.

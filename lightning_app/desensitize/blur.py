@@ -191,8 +191,8 @@ class CentreBlur(Desensitizer):
 
     Args:
         fraction: share of each side that the rectangle takes, in (0, 1); 0.5 is a quarter of the pixels.
-        kernel: as for `GaussianBlur`.
-        sigma: as for `GaussianBlur`.
+        kernel: side of the kernel, as for `GaussianBlur`.
+        sigma: standard deviation of the kernel, as for `GaussianBlur`.
 
     Raises:
         ValueError: on a fraction, kernel or sigma out of range, and for images not larger than half the

@@ -84,8 +84,8 @@ class DCTDP(BlockDCT):
     Other augmentations make another image in every epoch, and spend the budget every time.
 
     Args:
-        checkpoint: of a `DCTDPRecogniser`, or the folder of its run; the transform is the one it was trained with.
-        epsilon: of a coefficient, averaged over the channels; 3 in the paper.
+        checkpoint: a `DCTDPRecogniser`'s, or the folder of its run; the transform is the one it was trained with.
+        epsilon: budget of a coefficient, averaged over the channels; 3 in the paper.
         redraw: `once` per image; `epoch` draws anew in every epoch of training and spends the budget every time.
         key: the owner's key: a file of 64 hexadecimal digits, mode 0600 (`openssl rand -hex 32`). Without one a random
             key serves this process and ends with it.
@@ -272,7 +272,7 @@ def read_budget(checkpoint: str | Path) -> Budget:
     """Read how a recogniser spreads its budget. Nothing in the file is run.
 
     Args:
-        checkpoint: of a `DCTDPRecogniser`, or the folder of its run, of which `checkpoints/last.ckpt` is taken.
+        checkpoint: a `DCTDPRecogniser`'s, or the folder of its run, of which `checkpoints/last.ckpt` is taken.
 
     Raises:
         FileNotFoundError: there is no such file.

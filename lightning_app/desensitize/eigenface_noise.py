@@ -32,7 +32,7 @@ class EigenfaceNoise(Desensitizer):
 
     Args:
         eigenfaces: the file.
-        epsilon: of each coefficient; 3 in the paper.
+        epsilon: budget of each coefficient; 3 in the paper.
         redraw: `once` per image; `epoch` draws anew in every epoch of training and spends the budget every time.
         key: the owner's key: a file of 64 hexadecimal digits, mode 0600 (`openssl rand -hex 32`). Without one a random
             key serves this process and ends with it.

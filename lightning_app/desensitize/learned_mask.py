@@ -67,16 +67,16 @@ class LearnedMask(Desensitizer):
     --accept-interference alone.
 
     Args:
-        checkpoint: of an `AdversarialMasker`: a `.ckpt`, or the folder of a run.
-        share: of pixels shown, in (0,1), of 6 decimals; by default as in the masker's training. Mask ratio is
-            1 − share, or a little more.
+        checkpoint: checkpoint of an `AdversarialMasker`: a `.ckpt`, or the folder of a run.
+        share: share of the pixels that are shown, in (0,1), of 6 decimals; by default as in the masker's training. Mask
+            ratio is 1 − share, or a little more.
         kind: see above.
-        choice: of `codebook`: `best`, the mask that covers most of the masker's own for the image; or `exponential`,
-            a random one that is the likelier the more it covers: the choice is then ε-locally private.
+        choice: how `codebook` picks a mask: `best`, the one that covers most of the masker's own for the image; or
+            `exponential`, a random one that is the likelier the more it covers: the choice is then ε-locally private.
         epsilon: ε of `exponential`, above 0.
         key: the owner's key file, which `exponential` draws from; without one a random key that ends with the process.
-        rounds: of `core_first`; by default as in the masker's training, or 4.
-        core: of `core_first`: share of the shown pixels that the start core takes; by default as in the training.
+        rounds: rounds of `core_first`; by default as in the masker's training, or 4.
+        core: share of the shown pixels that the start core of `core_first` takes; by default as in the training.
         remember: keep the masks of images that were seen (256 MB of them at most), so that a training asks the masker
             once for each image and not in every epoch. For images that stay the same from epoch to epoch.
 

@@ -48,8 +48,8 @@ class MaskOut(Desensitizer):
         folder: a folder of PNG masks of any size, see `MaskLevels`.
         freeform: the range (low, high) of mask ratios of free-form masks, such as [0.74, 0.78].
         draw: one mask per `batch` or per `image` while training.
-        levels: of a folder, use only masks with low < mask ratio <= high for one of these (low, high).
-        hidden: of a folder, the colour that hides: `white` in NVIDIA's test masks.
+        levels: use only masks of the folder with low < mask ratio <= high for one of these (low, high).
+        hidden: the colour that hides in masks of a folder: `white` in NVIDIA's test masks.
         count: how many free-form masks to draw; 1 is one mask for the whole set.
         seed: free-form masks are a function of it.
         brush: the five hyper-parameters of free-form masks, and which way strokes count.

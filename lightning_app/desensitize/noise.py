@@ -35,10 +35,10 @@ class KeyedNoise(nn.Module):
 
     Args:
         method: name of the class it is for.
-        epsilon: of a single value, averaged over the values of an image.
+        epsilon: budget of a single value, averaged over the values of an image.
         redraw: `once` per image, or anew in every `epoch` of training.
         key: the owner's key file; without one a random key that ends with the process.
-        key_hash: of a key that is not here: then nothing can be drawn.
+        key_hash: hash of a key that is not here: then nothing can be drawn.
 
     Raises:
         ValueError: epsilon or redraw is out of range.

@@ -66,10 +66,10 @@ class AdversarialMasker(L.LightningModule):
 
     Args:
         backbone: the predictor's: a network of ours by name, or one by `class_path` and `init_args`.
-        num_classes: of the predictor; comes from the data.
+        num_classes: classes of the predictor; comes from the data.
         input_size: height and width of the images; comes from the data.
         in_channels: channels of the images; comes from the desensitizer, which must give pictures.
-        share: of pixels shown, in (0,1): the paper's K.
+        share: share of the pixels that are shown, in (0,1): the paper's K.
         weights: what shown pixels are multiplied by in training: `straight_through`, 1, with the gradient of the soft
             mask; `soft`, the soft mask, as in the paper. What is released is binary in any case.
         adversarial: False leaves the adversary's steps out, as the paper's baseline does.
@@ -79,13 +79,13 @@ class AdversarialMasker(L.LightningModule):
         predictor_steps: batches of the predictor to one of the adversary (paper: 3).
         rounds: 0 makes masks of whole images. With more, masks grow in so many rounds from a core around the centre,
             each of which looks at what is shown already: for `LearnedMask` of kind `core_first`.
-        core: with `rounds`, share of the shown pixels that the core takes, in [0,1).
+        core: where there are `rounds`, share of the shown pixels that the core takes, in [0,1).
         masker_width: channels of the masker's outermost maps, 8 or more.
         masker_depth: how often its maps are halved.
         lr: the predictor's learning rate at its highest.
         masker_lr: the masker's (and a restorer's) at its highest.
-        weight_decay: of AdamW, on convolution and linear weights.
-        schedule: of both rates over the run: `step`, `one_cycle`, `cosine`, `constant`.
+        weight_decay: weight decay of AdamW, on convolution and linear weights.
+        schedule: how both rates change over the run: `step`, `one_cycle`, `cosine`, `constant`.
         warmup: share of the run, 0 … 1, over which the rates rise.
         faces: K: training images that the mean mask and the codebook are made of, after every epoch; 16 or more.
         codes: C: masks of the codebook. A mask that fewer than five faces stand behind is left out.

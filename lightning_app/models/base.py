@@ -52,13 +52,13 @@ class Recogniser(L.LightningModule):
         input_size: height and width of the images; comes from the data.
         in_channels: channels of the images; comes from the desensitizer.
         lr: learning rate at its highest (paper, 4.1: 0.01).
-        momentum: of SGD (paper, 4.1: 0.9).
+        momentum: momentum of SGD (paper, 4.1: 0.9).
         nesterov: whether SGD looks ahead.
-        weight_decay: on convolution and linear weights; biases and batch norms are spared.
+        weight_decay: weight decay on convolution and linear weights; biases and batch norms are spared.
         label_smoothing: share of the target spread over all identities, 0 … 1.
         schedule: `step` (÷10 at 50, 70 and 90 % of all steps; paper, 4.1), `one_cycle`, `cosine`, `constant`.
         warmup: share of the run, 0 … 1, over which the rate rises.
-        dropout: on the embedding before the head, 0 … 1.
+        dropout: share of the embedding left out before the head, 0 … 1.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         compile: run the backbone through `torch.compile`.
         width: channels of the backbone's first stage, 64 by default; a smaller one makes a small network of it.

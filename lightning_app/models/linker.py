@@ -45,9 +45,9 @@ class Linker(L.LightningModule):
         backbone: the student's network, one of ours by name.
         width: channels of its first stage.
         learning_rate: Adam's.
-        decay: of the rate over the run: `constant`, `one_cycle`, `cosine`, `step`.
+        decay: how the rate changes over the run: `constant`, `one_cycle`, `cosine`, `step`.
         input_size: height and width of what is released; comes from the data.
-        in_channels: its channels; comes from the desensitizer.
+        in_channels: channels of what is released; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
         remember: keep the teacher's embeddings of clean images that were seen (256 MB of them at most), so that a slow

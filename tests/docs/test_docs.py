@@ -16,7 +16,19 @@ import pytest
 import yaml
 
 from lightning_app.commands import COMMANDS, LIGHTNING
-from tests.docs.pages import NAMES, PAGES, ROOT, anchors, calls, code_spans, configs, fenced, links
+from tests.docs.pages import (
+    NAMES,
+    PAGES,
+    ROOT,
+    anchors,
+    calls,
+    code_spans,
+    configs,
+    crowded,
+    fenced,
+    links,
+    split_lists,
+)
 
 ALL = set(LIGHTNING) | set(COMMANDS)
 SOURCES = ("lightning_app", "callbacks")
@@ -51,6 +63,19 @@ def test_links_and_anchors_resolve(name: str) -> None:
         elif anchor and anchor not in anchors(to.read_text(encoding="utf-8")):
             wrong.append(f"{target}: no such heading")
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blank_lines_stand_before_headings_and_not_within_lists(name: str) -> None:
+    text = read(name)
+    assert crowded(text) == []
+    assert split_lists(text) == []
+
+
+def test_crowded_headings_and_split_lists_are_found() -> None:
+    text = "a\n## One\n\n## Two\n\n- b\n  more\n\n- c\n- d\n"
+    assert crowded(text) == ["## One"]
+    assert split_lists(text) == ["- c"]
 
 
 def test_every_page_is_linked_to() -> None:
@@ -198,13 +223,17 @@ def _examples() -> str:
     return "\n\n".join(block for block in fenced(read("docs/library.md"), "python"))
 
 
-def test_citation_names_this_version_and_the_paper() -> None:
+def test_citation_names_this_version_and_the_papers_of_the_readme() -> None:
     cited = yaml.safe_load(read("CITATION.cff"))
     assert {"cff-version", "message", "title", "authors"} <= set(cited)
     assert f'version = "{cited["version"]}"' in read("pyproject.toml")
-    assert (
-        cited["references"][0]["title"] == "On Mask-based Image Set Desensitization with Recognition Support"
-    )
+    first = " ".join(read("README.md").split("![")[0].split())
+    named = re.findall(r"\*([^*]+)\*", first)
+    assert len(named) == 3
+    assert [reference["title"].strip() for reference in cited["references"]] == named
+    for reference in cited["references"]:
+        assert {"type", "title", "authors", "year"} <= set(reference)
+        assert all(set(author) == {"family-names", "given-names"} for author in reference["authors"])
 
 
 def test_hooks_are_local_and_the_packages_are_typed() -> None:

@@ -22,8 +22,8 @@ class RecogniserJudge(Judge):
         mean: subtracted from every channel, on [0,1] pixels, as in its training.
         std: what every channel is divided by then.
         precision: `bf16-mixed` and `16-mixed` embed under autocast, as `fit` does.
-        channels: of what is released and not mixed, which it takes: a representation's, or 3 of a method that mixes
-            pictures; None for all pictures that are seen.
+        channels: how many channels the images have that it takes as released, not mixed: a representation's, or 3 of a
+            method that mixes pictures; None for all pictures that are seen.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.

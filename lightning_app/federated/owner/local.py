@@ -47,8 +47,8 @@ class FromRound(L.Callback):
     rate are what they would be in one long training; the optimiser, and with it momentum, is new.
 
     Args:
-        round: its number, from 1.
-        epochs: of a round.
+        round: number of the round, from 1.
+        epochs: epochs of a round.
         stays: file for what stays with the owner beside a private head, where the model has such.
     """
 
@@ -127,7 +127,7 @@ def train_round(
         options: of Lightning's trainer, see `Plan`.
         number: of the round, from 1.
         rounds: of the whole federation.
-        epochs: of a round.
+        epochs: epochs of a round.
         folder: where Lightning may write.
         stays: file for what stays with the owner, see `Recogniser.stays`.
 

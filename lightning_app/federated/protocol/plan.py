@@ -38,12 +38,12 @@ class Plan:
     """How a federation goes; fields of the config beside `model`, `data` and `trainer`.
 
     Args:
-        rounds: of training and averaging; the learning rate's schedule spans all of them.
+        rounds: rounds of training and averaging; the learning rate's schedule spans all of them.
         clients: how many owners there are.
         partition: how the set lies with the owners: `images` dealt at random (paper), `identities` dealt at random,
             `dirichlet` shares of each person's images, or `own`: every client's `data` is its own, as in a real
             deployment.
-        alpha: of the Dirichlet shares; the smaller, the more unequal.
+        alpha: the α of the Dirichlet shares; the smaller, the more unequal.
         private_heads: every owner keeps its own head, and only backbone and FSM travel. By default for `identities`
             and `own`, where the owners' classes are different people.
         local_epochs: epochs of its own images that a client trains in a round.
@@ -65,14 +65,14 @@ class Plan:
         max_images_ratio: an owner's images count for at most so many times the middle one of the other owners' images
             in the round, and the log says so. The number is the owner's word: one that says more than 100 times that
             limit, or than 10 times what it has said in earlier rounds, is left out. `.inf` takes any.
-        min_mask_ratio: of an owner's own file: it trains under no mask that hides a smaller share of the pixels,
-            whatever the server says. By default 0.5, or any where `mask_hash` names the mask.
-        mask_hash: of an owner's own file: it trains under this very mask and no other, 64 hexadecimal digits, as
-            `mask_hash` in the JSON beside a mask.
-        max_local_epochs: of an owner's own file: the most `local_epochs` that it takes from the server.
-        names_key: of an owner's own file, for a shared head: a file of 64 hexadecimal digits that all owners have and
-            the server has not (`openssl rand -hex 32`, mode 0600). With it the server can compare hashes of the
-            people's names, and cannot test names it guesses. Without one nothing of them is sent, nor compared.
+        min_mask_ratio: an owner sets it in its own file: it trains under no mask that hides a smaller share of the
+            pixels, whatever the server says. By default 0.5, or any where `mask_hash` names the mask.
+        mask_hash: an owner sets it in its own file: it trains under this very mask and no other, 64 hexadecimal
+            digits, as `mask_hash` in the JSON beside a mask.
+        max_local_epochs: an owner sets it in its own file: the most `local_epochs` that it takes from the server.
+        names_key: an owner sets it in its own file, for a shared head: a file of 64 hexadecimal digits that all owners
+            have and the server has not (`openssl rand -hex 32`, mode 0600). With it the server can compare hashes of
+            the people's names, and cannot test names it guesses. Without one nothing of them is sent, nor compared.
     """
 
     rounds: int = 8

@@ -35,7 +35,7 @@ class Explainer:
     Attributes:
         class_path: ours, or any captum `Attribution` such as `captum.attr.IntegratedGradients`, `LayerGradCam`
             or `Occlusion`.
-        init_args: its arguments beyond the model; a captum layer is given by name, such as
+        init_args: arguments beyond the model; a captum layer is given by name, such as
             `layer: backbone.layer4`.
         attribute_args: further arguments of its `attribute`; lists become tuples, such as
             `sliding_window_shapes: [3, 15, 15]`.

@@ -81,10 +81,10 @@ class IResNet(Backbone, names=("ir50", "irse50")):
 
     Args:
         name: `irse50` with squeeze-and-excitation in every unit, `ir50` without.
-        in_channels: of the images, a desensitizer's `out_channels`.
+        in_channels: channels of the images, a desensitizer's `out_channels`.
         input_size: height and width of the images, in pixels; the linear layer depends on it.
         width: channels of the first stage, 64 in the paper's; later ones, and the embedding, grow and shrink with it.
-        dropout: before the linear layer, 0 … 1 (paper 2: 0.4).
+        dropout: share left out before the linear layer, 0 … 1 (paper 2: 0.4).
 
     Raises:
         ValueError: an unknown name, images below 16 px, a width below 8, or a dropout outside 0 … 1.
@@ -170,10 +170,10 @@ class IR50(IResNet):
     """IR-50 by `class_path`, see `IResNet`: 43,574,976 parameters at three channels and 112 px.
 
     Args:
-        in_channels: of the images.
+        in_channels: channels of the images.
         input_size: height and width of the images, in pixels.
         width: channels of the first stage; a smaller one makes a small network.
-        dropout: before the linear layer, 0 … 1 (paper 2: 0.4).
+        dropout: share left out before the linear layer, 0 … 1 (paper 2: 0.4).
 
     Raises:
         ValueError: images below 16 px, a width below 8, or a dropout outside 0 … 1.
@@ -189,10 +189,10 @@ class IRSE50(IResNet):
     """IR-SE-50 by `class_path`, see `IResNet`: 43,797,696 parameters at three channels and 112 px.
 
     Args:
-        in_channels: of the images.
+        in_channels: channels of the images.
         input_size: height and width of the images, in pixels.
         width: channels of the first stage; a smaller one makes a small network.
-        dropout: before the linear layer, 0 … 1 (paper 2: 0.4).
+        dropout: share left out before the linear layer, 0 … 1 (paper 2: 0.4).
 
     Raises:
         ValueError: images below 16 px, a width below 8, or a dropout outside 0 … 1.
@@ -210,10 +210,10 @@ def iresnet50(
     """Make an IR-50, see `IR50`.
 
     Args:
-        in_channels: of the images.
+        in_channels: channels of the images.
         input_size: height and width of the images, in pixels.
         width: channels of the first stage.
-        dropout: before the linear layer, 0 … 1.
+        dropout: share left out before the linear layer, 0 … 1.
 
     Raises:
         ValueError: images below 16 px, a width below 8, or a dropout outside 0 … 1.
@@ -227,10 +227,10 @@ def irse50(
     """Make an IR-SE-50, see `IRSE50`.
 
     Args:
-        in_channels: of the images.
+        in_channels: channels of the images.
         input_size: height and width of the images, in pixels.
         width: channels of the first stage.
-        dropout: before the linear layer, 0 … 1.
+        dropout: share left out before the linear layer, 0 … 1.
 
     Raises:
         ValueError: images below 16 px, a width below 8, or a dropout outside 0 … 1.

@@ -17,7 +17,7 @@ class WithoutKey(Desensitizer):
     images cannot be put through it: that takes the owner's key.
 
     Args:
-        manifest: of the release, with tensors.
+        manifest: the release's, with tensors.
     """
 
     has_mask = False

@@ -16,7 +16,7 @@ class OwnMasks(Desensitizer):
     Released images come with their masks. Raw images cannot be put through it: that takes the masker.
 
     Args:
-        manifest: of the release, with masks.
+        manifest: the release's, with masks.
     """
 
     has_mask = True
