@@ -15,7 +15,6 @@ from lightning.pytorch.loggers import Logger
 from lightning_app.attacks import Attack, Unshuffle
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import make_part
-from lightning_app.commands.compare_report import write_report
 from lightning_app.commands.parser import CommandParser, add_trust, command_parser
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.printing import reason
@@ -36,6 +35,7 @@ from lightning_app.studies.compare.early import check_early
 from lightning_app.studies.compare.eyes import OWN, Eyes, Who, in_words
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.outcome import Outcome
+from lightning_app.studies.compare.report import write_report
 from lightning_app.studies.compare.strangers import check_same_people, check_strangers
 from lightning_app.studies.compare.training import train_all, train_linkers
 

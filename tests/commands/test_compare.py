@@ -16,13 +16,12 @@ from PIL import Image
 from datamodules import DrawnFaces, FolderFaces
 from lightning_app.attacks import Attack, MeanFace, Telea, TrainedRestorer, Unshuffle
 from lightning_app.commands import compare as module
-from lightning_app.commands import compare_report
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import BlockDCT
 from lightning_app.evaluation import privacy
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method, bench
+from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method, bench, report
 from lightning_app.studies.compare.strangers import check_strangers
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import RunMain, refused, write_config
@@ -53,7 +52,7 @@ def picture() -> None:
 def _blank_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no scatter but where a test asks for it: it takes half a second each time."""
     if "picture" not in request.fixturenames:
-        monkeypatch.setattr(compare_report, "compare_chart", lambda *rest: Image.new("RGB", (2, 2)))
+        monkeypatch.setattr(report, "compare_chart", lambda *rest: Image.new("RGB", (2, 2)))
 
 
 @pytest.fixture
