@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from lightning_app.commands import compare as module
+from lightning_app.commands.compare import run
 from lightning_app.models import ResNet
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import report
@@ -88,7 +88,7 @@ def comparison(
         }
         Path("both.yaml").write_text(yaml.safe_dump(description | more, sort_keys=False))
         with pytest.raises(ChildProcessError, match="its run"):
-            module.run(["--config", "both.yaml"])
+            run(["--config", "both.yaml"])
         return calls
 
     return write
