@@ -34,10 +34,11 @@ import torch
 import yaml
 
 from lightning_app.cli.configs import CONFIGS, find_config
-from lightning_app.commands import ablate
-from lightning_app.commands.ablate_report import write_report
-from lightning_app.commands.parser import parsed
 from lightning_app.studies import runner
+from lightning_app.studies.ablate import AblationPlan
+from lightning_app.studies.ablate.plan import SEED
+from lightning_app.studies.ablate.read import read_plan
+from lightning_app.studies.ablate.report import write_report
 
 FITS = "fits"  # in place of a study's name
 KEPT = ("metrics.json", "scores/*", "config.yaml")  # of a run's folder
@@ -75,9 +76,7 @@ class Task:
         return self.run.is_file() if self.run.suffix else runner.finished(self.run, self.figure)
 
 
-def read_study(
-    config: str, args: Sequence[str], seeds: Sequence[int] | None, runs: str
-) -> ablate.AblationPlan:
+def read_study(config: str, args: Sequence[str], seeds: Sequence[int] | None, runs: str) -> AblationPlan:
     """Read an ablation's config.
 
     Args:
@@ -87,23 +86,14 @@ def read_study(
         runs: folder in which the ablation's folder lies.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such config, or it says nothing that can be used.
+        FileNotFoundError: there is no such config.
+        SystemExit: it says nothing that can be used.
     """
-    values = parsed(ablate.build_parser(), ["--config", config, "--runs", runs])
-    variants = {
-        k: v if isinstance(v, ablate.Variant) else ablate.Variant(**v) for k, v in values["variants"].items()
-    }
-    systems = {
-        k: v if isinstance(v, ablate.System) else ablate.System(**v) for k, v in values["systems"].items()
-    }
-    return ablate.AblationPlan(
-        Path(values["runs"]) / values["name"], variants, systems, seeds or values["seeds"] or [0],
-        [*args, *(values["args"] or [])], values["figures"] or {}, values["search"], Path(values["masks"]),
-        values["accuracy"],
-    )  # fmt: skip
+    plan = read_plan(config, runs)
+    return replace(plan, seeds=seeds or plan.seeds, args=[*args, *plan.args])
 
 
-def tasks_of(plan: ablate.AblationPlan, rank: int, search_args: Sequence[str] = ()) -> list[Task]:
+def tasks_of(plan: AblationPlan, rank: int, search_args: Sequence[str] = ()) -> list[Task]:
     """List the runs of an ablation, and its searches, in the order in which they shall be done.
 
     Args:
@@ -125,9 +115,7 @@ def tasks_of(plan: ablate.AblationPlan, rank: int, search_args: Sequence[str] = 
     return found
 
 
-def _task(
-    plan: ablate.AblationPlan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, ...]
-) -> Task:
+def _task(plan: AblationPlan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, ...]) -> Task:
     words = " ".join(args)
     needs = [Path(word) for word in _FILE.findall(words)]
     needs += [Path(word) / "metrics.json" for word in _RUN.findall(words) if not _FILE.fullmatch(word)]
@@ -159,8 +147,8 @@ def fits_of(fit: dict[str, Any], args: Sequence[str], rank: int, runs: str) -> l
     """
     found = []
     for n, seed in enumerate(fit.get("seeds") or [0]):
-        name = fit["name"].replace(ablate.SEED, str(seed))
-        own = [word.replace(ablate.SEED, str(seed)) for word in [*args, *(fit.get("args") or [])]]
+        name = fit["name"].replace(SEED, str(seed))
+        own = [word.replace(SEED, str(seed)) for word in [*args, *(fit.get("args") or [])]]
         line = ("fit", "--config", fit["config"], *own, "--runs", runs, "--name", name, "--seed_everything")
         log = Path(runs) / FITS / "logs" / f"{name}.log"
         order = (fit.get("group", 0), n + 1, rank)
@@ -256,9 +244,7 @@ def run_all(tasks: Sequence[Task], workers: int, until: float, say: Any) -> dict
     return state
 
 
-def pack(
-    plans: Sequence[ablate.AblationPlan], fits: Sequence[Task], state: dict[str, str], out: Path
-) -> None:
+def pack(plans: Sequence[AblationPlan], fits: Sequence[Task], state: dict[str, str], out: Path) -> None:
     """Write what was found: tables, figures, and of each run what is no checkpoint.
 
     Args:
@@ -317,7 +303,7 @@ def main(args: list[str] | None = None) -> None:
 
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask for a GPU here would spoil it for the forked
     plan = yaml.safe_load(given.plan.read_text(encoding="utf-8"))
-    plans: list[ablate.AblationPlan] = []
+    plans: list[AblationPlan] = []
     tasks: list[Task] = []
 
     def shared(one: dict[str, Any]) -> list[str]:

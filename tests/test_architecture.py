@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_app.commands import COMMANDS as TABLE
+
 ROOT = Path(__file__).parents[1]
 # from top to bottom; rooms of one line do not import each other. The longest name that fits is a module's room
 LAYERS = (
@@ -38,6 +40,12 @@ LAYERS = (
     ("lightning_app.distributed",),
     ("lightning_app.core",),
 )
+COMMANDS = "lightning_app.commands"
+# what commands may import of their room; all else that two of them need lies in a lower one
+SHARED = {
+    f"{COMMANDS}.parser": "what all parsers have in common",
+    f"{COMMANDS}.audit_config": "no command: how `audit` reads the config of a `desensitize`",
+}
 PLAIN = ("networks", "masks", "desensitize", "attacks", "metrics")  # rooms that know no Lightning
 # imports within functions of our own modules, and why
 LAZY = {
@@ -192,6 +200,22 @@ def test_arrows_go_downwards() -> None:
         and layer(target) <= layer(module)
     ]
     assert wrong == []
+
+
+def test_no_command_imports_another() -> None:
+    """A command is parsed, called and shown; what two commands need is a study, or lies lower."""
+    # the table of commands is what finds a command by its name, and `write_help` writes down the help of all
+    every = {COMMANDS, f"{COMMANDS}.write_help"}
+    commands = {module for module in modules() if room(module) == COMMANDS} - every - SHARED.keys()
+    assert {name.replace("-", "_") for name in TABLE} == {one.rpartition(".")[2] for one in commands}
+    across = {
+        (module, target)
+        for module in commands | SHARED.keys()
+        for target in own(frozenset().union(*imports(module)))
+        if room(target) == COMMANDS
+    }
+    assert {(module, target) for module, target in across if target not in SHARED} == set()
+    assert {target for _, target in across} == SHARED.keys(), "what is shared is used"
 
 
 def test_nothing_of_ours_is_imported_late_without_a_reason() -> None:

@@ -37,7 +37,7 @@ from lightning_app.masks import (
 from lightning_app.masks.bits import as_array, as_size
 from lightning_app.masks.freeform import check_ratio
 from lightning_app.masks.io import bits_hash
-from lightning_app.masks.levels import Level
+from lightning_app.masks.levels import Level, level_name
 from lightning_app.masks.search.candidates import united
 from lightning_app.report import print_table
 
@@ -139,11 +139,6 @@ def draw_mask_set(
     get_console().print(
         f"hash {facts['mask_hash'][:12]}: {root}", markup=False, highlight=False, soft_wrap=True
     )
-
-
-def level_name(level: Level) -> str:
-    """Return what a level is called in folders and log keys, such as `0.4-0.5`."""
-    return f"{level[0]:g}-{level[1]:g}"
 
 
 def draw_task(task: LevelTask) -> int:

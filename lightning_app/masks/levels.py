@@ -31,6 +31,15 @@ NVIDIA_LEVELS: tuple[Level, ...] = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0
 _GREY = 0.2  # share of pixels that may be neither dark nor bright: soft edges are, photographs are not
 
 
+def level_name(level: Level) -> str:
+    """Return what a level is called in folders and log keys, such as `0.4-0.5`.
+
+    Args:
+        level: (low, high) of the mask ratio.
+    """
+    return f"{level[0]:g}-{level[1]:g}"
+
+
 class MaskLevels:
     """Masks of a folder, decoded once, resized, and kept as packed bits.
 

@@ -1,1 +1,1 @@
-"""Studies made of many runs: comparisons, sweeps over levels, and the runner of their commands."""
+"""What commands do that take many runs or many measurements, and the runner of these runs."""

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_app.commands import ablate as module
-from lightning_app.commands.ablate import AblationPlan, System, Variant, build_parser, run
-from lightning_app.commands.ablate_report import AblationOutcome, write_report
+from lightning_app.commands.ablate import run
 from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.early import Cell
+from lightning_app.studies.ablate import early as checks
+from lightning_app.studies.ablate import study
+from lightning_app.studies.ablate.early import Cell
 from main import main
 from tests.command_line import RunMain, write_config
 
@@ -50,8 +50,8 @@ def early() -> None:
 def _no_early_checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs that are not really done be of configs that are none; see the tests of `early`."""
     if "early" not in request.fixturenames:
-        monkeypatch.setattr(module, "check_cells", lambda *rest: [])
-        monkeypatch.setattr(module, "check_named", lambda *rest: None)
+        monkeypatch.setattr(study, "check_cells", lambda *rest: [])
+        monkeypatch.setattr(checks, "check_named", lambda *rest: None)
 
 
 class RunsHere:
@@ -307,24 +307,6 @@ def test_a_variant_has_cells_in_its_own_systems_alone(
     assert row[-2:] == ["70.0", "–"]  # not "missing"
 
 
-def test_a_figure_that_no_run_of_a_system_has_needs_no_column(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = {
-        "free": {
-            "released": [{"val/accuracy": 0.75, "privacy/rank1": 0.05}],
-            "mask alone": [{"val/accuracy": 0.7}],
-        },
-        "none": {"released": [{"val/accuracy": 0.8}], "mask alone": []},
-    }
-    wanted, figures = {"released": 1, "mask alone": 1}, {"rank-1": "privacy/rank1", "gate": "fsm/x"}
-    outcome = AblationOutcome("kinds", tmp_path, found, wanted, figures, {}, accuracy="val/accuracy")
-    write_report(outcome, final=True)
-    head, _, *rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()][-4:]
-    assert " ".join(head) == "variant mask ratio dSSIM released released, rank-1 mask alone"
-    assert rows == [["free", "–", "–", "75.0", "5.0", "70.0"], ["none", "–", "–", "80.0", "–", "missing"]]
-
-
 def test_seed_in_an_argument_is_the_runs_own_and_each_is_checked(
     gated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +322,7 @@ def test_seed_in_an_argument_is_the_runs_own_and_each_is_checked(
         checked.extend(cells)
         return []
 
-    monkeypatch.setattr(module, "check_cells", check)
+    monkeypatch.setattr(study, "check_cells", check)
     run(["--config", str(gated)])
     for seed in (1, 2):
         assert (
@@ -414,29 +396,6 @@ def test_what_cannot_be_run_is_told_before_hours_of_training(
     Path("runs/pair/jobs").mkdir(parents=True)
     Path("runs/pair/jobs/gated_resnet-mask_s1.json").write_text('{"args": ["otherwise"]}')
     told("made with other settings", variants={"plain": plain, "gated": gate})
-
-
-@pytest.mark.parametrize("label", ["none", "layer2"])
-def test_the_shipped_ablations_runs_are_configs_that_parse(
-    label: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]
-) -> None:
-    parsed = build_parser().parse_args(["--config", "fsm_ablation.yaml"])
-    variants = {k: v if isinstance(v, Variant) else Variant(**vars(v)) for k, v in parsed.variants.items()}
-    systems = {k: v if isinstance(v, System) else System(**vars(v)) for k, v in parsed.systems.items()}
-    plan = AblationPlan(Path("runs/x"), variants, systems, parsed.seeds, [], parsed.figures)
-    assert [job.seed for job in plan.jobs(label)] == [1, 2]
-    mask = variants[label].mask
-    assert mask is not None
-    with pytest.raises(SystemExit) as stop:
-        run_main(*next(plan.jobs(label, Path(mask))).args, "--print_config")
-    assert stop.value.code == 0
-    config = yaml.safe_load(capsys.readouterr().out)
-    watching = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
-    own = [] if label == "none" else ["callbacks.FSMAblation"]
-    assert watching == ["callbacks.LFWVerification", "callbacks.DSSIMReport", "callbacks.Pictures", *own]
-    assert config["model"]["init_args"].get("insertion_points") == (None if label == "none" else ["layer2"])
-    assert config["model"]["class_path"].endswith("ResNetMask" if label == "none" else "ResNetFSM")
-    assert config["data"]["init_args"]["desensitizer"]["init_args"]["mask"] == mask
 
 
 @pytest.mark.parametrize(

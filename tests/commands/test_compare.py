@@ -15,14 +15,13 @@ from PIL import Image
 
 from datamodules import DrawnFaces, FolderFaces
 from lightning_app.attacks import Attack, MeanFace, Telea, TrainedRestorer, Unshuffle
-from lightning_app.commands import compare as module
-from lightning_app.commands import compare_report
+from lightning_app.commands.compare import run
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import BlockDCT
 from lightning_app.evaluation import privacy
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method, bench
+from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method, bench, report, study
 from lightning_app.studies.compare.strangers import check_strangers
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import RunMain, refused, write_config
@@ -53,7 +52,7 @@ def picture() -> None:
 def _blank_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no scatter but where a test asks for it: it takes half a second each time."""
     if "picture" not in request.fixturenames:
-        monkeypatch.setattr(compare_report, "compare_chart", lambda *rest: Image.new("RGB", (2, 2)))
+        monkeypatch.setattr(report, "compare_chart", lambda *rest: Image.new("RGB", (2, 2)))
 
 
 @pytest.fixture
@@ -304,7 +303,7 @@ def test_runs_are_trained_shared_and_their_failures_told(
     with pytest.raises(
         ChildProcessError, match=r"2 steps failed \(blur 9: its run .*; judge b: blur 9 is not trained"
     ):
-        module.run(["--config", str(path)])
+        run(["--config", str(path)])
     assert [call[0] for call in calls] == ["fit", "fit"]
     assert [*batch, *methods["blur 9"]["args"]] == calls[0][5:9]
     assert calls[1][5:7] == batch
@@ -316,14 +315,14 @@ def test_runs_are_trained_shared_and_their_failures_told(
     assert "blur 9: its run" in Path("runs/both/report.html").read_text()
     calls.clear()
     with pytest.raises(ChildProcessError):
-        module.run(["--config", str(path)])
+        run(["--config", str(path)])
     assert [call[0] for call in calls] == ["fit"]  # the finished run is reused
     methods["mask"]["args"] = ["--model.init_args.lr", "0.5"]
     path = config(methods=methods, attacks={}, judges={"m": "mask"})
     with pytest.raises(
         ValueError, match=r"methods.mask: runs/shared holds a run with other settings \(model.init"
     ):
-        module.run(["--config", str(path)])
+        run(["--config", str(path)])
 
 
 @pytest.mark.slow
@@ -379,11 +378,11 @@ def test_a_restorer_is_trained_on_each_method_that_hides(
 
     monkeypatch.setattr(jobs, "call", fake)
     # a shipped config, whose data are not here: nothing is trained on them
-    monkeypatch.setattr(module, "check_early", lambda *parts, **settings: [])
-    monkeypatch.setattr(module, "check_strangers", lambda *parts, **settings: [])
+    monkeypatch.setattr(study, "check_early", lambda *parts, **settings: [])
+    monkeypatch.setattr(study, "check_strangers", lambda *parts, **settings: [])
     path = config(restorer={"config": "lfwa_quick_inpaint.yaml", "label": "RFR-Net"}, attacks={})
     with pytest.raises(ChildProcessError, match="blur 9: training of RFR-Net; mask: training of RFR-Net"):
-        module.run(["--config", str(path)])
+        run(["--config", str(path)])
     assert len(calls) == 2
     for call, method in zip(calls, ("GaussianBlur", "MaskOut"), strict=True):
         desensitizer = json.loads(call[call.index("--data.init_args.desensitizer") + 1])

@@ -12,10 +12,10 @@ import torch
 import yaml
 from PIL import Image
 
-from lightning_app.commands import compare as module
-from lightning_app.commands import compare_report
+from lightning_app.commands.compare import run
 from lightning_app.models import ResNet
 from lightning_app.studies import runner as jobs
+from lightning_app.studies.compare import report
 from tests.command_line import RunMain, refused
 
 SIZE = 32
@@ -55,7 +55,7 @@ def comparison(
 ) -> Callable[..., list[list[str]]]:
     """Run a comparison whose attackers are trained in this process; tell what was run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare_report, "compare_chart", lambda *rest: Image.new("RGB", (2, 2)))
+    monkeypatch.setattr(report, "compare_chart", lambda *rest: Image.new("RGB", (2, 2)))
     torch.manual_seed(0)
     made = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=SIZE)
     torch.save({"state_dict": made.state_dict(), "hyper_parameters": dict(made.hparams)}, "clean.ckpt")
@@ -88,7 +88,7 @@ def comparison(
         }
         Path("both.yaml").write_text(yaml.safe_dump(description | more, sort_keys=False))
         with pytest.raises(ChildProcessError, match="its run"):
-            module.run(["--config", "both.yaml"])
+            run(["--config", "both.yaml"])
         return calls
 
     return write

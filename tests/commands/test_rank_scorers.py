@@ -13,11 +13,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from datamodules import FaceDataModule, FolderFaces
-from lightning_app.commands.faces import drawn_numbers, load_faces
-from lightning_app.commands.rank_scorers import _SCORED, run
+from lightning_app.commands.rank_scorers import run
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.report import write_metrics
+from lightning_app.studies.faces import SCORED, drawn_numbers, load_faces
 from tests.command_line import RunMain
 
 RATIOS = [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6), (0.7, 0.8), (0.85, 0.95)]
@@ -61,7 +61,7 @@ def test_rho_is_that_of_losses_recomputed_by_hand(home: Path, capsys: pytest.Cap
     )
     data.setup("fit")
     assert data.held_out is not None
-    pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, _SCORED, 0, "images"))
+    pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, SCORED, 0, "images"))
     model, _ = read_recogniser(text["scorers"]["clean"])
     losses = []
     for number in range(len(RATIOS)):

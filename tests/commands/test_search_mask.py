@@ -16,12 +16,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from datamodules import FaceDataModule, FolderFaces
-from lightning_app.commands import search_mask, search_report
-from lightning_app.commands.faces import drawn_numbers, load_faces
-from lightning_app.commands.search_mask import _SCORED, run
+from lightning_app.commands.search_mask import run
 from lightning_app.desensitize import LearnedMask
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models.checkpoints import read_recogniser
+from lightning_app.studies.faces import SCORED, drawn_numbers, load_faces
+from lightning_app.studies.search_mask import report, study
 from tests.command_line import RunMain, write_config
 from tests.masker import write_masker
 
@@ -30,7 +30,7 @@ from tests.masker import write_masker
 def _blank_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no picture but where a test asks for it: drawing takes longer than searching."""
     if "picture" not in request.fixturenames:
-        monkeypatch.setattr(search_report, "search_chart", lambda *rest: Image.new("RGB", (2, 2)))
+        monkeypatch.setattr(report, "search_chart", lambda *rest: Image.new("RGB", (2, 2)))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_the_mask_contains_the_template_and_its_figures_recompute(clean: Path, t
     data = FaceDataModule(reader, val_share=0.2, seed=0)
     data.setup("fit")
     assert data.held_out is not None
-    pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, _SCORED, 0, "images"))
+    pixels, labels = load_faces(data.held_out, drawn_numbers(len(data.held_out), 6, SCORED, 0, "images"))
     model, description = read_recogniser(text["checkpoint"])
     model.eval()
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_in_bf16_the_figures_are_those_of_fp32(
     assert float(row["F"]) != facts["F"]
     assert float(row["F"]) == pytest.approx(facts["F"], rel=0.03)
     # by default as the device has it
-    monkeypatch.setattr("lightning_app.commands.search_mask.computes_in", lambda dtype, device: False)
+    monkeypatch.setattr(study, "computes_in", lambda dtype, device: False)
     exact = _searched(clean, tmp_path / "exact", "--strategy", "random", "--bf16", "null")
     assert json.loads((exact / "mask.json").read_text())["bf16"] is False
     ours = next(float(row["F"]) for row in _rows(exact) if int(row["number"]) == facts["number"])
@@ -183,7 +183,7 @@ def test_the_picture_shows_twelve_candidates_scored_on_all_images_or_not(
         shown.extend(caption for caption, _ in masks)
         return Image.new("RGB", (2, 2))
 
-    monkeypatch.setattr(search_report, "search_chart", figure)
+    monkeypatch.setattr(report, "search_chart", figure)
     _searched(clean, tmp_path, "--candidates", "14")
     assert len(shown) == 12
     estimates = [caption.splitlines()[1:] for caption in shown]
@@ -326,7 +326,7 @@ def test_what_says_little_is_warned_of(
 def test_settings_are_refused_before_any_face_is_read(
     clean: Path, tmp_path: Path, args: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_mask, "read_recogniser", lambda *rest: pytest.fail("too late"))
+    monkeypatch.setattr(study, "read_recogniser", lambda *rest: pytest.fail("too late"))
     with pytest.raises(ValueError, match=args[0].strip("-")):
         _searched(clean, tmp_path, *args)
 

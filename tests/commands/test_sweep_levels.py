@@ -19,7 +19,7 @@ from torchmetrics.functional import spearman_corrcoef
 from datamodules import FaceDataModule
 from datamodules.verification.readers import PairFaces
 from lightning_app.commands import draw_mask_set
-from lightning_app.commands.sweep_levels import cells_of, members, run
+from lightning_app.commands.sweep_levels import run
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import MaskLevels
 from lightning_app.metrics import verification
@@ -28,6 +28,7 @@ from lightning_app.models import ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.studies.sweep import Faces
+from lightning_app.studies.sweep_levels import cells_of
 
 LEVELS = [(0.1, 0.3), (0.3, 0.5)]
 MODELS = ("plain", "gated")
@@ -163,33 +164,6 @@ def test_single_masks_agree_with_the_datamodule(
     assert metrics["sweep/rank/gated/rho"] == pytest.approx(spearman_corrcoef(a, b).item(), abs=1e-5)
 
 
-def test_every_image_draws_a_mask_of_the_level(home: Path) -> None:
-    bank = bank_of(home)
-    drawn = {
-        (cell["level"], cell["repeat"]): numbers
-        for cell, numbers in cells_of("a", "", bank, LEVELS, 600, 2, 0, seed=3)
-        if numbers is not None
-    }
-    for (level, _), numbers in drawn.items():
-        inside = members(bank, LEVELS[level != "0.1-0.3"])
-        assert len(inside) == 6
-        assert torch.isin(numbers, inside).all()
-        assert torch.bincount(numbers, minlength=12)[inside].min() > 60, "about 100 of 600 each"
-    assert not torch.equal(drawn["0.1-0.3", 0], drawn["0.1-0.3", 1])
-    for other, seed, same in (("b", 3, True), ("a", 4, False)):
-        _, *rest = cells_of(other, "", bank, LEVELS, 600, 2, 0, seed)
-        assert rest[0][1] is not None
-        assert torch.equal(rest[0][1], drawn["0.1-0.3", 0]) is same, "a draw is the same for all recognisers"
-    few, many = (
-        {cell["mask"] for cell, _ in cells_of("a", "", bank, LEVELS, 1, 1, n, seed=0)} for n in (3, 8)
-    )
-    assert (len(few), len(many), few < many) == (
-        4,
-        9,
-        True,
-    )  # and the empty name of those that are not single
-
-
 def test_what_a_sweep_leaves(swept: Path, home: Path) -> None:
     assert {p.name for p in swept.iterdir()} == {
         "cells.jsonl",
@@ -277,20 +251,6 @@ def test_other_settings_are_refused_unless_overwritten(again: Sweep, tmp_path: P
     (tmp_path / "tiny" / "cells.jsonl").unlink()
     with pytest.raises(FileExistsError, match=r"holds another run \(metrics.json\): choose another --name"):
         again("--overwrite")
-
-
-def test_bf16_autocast_reaches_the_model(home: Path, drawn_root: Path) -> None:
-    model, _ = read_recogniser(home / "plain.ckpt")
-    reader, bank = PairFaces(drawn_root, crop=44, size=32), bank_of(home)
-    full, half = (
-        Faces(reader, bank, 0.5, 0.5, 20, precision, 0, torch.device("cpu")).embed(
-            model, None, lambda n: None
-        )
-        for precision in ("32-true", "bf16-mixed")
-    )
-    assert full.dtype == half.dtype == torch.float32
-    assert not torch.equal(full, half)
-    assert cosine_similarity(full, half).min() > 0.999
 
 
 def test_bad_input(home: Path, tmp_path: Path, drawn_root: Path) -> None:

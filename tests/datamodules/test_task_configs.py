@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lightning_app.commands import ablate
+from lightning_app.commands.ablate import build_parser
 from lightning_app.commands.parser import parsed
 from lightning_app.studies import runner
+from lightning_app.studies.ablate import System, Variant, ablate
 from tests.command_line import RunMain
 from tests.datamodules.face_files import encoded, picture
 from tests.datamodules.task_files import drawn_classes, hair, write_celeba
@@ -93,14 +94,11 @@ def test_maskers_and_the_parts_of_their_masks_run_on_a_stand_in(
             *more,
             *MASKER,
         )
-    values = parsed(ablate.build_parser(), ["--config", f"{task}_masks.yaml"])
+    values = parsed(build_parser(), ["--config", f"{task}_masks.yaml"])
     variants = {
-        key: ablate.Variant(**one) if isinstance(one, dict) else one
-        for key, one in values["variants"].items()
+        key: Variant(**one) if isinstance(one, dict) else one for key, one in values["variants"].items()
     }
-    systems = {
-        key: ablate.System(**one) if isinstance(one, dict) else one for key, one in values["systems"].items()
-    }
+    systems = {key: System(**one) if isinstance(one, dict) else one for key, one in values["systems"].items()}
     assert list(systems) == ["released", "mask alone", "hidden part alone"]
     assert len(variants) == 8
     asked: list[tuple[str, ...]] = []
@@ -115,11 +113,9 @@ def test_maskers_and_the_parts_of_their_masks_run_on_a_stand_in(
     monkeypatch.setattr(runner, "do", do)
     released = systems["released"]
     assert released.args == ["--config", "overlays/face_similarity.yaml"]
-    systems["released"] = ablate.System(
-        released.config
-    )  # dlib is an extra, and its judge has tests of its own
+    systems["released"] = System(released.config)  # dlib is an extra, and its judge has tests of its own
     plan = {"variants": variants, "systems": systems, "seeds": [1], "args": [*SMALL, *more]}
-    ablate.ablate(**(values | plan))
+    ablate(**(values | plan))
     assert (
         len(asked) == 18
     )  # of 24: one mask for all tells nothing by itself, and without one there is no other part

@@ -15,7 +15,6 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from datamodules import DrawnFaces
-from lightning_app.commands import compare_report
 from lightning_app.desensitize import Mosaic
 from lightning_app.report import columns
 from lightning_app.report.compare import (
@@ -32,6 +31,7 @@ from lightning_app.report.compare import (
 from lightning_app.report.html import Comparison, Example, policy, render, state_table
 from lightning_app.report.page_tables import method_table
 from lightning_app.report.placing import bounds, place_labels
+from lightning_app.studies.compare import report as compared
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 ATTACKS, JUDGES = ["Telea"], ["A", "B"]
@@ -215,9 +215,9 @@ def test_one_entry_makes_a_column_of_page_and_terminal(monkeypatch: pytest.Monke
     heads, (released, _) = state_table(page)
     cell = released[heads.index("rank-50 (A)")]
     assert (cell.text, cell.interval) == ("25.0", "[20.0, 30.0]")
-    monkeypatch.setattr(compare_report, "_page", lambda _: page)
+    monkeypatch.setattr(compared, "_page", lambda _: page)
     out = SimpleNamespace(**vars(page), shows_pictures=lambda _: True)
-    names, rows = compare_report.table(out)  # type: ignore[arg-type]  # it has what the table reads
+    names, rows = compared.table(out)  # type: ignore[arg-type]  # it has what the table reads
     assert names[-3:] == ["verif.", "rank-50", "acc. own"]
     assert [row[-2] for row in rows] == ["25.0", "–"]
 

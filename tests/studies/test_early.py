@@ -17,9 +17,7 @@ import yaml
 
 from lightning_app.cli.fit_config import FitSettings, read_fit_settings
 from lightning_app.commands import ablate, compare
-from lightning_app.commands.ablate_report import _cell, _over
 from lightning_app.masks import freeform_masks, save_mask
-from lightning_app.report.ablation import ablation_chart
 from lightning_app.studies import preflight
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.estimate import Planned, estimate
@@ -237,19 +235,3 @@ def test_the_estimate_is_told_before_the_first_run(study: Study, caplog: pytest.
     with caplog.at_level("INFO"), pytest.raises(AssertionError, match="started"):
         ablated(study, {"config": "fsm.yaml"})
     assert any(line.startswith("Time: systems.FSM: about ") for line in caplog.messages)
-
-
-def test_one_runs_interval_stands_in_table_and_figure() -> None:
-    run = {"lfw/accuracy": 0.881, "lfw/accuracy_low": 0.869, "lfw/accuracy_high": 0.893, "fsm/gap": 0.1}
-    one = _over([run], "lfw/accuracy")
-    assert one is not None
-    assert _cell(one, 1) == "88.1 [86.9, 89.3]"
-    assert one.reach == pytest.approx((0.012, 0.012))
-    two = _over([run, run | {"lfw/accuracy": 0.871}], "lfw/accuracy")
-    assert two is not None
-    assert _cell(two, 2) == "87.6 ± 0.7 (2 seeds)"
-    assert two.reach == pytest.approx((0.00707, 0.00707), rel=1e-3)
-    bare = _over([run], "fsm/gap")
-    assert bare is not None
-    assert (bare.reach, _cell(bare, None)) == ((0.0, 0.0), "10.0")
-    assert ablation_chart({"FSM": {"a": (one.mean, *one.reach)}}, ["a"]).size[0] > 100

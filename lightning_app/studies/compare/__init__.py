@@ -4,3 +4,4 @@ from lightning_app.studies.compare.candidate import ComparedMethod as ComparedMe
 from lightning_app.studies.compare.methods import AttackerRun as AttackerRun
 from lightning_app.studies.compare.methods import Linking as Linking
 from lightning_app.studies.compare.methods import Method as Method
+from lightning_app.studies.compare.study import compare as compare

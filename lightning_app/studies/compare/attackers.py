@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datamodules.face import FaceDataModule
-from lightning_app.attacks import Unshuffle
+from lightning_app.attacks import Attack, Unshuffle
 from lightning_app.cli.fit_config import read_fit_settings
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
@@ -134,3 +134,29 @@ def clean_data(candidate: ComparedMethod, restorer: AttackerRun, seed: int) -> F
         FileNotFoundError, ValueError: its config cannot be used.
     """
     return read_fit_settings(attacker_args(candidate, restorer, seed, clean=True)).data
+
+
+def mounted_before(learners: list[AttackerRun], attacks: Mapping[str, Attack]) -> dict[str, Unshuffle]:
+    """Find what puts channels back before an attacker; see `AttackerRun.after`.
+
+    Args:
+        learners: attackers that are trained.
+        attacks: label -> attack.
+
+    Returns:
+        Label of the attacker -> what is mounted before it.
+
+    Raises:
+        ValueError: an attacker names none of the attacks, or one that puts nothing back.
+    """
+    found = {}
+    for one in learners:
+        attack = attacks.get(one.after)
+        if one.after and not isinstance(attack, Unshuffle):
+            raise ValueError(
+                f"{one.label}.after: {one.after!r}; give the label of an Unshuffle among the attacks: "
+                f"{', '.join(label for label, a in attacks.items() if isinstance(a, Unshuffle)) or 'there are none'}"
+            )
+        if isinstance(attack, Unshuffle):
+            found[one.label] = attack
+    return found

@@ -9,16 +9,75 @@ import torch
 from datamodules.elsewhere import check_pictures, precomputed_of
 from lightning_app.attacks import Attack, Unshuffle
 from lightning_app.attacks.trained import load_restorer
+from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import FitSettings, read_fit_settings
+from lightning_app.core.files import is_plain_name
+from lightning_app.evaluation.judges.named import known_name
+from lightning_app.report.columns import RELEASED
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.attackers import attacker_args, attacker_run, meets
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.eyes import OWN, Eyes, Who
-from lightning_app.studies.compare.methods import AttackerRun, Linking
+from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
 from lightning_app.studies.estimate import Planned, estimate
 from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
 from lightning_app.studies.where import said_at
+
+
+def check_asked(
+    name: str, methods: Mapping[str, Method], judges: Mapping[str, Who], recognisers: Mapping[str, Who],
+    attacks: Mapping[str, Attack], learners: list[AttackerRun], linking: list[Linking], examples: int, bootstrap: int,
+) -> None:  # fmt: skip
+    """Refuse what cannot be meant, before anything is read or trained.
+
+    Args:
+        name: of the comparison.
+        methods: label -> method.
+        judges: label -> who tries to recognise people.
+        recognisers: label -> who compares two faces as seen.
+        attacks: label -> attack.
+        learners: attackers that are trained.
+        linking: linkers that are trained.
+        examples: faces shown in the report.
+        bootstrap: resamples.
+
+    Raises:
+        FileNotFoundError: a config or a checkpoint is not there.
+        ValueError: an argument cannot be used.
+    """
+    if not is_plain_name(name):
+        raise ValueError(f"name: {name!r}; give a plain name, the folder is runs/<name>")
+    if not methods:
+        raise ValueError("methods: none given; give at least one, label: {config: NAME.yaml}")
+    if examples < 1:
+        raise ValueError(f"examples: {examples}; give at least 1")
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap: {bootstrap}; give the number of resamples, 0 for none")
+    named = {"methods": [*methods], "judges": [*judges, *(one.label for one in linking)],
+             "recognisers": [*recognisers],
+             "attacks": [RELEASED, *attacks, *(one.label for one in learners)]}  # fmt: skip
+    for kind, labels in named.items():
+        jobs.check_labels(kind, labels)
+        wrong = [label for label in labels if not label.strip() or "/" in label]
+        if wrong:
+            raise ValueError(f"{kind}: {wrong[0]!r} is no label; give one without a slash")
+    for linker in linking:
+        if linker.teacher not in judges:
+            raise ValueError(
+                f"{linker.label}.teacher: {linker.teacher!r}; give the label of the judge whose embeddings it learns: "
+                f"{', '.join(judges) or 'there are none'}"
+            )
+    for config in [m.config for m in methods.values()] + [one.config for one in (*learners, *linking)]:
+        find_config(config)
+    for kind, given in (("judges", judges), ("recognisers", recognisers)):
+        for label, one in given.items():
+            special = one in methods or (one == OWN and kind == "recognisers")
+            if isinstance(one, str) and not special and not known_name(one):
+                raise FileNotFoundError(
+                    f"{kind}.{label} {one}: no such checkpoint, nor a method of that label; methods are "
+                    f"{', '.join(methods)}"
+                )
 
 
 def check_early(

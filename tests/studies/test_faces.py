@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from datamodules import ClassFolders, DrawnFaces, FaceDataModule
-from lightning_app.commands.faces import drawn_numbers, load_faces, mates_of, refuse_released
 from lightning_app.desensitize import Desensitizer, MaskOut
+from lightning_app.studies.faces import drawn_numbers, load_faces, mates_of, refuse_released
 from tests.datamodules.face_files import make_tree
 
 

@@ -1,6 +1,8 @@
-"""Faces as the commands take them: chosen by a seed, read once, held as uint8."""
+"""Faces as studies of masks take them, chosen by a seed and held as uint8; and checkpoints that know such faces."""
 
 from __future__ import annotations
+
+import logging
 
 import torch
 from torch import Tensor
@@ -9,7 +11,10 @@ from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from lightning_app.core.batch import learnt
 from lightning_app.core.draws import hashed
+from lightning_app.models.checkpoints import CheckpointFacts
 
+log = logging.getLogger("faceveil")
+SCORED = 312  # salt of the draw of images that masks are scored on
 _CHUNK = 64
 
 
@@ -65,6 +70,26 @@ def load_faces(reader: FaceReader, numbers: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([b["image"] for b in batches]), torch.cat([learnt(b)[0] for b in batches])
 
 
+def scored_faces(data: FaceDataModule, images: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Read the held-out images that masks are scored on; training images where none is held out.
+
+    Args:
+        data: the image set, set up for `fit`.
+        images: how many, drawn by the seed, or all that there are where these are fewer; None for all.
+        seed: of the draw.
+
+    Returns:
+        uint8 `[N,3,H,W]` and their classes `[N]` int64.
+
+    Raises:
+        ValueError: none are asked for.
+    """
+    held = data.held_out or data.training
+    assert held is not None
+    count = len(held) if images is None else min(images, len(held))
+    return load_faces(held, drawn_numbers(len(held), count, SCORED, seed, "images"))
+
+
 def mates_of(labels: Tensor, numbers: Tensor, salt: int, seed: int) -> Tensor:
     """Choose for each image another one of its identity.
 
@@ -94,3 +119,45 @@ def mates_of(labels: Tensor, numbers: Tensor, salt: int, seed: int) -> Tensor:
     mine = labels[numbers]
     following = (place[numbers] + 1) % counts[mine]
     return order[starts[mine] + following]
+
+
+def check_trained_on(path: str, facts: CheckpointFacts, data: FaceDataModule, clean: bool) -> None:
+    """Refuse a checkpoint of other images or identities; warn where its figures would say little.
+
+    Args:
+        path: as the user gave it.
+        facts: what the checkpoint says of itself.
+        data: the image set, set up for `fit`.
+        clean: whether it should have been trained on clean faces.
+
+    Raises:
+        ValueError: its images have another size or were normalised otherwise, or its identities another number; or
+            it was trained on other images than these, or held out others (see `FaceDataModule.check_split`).
+    """
+    if facts.input_size != data.size:
+        raise ValueError(
+            f"checkpoint {path}: trained on {facts.input_size} px images, these have {data.size} px: give the data "
+            "config it was trained with"
+        )
+    known = facts.data.get("num_classes")
+    if known is not None and known != data.num_classes:
+        raise ValueError(
+            f"checkpoint {path}: knows {known} identities, this set has {data.num_classes}: give the data config it "
+            "was trained with"
+        )
+    facts.check_normalised(data.mean, data.std)
+    if clean and facts.clean is False:
+        log.warning(
+            "%s was trained on desensitized faces: its saliency shows what the desensitizer left.", path
+        )
+    split = facts.data.get("split") or {}
+    if data.held_out is None:
+        log.warning(
+            "data.val_share holds no image out: candidates are scored on images that the model was trained on."
+        )
+    elif "hash" not in split:
+        log.warning(
+            "%s does not tell which images it held out: some of these may be its training images.", path
+        )
+    if "hash" in split:
+        data.check_split(split, f"checkpoint {path}")
