@@ -1,7 +1,7 @@
 """How many faces CenterFace and dlib align, in what time, and how far apart they put the eyes.
 
 `python -m benchmarks.detectors ROOT [--count 500]` on a folder of folders of faces, such as LFW-a's 112 px images: the
-figures of docs/release.md. A detector that is not installed is left out.
+metrics of docs/release.md. A detector that is not installed is left out.
 """
 
 from __future__ import annotations

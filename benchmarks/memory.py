@@ -58,7 +58,7 @@ def _peak(images: int, folder: Path, times: int) -> int:
 
 
 def measure(repeats: int = 1, small: int = 2_000, large: int = 202_000, times: int = 2) -> list[Row]:
-    """Return one row whose figures are bytes per image, not seconds.
+    """Return one row whose metrics are bytes per image, not seconds.
 
     Args:
         repeats: measured pairs of runs; the largest growth counts.

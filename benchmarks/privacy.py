@@ -40,7 +40,7 @@ class _Untrained(Judge):
 
 
 class _Naive:
-    """Each figure by itself, as a script per measure computes it: it desensitizes, attacks and embeds again."""
+    """Each metric by itself, as a script per measure computes it: it desensitizes, attacks and embeds again."""
 
     def __init__(self, reader: DrawnPairs, data: FaceDataModule, judge: Judge) -> None:
         self.reader, self.data, self.judge = reader, data, judge
@@ -126,9 +126,9 @@ def measure(repeats: int = 3, size: int = 64, people: int = 20, pairs_per_fold: 
         )
     note = (
         f"{len(reader)} images of {size} px, {len(reader.pairs.a)} pairs, as released and after 3 attacks; "
-        f"{len(apart)} figures differ by {apart[worst]:.1e} at most"
+        f"{len(apart)} metrics differ by {apart[worst]:.1e} at most"
     )
-    return [Row("all figures of a method's attacks, each image embedded once", *timing, 0.5, note)]
+    return [Row("all metrics of a method's attacks, each image embedded once", *timing, 0.5, note)]
 
 
 def _eyes(judge: Judge) -> tuple[Mapping[str, Judge], Mapping[str, Judge]]:

@@ -42,7 +42,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     in a config (in an overlay write `callbacks+:`, which adds to the list), or on the command line
     `--trainer.callbacks+=callbacks.RunCheckpoint --trainer.callbacks.every_n_steps=1000`. A `ModelCheckpoint` of the
-    user's own, for the best figure say, comes beside it.
+    user's own, for the best metric say, comes beside it.
 
     A run that goes on from any of these (`fit --ckpt_path last`) ends with the weights and the optimiser state of
     one that was never interrupted, bit for bit on the CPU: all draws are functions of counters (design, 'Pixels'),
@@ -171,7 +171,7 @@ class RunCheckpoint(ModelCheckpoint):
             )  # fmt: skip
             return
         log.warning(
-            "Nothing was left to train. `validate --ckpt_path last` gives the figures of the checkpoint"
+            "Nothing was left to train. `validate --ckpt_path last` gives the metrics of the checkpoint"
         )
 
     def on_exception(

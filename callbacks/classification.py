@@ -24,7 +24,7 @@ from lightning_app.report import print_table
 from lightning_app.report.confusion import confusion_picture
 
 log = logging.getLogger("faceveil")
-_MOST = 20  # classes with figures of their own
+_MOST = 20  # classes with metrics of their own
 _WORDS = {"val": "validation", "test": "test"}
 
 

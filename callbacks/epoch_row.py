@@ -13,7 +13,7 @@ LAST = ("train/loss", "train/lr")  # of a step
 class EpochRow(L.Callback):
     """Log the last step's loss and learning rate at the end of every epoch.
 
-    Lightning logs a step's figures every 50 steps only: of shorter epochs nothing of the loss would be in
+    Lightning logs a step's metrics every 50 steps only: of shorter epochs nothing of the loss would be in
     `metrics.csv`. The command line adds it to `fit`.
     """
 

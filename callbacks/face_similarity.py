@@ -24,7 +24,7 @@ class FaceSimilarityReport(MeasuresRawFaces):
     an `attack`, the same of what it restores, `…_restored`; an attack that needs a mask leaves out batches without.
     Images need no names of people: each is its own person, so have one image of a person where it matters.
 
-    Where the desensitized pixels are those of the last time, so are the figures. Under DDP every rank measures the
+    Where the desensitized pixels are those of the last time, so are the metrics. Under DDP every rank measures the
     same images.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a fit owes to Lightning's switches: figures of its last weights, and monitors that can be met."""
+"""What a fit owes to Lightning's switches: metrics of its last weights, and monitors that can be met."""
 
 from __future__ import annotations
 

@@ -103,12 +103,12 @@ class ProgressBar(Clocked, RichProgressBar):
         return words
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the new figures."""
+        """Show the new metrics."""
         self._looked = 0.0
         super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the epoch's figures."""
+        """Show the epoch's metrics."""
         # means over an epoch are made when first asked for, by a collective: so every rank asks, not rank 0 alone
         _ = trainer.callback_metrics
         self._looked = 0.0
@@ -155,6 +155,6 @@ class _Column(ProgressColumn):
 
 
 def _shown(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the few figures that tell how training goes, in this order."""
+    """Return the few metrics that tell how training goes, in this order."""
     wanted = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lfw/accuracy")
     return [f"{key} {float(metrics[key]):.4g}" for key in wanted if key in metrics]

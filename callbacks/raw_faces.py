@@ -113,7 +113,7 @@ class OnRawFaces(L.Callback):
 class MeasuresRawFaces(OnRawFaces):
     """One that compares what is seen of the raw faces with them after every validation and test, and logs it.
 
-    A subclass overrides `measure`. Where there is nothing new to measure, the figures are those of the last time.
+    A subclass overrides `measure`. Where there is nothing new to measure, the metrics are those of the last time.
 
     Args:
         images: how many; fewer where there are fewer.

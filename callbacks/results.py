@@ -22,11 +22,11 @@ log = logging.getLogger("faceveil")
 
 
 class Results(Clocked):
-    """Print the final figures, write `metrics.json` and log the table, when `fit`, `validate` or `test` ends.
+    """Print the final metrics, write `metrics.json` and log the table, when `fit`, `validate` or `test` ends.
 
     `metrics.json` is flat, its names are the log keys. `fit` writes it anew, unless
     nothing was left to train. `validate` and `test` bring
-    their figures into what is there: a key in both takes the newest value, the others stay, so that the
+    their metrics into what is there: a key in both takes the newest value, the others stay, so that the
     figures of a fit outlive a validation. A command that fails or is killed writes nothing. `fit` also draws
     `curves.png` of what it logged.
 
@@ -61,7 +61,7 @@ class Results(Clocked):
         """Report after every other callback had its say; Lightning tears down only what ended well."""
         if stage == "fit":
             if not self.clock.batches and (Path(trainer.default_root_dir) / "metrics.json").is_file():
-                log.info("Nothing was left to train: the figures of before stay in metrics.json.")
+                log.info("Nothing was left to train: the metrics of before stay in metrics.json.")
                 return
             figures: dict[str, float] = {
                 "run/epochs": trainer.current_epoch,

@@ -19,11 +19,11 @@ class Throughput(Clocked):
     share 0 … 1 of the training time in which the next batch was waited for, both since they were last logged
     (at the end `Results` gives them for the whole fit, under the same names); `time/eta_s`, seconds left of the
     fit; `memory/rss_mb`, resident memory of this process without the readers' (Linux alone), and on a GPU
-    `memory/gpu_allocated_mb` and `memory/gpu_reserved_mb`, all now and in 10⁶ bytes. The figures are those of
+    `memory/gpu_allocated_mb` and `memory/gpu_reserved_mb`, all now and in 10⁶ bytes. The metrics are those of
     rank zero. What the clocks measure on a GPU: see `Clocked`.
 
     Lightning's `ThroughputMonitor` waits for the GPU after every step, cannot tell waiting for data, and warns
-    where a model does not count its FLOPs; its `DeviceStatsMonitor` reads some hundred figures twice a step
+    where a model does not count its FLOPs; its `DeviceStatsMonitor` reads some hundred metrics twice a step
     and wants psutil. Neither is used.
     """
 

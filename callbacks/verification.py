@@ -61,7 +61,7 @@ class LFWVerification(L.Callback):
             `[P]` float32, `same` and `folds` `[P]`; runs on the same pairs can then be compared pair by pair, see
             `lightning_app.metrics.paired`.
         protocol: `lfw`, or `insightface`: thresholds by 0.01 in squared distance, and the embedding of the mirrored
-            image added (`flip`), as InsightFace reports its figures; the same folds. See
+            image added (`flip`), as InsightFace reports its metrics; the same folds. See
             `lightning_app.metrics.verification`.
 
     Raises:
@@ -143,7 +143,7 @@ class LFWVerification(L.Callback):
             )
             if shared:
                 log.warning(
-                    "%s: %d of %d identities are in the training set too (%s, …): its figures are contaminated.",
+                    "%s: %d of %d identities are in the training set too (%s, …): its metrics are contaminated.",
                     self.name, len(shared), len(self.reader.identities), ", ".join(shared[:3]),
                 )  # fmt: skip
 

@@ -115,7 +115,7 @@ class CheckpointedDataModule(ServingDataModule):
         return done if done < self.trainer.num_training_batches else 0
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare these data with a checkpoint's: refuse what would make its figures wrong, say what may.
+        """Compare these data with a checkpoint's: refuse what would make its metrics wrong, say what may.
 
         Raises:
             ValueError: it was trained on pixels normalised otherwise, with another owner's key, or, in `fit`, under
@@ -158,7 +158,7 @@ class CheckpointedDataModule(ServingDataModule):
             check_place(state, self.state_dict())
 
     def _meet_classes(self, state: Mapping[str, Any], fitting: bool) -> None:
-        """Take a task's classes from a checkpoint; one of another kind has no figures of these images.
+        """Take a task's classes from a checkpoint; one of another kind has no metrics of these images.
 
         Raises:
             ValueError: in `fit`, where the classes are others.

@@ -62,7 +62,7 @@ class FaceDataModule(CheckpointedDataModule):
             classes are found by their names, whatever their order.
         test: images for `test`; by default those of validation.
         other_data: what to do where a checkpoint that training or validation goes on with was made with other images,
-            or held out others: 'refuse', or 'accept' and say so. Held-out figures may then be of training images.
+            or held out others: 'refuse', or 'accept' and say so. Held-out metrics may then be of training images.
     """
 
     def __init__(
@@ -376,7 +376,7 @@ class FaceDataModule(CheckpointedDataModule):
         )
 
     def raw_samples(self, count: int) -> Tensor:
-        """Return the raw pixels of a few validation images, for figures of privacy and for nothing else.
+        """Return the raw pixels of a few validation images, for metrics of privacy and for nothing else.
 
         They come from the held-out images, else from the first verification set, else from the training set;
         the same every time, spread over the set. Of a released set nothing is raw but verification images.

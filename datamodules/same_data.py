@@ -174,7 +174,7 @@ def refuse_data(found: list[str], who: str, fitting: bool, accept: bool) -> None
     """
     what = f"{who} was made with other data ({'; '.join(found)})"
     if accept:
-        log.warning("%s: figures of held-out images may be of images it was trained on.", what)
+        log.warning("%s: metrics of held-out images may be of images it was trained on.", what)
     elif fitting:
         raise ValueError(
             f"{what}: go on with those of its config.yaml, or begin a new run with another --name and without "

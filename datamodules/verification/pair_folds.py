@@ -120,7 +120,7 @@ def warn_of_repeats(
     if both := _distinct(which, same.astype(np.int64)):
         said.append(f"pairs listed as the same person and as different ones: {both}")
     if said:
-        _log.warning("%s: the figures of its %d pairs mislead (%s).", what, len(same), "; ".join(said))
+        _log.warning("%s: the metrics of its %d pairs mislead (%s).", what, len(same), "; ".join(said))
     elif again := len(which) - len(np.unique(which)):
         _log.info(
             "%s: of its %d pairs %d are listed again in their fold, and count twice.", what, len(same), again

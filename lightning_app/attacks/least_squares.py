@@ -48,7 +48,7 @@ class LeastSquares(Attack):
                 raise ValueError(f"{name}: {value}; give at least {least}")
         self.reader, self.images, self.neighbours = reader, images, neighbours
         self._method: list[Desensitizer] = []  # in a list: no part of the attack's weights
-        # a buffer: what was learnt decides whether figures that were measured before are its own
+        # a buffer: what was learnt decides whether metrics that were measured before are its own
         self.register_buffer("weight", None, persistent=False)
         self.cell = 1  # pixels a side that one released value stands for
         self.size = (0, 0)  # of the faces

@@ -1,4 +1,4 @@
-"""What a `fit` config says, read without running it: the data, who verifies, and what decides the figures."""
+"""What a `fit` config says, read without running it: the data, who verifies, and what decides the metrics."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class FitSettings:
     Attributes:
         data: the DataModule, not yet set up.
         verification: the callback that verifies; None where the config has none.
-        description: what decides the figures of the run, JSON-able: seed, epochs, model, data.
+        description: what decides the metrics of the run, JSON-able: seed, epochs, model, data.
         desensitizer: `class_path` and `init_args`, as a config has them; None where nothing is hidden.
-        measured: what decides the figures of a recogniser that is there, JSON-able: who verifies, on what pixels.
+        measured: what decides the metrics of a recogniser that is there, JSON-able: who verifies, on what pixels.
         classes: every `class_path` the config names.
         verifier: `class_path` of `verification` where that is a class of the user's own; else empty.
         model: what would be trained, as it is made; its head has no classes yet.
@@ -126,7 +126,7 @@ def _quietly() -> Iterator[None]:
 
 
 def saved_fit_settings(run: Path) -> dict[str, Any] | None:
-    """Read what decided the figures of a run that is there; None where its folder has no config.
+    """Read what decided the metrics of a run that is there; None where its folder has no config.
 
     Args:
         run: the run's folder.

@@ -39,7 +39,7 @@ COMMANDS = {
     "export": "ONNX and safetensors of a recogniser, with its mask and a model card",
     "federate": "several owners train one recogniser, their faces stay with them",
     "rank-scorers": "does a scorer's F rank masks as the accuracy after training does",
-    "runs": "list the runs there are, with their state and main figures",
+    "runs": "list the runs there are, with their state and main metrics",
     "search-mask": "find the mask that hides most at the least cost in recognition",
     "sweep-levels": "accuracy under random masks of each level",
 }

@@ -285,7 +285,7 @@ def _report(
     outcomes: Sequence[AlignOutcome],
     description: dict[str, Scalar],
 ) -> dict[str, Scalar]:
-    """Write the review list, the pictures and the figures, then print the table; give the figures."""
+    """Write the review list, the pictures and the metrics, then print the table; return the metrics."""
     refused = [outcome for outcome in outcomes if outcome.reason is not None]
     aligned = [outcome for outcome in outcomes if outcome.reason is None]
     write_atomically(run_dir / REVIEW, review_csv(refused), mode=PRIVATE)

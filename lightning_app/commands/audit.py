@@ -81,7 +81,7 @@ def audit(
         sample: how many images are released again.
         compare_all: release all images again.
         seed: of the draw of these images, and of the noise; drawn anew each time by default, and printed.
-        json_path: where to write verdict, findings, notes and figures as JSON.
+        json_path: where to write verdict, findings, notes and metrics as JSON.
         ignore_times: do not check time stamps: a copy made without keeping them has others.
         workers: processes; by default one per CPU where there are files enough.
         overrides: of the config's reader and desensitizer, as `desensitize` takes them on its command line, such as

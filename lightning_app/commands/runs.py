@@ -1,4 +1,4 @@
-"""`python main.py runs`: the runs there are, how each stands, and their main figures."""
+"""`python main.py runs`: the runs there are, how each stands, and their main metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_app.runs.listing import COLUMNS, Run, list_runs, row_of
 
 
 def runs(folder: str = "runs", as_json: bool = False) -> list[Run]:
-    """List the runs there are: their state, date and main figures, those that changed last first.
+    """List the runs there are: their state, date and main metrics, those that changed last first.
 
     A run trains (`running`), has `finished`, was `stopped` (Ctrl-C, SIGTERM), has `failed`, or was `killed`. Of folders
     without `state.json` those with `metrics.json` are `finished`, others `unfinished`.

@@ -253,7 +253,7 @@ def measurement(
 
 
 def read(figures: Mapping[str, float], known: Iterable[Measurement] = ()) -> list[Measurement]:
-    """Make measurements of flat figures, as `metrics.json` has them, of runs made before too.
+    """Make measurements of flat metrics, as `metrics.json` has them, of runs made before too.
 
     Args:
         figures: log key → number.

@@ -77,7 +77,7 @@ class Measurement:
         return {self.key: self.value} | {key: number for key, number in rest if number is not None}
 
     def taken_from(self, figures: Mapping[str, float]) -> Measurement:
-        """Return the same measurement with the numbers that flat figures have under its keys.
+        """Return the same measurement with the numbers that flat metrics have under its keys.
 
         Args:
             figures: log key → number; `key` must be there.
@@ -101,7 +101,7 @@ def flat(measurements: Iterable[Measurement]) -> dict[str, float]:
 
 
 def find(figures: Mapping[str, float], key: str, tail: str = "") -> Measurement | None:
-    """Read a measurement out of flat figures.
+    """Read a measurement out of flat metrics.
 
     Args:
         figures: log key → number.

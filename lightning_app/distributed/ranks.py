@@ -21,7 +21,7 @@ def agree(what: str, facts: Callable[[], Mapping[str, object]]) -> None:
 
     Args:
         what: the facts are of, as the message calls it.
-        facts: gives name → figure or hash, the same names on every rank; not called in a single process.
+        facts: gives name → metric or hash, the same names on every rank; not called in a single process.
 
     Raises:
         ValueError: on every rank, naming the ranks that differ from rank 0 and the figures they differ in.

@@ -178,7 +178,7 @@ def measure(
 ) -> Stored:
     """Desensitize every image, attack it, and measure what is seen then; whole batches on the device.
 
-    Nothing of a face stays in the result: no pixel and no embedding, only figures per image and per pair.
+    Nothing of a face stays in the result: no pixel and no embedding, only metrics per image and per pair.
 
     Args:
         subjects: whose images.

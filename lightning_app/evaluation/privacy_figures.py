@@ -1,4 +1,4 @@
-"""What was measured of a desensitized set as figures with intervals: over people, or over pairs."""
+"""What was measured of a desensitized set as metrics with intervals: over people, or over pairs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RANKS = {"rank1": 1, "rank5": 5}
 def clean_metrics(
     part: Stored, subjects: Subjects, judges: Mapping[str, Judge], bootstrap: int = 1000
 ) -> dict[str, float]:
-    """Make figures of how well judges tell clean faces apart, with 95 % intervals (`_low`, `_high`).
+    """Make metrics of how well judges tell clean faces apart, with 95 % intervals (`_low`, `_high`).
 
     Args:
         part: of `measure_clean`.
@@ -53,7 +53,7 @@ def figures(
     recognisers: Mapping[str, Judge],
     bootstrap: int = 1000,
 ) -> dict[str, float]:
-    """Make figures of what was measured, with 95 % intervals (`_low`, `_high`) over people or over pairs.
+    """Make metrics of what was measured, with 95 % intervals (`_low`, `_high`) over people or over pairs.
 
     Args:
         part: of `measure`.

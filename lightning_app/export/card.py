@@ -29,7 +29,7 @@ def render(card: dict[str, Any], rows: list[list[str]]) -> str:
 
     Args:
         card: what `card.json` holds.
-        rows: the figures as (name, value with its interval).
+        rows: the metrics as (name, value with its interval).
 
     Returns:
         The text of `README.md`.

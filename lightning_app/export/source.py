@@ -1,4 +1,4 @@
-"""What a run's folder tells of its recogniser beside the checkpoint: data, figures, on whom they were measured."""
+"""What a run's folder tells of its recogniser beside the checkpoint: data, metrics, on whom they were measured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainedRun:
         config: its `config.yaml`; empty where there is none.
         figures: log key → value, of its `metrics.json`; empty where they are of other weights.
         epochs: trained.
-        federation: of several owners: `owners`, `partition`, `local_epochs` of a round, and, where the figures are of
+        federation: of several owners: `owners`, `partition`, `local_epochs` of a round, and, where the metrics are of
             these weights, `rounds` and `images` trained on in all of them; None where one owner trained.
     """
 
@@ -54,7 +54,7 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> TrainedRun:
         facts: of the checkpoint.
 
     Raises:
-        ValueError: the config, the figures or a federation's record are no YAML or JSON.
+        ValueError: the config, the metrics or a federation's record are no YAML or JSON.
     """
     given = Path(checkpoint)
     inside = facts.path.parent.name == "checkpoints"
@@ -76,7 +76,7 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> TrainedRun:
     metrics = read_trained(folder) or read_metrics(folder / "metrics.json")
     steps = metrics.get("run/steps")
     if steps is not None and steps != facts.step:
-        log.warning("%s is of step %s, the checkpoint of step %d: the card gives no figures.",
+        log.warning("%s is of step %s, the checkpoint of step %d: the card gives no metrics.",
                     folder / "metrics.json", steps, facts.step)  # fmt: skip
         return TrainedRun(folder, config, federation=federation)
     figures = {

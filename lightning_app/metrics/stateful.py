@@ -16,7 +16,7 @@ from lightning_app.metrics.verification import Protocol, VerificationResult, ver
 
 
 class _ImageMean(Metric):
-    """Mean over all images, of all batches and processes, of a figure per image."""
+    """Mean over all images, of all batches and processes, of a metric per image."""
 
     is_differentiable = True
     full_state_update = False
@@ -102,7 +102,7 @@ class PSNR(_ImageMean):
 
 
 class Verification(Metric):
-    """Verification figures of all pairs seen (see `lightning_app.metrics.verification`).
+    """Verification metrics of all pairs seen (see `lightning_app.metrics.verification`).
 
     Pairs carry their number: order does not matter, and a pair that a padded sampler hands out twice counts
     once (of scores that differ by rounding the lower). Use `update` and `compute`, not `forward`: a single
@@ -196,7 +196,7 @@ class Verification(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, float]:
-        """Return the flat figures of all pairs and keep the whole result in `result`.
+        """Return the flat metrics of all pairs and keep the whole result in `result`.
 
         Raises:
             ValueError: no pairs, one number with two contents, or as `verification` does.

@@ -58,7 +58,7 @@ class VerificationResult:
     tar_at_far_ci: dict[float, Interval]
 
     def measurements(self, prefix: str = "lfw", suffix: str = "") -> list[Measurement]:
-        """Return the figures with their intervals, the accuracy with its spread over folds.
+        """Return the metrics with their intervals, the accuracy with its spread over folds.
 
         Args:
             prefix: first part of the log keys, before the slash; empty for neither.
@@ -292,7 +292,7 @@ def verification(
     seen there, the one that decides most pairs rightly, the lowest of ties. Two faces are the
     same person if their score is strictly above it. Accuracy is the mean over folds, std its deviation
     (ddof 0). It is the share of pairs decided rightly: where there are more pairs of one kind, always answering so
-    is right in more than half of them, and figures of other mixes cannot be compared with it.
+    is right in more than half of them, and metrics of other mixes cannot be compared with it.
 
     *InsightFace's protocol* takes its thresholds from a grid: 0 to 4 by 0.01 in the squared distance of normalised
     embeddings, 2 − 2 · cosine. The one that decides most pairs of the other folds rightly is taken, the smallest of
@@ -319,7 +319,7 @@ def verification(
         protocol: how the thresholds are chosen, `lfw` or `insightface`; the latter takes scores for cosines.
 
     Returns:
-        The figures, shares in [0,1]; thresholds are scores with either protocol.
+        The metrics, shares in [0,1]; thresholds are scores with either protocol.
 
     Raises:
         ValueError: lengths differ, scores not finite, pairs of one kind only (in all, in a fold, or in all folds

@@ -152,7 +152,7 @@ class AdversarialMasker(L.LightningModule):
         self._means: dict[str, Tensor] = {}  # the mean mask and the codebook, of the last epoch's end
         self._held_out = HeldOutMeans("loss", "accuracy")
         self._hidden_part = HeldOutMeans("accuracy_hidden")
-        self._last: dict[str, Tensor] = {}  # figures of the last step of each kind
+        self._last: dict[str, Tensor] = {}  # metrics of the last step of each kind
         self._log_anew, self._steps, self._drops = True, 0, False
 
     # -- before training
@@ -221,7 +221,7 @@ class AdversarialMasker(L.LightningModule):
                 loss = loss + drawn
         anew, self._log_anew = self._log_anew, False
         rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
-        # figures of the other kind of step stay: every row of the log then has all
+        # metrics of the other kind of step stay: every row of the log then has all
         for name, value in (self._last | {"train/lr": rate}).items():
             self._note(anew, name, value, len(image), prog_bar=name == "train/loss")
         if not self.adversarys_turn:

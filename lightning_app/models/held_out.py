@@ -18,7 +18,7 @@ class HeldOutMeans:
     (`nan_strategy="disable"`) forgets the weights it is given.
 
     Args:
-        *names: of the figures.
+        *names: of the metrics.
     """
 
     def __init__(self, *names: str) -> None:

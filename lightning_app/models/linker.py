@@ -35,7 +35,7 @@ class Linker(L.LightningModule):
 
     Trained by `fit` with a `FaceDataModule` whose `keep_clean` is on and whose desensitizer is the one attacked, on
     faces the attacker may see; pictures and representations alike. The loss is 1 − cosine. With no desensitizer it
-    learns from clean faces alone: the ceiling that its figures are read beside. Afterwards
+    learns from clean faces alone: the ceiling that its metrics are read beside. Afterwards
     `lightning_app.attacks.LinkAttack` attacks with its checkpoint. Logs `train/loss`, and on held-out images
     `link/similarity`, the mean cosine.
 

@@ -11,19 +11,19 @@ from torch import Tensor
 def log_again(trainer: L.Trainer, name: str, value: Tensor, batch_size: int) -> bool:
     """Return a metric that `training_step` has logged before in this epoch its value of this step.
 
-    `LightningModule.log` checks its arguments and takes the figure to the device anew with every call, copying its
+    `LightningModule.log` checks its arguments and takes the metric to the device anew with every call, copying its
     description: three calls were 2 of the 8.6 ms of CPU that a step of a tiny network took (two busy cores), 40 % in a
     profile, and on a GPU small batches wait for the host. What then counts is one call of the collection's own, and
     that is made here.
 
     Args:
         trainer: that fits.
-        name: of the figure.
+        name: of the metric.
         value: a scalar on the device it was logged on, without a graph.
         batch_size: images behind it.
 
     Returns:
-        False where the figure is not known, or Lightning keeps it otherwise than we know: `log` it.
+        False where the metric is not known, or Lightning keeps it otherwise than we know: `log` it.
     """
     results: Any = getattr(trainer, "_results", None)
     key = f"training_step.{name}"

@@ -19,7 +19,7 @@ class Column:
         head: on the page; `{}` stands for the label of the judge or recogniser.
         figure: which figure, by its key; that of a judge or recogniser has `/LABEL` behind it.
         of: whether each judge, or each recogniser, has a column of its own.
-        scale: what the figure is multiplied by to be shown: 100 for shares.
+        scale: what the metric is multiplied by to be shown: 100 for shares.
         short: head on the terminal; a column without one is on the page alone.
         optional: left out where nothing was measured of any method, as of what needs a package that is not there.
     """
@@ -92,7 +92,7 @@ def columns_of(
     Args:
         judges: labels.
         recognisers: labels.
-        results: method -> figures: optional columns without any figure are left out then.
+        results: method -> figures: optional columns without any metric are left out then.
 
     Yields:
         A column and the label of whom it speaks; empty for nobody.
@@ -114,12 +114,12 @@ def _measured(figure: str, results: Mapping[str, Mapping[str, float]]) -> bool:
 def find_metric(
     figures: Mapping[str, float], name: str, label: str = "", attack: str = RELEASED
 ) -> Measurement | None:
-    """Read a figure of a method.
+    """Read a metric of a method.
 
     Args:
         figures: of the method.
-        name: of the figure, such as `rank1`.
-        label: of the judge or recogniser; empty for figures that have none.
+        name: of the metric, such as `rank1`.
+        label: of the judge or recogniser; empty for metrics that have none.
         attack: label of the attack.
 
     Returns:
@@ -130,24 +130,24 @@ def find_metric(
 
 
 def under(attack: str, key: str) -> str:
-    """Return the key of a method's figures for what an attack found.
+    """Return the key of a method's metrics for what an attack found.
 
     Args:
         attack: label of the attack, or `RELEASED`.
-        key: of the figure, such as `rank1/dlib`.
+        key: of the metric, such as `rank1/dlib`.
     """
     return key if attack == RELEASED else f"{attack}/{key}"
 
 
 def by_attack(figures: Mapping[str, float], attacks: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Sort a method's figures by the attack that they are of.
+    """Sort a method's metrics by the attack that they are of.
 
     Args:
         figures: of the method.
         attacks: labels.
 
     Returns:
-        `RELEASED` and attack → its figures, by their own keys; attacks without any are left out.
+        `RELEASED` and attack → its metrics, by their own keys; attacks without any are left out.
     """
     own: dict[str, dict[str, float]] = {RELEASED: {}}
     for key, value in figures.items():

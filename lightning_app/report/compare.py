@@ -72,7 +72,7 @@ class Axis:
 
     @property
     def scale(self) -> float:
-        """Return what figures are multiplied by to be shown: 100 for shares."""
+        """Return what metrics are multiplied by to be shown: 100 for shares."""
         return 100.0 if MEASURES[self.measure].share else 1.0
 
     @property
@@ -172,7 +172,7 @@ def points_of(
     """Make the points of the picture; methods without accuracy or without a finite measure have none.
 
     Args:
-        results: method -> its figures.
+        results: method -> its metrics.
         attacks: labels.
         judges: labels.
         axis: what stands for privacy.
@@ -227,7 +227,7 @@ def compare_chart(
     """Draw utility against privacy, and what each attack adds to what the released images give away.
 
     Args:
-        results: method -> its figures.
+        results: method -> its metrics.
         attacks: labels.
         judges: labels.
         axis: what stands for privacy.

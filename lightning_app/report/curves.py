@@ -18,7 +18,7 @@ Curves = dict[str, dict[int, float]]  # log key → epoch, from 1 → value
 
 
 def read_curves(run_dir: Path) -> Curves:
-    """Read how the figures of a run went, over all its starts.
+    """Read how the metrics of a run went, over all its starts.
 
     Args:
         run_dir: with `metrics.csv`, and `metrics.N.csv` of earlier starts.

@@ -21,14 +21,14 @@ class Measured:
     """What is known of methods, before it is shown.
 
     Attributes:
-        results: method -> figure -> value; those of an attack under `ATTACK/`.
+        results: method -> metric -> value; those of an attack under `ATTACK/`.
         description: method -> what it is, in a few words.
         attacks: labels.
         judges: label -> what it is.
         axis: what stands for privacy at first.
         words: method -> a paragraph in plain words.
         clean: judge -> how well it tells clean faces apart.
-        open: method -> attack -> why its figure says 'at least', such as a loss that still falls, or a training
+        open: method -> attack -> why its metric says 'at least', such as a loss that still falls, or a training
             that failed.
     """
 
@@ -73,7 +73,7 @@ def data_of(found: Measured) -> dict[str, Any]:
         found: what is known.
 
     Returns:
-        `attacks`, `judges`, `views` (what may be picked) and `methods`: of each its accuracies, all figures, and under
+        `attacks`, `judges`, `views` (what may be picked) and `methods`: of each its accuracies, all metrics, and under
         `strongest`, by view, what the strongest attack sees, which it is and by whom; `front` where no other method
         beats it in both.
     """
@@ -98,7 +98,7 @@ def data_of(found: Measured) -> dict[str, Any]:
 
 
 def lines_of(found: Measured) -> list[list[object]]:
-    """Make the lines of a CSV: one for each method and view, a head first; figures as they are measured.
+    """Make the lines of a CSV: one for each method and view, a head first; metrics as they are measured.
 
     Args:
         found: what is known.

@@ -48,7 +48,7 @@ def clean_of(found: Mapping[str, float], judges: Mapping[str, str]) -> dict[str,
     """Read how well judges tell clean faces apart.
 
     Args:
-        found: figures, `judge_accuracy/JUDGE` among them.
+        found: metrics, `judge_accuracy/JUDGE` among them.
         judges: label -> what it is.
 
     Returns:

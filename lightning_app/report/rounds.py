@@ -31,7 +31,7 @@ def rounds_chart(
         rounds: their numbers.
         accuracy: the global model's, shares of 1: `""`, and its 95 % interval `_low`, `_high`; NaN where it was not
             verified, empty where nothing was.
-        clients: `loss`, `drift`, `cosine` → owner → a figure per round, NaN where the owner was left out.
+        clients: `loss`, `drift`, `cosine` → owner → a metric per round, NaN where the owner was left out.
         key: log key of the accuracy.
         title: a line above everything.
 

@@ -63,7 +63,7 @@ def _shown(cell: object) -> str:
 
 
 def rows_of(figures: Mapping[str, float], known: Iterable[Measurement] = ()) -> list[list[str]]:
-    """Make the table's rows of flat figures: a figure, its spread and its interval share a row.
+    """Make the table's rows of flat figures: a metric, its spread and its interval share a row.
 
     Of the verification's situations 2 and 3 the table shows the accuracy; `metrics.json` has the rest.
 
@@ -96,9 +96,9 @@ def text_of(one: Measurement) -> str:
 def write_metrics(
     path: str | Path, metrics: Mapping[str, SupportsFloat | str | None], *, merge: bool = False
 ) -> dict[str, Scalar]:
-    """Write figures as one flat, sorted, strict JSON object, atomically.
+    """Write metrics as one flat, sorted, strict JSON object, atomically.
 
-    A figure that is NaN or infinite becomes null: strict JSON has neither.
+    A metric that is NaN or infinite becomes null: strict JSON has neither.
 
     Args:
         path: the file, usually `runs/<name>/metrics.json`.
@@ -109,7 +109,7 @@ def write_metrics(
         What the file now holds.
 
     Raises:
-        ValueError: a value is not a single figure, or the file to merge with is not a flat JSON object.
+        ValueError: a value is not a single metric, or the file to merge with is not a flat JSON object.
     """
     path = Path(path)
     written = read_metrics(path) if merge and path.exists() else {}
@@ -133,7 +133,7 @@ def read_metrics(path: str | Path) -> dict[str, Scalar]:
     except ValueError as error:
         raise ValueError(f"{error}; move it away and measure again") from error
     if not isinstance(metrics, dict) or any(isinstance(value, dict | list) for value in metrics.values()):
-        raise ValueError(f"{path} is not a flat JSON object of figures; move it away and measure again")
+        raise ValueError(f"{path} is not a flat JSON object of metrics; move it away and measure again")
     return metrics
 
 
@@ -144,6 +144,6 @@ def _scalar(key: str, value: SupportsFloat | str | None) -> Scalar:
         number = float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"metrics[{key!r}] is {type(value).__name__}, not a single figure: {error}"
+            f"metrics[{key!r}] is {type(value).__name__}, not a single number: {error}"
         ) from error
     return number if math.isfinite(number) else None

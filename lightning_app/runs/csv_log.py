@@ -1,4 +1,4 @@
-"""The figures of a run as CSV, which a full disk neither ends nor spoils."""
+"""The metrics of a run as CSV, which a full disk neither ends nor spoils."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("faceveil")
 class CSVLog(CSVLogger):
     """Lightning's CSVLogger, but a disk that takes nothing stops no training.
 
-    Figures that cannot be written wait in memory for the next time, and one line says so. A full disk leaves no half
+    Metrics that cannot be written wait in memory for the next time, and one line says so. A full disk leaves no half
     row in `metrics.csv` and takes none of its rows.
 
     Args:
@@ -51,7 +51,7 @@ class CSVLog(CSVLogger):
         except OSError as error:
             if not self._told:
                 log.warning(
-                    "%s cannot be written (%s): training goes on, and its figures wait for room",
+                    "%s cannot be written (%s): training goes on, and its metrics wait for room",
                     Path(self.log_dir) / "metrics.csv", error.strerror or error,
                 )  # fmt: skip
             self._told = True
@@ -68,8 +68,8 @@ class CSVLog(CSVLogger):
 class _Table(ExperimentWriter):
     """Rows that are in the file whole or not at all; a new column means a new file in the old one's place.
 
-    Figures of one step stand in one row: what is logged of a step after another row of it, and does not contradict it,
-    is put into that row. So an epoch has one row, whatever logged its figures.
+    Metrics of one step stand in one row: what is logged of a step after another row of it, and does not contradict it,
+    is put into that row. So an epoch has one row, whatever logged its metrics.
     """
 
     _last: dict[str, Any] | None = None  # the row that ends the file

@@ -1,4 +1,4 @@
-"""The runs there are: how each stands and its main figures."""
+"""The runs there are: how each stands and its main metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Run:
         model: class of the model; empty where there is none.
         state: how it stands, see `read_state`.
         reason: what it failed with.
-        changed: when it last wrote its state, figures or log, UTC, ISO 8601.
+        changed: when it last wrote its state, metrics or log, UTC, ISO 8601.
         epochs: how many were trained; None where that is not known.
         accuracy: verification accuracy by the name of the set, shares of 1.
         mask_ratio: hidden share of the pixels; None where nothing is hidden, or it is not known.
@@ -98,7 +98,7 @@ def _run(path: Path) -> Run:
 
 
 def _figures(path: Path) -> Mapping[str, Any]:
-    """Read the figures of a run; none where they are not there or damaged: other runs are still to be listed."""
+    """Read the metrics of a run; none where they are not there or damaged: other runs are still to be listed."""
     try:
         found = read_json(path)
     except (OSError, ValueError):
@@ -112,7 +112,7 @@ def _number(figures: Mapping[str, Any], key: str, kind: Callable[[float], Any]) 
 
 
 def _is_finite(value: object) -> TypeGuard[float]:
-    """Return whether a figure is a number that can be shown; a run that diverged has others."""
+    """Return whether a metric is a number that can be shown; a run that diverged has others."""
     return isinstance(value, int | float) and abs(value) < sys.float_info.max
 
 

@@ -152,7 +152,7 @@ class WandbLogger(LightningWandbLogger):
     def _begin_as(self, mode: str) -> None:
         import wandb
 
-        # offline there is no network to wait for, and a slow machine must not lose its figures to a timeout
+        # offline there is no network to wait for, and a slow machine must not lose its metrics to a timeout
         settings: dict[str, Any] = (
             {"init_timeout": _INIT_S, "finish_timeout": _FINISH_S, "finish_timeout_raises": True}
             if mode == "online"
@@ -174,7 +174,7 @@ class WandbLogger(LightningWandbLogger):
         self._better = {**self._better, **{one.key: one.higher_is_better for one in measurements}}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log figures at a step; what W&B cannot take is counted, see the class."""
+        """Log metrics at a step; what W&B cannot take is counted, see the class."""
 
         def send() -> None:
             for key in set(metrics) - self._charted:
@@ -223,13 +223,13 @@ class WandbLogger(LightningWandbLogger):
                             _FINISH_S, _shown(run))  # fmt: skip
             if trouble := _not_written(run):
                 log.warning(
-                    "W&B could not write its folder (%s); the CSV in the run folder has every figure", trouble
+                    "W&B could not write its folder (%s); the CSV in the run folder has every metric", trouble
                 )
             self._experiment = None
 
         self._guarded(end)
         if self._lost:
-            log.warning("W&B lost %d calls; the CSV in the run folder has every figure", self._lost)
+            log.warning("W&B lost %d calls; the CSV in the run folder has every metric", self._lost)
         if (
             self._experiment is not None
         ):  # W&B's service has gone, and would be missed again at exit, at length
@@ -365,7 +365,7 @@ def reachable(url: str, timeout: float = _PROBE_S) -> bool:
 
 
 def _best(key: str, known: Mapping[str, bool | None] | None = None) -> str | None:
-    """Return the aggregate that is a figure's best: for a score the highest, for an error the lowest."""
+    """Return the aggregate that is a metric's best: for a score the highest, for an error the lowest."""
     better = known[key] if known and key in known else higher_is_better(key)
     return None if better is None else "max" if better else "min"
 

@@ -39,7 +39,7 @@ def send_report(
         heads: of the table's columns.
         rows: of the table.
         picture: one without faces, or none.
-        numbers: log key → finite figure.
+        numbers: log key → finite metric.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):

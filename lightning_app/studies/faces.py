@@ -122,7 +122,7 @@ def mates_of(labels: Tensor, numbers: Tensor, salt: int, seed: int) -> Tensor:
 
 
 def check_trained_on(path: str, facts: CheckpointFacts, data: FaceDataModule, clean: bool) -> None:
-    """Refuse a checkpoint of other images or identities; warn where its figures would say little.
+    """Refuse a checkpoint of other images or identities; warn where its metrics would say little.
 
     Args:
         path: as the user gave it.

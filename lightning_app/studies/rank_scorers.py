@@ -29,7 +29,7 @@ from lightning_app.studies.faces import check_trained_on, refuse_released, score
 
 log = logging.getLogger("faceveil")
 _FEWEST = 4  # masks below which a rank correlation says nothing
-By = Mapping[str, Mapping[str, float]]  # who says it → mask → figure, or mask → system → figure
+By = Mapping[str, Mapping[str, float]]  # who says it → mask → metric, or mask → system → metric
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def rank_scorers(
         runs: folder in which the ablation's folder lies.
 
     Returns:
-        Figures `scorers/<scorer>/<mask>/F`, `scorers/<scorer>/<system>/rho`, `_low`, `_high`, and a row for each rho.
+        Metrics `scorers/<scorer>/<mask>/F`, `scorers/<scorer>/<system>/rho`, `_low`, `_high`, and a row for each rho.
 
     Raises:
         FileNotFoundError: the ablation was not run, or a mask or checkpoint is not there.
@@ -184,7 +184,7 @@ def _losses(
 def _correlations(
     losses: By, accuracy: By, masks: list[str], bootstrap: int, seed: int
 ) -> tuple[dict[str, float], list[list[object]]]:
-    """Return the figures of every scorer and system, and their rows of the table."""
+    """Return the metrics of every scorer and system, and their rows of the table."""
     figures: dict[str, float] = {}
     rows: list[list[object]] = []
     for name, of in losses.items():

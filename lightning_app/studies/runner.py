@@ -76,7 +76,7 @@ def do(
 
 
 def finished(run: Path, figure: str = "lfw/accuracy") -> bool:
-    """Return whether a run ended well and left this figure."""
+    """Return whether a run ended well and left this metric."""
     # Lightning's teardown, which writes the file, comes only to runs that ended well
     return (run / "metrics.json").is_file() and figure in read_metrics(run / "metrics.json")
 
@@ -199,7 +199,7 @@ def _files(description: Mapping[str, object]) -> dict[str, str]:
 
 
 def _is_made(made: Path) -> bool:
-    """Return whether something was made: a file, a run's figures, or a checkpoint that it goes on from."""
+    """Return whether something was made: a file, a run's metrics, or a checkpoint that it goes on from."""
     return made.is_file() or (made / "metrics.json").is_file() or has_checkpoint(made)
 
 

@@ -156,7 +156,7 @@ def _short(value: object) -> str:
 def summarise(
     found: Sequence[SweepCell], models: Sequence[str], levels: Sequence[str], bootstrap: int, seed: int
 ) -> dict[str, Scalar]:
-    """Make the flat figures of a sweep.
+    """Make the flat metrics of a sweep.
 
     Args:
         found: all measurements, the repeats of each level in order.

@@ -83,7 +83,7 @@ def sweep_levels(
         overwrite: replace an earlier sweep in that folder.
 
     Returns:
-        The figures, and what a table of them needs.
+        The metrics, and what a table of them needs.
 
     Raises:
         FileNotFoundError: a checkpoint, the images, the pairs or the masks are not there.

@@ -23,7 +23,7 @@ class SweptLevels:
 
     Attributes:
         name: of the results' folder.
-        summary: the figures, see `summarise`, with those of masks, pairs and checkpoints.
+        summary: the metrics, see `summarise`, with those of masks, pairs and checkpoints.
         models: names of the recognisers; differences are to the first.
         levels: names of the levels, that of clean images first.
     """
@@ -35,7 +35,7 @@ class SweptLevels:
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """Return the columns of the table: whose figures, and which."""
+        """Return the columns of the table: whose metrics, and which."""
         parts: dict[str, tuple[str, ...]] = dict.fromkeys(
             self.models, ("accuracy", "std", "accuracy_low", "accuracy_high")
         )
@@ -50,7 +50,7 @@ class SweptLevels:
         return self.summary.get(f"sweep/masks/{level}/mask_ratio", 0.0)
 
     def cells(self, level: str) -> list[list[Scalar]]:
-        """Return the figures of a level, a list for each of `parts`.
+        """Return the metrics of a level, a list for each of `parts`.
 
         Args:
             level: its name.

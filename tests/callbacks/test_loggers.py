@@ -345,7 +345,7 @@ def test_a_disk_that_is_full_is_told(
     make_trainer(Breaks(fill), logger=[logger, table], epochs=10).fit(TinyModel(), datamodule=TinyData())
     _, told = lines(caplog)
     assert re.fullmatch(
-        r"W&B could not write its folder \(.*file too large\); the CSV in the run folder has every figure",
+        r"W&B could not write its folder \(.*file too large\); the CSV in the run folder has every metric",
         told,
     )
     assert steps_in(tmp_path / "metrics.csv") == list(range(30))
@@ -394,7 +394,7 @@ def test_a_service_that_is_killed_ends_no_run(tmp_path: Path, drawn_root: Path) 
     assert ended.returncode == 0, said
     assert "Traceback" not in said
     assert said.count("W&B does not answer (") == said.count("training goes on without it") == 1
-    assert re.search(r"W&B lost \d+ calls; the CSV in the run folder has every figure", said)
+    assert re.search(r"W&B lost \d+ calls; the CSV in the run folder has every metric", said)
     steps = steps_in(tmp_path / "runs" / "gone" / "metrics.csv")
     assert steps == list(range(len(steps)))
     assert len(steps) > 3

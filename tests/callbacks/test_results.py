@@ -142,7 +142,7 @@ def test_write_metrics_is_flat_sorted_and_strict(tmp_path: Path) -> None:
     assert list(strict(path)) == ["a", "b", "c", "d", "e"]
     write_metrics(path, {"a": 1}, merge=True)
     assert read_metrics(path) == {"a": 1, "b": 0.5, "c": 2.0, "d": None, "e": "x"}
-    with pytest.raises(ValueError, match=r"metrics\['a'\] is Tensor, not a single figure"):
+    with pytest.raises(ValueError, match=r"metrics\['a'\] is Tensor, not a single number"):
         write_metrics(path, {"a": torch.ones(2)})
     assert read_metrics(path)["a"] == 1  # as it was
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]

@@ -392,7 +392,7 @@ def test_what_cannot_be_run_is_told_before_hours_of_training(
     plain, gate = description["variants"]["plain"], description["variants"]["gated"]
     told("gone.png: no such file", variants={"plain": plain, "b": {"mask": "gone.png"}})
     told("no config 'gone.yaml'", variants={"plain": plain, "b": {"config": "gone.yaml"}})
-    told("figures.accuracy: the table has a figure of that name", figures={"accuracy": "fsm/accuracy"})
+    told("figures.accuracy: the table has a metric of that name", figures={"accuracy": "fsm/accuracy"})
     Path("runs/pair/jobs").mkdir(parents=True)
     Path("runs/pair/jobs/gated_resnet-mask_s1.json").write_text('{"args": ["otherwise"]}')
     told("made with other settings", variants={"plain": plain, "gated": gate})

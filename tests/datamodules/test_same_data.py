@@ -221,7 +221,7 @@ class TestDataModule:
         _met(made, ours, "validate")
         assert ours.held_out is not None
         assert (
-            "data.seed 0, here 1): figures of held-out images may be of images it was trained on"
+            "data.seed 0, here 1): metrics of held-out images may be of images it was trained on"
             in caplog.text
         )
 

@@ -68,8 +68,8 @@ def test_an_attack_that_measured_no_number_leaves_its_verdict_open() -> None:
     links = {"mask": [("linker", mock.Mock())]}
     measure_all(out, bench, eyes, {"Telea": telea}, {}, links, mock.Mock(), mock.Mock(), 0, False, {})
     assert out.open == {
-        "blur": {"Telea": "a figure of it is not a number"},
-        "mask": {"linker": "a figure of it is not a number"},
+        "blur": {"Telea": "a metric of it is not a number"},
+        "mask": {"linker": "a metric of it is not a number"},
     }
     assert out.results == {
         "blur": {"psnr": 9.0},

@@ -89,14 +89,14 @@ class FromRound(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's batches, and end the fit with the round."""
-        # spawned ranks hand back logged figures, and nothing else
+        # spawned ranks hand back logged metrics, and nothing else
         pl_module.log("federated/batches", float(trainer.num_training_batches), batch_size=1, sync_dist=True)
         progress: Any = trainer.fit_loop.epoch_progress.current
         if progress.processed >= self.done + self.epochs:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what stays with its owner: here, for a spawned rank hands back weights and figures alone."""
+        """Write what stays with its owner: here, for a spawned rank hands back weights and metrics alone."""
         assert isinstance(pl_module, Recogniser)
         kept = pl_module.stays()
         if kept and trainer.is_global_zero:

@@ -26,7 +26,7 @@ _TIMES = ("clients", "overhead", "verify", "join", "round")
 
 
 def client_key(number: int | str, figure: str) -> str:
-    """Return the key under which a record has a figure of one client, such as `client0/loss`.
+    """Return the key under which a record has a metric of one client, such as `client0/loss`.
 
     Args:
         number: the client's.
@@ -46,7 +46,7 @@ def client_of(key: str) -> int | None:
 
 
 def client_keys(rounds: Sequence[Record], figure: str) -> list[str]:
-    """Return the keys of a figure of all clients, such as `client0/loss`, in the order of their numbers.
+    """Return the keys of a metric of all clients, such as `client0/loss`, in the order of their numbers.
 
     Args:
         rounds: records.
@@ -138,7 +138,7 @@ def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image | None:
 
 
 def summary(rounds: Sequence[Record], clients: int, epochs: int) -> dict[str, Scalar]:
-    """Make the flat figures of a federation.
+    """Make the flat metrics of a federation.
 
     Args:
         rounds: records, at least one.

@@ -333,7 +333,7 @@ class Server:
         """Verify the global model with the callbacks of `trainer.callbacks`.
 
         Returns:
-            Log key → figure.
+            Log key → metric.
         """
         if not self.watchers:
             return {}

@@ -1,4 +1,4 @@
-"""What an audit comes to, in words and as figures."""
+"""What an audit comes to, in words and as metrics."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def check_plan(plan: AblationPlan, name: str, runs: str) -> None:
     taken = [figure for figure in plan.figures if figure in TAKEN]
     if taken:
         raise ValueError(
-            f"figures.{taken[0]}: the table has a figure of that name already; call it otherwise"
+            f"figures.{taken[0]}: the table has a metric of that name already; call it otherwise"
         )
     for label, variant in variants.items():
         if variant.search is not None and variant.mask is not None:

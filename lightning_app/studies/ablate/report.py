@@ -21,7 +21,7 @@ ACCURACY = "lfw/accuracy"
 _AUC = {"auc": "lfw/auc"}  # beside that accuracy alone
 _VERIFIED = "{}/accuracy"  # of a verification set, without a gate or in another situation too
 _OF_VARIANTS = {"mask_ratio": "privacy/mask_ratio", "dssim": "privacy/dssim"}
-TAKEN = ("accuracy", *_AUC, *_OF_VARIANTS, "seeds", "paper")  # names that further figures cannot have
+TAKEN = ("accuracy", *_AUC, *_OF_VARIANTS, "seeds", "paper")  # names that further metrics cannot have
 Found = Mapping[str, Mapping[str, Sequence[Mapping[str, Scalar]]]]
 
 
@@ -104,7 +104,7 @@ def write_report(out: AblationOutcome, final: bool = False) -> None:
     for column in out.wanted:
         heads += [column, *(f"{column}, {name}" if several else name for name in out.figures)]
     heads += ["paper"] if out.paper else []
-    if several:  # a figure that no run of a system has needs no column
+    if several:  # a metric that no run of a system has needs no column
         figures = {f"{column}, {name}" for column in out.wanted for name in out.figures}
         kept = [
             n for n, head in enumerate(heads) if head not in figures or any(row[n] != "–" for row in rows)
@@ -133,7 +133,7 @@ class _Over:
 
 
 def _over(runs: Sequence[Mapping[str, Scalar]], key: str) -> _Over | None:
-    """Take a figure over the runs that have it: mean and standard deviation (ddof 1, none of one)."""
+    """Take a metric over the runs that have it: mean and standard deviation (ddof 1, none of one)."""
     have = [(float(value), run) for run in runs if isinstance(value := run.get(key), int | float)]
     if not have:
         return None

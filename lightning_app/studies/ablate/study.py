@@ -58,7 +58,7 @@ def ablate(
     Raises:
         FileNotFoundError: a config, mask or checkpoint is not there.
         ChildProcessError: some runs failed; names them and their logs, after all others were done.
-        ValueError: a variant with both a search and a mask, a figure named like one of the command's own, or a
+        ValueError: a variant with both a search and a mask, a metric named like one of the command's own, or a
             finished run or search that was made otherwise: other arguments, another mask, or a config or
             checkpoint that has changed since.
     """

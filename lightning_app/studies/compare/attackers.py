@@ -14,7 +14,7 @@ from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.candidate import ComparedMethod, plain, typed
 from lightning_app.studies.compare.methods import AttackerRun
 
-_TRAINED = "time/fit_s"  # a figure that every `fit` leaves, whatever it trains
+_TRAINED = "time/fit_s"  # a metric that every `fit` leaves, whatever it trains
 
 
 def train_attacker(

@@ -94,7 +94,7 @@ class ComparedMethod:
             except (ValueError, OSError) as error:
                 raise ValueError(f"methods.{self.label}: {error}") from error
             home = given if given.is_dir() else given.parent.parent
-            # its run's figures are another desensitizer's, or of other pairs? then it is verified anew, here
+            # its run's metrics are another desensitizer's, or of other pairs? then it is verified anew, here
             self.run = home if self._is_measured_in(home, facts) else own
             if self.run == own:
                 self.description |= {"checkpoint": facts.sha256, "measured": self.setting.measured}
@@ -102,7 +102,7 @@ class ComparedMethod:
             return
         made = saved_fit_settings(self.run)
         other = None if made is None else difference(made, self.setting.description)
-        # figures that are there were measured as its config says, not as ours does
+        # metrics that are there were measured as its config says, not as ours does
         measured = (
             saved_measured(self.run, self.setting.verifier) if jobs.finished(self.run, self.figure) else None
         )
@@ -116,7 +116,7 @@ class ComparedMethod:
             )
 
     def _is_measured_in(self, home: Path, facts: CheckpointFacts) -> bool:
-        """Return whether a run's figures are this method's: of its desensitizer, and of the same verification."""
+        """Return whether a run's metrics are this method's: of its desensitizer, and of the same verification."""
         ours, made = self.setting.data.desensitizer.describe(), saved_measured(home, self.setting.verifier)
         return (
             jobs.finished(home, self.figure)

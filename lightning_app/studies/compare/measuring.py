@@ -75,7 +75,7 @@ def measure_all(
             out.results[label] |= {under(attack_label, key): value for key, value in numbers.items()}
             for link in (
                 links.get(label, ()) if attack is None else ()
-            ):  # that one fails costs nobody's figures
+            ):  # that one fails costs nobody's metrics
                 linked = out.tried(f"{label}, {link[0]}", partial(bench.with_judge(link).figures, *given))
                 if linked is None:
                     out.leave_open(label, link[0], "it could not be measured")
@@ -86,7 +86,7 @@ def measure_all(
 
 
 def _numbers(out: Outcome, label: str, attack: str, found: Mapping[str, float]) -> dict[str, float]:
-    """Return the figures that are numbers; where one is none, the verdict on the method stays open."""
+    """Return the metrics that are numbers; where one is none, the verdict on the method stays open."""
     if any(map(math.isnan, found.values())):
-        out.leave_open(label, attack, "a figure of it is not a number")
+        out.leave_open(label, attack, "a metric of it is not a number")
     return {key: value for key, value in found.items() if not math.isnan(value)}

@@ -41,9 +41,9 @@ class Outcome:
         recognisers: label -> the same, or `own`.
         loggers: where copies go.
         command: the command line.
-        results: method -> figures.
+        results: method -> metrics.
         failed: what did not work, in a line each.
-        open: method -> attack -> why its figure says 'at least', or why there is none: a loss that still fell, a
+        open: method -> attack -> why its metric says 'at least', or why there is none: a loss that still fell, a
             training that failed.
         curves: attacker -> method -> its loss against steps.
         cosine: labels of the judges that compare by cosine.
@@ -87,7 +87,7 @@ class Outcome:
             return None
 
     def leave_open(self, method: str, attack: str, why: str) -> None:
-        """Note that an attack may see more of a method than its figure says.
+        """Note that an attack may see more of a method than its metric says.
 
         Args:
             method: label.

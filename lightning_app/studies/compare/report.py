@@ -31,7 +31,7 @@ from lightning_app.studies.compare.scoring import flat, indicators, scored
 from lightning_app.studies.compare.words import describe
 
 log = logging.getLogger("faceveil")
-_LOOKED_AT = "*"  # behind a method whose figures as released are of what `Desensitizer.look` shows
+_LOOKED_AT = "*"  # behind a method whose metrics as released are of what `Desensitizer.look` shows
 _PACKAGES = ("torch", "torchvision", "lightning", "opencv-python-headless", "numpy")
 
 
@@ -156,7 +156,7 @@ def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
 
 
 def csv_rows(out: Outcome) -> list[list[object]]:
-    """Make the lines of compare.csv: one for each method and attack, a column for every figure.
+    """Make the lines of compare.csv: one for each method and attack, a column for every metric.
 
     Args:
         out: what was found.

@@ -43,11 +43,11 @@ def indicators(
     S3 and S4 are of the attack that leaves a method least private by formula 9, among those that were mounted on it.
 
     Args:
-        results: method -> figures; those of an attack under `ATTACK/`.
+        results: method -> metrics; those of an attack under `ATTACK/`.
         attacks: labels.
         judge: whose embeddings S2 and S4 compare, by cosine.
         clean: the method that hides nothing: S5 is measured against it, and it is no row.
-        left_open: method -> attack -> why there is no figure of it, or why it says 'at least'.
+        left_open: method -> attack -> why there is no metric of it, or why it says 'at least'.
 
     Returns:
         Method -> indicators; methods of which one was not measured are left out, but for those whose attack failed.

@@ -25,7 +25,7 @@ _AT_A_TIME = 64  # images read for their hashes
 
 
 def check_same_people(candidates: Mapping[str, ComparedMethod]) -> None:
-    """Refuse methods that are verified on different pairs: their figures could not be compared.
+    """Refuse methods that are verified on different pairs: their metrics could not be compared.
 
     Raises:
         ValueError: names the first two that differ.

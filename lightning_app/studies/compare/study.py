@@ -108,7 +108,7 @@ def compare(
         command: the command line, for the report.
 
     Returns:
-        Method -> figures; those of an attack under `ATTACK/`.
+        Method -> metrics; those of an attack under `ATTACK/`.
 
     Raises:
         FileNotFoundError: a config, mask or checkpoint is not there.

@@ -69,7 +69,7 @@ class SearchRecord:
     scorer: str
 
     def figures(self, exact: MaskScorer) -> dict[str, Any]:
-        """Return the figures of the mask that was found, and how it was found.
+        """Return the metrics of the mask that was found, and how it was found.
 
         Args:
             exact: scores in float32.

@@ -116,7 +116,7 @@ def search_mask(
             asked, joins the drawn candidates as it is, without the template. Not with `evolve`, nor with `given`.
         seed: of faces, images and candidates.
         batch_size: images per step.
-        bf16: score in bfloat16, twice as fast where the processor has it, which by default decides; reported figures
+        bf16: score in bfloat16, twice as fast where the processor has it, which by default decides; reported metrics
             are in float32. A search goes on only with what it began with.
         overwrite: replace a mask that is there. Scores of a search of the same images, scorer, template and seed are
             kept, so that one that was killed goes on and another `gamma` needs few new ones.
