@@ -51,6 +51,11 @@ class ReaderContract:
         task = set() if reader.classes_are_people else {"target"}
         assert set(batch) == {"image", "identity", "index", "bad"} | task
 
+    def test_whose_faces_they_are_and_where_they_lie(self, reader: FaceReader) -> None:
+        assert all(path.exists() for path in reader.places())
+        assert not (reader.of_nobody and reader.places()), "faces that are read from somewhere are somebody's"
+        assert reader.pixel_facts().get("crop", reader.crop) == reader.crop
+
     def test_images_are_functions_of_their_number(self, reader: FaceReader) -> None:
         """Alone, in a batch, from a second reader and from a cache they are the same, bit for bit."""
         everything = range(len(reader))
