@@ -231,7 +231,7 @@ class LearnsToMix(Recogniser):
             figures[f"mixing/probability_{one}"] = share
         figures |= shares_of(strategy.candidates, strategy.counts)
         for name, value in figures.items():
-            self._note(anew, name, value, count)
+            self.note(anew, name, value, count)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the strategy with its optimiser, its baseline and how many batches it has seen."""

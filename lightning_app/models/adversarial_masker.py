@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,12 +34,12 @@ from lightning_app.models.parts import (
     has_dropout,
     head_maker,
 )
-from lightning_app.models.quick_log import log_again
+from lightning_app.models.quick_log import QuickLog, learning_rate
 from lightning_app.models.saved_network import head_weights, warn_of_kept
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks import Head
 from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
-from lightning_app.networks.heads import HeadMaker, NoHead, classes_in, heaviest, make_head
+from lightning_app.networks.heads import HeadMaker, NoHead, accuracy_of, classes_in, heaviest, make_head
 from lightning_app.networks.unet import UNet
 from lightning_app.runs.trainer_options import total_steps
 
@@ -48,7 +47,7 @@ log = logging.getLogger("faceveil")
 _DROPOUT = 121  # salt of this draw
 
 
-class AdversarialMasker(L.LightningModule):
+class AdversarialMasker(QuickLog):
     """Learn masks: a masker chooses the pixels that a predictor is shown, and an adversary looks at the rest.
 
     Of every `predictor_steps` + 1 batches all but the last are the predictor's: masker and predictor learn to tell the
@@ -153,7 +152,7 @@ class AdversarialMasker(L.LightningModule):
         self._held_out = HeldOutMeans("loss", "accuracy")
         self._hidden_part = HeldOutMeans("accuracy_hidden")
         self._last: dict[str, Tensor] = {}  # metrics of the last step of each kind
-        self._log_anew, self._steps, self._drops = True, 0, False
+        self._steps, self._drops = 0, False
 
     # -- before training
 
@@ -183,10 +182,6 @@ class AdversarialMasker(L.LightningModule):
         """Look for dropout, once."""
         self._drops = has_dropout(self)
 
-    def on_train_epoch_start(self) -> None:
-        """Let Lightning empty what it has kept of the epoch before."""
-        self._log_anew = True
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout and the head's state functions of the batch's number: a resumed run goes on as it was."""
         self.head.at(self.batches.done / self._steps if self._steps else 1.0)
@@ -214,25 +209,21 @@ class AdversarialMasker(L.LightningModule):
             target, weight = learnt(batch)
             loss, logits = self.head(self._embedding(image, cut.shown, batch), target, weight)
             self._last["train/loss"] = loss.detach()
-            accuracy = (logits.argmax(1) == heaviest(target, weight)).float().mean()
+            accuracy = accuracy_of(logits, heaviest(target, weight))
             if self.restorer is not None:
                 drawn = self._drawing_error(image, cut.mask, 1 - cut.mask)
                 self._last["train/restorer"] = drawn.detach()
                 loss = loss + drawn
         anew, self._log_anew = self._log_anew, False
-        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+        rate = learning_rate(self.trainer)
         # metrics of the other kind of step stay: every row of the log then has all
         for name, value in (self._last | {"train/lr": rate}).items():
-            self._note(anew, name, value, len(image), prog_bar=name == "train/loss")
+            self.note(anew, name, value, len(image), prog_bar=name == "train/loss")
         if not self.adversarys_turn:
-            self._note(
+            self.note(
                 anew, "train/accuracy", accuracy, len(image), on_epoch=True, on_step=False, sync_dist=True
             )
         return loss
-
-    def _note(self, anew: bool, name: str, value: Tensor, batch_size: int, **how: Any) -> None:
-        if anew or not log_again(self.trainer, name, value, batch_size):
-            self.log(name, value, batch_size=batch_size, **how)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and count the batch."""
@@ -344,7 +335,7 @@ class AdversarialMasker(L.LightningModule):
         right = heaviest(target, weight)
         loss, logits = self.head(self._embedding(image, mask, batch), target, weight)
         hidden = self.head.logits(self._embedding(image, 1 - mask, batch))
-        accuracy, other = ((one.argmax(1) == right).float().mean() for one in (logits, hidden))
+        accuracy, other = (accuracy_of(one, right) for one in (logits, hidden))
         self._held_out.add({"loss": loss, "accuracy": accuracy}, len(image))
         self._hidden_part.add({"accuracy_hidden": other}, len(image))
 

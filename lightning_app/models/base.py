@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -26,13 +25,13 @@ from lightning_app.models.parts import (
     head_maker,
     same,
 )
-from lightning_app.models.quick_log import log_again
+from lightning_app.models.quick_log import QuickLog, learning_rate
 from lightning_app.models.saved_network import black_level, check_network, head_weights, warn_of_kept
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
 from lightning_app.networks.graphed import GraphedBackbone
-from lightning_app.networks.heads import HeadMaker, NoHead, classes_in, heaviest, make_head
+from lightning_app.networks.heads import HeadMaker, NoHead, accuracy_of, classes_in, heaviest, make_head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
 from lightning_app.runs.trainer_options import total_steps
 
@@ -41,7 +40,7 @@ KEPT = ("lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup")  # w
 _DROPOUT = 120  # salt of this draw
 
 
-class Recogniser(L.LightningModule):
+class Recogniser(QuickLog):
     """A backbone and a classification head; base of the public models.
 
     Args:
@@ -122,7 +121,7 @@ class Recogniser(L.LightningModule):
         # without classes a placeholder: setup builds the data's in fit, on_load_checkpoint the checkpoint's
         self.head: Head = self.make_head(num_classes) if num_classes else NoHead(self.backbone.dim)
         self._held_out = HeldOutMeans("loss", "accuracy")
-        self._headless_told, self._log_anew = False, True
+        self._headless_told = False
         self._steps = 0  # of the whole run, once it is known
         self._drops: bool | None = None  # whether there is dropout, once it was looked for
         self._lowest = 0.0  # what a black pixel becomes in training, where a checkpoint told
@@ -273,8 +272,7 @@ class Recogniser(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch and log it with its accuracy."""
         loss, logits, accuracy, embedding = self._judged(batch)
-        # a tensor of the host's: of a number Lightning makes one on the device, and waits for it at every step
-        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+        rate = learning_rate(self.trainer)
         anew, self._log_anew = self._log_anew or batch_idx == 0, False
         for teacher in self._teachers:
             if "weight" in batch:
@@ -284,11 +282,11 @@ class Recogniser(L.LightningModule):
                 )
             far = teacher.loss(embedding, batch["clean"])
             loss = loss + self.distillation * far
-            self._note(anew, "train/distillation", far.detach(), len(logits))
-        self._note(anew, "train/loss", loss.detach(), len(logits), prog_bar=True)
-        self._note(anew, "train/lr", rate, 1)
+            self.note(anew, "train/distillation", far.detach(), len(logits))
+        self.note(anew, "train/loss", loss.detach(), len(logits), prog_bar=True)
+        self.note(anew, "train/lr", rate, 1)
         for name, value in (("train/accuracy", accuracy), ("train/mean_loss", loss.detach())):
-            self._note(anew, name, value, len(logits), on_epoch=True, on_step=False, sync_dist=True)
+            self.note(anew, name, value, len(logits), on_epoch=True, on_step=False, sync_dist=True)
         return loss
 
     def logged(self, held_out: bool) -> set[str]:
@@ -300,14 +298,6 @@ class Recogniser(L.LightningModule):
         keys = {"train/loss", "train/mean_loss", "train/lr", "train/accuracy"}
         keys |= {"val/loss", "val/accuracy"} if held_out else set()
         return keys | ({"train/distillation"} if self.distillation else set())
-
-    def on_train_epoch_start(self) -> None:
-        """Let Lightning empty what it has kept of the epoch before."""
-        self._log_anew = True
-
-    def _note(self, anew: bool, name: str, value: Tensor, batch_size: int, **how: Any) -> None:
-        if anew or not log_again(self.trainer, name, value, batch_size):
-            self.log(name, value, batch_size=batch_size, **how)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
         """Count loss and accuracy of held-out images of training identities; the batch may be empty.
@@ -362,9 +352,7 @@ class Recogniser(L.LightningModule):
         target, weight = learnt(batch)
         embedding = self.embed(batch["image"], batch["mask"], batch["mask_index"])
         loss, logits = self.head(self.dropout(embedding), target, weight)
-        # torchmetrics' multiclass_accuracy gives the same number with some twenty kernels more
-        accuracy = (logits.argmax(1) == heaviest(target, weight)).float().mean()
-        return loss, logits, accuracy, embedding
+        return loss, logits, accuracy_of(logits, heaviest(target, weight)), embedding
 
     def configure_optimizers(self) -> Any:  # Lightning's own union is not expressible in strict mypy
         """Return SGD and the schedule over all steps of the run (paper, 4.1)."""

@@ -20,6 +20,7 @@ from lightning_app.metrics import psnr
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
 from lightning_app.models.perceptual import read_features
+from lightning_app.models.quick_log import learning_rate
 from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks.partial_conv import of_images
@@ -210,7 +211,7 @@ class Inpainter(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()}, batch_size=len(image))
         # a tensor of the host's: of a number Lightning makes one on the device, and waits for it at every step
-        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+        rate = learning_rate(self.trainer)
         self.log("train/lr", rate, batch_size=1)
         return loss
 

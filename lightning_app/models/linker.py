@@ -21,6 +21,7 @@ from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
 from lightning_app.models.others import read_teacher
+from lightning_app.models.quick_log import learning_rate
 from lightning_app.models.saved_network import check_attacker, warn_of_kept
 from lightning_app.models.schedule import Schedule
 from lightning_app.networks.linking import LinkStudent
@@ -203,7 +204,7 @@ class Linker(L.LightningModule):
         self.batches += 1
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
         # a tensor of the host's: of a number Lightning makes one on the device, and waits for it at every step
-        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+        rate = learning_rate(self.trainer)
         self.log("train/lr", rate, batch_size=1)
         return loss
 

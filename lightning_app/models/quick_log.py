@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 
@@ -31,3 +32,37 @@ def log_again(trainer: L.Trainer, name: str, value: Tensor, batch_size: int) -> 
         return False
     results.update_metrics(key, value, batch_size)
     return True
+
+
+def learning_rate(trainer: L.Trainer) -> Tensor:
+    """Return the rate of the first optimiser's first group, to be logged.
+
+    A tensor of the host's: of a number Lightning makes one on the device, and waits for it at every step.
+
+    Args:
+        trainer: that fits.
+    """
+    return torch.tensor(trainer.optimizers[0].param_groups[0]["lr"], dtype=torch.float32)
+
+
+class QuickLog(L.LightningModule):
+    """A module whose `training_step` logs by `note`: anew where an epoch begins, quickly then, see `log_again`."""
+
+    _log_anew = True
+
+    def on_train_epoch_start(self) -> None:
+        """Let Lightning empty what it has kept of the epoch before."""
+        self._log_anew = True
+
+    def note(self, anew: bool, name: str, value: Tensor, batch_size: int, **how: Any) -> None:
+        """Log a metric of a step.
+
+        Args:
+            anew: whether this is the first step of the epoch.
+            name: of the metric.
+            value: a scalar without a graph.
+            batch_size: images behind it.
+            **how: options of `LightningModule.log`, the same at every step.
+        """
+        if anew or not log_again(self.trainer, name, value, batch_size):
+            self.log(name, value, batch_size=batch_size, **how)
