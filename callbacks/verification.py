@@ -12,8 +12,8 @@ from safetensors.torch import save
 
 from callbacks.measured import log_measurements
 from callbacks.sharded import ImageState, cosine_scores, datamodule_of, embed_sharded, is_due
-from datamodules.elsewhere import check_pictures
 from datamodules.face import FaceDataModule
+from datamodules.precomputed import check_pictures
 from datamodules.readers.base import FaceReader
 from datamodules.readers.turned import tell_of_turned
 from datamodules.same_description import alone, check_key, summary

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from datamodules.augment import Augment
 from datamodules.checkpointed import CheckpointedDataModule
 from datamodules.drawing.reader import DrawnFaces
-from datamodules.elsewhere import check_pictures
 from datamodules.given import GivenSets
 from datamodules.on_device import Places, gathered
+from datamodules.precomputed import check_pictures
 from datamodules.readers.base import FaceReader
 from datamodules.readers.subset import Subset
 from datamodules.readers.turned import tell_of_turned

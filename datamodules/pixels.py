@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from datamodules.elsewhere import with_pictures
+from datamodules.precomputed import with_pictures
 from datamodules.readers.base import FaceReader
 from lightning_app.core.batch import AS_TRAINED, Batch, DrawKey
 from lightning_app.core.normalise import denormalised, normalised

@@ -13,7 +13,7 @@ from lightning_app.core.printing import reason
 from lightning_app.evaluation import Judge
 from lightning_app.models.known import trusting
 from lightning_app.studies.compare import AttackerRun, Linking, Method, compare
-from lightning_app.studies.compare.eyes import Who
+from lightning_app.studies.compare.judges import GivenJudge
 
 
 def build_parser() -> CommandParser:
@@ -60,7 +60,7 @@ def run(args: list[str]) -> None:
         compare(**values, command=f"python main.py compare {shlex.join(args)}")
 
 
-def _made(kind: str, given: Mapping[str, str | Namespace] | None) -> dict[str, Who]:
+def _made(kind: str, given: Mapping[str, str | Namespace] | None) -> dict[str, GivenJudge]:
     """Make the judges that are given by `class_path`; what stands for one stays."""
     return {
         label: one if isinstance(one, str) else _judge(f"{kind}.{label}", one.as_dict())

@@ -8,7 +8,7 @@ from lightning_app.models.dctdp import DCTDPRecogniser
 from lightning_app.models.inpainter import Inpainter
 from lightning_app.models.known import MODELS
 from lightning_app.models.linker import Linker
-from lightning_app.models.others import LOADERS
+from lightning_app.models.other_checkpoints import LOADERS
 from lightning_app.models.resnet import ResNet, ResNetMask
 from lightning_app.models.resnet_fsm import ResNetFSM
 from lightning_app.models.resnet_partial import ResNetPartial

@@ -14,7 +14,7 @@ from lightning_app.core.batch import Batch, learnt
 from lightning_app.core.draws import seed_from, seed_global_draws
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import decayed_groups, scheduled
-from lightning_app.models.others import ORIGINS, Teacher, check_teacher, origins_in, start_from
+from lightning_app.models.other_checkpoints import ORIGINS, Teacher, check_teacher, origins_in, start_from
 from lightning_app.models.parts import (
     ClassWithArguments,
     backbone_maker,

@@ -20,7 +20,7 @@ from lightning_app.core.normalise import denormalised, normalised
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
-from lightning_app.models.others import read_teacher
+from lightning_app.models.other_checkpoints import read_teacher
 from lightning_app.models.quick_log import learning_rate
 from lightning_app.models.saved_network import check_attacker, warn_of_kept
 from lightning_app.models.schedule import Schedule

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.elsewhere import check_pictures
+from datamodules.precomputed import check_pictures
 from lightning_app.cli.fit_config import FitSettings
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.models.masks import check_masks
 from lightning_app.models.saved_network import check_network
-from lightning_app.studies.where import said_at
+from lightning_app.studies.config_place import said_at
 
 _BYTES = 4  # of a number in fp32
 _KEPT = 3  # numbers a parameter: itself, and what the optimiser remembers of it

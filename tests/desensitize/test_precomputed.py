@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from datamodules import FolderFaces
-from datamodules.elsewhere import Elsewhere, check_pictures
 from datamodules.face import FaceDataModule
+from datamodules.precomputed import Elsewhere, check_pictures
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.decode import SUFFIXES
 from datamodules.readers.subset import Subset

@@ -64,9 +64,9 @@ def test_an_attack_that_measured_no_number_leaves_its_verdict_open() -> None:
     found = iter([{"psnr": 9.0}, {"psnr": math.nan}, {"psnr": 9.0}, {"psnr": math.inf}])
     linked = mock.Mock(figures=lambda *given: {"rank1/linker": math.nan, "rank5/linker": 0.5})
     bench = mock.Mock(subjects=[0], figures=lambda *given: next(found), with_judge=lambda link: linked)
-    eyes = mock.Mock(shared=lambda *given: {}, own=lambda *given: {})
+    maker = mock.Mock(shared=lambda *given: {}, own=lambda *given: {})
     links = {"mask": [("linker", mock.Mock())]}
-    measure_all(out, bench, eyes, {"Telea": telea}, {}, links, mock.Mock(), mock.Mock(), 0, False, {})
+    measure_all(out, bench, maker, {"Telea": telea}, {}, links, mock.Mock(), mock.Mock(), 0, False, {})
     assert out.open == {
         "blur": {"Telea": "a metric of it is not a number"},
         "mask": {"linker": "a metric of it is not a number"},

@@ -18,7 +18,7 @@ from lightning_app.distributed.precision import warn_of_emulation
 from lightning_app.federated.protocol.partition import Partition
 from lightning_app.federated.protocol.strategy import FEDAVG, Strategy
 from lightning_app.models.base import Recogniser
-from lightning_app.models.others import OF_OTHERS
+from lightning_app.models.other_checkpoints import OF_OTHERS
 
 log = logging.getLogger("faceveil")
 

@@ -23,7 +23,7 @@ from lightning_app.federated.protocol.plan import Parts, Plan
 from lightning_app.federated.protocol.strategy import FEDAVG
 from lightning_app.federated.protocol.weights import check_run_id
 from lightning_app.models.base import Recogniser
-from lightning_app.models.others import OF_OTHERS
+from lightning_app.models.other_checkpoints import OF_OTHERS
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
 from lightning_app.runs.folder import LAST, RECORD, clear_run, flaw_of
 from lightning_app.runs.lock import hold

@@ -15,9 +15,9 @@ from lightning_app.masks import load_mask
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.ablate.plan import SEED, AblationPlan
 from lightning_app.studies.ablate.report import TAKEN
+from lightning_app.studies.config_place import said_at
 from lightning_app.studies.estimate import Planned, estimate
 from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
-from lightning_app.studies.where import said_at
 
 _OF_A_RUN = ("--runs", "--name", "--ckpt_path", "--seed_everything")  # which differ from run to run
 

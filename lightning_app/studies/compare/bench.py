@@ -74,8 +74,8 @@ class Bench:
             return {}
         key = part_key(self.subjects, data, attack)
         path, had = measured(self.parts, jobs.slug(f"{candidate.label}_{label}"), key)
-        eyes = [*self.judges.values()], [*recognisers.values()]
-        part = measure(self.subjects, data, attack, *eyes, had, tick)
+        looking = [*self.judges.values()], [*recognisers.values()]
+        part = measure(self.subjects, data, attack, *looking, had, tick)
         if part.keys() != had.keys():
             keep(path, part)
             log.info("%s, %s: measured on %d images", candidate.label, label, len(self.subjects))

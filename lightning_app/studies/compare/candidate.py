@@ -23,7 +23,7 @@ from lightning_app.report.tables import read_metrics
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.methods import Method
-from lightning_app.studies.where import said_at
+from lightning_app.studies.config_place import said_at
 
 log = logging.getLogger("faceveil")
 _SITUATIONS = ("", "_s2", "_s3")

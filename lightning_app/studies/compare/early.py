@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from datamodules.elsewhere import check_pictures, precomputed_of
+from datamodules.precomputed import check_pictures, precomputed_of
 from lightning_app.attacks import Attack, Unshuffle
 from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.configs import find_config
@@ -18,15 +18,15 @@ from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.attackers import attacker_args, attacker_run, meets
 from lightning_app.studies.compare.candidate import ComparedMethod
-from lightning_app.studies.compare.eyes import OWN, Eyes, Who
+from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
+from lightning_app.studies.config_place import said_at
 from lightning_app.studies.estimate import Planned, estimate
 from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
-from lightning_app.studies.where import said_at
 
 
 def check_asked(
-    name: str, methods: Mapping[str, Method], judges: Mapping[str, Who], recognisers: Mapping[str, Who],
+    name: str, methods: Mapping[str, Method], judges: Mapping[str, GivenJudge], recognisers: Mapping[str, GivenJudge],
     attacks: Mapping[str, Attack], learners: list[AttackerRun], linking: list[Linking], examples: int, bootstrap: int,
 ) -> None:  # fmt: skip
     """Refuse what cannot be meant, before anything is read or trained.
@@ -82,9 +82,9 @@ def check_asked(
 
 def check_early(
     candidates: Mapping[str, ComparedMethod],
-    eyes: Eyes,
-    judges: Mapping[str, Who],
-    recognisers: Mapping[str, Who],
+    maker: JudgeMaker,
+    judges: Mapping[str, GivenJudge],
+    recognisers: Mapping[str, GivenJudge],
     attacks: Mapping[str, Attack],
     attackers: Sequence[AttackerRun],
     seed: int,
@@ -95,7 +95,7 @@ def check_early(
 
     Args:
         candidates: the methods.
-        eyes: judges and recognisers.
+        maker: judges and recognisers.
         judges: as the config has them.
         recognisers: likewise.
         attacks: those that are the same for all methods.
@@ -112,7 +112,7 @@ def check_early(
     """
     for kind, given in (("judges", judges), ("recognisers", recognisers)):
         for label, who in given.items():
-            _check_judge(f"{kind}.{label}", who, candidates, eyes)
+            _check_judge(f"{kind}.{label}", who, candidates, maker)
     for label, attack in attacks.items():
         for path in attack.checkpoints():
             with said_at(f"attacks.{label}"):
@@ -130,7 +130,9 @@ def check_early(
     return estimate(planned, first.folder.parent, device)
 
 
-def _check_judge(where: str, who: Who, candidates: Mapping[str, ComparedMethod], eyes: Eyes) -> None:
+def _check_judge(
+    where: str, who: GivenJudge, candidates: Mapping[str, ComparedMethod], maker: JudgeMaker
+) -> None:
     first = next(iter(candidates.values())).setting.data
     if who == OWN:
         return
@@ -144,7 +146,7 @@ def _check_judge(where: str, who: Who, candidates: Mapping[str, ComparedMethod],
             )
         return
     with said_at(where):
-        eyes.made(who, first.size)
+        maker.made(who, first.size)
 
 
 def _recogniser(candidate: ComparedMethod) -> Planned | None:

@@ -12,14 +12,14 @@ from lightning_app.attacks import Attack, TrainedRestorer, Unshuffle
 from lightning_app.evaluation import Judge
 from lightning_app.report.columns import RELEASED, under
 from lightning_app.studies.compare.bench import Bench
-from lightning_app.studies.compare.eyes import Eyes
+from lightning_app.studies.compare.judges import JudgeMaker
 from lightning_app.studies.compare.outcome import Outcome
 
 
 def measure_all(
     out: Outcome,
     bench: Bench,
-    eyes: Eyes,
+    maker: JudgeMaker,
     attacks: Mapping[str, Attack],
     restorers: Mapping[str, Mapping[str, str]],
     links: Mapping[str, Sequence[tuple[str, Judge]]],
@@ -34,7 +34,7 @@ def measure_all(
     Args:
         out: what was found.
         bench: where it is measured.
-        eyes: the recognisers.
+        maker: the recognisers.
         attacks: label -> attack that is the same for all methods.
         restorers: method -> label -> checkpoint of an attacker that was trained on it.
         links: method -> labels and judges that were trained on it.
@@ -45,12 +45,12 @@ def measure_all(
         before: attacker -> what puts channels back before it.
     """
     subjects = bench.subjects
-    shared = eyes.shared(subjects, out)
+    shared = maker.shared(subjects, out)
     states = 1 + len(out.attacks)
     task = bar.add_task("", total=len(subjects) * len(out.candidates) * states)
     for number, (label, candidate) in enumerate(out.candidates.items()):
         bar.update(task, completed=number * len(subjects) * states)
-        seeing = shared | eyes.own(candidate, subjects, out)
+        seeing = shared | maker.own(candidate, subjects, out)
         data = candidate.setting.data
         data.desensitizer.prepare((data.size, data.size))
         mounted = {name: attack.against(data.desensitizer) for name, attack in attacks.items()}

@@ -23,7 +23,7 @@ from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.early import check_asked, check_early
-from lightning_app.studies.compare.eyes import OWN, Eyes, Who, in_words
+from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker, in_words
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
 from lightning_app.studies.compare.outcome import Outcome
@@ -117,8 +117,8 @@ def compare(
 
     Source: On Mask-based Image Set Desensitization with Recognition Support, section 4.3, Tables 2, 4 and 5.
     """
-    who: dict[str, Who] = dict(judges or {})
-    compared: dict[str, Who] = dict(recognisers or {OWN: OWN})
+    who: dict[str, GivenJudge] = dict(judges or {})
+    compared: dict[str, GivenJudge] = dict(recognisers or {OWN: OWN})
     methods = {label: with_args(m, args) for label, m in chosen("only", methods, only).items()}
     learners = ([restorer] if restorer else []) + [replace(r, label=n) for n, r in (attackers or {}).items()]
     learners = [with_args(one, args) for one in learners]
@@ -140,10 +140,10 @@ def compare(
     check_same_people(candidates)
     # what stands in a config of the user's own is trusted where checkpoints name it again
     with trusting(frozenset().union(*(one.setting.classes for one in candidates.values()))):
-        eyes = Eyes(who, compared, candidates, where, mean, std, precision)
+        maker = JudgeMaker(who, compared, candidates, where, mean, std, precision)
         early = check_early(
             candidates,
-            eyes,
+            maker,
             who,
             compared,
             mounted,
@@ -169,19 +169,19 @@ def compare(
         if unknown:
             out.facts["people that attackers have learnt from"] = " ".join(unknown)
         with progress_bar(share=True) as bar:
-            eyes.ready, restorers = train_all(candidates, learners, trained, seed, out, bar, before)
+            maker.ready, restorers = train_all(candidates, learners, trained, seed, out, bar, before)
             first = next(iter(candidates.values())).setting
             assert first.verification is not None
             subjects = Subjects(first.verification.open(first.data), batch_size, where)
             out.count(subjects)
-            bench = Bench(subjects, eyes.judges(subjects, out), bootstrap, out.folder / "parts")
+            bench = Bench(subjects, maker.judges(subjects, out), bootstrap, out.folder / "parts")
             out.cosine = [label for label, one in bench.judges.items() if one.metric == "cosine"]
             links, ceilings = train_linkers(candidates, linking, who, bench, seed, out, before)
             out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceilings)
             measure_all(
                 out,
                 bench,
-                eyes,
+                maker,
                 mounted,
                 restorers,
                 links,

@@ -14,7 +14,7 @@ from lightning_app.evaluation.judges.named import NAMES
 from lightning_app.studies.compare.attackers import attacker_run, clean_data, home_of, meets, train_attacker
 from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.candidate import ComparedMethod
-from lightning_app.studies.compare.eyes import Who
+from lightning_app.studies.compare.judges import GivenJudge
 from lightning_app.studies.compare.methods import AttackerRun, Linking
 from lightning_app.studies.compare.outcome import Outcome
 
@@ -80,7 +80,7 @@ def train_all(
 
 
 def train_linkers(
-    candidates: Mapping[str, ComparedMethod], linkers: Sequence[Linking], who: Mapping[str, Who], bench: Bench,
+    candidates: Mapping[str, ComparedMethod], linkers: Sequence[Linking], who: Mapping[str, GivenJudge], bench: Bench,
     seed: int, out: Outcome, before: Mapping[str, Unshuffle],
 ) -> tuple[dict[str, list[tuple[str, Judge]]], dict[str, float]]:  # fmt: skip
     """Train linkers on each method that hides, and on clean faces; give them as judges, and their ceilings.
@@ -112,8 +112,8 @@ def train_linkers(
 
 
 def _train_linker(
-    candidates: Mapping[str, ComparedMethod], linker: Linking, of_clean: Linking, who: Mapping[str, Who], bench: Bench,
-    seed: int, out: Outcome, before: Unshuffle | None,
+    candidates: Mapping[str, ComparedMethod], linker: Linking, of_clean: Linking, who: Mapping[str, GivenJudge],
+    bench: Bench, seed: int, out: Outcome, before: Unshuffle | None,
 ) -> tuple[dict[str, Judge], dict[str, float]]:  # fmt: skip
     teacher = bench.judges.get(linker.teacher)
     if teacher is None:  # which is told already

@@ -17,7 +17,7 @@ from lightning_app.export.source import TrainedRun, training_data
 from lightning_app.models import ResNet, ResNetFSM, ResNetMask, ResNetPartial
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import read_recogniser
-from lightning_app.models.others import ORIGINS, Teacher, start_from
+from lightning_app.models.other_checkpoints import ORIGINS, Teacher, start_from
 from tests.command_line import RunMain, clean_config, refused, write_config
 from tests.models.test_checkpoints import write
 from tests.models.test_recogniser import logged

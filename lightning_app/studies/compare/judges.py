@@ -15,10 +15,10 @@ from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.outcome import Outcome
 
 OWN = "own"  # of `recognisers`: the one trained on the method's images
-Who = str | Judge  # a judge, or what stands for one
+GivenJudge = str | Judge  # a judge, or what stands for one
 
 
-class Eyes:
+class JudgeMaker:
     """Makes judges and recognisers of what stands for them.
 
     Args:
@@ -35,8 +35,8 @@ class Eyes:
     """
 
     def __init__(
-        self, judges: Mapping[str, Who], recognisers: Mapping[str, Who], candidates: Mapping[str, ComparedMethod],
-        device: torch.device, mean: float, std: float, precision: Precision,
+        self, judges: Mapping[str, GivenJudge], recognisers: Mapping[str, GivenJudge],
+        candidates: Mapping[str, ComparedMethod], device: torch.device, mean: float, std: float, precision: Precision,
     ) -> None:  # fmt: skip
         self._judges, self._recognisers, self.candidates = judges, recognisers, candidates
         self.device, self._given = device, (mean, std, precision)
@@ -80,7 +80,8 @@ class Eyes:
         )
 
     def _found(
-        self, kind: str, given: Mapping[str, Who], subjects: Subjects, out: Outcome, of: ComparedMethod | None = None
+        self, kind: str, given: Mapping[str, GivenJudge], subjects: Subjects, out: Outcome,
+        of: ComparedMethod | None = None,
     ) -> dict[str, Judge]:  # fmt: skip
         found = {}
         for label, who in given.items():
@@ -92,7 +93,7 @@ class Eyes:
                 found[label] = one
         return found
 
-    def _judge(self, one: Who, side: int, of: ComparedMethod | None) -> Judge:
+    def _judge(self, one: GivenJudge, side: int, of: ComparedMethod | None) -> Judge:
         target = of if one == OWN else self.candidates.get(one) if isinstance(one, str) else None
         if target is not None:
             precision = self._given[2]
@@ -112,7 +113,7 @@ class Eyes:
         found.check_size(side)
         return found.to(self.device)
 
-    def made(self, one: Who, side: int) -> Judge:
+    def made(self, one: GivenJudge, side: int) -> Judge:
         """Return a judge that is no method's recogniser.
 
         Args:
@@ -130,7 +131,7 @@ class Eyes:
         return found.to(self.device)
 
 
-def in_words(given: Mapping[str, Who]) -> dict[str, str]:
+def in_words(given: Mapping[str, GivenJudge]) -> dict[str, str]:
     """Return what judges are: what stands for them, or their description.
 
     Args:
