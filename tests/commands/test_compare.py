@@ -349,7 +349,7 @@ def test_a_method_that_mixes_is_trained_and_measured(
         return True
 
     monkeypatch.setattr(jobs, "call", here)
-    path = config(methods={"MixUp": {"config": str(tmp_path / "mixed.yaml")}}, judges={"own maker": "MixUp"})
+    path = config(methods={"MixUp": {"config": str(tmp_path / "mixed.yaml")}}, judges={"own eyes": "MixUp"})
     run_main("compare", "--config", path)
     assert calls == ["fit"]
     found = json.loads(Path("runs/both/metrics.json").read_text())
