@@ -18,6 +18,7 @@ from callbacks.place import epoch_is_over, fit_is_over, validation_follows
 from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
 from lightning_app.core.log_keys import is_verification, set_of
+from lightning_app.core.printing import counted
 from lightning_app.models.base import Recogniser
 
 log = logging.getLogger("faceveil")
@@ -59,6 +60,20 @@ class TrainerOptions(L.Callback):
         for callback in callbacks:
             if isinstance(callback, LearningRateFinder) and callback.optimal_lr is not None:
                 _take_rate(trainer, pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what is trained on: images, classes, batches, and what of it an epoch leaves out."""
+        data = getattr(trainer, "datamodule", None)
+        if not trainer.is_global_zero or not isinstance(data, FaceDataModule) or data.training is None:
+            return
+        images, batch = len(data.training), data.global_batch_size
+        whole = images // batch
+        kind = "people" if data.reader.classes_are_people else "classes"
+        left = f", {images - whole * batch:,} images wait for the next" if images % batch else ""
+        log.info(
+            "Training on %s images of %s %s in batches of %d: %s an epoch%s.", f"{images:,}", f"{data.num_classes:,}",
+            kind, batch, counted(whole, "step"), left,
+        )  # fmt: skip
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

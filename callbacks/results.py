@@ -12,13 +12,15 @@ import torch
 
 from callbacks.clock import Clocked
 from callbacks.media import log_media
-from lightning_app.core.measurement import seven_digits
+from lightning_app.core.log_keys import accuracies
+from lightning_app.core.measurement import find, seven_digits
 from lightning_app.core.memory import peak_memory
 from lightning_app.report import png_bytes, print_table, rows_of, write_atomically
 from lightning_app.report.curves import curves_chart, read_curves
 from lightning_app.report.trained import write_later, write_trained
 
 log = logging.getLogger("faceveil")
+_GUESSED = 0.5  # accuracy of who guesses, of as many pairs of one person as of two
 
 
 class Results(Clocked):
@@ -110,8 +112,23 @@ class Results(Clocked):
             if stage == "fit":
                 _draw_curves(run_dir)
         print_table(f"{stage}: {run_dir.name}", rows, columns)
+        for line in _remarks(figures):
+            print(line)
         if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             print(f"The run lies in {run_dir}: metrics, curves and checkpoints; --ckpt_path last finds it.")
+
+
+def _remarks(figures: Mapping[str, float]) -> list[str]:
+    """Return what a reader of the table should know: what ± and brackets are, and where a recogniser only guesses."""
+    verified = [one for key in accuracies(figures).values() if (one := find(figures, key)) is not None]
+    guessed = [
+        f"{one.key} {one.value:.3f}: by its interval no better than guessing (0.5); train longer, or look at what is "
+        "shown to the network (callbacks.Pictures)"
+        for one in verified
+        if one.low is not None and one.low <= _GUESSED
+    ]
+    spread = any(one.low is not None for one in verified)
+    return [*(["± over the folds, [95 % interval over the pairs]"] if spread else []), *guessed]
 
 
 def _draw_curves(run_dir: Path) -> None:

@@ -22,7 +22,7 @@ _WRONG = (
     re.compile(r".*Problem with given class_path '(?P<word>[^']+)'", re.S),
 )
 
-_VALUES = _WRONG[4:6]
+_NAMES, _VALUES = _WRONG[:2], _WRONG[4:6]
 _AS_READ = re.compile(r"[-+]?[\d.]+(?:e[-+]?\d+)?|True|False|None")  # YAML may have written it otherwise
 _KEY = re.compile(r'Parser key "([^"]*)"')
 
@@ -63,17 +63,21 @@ class Files:
         """
         keys = [part for key in _KEY.findall(message) for part in key.split(".")]
         found = [(file, *line_of(_composed(file), keys)) for file in reversed(self.read)]
+        named = [
+            *_words(message, _NAMES)
+        ]  # beside the wrong name a message may say the class, which is right
         # the file that has most of the keys, of these the last read; a word is looked for under them
         for file, depth, first, last in sorted(found, key=lambda one: -one[1]):
             lines = file.read_text("utf-8", "replace").splitlines()
-            for word in _words(message):
+            for word in named or _words(message):
                 there = re.compile(rf"(?<![\w.]){re.escape(word)}(?!\w)")
                 for number in range(first, min(last, len(lines)) + 1):
                     if there.search(lines[number - 1].partition("#")[0]):
                         return f"{file}, line {number}: "
-            # a value that does not stand there was given on the command line
+            # a name or value that does not stand there was given on the command line
             if (
                 depth
+                and not named
                 and depth == len(keys)
                 and all(_AS_READ.fullmatch(word) for word in _words(message, _VALUES))
             ):
@@ -96,7 +100,7 @@ def _words(message: str, patterns: Sequence[re.Pattern[str]] = _WRONG) -> Iterat
             if not word:
                 continue
             yield word
-            if not module and pattern in _WRONG[:2]:
+            if not module and pattern in _NAMES:
                 yield from reversed(word.split("."))
 
 

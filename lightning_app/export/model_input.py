@@ -155,7 +155,14 @@ def _sources(
     beside = [
         Path(folder) / MASK for folder in (_argument(data, "reader", "root"), facts.path.parent) if folder
     ]
-    for file in ([Path(named)] if named else []) + [path for path in beside if path.is_file()]:
+    # a path of a config is as from where the run was begun: mostly the folder in which `runs` lies
+    begun = (
+        [above / named for above in facts.path.parents[2:4]]
+        if named and not Path(named).is_absolute()
+        else []
+    )
+    there = [path for path in (*begun, *beside) if path.is_file()]
+    for file in ([Path(named)] if named else []) + there:
         yield str(file), lambda path=file: load_mask(path, size)  # type: ignore[misc]
 
 

@@ -169,7 +169,10 @@ def load_recogniser(
         run = read_run(run_or_checkpoint, facts)
         normalised = normalisation(facts, run, None, None)
         gated = model.backbone.looks_at_masks
-        model_input = find_model_input(facts, run.config, mask, gated)
+        try:
+            model_input = find_model_input(facts, run.config, mask, gated)
+        except ValueError as error:  # an option of the command line is an argument here
+            raise ValueError(str(error).replace("--mask PNG", 'mask="….png"')) from error
         # a class that is not ours may do more than multiply by the mask: then it is made itself
         multiplied = model_input.mask if model_input.multiplies else None
         desensitizer, hides = _desensitizer(facts, run, multiplied, desensitize is not False)

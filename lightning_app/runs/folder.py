@@ -12,7 +12,7 @@ import torch
 
 from lightning_app.runs.checkpoint_bounds import archive_flaw, values_flaw
 from lightning_app.runs.lock import check_free, release
-from lightning_app.runs.state import STATE
+from lightning_app.runs.state import STATE, read_state
 
 log = logging.getLogger("faceveil")
 RECORD = "federation.json"  # what a federation is called, and what its result depends on
@@ -150,9 +150,10 @@ def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:
     going_on = checkpoint is not None and checkpoint.resolve() in ours
     if not going_on and not overwrite and any((run_dir / mark).exists() for mark in _MARKS):
         check_free(run_dir)
+        done = read_state(run_dir)[0] == "finished"
         raise FileExistsError(
-            f"{run_dir} holds a run already: go on with it (--ckpt_path last), replace it (--overwrite) or choose "
-            "another --name"
+            f"{run_dir} holds a {'finished run' if done else 'run'} already: go on with it (--ckpt_path last"
+            f"{', a larger --trainer.max_epochs' if done else ''}), replace it (--overwrite) or choose another --name"
         )
 
 

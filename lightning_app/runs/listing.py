@@ -81,7 +81,7 @@ def _run(path: Path) -> Run:
     state, reason = read_state(path)
     return Run(
         name=path.name,
-        what=next((what for mark, what in _LEFT_BY.items() if (path / mark).exists()), "fit"),
+        what=_what(path),
         model=str(figures.get("run/model") or ""),
         state=state,
         reason=reason,
@@ -95,6 +95,17 @@ def _run(path: Path) -> Run:
         mask_ratio=_number(figures, "privacy/mask_ratio", float),
         dssim=_number(figures, "privacy/dssim", float),
     )
+
+
+def _what(path: Path) -> str:
+    """Return the command that left a folder; one that only verified has no checkpoint of its own."""
+    left = next((what for mark, what in _LEFT_BY.items() if (path / mark).exists()), None)
+    if left is not None:
+        return left
+    looked = next(
+        (stage for stage in ("validate", "test") if (path / f"metrics.{stage}.json").exists()), "fit"
+    )
+    return "fit" if (path / "checkpoints").exists() else looked
 
 
 def _figures(path: Path) -> Mapping[str, Any]:

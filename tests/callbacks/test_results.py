@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from callbacks import DSSIMReport, Results
+from callbacks.results import _remarks
 from lightning_app.metrics import verification
 from lightning_app.report import print_table, read_metrics, rows_of, write_atomically, write_metrics
 from tests.callbacks.tiny_run import MakeTrainer, Recorder, TinyData, TinyModel
@@ -102,6 +103,26 @@ def test_a_trial_of_one_batch_leaves_no_figures(make_trainer: MakeTrainer) -> No
     trainer = make_trainer(Results(), fast_dev_run=True)
     trainer.fit(TinyModel(), datamodule=TinyData())
     assert not (Path(trainer.default_root_dir) / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("low", "guessed"), [(0.45, True), (0.55, False), (None, False)])
+def test_who_only_guesses_is_said(low: float | None, guessed: bool) -> None:
+    metrics = {
+        "lfw/accuracy": 0.6,
+        "lfw/std": 0.1,
+        "val/accuracy": 0.1,
+        "val/accuracy_low": 0.05,
+        "val/accuracy_high": 0.2,
+    }
+    if low is not None:
+        metrics |= {"lfw/accuracy_low": low, "lfw/accuracy_high": 0.7}
+    said = _remarks(metrics)
+    assert ("± over the folds, [95 % interval over the pairs]" in said) == (low is not None)
+    assert (
+        any("lfw/accuracy 0.600: by its interval no better than guessing (0.5)" in one for one in said)
+        == guessed
+    )
+    assert not any("val/accuracy" in one for one in said), "classes of a task are not two"
 
 
 def test_rows_join_spread_and_interval_and_leave_twins_out() -> None:

@@ -244,7 +244,7 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(
         run_main("fit", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs")
     assert stop.value.code == 1
     assert (
-        "holds a run already: go on with it (--ckpt_path last), replace it (--overwrite)"
+        "holds a finished run already: go on with it (--ckpt_path last, a larger --trainer.max_epochs), replace it"
         in capsys.readouterr().err
     )
 
@@ -326,7 +326,7 @@ def test_going_on_from_another_run_does_not_take_over_a_folder(
     copytree(fitted / "runs" / "tiny", tmp_path / "runs" / "tiny")
     other = fitted / "runs/tiny/checkpoints/last.ckpt"
     message = refused(capsys, lambda: run_main("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", other))
-    assert "holds a run already" in message
+    assert "holds a finished run already" in message
     message = refused(
         capsys,
         lambda: run_main("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", "last", "--overwrite"),

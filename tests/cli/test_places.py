@@ -52,6 +52,23 @@ def test_file_line_and_nearest_name(config: str, parser: ArgumentParser, tmp_pat
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    "option", ["--model.init_args.lrr=0.1", "--model.lrr=0.1", "--data.init_args.num_worker=2"]
+)
+def test_a_wrong_name_of_the_command_line_is_no_files(
+    option: str, parser: ArgumentParser, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "model: {class_path: lightning_app.models.ResNet, init_args: {lr: 0.1}}\ndata: {init_args: {seed: 1}}\n"
+    )
+    with pytest.raises(ArgumentError) as raised:
+        parser.parse_args(["--config", str(file), option])
+    said = _line(raised.value, parser)
+    assert "mine.yaml" not in said
+    assert "did you mean" in said
+
+
 def test_the_later_of_two_configs_is_named(parser: ArgumentParser, tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("trainer: {max_epochs: 1}\n")
     (tmp_path / "two.yaml").write_text("\n\ntrainer:\n  max_epoch: 1\n")

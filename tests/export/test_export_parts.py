@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def test_a_described_mask_is_made_again(tmp_path: Path, desensitizer: Any) -> No
     assert model_input.mask is not None
     assert torch.equal(model_input.mask, desensitizer.mask)
     assert (model_input.multiplies, model_input.chosen) == (True, False)
+
+
+def test_a_masks_path_is_as_from_where_the_run_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = MaskOut(mask=mask_file(tmp_path / "own.png", 1))
+    facts = replace(facts_of(tmp_path, made), path=tmp_path / "runs/mine/checkpoints/last.ckpt")
+    named = config(desensitizer={"class_path": "MaskOut", "init_args": {"mask": "own.png"}})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = find_model_input(facts, named, None, True)
+    assert found.mask is not None
+    assert made.mask is not None
+    assert torch.equal(found.mask, made.mask)
 
 
 @pytest.mark.parametrize("guard", [0, 1])

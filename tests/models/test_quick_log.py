@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from datamodules import DrawnFaces, FaceDataModule
-from lightning_app.models import base
+from lightning_app.models import quick_log
 from lightning_app.models.quick_log import log_again
 from tests.small_run import SmallRecogniser
 
@@ -49,11 +49,11 @@ def test_the_same_rows_and_figures(
         return again(trainer, name, *more)
 
     again = log_again
-    monkeypatch.setattr(base, "log_again", counted)
+    monkeypatch.setattr(quick_log, "log_again", counted)
     quick = fit(tmp_path / "quick", **limits)
     steps = int(quick[0][-1]["step"]) + 1
     assert taken.count("train/loss") >= steps // 2, "most steps go the quick way"
-    monkeypatch.setattr(base, "log_again", lambda *given: False)
+    monkeypatch.setattr(quick_log, "log_again", lambda *given: False)
     assert fit(tmp_path / "slow", **limits) == quick
     assert {"train/loss", "train/lr", "train/accuracy"} <= set(quick[1])
 

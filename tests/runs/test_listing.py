@@ -52,6 +52,16 @@ def test_how_a_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert read_state(held) == ("unfinished", "")
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_validation_alone_is_no_fit(trained: bool, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "looked", {"lfw/accuracy": 0.7})
+    (folder / "metrics.validate.json").write_text("{}")
+    if trained:
+        (folder / "checkpoints").mkdir()
+    (found,) = list_runs(tmp_path)
+    assert found.what == ("fit" if trained else "validate")
+
+
 def test_a_damaged_run_hides_no_other(tmp_path: Path) -> None:
     run_folder(tmp_path, "good", {"run/epochs": 3, "lfw/accuracy": 0.9}, "finished")
     for number, damaged in enumerate((

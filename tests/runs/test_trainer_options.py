@@ -423,6 +423,18 @@ def test_each_callback_that_logs_says_what() -> None:
             assert issubclass(kind, KnowsItsKeys), f"{name} logs, and does not say which keys: add `logged`"
 
 
+def test_a_fit_says_what_it_trains_on(fit: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "faceveil"):
+        fit(max_epochs=1, data={"global_batch_size": 7, "val_share": 0.0})
+    (said,) = [record.getMessage() for record in caplog.records if "Training on" in record.getMessage()]
+    images = sum(len(numbers) for _, numbers in Seen.last.images)
+    found = re.fullmatch(r"Training on (\d+) images of (\d+) people in batches of 7: (\d+) steps an epoch"
+                         r"(?:, (\d+) images wait for the next)?\.", said)  # fmt: skip
+    assert found is not None, said
+    whole, _, steps, left = (int(one or 0) for one in found.groups())
+    assert (steps, steps * 7, whole - left) == (len(Seen.last.images), images, images)
+
+
 def test_monitors_that_are_met(fit: Run) -> None:
     best = lightnings(
         "ModelCheckpoint", monitor="lfw/accuracy", mode="max", every_n_epochs=2, filename="best"
