@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning_app.commands import run
-from lightning_app.core.memory import use_huge_pages
 from lightning_app.core.printing import as_called, check_shown, one_line, safe_output, searched
 from lightning_app.distributed.parent import end_with_caller
 
@@ -26,8 +25,6 @@ def main(args: list[str] | None = None) -> None:
             FACEVEIL_TRACEBACK=1 shows where it arose instead.
     """
     end_with_caller()
-    if args is None:  # not of a program that calls this function
-        use_huge_pages()
     given = sys.argv[1:] if args is None else args
     with safe_output(lasting=args is None):
         try:

@@ -24,7 +24,6 @@ from rich.table import Table
 import benchmarks
 from benchmarks.timing import Row
 from lightning_app.core.files import write_atomically
-from lightning_app.core.memory import use_huge_pages
 
 
 def found() -> dict[str, ModuleType]:
@@ -105,5 +104,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    use_huge_pages()  # as the program's own entry does
     sys.exit(main())

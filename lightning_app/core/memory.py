@@ -1,25 +1,13 @@
-"""The most memory that this process has held, and how it gets it."""
+"""The most memory that this process has held."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")  # of Linux
-_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch looks at it when it first takes memory
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.M)
-
-
-def use_huge_pages() -> None:
-    """Let torch ask Linux for pages of 2 MB for large tensors, and the processes it starts likewise.
-
-    A tensor above 32 MB, such as a batch of 63 channels, is given back when it is freed, and paged in anew in the next
-    step: in pages of 4 kB that took a fifth of a training's time on a CPU. It counts where torch has not yet made a
-    tensor. Who has set the variable, to 0 for one, is obeyed.
-    """
-    os.environ.setdefault(_HUGE_PAGES, "1")
 
 
 def peak_memory() -> int | None:

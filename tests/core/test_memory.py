@@ -1,4 +1,4 @@
-"""The peak of a process's memory is its own, and a program of ours takes large pages."""
+"""The peak of a process's memory is its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from lightning_app.core.memory import peak_memory
-from main import main
 from tests import warm
 
 _ROOT = Path(__file__).parents[2]
@@ -36,18 +35,3 @@ def test_it_is_of_this_process_alone_and_sees_what_it_holds() -> None:
     small, large = _of_a_child(0), _of_a_child(200)
     assert small < 100 * _MB, "a child must not begin with its parent's peak"
     assert 190 * _MB < large - small < 260 * _MB
-
-
-@pytest.mark.parametrize(("given", "taken"), [(None, "1"), ("0", "0")])
-def test_a_program_takes_huge_pages_unless_its_user_says_otherwise(
-    given: str | None, taken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "THP_MEM_ALLOC_ENABLE"
-    monkeypatch.setenv(name, given or "")  # so that what is set here goes with the test
-    if given is None:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(sys, "argv", ["main.py", "--version"])
-    main(["--version"])
-    assert os.environ.get(name) == given, "who calls the function has its own memory"
-    main()
-    assert os.environ[name] == taken
