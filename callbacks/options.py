@@ -67,12 +67,13 @@ class TrainerOptions(L.Callback):
         if not trainer.is_global_zero or not isinstance(data, FaceDataModule) or data.training is None:
             return
         images, batch = len(data.training), data.global_batch_size
-        whole = images // batch
+        steps = int(min(images // batch, trainer.num_training_batches))  # limit_train_batches takes fewer
         kind = "people" if data.reader.classes_are_people else "classes"
-        left = f", {images - whole * batch:,} images wait for the next" if images % batch else ""
+        waiting = images - steps * batch
+        left = f", {waiting:,} images wait for the next" if waiting else ""
         log.info(
             "Training on %s images of %s %s in batches of %d: %s an epoch%s.", f"{images:,}", f"{data.num_classes:,}",
-            kind, batch, counted(whole, "step"), left,
+            kind, batch, counted(steps, "step"), left,
         )  # fmt: skip
 
     def on_save_checkpoint(

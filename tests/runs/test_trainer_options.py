@@ -423,9 +423,12 @@ def test_each_callback_that_logs_says_what() -> None:
             assert issubclass(kind, KnowsItsKeys), f"{name} logs, and does not say which keys: add `logged`"
 
 
-def test_a_fit_says_what_it_trains_on(fit: Run, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("limits", [{}, {"limit_train_batches": 2}])
+def test_a_fit_says_what_it_trains_on(
+    limits: dict[str, Any], fit: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "faceveil"):
-        fit(max_epochs=1, data={"global_batch_size": 7, "val_share": 0.0})
+        fit(max_epochs=1, data={"global_batch_size": 7, "val_share": 0.0}, **limits)
     (said,) = [record.getMessage() for record in caplog.records if "Training on" in record.getMessage()]
     images = sum(len(numbers) for _, numbers in Seen.last.images)
     found = re.fullmatch(r"Training on (\d+) images of (\d+) people in batches of 7: (\d+) steps an epoch"
