@@ -175,14 +175,15 @@ class FaceVeilCLI(LightningCLI):
             log.warning(unsupported)
 
     def before_fit(self) -> None:
-        """Keep other processes out of the run's folder, and put the CSV log of an earlier run aside."""
+        """Keep other processes out of the run's folder; put a log aside that Lightning's logger would delete."""
         if is_rank_zero() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             fresh = not self.run_dir.exists()
             hold(self.run_dir)
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, RunState):
                     callback.fresh = fresh
-            put_log_aside(self.run_dir)
+            if not any(isinstance(one, CSVLog) for one in self.trainer.loggers):
+                put_log_aside(self.run_dir)
         if isinstance(self.model, Recogniser):  # its prepare_data comes before Lightning tells
             self.model.goes_on = bool(self.config[self.subcommand].ckpt_path)
 
@@ -195,8 +196,9 @@ class FaceVeilCLI(LightningCLI):
         )
         bare = bool(trainer.get("barebones"))  # Lightning refuses then what we would add
         if given is not False and not bare and not any(isinstance(x, CSVLogger) for x in loggers):
-            version = "" if self.subcommand == "fit" else str(self.subcommand)
-            loggers = [*loggers, CSVLog(self.run_dir, version)]
+            fits = self.subcommand == "fit"
+            version = "" if fits else str(self.subcommand)
+            loggers = [*loggers, CSVLog(self.run_dir, version, goes_on=fits)]
         wanted = trainer.get("callbacks") or []
         callbacks = list(wanted) if isinstance(wanted, list) else [wanted]
         # of every command: it reads no code out of a checkpoint

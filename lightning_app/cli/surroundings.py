@@ -30,7 +30,7 @@ def set_up() -> None:
         r"torch.distributed.nn.functional.all_gather is deprecated.*",
         r"It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # ours are summed over the ranks before
         r"The number of training batches \(\d+\) is smaller than the logging interval.*",  # every epoch logs its losses
-        r"Experiment logs directory .* exists and is not empty.*",  # put_log_aside has put the earlier log aside
+        r"Experiment logs directory .* exists and is not empty.*",  # CSVLog goes on with it, or it was put aside
     ):
         warnings.filterwarnings("ignore", message=noise)  # Lightning's own affairs, of no use to a user
     for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):

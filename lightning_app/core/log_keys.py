@@ -65,6 +65,8 @@ KINDS = (
     *(KnownNumber(f"{{}}/eer{tail}", "", False, tail=tail) for tail in SITUATIONS),
     KnownNumber("{}/tar_at_far_{}", "{} TAR@FAR={}", True),
     *(KnownNumber(f"{{}}/tar_at_far_{{}}{tail}", "", True, tail=tail) for tail in SITUATIONS),
+    KnownNumber("{}/threshold", "{} threshold of the cosine"),
+    *(KnownNumber(f"{{}}/threshold{tail}", "", tail=tail) for tail in SITUATIONS),
     KnownNumber("{}/accuracy_without_{}", "{} accuracy, {} off", words=_gate),
     KnownNumber("{}/contribution_{}", "{} contribution of {}", form="+.4f", words=_gate),
     KnownNumber("{}/gate_mean_{}", "{} mean of {}, hidden cells", words=_gate),
@@ -113,7 +115,7 @@ KINDS = (
     KnownNumber("memory/test_peak_mb", "peak memory, MB", form=".0f"),
     KnownNumber("memory/test_gpu_peak_mb", "peak GPU memory, MB", form=".0f"),
 )
-_VERIFIED = ("accuracy", "auc", "eer", "tar_at_far")  # what a verification of pairs measures
+_VERIFIED = ("accuracy", "auc", "eer", "tar_at_far", "threshold")  # what a verification of pairs measures
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
 _KNOWN = {kind.key: kind for kind in KINDS}
 _OPEN = [kind for kind in KINDS if kind.key.count("{}") == 2]

@@ -42,8 +42,9 @@ def render(card: dict[str, Any], rows: list[list[str]]) -> str:
     environment.filters |= {"number": _number, "code": code, "block": _block, "ready": Ready}
     matter = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)
     page = environment.get_template(_TEMPLATE).render(
-        c=card, rows=rows, desensitizing=desensitizing(card), desensitized_before=desensitized_before(card)
-    )
+        c=card, rows=rows, desensitizing=desensitizing(card), desensitized_before=desensitized_before(card),
+        opening=opening(card), thresholds=thresholds(card["figures"]),
+    )  # fmt: skip
     return f"---\n{matter}---\n\n{page}"
 
 
@@ -137,6 +138,36 @@ def desensitized_before(card: dict[str, Any]) -> bool:
     description, mask = card["desensitizer"], card["mask"]
     in_graph = mask is not None and mask["in_graph"]
     return not in_graph and not (description is not None and is_clean(alone(description)))
+
+
+def opening(card: dict[str, Any]) -> list[Ready]:
+    """Return the lines of Python that bring an opened `image` to what the graph takes; none where it is that already.
+
+    Args:
+        card: what `card.json` holds.
+    """
+    if desensitized_before(card) or card["input"].get("masks"):
+        return []
+    size, crop = int(card["input"]["size"]), card["training"]["crop"]
+    lines = []
+    if isinstance(crop, int):
+        lines.append(f"left, top = round((image.width - {crop}) / 2), round((image.height - {crop}) / 2)")
+        lines.append(f"image = image.crop((left, top, left + {crop}, top + {crop}))")
+    elif crop is not None:
+        lines.append(f"image = image.crop({tuple(map(int, crop))})")
+    lines.append(f"image = image.resize(({size}, {size}), Image.Resampling.BILINEAR)")
+    return [Ready(line) for line in lines]
+
+
+def thresholds(figures: dict[str, float]) -> dict[str, float]:
+    """Return the threshold of the cosine that each verification set gave, where it is known.
+
+    Args:
+        figures: log key → number.
+    """
+    return {
+        name: figures[f"{name}/threshold"] for name in accuracies(figures) if f"{name}/threshold" in figures
+    }
 
 
 def desensitizing(card: dict[str, Any]) -> str:

@@ -130,8 +130,8 @@ class Verification(Metric):
         >>> for fold, scores in enumerate(([0.9, 0.2], [0.8, 0.4])):
         ...     index = torch.arange(2) + 2 * fold
         ...     metric.update(torch.tensor(scores), same, torch.full((2,), fold), index)
-        >>> metric.compute()
-        {'lfw/accuracy': 1.0, 'lfw/std': 0.0, 'lfw/auc': 1.0, 'lfw/eer': 0.0}
+        >>> {key: round(value, 3) for key, value in metric.compute().items()}
+        {'lfw/accuracy': 1.0, 'lfw/std': 0.0, 'lfw/auc': 1.0, 'lfw/eer': 0.0, 'lfw/threshold': 0.575}
     """
 
     is_differentiable = False

@@ -57,8 +57,17 @@ class VerificationResult:
     eer_ci: Interval
     tar_at_far_ci: dict[float, Interval]
 
+    @property
+    def threshold(self) -> float:
+        """Mean of the folds' thresholds: two faces whose score is above it are taken for one person.
+
+        NaN where every pair has one score, which no threshold parts.
+        """
+        finite = [one for one in self.thresholds.values() if np.isfinite(one)]
+        return float(np.mean(finite)) if finite else float("nan")
+
     def measurements(self, prefix: str = "lfw", suffix: str = "") -> list[Measurement]:
-        """Return the metrics with their intervals, the accuracy with its spread over folds.
+        """Return the metrics with their intervals, the accuracy with its spread over folds, and the threshold.
 
         Args:
             prefix: first part of the log keys, before the slash; empty for neither.
@@ -73,6 +82,8 @@ class VerificationResult:
             f"tar_at_far_{_far_name(far)}": (tar, self.tar_at_far_ci[far], None)
             for far, tar in self.tar_at_far.items()
         }
+        if not np.isnan(self.threshold):
+            found["threshold"] = (self.threshold, (np.nan, np.nan), None)
         made = []
         for name, (value, (low, high), std) in found.items():
             bounded = not np.isnan(low)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_app.core.csv_text import csv_table, csv_text, read_csv_table
 from lightning_app.core.files import write_atomically
 from lightning_app.core.printing import counted
+from lightning_app.runs.folder import next_log
 
 log = logging.getLogger("faceveil")
 
@@ -27,11 +29,13 @@ class CSVLog(CSVLogger):
     Args:
         save_dir: where `metrics.csv` and `hparams.yaml` go.
         version: a folder below it; none where it is empty.
+        goes_on: whether a `metrics.csv` that lies there goes on: its rows stay, but for those of steps that are made
+            again; then the file as it was is kept as `metrics.N.csv`. Otherwise it is replaced, as Lightning does.
     """
 
-    def __init__(self, save_dir: str | Path, version: str = "") -> None:
+    def __init__(self, save_dir: str | Path, version: str = "", goes_on: bool = False) -> None:
         super().__init__(str(save_dir), name="", version=version)
-        self._told = False
+        self._told, self._goes_on = False, goes_on
 
     @property
     @rank_zero_experiment
@@ -39,7 +43,7 @@ class CSVLog(CSVLogger):
         """The file, opened when first asked for, on rank zero alone."""
         if self._experiment is None:
             Path(self.root_dir).mkdir(parents=True, exist_ok=True)
-            self._experiment = _Table(self.log_dir)
+            self._experiment = _Table(self.log_dir, self._goes_on)
         assert isinstance(self._experiment, ExperimentWriter)
         return self._experiment
 
@@ -76,6 +80,14 @@ class _Table(ExperimentWriter):
     _at = 0  # where it begins in the file
     _fills = False  # the first row that waits takes the place of the last one
 
+    def __init__(self, log_dir: str, goes_on: bool) -> None:
+        self._goes_on = goes_on  # until the first rows are written
+        super().__init__(log_dir)
+
+    def _check_log_dir_exists(self) -> None:
+        if not self._goes_on:
+            super()._check_log_dir_exists()
+
     def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
         """Take a row, or what a row lacks."""
         super().log_metrics(metrics_dict, step)
@@ -91,6 +103,9 @@ class _Table(ExperimentWriter):
         if not self.metrics:
             return
         path = Path(self.metrics_file_path)
+        if self._goes_on:
+            self.metrics_keys = _rewound(path, min(int(row["step"]) for row in self.metrics))
+            self._goes_on = False
         keys = sorted(set(self.metrics_keys).union(*self.metrics))
         if keys == self.metrics_keys and path.is_file():
             rows = [csv_text([[row.get(key, "") for key in keys]], "\r\n").encode() for row in self.metrics]
@@ -110,6 +125,36 @@ class _Table(ExperimentWriter):
             self._at += len(csv_text([keys], "\r\n").encode())
         self._last, self._fills = self.metrics[-1], False
         self.metrics_keys, self.metrics = keys, []
+
+
+def _rewound(path: Path, step: int) -> list[str]:
+    """Take the rows from a step on out of a log, which goes on there; keep it whole as `metrics.N.csv` if it has any.
+
+    Args:
+        path: `metrics.csv` of an earlier start, if there is one.
+        step: that is logged next.
+
+    Returns:
+        Its columns; none where there is no such file, or none that can be gone on with.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(read_csv_table(file))
+    except (ValueError, csv.Error):  # not of ours: it is kept as it is, and a new one begins
+        rows = [{}]
+    # a kill can leave a row torn
+    kept = [row for row in rows if (at := row.get("step", "")).isdecimal() and int(at) < step]
+    if len(kept) == len(rows) > 0:
+        return sorted(rows[0])
+    write_atomically(next_log(path.parent), path.read_bytes())
+    if not kept:
+        path.unlink()
+        return []
+    keys = sorted(kept[0])
+    write_atomically(path, csv_table(keys, kept, "\r\n").encode())
+    return keys
 
 
 def _put(path: Path, at: int, content: bytes) -> None:

@@ -20,8 +20,8 @@ LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")  # the one before, see callbacks.RunCheckpoint
 _MARKS = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")  # what only a run leaves behind
 # all that a run leaves and a new one does not write over; W&B's folders stay, they may not be synced yet
-_REMAINS = ("checkpoints", "metrics.json", "metrics.*.json", "metrics.*.csv", "faces.png", "restored.png",
-            "masks.png", "mean_mask.png", "mixing.png", "budget.png", "confusion_*", "scores",
+_REMAINS = ("checkpoints", "metrics.json", "metrics.*.json", "metrics.csv", "metrics.*.csv", "faces.png",
+            "restored.png", "masks.png", "mean_mask.png", "mixing.png", "budget.png", "confusion_*", "scores",
             "embeddings*.safetensors", "embeddings*.csv", "hparams.yaml", "curves.png", STATE, "validate", "test",
             "predict")  # fmt: skip
 
@@ -158,10 +158,19 @@ def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:
 
 
 def put_log_aside(run_dir: Path) -> None:
-    """Rename `metrics.csv` to `metrics.N.csv`: CSVLogger deletes the one it finds."""
+    """Rename `metrics.csv` to `metrics.N.csv`: Lightning's CSVLogger deletes the one it finds."""
     if (run_dir / "metrics.csv").exists():
-        taken = [int(path.suffixes[0][1:]) for path in logs_of(run_dir)[:-1]]
-        (run_dir / "metrics.csv").rename(run_dir / f"metrics.{max(taken, default=0) + 1}.csv")
+        (run_dir / "metrics.csv").rename(next_log(run_dir))
+
+
+def next_log(run_dir: Path) -> Path:
+    """Return `metrics.N.csv` with the lowest N above those that are there.
+
+    Args:
+        run_dir: `runs/<name>`.
+    """
+    taken = [int(path.suffixes[0][1:]) for path in logs_of(run_dir) if path.name != "metrics.csv"]
+    return run_dir / f"metrics.{max(taken, default=0) + 1}.csv"
 
 
 def logs_of(run_dir: Path) -> list[Path]:

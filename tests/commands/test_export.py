@@ -155,7 +155,9 @@ def test_weights_come_back_bit_for_bit(run: Path, tmp_path: Path) -> None:
         assert torch.equal(whole(noise(), mask), model(noise(), mask))
 
 
-def test_the_card(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_card(
+    run: Path, drawn_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run / "export"
     assert sorted(path.name for path in folder.iterdir()) == FILES
     text, card = (folder / "README.md").read_text(), json.loads((folder / "card.json").read_text())
@@ -191,6 +193,16 @@ def test_the_card(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     shown = float(capsys.readouterr().out.removeprefix("cosine similarity "))
     grid = torch.stack([torch.from_numpy(np.array(Image.open(f"{n}.png"))).permute(2, 0, 1) for n in "ab"])
     one, other = embedded(folder, grid.float() / 255)
+    assert shown == pytest.approx(float(one @ other), abs=1e-5)
+    threshold = card["figures"]["lfw/threshold"]
+    assert f"On the pairs of `lfw` it was {threshold:.3f} (the mean over folds)." in text
+    # images as those of the training set: the example crops and resizes them as the reader does
+    files = sorted(drawn_root.rglob("*.png"))[::20][:2]
+    for name, file in zip("ab", files, strict=True):
+        shutil.copy(file, run / f"{name}.png")
+    exec(compile(code, "README.md", "exec"), {})
+    shown = float(capsys.readouterr().out.removeprefix("cosine similarity "))
+    one, other = torch.from_numpy(lightning_app.load_recogniser(run, desensitize=True).embed_images(files))
     assert shown == pytest.approx(float(one @ other), abs=1e-5)
 
 

@@ -140,7 +140,7 @@ def test_the_federation_of_a_serverapp_is_exported_with_a_card_of_its_own(
         "| federated | 1 owner, each with faces of its own (partition `own`); 1 round of 1 local epoch |"
         in text
     )
-    assert "bytes" not in text.partition("## Figures")[2]
+    assert "bytes" not in text.partition("## Metrics")[2]
 
 
 def test_without_flower_one_line_names_the_extra(

@@ -204,7 +204,7 @@ def test_as_dict_gives_log_keys() -> None:
         auc=0.95,
         eer=0.1,
         tar_at_far={1e-1: 0.8, 1e-2: 0.5, 2.5e-3: 0.3},
-        thresholds={1: 0.5},
+        thresholds={1: 0.5, 2: 0.25, 3: float("inf")},
         accuracy_ci=(0.88, 0.92),
         auc_ci=(0.94, 0.96),
         eer_ci=(0.09, 0.11),
@@ -216,7 +216,8 @@ def test_as_dict_gives_log_keys() -> None:
     assert flat["lfw/accuracy_low_s2"] == 0.88
     assert flat["lfw/tar_at_far_1e-2_high_s2"] == 0.6
     assert flat["lfw/tar_at_far_2.5e-3_s2"] == 0.3
-    assert len(flat) == 1 + 3 * 6
+    assert flat["lfw/threshold_s2"] == 0.375  # the mean of those that part some pairs
+    assert len(flat) == 1 + 3 * 6 + 1
     assert result.as_dict(prefix="")["eer_low"] == 0.09
     assert list(result.as_dict("own"))[:4] == [
         "own/accuracy",
@@ -228,7 +229,15 @@ def test_as_dict_gives_log_keys() -> None:
 
 def test_no_bootstrap_no_interval_keys(pairs: MakePairs) -> None:
     result = verification(*pairs(400, 4), fars=(0.1,), bootstrap=0)
-    assert set(result.as_dict()) == {"lfw/accuracy", "lfw/std", "lfw/auc", "lfw/eer", "lfw/tar_at_far_1e-1"}
+    assert set(result.as_dict()) == {
+        "lfw/accuracy", "lfw/std", "lfw/auc", "lfw/eer", "lfw/tar_at_far_1e-1", "lfw/threshold",
+    }  # fmt: skip
+
+
+def test_one_score_for_all_pairs_has_no_threshold() -> None:
+    result = verification([0.5] * 4, [True, False, True, False], [1, 1, 2, 2], bootstrap=0)
+    assert np.isnan(result.threshold)
+    assert "lfw/threshold" not in result.as_dict()
 
 
 OK: dict[str, Any] = {

@@ -153,3 +153,77 @@ def test_a_log_is_put_aside_where_no_other_lies(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "metrics.2.csv": "metrics.2.csv", "metrics.3.csv": "metrics.3.csv", "metrics.4.csv": "metrics.csv",
     }  # fmt: skip
+
+
+def run_of(folder: Path, steps: range, key: str = "train/loss", goes_on: bool = True) -> CSVLog:
+    logger = CSVLog(folder, goes_on=goes_on)
+    logger.log_hyperparams({})
+    for step in steps:
+        logger.log_metrics({key: step / 10}, step)
+    logger.finalize("success")
+    return logger
+
+
+@pytest.mark.parametrize("key", ["train/loss", "lfw/accuracy"])  # the same columns, and one more
+def test_a_run_that_goes_on_goes_on_in_its_log(key: str, tmp_path: Path) -> None:
+    run_of(tmp_path, range(5))
+    run_of(tmp_path, range(5, 8), key)
+    rows = rows_of(tmp_path / "metrics.csv")
+    assert [int(row["step"]) for row in rows] == list(range(8))
+    assert [row["train/loss"] for row in rows[:5]] == ["0.0", "0.1", "0.2", "0.3", "0.4"]
+    assert [row[key] for row in rows[5:]] == ["0.5", "0.6", "0.7"]
+    assert not list(tmp_path.glob("metrics.*.csv"))
+
+
+def test_a_start_that_logs_nothing_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    run_of(tmp_path, range(3))
+    before = (tmp_path / "metrics.csv").read_bytes()
+    run_of(tmp_path, range(0))
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    assert not list(tmp_path.glob("metrics.*.csv"))
+
+
+def test_of_steps_that_are_made_again_the_log_has_the_last(tmp_path: Path) -> None:
+    run_of(tmp_path, range(6))
+    before = (tmp_path / "metrics.csv").read_bytes()
+    run_of(tmp_path, range(4, 8), "lfw/accuracy")
+    rows = rows_of(tmp_path / "metrics.csv")
+    assert [(int(row["step"]), bool(row["train/loss"])) for row in rows] == [
+        (step, step < 4) for step in range(8)
+    ]
+    assert (tmp_path / "metrics.1.csv").read_bytes() == before
+    run_of(tmp_path, range(2))  # from its first step again: nothing is left of the earlier ones
+    assert [int(row["step"]) for row in rows_of(tmp_path / "metrics.csv")] == [0, 1]
+    assert [int(row["step"]) for row in rows_of(tmp_path / "metrics.2.csv")] == list(range(8))
+
+
+@pytest.mark.parametrize("flaw", [b"1.5", b"\xff\xfe\x00", b"a\x00b\r\n"])
+def test_a_torn_log_ends_no_training_and_loses_nothing(flaw: bytes, tmp_path: Path) -> None:
+    run_of(tmp_path, range(3))
+    path = tmp_path / "metrics.csv"
+    torn = path.read_bytes() + flaw
+    path.write_bytes(torn)
+    run_of(tmp_path, range(3, 5))
+    assert [int(row["step"]) for row in rows_of(path)][-2:] == [3, 4]
+    assert (tmp_path / "metrics.1.csv").read_bytes() == torn
+
+
+def test_a_full_disk_takes_nothing_of_a_log_that_goes_on(tmp_path: Path) -> None:
+    run_of(tmp_path, range(ROWS))
+    path = tmp_path / "metrics.csv"
+    before = path.read_bytes()
+    logger = CSVLog(tmp_path, goes_on=True)
+    with files_no_larger_than(len(before) // 2):
+        logger.log_metrics({"train/loss": 7.0}, ROWS // 2)
+        logger.save()
+        assert path.read_bytes() == before
+    logger.finalize("success")
+    rows = rows_of(path)
+    assert [int(row["step"]) for row in rows] == list(range(ROWS // 2 + 1))
+    assert (rows[-1]["train/loss"], path.with_name("metrics.1.csv").read_bytes()) == ("7.0", before)
+
+
+def test_another_log_is_replaced(tmp_path: Path) -> None:
+    run_of(tmp_path, range(5))
+    run_of(tmp_path, range(2), goes_on=False)
+    assert [int(row["step"]) for row in rows_of(tmp_path / "metrics.csv")] == [0, 1]
