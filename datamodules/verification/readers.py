@@ -95,6 +95,10 @@ class PairFaces(FaceReader):
         if pairs is None:
             beside = (self.root / "pairs.txt", self.root.parent / "pairs.txt")
             pairs = next((path for path in beside if path.is_file()), beside[0])
+        elif not Path(pairs).is_file() and (below := self.root / pairs).is_file():
+            raise FileNotFoundError(
+                f"pairs={pairs}: no such file, seen from here; {below} is there: give that path"
+            )
         listed = read_pairs(pairs, pattern)
         files = find_images(self.root, listed.names)
         absent = [i for i, name in enumerate(listed.names) if name not in files]

@@ -15,7 +15,10 @@ from rich.logging import RichHandler
 from lightning_app.cli.whole_numbers import try_whole_numbers_first
 
 # of Lightning's messages; that a GPU is there is shown
-_OF_NO_USE = ("💡", "TPU available: False", "GPU available: False", "Loading `train_dataloader` to estimate")
+_OF_NO_USE = (
+    "💡", "TPU available: False", "GPU available: False", "Loading `train_dataloader` to estimate",
+    "Restoring states from",  # "Restored all states from" follows
+)  # fmt: skip
 _SEED = "Seed set to"  # behind a rank's name, where there are several; config.yaml has it
 
 try_whole_numbers_first(L.Trainer.__init__)  # whoever reads its arguments

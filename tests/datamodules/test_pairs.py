@@ -247,6 +247,18 @@ class TestLists:
 
 
 class TestReader:
+    def test_a_list_that_lies_below_the_root_is_named(
+        self, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tree / "mine.txt").write_text("")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with pytest.raises(
+            FileNotFoundError, match=r"^pairs=mine\.txt: no such file, seen from here; "
+        ) as found:
+            PairFaces(tree, "mine.txt")
+        assert str(found.value).endswith(f"{tree / 'mine.txt'} is there: give that path")
+
     def test_images_once_each(self, tree: Path, tmp_path: Path) -> None:
         reader = PairFaces(tree, _written(tmp_path / "list.txt", LFW), size=20)
         assert len(reader) == len(reader.pairs.names) == 8

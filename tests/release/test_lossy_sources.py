@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,12 @@ def test_a_resize_is_told_once(
         assert sides in told[0]
         guard = 2 if settings["crop"] == 12 else 1
         assert f"A guard of {guard} keeps lossless sources apart (desensitizer.init_args.guard)" in told[0]
+        side = {CROP: CROP, 12: 12, None: 50}.get(settings["crop"], 24)
+        grey, colours = math.ceil(7 * SIZE / side) + 1, math.ceil(15 * SIZE / side) + 1
+        assert (
+            f"of {grey} JPEG that is grey or 4:4:4, of {colours} JPEG with colours of half the size"
+            in told[0]
+        )
         assert "docs/threat_model.md" in told[0]
 
 

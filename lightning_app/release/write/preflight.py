@@ -19,6 +19,10 @@ from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.signing import fingerprint
 
 log = logging.getLogger("faceveil")
+_JPEG_REACH = (
+    7,
+    15,
+)  # pixels that a JPEG's pixel leaves traces in: of full colours, and of colours of half the size
 _LOOKED_AT = 16  # images whose size is looked at where the whole of them is taken
 
 
@@ -108,13 +112,15 @@ def warn_of_resize(reader: FaceReader, guard: int) -> None:
     other = [sides for sides in _sides(reader) if sides != (size, size)]
     if not other:
         return
-    needed = max(1, *(math.ceil(size / side) for sides in other for side in sides))
+    shortest = min(side for sides in other for side in sides)
+    needed, *of_jpeg = [math.ceil(reach * size / shortest) for reach in (1, *_JPEG_REACH)]
     if guard < needed:
         log.warning(
             "The images are resized (%d×%d → %d×%d): visible pixels at the mask's edge are hidden ones to an eighth on "
             "average, to more where images are enlarged. A guard of %d keeps lossless sources apart "
-            "(desensitizer.init_args.guard), JPEG needs more: docs/threat_model.md, 'The margin'.",
-            *other[0], size, size, needed,
+            "(desensitizer.init_args.guard), of %d JPEG that is grey or 4:4:4, of %d JPEG with colours of half the "
+            "size: docs/threat_model.md, 'The margin'.",
+            *other[0], size, size, needed, *(one + 1 for one in of_jpeg),
         )  # fmt: skip
 
 
