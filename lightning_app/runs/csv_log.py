@@ -104,7 +104,7 @@ class _Table(ExperimentWriter):
             return
         path = Path(self.metrics_file_path)
         if self._goes_on:
-            self.metrics_keys = _rewound(path, min(int(row["step"]) for row in self.metrics))
+            self.metrics_keys = _rewound(path, self.metrics[0])
             self._goes_on = False
         keys = sorted(set(self.metrics_keys).union(*self.metrics))
         if keys == self.metrics_keys and path.is_file():
@@ -127,12 +127,12 @@ class _Table(ExperimentWriter):
         self.metrics_keys, self.metrics = keys, []
 
 
-def _rewound(path: Path, step: int) -> list[str]:
-    """Take the rows from a step on out of a log, which goes on there; keep it whole as `metrics.N.csv` if it has any.
+def _rewound(path: Path, first: dict[str, Any]) -> list[str]:
+    """Take what is logged again out of a log, which goes on there; keep it whole as `metrics.N.csv` if it has any.
 
     Args:
         path: `metrics.csv` of an earlier start, if there is one.
-        step: that is logged next.
+        first: the row that is logged next.
 
     Returns:
         Its columns; none where there is no such file, or none that can be gone on with.
@@ -144,8 +144,7 @@ def _rewound(path: Path, step: int) -> list[str]:
             rows = list(read_csv_table(file))
     except (ValueError, csv.Error):  # not of ours: it is kept as it is, and a new one begins
         rows = [{}]
-    # a kill can leave a row torn
-    kept = [row for row in rows if (at := row.get("step", "")).isdecimal() and int(at) < step]
+    kept = [row for row in rows if _is_before(row, first)]
     if len(kept) == len(rows) > 0:
         return sorted(rows[0])
     write_atomically(next_log(path.parent), path.read_bytes())
@@ -155,6 +154,15 @@ def _rewound(path: Path, step: int) -> list[str]:
     keys = sorted(kept[0])
     write_atomically(path, csv_table(keys, kept, "\r\n").encode())
     return keys
+
+
+def _is_before(row: dict[str, str], first: dict[str, Any]) -> bool:
+    """Return whether a row of the file is of an earlier step; the end of an epoch counts steps as the next begins."""
+    if not (step := row.get("step", "")).isdecimal():  # a kill can leave a row torn
+        return False
+    epoch = row.get("epoch", "")
+    again = epoch.isdecimal() and int(epoch) >= int(first.get("epoch", -1))
+    return int(step) < int(first["step"]) or (int(step) == int(first["step"]) and not again)
 
 
 def _put(path: Path, at: int, content: bytes) -> None:

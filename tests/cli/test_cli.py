@@ -170,11 +170,15 @@ def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path,
     assert json.loads(Path("runs/go/metrics.json").read_text())["run/epochs"] == 3
     state = torch.load("runs/go/checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] == 3 * 2
-    figures = Path("runs/go/metrics.json").read_bytes()
+    left = {name: Path("runs/go", name).read_bytes() for name in ("metrics.json", "metrics.csv")}
+    figures = left["metrics.json"]
     run_main(
         "fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3
     )  # nothing is left to do
-    assert Path("runs/go/metrics.json").read_bytes() == figures
+    assert {name: Path("runs/go", name).read_bytes() for name in left} == left
+    with Path("runs/go/metrics.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file) if row["lfw/accuracy"]] == ["0", "1", "2"]
+    assert not list(Path("runs/go").glob("metrics.*.csv"))
     assert b"lfw/accuracy" in figures
 
 

@@ -159,7 +159,7 @@ def run_of(folder: Path, steps: range, key: str = "train/loss", goes_on: bool = 
     logger = CSVLog(folder, goes_on=goes_on)
     logger.log_hyperparams({})
     for step in steps:
-        logger.log_metrics({key: step / 10}, step)
+        logger.log_metrics({"epoch": step // 2, key: step / 10}, step)
     logger.finalize("success")
     return logger
 
@@ -197,6 +197,19 @@ def test_of_steps_that_are_made_again_the_log_has_the_last(tmp_path: Path) -> No
     assert [int(row["step"]) for row in rows_of(tmp_path / "metrics.2.csv")] == list(range(8))
 
 
+def test_the_end_of_an_epoch_is_before_the_step_that_follows(tmp_path: Path) -> None:
+    """Lightning counts both as step 4."""
+    rows: list[dict[str, float]] = [{"epoch": 0, "train/loss": 2.0}, {"epoch": 0, "val/loss": 1.5}]
+    for following, steps in ((rows, (3, 4)), ([{"epoch": 1, "train/loss": 1.0}], (4,))):
+        logger = CSVLog(tmp_path, goes_on=True)
+        for row, step in zip(following, steps, strict=True):
+            logger.log_metrics({**row}, step)
+        logger.finalize("success")
+    found = [(row["step"], row["epoch"]) for row in rows_of(tmp_path / "metrics.csv")]
+    assert found == [("3", "0"), ("4", "0"), ("4", "1")]
+    assert not list(tmp_path.glob("metrics.*.csv"))
+
+
 @pytest.mark.parametrize("flaw", [b"1.5", b"\xff\xfe\x00", b"a\x00b\r\n"])
 def test_a_torn_log_ends_no_training_and_loses_nothing(flaw: bytes, tmp_path: Path) -> None:
     run_of(tmp_path, range(3))
@@ -214,7 +227,7 @@ def test_a_full_disk_takes_nothing_of_a_log_that_goes_on(tmp_path: Path) -> None
     before = path.read_bytes()
     logger = CSVLog(tmp_path, goes_on=True)
     with files_no_larger_than(len(before) // 2):
-        logger.log_metrics({"train/loss": 7.0}, ROWS // 2)
+        logger.log_metrics({"epoch": 0, "train/loss": 7.0}, ROWS // 2)
         logger.save()
         assert path.read_bytes() == before
     logger.finalize("success")
