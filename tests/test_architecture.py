@@ -44,7 +44,6 @@ COMMANDS = "lightning_app.commands"
 # what commands may import of their room; all else that two of them need lies in a lower one
 SHARED = {
     f"{COMMANDS}.parser": "what all parsers have in common",
-    f"{COMMANDS}.audit_config": "no command: how `audit` reads the config of a `desensitize`",
 }
 PLAIN = ("networks", "masks", "desensitize", "attacks", "metrics")  # rooms that know no Lightning
 # imports within functions of our own modules, and why

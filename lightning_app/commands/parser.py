@@ -8,14 +8,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from lightning_app.cli.command_parser import CommandParser
 from lightning_app.cli.configs import FindConfig
-from lightning_app.cli.nulls import NestedNulls
-from lightning_app.cli.parse_error import OneReason
 from lightning_app.core.files import write_atomically
 
-
-class CommandParser(OneReason, NestedNulls):
-    """A parser whose errors are the line that says what is wrong, without screens of usage above it."""
+__all__ = ["CommandParser", "add_trust", "command_parser", "name_run", "parsed", "write_run_config"]
 
 
 def command_parser(command: Callable[..., object], *, config: bool = True) -> CommandParser:

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import FaceDataModule, FolderFaces, ReleasedFaces
-from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.key_file import load_key, write_secret
 from lightning_app.desensitize import Desensitizer, Mosaic
 from lightning_app.masks import guarded, mask_hash, save_mask
@@ -26,6 +25,7 @@ from lightning_app.release.audit.against_raw import compare_images
 from lightning_app.release.audit.run import Compared, audit
 from lightning_app.release.format.manifest import Manifest, is_image_file, made_with
 from lightning_app.release.format.pseudonyms import Pseudonyms
+from lightning_app.studies.audit import audit as audit_command
 from tests.command_line import RunMain, refused
 from tests.release.by_hand import (
     CROP,
@@ -677,7 +677,7 @@ def test_a_report_that_cannot_be_written_hides_no_verdict(
         def full(path: str, content: str) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr("lightning_app.commands.audit.write_atomically", full)
+        monkeypatch.setattr("lightning_app.studies.audit.write_atomically", full)
     with pytest.raises(SystemExit) as ended:
         run_main("audit", root, "--json", tmp_path / path)
     assert ended.value.code not in (0, None)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_app.commands.draw_mask_set import LevelTask, draw_task, run
+from lightning_app.commands.draw_mask_set import run
 from lightning_app.masks import MaskLevels, mask_hash, save_mask
+from lightning_app.masks.draw_set import LevelTask, draw_task
 from tests.processes import fork_server
 
 EDGES = ["0.1", "0.3", "0.5"]
@@ -73,7 +74,7 @@ def test_a_mask_is_a_function_of_seed_level_and_number(drawn: Path, tmp_path: Pa
 def test_two_processes_draw_what_one_does(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_app.commands.draw_mask_set._CHUNK", 2)
+    monkeypatch.setattr("lightning_app.masks.draw_set._CHUNK", 2)
     # two spawned processes would import torch, each by itself
     server = fork_server()
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: server)

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 import lightning_app
 from datamodules import FolderFaces
-from lightning_app.commands import export as command
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import Chain, MaskOut, MixUp, Mosaic
 from lightning_app.export import graph, to_safetensors
@@ -32,6 +31,7 @@ from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models import Inpainter, ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import read_recogniser
+from lightning_app.studies import export as command
 from tests.command_line import RunMain, refused
 
 pytestmark = pytest.mark.slow

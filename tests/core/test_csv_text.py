@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from lightning_app.alignment.landmarks import LandmarkFile
 from lightning_app.alignment.place import AlignOutcome
 from lightning_app.alignment.review import review_csv
-from lightning_app.commands.desensitize import _write_csv
 from lightning_app.core.csv_text import csv_table, csv_text, escaped, read_csv_table, unescaped
 from lightning_app.export.card import code, plain_text
+from lightning_app.release.write.desensitize import _write_csv
 from lightning_app.report.figures import rendered
 from lightning_app.runs.csv_log import CSVLog
 

@@ -19,7 +19,6 @@ from datamodules.given import with_classes
 from datamodules.readers.base import FaceReader
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.subset import Subset
-from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import write_secret
 from lightning_app.core.png import encode_png
@@ -30,6 +29,7 @@ from lightning_app.release.audit.run import audit
 from lightning_app.release.audit.verdict import left_open
 from lightning_app.release.format.own_masks import OwnMasks
 from lightning_app.release.write.writer import write_release
+from lightning_app.studies.audit import audit as audit_command
 from tests.command_line import RunMain, refused
 from tests.datamodules.task_files import drawn_classes
 from tests.masker import write_masker

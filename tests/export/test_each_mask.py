@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 import torch
 
-from lightning_app.commands.export import export
 from lightning_app.desensitize import LearnedMask
 from lightning_app.masks import load_mask, mask_hash
 from lightning_app.models import ResNet, ResNetFSM, ResNetPartial
+from lightning_app.studies.export import export
 from tests.masker import write_masker
 
 SIZE = 32

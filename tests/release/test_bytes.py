@@ -16,7 +16,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
-from lightning_app.commands.audit import audit as command
 from lightning_app.core.key_file import write_secret
 from lightning_app.core.png import deflated, encode_png, filtered
 from lightning_app.masks.io import sidecar
@@ -26,6 +25,7 @@ from lightning_app.release.format.deflate import take_apart
 from lightning_app.release.format.manifest import Manifest, made_with
 from lightning_app.release.format.png import data_chunks, read_png
 from lightning_app.release.format.signing import fingerprint, sign
+from lightning_app.studies.audit import audit as command
 from tests.release.by_hand import KEY, images, relist, said, set_times, sha256
 from tests.release.test_png import chunk
 

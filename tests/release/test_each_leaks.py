@@ -13,11 +13,11 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.key_file import write_secret
 from lightning_app.core.png import encode_png
 from lightning_app.release import Pseudonyms
 from lightning_app.release.audit.run import audit
+from lightning_app.studies.audit import audit as audit_command
 from tests.release.by_hand import as_written, said, set_times
 from tests.release.each import (
     KINDS,

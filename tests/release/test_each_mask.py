@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.batch import Batch
 from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import Chain, LearnedMask, learned_mask
@@ -24,6 +23,7 @@ from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import audit
 from lightning_app.release.audit.verdict import first_line, left_open
 from lightning_app.release.write import batch_writer, finish, work
+from lightning_app.studies.audit import audit as audit_command
 from tests.command_line import RunMain, refused
 from tests.release.each import KINDS, SHOWN, checkpoint, learned, pairs_of_files, pixels, release_each
 from tests.release.released import CONSTANT, CROP, KEY, SIZE, contents, raw_tree, reader_of, times

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import LearnedMask, learned_mask
 from lightning_app.masks.learned import grown
 from lightning_app.release.audit import each_against_raw
 from lightning_app.release.audit.odds import detection, typical
+from lightning_app.studies.audit import audit as audit_command
 from tests.masker import images, write_masker
 from tests.release.by_hand import relist
 from tests.release.each import checkpoint, forge, learned, pairs_of_files, pixels, release_each

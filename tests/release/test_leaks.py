@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import DrawnFaces, FolderFaces
-from lightning_app.commands.audit import audit
 from lightning_app.desensitize import CentreBlock, CentreBlur, Desensitizer, GaussianBlur, Mosaic
 from lightning_app.desensitize.blur import default_sigma
 from lightning_app.release import Pseudonyms
@@ -30,6 +29,7 @@ from lightning_app.release.audit.run import Audit
 from lightning_app.release.format.manifest import made_with
 from lightning_app.release.format.signing import fingerprint
 from lightning_app.release.write.writer import write_release as release
+from lightning_app.studies.audit import audit
 from tests.release.by_hand import (
     KEY,
     SIZE,
@@ -324,7 +324,7 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ed25519PrivateKey, 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Show no tables: they take a third of the time here, and tests/commands/test_audit.py reads them."""
-    monkeypatch.setattr("lightning_app.commands.audit._print_verdict", lambda *shown: None)
+    monkeypatch.setattr("lightning_app.studies.audit._print_verdict", lambda *shown: None)
 
 
 Owner = tuple[Ed25519PrivateKey, Path, Path]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from datamodules import FaceDataModule, ReleasedFaces
-from lightning_app.commands.audit import audit as audit_command
 from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import LearnedMask, MaskOut
 from lightning_app.masks import mask_hash
 from lightning_app.release.audit.run import audit
+from lightning_app.studies.audit import audit as audit_command
 from tests.command_line import RunMain, refused
 from tests.masker import write_masker
 from tests.release.released import CROP, KEY, SIZE, raw_tree, release

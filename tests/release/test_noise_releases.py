@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 from datamodules import FaceDataModule, ReleasedFaces, ReleasedPairs
 from datamodules.drawing.pairs import DrawnPairs
 from datamodules.readers.base import FaceReader
-from lightning_app.commands.audit import audit as command
 from lightning_app.core.key_file import make_key, write_secret
 from lightning_app.desensitize import (
     DCTDP,
@@ -31,6 +30,7 @@ from lightning_app.release.audit.run import audit
 from lightning_app.release.format.keyed import WithoutKey
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.tensors import Layout, Stored
+from lightning_app.studies.audit import audit as command
 from tests.command_line import RunMain, refused
 from tests.datamodules.test_released_tensors import DRAWN, config, release
 from tests.desensitize.test_noise import checkpoint, other_people

@@ -22,7 +22,6 @@ from safetensors.numpy import load_file, save_file
 from datamodules import DrawnFaces, FaceDataModule, ReleasedFaces, ReleasedPairs
 from datamodules.drawing.pairs import DrawnPairs
 from datamodules.readers.base import Pixels, whole
-from lightning_app.commands.audit import audit as command
 from lightning_app.core.batch import DrawKey
 from lightning_app.desensitize import (
     BlockDCT,
@@ -38,6 +37,7 @@ from lightning_app.release.audit.run import audit
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.tensors import Layout, Stored
+from lightning_app.studies.audit import audit as command
 from tests.release.released import CONSTANT, contents, times
 from tests.release.tensor_release import (
     KEY,

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from datamodules import FaceDataModule, ReleasedFaces
-from lightning_app.commands.audit import audit
 from lightning_app.release import Manifest
+from lightning_app.studies.audit import audit
 from tests.release.by_hand import KEY, as_written
 
 OLD = Path(__file__).parent / "fixtures" / "version1"

@@ -19,9 +19,9 @@ import torch
 import yaml
 
 from lightning_app import load_recogniser
-from lightning_app.commands.audit import audit
 from lightning_app.masks import load_mask
 from lightning_app.models import checkpoints
+from lightning_app.studies.audit import audit
 from tests.command_line import RunMain, write_config
 
 OLD = Path(__file__).parent / "fixtures" / "before_rooms"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from datamodules.readers.base import FaceReader
 from datamodules.readers.folder import FolderFaces
+from lightning_app.cli.command_parser import CommandParser
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import make_reader
-from lightning_app.commands.parser import CommandParser
 from lightning_app.core.foreign import read_yaml
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.audit.run import Audit
@@ -25,7 +24,7 @@ def read_part(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         config: a path or a bare name.
-        overrides: see `split_overrides`.
+        overrides: such as `["--reader.init_args.root", "data/aligned"]`.
 
     Returns:
         With `reader`, and `desensitizer` where there is one.
@@ -51,30 +50,6 @@ def _overridden(part: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
     given = [f"--{key}={json.dumps(part[key])}" for key in ("reader", "desensitizer") if part.get(key)]
     values: dict[str, Any] = parser.parse_args([*given, *overrides]).as_dict()
     return part | values
-
-
-def split_overrides(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part a command line of `audit` from what overrides the config in it.
-
-    Args:
-        args: such as `["released/lfw", "--config", "mine.yaml", "--reader.init_args.root", "data/aligned"]`. Where the
-            config is that of a `fit`, `--data.init_args.reader…` will do as well.
-
-    Returns:
-        The rest, and the overrides.
-    """
-    own, overrides = list[str](), list[str]()
-    words = iter(args)
-    for word in words:
-        key, equals, _ = word.partition("=")
-        if not key.startswith(("--reader", "--desensitizer", "--data.")):
-            own.append(word)
-            continue
-        plain = word.removeprefix("--data.").removeprefix("init_args.")
-        overrides.append(plain if plain.startswith("--") else f"--{plain}")
-        if not equals:
-            overrides.extend(itertools.islice(words, 1))
-    return own, overrides
 
 
 def reader_of(raw: str | None, part: dict[str, Any] | None, found: Audit) -> FaceReader:
