@@ -126,23 +126,23 @@ def paired_difference(
 
 
 def table(
-    kinds: Mapping[str, Sequence[Path]], against: Sequence[Path], figures: Mapping[str, str]
+    kinds: Mapping[str, Sequence[Path]], against: Sequence[Path], metrics: Mapping[str, str]
 ) -> list[str]:
     """Make the lines of a Markdown table.
 
     Args:
         kinds: what `runs_in` found, of one or more ablations.
         against: runs that the others are compared with.
-        figures: column -> log key of a share of 1.
+        metrics: column -> log key of a share of 1.
     """
     lines = [
-        "| | seeds | " + " | ".join(figures) + " | difference |",
-        "| --- | --- |" + " --- |" * (len(figures) + 1),
+        "| | seeds | " + " | ".join(metrics) + " | difference |",
+        "| --- | --- |" + " --- |" * (len(metrics) + 1),
     ]
     theirs = right(against)
     for kind, runs in kinds.items():
         cells = []
-        for key in figures.values():
+        for key in metrics.values():
             found = (read_metrics(run / "metrics.json").get(key) for run in runs)
             values = [100 * float(value) for value in found if value is not None]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""

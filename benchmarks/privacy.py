@@ -16,7 +16,7 @@ from lightning_app.desensitize import MaskOut
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.evaluation.privacy import Subjects
 from lightning_app.evaluation.privacy import measure as measure_attack
-from lightning_app.evaluation.privacy_figures import figures
+from lightning_app.evaluation.privacy_metrics import privacy_metrics
 from lightning_app.metrics import dssim, psnr, verification
 from lightning_app.metrics.reidentification import mate_ranks, rank_k
 from lightning_app.models import ResNet
@@ -59,7 +59,7 @@ class _Naive:
     def embedded(self, images: Tensor) -> Tensor:
         return F.normalize(torch.cat([self.judge(part) for part in images.split(_BATCH)]))
 
-    def figures(self, attack: Attack | None) -> dict[str, float]:
+    def metrics(self, attack: Attack | None) -> dict[str, float]:
         everybody, pairs, labels = torch.arange(len(self.reader)), self.reader.pairs, self.reader.labels
         out = {}
         for name, metric in (("dssim", dssim), ("psnr", psnr)):
@@ -104,7 +104,7 @@ def measure(repeats: int = 3, size: int = 64, people: int = 20, pairs_per_fold: 
         subjects, made = Subjects(reader, _BATCH), dict[str, float]()
         for head, attack in attacks.items():
             part = measure_attack(subjects, data, attack, [judge], [judge], {"lpips": torch.empty(0)})
-            of = figures(
+            of = privacy_metrics(
                 {k: v for k, v in part.items() if k != "lpips"}, subjects, *_eyes(judge), bootstrap=0
             )
             made |= {f"{head}{key}": value for key, value in of.items()}
@@ -114,7 +114,7 @@ def measure(repeats: int = 3, size: int = 64, people: int = 20, pairs_per_fold: 
     def peer() -> None:
         naive, made = _Naive(reader, data, judge), dict[str, float]()
         for head, attack in attacks.items():
-            made |= {f"{head}{key}": value for key, value in naive.figures(attack).items()}
+            made |= {f"{head}{key}": value for key, value in naive.metrics(attack).items()}
         found["peer"] = made
 
     timing = interleaved(ours, peer, repeats, warmup=0)

@@ -16,7 +16,7 @@ class DSSIMReport(MeasuresRawFaces):
     dSSIM = 1 − SSIM, in 0 … 2, higher hides more (paper, 4.1); PSNR in dB, lower hides more. Both on [0,1]
     pixels and averaged over the same few validation images every time. Keys: `privacy/dssim`, `privacy/psnr`,
     and `privacy/mask_ratio` (hidden pixels / all pixels, 0 … 1) where there is a mask. Where the desensitized
-    pixels are those of the last time, so are the figures: with a fixed mask they are computed once per run. What is
+    pixels are those of the last time, so are the metrics: with a fixed mask they are computed once per run. What is
     no picture is measured as its `look` shows it (docs/representations.md).
 
     Under DDP every rank measures the same images: nobody waits for rank zero.

@@ -29,7 +29,7 @@ class Results(Clocked):
     `metrics.json` is flat, its names are the log keys. `fit` writes it anew, unless
     nothing was left to train. `validate` and `test` bring
     their metrics into what is there: a key in both takes the newest value, the others stay, so that the
-    figures of a fit outlive a validation. A command that fails or is killed writes nothing. `fit` also draws
+    metrics of a fit outlive a validation. A command that fails or is killed writes nothing. `fit` also draws
     `curves.png` of what it logged.
 
     Beside what was logged: `time/fit_s`, seconds of this command without its set-up; `time/images_per_s`, in
@@ -65,15 +65,15 @@ class Results(Clocked):
             if not self.clock.batches and (Path(trainer.default_root_dir) / "metrics.json").is_file():
                 log.info("Nothing was left to train: the metrics of before stay in metrics.json.")
                 return
-            figures: dict[str, float] = {
+            metrics: dict[str, float] = {
                 "run/epochs": trainer.current_epoch,
                 "run/steps": trainer.global_step,
             }
             if (speed := self.clock.images_per_s) is not None:
-                figures["time/images_per_s"] = speed
+                metrics["time/images_per_s"] = speed
             if (waiting := self.clock.data_wait_share) is not None:
-                figures["time/data_wait_share"] = waiting
-            self._report(trainer, pl_module, figures)
+                metrics["time/data_wait_share"] = waiting
+            self._report(trainer, pl_module, metrics)
         elif stage in ("validate", "test"):
             self._report(trainer, pl_module, {})
 
@@ -95,13 +95,13 @@ class Results(Clocked):
         logged = {
             key: seven_digits(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1
         }
-        figures = {**_without_twins(logged), **own}
+        metrics = {**_without_twins(logged), **own}
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         born = [one for callback in callbacks for one in getattr(callback, "measurements", ())]
-        columns, rows = ["metric", "value"], [["model", type(pl_module).__name__], *rows_of(figures, born)]
+        columns, rows = ["metric", "value"], [["model", type(pl_module).__name__], *rows_of(metrics, born)]
         run_dir = Path(trainer.default_root_dir)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            written: dict[str, float | str] = {"run/model": type(pl_module).__name__, **figures}
+            written: dict[str, float | str] = {"run/model": type(pl_module).__name__, **metrics}
             if stage == "fit":
                 write_trained(run_dir, written)
             else:
@@ -112,15 +112,15 @@ class Results(Clocked):
             if stage == "fit":
                 _draw_curves(run_dir)
         print_table(f"{stage}: {run_dir.name}", rows, columns)
-        for line in _remarks(figures):
+        for line in _remarks(metrics):
             print(line)
         if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             print(f"The run lies in {run_dir}: metrics, curves and checkpoints; --ckpt_path last finds it.")
 
 
-def _remarks(figures: Mapping[str, float]) -> list[str]:
+def _remarks(metrics: Mapping[str, float]) -> list[str]:
     """Return what a reader of the table should know: what ± and brackets are, and where a recogniser only guesses."""
-    verified = [one for key in accuracies(figures).values() if (one := find(figures, key)) is not None]
+    verified = [one for key in accuracies(metrics).values() if (one := find(metrics, key)) is not None]
     guessed = [
         f"{one.key} {one.value:.3f}: by its interval no better than guessing (0.5); train longer, or look at what is "
         "shown to the network (callbacks.Pictures)"
@@ -152,9 +152,9 @@ def _without_twins(logged: Mapping[str, float]) -> dict[str, float]:
 
 def _peak_memory(device: torch.device, stage: str) -> dict[str, float]:
     """Measure peak memory in MB (10⁶ bytes), as far as the system tells."""
-    figures = {}
+    metrics = {}
     if (peak := peak_memory()) is not None:
-        figures[f"memory/{stage}peak_mb"] = peak / 1e6
+        metrics[f"memory/{stage}peak_mb"] = peak / 1e6
     if device.type == "cuda":
-        figures[f"memory/{stage}gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
-    return figures
+        metrics[f"memory/{stage}gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return metrics

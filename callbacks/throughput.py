@@ -46,23 +46,23 @@ class Throughput(Clocked):
         if not every or step % every or step == self._step or not trainer.is_global_zero:
             return
         self._step = step
-        figures = {**self._metrics(), **memory(pl_module.device)}
+        metrics = {**self._metrics(), **memory(pl_module.device)}
         for logger in trainer.loggers:
-            logger.log_metrics(figures, step=step - 1)  # the step that has just ended, as Lightning counts
+            logger.log_metrics(metrics, step=step - 1)  # the step that has just ended, as Lightning counts
 
     def _metrics(self) -> dict[str, float]:
         clock = self.clock
         images, training, waiting = self._before
         self._before = (clock.images, clock.training, clock.waiting or 0.0)
         seconds = clock.training - training
-        figures = {
+        metrics = {
             "time/images_per_s": (clock.images - images) / seconds if seconds > 0 else None,
             "time/data_wait_share": None
             if clock.waiting is None
             else share(clock.waiting - waiting, seconds),
             "time/eta_s": clock.remaining,
         }
-        return {key: value for key, value in figures.items() if value is not None}
+        return {key: value for key, value in metrics.items() if value is not None}
 
 
 def memory(device: torch.device) -> dict[str, float]:
@@ -74,11 +74,11 @@ def memory(device: torch.device) -> dict[str, float]:
     Returns:
         `memory/rss_mb` where the system tells; on CUDA `memory/gpu_allocated_mb` and `memory/gpu_reserved_mb`.
     """
-    figures = {}
+    metrics = {}
     pages = Path("/proc/self/statm")  # Linux; psutil, which knows the others, is no dependency of ours
     if pages.exists():
-        figures["memory/rss_mb"] = int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        metrics["memory/rss_mb"] = int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     if device.type == "cuda":
-        figures["memory/gpu_allocated_mb"] = torch.cuda.memory_allocated(device) / 1e6
-        figures["memory/gpu_reserved_mb"] = torch.cuda.memory_reserved(device) / 1e6
-    return figures
+        metrics["memory/gpu_allocated_mb"] = torch.cuda.memory_allocated(device) / 1e6
+        metrics["memory/gpu_reserved_mb"] = torch.cuda.memory_reserved(device) / 1e6
+    return metrics

@@ -33,4 +33,4 @@ def run(args: list[str]) -> None:
     low, high = values.pop("ratio")
     with trusting(values.pop("trust")):
         found = search_mask(ratio=(low, high), **values)
-    print_search(found.folder, found.figures, found.identities)
+    print_search(found.folder, found.metrics, found.identities)

@@ -254,21 +254,21 @@ def measurement(
     )  # fmt: skip
 
 
-def read(figures: Mapping[str, float], known: Iterable[Measurement] = ()) -> list[Measurement]:
+def read(metrics: Mapping[str, float], known: Iterable[Measurement] = ()) -> list[Measurement]:
     """Make measurements of flat metrics, as `metrics.json` has them, of runs made before too.
 
     Args:
-        figures: log key → number.
+        metrics: log key → number.
         known: measurements made where the numbers were born; the others are looked up in `KINDS`.
 
     Returns:
-        One for each value, with its ends and its spread, in the order of a table's rows; the numbers are the figures'.
+        One for each value, with its ends and its spread, in the order of a table's rows; the numbers are the metrics'.
     """
     born = {one.key: one for one in known}
     made = [
-        born.get(key, measurement(key, figures[key])).taken_from(figures)
-        for key in figures
-        if value_key(key) == key and not _is_the_only_gate(key, figures)
+        born.get(key, measurement(key, metrics[key])).taken_from(metrics)
+        for key in metrics
+        if value_key(key) == key and not _is_the_only_gate(key, metrics)
     ]
     return sorted(made, key=row_order)
 
@@ -279,12 +279,12 @@ def row_order(one: Measurement) -> tuple[int, str]:
     return len(KINDS) if found is None else ORDER[found[0]], one.label
 
 
-def _is_the_only_gate(key: str, figures: Mapping[str, float]) -> bool:
+def _is_the_only_gate(key: str, metrics: Mapping[str, float]) -> bool:
     """Return whether a key speaks of all gates of a model that has one: switching all off is switching it off."""
     found = kind_of(key)
     if found is None or found[1][1:] != (ALL,):
         return False
     others = [
-        places for kind, places in filter(None, map(kind_of, figures)) if kind.figure == "accuracy_without"
+        places for kind, places in filter(None, map(kind_of, metrics)) if kind.figure == "accuracy_without"
     ]
     return len([point for name, point in others if name == found[1][0] and point != ALL]) == 1

@@ -76,18 +76,18 @@ class Measurement:
         rest = ((self.std_key, self.std), (self.low_key, self.low), (self.high_key, self.high))
         return {self.key: self.value} | {key: number for key, number in rest if number is not None}
 
-    def taken_from(self, figures: Mapping[str, float]) -> Measurement:
+    def taken_from(self, metrics: Mapping[str, float]) -> Measurement:
         """Return the same measurement with the numbers that flat metrics have under its keys.
 
         Args:
-            figures: log key → number; `key` must be there.
+            metrics: log key → number; `key` must be there.
         """
         return replace(
             self,
-            value=figures[self.key],
-            low=figures.get(self.low_key),
-            high=figures.get(self.high_key),
-            std=figures.get(self.std_key),
+            value=metrics[self.key],
+            low=metrics.get(self.low_key),
+            high=metrics.get(self.high_key),
+            std=metrics.get(self.std_key),
         )
 
 
@@ -100,11 +100,11 @@ def flat(measurements: Iterable[Measurement]) -> dict[str, float]:
     return {key: number for one in measurements for key, number in one.flat().items()}
 
 
-def find(figures: Mapping[str, float], key: str, tail: str = "") -> Measurement | None:
+def find(metrics: Mapping[str, float], key: str, tail: str = "") -> Measurement | None:
     """Read a measurement out of flat metrics.
 
     Args:
-        figures: log key → number.
+        metrics: log key → number.
         key: of the value.
         tail: see `Measurement`.
 
@@ -115,8 +115,8 @@ def find(figures: Mapping[str, float], key: str, tail: str = "") -> Measurement 
         >>> find({"rank1/dlib": 0.5, "rank1_low/dlib": 0.4, "rank1_high/dlib": 0.6}, "rank1/dlib", "/dlib").interval
         (0.4, 0.6)
     """
-    value = figures.get(key, math.nan)
-    return None if math.isnan(value) else Measurement(key, value, tail=tail).taken_from(figures)
+    value = metrics.get(key, math.nan)
+    return None if math.isnan(value) else Measurement(key, value, tail=tail).taken_from(metrics)
 
 
 def seven_digits(value: SupportsFloat) -> float:

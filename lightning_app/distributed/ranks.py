@@ -24,7 +24,7 @@ def agree(what: str, facts: Callable[[], Mapping[str, object]]) -> None:
         facts: gives name → metric or hash, the same names on every rank; not called in a single process.
 
     Raises:
-        ValueError: on every rank, naming the ranks that differ from rank 0 and the figures they differ in.
+        ValueError: on every rank, naming the ranks that differ from rank 0 and the metrics they differ in.
     """
     if not several():
         return

@@ -110,14 +110,14 @@ def front_matter(card: dict[str, Any]) -> dict[str, Any]:
     return head
 
 
-def _results(figures: dict[str, float], pairs: dict[str, int | None]) -> list[dict[str, Any]]:
+def _results(metrics: dict[str, float], pairs: dict[str, int | None]) -> list[dict[str, Any]]:
     """List what was measured of each set, `pairs` of them; one called lfw that is not LFW's list goes by its size."""
     results = []
-    for name in accuracies(figures):
+    for name in accuracies(metrics):
         found = [
-            {"type": kind, "value": figures[f"{name}/{ours}"], "name": f"{name}/{ours}"}
+            {"type": kind, "value": metrics[f"{name}/{ours}"], "name": f"{name}/{ours}"}
             for ours, kind in _METRICS.items()
-            if f"{name}/{ours}" in figures
+            if f"{name}/{ours}" in metrics
         ]
         task = {"type": "face-verification", "name": "Face verification, both images desensitized"}
         count = pairs.get(name)
@@ -159,14 +159,14 @@ def opening(card: dict[str, Any]) -> list[Ready]:
     return [Ready(line) for line in lines]
 
 
-def thresholds(figures: dict[str, float]) -> dict[str, float]:
+def thresholds(metrics: dict[str, float]) -> dict[str, float]:
     """Return the threshold of the cosine that each verification set gave, where it is known.
 
     Args:
-        figures: log key → number.
+        metrics: log key → number.
     """
     return {
-        name: figures[f"{name}/threshold"] for name in accuracies(figures) if f"{name}/threshold" in figures
+        name: metrics[f"{name}/threshold"] for name in accuracies(metrics) if f"{name}/threshold" in metrics
     }
 
 

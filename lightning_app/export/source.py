@@ -17,7 +17,7 @@ from lightning_app.report.trained import read_trained
 from lightning_app.runs.folder import RECORD
 
 log = logging.getLogger("faceveil")
-_NOT_FIGURES = (
+_NOT_METRICS = (
     "time/",
     "memory/",
     "run/",
@@ -33,7 +33,7 @@ class TrainedRun:
     Attributes:
         folder: the folder; None where the checkpoint lies in none.
         config: its `config.yaml`; empty where there is none.
-        figures: log key → value, of its `metrics.json`; empty where they are of other weights.
+        metrics: log key → value, of its `metrics.json`; empty where they are of other weights.
         epochs: trained.
         federation: of several owners: `owners`, `partition`, `local_epochs` of a round, and, where the metrics are of
             these weights, `rounds` and `images` trained on in all of them; None where one owner trained.
@@ -41,7 +41,7 @@ class TrainedRun:
 
     folder: Path | None
     config: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     epochs: int | None = None
     federation: dict[str, Any] | None = None
 
@@ -73,22 +73,22 @@ def read_run(checkpoint: str | Path, facts: CheckpointFacts) -> TrainedRun:
     federation = _federation(folder / RECORD)
     if not (folder / "metrics.json").is_file():
         return TrainedRun(folder, config, federation=federation)
-    metrics = read_trained(folder) or read_metrics(folder / "metrics.json")
-    steps = metrics.get("run/steps")
+    written = read_trained(folder) or read_metrics(folder / "metrics.json")
+    steps = written.get("run/steps")
     if steps is not None and steps != facts.step:
         log.warning("%s is of step %s, the checkpoint of step %d: the card gives no metrics.",
                     folder / "metrics.json", steps, facts.step)  # fmt: skip
         return TrainedRun(folder, config, federation=federation)
-    figures = {
+    metrics = {
         key: float(value)
-        for key, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and not key.startswith(_NOT_FIGURES)
+        for key, value in written.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and not key.startswith(_NOT_METRICS)
     }
-    epochs = metrics.get("run/epochs")
+    epochs = written.get("run/epochs")
     if federation is not None:
-        federation |= {key: metrics.get(f"federated/{key}") for key in ("rounds", "images")}
+        federation |= {key: written.get(f"federated/{key}") for key in ("rounds", "images")}
     known = int(epochs) if isinstance(epochs, int | float) and math.isfinite(epochs) else None
-    return TrainedRun(folder, config, figures, known, federation)
+    return TrainedRun(folder, config, metrics, known, federation)
 
 
 def normalisation(

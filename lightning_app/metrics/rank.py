@@ -38,13 +38,13 @@ def rank_correlation(
         return _pearson(rankdata(a[every]), rankdata(b[every])), _pearson(*inner)
 
     resampled = np.array([both([rng.choice(row, len(row)) for row in members]) for _ in range(bootstrap)])
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for column, (name, value) in enumerate(zip(("rho", "rho_within"), both(members), strict=True)):
         some = resampled[:, column] if bootstrap else np.empty(0)
         some = some[np.isfinite(some)]
         low, high = np.quantile(some, (0.025, 0.975)) if len(some) else (np.nan, np.nan)
-        figures |= Measurement(name, value, float(low), float(high)).flat()
-    return figures
+        metrics |= Measurement(name, value, float(low), float(high)).flat()
+    return metrics
 
 
 def _pearson(x: Floats, y: Floats) -> float:

@@ -28,9 +28,9 @@ class _ImageMean(Metric):
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def _add(self, figures: Tensor) -> None:
-        self.total = self.total + figures.sum()
-        self.count = self.count + len(figures)
+    def _add(self, metrics: Tensor) -> None:
+        self.total = self.total + metrics.sum()
+        self.count = self.count + len(metrics)
 
     def compute(self) -> Tensor:
         """Return the mean over the images seen, a scalar; nan where there were none."""

@@ -245,18 +245,18 @@ def _curve_metrics(positives: _Ints, negatives: _Ints, limits: Sequence[int]) ->
     tp = np.concatenate((start, positives.cumsum(1)), 1)
     fp = np.concatenate((start, negatives.cumsum(1)), 1)
     num_p, num_n = int(tp[0, -1]), int(fp[0, -1])
-    figures = np.empty((len(positives), 2 + len(limits)))
-    figures[:, 0] = (negatives * (tp[:, :-1] + tp[:, 1:])).sum(1) / (2 * num_p * num_n)
+    metrics = np.empty((len(positives), 2 + len(limits)))
+    metrics[:, 0] = (negatives * (tp[:, :-1] + tp[:, 1:])).sum(1) / (2 * num_p * num_n)
     # FAR − FRR rises from −1 to 1; the EER lies where the straight line over its change of sign meets 0
     gap = fp * num_p + tp * num_n - num_p * num_n
     after = (gap < 0).sum(1, keepdims=True)
     gap_0, gap_1 = np.take_along_axis(gap, after - 1, 1), np.take_along_axis(gap, after, 1)
     fp_0, fp_1 = np.take_along_axis(fp, after - 1, 1), np.take_along_axis(fp, after, 1)
-    figures[:, 1] = ((fp_0 - (fp_1 - fp_0) * gap_0 / (gap_1 - gap_0)) / num_n)[:, 0]
+    metrics[:, 1] = ((fp_0 - (fp_1 - fp_0) * gap_0 / (gap_1 - gap_0)) / num_n)[:, 0]
     for column, limit in enumerate(limits, start=2):
         last = (fp <= limit).sum(1, keepdims=True) - 1
-        figures[:, column] = (np.take_along_axis(tp, last, 1) / num_p)[:, 0]
-    return figures
+        metrics[:, column] = (np.take_along_axis(tp, last, 1) / num_p)[:, 0]
+    return metrics
 
 
 def _histogram(codes: _Ints, bins: int) -> _Ints:

@@ -36,7 +36,7 @@ class LearnsToMix(Recogniser):
     schedules, checkpoints and limits count batches. Data needs `lightning_app.desensitize.RandomMixUp`, whose
     candidates π chooses among. Verification never mixes.
 
-    Logs, beside a recogniser's figures: `mixing/reward1`, `mixing/reward2`, `mixing/entropy`, `mixing/mean_k`, and for
+    Logs, beside a recogniser's metrics: `mixing/reward1`, `mixing/reward2`, `mixing/entropy`, `mixing/mean_k`, and for
     each candidate `mixing/share_K` and `mixing/probability_K`.
 
     Args:
@@ -223,14 +223,14 @@ class LearnsToMix(Recogniser):
 
     def _tell(self, strategy: MixStrategy, rewards: Tensor, count: int, anew: bool) -> None:
         probability = strategy.probability
-        figures = {"mixing/reward1": rewards[0]}
+        metrics = {"mixing/reward1": rewards[0]}
         if self.reward2:
-            figures["mixing/reward2"] = rewards[1]
-        figures["mixing/entropy"] = -(probability * probability.clamp(min=1e-300).log()).sum().float()
+            metrics["mixing/reward2"] = rewards[1]
+        metrics["mixing/entropy"] = -(probability * probability.clamp(min=1e-300).log()).sum().float()
         for one, share in zip(strategy.candidates, probability.float(), strict=True):
-            figures[f"mixing/probability_{one}"] = share
-        figures |= shares_of(strategy.candidates, strategy.counts)
-        for name, value in figures.items():
+            metrics[f"mixing/probability_{one}"] = share
+        metrics |= shares_of(strategy.candidates, strategy.counts)
+        for name, value in metrics.items():
             self.note(anew, name, value, count)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

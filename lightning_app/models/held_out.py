@@ -23,16 +23,16 @@ class HeldOutMeans:
 
     def __init__(self, *names: str) -> None:
         self.names = names
-        self._totals: Tensor | None = None  # [figures + 1]: sums over images, and their number
+        self._totals: Tensor | None = None  # [metrics + 1]: sums over images, and their number
 
-    def add(self, figures: Mapping[str, Tensor], images: int) -> None:
+    def add(self, metrics: Mapping[str, Tensor], images: int) -> None:
         """Add a batch.
 
         Args:
-            figures: name → mean over the batch's images, a scalar.
+            metrics: name → mean over the batch's images, a scalar.
             images: how many they are.
         """
-        means = torch.stack([figures[name].detach().float() for name in self.names])
+        means = torch.stack([metrics[name].detach().float() for name in self.names])
         totals = torch.cat([means, means.new_ones(1)]).to(_exact(means.device)) * images
         self._totals = totals if self._totals is None else self._totals + totals
 

@@ -258,8 +258,8 @@ class Inpainter(L.LightningModule):
         hidden = None if mask is None else 1 - of_images(mask, batch["mask_index"])
         pictures = {"psnr": self.restored(batch), "psnr_before": self._pictures(batch)}
         clean = batch["clean"].float()
-        figures = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
-        self._held_out.add(figures, len(clean))
+        metrics = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
+        self._held_out.add(metrics, len(clean))
 
     def _pictures(self, batch: Batch) -> Tensor:
         """Undo the DataModule's normalisation: `[B,3,H,W]` float32 in [0,1]."""

@@ -207,8 +207,8 @@ class FaceRestorer(L.LightningModule):
         clean = batch["clean"].float()
         before = data.desensitizer.pictures(self.seen(batch), tuple(clean.shape[2:]))
         pictures = {"psnr": self.restored(batch), "psnr_before": before}
-        figures = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
-        self._held_out.add(figures, len(clean))
+        metrics = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
+        self._held_out.add(metrics, len(clean))
 
     @property
     def pictures_only(self) -> bool:

@@ -92,7 +92,7 @@ def columns_of(
     Args:
         judges: labels.
         recognisers: labels.
-        results: method -> figures: optional columns without any metric are left out then.
+        results: method -> metrics: optional columns without any metric are left out then.
 
     Yields:
         A column and the label of whom it speaks; empty for nobody.
@@ -112,12 +112,12 @@ def _measured(figure: str, results: Mapping[str, Mapping[str, float]]) -> bool:
 
 
 def find_metric(
-    figures: Mapping[str, float], name: str, label: str = "", attack: str = RELEASED
+    metrics: Mapping[str, float], name: str, label: str = "", attack: str = RELEASED
 ) -> Measurement | None:
     """Read a metric of a method.
 
     Args:
-        figures: of the method.
+        metrics: of the method.
         name: of the metric, such as `rank1`.
         label: of the judge or recogniser; empty for metrics that have none.
         attack: label of the attack.
@@ -126,7 +126,7 @@ def find_metric(
         Value and interval; None where it was not measured.
     """
     tail = f"/{label}" if label else ""
-    return find(figures, under(attack, f"{name}{tail}"), tail)
+    return find(metrics, under(attack, f"{name}{tail}"), tail)
 
 
 def under(attack: str, key: str) -> str:
@@ -139,18 +139,18 @@ def under(attack: str, key: str) -> str:
     return key if attack == RELEASED else f"{attack}/{key}"
 
 
-def by_attack(figures: Mapping[str, float], attacks: Sequence[str]) -> dict[str, dict[str, float]]:
+def by_attack(metrics: Mapping[str, float], attacks: Sequence[str]) -> dict[str, dict[str, float]]:
     """Sort a method's metrics by the attack that they are of.
 
     Args:
-        figures: of the method.
+        metrics: of the method.
         attacks: labels.
 
     Returns:
         `RELEASED` and attack → its metrics, by their own keys; attacks without any are left out.
     """
     own: dict[str, dict[str, float]] = {RELEASED: {}}
-    for key, value in figures.items():
+    for key, value in metrics.items():
         attack = next((one for one in attacks if key.startswith(under(one, ""))), RELEASED)
         own.setdefault(attack, {})[key.removeprefix(under(attack, ""))] = value
     return own

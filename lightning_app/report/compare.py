@@ -18,7 +18,7 @@ from lightning_app.report.columns import find_metric
 from lightning_app.report.figures import rendered
 from lightning_app.report.placing import Box, bounds, place_labels
 
-Figures = Mapping[str, float]
+Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,12 @@ StrongestValue = tuple[
 
 
 def strongest(
-    figures: Figures, attacks: Sequence[str], judges: Sequence[str], axis: Axis
+    metrics: Metrics, attacks: Sequence[str], judges: Sequence[str], axis: Axis
 ) -> StrongestValue | None:
     """Find the attack that sees most of a method.
 
     Args:
-        figures: of the method; those of an attack under `ATTACK/`.
+        metrics: of the method; those of an attack under `ATTACK/`.
         attacks: labels.
         judges: labels.
         axis: what is looked at.
@@ -153,12 +153,12 @@ def strongest(
         Value, low and high as measured, the attack (`RELEASED` for none) and the judge; None where nothing was
         measured.
     """
-    return _most([one for a in (RELEASED, *attacks) for one in _seen(figures, a, judges, axis)], axis)
+    return _most([one for a in (RELEASED, *attacks) for one in _seen(metrics, a, judges, axis)], axis)
 
 
-def _seen(figures: Figures, attack: str, judges: Sequence[str], axis: Axis) -> list[StrongestValue]:
+def _seen(metrics: Metrics, attack: str, judges: Sequence[str], axis: Axis) -> list[StrongestValue]:
     whom = ([axis.judge] if axis.judge else list(judges)) if MEASURES[axis.measure].judged else [""]
-    found = [(find_metric(figures, axis.measure, judge, attack), judge) for judge in whom]
+    found = [(find_metric(metrics, axis.measure, judge, attack), judge) for judge in whom]
     return [(one.value, *one.interval, attack, judge) for one, judge in found if one is not None]
 
 
@@ -167,7 +167,7 @@ def _most(seen: Sequence[StrongestValue], axis: Axis) -> StrongestValue | None:
 
 
 def points_of(
-    results: Mapping[str, Figures], attacks: Sequence[str], judges: Sequence[str], axis: Axis
+    results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis
 ) -> list[Point]:
     """Make the points of the picture; methods without accuracy or without a finite measure have none.
 
@@ -178,9 +178,9 @@ def points_of(
         axis: what stands for privacy.
     """
     made = []
-    for label, figures in results.items():
-        seen = strongest(figures, attacks, judges, axis)
-        y = find(figures, "accuracy")
+    for label, metrics in results.items():
+        seen = strongest(metrics, attacks, judges, axis)
+        y = find(metrics, "accuracy")
         if seen is None or y is None or not math.isfinite(seen[0]):
             continue
         x, x_low, x_high = (axis.scale * value for value in seen[:3])
@@ -222,7 +222,7 @@ def staircase(points: Sequence[Point], axis: Axis) -> list[tuple[float, float]]:
 
 
 def compare_chart(
-    results: Mapping[str, Figures], attacks: Sequence[str], judges: Sequence[str], axis: Axis, title: str = ""
+    results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis, title: str = ""
 ) -> Image.Image:
     """Draw utility against privacy, and what each attack adds to what the released images give away.
 
@@ -301,7 +301,7 @@ def error_boxes(point: Point, pixels: Callable[[float, float], tuple[float, floa
 
 
 def _before_and_after(
-    axes: Axes, results: Mapping[str, Figures], attacks: Sequence[str], judges: Sequence[str], axis: Axis
+    axes: Axes, results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis
 ) -> None:
     """Draw, method by method, what is seen as released and after each attack, by whoever sees most."""
     labels = list(results)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_app.core.measurement import Measurement
 from lightning_app.report.columns import RELEASED, find_metric
-from lightning_app.report.compare import MEASURES, Axis, Figures, points_of, strongest
+from lightning_app.report.compare import MEASURES, Axis, Metrics, points_of, strongest
 from lightning_app.report.judges import Clean, standing
 
 _ALSO = ("verification", "rank1")  # measures that a reader may pick beside the comparison's own
@@ -32,7 +32,7 @@ class Measured:
             that failed.
     """
 
-    results: Mapping[str, Figures]
+    results: Mapping[str, Metrics]
     description: Mapping[str, str]
     attacks: Sequence[str]
     judges: Mapping[str, str]
@@ -122,23 +122,23 @@ def lines_of(found: Measured) -> list[list[object]]:
 def _method(
     found: Measured, label: str, picked: Sequence[Axis], fronts: Mapping[str, set[str]]
 ) -> dict[str, Any]:
-    figures = found.results[label]
+    metrics = found.results[label]
     return {
         "label": label,
         "about": found.description.get(label, ""),
         "words": found.words.get(label, ""),
-        **{name: _plain(find_metric(figures, name)) for name in _SITUATIONS},
+        **{name: _plain(find_metric(metrics, name)) for name in _SITUATIONS},
         "open": dict(found.open.get(label, {})),
-        "strongest": {key_of(axis): seen for axis, seen in _seen(found, figures, picked, label, fronts)},
-        "figures": {key: value if math.isfinite(value) else None for key, value in figures.items()},
+        "strongest": {key_of(axis): seen for axis, seen in _seen(found, metrics, picked, label, fronts)},
+        "figures": {key: value if math.isfinite(value) else None for key, value in metrics.items()},
     }
 
 
 def _seen(
-    found: Measured, figures: Figures, picked: Sequence[Axis], label: str, fronts: Mapping[str, set[str]]
+    found: Measured, metrics: Metrics, picked: Sequence[Axis], label: str, fronts: Mapping[str, set[str]]
 ) -> Iterator[tuple[Axis, dict[str, Any]]]:
     for axis in picked:
-        one = strongest(figures, found.attacks, list(found.judges), axis)
+        one = strongest(metrics, found.attacks, list(found.judges), axis)
         if one is None:
             continue
         value, low, high, attack, judge = one
@@ -174,14 +174,14 @@ def paragraph(found: Measured, label: str) -> str:
         found: what is known.
         label: of the method.
     """
-    figures = found.results[label]
+    metrics = found.results[label]
     said = []
-    if (accuracy := find_metric(figures, "accuracy")) is not None:
+    if (accuracy := find_metric(metrics, "accuracy")) is not None:
         said.append(
             f"A recogniser trained on it tells, for {100 * accuracy.value:.1f} of 100 pairs of faces, whether they are "
             "the same person."
         )
-    seen = strongest(figures, found.attacks, list(found.judges), found.axis)
+    seen = strongest(metrics, found.attacks, list(found.judges), found.axis)
     if seen is not None and math.isfinite(seen[0]):
         how = "looking at it as it is released" if seen[3] == RELEASED else f"the attack ‘{seen[3]}’"
         by = f", judged by {seen[4]}" if seen[4] and len(found.judges) > 1 else ""

@@ -39,11 +39,11 @@ def method_table(found: Measured) -> tuple[list[str], list[list[PageCell]]]:
     """
     heads = ["method", "accuracy s1", "s2", "s3", "hidden", "dSSIM", "PSNR", found.axis.title, "by"]
     rows = []
-    for label, figures in found.results.items():
+    for label, metrics in found.results.items():
         row = [PageCell(label, order=label)]
-        row += [cell_of(find_metric(figures, f"accuracy{s}"), 100) for s in ("", "_s2", "_s3")]
-        row += [cell_of(find_metric(figures, "mask_ratio"), 100)]
-        row += [cell_of(find_metric(figures, name)) for name in ("dssim", "psnr")]
+        row += [cell_of(find_metric(metrics, f"accuracy{s}"), 100) for s in ("", "_s2", "_s3")]
+        row += [cell_of(find_metric(metrics, "mask_ratio"), 100)]
+        row += [cell_of(find_metric(metrics, name)) for name in ("dssim", "psnr")]
         rows.append([*row, *strongest_cells(found, label, found.axis)])
     return heads, rows
 
@@ -88,9 +88,9 @@ def state_rows(found: Measured, recognisers: list[str]) -> list[list[PageCell]]:
     """
     columns = list(columns_of(list(found.judges), recognisers, found.results))
     rows = []
-    for label, figures in found.results.items():
+    for label, metrics in found.results.items():
         for attack in (RELEASED, *found.attacks):
-            if attack != RELEASED and find_metric(figures, "dssim", attack=attack) is None:
+            if attack != RELEASED and find_metric(metrics, "dssim", attack=attack) is None:
                 if why := found.open.get(label, {}).get(attack):  # a hole has a name
                     rows.append(
                         [
@@ -100,7 +100,7 @@ def state_rows(found: Measured, recognisers: list[str]) -> list[list[PageCell]]:
                         ]
                     )
                 continue  # not mounted on this method
-            measured = [(find_metric(figures, c.figure, whom, attack), c.scale) for c, whom in columns]
+            measured = [(find_metric(metrics, c.figure, whom, attack), c.scale) for c, whom in columns]
             cells = [cell_of(one, scale) for one, scale in measured]
             why = found.open.get(label, {}).get(attack, "")
             rows.append([PageCell(label, order=label), PageCell(attack, why, attack), *cells])

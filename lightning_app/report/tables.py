@@ -62,19 +62,19 @@ def _shown(cell: object) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else printable(cell, keep="\n")
 
 
-def rows_of(figures: Mapping[str, float], known: Iterable[Measurement] = ()) -> list[list[str]]:
-    """Make the table's rows of flat figures: a metric, its spread and its interval share a row.
+def rows_of(metrics: Mapping[str, float], known: Iterable[Measurement] = ()) -> list[list[str]]:
+    """Make the table's rows of flat metrics: a metric, its spread and its interval share a row.
 
     Of the verification's situations 2 and 3 the table shows the accuracy; `metrics.json` has the rest.
 
     Args:
-        figures: log key → value.
+        metrics: log key → value.
         known: measurements made where the numbers were born, see `lightning_app.core.log_keys.read`.
 
     Returns:
         Rows of (name, value as text).
     """
-    return [[one.label, text_of(one)] for one in read(figures, known) if one.label]
+    return [[one.label, text_of(one)] for one in read(metrics, known) if one.label]
 
 
 def text_of(one: Measurement) -> str:

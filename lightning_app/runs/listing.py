@@ -77,23 +77,23 @@ def _is_run(path: Path) -> bool:
 
 
 def _run(path: Path) -> Run:
-    figures = _figures(path / "metrics.json")
+    metrics = _figures(path / "metrics.json")
     state, reason = read_state(path)
     return Run(
         name=path.name,
         what=_what(path),
-        model=str(figures.get("run/model") or ""),
+        model=str(metrics.get("run/model") or ""),
         state=state,
         reason=reason,
         changed=_changed(path),
-        epochs=_number(figures, "run/epochs", int),
+        epochs=_number(metrics, "run/epochs", int),
         accuracy={
-            name: float(figures[key])
-            for name, key in sorted(accuracies(figures).items())
-            if _is_finite(figures[key])
+            name: float(metrics[key])
+            for name, key in sorted(accuracies(metrics).items())
+            if _is_finite(metrics[key])
         },
-        mask_ratio=_number(figures, "privacy/mask_ratio", float),
-        dssim=_number(figures, "privacy/dssim", float),
+        mask_ratio=_number(metrics, "privacy/mask_ratio", float),
+        dssim=_number(metrics, "privacy/dssim", float),
     )
 
 
@@ -117,8 +117,8 @@ def _figures(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _number(figures: Mapping[str, Any], key: str, kind: Callable[[float], Any]) -> Any:
-    value = figures.get(key)
+def _number(metrics: Mapping[str, Any], key: str, kind: Callable[[float], Any]) -> Any:
+    value = metrics.get(key)
     return kind(value) if _is_finite(value) else None
 
 

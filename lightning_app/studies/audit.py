@@ -22,7 +22,7 @@ from lightning_app.release.audit.against_raw import find_names
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import Audit
 from lightning_app.release.audit.run import audit as audit_release
-from lightning_app.release.audit.verdict import compared_line, figures, left_open
+from lightning_app.release.audit.verdict import compared_line, left_open, metrics
 from lightning_app.release.format.manifest import MANIFEST
 from lightning_app.release.format.marks import OF_TIMES
 from lightning_app.release.format.method import is_known
@@ -167,7 +167,7 @@ def audit(
     _interference(found, accept_interference)
     found.findings.sort()
     found.unproven = left_open(found, agreed, signer is not None)
-    report = figures(found, found.unproven, agreed, time.monotonic() - begun)
+    report = metrics(found, found.unproven, agreed, time.monotonic() - begun)
     unwritten = None if json_path is None else _write(json_path, report)
     _print_verdict(released, found, str(report["verdict"]), None if unwritten else json_path)
     if unwritten is not None:

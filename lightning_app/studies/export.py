@@ -178,7 +178,7 @@ def export(
             "command": _command(run, facts, own_title, mask, licence, trained_on, normalise, head, opset),
             "files": {names[file]: _description(folder / file) for file in _WHAT if (folder / file).exists()},
         }  # fmt: skip
-        write_atomically(folder / "README.md", renamed(render(card, rows_of(run.figures)), names))
+        write_atomically(folder / "README.md", renamed(render(card, rows_of(run.metrics)), names))
         write_atomically(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         sizes = {names[file]: (folder / file).stat().st_size for file in _FILES if (folder / file).exists()}
     _print_summary(target, sizes, model_input, agreement, with_masks)
@@ -247,7 +247,7 @@ def _card(
         "desensitizer": model_input.description,
         "mask": mask,
         "training": training_data(facts, run),
-        "figures": run.figures,
+        "figures": run.metrics,
         "measured_on": measured_on(run),
         "agreement": {"difference": agreement.difference, "cosine": agreement.cosine,
                       "batches": list(agreement.batches)},

@@ -18,7 +18,7 @@ from lightning_app.studies.config_place import said_at
 _BYTES = 4  # of a number in fp32
 _KEPT = 3  # numbers a parameter: itself, and what the optimiser remembers of it
 _FILES = 2  # checkpoints on disk at a time: the last one, and the one that is being written
-_SPARE = 64 << 20  # bytes of logs, pictures and figures of a run
+_SPARE = 64 << 20  # bytes of logs, pictures and metrics of a run
 
 
 def check_fit(where: str, setting: FitSettings, learns: bool = True) -> None:

@@ -37,12 +37,12 @@ class RankedScorers:
     """What is found of scorers.
 
     Attributes:
-        figures: what `scorers.json` holds.
+        metrics: what `scorers.json` holds.
         rows: scorer, system, number of masks, rho and its interval in words, a row for each scorer and system.
         picture: file of the chart.
     """
 
-    figures: dict[str, Scalar]
+    metrics: dict[str, Scalar]
     rows: list[list[object]]
     picture: Path
 
@@ -95,16 +95,16 @@ def rank_scorers(
         hashes[name] = facts.sha256
     pixels, labels = scored_faces(data, images, seed)
     loaded = {label: load_mask(path, data.size) for label, path in masks.items()}
-    figures: dict[str, Any] = {"scorers/images": len(labels), "scorers/masks": len(masks)}
+    metrics: dict[str, Any] = {"scorers/images": len(labels), "scorers/masks": len(masks)}
     for label, mask in loaded.items():
-        figures |= {f"scorers/{label}/P": mask_ratio(mask), f"scorers/{label}/mask_hash": mask_hash(mask)}
+        metrics |= {f"scorers/{label}/P": mask_ratio(mask), f"scorers/{label}/mask_hash": mask_hash(mask)}
     losses: dict[str, dict[str, float]] = {}
     for name, model in models.items():
-        figures[f"scorers/{name}/checkpoint"] = hashes[name]
+        metrics[f"scorers/{name}/checkpoint"] = hashes[name]
         losses[name] = _losses(name, model, loaded, pixels, labels, data, batch_size)
-        figures |= {f"scorers/{name}/{label}/F": F for label, F in losses[name].items()}
+        metrics |= {f"scorers/{name}/{label}/F": F for label, F in losses[name].items()}
     found, rows = _correlations(losses, accuracy, list(masks), bootstrap, seed)
-    written = write_metrics(plan.folder / "scorers.json", figures | found)
+    written = write_metrics(plan.folder / "scorers.json", metrics | found)
     chart = scorers_chart(losses, accuracy, title=f"{plan.folder.name}: F on {len(labels)} held-out images")
     write_atomically(plan.folder / "scorers.png", png_bytes(chart))
     return RankedScorers(written, rows, plan.folder / "scorers.png")
@@ -185,7 +185,7 @@ def _correlations(
     losses: By, accuracy: By, masks: list[str], bootstrap: int, seed: int
 ) -> tuple[dict[str, float], list[list[object]]]:
     """Return the metrics of every scorer and system, and their rows of the table."""
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     rows: list[list[object]] = []
     for name, of in losses.items():
         for system in dict.fromkeys(s for found in accuracy.values() for s in found):
@@ -196,8 +196,8 @@ def _correlations(
                 np.zeros(len(both), dtype=np.int64), bootstrap, seed,
             )  # fmt: skip
             for key in ("rho", "rho_low", "rho_high"):
-                figures[f"scorers/{name}/{system}/{key}"] = rho[key]
+                metrics[f"scorers/{name}/{system}/{key}"] = rho[key]
             rows.append(
                 [name, system, len(both), rho["rho"], f"{rho['rho_low']:.2f} … {rho['rho_high']:.2f}"]
             )
-    return figures, rows
+    return metrics, rows

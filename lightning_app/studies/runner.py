@@ -70,7 +70,7 @@ def do(
     going_on = [] if args[0] != "fit" else ["--ckpt_path", "last"] if again else ["--overwrite"]
     done = call([*args, *going_on], output, group)
     if done and args[0] == "fit" and not finished(run, figure):
-        # killed between its last epoch and its figures: nothing was left to train
+        # killed between its last epoch and its metrics: nothing was left to train
         done = call(["validate", *args[1:], "--ckpt_path", "last"], output, group)
     return done and finished(run, figure)
 

@@ -87,8 +87,8 @@ class Faces(PairImages):
         embedding = self.embed(model, numbers, tick)
         scores = (embedding[self.pairs.a] * embedding[self.pairs.b]).sum(1).double()
         result = verification(scores, self.pairs.same, self.pairs.folds, bootstrap=self.bootstrap)
-        figures = result.as_dict("")
-        return {key: value for key, value in figures.items() if key.startswith(("accuracy", "auc"))}
+        metrics = result.as_dict("")
+        return {key: value for key, value in metrics.items() if key.startswith(("accuracy", "auc"))}
 
 
 class Cells:
@@ -137,9 +137,9 @@ class Cells:
         """Return what was measured, with what was wanted; empty where nothing was."""
         return self._cells.get(_key(cell), {})
 
-    def add(self, cell: SweepCell, figures: dict[str, float]) -> None:
+    def add(self, cell: SweepCell, metrics: dict[str, float]) -> None:
         """Keep a measurement."""
-        self._cells[_key(cell)] = self.origin | cell | figures
+        self._cells[_key(cell)] = self.origin | cell | metrics
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self._cells[_key(cell)]) + "\n")
@@ -194,8 +194,8 @@ def summarise(
         out["sweep/rank/masks"] = len(single)
         for key in others:
             a, b = (np.array([cells[name] for cells in single.values()]) for name in (first, key))
-            figures = rank_correlation(a, b, groups, bootstrap, seed)
-            out |= {f"sweep/rank/{key}/{name}": value for name, value in figures.items()}
+            metrics = rank_correlation(a, b, groups, bootstrap, seed)
+            out |= {f"sweep/rank/{key}/{name}": value for name, value in metrics.items()}
     return out
 
 

@@ -204,11 +204,11 @@ def _measure(
         for cell, numbers in left:
             bar.update(line, description=f"{cell['model']}, {cell['level']}")
             begun = time.perf_counter()
-            figures = faces.measure(models[cell["model"]], numbers, lambda done: bar.advance(line, done))
-            kept.add(cell, figures | {"seconds": time.perf_counter() - begun})
+            metrics = faces.measure(models[cell["model"]], numbers, lambda done: bar.advance(line, done))
+            kept.add(cell, metrics | {"seconds": time.perf_counter() - begun})
             if not bar.console.is_terminal:  # a log file shows no bar
                 log.info("%s, %s %s: %.4f", cell["model"], cell["level"], cell["mask"] or cell["repeat"],
-                         figures["accuracy"])  # fmt: skip
+                         metrics["accuracy"])  # fmt: skip
 
 
 def _loaded(key: str, path: str, size: int, mean: float, std: float) -> tuple[Recogniser, CheckpointFacts]:

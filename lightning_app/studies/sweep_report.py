@@ -1,4 +1,4 @@
-"""What `sweep-levels` shows and leaves: the paper's table with its intervals, the figures, the picture."""
+"""What `sweep-levels` shows and leaves: the paper's table with its intervals, the metrics, the picture."""
 
 from __future__ import annotations
 

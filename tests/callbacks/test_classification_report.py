@@ -63,13 +63,13 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def figures(home: Path) -> dict[str, Any]:
+def metrics(home: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((home / "runs/task/metrics.json").read_text())
     return found
 
 
 def test_fit_and_test_leave_figures_of_each_class(task: Path) -> None:
-    found = figures(task)
+    found = metrics(task)
     for stage, images in (
         ("val", {"calm": 0, "glad": 5, "sad": 5}),
         ("test", {"calm": 4, "glad": 4, "sad": 4}),
@@ -109,13 +109,13 @@ def test_validate_and_test_need_no_training_set(
     """The classes' numbers are the checkpoint's."""
     from main import main
 
-    before = figures(task)
+    before = metrics(task)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(task / "runs", tmp_path / "runs")
     shutil.copytree(task / "faces" / "val", tmp_path / "faces" / "valid")
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(config_of(tmp_path / "faces")))
     main(["validate", "--config", "task.yaml", "--ckpt_path", "last"])
-    after = figures(tmp_path)
+    after = metrics(tmp_path)
     assert {key: after[key] for key in after if key.startswith("val/")} == {
         key: before[key] for key in before if key.startswith("val/")
     }

@@ -122,7 +122,7 @@ def test_two_ranks_give_the_figures_of_one_process(tmp_path: Path) -> None:
     for strategy, devices in (("auto", 1), ("ddp_fork", 2)):
         callbacks = LFWVerification(reader=Fewer(), bootstrap=0), FSMAblation(bootstrap=20)
         found.append(run(network(*POINTS), tmp_path, *callbacks, strategy=strategy, devices=devices))
-    one, two = ({k: v for k, v in figures.items() if k.startswith("fsm/")} for figures in found)
+    one, two = ({k: v for k, v in metrics.items() if k.startswith("fsm/")} for metrics in found)
     assert len(one) == 1 + 3 * 4 + 2
     assert two == pytest.approx(one, abs=1e-6)
 
@@ -188,20 +188,20 @@ def test_in_a_fit_it_measures_when_due_and_is_in_table_and_metrics(
     Path("tiny.yaml").write_text(yaml.safe_dump(config))
     run_main("fit", "--config", "tiny.yaml")
     assert epochs == [1]  # of 0 and 1 the last
-    figures = json.loads(Path("runs/tiny/metrics.json").read_text())
-    assert figures["fsm/accuracy"] == figures["lfw/accuracy"]
-    assert figures["fsm/contribution_layer2"] == figures["fsm/contribution_all"]
-    assert 0 < figures["fsm/gate_mean_layer2"] < 1
+    metrics = json.loads(Path("runs/tiny/metrics.json").read_text())
+    assert metrics["fsm/accuracy"] == metrics["lfw/accuracy"]
+    assert metrics["fsm/contribution_layer2"] == metrics["fsm/contribution_all"]
+    assert 0 < metrics["fsm/gate_mean_layer2"] < 1
     assert "fsm contribution of the gate at layer2" in " ".join(capsys.readouterr().out.split())
     run_main("validate", "--config", "tiny.yaml", "--ckpt_path", "last")
     assert len(epochs) == 2
     again = json.loads(Path("runs/tiny/metrics.json").read_text())
-    for key in (key for key in figures if key.startswith("fsm/")):
-        assert again[key] == pytest.approx(figures[key], abs=1e-6), key
+    for key in (key for key in metrics if key.startswith("fsm/")):
+        assert again[key] == pytest.approx(metrics[key], abs=1e-6), key
 
 
 def test_rows_name_the_gates() -> None:
-    figures = {
+    metrics = {
         "fsm/accuracy": 0.8, "fsm/accuracy_without_layer3": 0.7, "fsm/contribution_layer3": 0.1,
         "fsm/contribution_layer3_low": 0.05, "fsm/contribution_layer3_high": 0.15, "fsm/gate_mean_layer3": 0.25,
         "fsm/accuracy_without_all": 0.7, "fsm/contribution_all": 0.1, "fsm/contribution_all_low": 0.05,
@@ -212,7 +212,7 @@ def test_rows_name_the_gates() -> None:
         ["fsm contribution of the gate at layer3", "+0.1000  [0.0500, 0.1500]"],
         ["fsm mean of the gate at layer3, hidden cells", "0.2500"],
     ]
-    assert rows_of(figures) == rows
-    two = figures | {"fsm/accuracy_without_layer1": 0.75}
+    assert rows_of(metrics) == rows
+    two = metrics | {"fsm/accuracy_without_layer1": 0.75}
     assert ["fsm accuracy, all gates off", "0.7000"] in rows_of(two)
     assert ["fsm contribution of all gates", "+0.1000"] in rows_of(two)

@@ -25,7 +25,7 @@ def strict(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def figures() -> dict[str, float]:
+def verified() -> dict[str, float]:
     generator = np.random.default_rng(0)
     same = np.tile([True, False], 200)
     scores = same + generator.normal(0, 0.7, 400)
@@ -34,7 +34,7 @@ def figures() -> dict[str, float]:
 
 
 def test_fit_prints_writes_and_logs(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
-    recorder, lfw = Recorder(), figures()
+    recorder, lfw = Recorder(), verified()
     trainer = make_trainer(DSSIMReport(), Results(), logger=recorder)
     trainer.fit(TinyModel(lfw), datamodule=TinyData())
     run_dir = Path(trainer.default_root_dir)
@@ -147,12 +147,14 @@ def test_rows_join_spread_and_interval_and_leave_twins_out() -> None:
 
 
 def test_rows_of_real_verification_figures() -> None:
-    rows = dict(rows_of(figures()))
+    rows = dict(rows_of(verified()))
     assert list(rows)[:2] == [
         "lfw verification accuracy",
         "lfw accuracy, clean vs desensitized",
     ]
-    assert all("[" in text for text in rows.values())  # every figure has its interval beside it
+    threshold = rows.pop("lfw threshold of the cosine")
+    assert -1 <= float(threshold) <= 2  # of scores that are no cosines here
+    assert all("[" in text for text in rows.values())  # every metric has its interval beside it
     assert not any("/" in name for name in rows)  # nothing is left under its bare key
 
 

@@ -108,11 +108,11 @@ class TinyModel(L.LightningModule):
     """Learns one number; logs what it is told to."""
 
     def __init__(
-        self, figures: dict[str, float] | None = None, fail: type[BaseException] | None = None
+        self, metrics: dict[str, float] | None = None, fail: type[BaseException] | None = None
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5))
-        self.figures, self.fail = figures or {}, fail
+        self.metrics, self.fail = metrics or {}, fail
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.fail is not None and self.global_step == 2:
@@ -122,7 +122,7 @@ class TinyModel(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log_dict({"val/loss": (self.weight - 1) ** 2, **self.figures}, batch_size=4)
+        self.log_dict({"val/loss": (self.weight - 1) ** 2, **self.metrics}, batch_size=4)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.log("test/loss", (self.weight - 1) ** 2, batch_size=4)

@@ -171,7 +171,7 @@ def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path,
     state = torch.load("runs/go/checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] == 3 * 2
     left = {name: Path("runs/go", name).read_bytes() for name in ("metrics.json", "metrics.csv")}
-    figures = left["metrics.json"]
+    metrics = left["metrics.json"]
     run_main(
         "fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3
     )  # nothing is left to do
@@ -179,7 +179,7 @@ def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path,
     with Path("runs/go/metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file) if row["lfw/accuracy"]] == ["0", "1", "2"]
     assert not list(Path("runs/go").glob("metrics.*.csv"))
-    assert b"lfw/accuracy" in figures
+    assert b"lfw/accuracy" in metrics
 
 
 _FAILS = """

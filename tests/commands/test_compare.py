@@ -21,7 +21,7 @@ from lightning_app.desensitize import BlockDCT
 from lightning_app.evaluation import privacy
 from lightning_app.runs.loggers import WandbLogger
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method, bench, report, study
+from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method, measurer, report, study
 from lightning_app.studies.compare.strangers import check_strangers
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import RunMain, refused, write_config
@@ -160,7 +160,7 @@ def test_everything_is_measured_once_and_shown(
         judged.append(len(args[3]))
         return real(*args)
 
-    monkeypatch.setattr(bench, "measure", counted)
+    monkeypatch.setattr(measurer, "measure", counted)
     (home / "parts" / next(part.name for part in parts if "Telea" in part.name)).unlink()  # killed there
     run_main("compare", "--config", path)
     again = {part: part.stat().st_mtime_ns for part in (home / "parts").iterdir()}

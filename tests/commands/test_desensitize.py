@@ -57,10 +57,10 @@ def test_a_whole_set(
     }  # fmt: skip
     for name in ("pseudonyms.key", "pseudonyms.csv", "refused.csv", "journal.jsonl"):
         assert stat.S_IMODE((owner / name).stat().st_mode) == 0o600, name
-    figures = json.loads((owner / "metrics.json").read_text())
-    assert figures["release/images"] == 48
-    assert figures["release/mask_hash"] == manifest.mask.mask_hash
-    assert figures["release/peak_memory_mb"] > 10
+    metrics = json.loads((owner / "metrics.json").read_text())
+    assert metrics["release/images"] == 48
+    assert metrics["release/mask_hash"] == manifest.mask.mask_hash
+    assert metrics["release/peak_memory_mb"] > 10
     with (owner / "refused.csv").open() as rows:
         assert list(csv.reader(rows)) == [
             ["file", "reason", "message"], [str(drawn_root / "pairs.txt"), "outside the identities' folders", ""],

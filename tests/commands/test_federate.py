@@ -51,16 +51,16 @@ def test_rounds_table_figure_checkpoint_and_what_takes_it(
     assert "round 2 of 2" in said
     assert "nobody else's" in said
     run = tmp_path / "runs" / "three"
-    figures = json.loads((run / "metrics.json").read_text())
-    assert figures["federated/rounds"] == 2
-    assert figures["federated/images"] == 3 * 16 * 2
-    assert 0 <= figures["lfw/accuracy_low"] <= figures["lfw/accuracy"] <= figures["lfw/accuracy_high"] <= 1
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["federated/rounds"] == 2
+    assert metrics["federated/images"] == 3 * 16 * 2
+    assert 0 <= metrics["lfw/accuracy_low"] <= metrics["lfw/accuracy"] <= metrics["lfw/accuracy_high"] <= 1
     # fp32 weights of the backbone, its gate and the head, to three owners and back
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     weights = sum(value.numel() for value in state.values() if value.is_floating_point())
-    traffic = (figures["federated/bytes_down_per_round"], figures["federated/bytes_up_per_round"])
+    traffic = (metrics["federated/bytes_down_per_round"], metrics["federated/bytes_up_per_round"])
     assert traffic == (3 * 4 * weights, 3 * 4 * weights)
-    assert figures["time/overhead_s"] > 0
+    assert metrics["time/overhead_s"] > 0
     lines = (run / "rounds.csv").read_text().splitlines()
     assert len(lines) == 3
     assert {"lfw/accuracy", "client2/loss", "client0/drift", "client1/cosine"} <= set(lines[0].split(","))
@@ -73,7 +73,7 @@ def test_rounds_table_figure_checkpoint_and_what_takes_it(
 
     (run / "metrics.json").rename(tmp_path / "before.json")
     run_main("validate", "--config", "runs/three/config.yaml", "--ckpt_path", "runs/three")
-    assert json.loads((run / "metrics.json").read_text())["lfw/accuracy"] == figures["lfw/accuracy"]
+    assert json.loads((run / "metrics.json").read_text())["lfw/accuracy"] == metrics["lfw/accuracy"]
 
     line = refused(capsys, lambda: run_main("federate", "--config", given, "--rounds", "3"))
     assert "was made with other settings" in line
@@ -92,8 +92,8 @@ def test_a_checkpoint_without_a_head_gets_no_figures_of_held_out_images(
     run_main("validate", "--config", "runs/two/config.yaml", "--ckpt_path", "runs/two", "--name", "checked",
          "--data.init_args.val_share", "0.25")  # fmt: skip
     assert "has no head" in capsys.readouterr().out
-    figures = json.loads((tmp_path / "runs" / "checked" / "metrics.json").read_text())
-    assert not [key for key in figures if key.startswith("val/")]
+    metrics = json.loads((tmp_path / "runs" / "checked" / "metrics.json").read_text())
+    assert not [key for key in metrics if key.startswith("val/")]
 
 
 def test_the_federation_of_a_serverapp_is_exported_with_a_card_of_its_own(

@@ -29,7 +29,7 @@ def home(tmp_path: Path, fitted_clean: Path, run_main: RunMain) -> Path:
     fit = Path(shutil.copy(fitted_clean / "clean.yaml", tmp_path))
     text = yaml.safe_load(fit.read_text())
     shutil.copytree(fitted_clean / "runs", tmp_path / "runs")
-    variants, figures = {}, {}
+    variants, metrics = {}, {}
     for number, ratio in enumerate(RATIOS):
         drawn = freeform_masks(1, 32, ratio, generator=torch.Generator().manual_seed(number))[0]
         save_mask(drawn, tmp_path / f"m{number}.png")
@@ -37,10 +37,10 @@ def home(tmp_path: Path, fitted_clean: Path, run_main: RunMain) -> Path:
         record = tmp_path / f"runs/five/jobs/mask_{number}_resnet-mask_s0.json"
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps({"args": [], "mask_hash": mask_hash(drawn)}))
-        figures[f"ablation/mask {number}/resnet-mask/accuracy"] = 0.9 - number / 10
+        metrics[f"ablation/mask {number}/resnet-mask/accuracy"] = 0.9 - number / 10
     ablation = {"name": "five", "variants": variants, "systems": {"resnet-mask": {"config": str(fit)}}}
     (tmp_path / "five.yaml").write_text(yaml.safe_dump(ablation))
-    write_metrics(tmp_path / "runs/five/metrics.json", figures)
+    write_metrics(tmp_path / "runs/five/metrics.json", metrics)
     ranked = {
         "ablation": "five.yaml",
         "scorers": {"clean": "runs/clean/checkpoints/last.ckpt"},

@@ -32,8 +32,8 @@ from lightning_app.studies.sweep_levels import cells_of
 
 LEVELS = [(0.1, 0.3), (0.3, 0.5)]
 MODELS = ("plain", "gated")
-Figures = dict[str, Any]
-Sweep = Callable[..., Figures]
+Metrics = dict[str, Any]
+Sweep = Callable[..., Metrics]
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +71,19 @@ def again(home: Path, swept: Path, tmp_path: Path) -> Sweep:
     """Sweep with other options on a copy of the finished one: its `metrics.json`."""
     shutil.copytree(swept, tmp_path / "tiny")
 
-    def sweep(*more: object) -> Figures:
+    def sweep(*more: object) -> Metrics:
         run(["--config", str(home / "tiny.yaml"), "--runs", str(tmp_path), *map(str, more)])
         return figures_in(tmp_path / "tiny")
 
     return sweep
 
 
-def figures_in(run_dir: Path) -> Figures:
-    figures: Figures = json.loads((run_dir / "metrics.json").read_text())
-    return figures
+def figures_in(run_dir: Path) -> Metrics:
+    metrics: Metrics = json.loads((run_dir / "metrics.json").read_text())
+    return metrics
 
 
-def cells_in(run_dir: Path) -> list[Figures]:
+def cells_in(run_dir: Path) -> list[Metrics]:
     return [json.loads(line) for line in (run_dir / "cells.jsonl").read_text().splitlines()]
 
 

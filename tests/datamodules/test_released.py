@@ -305,16 +305,16 @@ def test_fit_and_validate_on_a_release(
 ) -> None:  # fmt: skip
     config = released_config(tmp_path / "tiny.yaml", drawn_root, made / method, model)
     run_main("fit", "--config", config)
-    figures = json.loads(Path("runs/tiny/metrics.json").read_text())
-    assert {"lfw/accuracy_s1", "lfw/accuracy_s3", "val/accuracy", "privacy/dssim"} <= figures.keys()
-    assert figures["privacy/dssim"] > 0.05  # of clean verification images, not of released ones
+    metrics = json.loads(Path("runs/tiny/metrics.json").read_text())
+    assert {"lfw/accuracy_s1", "lfw/accuracy_s3", "val/accuracy", "privacy/dssim"} <= metrics.keys()
+    assert metrics["privacy/dssim"] > 0.05  # of clean verification images, not of released ones
     if method == "masked":
-        assert figures["privacy/mask_ratio"] == pytest.approx(1 - oval().mean().item(), abs=1e-6)
+        assert metrics["privacy/mask_ratio"] == pytest.approx(1 - oval().mean().item(), abs=1e-6)
     assert "hides nothing" not in caplog.text
     assert "contaminated" not in caplog.text
     run_main("validate", "--config", config, "--ckpt_path", "last")
     again = json.loads(Path("runs/tiny/metrics.json").read_text())
-    assert again["lfw/accuracy"] == pytest.approx(figures["lfw/accuracy"], abs=1e-6)
+    assert again["lfw/accuracy"] == pytest.approx(metrics["lfw/accuracy"], abs=1e-6)
 
 
 def test_a_release_without_verification_images_still_trains(
@@ -325,9 +325,9 @@ def test_a_release_without_verification_images_still_trains(
     text["trainer"]["callbacks"] = text["trainer"]["callbacks"][1:]
     config.write_text(yaml.safe_dump(text))
     run_main("fit", "--config", config)
-    figures = json.loads(Path("runs/tiny/metrics.json").read_text())
-    assert "privacy/dssim" not in figures
-    assert "val/accuracy" in figures
+    metrics = json.loads(Path("runs/tiny/metrics.json").read_text())
+    assert "privacy/dssim" not in metrics
+    assert "val/accuracy" in metrics
 
 
 def test_fit_refuses_a_release_that_was_changed(

@@ -187,9 +187,9 @@ def test_an_fsm_from_the_release_alone(kind: str, home: Path, tmp_path: Path, ru
     """The trainer fits and verifies without the masker; the owner verifies the checkpoint on raw images with it."""
     pairs = of(home / f"{kind} pairs", "ReleasedPairs")
     run_main("fit", "--config", config(tmp_path / "tiny.yaml", of(home / kind), pairs))
-    figures = json.loads(Path("runs/tiny/metrics.json").read_text())
-    assert "lfw/accuracy_s1" in figures
-    assert "lfw/accuracy_s3" not in figures
+    metrics = json.loads(Path("runs/tiny/metrics.json").read_text())
+    assert "lfw/accuracy_s1" in metrics
+    assert "lfw/accuracy_s3" not in metrics
     drawn = {"class_path": "datamodules.DrawnPairs", "init_args": PAIRS}
     masker = {"class_path": "lightning_app.desensitize.LearnedMask",
               "init_args": {"checkpoint": str(home / f"{kind}.ckpt"), "kind": kind, "share": 0.24}}  # fmt: skip
@@ -199,7 +199,7 @@ def test_an_fsm_from_the_release_alone(kind: str, home: Path, tmp_path: Path, ru
     checkpoint = "runs/tiny/checkpoints/last.ckpt"
     run_main("validate", "--config", owners, "--name", "owner", "--ckpt_path", checkpoint)
     again = json.loads(Path("runs/owner/metrics.json").read_text())
-    assert again["lfw/accuracy_s1"] == pytest.approx(figures["lfw/accuracy_s1"], abs=1e-9)
+    assert again["lfw/accuracy_s1"] == pytest.approx(metrics["lfw/accuracy_s1"], abs=1e-9)
 
 
 def test_raw_pairs_need_the_masker(

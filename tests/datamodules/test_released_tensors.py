@@ -55,9 +55,9 @@ def test_from_the_release_alone(home: Path, drawn_root: Path, tmp_path: Path, ru
     """The trainer fits and verifies without the key; the owner verifies the checkpoint on raw images with it."""
     own = config(tmp_path / "tiny.yaml", release(home / "faces"), release(home / "pairs", "ReleasedPairs"))
     run_main("fit", "--config", own)
-    figures = json.loads(Path("runs/tiny/metrics.json").read_text())
-    assert "lfw/accuracy_s1" in figures
-    assert "lfw/accuracy_s3" not in figures
+    metrics = json.loads(Path("runs/tiny/metrics.json").read_text())
+    assert "lfw/accuracy_s1" in metrics
+    assert "lfw/accuracy_s3" not in metrics
     key = {"block": 4, "upsample": 1, "stride": 4, "permutation": "image", "key": str(owner_key(home))}
     desensitizer = {"class_path": "lightning_app.desensitize.FrequencyMask", "init_args": key}
     raw = {"class_path": "datamodules.FolderFaces",
@@ -68,7 +68,7 @@ def test_from_the_release_alone(home: Path, drawn_root: Path, tmp_path: Path, ru
     )
     again = json.loads(Path("runs/owner/metrics.json").read_text())
     # quantised images in place of raw ones made what the network takes: hardly another score
-    assert again["lfw/accuracy_s1"] == pytest.approx(figures["lfw/accuracy_s1"], abs=0.1)
+    assert again["lfw/accuracy_s1"] == pytest.approx(metrics["lfw/accuracy_s1"], abs=0.1)
 
 
 def test_a_mix_made_once_trains(home: Path, tmp_path: Path, run_main: RunMain) -> None:

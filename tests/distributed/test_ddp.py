@@ -270,8 +270,8 @@ def test_two_nodes_train_the_weights_of_two_processes(drawn_root: Path, tmp_path
     assert set(one) == set(two)
     differ = [key for key in one if not torch.equal(one[key], two[key])]
     assert not differ
-    figures = [(tmp_path / "runs" / name / "metrics.json").read_text() for name in ("here", "there")]
-    assert len({re.findall(r'"lfw/accuracy": ([\d.]+)', text)[0] for text in figures}) == 1
+    metrics = [(tmp_path / "runs" / name / "metrics.json").read_text() for name in ("here", "there")]
+    assert len({re.findall(r'"lfw/accuracy": ([\d.]+)', text)[0] for text in metrics}) == 1
 
 
 @pytest.mark.parametrize(("failing", "others"), [(1, "wait"), (0, "sleep")])

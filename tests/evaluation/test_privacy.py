@@ -17,7 +17,7 @@ from lightning_app.core.batch import Batch
 from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, Identity, MaskOut
 from lightning_app.evaluation import Judge, RecogniserJudge
 from lightning_app.evaluation.privacy import Stored, Subjects, applies, keep, measure, measured, part_key
-from lightning_app.evaluation.privacy_figures import figures
+from lightning_app.evaluation.privacy_metrics import privacy_metrics
 from lightning_app.metrics import dssim, verification
 
 SIZE, PEOPLE, IMAGES = 32, 12, 4
@@ -75,7 +75,7 @@ def clean_of(subjects: Subjects) -> Tensor:
 def test_figures_against_plain_loops(subjects: Subjects) -> None:
     data, grid = data_of(CentreBlock(0.5)), Counting()
     judges = {"grid": grid}
-    found = figures(measure(subjects, data, None, [grid], [grid]), subjects, judges, judges)
+    found = privacy_metrics(measure(subjects, data, None, [grid], [grid]), subjects, judges, judges)
     clean = clean_of(subjects)
     hidden = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     hidden[8:24, 8:24] = True
@@ -114,7 +114,7 @@ def test_figures_against_plain_loops(subjects: Subjects) -> None:
 def test_clean_images_hide_nothing_and_a_perfect_attack_sees_all(subjects: Subjects) -> None:
     grid = Counting()
     judges = {"grid": grid}
-    clean = figures(measure(subjects, data_of(), None, [grid]), subjects, judges, {})
+    clean = privacy_metrics(measure(subjects, data_of(), None, [grid]), subjects, judges, {})
     assert clean["dssim"] == 0
     assert clean["worst/dssim"] == 0
     assert clean["psnr"] == clean["psnr_high"] == clean["worst/psnr"] == math.inf
@@ -122,11 +122,11 @@ def test_clean_images_hide_nothing_and_a_perfect_attack_sees_all(subjects: Subje
     assert "psnr_hidden" not in clean
     desensitized = data_of(MaskOut(freeform=(0.7, 0.8), size=SIZE))
     attacked = measure(subjects, desensitized, Perfect(clean_of(subjects)), [grid])
-    found = figures(attacked, subjects, judges, {})
+    found = privacy_metrics(attacked, subjects, judges, {})
     assert found["psnr"] == found["psnr_hidden"] == math.inf
     for key in ("rank1/grid", "verification/grid", "dssim"):
         assert found[key] == clean[key], key
-    released = figures(measure(subjects, desensitized, None, [grid]), subjects, judges, {})
+    released = privacy_metrics(measure(subjects, desensitized, None, [grid]), subjects, judges, {})
     assert released["rank1/grid"] < clean["rank1/grid"]
 
 
@@ -136,7 +136,7 @@ def test_a_value_that_is_no_number_is_not_passed_over(subjects: Subjects, bootst
     part = measure(subjects, data_of(), None)
     part["psnr"] = part["psnr"].clone()
     part["psnr"][3] = math.nan
-    found = figures(part, subjects, {}, {}, bootstrap)
+    found = privacy_metrics(part, subjects, {}, {}, bootstrap)
     assert [key for key, value in found.items() if math.isnan(value)] == ["psnr"]
     assert ("dssim_low" in found) is bool(bootstrap)
 
@@ -145,7 +145,7 @@ def test_an_interval_of_what_never_happened_is_not_empty(subjects: Subjects) -> 
     """Nobody of 12 people is found: up to 1 − 0.05^(1/12) = 22.1 % may be (the exact binomial bound)."""
     blind = Blind()
     part = measure(subjects, data_of(), None, [blind])
-    found = figures(part, subjects, {"blind": blind}, {}, bootstrap=20)
+    found = privacy_metrics(part, subjects, {"blind": blind}, {}, bootstrap=20)
     assert [found[f"rank1{end}/blind"] for end in ("", "_low")] == [0, 0]
     assert found["rank1_high/blind"] == pytest.approx(0.2209, abs=1e-4)
 
@@ -179,7 +179,7 @@ def test_a_part_holds_no_face_and_no_embedding(subjects: Subjects, tmp_path: Pat
     assert again.keys() == part.keys()
     assert all(torch.equal(again[name], part[name]) for name in part)
     judges = {"grid": grid}
-    assert figures(again, subjects, judges, judges) == figures(part, subjects, judges, judges)
+    assert privacy_metrics(again, subjects, judges, judges) == privacy_metrics(part, subjects, judges, judges)
 
 
 def test_keys_tell_methods_attacks_and_their_state_apart(subjects: Subjects) -> None:
@@ -208,7 +208,9 @@ def test_a_trained_recogniser_judges(fitted: Path, subjects: Subjects) -> None:
     assert clean.shape == (len(subjects), 64)
     torch.testing.assert_close(clean.norm(dim=1), torch.ones(len(subjects)))
     data = data_of(MaskOut(freeform=(0.7, 0.8), size=SIZE))
-    found = figures(measure(subjects, data, None, [], [judge]), subjects, {}, {"own": judge}, bootstrap=50)
+    found = privacy_metrics(
+        measure(subjects, data, None, [], [judge]), subjects, {}, {"own": judge}, bootstrap=50
+    )
     assert found["accuracy_low/own"] <= found["accuracy/own"] <= found["accuracy_high/own"]
     with pytest.raises(
         ValueError, match=r"a recogniser for 3 channels of 32 px; these images have 3 of 64 px"

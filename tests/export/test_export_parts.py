@@ -114,9 +114,9 @@ def test_a_checkpoint_that_tells_nothing(tmp_path: Path) -> None:
 def test_figures_of_other_weights_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     facts = facts_of(tmp_path, None)
     write_metrics(tmp_path / "metrics.json", {"lfw/accuracy": 0.9, "run/steps": 8, "run/model": "ResNet"})
-    assert read_run(tmp_path, facts).figures == {"lfw/accuracy": 0.9}
+    assert read_run(tmp_path, facts).metrics == {"lfw/accuracy": 0.9}
     write_metrics(tmp_path / "metrics.json", {"lfw/accuracy": 0.9, "run/steps": 16})
-    assert read_run(tmp_path, facts).figures == {}
+    assert read_run(tmp_path, facts).metrics == {}
     assert "is of step 16, the checkpoint of step 8" in caplog.text
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="is no YAML"):

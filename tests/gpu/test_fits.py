@@ -45,7 +45,7 @@ def config(tmp_path: Path, drawn_root: Path, accelerator: str) -> Callable[..., 
     return write
 
 
-def figures(name: str) -> dict[str, Any]:
+def metrics(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path(f"runs/{name}/metrics.json").read_text())
     return found
 
@@ -77,7 +77,7 @@ def test_a_compiled_backbone_trains_as_the_plain_one(
     for name, compiled in (("plain", False), ("compiled", True)):
         path = config(name, "ResNet", max_steps=2, callbacks=[])
         run_main("fit", "--config", path, "--model.compile", str(compiled).lower())
-        losses.append(figures(name)["train/loss"])
+        losses.append(metrics(name)["train/loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -88,7 +88,7 @@ def test_precisions(
     if precision == "16-mixed" and gpu.type == "cpu":
         pytest.skip("a loss scaler needs a GPU")
     run_main("fit", "--config", config("run", precision=precision, data={"cache": "device"}))
-    found = figures("run")
+    found = metrics("run")
     assert math.isfinite(found["train/loss"])
     assert found["run/steps"] == STEPS
     assert 0 <= found["lfw/accuracy"] <= 100
@@ -111,7 +111,7 @@ def test_figures_are_those_of_the_cpu(
     found = []
     for device in (accelerator, "cpu"):
         run_main("validate", "--config", path, "--ckpt_path", "last", "--trainer.accelerator", device)
-        found.append(figures("run"))
+        found.append(metrics("run"))
     for key in ("lfw/accuracy", "lfw/auc", "lfw/eer", "val/accuracy"):
         assert found[0][key] == pytest.approx(found[1][key], abs=1e-6), (
             key
@@ -138,7 +138,7 @@ def test_one_rank_of_ddp_trains_what_a_single_process_does(
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     run_main("fit", "--config", begun, "--ckpt_path", "last")
-    one, other = figures("ddp"), figures("single")
+    one, other = metrics("ddp"), metrics("single")
     assert one["train/loss"] == pytest.approx(other["train/loss"], rel=2e-3)
     mine, theirs = weights("ddp"), weights("single")
     assert set(mine) == set(theirs)
@@ -162,8 +162,8 @@ def test_the_set_on_the_device_trains_what_the_one_in_memory_does(
     for name, cache in (("device", "device"), ("memory", True)):
         run_main("fit", "--config", config(name, deterministic=True, data={"cache": cache}))
     same(weights("device"), weights("memory"))
-    assert figures("device")["val/loss"] == figures("memory")["val/loss"]
-    assert figures("device")["privacy/dssim"] == figures("memory")["privacy/dssim"]
+    assert metrics("device")["val/loss"] == metrics("memory")["val/loss"]
+    assert metrics("device")["privacy/dssim"] == metrics("memory")["privacy/dssim"]
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
@@ -203,7 +203,7 @@ def test_cuda_graphs_train_what_single_kernels_do(
     for name, graphs in (("plain", "false"), ("graphs", "true")):
         path = config(name, model, max_steps=12, precision="32-true", deterministic=True, callbacks=[])
         run_main("fit", "--config", path, "--model.cuda_graphs", graphs)
-        found.append((figures(name)["train/loss"], weights(name)))
+        found.append((metrics(name)["train/loss"], weights(name)))
     if gpu.type == "cuda":
         assert captured
         assert None not in captured
@@ -223,4 +223,4 @@ def test_a_teacher_is_asked_on_the_device(
     run_main("fit", "--config", clean)
     path = config("student", "ResNetMask", max_steps=2, precision="bf16-mixed", data={"keep_clean": True})
     run_main("fit", "--config", path, "--model.teacher", "runs/clean", "--model.distillation", "1.0")
-    assert math.isfinite(figures("student")["train/distillation"])
+    assert math.isfinite(metrics("student")["train/distillation"])

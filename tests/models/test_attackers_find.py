@@ -16,7 +16,7 @@ from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.desensitize import Desensitizer
 from lightning_app.evaluation import Judge, privacy
 from lightning_app.evaluation.privacy import Subjects, measure, measure_clean
-from lightning_app.evaluation.privacy_figures import clean_metrics, figures
+from lightning_app.evaluation.privacy_metrics import clean_metrics, privacy_metrics
 from lightning_app.metrics import psnr
 from lightning_app.metrics.lpips import INSTALL, Missing
 from lightning_app.models import UNetRestorer
@@ -150,7 +150,7 @@ def data_of(desensitizer: Desensitizer) -> FaceDataModule:
 def test_constant_grey_is_chance() -> None:
     of, judge = subjects(), Thumbnail()
     part = measure(of, data_of(Grey()), None, [judge], [judge])
-    found = figures(part, of, {"thumbnail": judge}, {"thumbnail": judge}, 200)
+    found = privacy_metrics(part, of, {"thumbnail": judge}, {"thumbnail": judge}, 200)
     for key in ("verification", "accuracy"):
         low, high = found[f"{key}_low/thumbnail"], found[f"{key}_high/thumbnail"]
         assert low <= 0.5 <= high, key
@@ -160,7 +160,7 @@ def test_what_hides_nothing_is_told_apart_as_clean_faces_are() -> None:
     of, judge = subjects(), Thumbnail()
     clean = clean_metrics(measure_clean(of, [judge]), of, {"thumbnail": judge}, 0)
     part = measure(of, data_of(Unhidden()), None, [judge])
-    seen = figures(part, of, {"thumbnail": judge}, {}, 0)
+    seen = privacy_metrics(part, of, {"thumbnail": judge}, {}, 0)
     assert clean["judge_accuracy/thumbnail"] > 0.6
     assert seen["verification/thumbnail"] == pytest.approx(clean["judge_accuracy/thumbnail"], abs=0.02)
 
@@ -182,10 +182,10 @@ def test_lpips_is_measured_where_its_weights_are_and_a_line_says_where_not(
     of = subjects()
     before = measure(of, data_of(Grey()), None)
     assert "lpips" not in before
-    assert "lpips" not in figures(before, of, {}, {}, 0)
+    assert "lpips" not in privacy_metrics(before, of, {}, {}, 0)
     monkeypatch.setattr(privacy, "perceptual_of", lambda subjects: lambda a, b: (a - b).abs().mean((1, 2, 3)))
     part = measure(of, data_of(Grey()), None, have=before)  # what was measured without it is completed
-    found = figures(part, of, {}, {}, 0)
+    found = privacy_metrics(part, of, {}, {}, 0)
     clean = of.clean(torch.arange(len(of)))
     assert found["lpips"] == pytest.approx(float((clean - 128 / 255).abs().mean()), rel=1e-4)
     assert found["worst/lpips"] < found["lpips"]  # less is worse

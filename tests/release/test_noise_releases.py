@@ -277,9 +277,9 @@ def test_a_trainer_without_the_key(
     )
     if name == "LaplaceNoise":  # of channels tests/datamodules/test_released_tensors.py does it
         run_main("fit", "--config", own)
-        figures = json.loads(Path("runs/tiny/metrics.json").read_text())
-        assert "lfw/accuracy_s1" in figures
-        assert "lfw/accuracy_s3" not in figures
+        metrics = json.loads(Path("runs/tiny/metrics.json").read_text())
+        assert "lfw/accuracy_s1" in metrics
+        assert "lfw/accuracy_s3" not in metrics
     raw = config(tmp_path / "raw.yaml", release(home / name), DRAWN)
     assert f"made by {name} with the owner's key, which is not here" in refused(
         capsys, lambda: run_main("fit", "--config", raw)

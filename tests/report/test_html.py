@@ -245,9 +245,9 @@ def test_the_picture_is_drawn_with_and_without_points() -> None:
 
 def test_no_two_attacks_look_alike() -> None:
     attacks = [f"attack {n}" for n in range(20)]
-    figures = {f"{attack}/rank1/A": 0.1 + 0.01 * n for n, attack in enumerate(attacks)}
+    metrics = {f"{attack}/rank1/A": 0.1 + 0.01 * n for n, attack in enumerate(attacks)}
     axes = Figure().subplots()
-    _before_and_after(axes, {"m": figures | {"rank1/A": 0.1}}, attacks, ["A"], Axis("rank1"))
+    _before_and_after(axes, {"m": metrics | {"rank1/A": 0.1}}, attacks, ["A"], Axis("rank1"))
     looks = [
         (box.lines[0].get_marker(), box.lines[0].get_color())
         for box in axes.containers
@@ -277,8 +277,8 @@ def test_texts_are_escaped() -> None:
 def test_hostile_names_are_text() -> None:
     """Labels come from configs, and captions and failures from file names: none of them becomes markup."""
     evil = "\"'></title></svg><script>alert(1)</script>"
-    results = {f"{label}{evil}": {key.replace("/A", f"/A{evil}"): value for key, value in figures.items()}
-               for label, figures in RESULTS.items()}  # fmt: skip
+    results = {f"{label}{evil}": {key.replace("/A", f"/A{evil}"): value for key, value in metrics.items()}
+               for label, metrics in RESULTS.items()}  # fmt: skip
     page = render(page_of(
         title=evil, results=results, description={evil: evil}, judges={f"A{evil}": evil}, recognisers={evil: evil},
         faces=evil, commands=[evil], versions={evil: evil}, failed=[evil], facts={evil: evil},

@@ -36,25 +36,25 @@ def many(count: int = 25) -> dict[str, dict[str, float]]:
     """
     found = {}
     for n in range(count):
-        figures = {
+        metrics = {
             "accuracy": 0.95 - 0.01 * n,
             "accuracy_low": 0.93 - 0.01 * n,
             "accuracy_high": 0.97 - 0.01 * n,
         }
         for attack in (RELEASED, *ATTACKS):
             head = "" if attack == RELEASED else f"{attack}/"
-            figures |= {f"{head}dssim": 0.1, f"{head}psnr": 20.0}
+            metrics |= {f"{head}dssim": 0.1, f"{head}psnr": 20.0}
             for judge in JUDGES:
                 most = attack == ("attack 5" if judge == "clean" else "attack 3")
                 gain = 0.2 * most * (1 if (judge == "onnx") == (n % 2 == 0) else 0.5)
                 value = 0.7 - 0.02 * n + gain
-                figures |= {
+                metrics |= {
                     f"{head}rank1/{judge}": value,
                     f"{head}rank1_low/{judge}": value - 0.02,
                     f"{head}rank1_high/{judge}": value + 0.02,
                     f"{head}verification/{judge}": value,
                 }
-        found[f"method {n}"] = figures
+        found[f"method {n}"] = metrics
     return found
 
 

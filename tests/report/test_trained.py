@@ -63,4 +63,4 @@ def test_the_card_of_an_export_speaks_of_the_training(
     after = json.loads((run / "metrics.json").read_text())
     assert {key: after[key] for key in before} == before
     _, facts = read_recogniser(run)
-    assert read_run(run, facts).figures["lfw/accuracy"] == before["lfw/accuracy"]
+    assert read_run(run, facts).metrics["lfw/accuracy"] == before["lfw/accuracy"]

@@ -53,12 +53,12 @@ def test_figures_of_one_step_share_a_row(saves: bool, tmp_path: Path) -> None:
     """Lightning saves after every row; a row that is in the file already is filled there."""
     logger = CSVLog(tmp_path)
     for epoch in range(3):
-        for figures, step in (
+        for metrics, step in (
             ({"epoch": epoch, "train/loss": 2.0}, 10 * epoch), ({"epoch": epoch, "lfw/accuracy": 0.5}, 10 * epoch + 9),
             ({"epoch": epoch, "train/loss": 1.0}, 10 * epoch + 9), ({"time/images_per_s": 7.0}, 10 * epoch + 9),
             ({"epoch": epoch, "train/loss": 1.5}, 10 * epoch + 9),  # contradicts what is there
         ):  # fmt: skip
-            logger.log_metrics({**figures}, step)
+            logger.log_metrics({**metrics}, step)
             if saves:
                 logger.save()
     logger.finalize("success")

@@ -29,12 +29,12 @@ def run_folder(root: Path, name: str, metrics: dict[str, object] | None = None, 
 
 
 def test_how_a_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: dict[str, object] = {"run/epochs": 3}
+    metrics: dict[str, object] = {"run/epochs": 3}
     states = {
-        "old": ("finished", run_folder(tmp_path, "old", figures)),
+        "old": ("finished", run_folder(tmp_path, "old", metrics)),
         "begun": ("unfinished", run_folder(tmp_path, "begun")),
-        "killed": ("killed", run_folder(tmp_path, "killed", figures, "running")),
-        "done": ("finished", run_folder(tmp_path, "done", figures, "finished")),
+        "killed": ("killed", run_folder(tmp_path, "killed", metrics, "running")),
+        "done": ("finished", run_folder(tmp_path, "done", metrics, "finished")),
         "odd": ("unfinished", run_folder(tmp_path, "odd", None, "of no kind")),
     }
     for state, folder in states.values():

@@ -29,7 +29,7 @@ from tests.small_run import STEPS, SmallRecogniser, data, write_small_config
 
 DOCS = Path(__file__).parents[2] / "docs" / "trainer.md"
 LIGHTNINGS = "lightning.pytorch.callbacks."
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 
 
 class Seen(L.Callback):
@@ -72,7 +72,7 @@ class Run:
         self._run, self.folder = run, folder
         self.run_dir = folder / "runs/small"
 
-    def __call__(self, *callbacks: str | dict[str, Any], seen: bool = True, **trainer: Any) -> Figures:
+    def __call__(self, *callbacks: str | dict[str, Any], seen: bool = True, **trainer: Any) -> Metrics:
         """Run it; give metrics.json, empty where there is none."""
         more = {
             key: trainer.pop(key) for key in [*trainer] if key in ("ckpt_path", "overwrite", "data", "model")
@@ -206,8 +206,8 @@ def test_to_overfit_is_to_see_the_same_batches_again(fit: Run) -> None:
 
 @pytest.mark.parametrize(("limit", "steps"), [(2, 2), (0.75, 3)])
 def test_part_of_an_epoch(limit: float, steps: int, fit: Run) -> None:
-    figures = fit(limit_train_batches=limit, max_epochs=2)
-    assert figures["run/steps"] == 2 * steps
+    metrics = fit(limit_train_batches=limit, max_epochs=2)
+    assert metrics["run/steps"] == 2 * steps
     assert Seen.last.rates[-1] < 0.1 * 0.1  # the schedule spans the steps there are
     first, second = ([numbers for epoch, numbers in Seen.last.images if epoch == at] for at in (0, 1))
     assert first != second
@@ -220,17 +220,17 @@ def test_part_of_the_held_out_images(limit: float, images: int, fit: Run) -> Non
 
 
 def test_a_share_of_no_held_out_images_is_no_error(fit: Run) -> None:
-    figures = fit(verification(), limit_train_batches=1, limit_val_batches=0.1, data={"val_share": 0.0})
-    assert "lfw/accuracy" in figures
-    assert "val/loss" not in figures
+    metrics = fit(verification(), limit_train_batches=1, limit_val_batches=0.1, data={"val_share": 0.0})
+    assert "lfw/accuracy" in metrics
+    assert "val/loss" not in metrics
 
 
 def test_without_validation_one_line_says_so(fit: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "faceveil"):
-        figures = fit(verification(), limit_train_batches=1, limit_val_batches=0)
+        metrics = fit(verification(), limit_train_batches=1, limit_val_batches=0)
     assert "LFWVerification measures nothing" in caplog.text
-    assert figures["run/steps"] == 1
-    assert not [key for key in figures if key.startswith(("val/", "lfw/"))]
+    assert metrics["run/steps"] == 1
+    assert not [key for key in metrics if key.startswith(("val/", "lfw/"))]
 
 
 def test_a_trial_run_leaves_nothing_and_touches_nothing(fit: Run) -> None:
@@ -273,18 +273,18 @@ def test_nothing_trained_is_said(nothing: dict[str, Any], fit: Run, caplog: pyte
 def test_when_it_ends_and_validates(
     options: dict[str, Any], validated: list[int], steps: int, fit: Run
 ) -> None:
-    figures = fit(**options)
-    assert figures["run/steps"] == steps
+    metrics = fit(**options)
+    assert metrics["run/steps"] == steps
     assert sorted({step for step, _ in Seen.last.validated}) == validated
-    assert "val/loss" in figures
+    assert "val/loss" in metrics
     trainer = Seen.last.trainer
     assert trainer.check_val_every_n_epoch == options.get("check_val_every_n_epoch", 1)
 
 
 def test_a_sanity_check_verifies_nothing(fit: Run) -> None:
-    figures = fit(verification(), num_sanity_val_steps=1, max_steps=1)
+    metrics = fit(verification(), num_sanity_val_steps=1, max_steps=1)
     assert {step for step, _ in Seen.last.validated} == {0, 1}
-    assert "lfw/accuracy" in figures
+    assert "lfw/accuracy" in metrics
 
 
 # honoured: what is kept and shown, and how it computes
@@ -298,13 +298,13 @@ def test_what_is_switched_off_is_not_there(fit: Run, capsys: pytest.CaptureFixtu
 
 @pytest.mark.filterwarnings("ignore:.*You are trying to `self.log")  # Lightning's, to the user
 def test_barebones_trains_and_keeps_nothing_but_the_figures(fit: Run) -> None:
-    figures = fit(barebones=True, log_every_n_steps=None, enable_model_summary=None)
-    assert figures["run/steps"] == STEPS
+    metrics = fit(barebones=True, log_every_n_steps=None, enable_model_summary=None)
+    assert metrics["run/steps"] == STEPS
     assert fit.files() == {"config.yaml", "metrics.fit.json", "metrics.json", "state.json"}
 
 
 def test_how_it_computes(fit: Run) -> None:
-    figures = fit(
+    metrics = fit(
         precision="64-true", gradient_clip_val=1e-9, gradient_clip_algorithm="value", inference_mode=False,
         detect_anomaly=True, profiler="simple", benchmark=False, sync_batchnorm=True, log_every_n_steps=2,
         reload_dataloaders_every_n_epochs=1, enable_autolog_hparams=False, max_epochs=2, logger=True,
@@ -316,7 +316,7 @@ def test_how_it_computes(fit: Run) -> None:
     assert "hparams.yaml" not in fit.files()
     rows = (fit.run_dir / "metrics.csv").read_text().splitlines()
     assert sum("time/images_per_s" in row for row in rows) == 1  # the head
-    assert figures["run/steps"] == 2 * STEPS
+    assert metrics["run/steps"] == 2 * STEPS
     clipped = [numbers for _, numbers in Seen.last.images]
     weights = dict(torch.load(fit.run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
     fit(max_epochs=2, overwrite=True)
@@ -497,7 +497,7 @@ def test_an_error_of_our_own_is_not_blamed_on_a_callback() -> None:
     "ignore:.*was called without a model", "ignore:.*there is no last checkpoint", "ignore:.*flops_per_batch"
 )
 def test_callbacks_that_watch_go_together(fit: Run) -> None:
-    figures = fit(
+    metrics = fit(
         LIGHTNINGS + "RichModelSummary",
         LIGHTNINGS + "LearningRateMonitor",
         lightnings("Timer", duration="01:00:00:00"),
@@ -508,8 +508,8 @@ def test_callbacks_that_watch_go_together(fit: Run) -> None:
         verification(),
         max_epochs=2,
     )
-    assert figures["run/steps"] == STEPS
-    assert "lfw/accuracy" in figures
+    assert metrics["run/steps"] == STEPS
+    assert "lfw/accuracy" in metrics
     kept = torch.load(fit.run_dir / "checkpoints/last.ckpt", weights_only=True)
     own, averaged = kept["current_model_state"]["head.weight"], kept["state_dict"]["head.weight"]
     assert own.shape == averaged.shape

@@ -62,11 +62,11 @@ def test_an_attack_that_measured_no_number_leaves_its_verdict_open() -> None:
     out.open, out.tried = {}, lambda what, work: work()
     out.leave_open = partial(Outcome.leave_open, out)
     found = iter([{"psnr": 9.0}, {"psnr": math.nan}, {"psnr": 9.0}, {"psnr": math.inf}])
-    linked = mock.Mock(figures=lambda *given: {"rank1/linker": math.nan, "rank5/linker": 0.5})
-    bench = mock.Mock(subjects=[0], figures=lambda *given: next(found), with_judge=lambda link: linked)
+    linked = mock.Mock(attacked=lambda *given: {"rank1/linker": math.nan, "rank5/linker": 0.5})
+    measurer = mock.Mock(subjects=[0], attacked=lambda *given: next(found), with_judge=lambda link: linked)
     maker = mock.Mock(shared=lambda *given: {}, own=lambda *given: {})
     links = {"mask": [("linker", mock.Mock())]}
-    measure_all(out, bench, maker, {"Telea": telea}, {}, links, mock.Mock(), mock.Mock(), 0, False, {})
+    measure_all(out, measurer, maker, {"Telea": telea}, {}, links, mock.Mock(), mock.Mock(), 0, False, {})
     assert out.open == {
         "blur": {"Telea": "a metric of it is not a number"},
         "mask": {"linker": "a metric of it is not a number"},
@@ -155,7 +155,7 @@ def test_indicators_are_raw_and_scores_are_of_the_rows() -> None:
 
 def test_a_failed_attack_is_a_hole_of_the_scores_and_no_good_one() -> None:
     """Of `mask` the U-Net failed, and Telea alone would make it the most private; of `blur` its loss still falls."""
-    results = {label: dict(figures) for label, figures in RESULTS.items()}
+    results = {label: dict(metrics) for label, metrics in RESULTS.items()}
     results["mask"] |= {"Telea/lpips": 0.59, "Telea/similarity/good": 0.15}
     for key in ("U-Net/lpips", "U-Net/similarity/good"):
         del results["mask"][key]

@@ -130,7 +130,7 @@ def write_rounds(run_dir: Path, rounds: Sequence[Record]) -> Image.Image | None:
     try:
         picture = rounds_chart(at, series, lines, accuracy or "", title=run_dir.name)
         drawn = png_bytes(picture)
-    except Exception as error:  # whatever strange figures make of a drawing, the round is done
+    except Exception as error:  # whatever strange metrics make of a drawing, the round is done
         log.warning("%s is not drawn (%s)", run_dir / "rounds.png", plain(str(error)), exc_info=True)
         return None
     write_atomically(run_dir / "rounds.png", drawn)
@@ -150,15 +150,15 @@ def summary(rounds: Sequence[Record], clients: int, epochs: int) -> dict[str, Sc
     """
     last = rounds[-1]
     spared = ("round", "clients", "images", "batches", "bytes_down", "bytes_up", "hash", "classes")
-    figures: dict[str, Scalar] = {
+    metrics: dict[str, Scalar] = {
         key: value for key, value in last.items()
         if key not in spared and client_of(key) is None and not key.startswith(("time/", "refused"))
     }  # fmt: skip
     summed = ("bytes_down", "bytes_up", *(f"time/{key}_s" for key in _TIMES))
     total = {key: sum(record[key] for record in rounds) for key in summed}
     training = total["time/clients_s"]
-    figures |= {f"federated/{key}_per_round": total[key] / len(rounds) for key in ("bytes_down", "bytes_up")}
-    figures |= {
+    metrics |= {f"federated/{key}_per_round": total[key] / len(rounds) for key in ("bytes_down", "bytes_up")}
+    metrics |= {
         "federated/rounds": len(rounds), "federated/clients": clients, "federated/hash": last["hash"],
         "federated/images": sum(record["images"] for record in rounds),
         "federated/left_out": sum(len(client_keys([record], "refused")) for record in rounds),
@@ -166,8 +166,8 @@ def summary(rounds: Sequence[Record], clients: int, epochs: int) -> dict[str, Sc
         "run/epochs": len(rounds) * epochs, "run/steps": sum(record["batches"] for record in rounds),
         **{key: total[key] for key in total if key.startswith("time/")},
     }  # fmt: skip
-    figures |= {f"federated/{key}": value for key, value in last.items() if client_of(key) is not None}
-    return figures
+    metrics |= {f"federated/{key}": value for key, value in last.items() if client_of(key) is not None}
+    return metrics
 
 
 def _number(value: object) -> float:

@@ -160,9 +160,9 @@ class Server:
         shown = "" if accuracy is None else f"{accuracy} {record[accuracy]:.4f}, "
         log.info("round %d of %d: %s%d owners, %.1f s of training, %.1f s beside it", number, self.plan.rounds,
                  shown, len(taken), record["time/clients_s"], record["time/overhead_s"])  # fmt: skip
-        figures = {key: float(value) for key, value in record.items() if isinstance(value, int | float)}
+        metrics = {key: float(value) for key, value in record.items() if isinstance(value, int | float)}
         for logger in loggers:
-            logger.log_metrics(figures, step=number)
+            logger.log_metrics(metrics, step=number)
 
     def _collect(
         self, task: Task, link: Link, members: set[int], tick: Callable[[], None]
@@ -349,8 +349,8 @@ class Server:
         return {key: seven_digits(value) for key, value in trainer.callback_metrics.items()}
 
     def _report(self, loggers: Sequence[Logger]) -> dict[str, Scalar]:
-        figures = summary(self.rounds, self.plan.clients, self.plan.local_epochs)
-        written = write_trained(self.run_dir, {"run/model": type(self.model).__name__, **figures})
+        metrics = summary(self.rounds, self.plan.clients, self.plan.local_epochs)
+        written = write_trained(self.run_dir, {"run/model": type(self.model).__name__, **metrics})
         heads, rows = heads_and_rows(self.rounds)
         numbers = {key: float(value) for key, value in written.items() if isinstance(value, int | float)}
         picture = write_rounds(self.run_dir, self.rounds)

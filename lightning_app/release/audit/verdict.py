@@ -164,7 +164,7 @@ def _ratio(manifest: Manifest | None) -> float | None:
     return float(manifest.method["mask_ratio"]) if manifest.mask is None else manifest.mask.mask_ratio
 
 
-def figures(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -> dict[str, object]:
+def metrics(found: Audit, unproven: list[str], agreed: Agreed, seconds: float) -> dict[str, object]:
     """Return all that an audit found as JSON can hold it.
 
     Args:

@@ -122,9 +122,9 @@ def desensitize(
         plan = release.plan
         rows = ((reader.stable_name(plan.index(place)), plan.label(place)) for place in release.places)
         _write_csv(owner / "pseudonyms.csv", ("file", "pseudonym"), rows)
-    figures = _metrics(release, seconds)
-    write_metrics(owner / "metrics.json", figures)
-    _print_summary(release, Path(output), owner, figures)
+    metrics = _metrics(release, seconds)
+    write_metrics(owner / "metrics.json", metrics)
+    _print_summary(release, Path(output), owner, metrics)
     return release
 
 
@@ -172,7 +172,7 @@ def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -
 
 def _metrics(release: Release, seconds: float) -> dict[str, float | str | None]:
     manifest = release.manifest
-    figures: dict[str, float | str | None] = {
+    metrics: dict[str, float | str | None] = {
         "release/images": manifest.images,
         "release/identities": manifest.identities,
         "release/refused": len(release.refused),
@@ -186,15 +186,15 @@ def _metrics(release: Release, seconds: float) -> dict[str, float | str | None]:
         "release/signer": manifest.signer,
     }
     if manifest.tensors is not None:
-        figures["release/clipped"] = release.clipped
+        metrics["release/clipped"] = release.clipped
     if manifest.mask is not None:
-        figures |= {
+        metrics |= {
             "release/mask_ratio": manifest.mask.mask_ratio,
             "release/mask_hash": manifest.mask.mask_hash,
         }
     if manifest.masks is not None:
-        figures["release/mask_ratio"] = manifest.method["mask_ratio"]
-    return figures | {f"release/refused/{reason}": count for reason, count in manifest.refused.items()}
+        metrics["release/mask_ratio"] = manifest.method["mask_ratio"]
+    return metrics | {f"release/refused/{reason}": count for reason, count in manifest.refused.items()}
 
 
 def _peak(who: int) -> float:
@@ -211,7 +211,7 @@ _PROBED = {
 
 
 def _print_summary(
-    release: Release, output: Path, owner: Path, figures: dict[str, float | str | None]
+    release: Release, output: Path, owner: Path, metrics: dict[str, float | str | None]
 ) -> None:
     manifest = release.manifest
     rows: list[list[object]] = [
@@ -248,9 +248,9 @@ def _print_summary(
     if release.kept:
         rows.append(["made earlier", f"{release.kept:,}"])
     rows += [
-        ["made now", f"{release.made:,} in {figures['release/seconds']:.1f} s, {figures['release/images_per_s']:.0f} a "
+        ["made now", f"{release.made:,} in {metrics['release/seconds']:.1f} s, {metrics['release/images_per_s']:.0f} a "
                      "second"],
-        ["most memory", f"{figures['release/peak_memory_mb']:.0f} MB"],
+        ["most memory", f"{metrics['release/peak_memory_mb']:.0f} MB"],
         ["signed by", "nobody" if manifest.signer is None else manifest.signer[:16]],
         ["stays here", f"{owner} (key, refused.csv, journal)"],
     ]  # fmt: skip

@@ -52,8 +52,8 @@ def read_curve(run: Path) -> Curve:
                 value = next((row[name] for name in _LOSSES if row.get(name)), "")
                 if step >= 0 and value and math.isfinite(float(value)):
                     found[step] = float(value)
-    figures = read_metrics(run / "metrics.json") if (run / "metrics.json").is_file() else {}
-    seconds, batches = figures.get("time/fit_s"), figures.get("run/steps")
+    metrics = read_metrics(run / "metrics.json") if (run / "metrics.json").is_file() else {}
+    seconds, batches = metrics.get("time/fit_s"), metrics.get("run/steps")
     steps = sorted(found)
     return Curve(
         tuple(steps), tuple(found[step] for step in steps),

@@ -11,14 +11,14 @@ from rich.progress import Progress
 from lightning_app.attacks import Attack, TrainedRestorer, Unshuffle
 from lightning_app.evaluation import Judge
 from lightning_app.report.columns import RELEASED, under
-from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.judges import JudgeMaker
+from lightning_app.studies.compare.measurer import Measurer
 from lightning_app.studies.compare.outcome import Outcome
 
 
 def measure_all(
     out: Outcome,
-    bench: Bench,
+    measurer: Measurer,
     maker: JudgeMaker,
     attacks: Mapping[str, Attack],
     restorers: Mapping[str, Mapping[str, str]],
@@ -33,7 +33,7 @@ def measure_all(
 
     Args:
         out: what was found.
-        bench: where it is measured.
+        measurer: where it is measured.
         maker: the recognisers.
         attacks: label -> attack that is the same for all methods.
         restorers: method -> label -> checkpoint of an attacker that was trained on it.
@@ -44,7 +44,7 @@ def measure_all(
         show_faces: show faces of the verification set as well.
         before: attacker -> what puts channels back before it.
     """
-    subjects = bench.subjects
+    subjects = measurer.subjects
     shared = maker.shared(subjects, out)
     states = 1 + len(out.attacks)
     task = bar.add_task("", total=len(subjects) * len(out.candidates) * states)
@@ -66,7 +66,7 @@ def measure_all(
                 out.leave_open(label, attack_label, "its checkpoint could not be read")
                 continue
             given = candidate, attack, attack_label, seeing
-            work = partial(bench.figures, *given, partial(bar.advance, task))
+            work = partial(measurer.attacked, *given, partial(bar.advance, task))
             found = out.tried(f"{label}, {attack_label}", work)
             if found is None:
                 out.leave_open(label, attack_label, "it could not be measured")
@@ -76,7 +76,7 @@ def measure_all(
             for link in (
                 links.get(label, ()) if attack is None else ()
             ):  # that one fails costs nobody's metrics
-                linked = out.tried(f"{label}, {link[0]}", partial(bench.with_judge(link).figures, *given))
+                linked = out.tried(f"{label}, {link[0]}", partial(measurer.with_judge(link).attacked, *given))
                 if linked is None:
                     out.leave_open(label, link[0], "it could not be measured")
                 out.results[label] |= _numbers(out, label, link[0], linked or {})

@@ -68,7 +68,7 @@ class Outcome:
     cosine: list[str] = field(default_factory=list)
     examples: dict[str, list[Example]] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     private: bool = False
 
     def tried(self, what: str, work: Callable[[], T]) -> T | None:
@@ -118,7 +118,7 @@ class Outcome:
             empty where there is none.
         """
         worth = {
-            label: self.figures.get(f"judge_accuracy/{label}", 0.0) for label in self.cosine
+            label: self.metrics.get(f"judge_accuracy/{label}", 0.0) for label in self.cosine
         }  # fmt: skip
         clean = (c.label for c in self.candidates.values() if not c.setting.data.desensitizer.hides)
         return max(worth, key=lambda label: worth[label], default=""), next(clean, "")
@@ -136,7 +136,7 @@ class Outcome:
         gallery, probes = len(subjects.gallery), len(subjects.probes)
         self.facts |= {"images": str(len(subjects)), "pairs": str(len(subjects.pairs)),
                       "people in the gallery": str(gallery), "faces looked for": str(probes)}  # fmt: skip
-        self.figures |= {"gallery": gallery, "probes": probes, "pairs": len(subjects.pairs)}
+        self.metrics |= {"gallery": gallery, "probes": probes, "pairs": len(subjects.pairs)}
         if gallery:
             self.facts["rank-1 by guessing"] = f"{100 / gallery:.2g} %"
 
@@ -146,7 +146,7 @@ class Outcome:
         Args:
             found: of `clean_metrics`.
         """
-        self.figures |= found
+        self.metrics |= found
         for label in self.judges:
             shares = {
                 "verification": _share(found, "judge_accuracy", label),

@@ -48,7 +48,7 @@ def write_report(out: Outcome, final: bool = False) -> None:
         for key, value in found.items()
     }
     text: dict[str, float | str] = {**numbers}
-    text |= {f"compare/{key}": value for key, value in out.figures.items()}
+    text |= {f"compare/{key}": value for key, value in out.metrics.items()}
     for label, found in out.results.items():
         seen = strongest(found, out.attacks, list(out.judges), out.axis)
         if seen is not None:
@@ -122,7 +122,7 @@ def verdicts(out: Outcome) -> tuple[list[str], list[list[str]]]:
             continue
         sign = ("≤ " if out.axis.higher_is_private else "≥ ") if opened else ""
         low, value, high = (f"{out.axis.scale * one:.3g}" for one in (seen[1], seen[0], seen[2]))
-        worth = standing(clean_of(out.figures, out.judges).get(seen[4]))
+        worth = standing(clean_of(out.metrics, out.judges).get(seen[4]))
         rows.append([*row, f"{sign}{value} [{low}, {high}]", seen[3], f"{seen[4]}{f' ({worth})' if worth else ''}",
                      opened])  # fmt: skip
     return heads, rows
@@ -164,8 +164,8 @@ def csv_rows(out: Outcome) -> list[list[object]]:
     lines: list[dict[str, object]] = []
     for label, found in out.results.items():
         lines += [
-            {"method": label, "seen": attack, **figures}
-            for attack, figures in by_attack(found, out.attacks).items()
+            {"method": label, "seen": attack, **metrics}
+            for attack, metrics in by_attack(found, out.attacks).items()
         ]
     columns = list(dict.fromkeys(key for line in lines for key in line))
     return [list(columns), *([line.get(key, "") for key in columns] for line in lines)]
@@ -202,7 +202,7 @@ def _page(out: Outcome) -> Comparison:
                      for k, v in out.recognisers.items()},
         axis=out.axis,
         words={label: out.candidates[label].setting.data.desensitizer.words for label in out.results},
-        clean=clean_of(out.figures, out.judges),
+        clean=clean_of(out.metrics, out.judges),
         open=out.open,
         examples=out.examples,
         faces=f"Drawn faces, which belong to nobody, as released and as each attack restores them.{real}",

@@ -17,7 +17,7 @@ from lightning_app.metrics.scores import (
 from lightning_app.report.columns import find_metric
 from lightning_app.report.score_table import Scored
 
-Figures = Mapping[str, float]
+Metrics = Mapping[str, float]
 
 
 class Indicated(NamedTuple):
@@ -35,7 +35,7 @@ class Indicated(NamedTuple):
 
 
 def indicators(
-    results: Mapping[str, Figures], attacks: Sequence[str], judge: str, clean: str,
+    results: Mapping[str, Metrics], attacks: Sequence[str], judge: str, clean: str,
     left_open: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Indicated]:  # fmt: skip
     """Take every method's indicators out of what was measured.
@@ -54,12 +54,12 @@ def indicators(
     """
     best = find_metric(results.get(clean, {}), "accuracy")
     found: dict[str, Indicated] = {}
-    for label, figures in results.items():
-        accuracy, seen = find_metric(figures, "accuracy"), _pair(figures, judge)
+    for label, metrics in results.items():
+        accuracy, seen = find_metric(metrics, "accuracy"), _pair(metrics, judge)
         if label == clean or best is None or not best.value or accuracy is None or seen is None:
             continue
         share = accuracy_indicator(accuracy.value, best.value)
-        each = {attack: pair for attack in attacks if (pair := _pair(figures, judge, attack)) is not None}
+        each = {attack: pair for attack in attacks if (pair := _pair(metrics, judge, attack)) is not None}
         made = {attack: Indicators(*seen, *pair, share) for attack, pair in each.items()}
         why = {attack: said for attack, said in (left_open or {}).get(label, {}).items() if attack in attacks}
         open_attacks = "; ".join(f"{attack}: {said}" for attack, said in why.items())
@@ -101,11 +101,11 @@ def scored(found: Mapping[str, Indicated], judge: str, clean: str) -> Scored:
     return Scored(raw, {label: [*asdict(one).values()] for label, one in made.items()}, judge, clean)
 
 
-def _pair(figures: Figures, judge: str, attack: str = "") -> tuple[float, float] | None:
+def _pair(metrics: Metrics, judge: str, attack: str = "") -> tuple[float, float] | None:
     """Return LPIPS and 1 − cosine of what is seen; None where one was not measured."""
     seen = {"attack": attack} if attack else {}
     perceptual, alike = (
-        find_metric(figures, "lpips", **seen),
-        find_metric(figures, "similarity", judge, **seen),
+        find_metric(metrics, "lpips", **seen),
+        find_metric(metrics, "similarity", judge, **seen),
     )
     return None if perceptual is None or alike is None else (perceptual.value, 1 - alike.value)

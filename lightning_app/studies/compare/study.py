@@ -19,11 +19,11 @@ from lightning_app.models.known import trusting
 from lightning_app.report.compare import parse_axis
 from lightning_app.runs.send import every_logger
 from lightning_app.studies.compare.attackers import mounted_before
-from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.early import check_asked, check_early
 from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker, in_words
+from lightning_app.studies.compare.measurer import Measurer
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
 from lightning_app.studies.compare.outcome import Outcome
@@ -68,7 +68,7 @@ def compare(
     images of the verification set: likeness of the released and of the restored images with the clean ones, and
     who is found again in a gallery of one clean image per person. A run or an attack that fails does not stop
     the others; given again, the command does only what is missing. In `<runs>/<name>/`: `metrics.json`,
-    `compare.csv`, `compare.png`, `report.html`, `parts/` (figures per image and pair; no face).
+    `compare.csv`, `compare.png`, `report.html`, `parts/` (metrics per image and pair; no face).
 
     Args:
         name: of the comparison.
@@ -174,13 +174,13 @@ def compare(
             assert first.verification is not None
             subjects = Subjects(first.verification.open(first.data), batch_size, where)
             out.count(subjects)
-            bench = Bench(subjects, maker.judges(subjects, out), bootstrap, out.folder / "parts")
-            out.cosine = [label for label, one in bench.judges.items() if one.metric == "cosine"]
-            links, ceilings = train_linkers(candidates, linking, who, bench, seed, out, before)
-            out.judged((out.tried("judges on clean faces", bench.clean) or {}) | ceilings)
+            measurer = Measurer(subjects, maker.judges(subjects, out), bootstrap, out.folder / "parts")
+            out.cosine = [label for label, one in measurer.judges.items() if one.metric == "cosine"]
+            links, ceilings = train_linkers(candidates, linking, who, measurer, seed, out, before)
+            out.judged((out.tried("judges on clean faces", measurer.clean) or {}) | ceilings)
             measure_all(
                 out,
-                bench,
+                measurer,
                 maker,
                 mounted,
                 restorers,

@@ -12,9 +12,9 @@ from lightning_app.attacks import LinkAttack, Unshuffle
 from lightning_app.evaluation import Judge, LinkJudge
 from lightning_app.evaluation.judges.named import NAMES
 from lightning_app.studies.compare.attackers import attacker_run, clean_data, home_of, meets, train_attacker
-from lightning_app.studies.compare.bench import Bench
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.judges import GivenJudge
+from lightning_app.studies.compare.measurer import Measurer
 from lightning_app.studies.compare.methods import AttackerRun, Linking
 from lightning_app.studies.compare.outcome import Outcome
 
@@ -80,8 +80,8 @@ def train_all(
 
 
 def train_linkers(
-    candidates: Mapping[str, ComparedMethod], linkers: Sequence[Linking], who: Mapping[str, GivenJudge], bench: Bench,
-    seed: int, out: Outcome, before: Mapping[str, Unshuffle],
+    candidates: Mapping[str, ComparedMethod], linkers: Sequence[Linking], who: Mapping[str, GivenJudge],
+    measurer: Measurer, seed: int, out: Outcome, before: Mapping[str, Unshuffle],
 ) -> tuple[dict[str, list[tuple[str, Judge]]], dict[str, float]]:  # fmt: skip
     """Train linkers on each method that hides, and on clean faces; give them as judges, and their ceilings.
 
@@ -89,7 +89,7 @@ def train_linkers(
         candidates: the methods.
         linkers: what to train.
         who: the judges as the config has them.
-        bench: with the judges, the teachers among them.
+        measurer: with the judges, the teachers among them.
         seed: of the runs.
         out: what was found.
         before: linker -> what puts channels back before it.
@@ -103,7 +103,7 @@ def train_linkers(
         # the student of clean faces is the same where only what comes before it differs
         alike = (one for one in linkers[:number] if one.student == linker.student)
         found, ceiling = _train_linker(
-            candidates, linker, next(alike, linker), who, bench, seed, out, before.get(linker.label)
+            candidates, linker, next(alike, linker), who, measurer, seed, out, before.get(linker.label)
         )
         ceilings |= ceiling
         for label, judge in found.items():
@@ -113,9 +113,9 @@ def train_linkers(
 
 def _train_linker(
     candidates: Mapping[str, ComparedMethod], linker: Linking, of_clean: Linking, who: Mapping[str, GivenJudge],
-    bench: Bench, seed: int, out: Outcome, before: Unshuffle | None,
+    measurer: Measurer, seed: int, out: Outcome, before: Unshuffle | None,
 ) -> tuple[dict[str, Judge], dict[str, float]]:  # fmt: skip
-    teacher = bench.judges.get(linker.teacher)
+    teacher = measurer.judges.get(linker.teacher)
     if teacher is None:  # which is told already
         for label, candidate in candidates.items():
             if candidate.setting.desensitizer:
@@ -129,13 +129,13 @@ def _train_linker(
         run = train_attacker(candidate, of_clean if clean else linker, seed, more, clean, before)
         if run is None:
             raise ChildProcessError("its run failed")
-        return LinkJudge(LinkAttack(run), teacher, None if clean else before).to(bench.subjects.device)
+        return LinkJudge(LinkAttack(run), teacher, None if clean else before).to(measurer.subjects.device)
 
     first = next(iter(candidates.values()))
     best = out.tried(f"training of {linker.label} on clean faces", partial(judge, first, True))
     ceiling: dict[str, float] = {}
     if best is not None:
-        work = partial(bench.ceiling, clean_data(first, linker, seed), linker.label, best)
+        work = partial(measurer.ceiling, clean_data(first, linker, seed), linker.label, best)
         ceiling = out.tried(f"{linker.label} on clean faces", work) or {}
     links: dict[str, Judge] = {}
     for label, candidate in candidates.items():

@@ -1,4 +1,4 @@
-"""What a search leaves: the mask with its facts, figures, candidates and pictures, all at once."""
+"""What a search leaves: the mask with its facts, metrics, candidates and pictures, all at once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SearchRecord:
     checkpoint: str
     scorer: str
 
-    def figures(self, exact: MaskScorer) -> dict[str, Any]:
+    def metrics(self, exact: MaskScorer) -> dict[str, Any]:
         """Return the metrics of the mask that was found, and how it was found.
 
         Args:
@@ -77,7 +77,7 @@ class SearchRecord:
         found = self.found
         loss, share = exact.score(found.mask), mask_ratio(found.mask)
         assert isinstance(share, float)
-        figures: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "F": loss, "P": share, "objective": loss - self.gamma * share, "gamma": self.gamma,
             "F_clean": exact.score(torch.ones_like(found.mask)), "strategy": self.strategy, "seed": self.seed,
             "candidates": len({row.number for row in found.rows}), "number": found.best.number,
@@ -86,11 +86,11 @@ class SearchRecord:
             "checkpoint": self.checkpoint, "scorer": self.scorer, "ebp": self.template is not None,
         }  # fmt: skip
         if self.strategy == "halving":
-            figures["min_images"] = self.min_images
-        return figures if self.template is None else figures | self.template.figures
+            metrics["min_images"] = self.min_images
+        return metrics if self.template is None else metrics | self.template.metrics
 
     def how_made(self, seconds: float) -> dict[str, Any]:
-        """Return what mask.json says beside the figures: how candidates and template were made.
+        """Return what mask.json says beside the metrics: how candidates and template were made.
 
         Args:
             seconds: that the search took.
@@ -118,14 +118,14 @@ class SearchRecord:
 
 
 def write_search(
-    folder: Path, record: SearchRecord, figures: dict[str, Any], how_made: dict[str, Any]
+    folder: Path, record: SearchRecord, metrics: dict[str, Any], how_made: dict[str, Any]
 ) -> None:
     """Write all files of a search at once, in place of an earlier one's.
 
     Args:
         folder: of the mask.
         record: of the search.
-        figures: see `SearchRecord.figures`.
+        metrics: see `SearchRecord.metrics`.
         how_made: see `SearchRecord.how_made`.
 
     Raises:
@@ -137,6 +137,6 @@ def write_search(
         if template is not None:
             save_template(work, template.template, **template.asked.facts)
         write_candidates(found.rows, work / "candidates.csv")
-        save_picture(work, found, None if template is None else template.template, figures, folder.name)
-        write_metrics(work / "metrics.json", {f"search/{key}": value for key, value in figures.items()})
-        save_mask(found.mask, work / "mask.png", **figures, **how_made)
+        save_picture(work, found, None if template is None else template.template, metrics, folder.name)
+        write_metrics(work / "metrics.json", {f"search/{key}": value for key, value in metrics.items()})
+        save_mask(found.mask, work / "mask.png", **metrics, **how_made)

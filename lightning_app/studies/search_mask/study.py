@@ -39,12 +39,12 @@ class SearchedMask:
 
     Attributes:
         folder: of the mask.
-        figures: of it, as `metrics.json` has them.
+        metrics: of it, as `metrics.json` has them.
         identities: that the scorer tells apart.
     """
 
     folder: Path
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     identities: int
 
 
@@ -122,7 +122,7 @@ def search_mask(
             kept, so that one that was killed goes on and another `gamma` needs few new ones.
 
     Returns:
-        The folder, and the figures of the mask that was found.
+        The folder, and the metrics of the mask that was found.
 
     Raises:
         FileExistsError: the folder has a mask already and overwrite is off.
@@ -173,9 +173,9 @@ def search_mask(
         found, template, learned, pool, ratio, gamma, strategy, brushes, seed, len(labels),
         min(min_images, len(labels)), data.held_out is not None, low, facts.sha256, judge_facts.sha256,
     )  # fmt: skip
-    figures = record.figures(MaskScorer(judge, pixels, labels, bf16=False, **settings))
-    write_search(folder, record, figures, record.how_made(time.monotonic() - started))
-    return SearchedMask(folder, figures, data.num_classes)
+    metrics = record.metrics(MaskScorer(judge, pixels, labels, bf16=False, **settings))
+    write_search(folder, record, metrics, record.how_made(time.monotonic() - started))
+    return SearchedMask(folder, metrics, data.num_classes)
 
 
 def _free_folder(name: str, output: str, overwrite: bool) -> Path:

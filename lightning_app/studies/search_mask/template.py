@@ -56,7 +56,7 @@ class MadeTemplate:
     private: int
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Return what a search says of its template."""
         return self.asked.facts | {
             "explainer": self.template.explainer,

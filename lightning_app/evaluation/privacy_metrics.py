@@ -46,7 +46,7 @@ def clean_metrics(
     return {name: value for name, value in out.items() if value == value}  # without bootstrap no intervals
 
 
-def figures(
+def privacy_metrics(
     part: Stored,
     subjects: Subjects,
     judges: Mapping[str, Judge],

@@ -1,4 +1,4 @@
-"""Where methods and attacks are measured, and what was measured is kept."""
+"""Measure methods and attacks, and keep what was measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lightning_app.evaluation.privacy import (
     measured,
     part_key,
 )
-from lightning_app.evaluation.privacy_figures import clean_metrics, figures
+from lightning_app.evaluation.privacy_metrics import clean_metrics, privacy_metrics
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.candidate import ComparedMethod
 
@@ -30,8 +30,8 @@ log = logging.getLogger("faceveil")
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where methods and attacks are measured."""
+class Measurer:
+    """Measures methods and attacks, and keeps what it measured, so that nothing is measured twice."""
 
     subjects: Subjects
     judges: Mapping[str, Judge]
@@ -46,8 +46,8 @@ class Bench:
             keep(path, part)
         return clean_metrics(part, self.subjects, self.judges, self.bootstrap)
 
-    def with_judge(self, more: tuple[str, Judge] | None) -> Bench:
-        """Return the bench with one judge more."""
+    def with_judge(self, more: tuple[str, Judge] | None) -> Measurer:
+        """Return a measurer with one judge more."""
         return self if more is None else replace(self, judges={**self.judges, more[0]: more[1]})
 
     def ceiling(self, data: FaceDataModule, label: str, judge: Judge) -> dict[str, float]:
@@ -56,7 +56,7 @@ class Bench:
         part = measure(self.subjects, data, None, [judge], [], had)
         if part.keys() != had.keys():
             keep(path, part)
-        found = figures(part, self.subjects, {label: judge}, {}, self.bootstrap)
+        found = privacy_metrics(part, self.subjects, {label: judge}, {}, self.bootstrap)
         tail = f"/{label}"
         return flat(
             replace(one, key=f"{new}{tail}")
@@ -64,7 +64,7 @@ class Bench:
             if (one := find(found, f"{old}{tail}", tail)) is not None
         )
 
-    def figures(
+    def attacked(
         self, candidate: ComparedMethod, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
         tick: Callable[[int], None] = no_tick,
     ) -> dict[str, float]:  # fmt: skip
@@ -79,4 +79,4 @@ class Bench:
         if part.keys() != had.keys():
             keep(path, part)
             log.info("%s, %s: measured on %d images", candidate.label, label, len(self.subjects))
-        return figures(part, self.subjects, self.judges, recognisers, self.bootstrap)
+        return privacy_metrics(part, self.subjects, self.judges, recognisers, self.bootstrap)
