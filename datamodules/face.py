@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules.augment import Augment
 from datamodules.checkpointed import CheckpointedDataModule
 from datamodules.drawing.reader import DrawnFaces
-from datamodules.given import GivenSets
+from datamodules.evaluation_sets import EvaluationSets
 from datamodules.on_device import Places, gathered
 from datamodules.precomputed import check_pictures
 from datamodules.readers.base import FaceReader
@@ -116,7 +116,9 @@ class FaceDataModule(CheckpointedDataModule):
             )
         if validation is not None and val_share > 0:
             raise ValueError(f"data.validation and data.val_share={val_share}: give one of them")
-        self._given = GivenSets(self.reader, self.desensitizer, {"validation": validation, "test": test})
+        self._evaluation = EvaluationSets(
+            self.reader, self.desensitizer, {"validation": validation, "test": test}
+        )
         self.verification: list[FaceReader] = []  # sets that callbacks verify on; they enter here in setup
         self._sampler: EpochBatchSampler | None = None
         self._own: Served | None = None  # the training set, whole
@@ -141,7 +143,7 @@ class FaceDataModule(CheckpointedDataModule):
     @property
     def drawn(self) -> bool:
         """Whether all faces are drawn ones, which belong to nobody."""
-        everything = [self.reader, *self._given.readers.values(), *self.verification]
+        everything = [self.reader, *self._evaluation.readers.values(), *self.verification]
         return all(reader.of_nobody for reader in everything)
 
     def setup(self, stage: str) -> None:
@@ -212,7 +214,7 @@ class FaceDataModule(CheckpointedDataModule):
 
     def _open(self, name: str) -> Served | None:
         """Scan `validation` or `test`; None where there is none, or where its classes are not known."""
-        if name not in self._given.readers or self._no_figures:
+        if name not in self._evaluation.readers or self._no_figures:
             return None
         try:
             classes = self.class_names or self.reader.identities
@@ -223,7 +225,7 @@ class FaceDataModule(CheckpointedDataModule):
             self._no_figures = True
             return None
         training = None if self._split is None else self.reader
-        return self._given.open(name, classes, training, self.cache)
+        return self._evaluation.open(name, classes, training, self.cache)
 
     @property
     def training(self) -> FaceReader | None:
@@ -235,7 +237,7 @@ class FaceDataModule(CheckpointedDataModule):
         """The images to validate on, held out or given, once set up; None where there are none."""
         if self._no_figures:
             return None
-        if (given := self._given.opened.get("validation")) is not None:
+        if (given := self._evaluation.opened.get("validation")) is not None:
             return given.reader
         return None if self._split is None else self._split.held_out
 
@@ -279,7 +281,7 @@ class FaceDataModule(CheckpointedDataModule):
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Serve the images given for it; else what `val_dataloader` serves."""
-        if "test" not in self._given.readers:
+        if "test" not in self._evaluation.readers:
             return self.val_dataloader()
         self._meet()
         given = self._open("test")
@@ -300,10 +302,10 @@ class FaceDataModule(CheckpointedDataModule):
     def _now(self) -> Served | None:
         """The set that the batch at hand comes from."""
         trainer: Any = self.trainer
-        opened = self._given.opened
+        opened = self._evaluation.opened
         if not opened or trainer is None or trainer.training or trainer.predicting:
             return self._own
-        name = "test" if trainer.testing and "test" in self._given.readers else "validation"
+        name = "test" if trainer.testing and "test" in self._evaluation.readers else "validation"
         return opened.get(name) or self._own
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -411,6 +413,6 @@ class FaceDataModule(CheckpointedDataModule):
         self._warn_of_bad_images()
 
     def _warn_of_bad_images(self) -> None:
-        for served in (self._own, *self._given.opened.values()):
+        for served in (self._own, *self._evaluation.opened.values()):
             if served is not None:
                 served.warn_of_bad_images()

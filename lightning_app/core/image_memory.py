@@ -18,12 +18,12 @@ class ImageMemory:
 
     Args:
         most: bytes that are kept at most.
-        whole: where a batch has an image that was not seen before, make all of it anew: the batches that a network sees
-            are of one size then, and rounding does not hang on who else is in them. Else the unseen ones alone.
+        whole_batches: where a batch has an image that was not seen before, make all of it anew: the batches that a
+            network sees are of one size then, and rounding does not hang on who else is in them. Else the unseen alone.
     """
 
-    def __init__(self, most: int = _MOST, whole: bool = True) -> None:
-        self.most, self.bytes, self.whole = most, 0, whole
+    def __init__(self, most: int = _MOST, whole_batches: bool = True) -> None:
+        self.most, self.bytes, self.whole_batches = most, 0, whole_batches
         self._rows: dict[tuple[int, int], Tensor] = {}
         self._weights: Tensor | None = None  # [2,N] int64
 
@@ -42,7 +42,7 @@ class ImageMemory:
         unseen = [place for place, name in enumerate(names) if name not in self._rows]
         if names and not unseen:
             return torch.stack([self._rows[name] for name in names]).to(image.device)
-        if self.whole or len(unseen) == len(names):
+        if self.whole_batches or len(unseen) == len(names):
             made = make(image)
             self._keep(names, made)
             return made

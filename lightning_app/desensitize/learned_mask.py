@@ -25,8 +25,9 @@ from lightning_app.desensitize.learned_entries import (
     each_entries,
     population_entries,
 )
+from lightning_app.desensitize.mask_kinds import MASK_KINDS, Kind
 from lightning_app.desensitize.masker import Masker, load_masker
-from lightning_app.desensitize.public_choice import Choice, Kind, chances, check_settings, worth
+from lightning_app.desensitize.public_choice import Choice, chances, check_settings, worth
 from lightning_app.masks.bits import pack_masks, size_text, unpack_masks
 from lightning_app.masks.io import load_mask, mask_hash
 from lightning_app.masks.learned import (
@@ -44,10 +45,6 @@ log = logging.getLogger("faceveil")
 CHUNK = 64  # images that the masker sees at a time
 _KEYS = 4  # of `draws.secret`
 _ROUNDS = 4  # of core_first, of a masker that was trained without
-_INTERFERES = {
-    "codebook": "which of the public masks lies on an image depends on the whole image",
-    "free": "an image's mask depends on what it hides",
-}
 
 
 class LearnedMask(Desensitizer):
@@ -112,6 +109,7 @@ class LearnedMask(Desensitizer):
         check_settings(kind, choice, epsilon, key, rounds, core, remember)
         masker = load_masker(checkpoint)
         self.kind, self.choice, self.epsilon = kind, choice, epsilon
+        self.promises = MASK_KINDS[kind]
         self.share = round(masker.share if share is None else share, DECIMALS)
         check_share(self.share)
         own = masker.growth
@@ -119,7 +117,7 @@ class LearnedMask(Desensitizer):
         self.growth = own if kind != "free" else Growth(0, own.core)
         if kind == "core_first":
             self.growth = Growth(rounds or own.rounds or _ROUNDS, own.core if core is None else core)
-        if kind in ("core_first", "free") and (own.rounds > 0) != (kind == "core_first"):
+        if not MASK_KINDS[kind].public and (own.rounds > 0) != (kind == "core_first"):
             looked = "what was already shown" if own.rounds else "whole images"
             log.warning(
                 "LearnedMask: kind %s, of a masker that was trained to look at %s; train one with rounds: %s.",
@@ -129,7 +127,7 @@ class LearnedMask(Desensitizer):
         self.keyed = self.owner is not None
         self._promise()
         self._facts: dict[str, Any] = {"masker_hash": masker.hash}
-        if kind in ("population", "codebook"):
+        if self.promises.public:
             self._facts["faces"] = masker.faces
         self._masker: list[Masker] = [masker]  # in a list: its network moves when `forward` says so
         self._memory = ImageMemory() if remember else None
@@ -138,7 +136,7 @@ class LearnedMask(Desensitizer):
 
     def _promise(self) -> None:
         """Take back, for kinds whose masks depend on what they hide, what the class promises."""
-        if self.kind in _INTERFERES:
+        if self.promises.interferes:
             self.has_mask, self.hides_only = None, False
 
     def prepare(self, size: tuple[int, int]) -> None:
@@ -186,24 +184,24 @@ class LearnedMask(Desensitizer):
     @property
     def shared_mask(self) -> Tensor | None:
         """The one mask `[1,1,H,W]` of kind `population`, once prepared."""
-        return self.mask if self.kind == "population" else None
+        return self.mask if self.promises.one_for_all else None
 
     @property
     def masks_each(self) -> bool:
         """Whether each image gets a mask of its own: of all kinds but `population`."""
-        return self.kind != "population"
+        return not self.promises.one_for_all
 
     @property
     def interference(self) -> str:
         """What of `free` a release must say: the mask is made of what it hides."""
-        return f"LearnedMask of kind free: {_INTERFERES['free']}" if self.kind == "free" else ""
+        return "" if self.promises.bounded else f"LearnedMask of kind {self.kind}: {self.promises.interferes}"
 
     def why_not_released(self) -> str:
         """Return why no release can be made of it: its public masks are means over too few faces."""
         faces = int(self._facts.get("faces", FEWEST_FACES))
         if faces >= FEWEST_FACES:
             return ""
-        what = "its mask is the mean" if self.kind == "population" else "its public masks are means"
+        what = "its mask is the mean" if self.promises.one_for_all else "its public masks are means"
         return (
             f"LearnedMask: {what} over {faces} faces, and may show what single ones look like; train the masker on "
             f"{FEWEST_FACES} or more"

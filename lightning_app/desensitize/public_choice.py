@@ -1,4 +1,4 @@
-"""The kinds of learned masks, and how one of a few public masks is chosen for an image."""
+"""How one of a few public masks is chosen for an image, and which settings go with which kind of masks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-Kind = Literal["population", "codebook", "core_first", "free"]
+from lightning_app.desensitize.mask_kinds import MASK_KINDS
+
 Choice = Literal["best", "exponential"]
 
 
@@ -35,8 +36,8 @@ def check_settings(
     Raises:
         ValueError: one is out of range, or does not go with the kind.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind: {kind!r} is none of {', '.join(get_args(Kind))}")
+    if kind not in MASK_KINDS:
+        raise ValueError(f"kind: {kind!r} is none of {', '.join(MASK_KINDS)}")
     if choice not in get_args(Choice):
         raise ValueError(f"choice: {choice!r} is neither 'best' nor 'exponential'")
     exponential = choice == "exponential"

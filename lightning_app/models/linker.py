@@ -76,7 +76,7 @@ class Linker(L.LightningModule):
         super().__init__()
         # no path, and no weights of others, in a checkpoint
         self.save_hyperparameters(ignore=["teacher", "remember"])
-        self._seen = ImageMemory(whole=False) if remember else None
+        self._seen = ImageMemory(whole_batches=False) if remember else None
         self._given, self.decay = [teacher], decay  # in a list: a module there is neither trained nor saved
         self.network: LinkStudent | None = None
         self.batches, self.pixels, self.dim, self.taught = 0, 0, 0, ""

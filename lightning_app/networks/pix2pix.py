@@ -87,12 +87,12 @@ class Restoring(nn.Module):
         unit = 2**self.depth
         # 112 px halve four times without a rest; other sides are padded to ones that do
         padded = F.pad(seen, (0, -width % unit, 0, -height % unit), mode="replicate")
-        drawn = self.whole(padded)[..., :height, :width]
+        drawn = self.draw_padded(padded)[..., :height, :width]
         fits = self.changes and image.shape[1:] == drawn.shape[1:]
         return drawn + image if fits else drawn
 
     @abstractmethod
-    def whole(self, seen: Tensor) -> Tensor:
+    def draw_padded(self, seen: Tensor) -> Tensor:
         """Draw pictures of a side that halves `depth` times without a rest, `[B,C+1,H,W]` to `[B,3,H,W]`."""
 
 
@@ -125,8 +125,8 @@ class RestorationUNet(Restoring):
 
     changes = True
 
-    def whole(self, seen: Tensor) -> Tensor:
-        """Draw pictures, or what is added to those released; see `Restoring.whole`."""
+    def draw_padded(self, seen: Tensor) -> Tensor:
+        """Draw pictures, or what is added to those released; see `Restoring.draw_padded`."""
         maps = [self.first(seen)]
         for down in self.down:
             maps.append(down(F.max_pool2d(maps[-1], 2)))
@@ -177,8 +177,8 @@ class Pix2PixGenerator(Restoring):
             up.append(nn.Sequential(*parts))
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
 
-    def whole(self, seen: Tensor) -> Tensor:
-        """Draw pictures in [0,1]; see `Restoring.whole`."""
+    def draw_padded(self, seen: Tensor) -> Tensor:
+        """Draw pictures in [0,1]; see `Restoring.draw_padded`."""
         maps = []
         x = seen
         for down in self.down:

@@ -17,6 +17,7 @@ from lightning_app.core.files import write_atomically
 from lightning_app.core.key_file import load_key
 from lightning_app.core.printing import printable
 from lightning_app.core.progress import progress_bar
+from lightning_app.desensitize.mask_kinds import mask_kind
 from lightning_app.masks import load_mask
 from lightning_app.release.audit.against_raw import find_names
 from lightning_app.release.audit.agreed import Agreed
@@ -224,11 +225,12 @@ def _unknown(found: Audit) -> None:
 def _interference(found: Audit, accepted: bool) -> None:
     """Find masks that are made of what they hide, where nobody said that this was agreed on."""
     manifest = found.manifest
-    free = manifest is not None and manifest.masks is not None and manifest.method.get("kind") == "free"
-    if free and not accepted:
-        found.add(MANIFEST, "an image's mask depends on what it hides (kind free), and may be a drawing of it: "
-                  "--accept-interference where that was agreed on")  # fmt: skip
-    if accepted and not free:
+    each = {} if manifest is None or manifest.masks is None else manifest.method
+    unbounded = not mask_kind(each).bounded
+    if unbounded and not accepted:
+        found.add(MANIFEST, f"an image's mask depends on what it hides (kind {each['kind']}), and may be a drawing of "
+                  "it: --accept-interference where that was agreed on")  # fmt: skip
+    if accepted and not unbounded:
         found.notes.append("--accept-interference was not needed: no mask is of kind free")
 
 

@@ -32,13 +32,13 @@ def test_where_a_batch_need_not_be_whole_what_is_new_alone_is_made() -> None:
         asked.append(len(image))
         return image.flatten(1).cumsum(1)
 
-    memory, seen = ImageMemory(whole=False), torch.rand(8, 3, 4, 4)
+    memory, seen = ImageMemory(whole_batches=False), torch.rand(8, 3, 4, 4)
     memory.rows(seen[:4], make)
     for part in ([2, 5, 0, 6, 5], [6, 5], [7]):
         assert torch.equal(memory.rows(seen[part], make), seen[part].flatten(1).cumsum(1))
     mirrored = seen[:2].flip(-1)
     assert torch.equal(memory.rows(mirrored, make), mirrored.flatten(1).cumsum(1))
     assert asked == [4, 3, 1, 2]
-    full = ImageMemory(most=0, whole=False)
+    full = ImageMemory(most=0, whole_batches=False)
     for _ in range(2):
         assert torch.equal(full.rows(seen[:2], make), seen[:2].flatten(1).cumsum(1))

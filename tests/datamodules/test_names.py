@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.given import with_classes
+from datamodules.evaluation_sets import with_classes
 from datamodules.readers.class_folders import ClassFolders
 from datamodules.readers.folder import FolderFaces
 from datamodules.readers.lists import rows_of

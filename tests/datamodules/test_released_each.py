@@ -15,7 +15,7 @@ import yaml
 from datamodules import ClassFolders, DrawnFaces, FaceDataModule, ReleasedFaces
 from datamodules.augment import Augment
 from datamodules.drawing.pairs import DrawnPairs
-from datamodules.given import with_classes
+from datamodules.evaluation_sets import with_classes
 from datamodules.readers.base import FaceReader
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.subset import Subset

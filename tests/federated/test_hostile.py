@@ -66,7 +66,7 @@ def test_far_away_weights_have_a_finite_drift() -> None:
     start = {name: -value for name, value in far.items()}
     found = drifts(start, [replace(GOOD, weights=far)], far)[0]
     assert found.norm == pytest.approx(1.2e39)
-    assert found.whole == pytest.approx(1.2e39 * 2**0.5)
+    assert found.norm_with_statistics == pytest.approx(1.2e39 * 2**0.5)
     assert found.cosine == pytest.approx(1)
 
 

@@ -22,12 +22,12 @@ class Drift:
 
     Attributes:
         norm: of its update, that is of its parameters minus the global ones.
-        whole: the same with batch-norm statistics, what `max_update_norm` bounds.
+        norm_with_statistics: the same with batch-norm statistics, what `max_update_norm` bounds.
         cosine: of the angle between its update and the mean of all updates; 0 where either is nil.
     """
 
     norm: float
-    whole: float
+    norm_with_statistics: float
     cosine: float
 
 

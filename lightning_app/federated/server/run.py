@@ -244,7 +244,7 @@ class Server:
         for update in sorted(taken, key=lambda update: update.client):
             drift = far[update.client]
             own = {"loss": update.loss, "lr": update.lr, "images": update.images, "seconds": update.seconds,
-                   "drift": drift.norm, "cosine": drift.cosine, "norm": drift.whole}  # fmt: skip
+                   "drift": drift.norm, "cosine": drift.cosine, "norm": drift.norm_with_statistics}  # fmt: skip
             record |= {client_key(update.client, key): value for key, value in own.items()}
         return record
 

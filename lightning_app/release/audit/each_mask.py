@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_app.desensitize.mask_kinds import mask_kind
 from lightning_app.masks import mask_hash
 from lightning_app.release.audit.findings import Findings
 from lightning_app.release.audit.images import read_at_most
@@ -63,9 +64,11 @@ def tells(manifest: Manifest) -> str:
     if manifest.masks is None:
         return ""
     description = manifest.method
-    if description["kind"] == "free":
-        return f"{_INTERFERES} (kind free: up to {description['bits']:g} bits an image, which may be a drawing of it)"
-    if description["kind"] == "codebook":
+    kind = mask_kind(description)
+    if not kind.bounded:
+        bits = f"up to {description['bits']:g} bits an image, which may be a drawing of it"
+        return f"{_INTERFERES} (kind {description['kind']}: {bits})"
+    if kind.public and not kind.one_for_all:
         local = f", {description['epsilon']:g}-locally private" if "epsilon" in description else ""
         return (
             f"which of {description['masks']} public masks lies on an image may tell {description['bits']:g} bits "

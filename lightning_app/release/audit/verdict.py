@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_app.core.printing import counted
+from lightning_app.desensitize.mask_kinds import mask_kind
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.each_mask import tells
 from lightning_app.release.audit.odds import typical
@@ -47,9 +48,7 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
             )
     elif manifest.masks is not None:
         if not compared:
-            core = manifest.method["kind"] == "core_first"
-            what = "that no mask depends on what it hides" if core else "that the masks are their masker's"
-            said.append(f"{what} (--masker, --raw, --key)")
+            said.append(f"{mask_kind(manifest.method).unproven} (--masker, --raw, --key)")
     elif manifest.mask is None:
         said.append(f"that any pixel is hidden (no mask, {method_text(manifest)})")
         if not compared:
@@ -110,7 +109,7 @@ def first_line(found: Audit, unproven: list[str], seconds: float) -> str:
 def _proven(found: Audit, manifest: Manifest) -> str:
     """Return that no mask depends on what it hides, where those compared are their masker's to the last pixel."""
     compared = found.compared
-    if manifest.method["kind"] != "core_first" or found.findings or compared is None:
+    if not mask_kind(manifest.method).looks_at_shown or found.findings or compared is None:
         return ""
     if not compared.images or compared.mask_pixels:  # a pixel that is not the masker's may be anybody's
         return ""

@@ -14,6 +14,7 @@ from lightning_app.desensitize import OURS, Desensitizer, MaskOut
 from lightning_app.desensitize.base import LEAST_HIDDEN
 from lightning_app.desensitize.blur import default_sigma
 from lightning_app.desensitize.learned_entries import derived
+from lightning_app.desensitize.mask_kinds import mask_kind
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.masks.guard import has_margin
 from lightning_app.masks.learned import shown_pixels
@@ -198,7 +199,8 @@ def _each_faults(manifest: Manifest, codes: Tensor | None) -> list[str]:
     """Return what does not follow from the rest of a description of masks that images have one each."""
     description, masks = manifest.method, manifest.masks
     assert masks is not None
-    if (description["kind"] == "codebook") != (masks.codes > 0):
+    kind = mask_kind(description)
+    if (kind.public and not kind.one_for_all) != (masks.codes > 0):
         return [f"its masks are of kind {description['kind']}, and its codebook has {masks.codes}"]
     if masks.codes and codes is None:
         return []  # said already

@@ -54,20 +54,20 @@ class BatchWriter:
         self.mask_digests = np.zeros((count if self.each else 0, 32), np.uint8)  # of each image's mask
         self.channels = np.zeros(count, np.uint8)  # of each file; 0 where there is none
         self.sources = np.full((count, 2), -1, np.int64)  # of each: bytes and time of its source
-        self.whole = np.zeros(len(work), np.bool_)  # which batches are done
+        self.done = np.zeros(len(work), np.bool_)  # which batches are done
         self.bad: dict[int, Done] = {}  # by place in the plan
         self.count = 0  # images done
 
     def take_up(self) -> int:
         """Take over what the journal says and the disk confirms; tell how many images that is."""
         for batch, images in self.journal.batches():
-            if batch < len(self.whole) and len(images) == len(self.work.places(batch)):
+            if batch < len(self.done) and len(images) == len(self.work.places(batch)):
                 self._note(batch, images)
-        begun, self.count = np.flatnonzero(self.whole), 0
+        begun, self.count = np.flatnonzero(self.done), 0
         with ThreadPoolExecutor(cpus()) as pool:  # hashing and reading let the interpreter's lock go
             for part in np.array_split(begun, -(-len(begun) // _CHECKED) or 1):
-                self.whole[part] = list(pool.map(self._is_there, part.tolist()))
-                self.count += sum(len(self.work.places(batch)) for batch in part[self.whole[part]].tolist())
+                self.done[part] = list(pool.map(self._is_there, part.tolist()))
+                self.count += sum(len(self.work.places(batch)) for batch in part[self.done[part]].tolist())
                 self.progress("checking", self.count, self.total)
         return self.count
 
@@ -87,7 +87,7 @@ class BatchWriter:
     def write(self, workers: int) -> int:
         """Make what is left; tell how many images that was."""
         open_release(self.work.output)
-        left = np.flatnonzero(~self.whole).tolist()
+        left = np.flatnonzero(~self.done).tolist()
         if not left:
             return 0
         kept = self.count
@@ -186,7 +186,7 @@ class BatchWriter:
                     self.mask_digests[place] = np.frombuffer(bytes.fromhex(done.mask), np.uint8)
             else:
                 self.bad[place] = done
-        self.whole[batch] = True
+        self.done[batch] = True
 
     def _is_there(self, batch: int) -> bool:
         """Compare a batch's files with the journal's hashes, and their sources with what they were."""

@@ -18,6 +18,7 @@ from lightning_app.core.key_file import load_key, make_key
 from lightning_app.core.printing import counted
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
+from lightning_app.desensitize.mask_kinds import mask_kind
 from lightning_app.release.format.manifest import MANIFEST
 from lightning_app.release.format.method import each_text
 from lightning_app.release.format.pseudonyms import refuse_inside
@@ -203,13 +204,6 @@ def _peak(who: int) -> float:
     return resource.getrusage(who).ru_maxrss * unit / 1e6
 
 
-_PROBED = {
-    "core_first": "passed with every image: noise under a mask changes neither the mask nor a visible pixel",
-    "codebook": "passed under masks held fast; which of the public masks lies on an image depends on all of it",
-    "free": "none: a mask depends on what it hides, and may be a drawing of it",
-}
-
-
 def _print_summary(
     release: Release, output: Path, owner: Path, metrics: dict[str, float | str | None]
 ) -> None:
@@ -228,7 +222,7 @@ def _print_summary(
         if manifest.masks.pairs:
             rows.append(["pairs", f"{manifest.masks.pairs:,} to verify on"])
         if release.made:
-            rows.append(["noise probe", _PROBED[manifest.method["kind"]]])
+            rows.append(["noise probe", mask_kind(manifest.method).probed])
     elif manifest.mask is None:
         rows.append(["noise probe", "none: without a mask every pixel released depends on the face"])
     if manifest.tensors is not None:

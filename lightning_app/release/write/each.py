@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Desensitizer, LearnedMask
+from lightning_app.desensitize.mask_kinds import MASK_KINDS
 from lightning_app.masks.learned import shown_pixels
 from lightning_app.release.write.desensitizing import Picture, as_picture, stack
 from lightning_app.release.write.keys import check_draws
@@ -100,7 +101,7 @@ class EachDesensitizer:
     @property
     def promises(self) -> bool:
         """Whether a mask promises to be a function of what it shows."""
-        return self.kind == "core_first"
+        return MASK_KINDS[self.kind].looks_at_shown
 
     def __call__(
         self, pixels: Sequence[Picture], labels: Sequence[int], numbers: Sequence[int]

@@ -62,7 +62,7 @@ class ShardWriter(BatchWriter):
         Raises:
             OSError: the disk has not so much room; nothing was written.
         """
-        left = np.flatnonzero(~self.whole).tolist()
+        left = np.flatnonzero(~self.done).tolist()
         if not left:
             return 0
         needed, output = self.bytes_of(left), self.work.output.resolve()
@@ -71,7 +71,7 @@ class ShardWriter(BatchWriter):
         if needed + _SPARE > free:
             raise OSError(
                 f"output {self.work.output}: the release takes "
-                f"{in_gb(needed)}{'' if len(left) == len(self.whole) else ' more'}"
+                f"{in_gb(needed)}{'' if len(left) == len(self.done) else ' more'}"
                 f" ({self._what()}), {in_gb(free)} are free there: make room, or release less (`channels`, "
                 "`stride`, dtype: "
                 "uint8, fewer images); nothing was written"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datamodules import ClassFolders, DrawnFaces, FaceDataModule, FolderFaces
-from datamodules.given import GivenSets, check_apart, with_classes
+from datamodules.evaluation_sets import EvaluationSets, check_apart, with_classes
 from lightning_app.core.batch import learnt
 from lightning_app.desensitize import Identity
 from tests.datamodules.face_files import make_tree
@@ -114,7 +114,7 @@ def test_the_set_is_copied_and_not_changed(tmp_path: Path) -> None:
     assert reader.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert [found.name(i) for i in range(6)] == [reader.name(i) for i in range(6)]
     check_apart(folders(tmp_path), found, "data.test")
-    assert GivenSets(reader, Identity(), {"test": None}).readers == {}
+    assert EvaluationSets(reader, Identity(), {"test": None}).readers == {}
 
 
 def test_bad_images_of_either_set_are_counted_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

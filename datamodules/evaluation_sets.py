@@ -18,7 +18,7 @@ from lightning_app.desensitize import Desensitizer
 from lightning_app.distributed.ranks import agree
 
 
-class GivenSets:
+class EvaluationSets:
     """The readers of `data.validation` and `data.test`, each opened once.
 
     Args:
