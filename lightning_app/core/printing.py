@@ -31,6 +31,13 @@ _PLAIN = str.maketrans({
     "γ": "gamma", "δ": "delta", "ρ": "rho", "┃": "|", "│": "|", "━": "-", "─": "-", "╸": "-", "╺": "-", "█": "#",
 })  # fmt: skip
 _ABSOLUTE = re.compile(r"(?:^|[\s='\"(])(?:/\S|[A-Za-z]:\\)")  # where a path begins at the root
+_LONG_PATH = 200  # letters of a path in a message
+_HINTS = {  # what to do about what the system says
+    errno.EACCES: "; give a place that you may read and write, or ask for the right to",
+    errno.ENAMETOOLONG: "; give a shorter name: most disks take 255 bytes",
+    errno.ENOSPC: "; make room on the disk, and start again",
+    errno.EROFS: "; give a place that can be written",
+}
 _HELP = ("-h", "--help", "--print_config")
 _PRINT = ("runs",)  # commands that leave nothing but what they print
 
@@ -335,6 +342,10 @@ def reason(error: BaseException) -> str:
     """Find what went wrong: jsonargparse wraps an error of a class in one about the type it was tried as."""
     while str(error).startswith("Does not validate against any of the Union") and error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, OSError) and error.errno is not None and isinstance(error.filename, str | bytes):
+        # the system's own: `[Errno 28] No space left on device: 'runs/mine/x'`
+        path, hint = os.fsdecode(error.filename), _HINTS.get(error.errno, "")
+        return f"{path if len(path) <= _LONG_PATH else path[:_LONG_PATH] + '…'}: {error.strerror}{hint}"
     return str(error)
 
 

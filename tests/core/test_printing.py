@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from callbacks import results
-from lightning_app.core.printing import SafeConsole, SafeStream, one_line, printable, safe_output
+from lightning_app.core.printing import SafeConsole, SafeStream, one_line, printable, reason, safe_output
 from lightning_app.core.progress import progress_bar
 from lightning_app.report import print_table
 from lightning_app.studies.runner import call
@@ -294,3 +294,30 @@ def test_a_full_disk_a_closed_pipe_and_an_ascii_terminal(tmp_path: Path) -> None
         assert "Traceback" not in said[way]
         assert said[way].count("cannot be written any more") == (way == "full")
     assert (tmp_path / "ascii.txt").read_text("ascii").count("training accuracy") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, "No space left on device; make room on the disk, and start again"),
+        (
+            errno.EACCES,
+            "Permission denied; give a place that you may read and write, or ask for the right to",
+        ),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_what_the_system_says_begins_with_the_path(number: int, hint: str) -> None:
+    assert reason(OSError(number, os.strerror(number), "runs/mine/a.png")) == f"runs/mine/a.png: {hint}"
+    assert reason(OSError(number, os.strerror(number), b"runs/a")) == f"runs/a: {hint}"
+    assert reason(OSError("ours: give another")) == "ours: give another"
+    assert reason(OSError(number, os.strerror(number), 3)) == str(OSError(number, os.strerror(number), 3))
+
+
+def test_a_name_that_is_too_long_is_told_in_one_short_line(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="File name too long") as found:
+        (tmp_path / ("a" * 300)).write_text("")
+    assert reason(found.value).endswith(
+        "a…: File name too long; give a shorter name: most disks take 255 bytes"
+    )
+    assert len(reason(found.value)) < 300
