@@ -83,7 +83,8 @@ class Embeddings(BasePredictionWriter):
         order = torch.argsort(tensors["index"])
         tensors = {key: value[order].contiguous() for key, value in tensors.items()}
         reader, path = _reader(trainer), self._path(trainer)
-        write_atomically(path, save(tensors, None if reader is None else {_SET: _set(reader)}))
+        # biometric data: whoever has them can link images of one person
+        write_atomically(path, save(tensors, None if reader is None else {_SET: _set(reader)}), mode=PRIVATE)
         log.info("%d embeddings of %d numbers each: %s", *tensors["embedding"].shape, path)
         if reader is not None:
             table = path.with_suffix(".csv")

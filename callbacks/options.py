@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.lr_scheduler import LambdaLR
 
 from callbacks.fsm_ablation import FSMAblation
@@ -22,7 +24,7 @@ from lightning_app.core.printing import counted
 from lightning_app.models.base import Recogniser
 
 log = logging.getLogger("faceveil")
-_PRECISION = "precision"  # of a checkpoint
+_PRECISION, _EPOCHS = "precision", "planned_epochs"  # of a checkpoint
 _PLAIN = re.compile(r"[\w-]{1,30}")
 _OURS = ("lightning.", "lightning_app.", "callbacks.")
 _IN_TRAINING = ("train", "mixing")  # what is logged without a validation
@@ -79,13 +81,19 @@ class TrainerOptions(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write down in which precision the run trains."""
-        checkpoint[_PRECISION] = str(trainer.precision)
+        """Write down in which precision the run trains, and for how many epochs it was meant to."""
+        checkpoint[_PRECISION], checkpoint[_EPOCHS] = str(trainer.precision), trainer.max_epochs
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Warn where the run goes on in another precision; of a checkpoint made before, nothing is known."""
+        """Refuse fewer epochs than there were; say where precision or schedule change. Old checkpoints tell less.
+
+        Raises:
+            ValueError: the run has had more epochs than it is to have.
+        """
+        if trainer.state.fn == TrainerFn.FITTING:
+            _check_epochs(trainer, checkpoint, getattr(pl_module, "schedule", "constant") != "constant")
         before, now = str(checkpoint.get(_PRECISION, "")), str(trainer.precision)
         if before != now and _PLAIN.fullmatch(before):
             log.warning(
@@ -142,6 +150,28 @@ class HeadFirst(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Build it."""
         pl_module.setup(stage)
+
+
+def _check_epochs(trainer: L.Trainer, checkpoint: Mapping[str, Any], scheduled: bool) -> None:
+    """Refuse fewer epochs than the run has had; say so where a schedule of the learning rate is laid over others."""
+    most, done = trainer.max_epochs, 0
+    try:
+        done = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError):  # of another version of Lightning
+        return
+    if most is None or most < 0:
+        return
+    if done > most:
+        raise ValueError(
+            f"trainer.max_epochs={most}: the run that --ckpt_path goes on with has had {done} epochs already; give "
+            f"more to train on (--trainer.max_epochs {2 * done}), or validate --ckpt_path last for its metrics"
+        )
+    planned = checkpoint.get(_EPOCHS)
+    if scheduled and isinstance(planned, int) and done < most != planned > 0 and trainer.is_global_zero:
+        log.info(
+            "The run goes on to %d epochs, until now it was to have %d: the schedule of the learning rate is laid over "
+            "the new number, so the rate jumps.", most, planned,
+        )  # fmt: skip
 
 
 def _check_monitor(

@@ -120,7 +120,8 @@ class Results(Clocked):
 
 def _remarks(metrics: Mapping[str, float]) -> list[str]:
     """Return what a reader of the table should know: what ± and brackets are, and where a recogniser only guesses."""
-    verified = [one for key in accuracies(metrics).values() if (one := find(metrics, key)) is not None]
+    keys = [key for name, key in accuracies(metrics).items() for key in (key, f"{name}/auc")]
+    verified = [one for key in keys if (one := find(metrics, key)) is not None]
     guessed = [
         f"{one.key} {one.value:.3f}: by its interval no better than guessing (0.5); train longer, or look at what is "
         "shown to the network (callbacks.Pictures)"

@@ -22,24 +22,25 @@ class RunState(L.Callback):
     """
 
     def __init__(self) -> None:
-        self.fresh = False
+        self.fresh = self._trains = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that it trains."""
+        self._trains = True
         if _writes(trainer):
             write_state(Path(trainer.default_root_dir), "running")
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Say how it ended, or remove the folder of a start that failed."""
+        """Say how it ended; a start that failed leaves an earlier run's state as it was, or no folder."""
         if not _writes(trainer) or trainer.state.fn != "fit":
             return
         folder = Path(trainer.default_root_dir)
         stopped = isinstance(exception, KeyboardInterrupt | SystemExit | SIGTERMException)
         if self.fresh and trainer.global_step == 0:
             forget_start(folder)
-        elif trainer.global_step and folder.is_dir():
+        elif self._trains and folder.is_dir():
             why = "" if stopped else reason(exception) or type(exception).__name__
             write_state(folder, "stopped" if stopped else "failed", why)
 

@@ -63,24 +63,18 @@ class Files:
         """
         keys = [part for key in _KEY.findall(message) for part in key.split(".")]
         found = [(file, *line_of(_composed(file), keys)) for file in reversed(self.read)]
-        named = [
-            *_words(message, _NAMES)
-        ]  # beside the wrong name a message may say the class, which is right
+        # beside the wrong name, or the wrong value, a message may say the class, which is right
+        named, values = [*_words(message, _NAMES)], [*_words(message, _VALUES)]
         # the file that has most of the keys, of these the last read; a word is looked for under them
         for file, depth, first, last in sorted(found, key=lambda one: -one[1]):
             lines = file.read_text("utf-8", "replace").splitlines()
-            for word in named or _words(message):
+            for word in named or values or _words(message):
                 there = re.compile(rf"(?<![\w.]){re.escape(word)}(?!\w)")
                 for number in range(first, min(last, len(lines)) + 1):
                     if there.search(lines[number - 1].partition("#")[0]):
                         return f"{file}, line {number}: "
             # a name or value that does not stand there was given on the command line
-            if (
-                depth
-                and not named
-                and depth == len(keys)
-                and all(_AS_READ.fullmatch(word) for word in _words(message, _VALUES))
-            ):
+            if depth and not named and depth == len(keys) and all(map(_AS_READ.fullmatch, values)):
                 return f"{file}, line {first}: "
         return ""
 

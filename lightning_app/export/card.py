@@ -43,7 +43,7 @@ def render(card: dict[str, Any], rows: list[list[str]]) -> str:
     matter = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)
     page = environment.get_template(_TEMPLATE).render(
         c=card, rows=rows, desensitizing=desensitizing(card), desensitized_before=desensitized_before(card),
-        opening=opening(card), thresholds=thresholds(card["figures"]),
+        opening=opening(card), thresholds=thresholds(card),
     )  # fmt: skip
     return f"---\n{matter}---\n\n{page}"
 
@@ -159,15 +159,26 @@ def opening(card: dict[str, Any]) -> list[Ready]:
     return [Ready(line) for line in lines]
 
 
-def thresholds(metrics: dict[str, float]) -> dict[str, float]:
+def thresholds(card: dict[str, Any]) -> list[tuple[str, float, bool]]:
     """Return the threshold of the cosine that each verification set gave, where it is known.
 
     Args:
-        metrics: log key → number.
+        card: what `card.json` holds.
+
+    Returns:
+        For each: the list of pairs, or the set where its list is not named; the threshold; whether the recogniser was,
+        by an interval, no better there than guessing.
     """
-    return {
-        name: metrics[f"{name}/threshold"] for name in accuracies(metrics) if f"{name}/threshold" in metrics
-    }
+    lists, metrics = {one["name"]: one["list"] for one in card["measured_on"]}, card["figures"]
+    return [
+        (
+            lists.get(name) or name,
+            metrics[f"{name}/threshold"],
+            any(metrics.get(f"{name}/{kind}_low", 1.0) <= 0.5 for kind in ("accuracy", "auc")),
+        )
+        for name in accuracies(metrics)
+        if f"{name}/threshold" in metrics
+    ]
 
 
 def desensitizing(card: dict[str, Any]) -> str:

@@ -29,7 +29,6 @@ from lightning_app.release.format.marks import OF_TIMES
 from lightning_app.release.format.method import is_known
 from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
-from lightning_app.report import print_table
 from lightning_app.studies.audit_config import read_part, reader_of
 from lightning_app.studies.audit_raw import NOT_COMPARED, OwnersSide, compare_with_raw, names_of
 
@@ -254,8 +253,13 @@ def _agreed(
 def _print_verdict(released: str, found: Audit, verdict: str, json_path: str | None) -> None:
     console = get_console()
     if found.findings:
-        rows = [[printable(finding.file), printable(finding.what)] for finding in found.findings[:_SHOWN]]
-        print_table(f"audit of {released}: what must not be", rows, ["file", "finding"])
+        lines, file = [f"audit of {released}: what must not be"], ""
+        for finding in found.findings[:_SHOWN]:
+            lines += [f"  {finding.file}"] if finding.file != file else []
+            lines.append(f"    {finding.what}")
+            file = finding.file
+        for line in lines:  # a name as it is, so that it can be copied
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         if more := len(found.findings) - _SHOWN:
             where = f"all of them: {json_path}" if json_path else "--json PATH writes them all"
             if more > 0:

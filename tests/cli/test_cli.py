@@ -163,10 +163,15 @@ def test_a_picture_that_cannot_be_drawn_ends_no_fit(
 
 
 @pytest.mark.slow
-def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain) -> None:
+def test_going_on_trains_further(
+    drawn_root: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     config = write_config(tmp_path / "go.yaml", drawn_root)
     run_main("fit", "--config", config)
-    run_main("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    with caplog.at_level("INFO", "faceveil"):
+        run_main("fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    assert "The run goes on to 3 epochs, until now it was to have 2" in caplog.text
     assert json.loads(Path("runs/go/metrics.json").read_text())["run/epochs"] == 3
     state = torch.load("runs/go/checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] == 3 * 2
@@ -179,6 +184,15 @@ def test_going_on_trains_further(fitted: Path, drawn_root: Path, tmp_path: Path,
     with Path("runs/go/metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file) if row["lfw/accuracy"]] == ["0", "1", "2"]
     assert not list(Path("runs/go").glob("metrics.*.csv"))
+    # fewer epochs than there were: the run is what it was
+    left["state.json"] = Path("runs/go/state.json").read_bytes()
+    message = refused(capsys, lambda: run_main("fit", "--config", config, "--ckpt_path", "last"))
+    assert (
+        "trainer.max_epochs=2: the run that --ckpt_path goes on with has had 3 epochs already; give more"
+        in message
+    )
+    assert {name: Path("runs/go", name).read_bytes() for name in left} == left
+    assert json.loads(left["state.json"])["state"] == "finished"
     assert b"lfw/accuracy" in metrics
 
 

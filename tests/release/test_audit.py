@@ -62,7 +62,7 @@ def test_a_hidden_pixel_is_found_in_any_channel(released: Path, channel: int, li
     if listed:
         relist(released)
     name = one.relative_to(released).as_posix()
-    wanted = [f"1 hidden pixels are not 0, the first at row {row}, column {column}"]
+    wanted = [f"1 hidden pixel is not 0, the first at row {row}, column {column}"]
     wanted += [] if listed else ["its SHA-256 is not the manifest's"]
     assert said(audit(released)) == {name: wanted}
 

@@ -151,7 +151,7 @@ def no_mask(root: Path, raw: Path) -> None:
 
 CASES: list[tuple[str, Plant, str]] = [
     ("core_first", one_pixel_more, "shows 139 pixels, the manifest says 138"),
-    ("core_first", hidden_pixel, "1 hidden pixels are not 0"),
+    ("core_first", hidden_pixel, "1 hidden pixel is not 0"),
     ("core_first", swapped, "hidden pixels are not 0"),
     ("core_first", trailing, "has 6 bytes after IEND"),
     ("core_first", other_level, "its bytes are not those that `desensitize` writes of its pixels"),
@@ -160,9 +160,9 @@ CASES: list[tuple[str, Plant, str]] = [
     ("core_first", smaller_mask, "has 24×23 pixels of 1 channels"),
     ("core_first", extra_file, "is a file that the manifest does not list"),
     ("free", swapped, "hidden pixels are not 0"),
-    ("free", hidden_pixel, "1 hidden pixels are not 0"),
+    ("free", hidden_pixel, "1 hidden pixel is not 0"),
     ("free", one_pixel_more, "shows 139 pixels, the manifest says 138"),
-    ("codebook", hidden_pixel, "1 hidden pixels are not 0"),
+    ("codebook", hidden_pixel, "1 hidden pixel is not 0"),
     ("codebook", swapped, "hidden pixels are not 0"),
     ("codebook", mask_is_a_drawing, "the mask of 1 images is none of the codebook's 3"),
     ("codebook", few_pixels_moved, "the mask of 1 images is none of the codebook's 3"),

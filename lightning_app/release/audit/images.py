@@ -178,7 +178,8 @@ def _faults(
         if seen.any():
             where = np.argwhere(seen.any(axis=2))
             row, column = where[0].tolist()
-            faults.append(f"{len(where)} hidden pixels are not 0, the first at row {row}, column {column}")
+            many = "1 hidden pixel is" if len(where) == 1 else f"{len(where)} hidden pixels are"
+            faults.append(f"{many} not 0, the first at row {row}, column {column}")
     if checks.traces is None:
         return faults, False
     shown = checks.traces.look(pixels)
