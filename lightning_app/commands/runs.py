@@ -6,6 +6,7 @@ import json
 import sys
 
 from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.core.printing import printable
 from lightning_app.report.tables import print_table
 from lightning_app.runs.listing import COLUMNS, Run, list_runs, row_of
 
@@ -38,6 +39,9 @@ def runs(folder: str = "runs", as_json: bool = False) -> list[Run]:
         print_table(
             f"runs in {folder}", [[row[n] for n in shown] for row in rows], [COLUMNS[n] for n in shown]
         )
+        for one in found:  # a sentence has no room in a cell
+            if one.reason:
+                print(f"{printable(one.name)}: {printable(one.reason)}")
     else:
         print(f"no runs in {folder} yet; `python main.py fit --config NAME.yaml` leaves one")
     return found

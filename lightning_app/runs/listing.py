@@ -142,8 +142,7 @@ def row_of(run: Run) -> list[str]:
     local = datetime.fromisoformat(run.changed).astimezone()
     accuracy = ", ".join(f"{name} {value:.4f}" for name, value in run.accuracy.items())
     return [
-        printable(run.name), f"{run.what} {run.model}".strip(),
-        f"{run.state}: {run.reason}" if run.reason else run.state,
+        printable(run.name), f"{run.what} {run.model}".strip(), run.state,
         f"{local:%Y-%m-%dT%H:%M}", "" if run.epochs is None else str(run.epochs), accuracy,
         *("" if value is None else f"{value:.4f}" for value in (run.mask_ratio, run.dssim)),
     ]  # fmt: skip

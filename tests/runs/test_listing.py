@@ -118,6 +118,10 @@ def test_the_command(run_main: RunMain, tmp_path: Path, capsys: pytest.CaptureFi
     assert "dSSIM" not in said  # no run has one
     assert {"accuracy", "0.5000"} <= set(said.split())  # no cell is broken at 80 columns
     assert re.search(r"\s\d{4}-\d\d-\d\dT\d\d:\d\d\s", said)  # nor the date
+    why = "a reason of many words, which would fill a narrow column of the table from top to bottom"
+    write_state(tmp_path / "runs/spoilt", "failed", why)
+    run_main("runs")
+    assert f"spoilt: {why}" in capsys.readouterr().out.splitlines()
     run_main("runs", "--json")
     assert {run["name"] for run in json.loads(capsys.readouterr().out)} == {"mine", "spoilt"}
 
