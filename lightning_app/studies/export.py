@@ -182,6 +182,8 @@ def export(
         write_atomically(folder / "card.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         sizes = {names[file]: (folder / file).stat().st_size for file in _FILES if (folder / file).exists()}
     _print_summary(target, sizes, model_input, agreement, with_masks)
+    if unsaid := [f"--{key}" for key in ("licence", "trained_on") if card[key] is None]:
+        log.info("The card does not state what you did not: give %s to say it.", " and ".join(unsaid))
     return card
 
 

@@ -195,7 +195,7 @@ def test_the_card(
     one, other = embedded(folder, grid.float() / 255)
     assert shown == pytest.approx(float(one @ other), abs=1e-5)
     threshold = card["figures"]["lfw/threshold"]
-    assert f"On the pairs of `lfw` it was {threshold:.3f} (the mean over folds)." in text
+    assert f"On the pairs of `pairs.txt` it was {threshold:.3f} (the mean over folds)" in text
     # images as those of the training set: the example crops and resizes them as the reader does
     files = sorted(drawn_root.rglob("*.png"))[::20][:2]
     for name, file in zip("ab", files, strict=True):

@@ -160,7 +160,7 @@ def window(data: bytes) -> bytes:
 PLACES: dict[str, tuple[Planted, str]] = {
     "padding of empty stored blocks": (empty_blocks, "an empty block"),
     "lengths of stored blocks": (stored_blocks, "stored blocks that end early"),
-    "row filters": (filters, "rows with other filters"),
+    "row filters": (filters, "rows with other PNG filters"),
     "IDAT chunks": (split, "2 IDAT chunks"),
     "empty IDAT chunks": (no_data, "6 IDAT chunks"),
     "bits after the last block": (last_bits, "bits after the last block"),

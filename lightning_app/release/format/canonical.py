@@ -125,7 +125,7 @@ def byte_faults(data: bytes, pixels: Pixels, writing: Writing) -> list[str] | No
     if not faults and writing.form is not None:
         return None
     faults = faults or ["other matches or codes"]
-    at = "" if writing.level is None else f" at the release's level {writing.level}"
+    at = "" if writing.level is None else f" (the release has zlib's level {writing.level})"
     return [f"its bytes are not those that `desensitize` writes of its pixels{at}: {', '.join(faults)}"]
 
 
@@ -194,7 +194,7 @@ def _frame_faults(data: bytes, pixels: Pixels) -> list[str]:
     except zlib.error:
         return [*faults, "a damaged zlib stream"]
     if rows != filtered(stored):
-        faults.append("rows with other filters")
+        faults.append("rows with other PNG filters")
     if len(parts) == 1 and len(data) != _FRAME + len(stream):
         faults.append("something beside its chunks")
     return faults
