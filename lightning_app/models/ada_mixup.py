@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,6 +46,9 @@ class LearnsToMix(Recogniser):
         reward2: λ2, weight of the loss one step ahead, 0 or more; 0 spares two of four more passes.
         entropy: weight of the strategy's entropy in its loss, in nats; by default 0.01.
         as_in_paper: neither baseline nor entropy: rewards as they are.
+        paired: compare a reward with the loss of the mix that the recogniser learns of the same batch, whose k is drawn
+            from the same probabilities. What both have in common, such as a loss that rises with a margin's ramp, then
+            counts for nothing. By default a reward is compared with the rewards of the batches before.
         **kwargs: as for the recogniser.
 
     Raises:
@@ -65,19 +68,21 @@ class LearnsToMix(Recogniser):
         reward2: float = 1.0,
         entropy: float | None = None,
         as_in_paper: bool = False,
+        paired: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not (reward1 >= 0 and reward2 >= 0 and 0 < reward1 + reward2 < math.inf):
             raise ValueError(f"model.reward1={reward1}, model.reward2={reward2}: give 0 or more, not both 0")
-        if as_in_paper and entropy:
-            raise ValueError(f"model.entropy={entropy}: as_in_paper has none; leave out either")
+        if as_in_paper and (entropy or paired):
+            given = "paired=True" if paired else f"entropy={entropy}"
+            raise ValueError(f"model.{given}: as_in_paper has none; leave out either")
         if not (0 <= (entropy or 0) < math.inf and 0 < strategy_lr < math.inf):
             raise ValueError(
                 f"model.entropy={entropy}, model.strategy_lr={strategy_lr}: give 0 or more, and a positive rate"
             )
         self.strategy_width, self.strategy_lr = strategy_width, strategy_lr
-        self.reward1, self.reward2, self.as_in_paper = reward1, reward2, as_in_paper
+        self.reward1, self.reward2, self.as_in_paper, self.paired = reward1, reward2, as_in_paper, paired
         self.entropy = 0.0 if as_in_paper else _ENTROPY if entropy is None else entropy
         self.drawn_k: int | None = None  # of the last batch
         # in a list: neither in the state dict nor in the optimiser nor in DDP; it stays with its owner
@@ -124,10 +129,17 @@ class LearnsToMix(Recogniser):
         strategy.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Let the strategy learn of a batch, then return the loss of its mix; see the class."""
-        return super().training_step(self._mixed(batch, batch_idx), batch_idx)
+        """Let the strategy learn of a batch, and return the loss of its mix; see the class."""
+        mixed, learn = self._mixed(batch, batch_idx)
+        if not self.paired:
+            learn(0.0)
+        loss = super().training_step(mixed, batch_idx)
+        if self.paired:
+            learn((self.reward1 + self.reward2) * float(self._mean(loss.detach().float())))
+        return loss
 
-    def _mixed(self, batch: Batch, batch_idx: int) -> Batch:
+    def _mixed(self, batch: Batch, batch_idx: int) -> tuple[Batch, Callable[[float], None]]:
+        """Return the mix to learn, and how the strategy learns, given what its reward is compared with."""
         (strategy,) = self._strategies
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         draw_key = DrawKey(data.seed, self.current_epoch, self.global_step, mix=True)
@@ -137,9 +149,12 @@ class LearnsToMix(Recogniser):
         rewards = self.rewards(data.mixed(batch, draw_key, tried))
         on_cpu = rewards.cpu()
         reward = sum(share * float(one) for share, one in self._shares(on_cpu))
-        strategy.learn(logits, tried, reward, self._mean)
         self._tell(strategy, on_cpu, len(batch["index"]), self._log_anew or batch_idx == 0)
-        return data.mixed(batch, draw_key, self.drawn_k)  # type: ignore[no-any-return]
+
+        def learn(compared: float) -> None:
+            strategy.learn(logits, tried, reward - compared, self._mean)
+
+        return data.mixed(batch, draw_key, self.drawn_k), learn
 
     def _look(self, strategy: MixStrategy, image: Tensor) -> Tensor:
         """Return the strategy's logits, in the run's precision; in fp16, whose gradients vanish, in fp32."""

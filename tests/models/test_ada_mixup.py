@@ -148,6 +148,71 @@ def test_the_strategy_goes_where_the_reward_is(best: int, baseline: bool) -> Non
     assert float(strategy.probability[K.index(best)]) > 0.9
 
 
+@pytest.mark.usefixtures("small_network")
+def test_a_paired_baseline_finds_a_small_difference_below_what_all_have_in_common() -> None:
+    """Rewards rise, and batches differ by more than candidates do: of the same batch only the difference counts."""
+
+    def likeliest(paired: bool, seed: int) -> float:
+        strategy, generator = strategy_of(seed, lr=1e-3), torch.Generator().manual_seed(seed)
+        for step in range(200):
+            logits = strategy.look(torch.rand(8, 3, 16, 16, generator=generator), alone)
+            common, one, other = torch.randn(3, generator=generator).tolist()
+            common = 0.02 * step + 0.3 * common
+            tried, learnt = strategy.draw(0), strategy.draw(1)
+            reward, compared = common + 0.1 * (tried + one), common + 0.1 * (learnt + other)
+            strategy.learn(logits, tried, reward - (compared if paired else 0.0), alone)
+        return float(strategy.probability[K.index(4)])
+
+    found = {paired: sum(likeliest(paired, seed) for seed in range(4)) / 4 for paired in (False, True)}
+    assert found[True] > 0.75
+    assert found[True] > found[False] + 0.1
+
+
+@pytest.mark.usefixtures("small_network")
+def test_a_reward_is_compared_with_the_mix_that_is_learnt(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards, learn, seen, taught = LearnsToMix.rewards, MixStrategy.learn, list[Tensor](), list[float]()
+
+    def watched(self: LearnsToMix, mixed: Any) -> Tensor:
+        seen.append(rewards(self, mixed))
+        return seen[-1]
+
+    def learning(self: MixStrategy, logits: Tensor, k: int, reward: float, mean: Any) -> None:
+        taught.append(reward)
+        learn(self, logits, k, reward, mean)
+
+    monkeypatch.setattr(LearnsToMix, "rewards", watched)
+    monkeypatch.setattr(MixStrategy, "learn", learning)
+    model = small(paired=True, reward1=0.5, reward2=2.0, dropout=0.0)
+    trainer = fit(tmp_path, model, data(RandomMixUp(K, key=key)), max_epochs=1, limit_train_batches=1)
+    loss = float(trainer.callback_metrics["train/loss"])
+    (found,) = seen
+    assert taught == [pytest.approx(0.5 * float(found[0]) + 2.0 * float(found[1]) - 2.5 * loss, abs=1e-4)]
+
+
+@pytest.mark.usefixtures("small_network")
+def test_a_paired_run_that_is_killed_goes_on_bit_for_bit(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The strategy learns after the recogniser's loss is known, and before its update."""
+    fit(tmp_path / "whole", small(paired=True), data(RandomMixUp(K, key=key)))
+    learn, left = MixStrategy.learn, [3]
+
+    def dying(self: MixStrategy, *args: Any) -> None:
+        learn(self, *args)
+        left[0] -= 1
+        if left[0] < 0:
+            raise Dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MixStrategy, "learn", dying)
+        with pytest.raises(Dies):
+            fit(tmp_path, small(paired=True), data(RandomMixUp(K, key=key)))
+    fit(tmp_path, small(paired=True), data(RandomMixUp(K, key=key)), ckpt_path=tmp_path / LAST)
+    assert state(tmp_path / LAST) == state(tmp_path / "whole" / LAST)
+
+
 def test_without_a_baseline_the_reward_itself_counts() -> None:
     """As in the paper: one step of plain gradient on a reward of 20 makes what was drawn likelier."""
     strategy = strategy_of(baseline=False)
@@ -500,6 +565,7 @@ def test_it_is_read_as_the_recogniser_it_is(tmp_path: Path, key: Path) -> None:
         ({"reward1": -1.0}, r"model\.reward1=-1\.0, model\.reward2=1\.0: give 0 or more, not both 0"),
         ({"reward1": 0.0, "reward2": 0.0}, "not both 0"),
         ({"as_in_paper": True, "entropy": 0.1}, r"model\.entropy=0\.1: as_in_paper has none"),
+        ({"as_in_paper": True, "paired": True}, r"model\.paired=True: as_in_paper has none"),
         ({"strategy_lr": 0.0}, r"model\.strategy_lr=0\.0: give 0 or more, and a positive rate"),
         ({"strategy_lr": math.nan}, r"model\.strategy_lr=nan: give 0 or more, and a positive rate"),
         ({"entropy": math.nan}, r"model\.entropy=nan, .*: give 0 or more, and a positive rate"),
