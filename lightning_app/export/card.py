@@ -153,8 +153,8 @@ def opening(card: dict[str, Any]) -> list[Ready]:
     if isinstance(crop, int):
         lines.append(f"left, top = round((image.width - {crop}) / 2), round((image.height - {crop}) / 2)")
         lines.append(f"image = image.crop((left, top, left + {crop}, top + {crop}))")
-    elif crop is not None:
-        lines.append(f"image = image.crop({tuple(map(int, crop))})")
+    elif crop is not None:  # four numbers, see `training_data`
+        lines.append(f"image = image.crop({tuple(crop)})")
     lines.append(f"image = image.resize(({size}, {size}), Image.Resampling.BILINEAR)")
     return [Ready(line) for line in lines]
 

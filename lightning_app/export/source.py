@@ -150,7 +150,7 @@ def training_data(facts: CheckpointFacts, run: TrainedRun) -> dict[str, Any]:
         "steps": facts.step,
         "precision": (run.config.get("trainer") or {}).get("precision"),
         "reader": _class_name(reader),
-        "crop": crop if isinstance(crop, int | list) else None,
+        "crop": crop if _is_crop(crop) else None,
         "federation": run.federation,
         "origins": facts.origins,
     }
@@ -218,6 +218,12 @@ def _federation(record: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{record} is damaged ({error!r}); move it away") from error
     return found | {"rounds": None, "images": None}
+
+
+def _is_crop(value: object) -> bool:
+    """Return whether a config's crop is one: the side of a square, or the four sides of a box."""
+    box = isinstance(value, list) and len(value) == 4 and all(type(side) is int for side in value)
+    return type(value) is int or box
 
 
 def _arguments(part: Any) -> dict[str, Any]:

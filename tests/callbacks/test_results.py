@@ -105,21 +105,23 @@ def test_a_trial_of_one_batch_leaves_no_figures(make_trainer: MakeTrainer) -> No
     assert not (Path(trainer.default_root_dir) / "metrics.json").exists()
 
 
+@pytest.mark.parametrize("kind", ["accuracy", "auc"])
 @pytest.mark.parametrize(("low", "guessed"), [(0.45, True), (0.55, False), (None, False)])
-def test_who_only_guesses_is_said(low: float | None, guessed: bool) -> None:
+def test_who_only_guesses_is_said(low: float | None, guessed: bool, kind: str) -> None:
     metrics = {
         "lfw/accuracy": 0.6,
+        "lfw/auc": 0.6,
         "lfw/std": 0.1,
         "val/accuracy": 0.1,
         "val/accuracy_low": 0.05,
         "val/accuracy_high": 0.2,
     }
     if low is not None:
-        metrics |= {"lfw/accuracy_low": low, "lfw/accuracy_high": 0.7}
+        metrics |= {f"lfw/{kind}_low": low, f"lfw/{kind}_high": 0.7}
     said = _remarks(metrics)
     assert ("± over the folds, [95 % interval over the pairs]" in said) == (low is not None)
     assert (
-        any("lfw/accuracy 0.600: by its interval no better than guessing (0.5)" in one for one in said)
+        any(f"lfw/{kind} 0.600: by its interval no better than guessing (0.5)" in one for one in said)
         == guessed
     )
     assert not any("val/accuracy" in one for one in said), "classes of a task are not two"

@@ -52,11 +52,14 @@ def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
 
 
 def test_validate_gives_the_figures_of_fit_again(
-    fitted: Path, capsys: pytest.CaptureFixture[str], run_main: RunMain
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run_main: RunMain
 ) -> None:
+    copytree(fitted / "runs", tmp_path / "runs")  # what others look at stays as it was trained
     before = json.loads((fitted / "runs/tiny/metrics.json").read_text())
-    run_main("validate", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs", "--ckpt_path", "last")
-    after = json.loads((fitted / "runs/tiny/metrics.json").read_text())
+    run_main("validate", "--config", fitted / "tiny.yaml", "--ckpt_path", "last")
+    after = json.loads(
+        (tmp_path / "runs/tiny/metrics.validate.json").read_text()
+    )  # metrics.json keeps the fit's
     for key in ("lfw/accuracy", "lfw/auc", "lfw/accuracy_s3", "val/loss", "privacy/dssim"):
         assert after[key] == pytest.approx(before[key], rel=1e-6, abs=1e-6), key
     assert f"{before['lfw/accuracy']:.4f}"[:4] in capsys.readouterr().out
@@ -85,7 +88,8 @@ def test_test_and_predict_run(fitted: Path, run_main: RunMain) -> None:
     assert found["index"].tolist() == list(range(48))
     assert found["identity"].tolist() == [i // 8 for i in range(48)]
     names = Path("runs/tiny/embeddings.csv")
-    assert names.stat().st_mode & 0o077 == 0
+    for private in (names, names.with_suffix(".safetensors")):
+        assert private.stat().st_mode & 0o077 == 0
     head, *rows = csv.reader(names.read_text().splitlines())
     assert head == ["index", "identity", "image"]
     assert rows == [
@@ -267,19 +271,16 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(
     )
 
 
-def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(fitted: Path, run_main: RunMain) -> None:
+def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(
+    fitted: Path, tmp_path: Path, run_main: RunMain
+) -> None:
+    copytree(fitted / "runs", tmp_path / "runs")
     saved = yaml.safe_load((fitted / "runs/tiny/config.yaml").read_text())
     assert (saved["name"], saved["overwrite"], saved["ckpt_path"]) == ("tiny", False, None)
     # the name stands in it, so that `last` is found
-    run_main(
-        "validate",
-        "--config",
-        fitted / "runs/tiny/config.yaml",
-        "--runs",
-        fitted / "runs",
-        "--ckpt_path",
-        "last",
-    )
+    runs = tmp_path / "runs"
+    run_main("validate", "--config", fitted / "runs/tiny/config.yaml", "--runs", runs, "--ckpt_path", "last")
+    assert (runs / "tiny/metrics.validate.json").is_file()
 
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(

@@ -58,6 +58,8 @@ def test_an_argument_of_a_fit(
          "data.reader: 'FolderFace' is no class path; did you mean datamodules.FolderFaces?"),
         # what the command line gives is not blamed on the file
         (["sweep-levels", "--config", "sweep_levels.yaml", "--levels", "banana"], "levels: banana is no list"),
+        (["fit", "--config", "lfwa_quick_mask.yaml", "--model.lr=abc"],
+         "model.lr: lightning_app.models.ResNetMask: abc is no float"),
         (["sweep-levels", "--config", "sweep_levels.yaml", "--checkpoints", "[runs/mine]"],
          "checkpoints: ['runs/mine'] is no dict"),
         (["search-mask", "--config", "align.yaml"],

@@ -7,15 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from datamodules.readers.decode import fit
 from lightning_app.desensitize import CentreBlock, Desensitizer, MaskOut
 from lightning_app.export import find_model_input
-from lightning_app.export.card import plain_text, render
+from lightning_app.export.card import opening, plain_text, render, thresholds
 from lightning_app.export.folder import check_output, folder_at_once
-from lightning_app.export.source import normalisation, read_run
+from lightning_app.export.source import TrainedRun, normalisation, read_run, training_data
 from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.report import write_metrics
@@ -211,3 +214,46 @@ def test_a_card_shows_hostile_names_letter_by_letter() -> None:
     began = dict(plain, training={**card["training"], "origins": {"init_from": "0" * 64}})
     assert f"| began from the weights of | checkpoint of SHA-256 `{'0' * 64}`" in render(began, [])
     assert "began from" not in render(plain, [])
+
+
+@pytest.mark.parametrize(
+    ("crop", "taken"),
+    [
+        (44, 44),
+        ([1, 2, 45, 46], [1, 2, 45, 46]),
+        ([HOSTILE] * 4, None),
+        ([1, 2], None),
+        ("44", None),
+        (True, None),
+    ],
+)
+def test_a_crop_of_the_config_is_numbers(crop: object, taken: object, tmp_path: Path) -> None:
+    reader = {"class_path": "datamodules.FolderFaces", "init_args": {"crop": crop}}
+    run = TrainedRun(tmp_path, {"data": {"init_args": {"reader": reader}}})
+    facts = CheckpointFacts(tmp_path / "last.ckpt", "", "ResNet", 32, 3, 1, {})
+    assert training_data(facts, run)["crop"] == taken
+
+
+@pytest.mark.parametrize("crop", [None, 44, [3, 1, 47, 45]])
+def test_the_cards_example_cuts_as_the_reader(crop: int | list[int] | None) -> None:
+    card: dict[str, Any] = {
+        "desensitizer": {"method": "Identity"}, "mask": None, "input": {"size": 32}, "training": {"crop": crop},
+    }  # fmt: skip
+    noise = np.random.default_rng(0).integers(0, 256, (51, 50, 3), np.uint8)
+    found: dict[str, Any] = {"image": Image.fromarray(noise), "Image": Image}
+    exec("\n".join(opening(card)), found)
+    cut = crop if crop is None or isinstance(crop, int) else (crop[0], crop[1], crop[2], crop[3])
+    wanted = fit(Image.fromarray(noise), cut, 32, "a.png")
+    assert np.array_equal(np.asarray(found["image"]).transpose(2, 0, 1), wanted)
+    # what is to be desensitized before is no photograph any more
+    assert opening({**card, "desensitizer": {"method": "Mosaic", "block": 8}}) == []
+
+
+@pytest.mark.parametrize(("low", "guessed"), [(0.55, False), (0.5, True), (None, False)])
+def test_a_threshold_of_who_guesses_is_not_recommended(low: float | None, guessed: bool) -> None:
+    ends = {} if low is None else {"own/accuracy_low": 0.6, "own/auc_low": low}
+    card = {
+        "figures": {"own/accuracy": 0.7, "own/threshold": 0.25, "lfw/accuracy": 0.9, **ends},
+        "measured_on": [{"name": "own", "list": "my_pairs.csv"}],
+    }
+    assert thresholds(card) == [("my_pairs.csv", 0.25, guessed)], "lfw has none"

@@ -154,7 +154,7 @@ def test_a_paired_baseline_finds_a_small_difference_below_what_all_have_in_commo
 
     def likeliest(paired: bool, seed: int) -> float:
         strategy, generator = strategy_of(seed, lr=1e-3), torch.Generator().manual_seed(seed)
-        for step in range(200):
+        for step in range(400):
             logits = strategy.look(torch.rand(8, 3, 16, 16, generator=generator), alone)
             common, one, other = torch.randn(3, generator=generator).tolist()
             common = 0.02 * step + 0.3 * common
