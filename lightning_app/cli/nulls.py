@@ -25,13 +25,33 @@ class NestedNulls(ArgumentParser):
     """
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:  # type: ignore[override]
-        """Parse arguments; `--KEY=None` is a null."""
-        given = [_null(arg) for arg in (sys.argv[1:] if args is None else args)]
+        """Parse arguments; `--KEY=None` is a null, and what is typed wins over every config, wherever it stands."""
+        given = [_null(arg) for arg in configs_first(sys.argv[1:] if args is None else args)]
         with FILES.reading():
             found = super().parse_args([*_fresh_lists(given)], *rest, **more)
             for wrong in refused_nulls(found):
                 self.error(wrong)
         return found
+
+
+def configs_first(args: Sequence[str]) -> list[str]:
+    """Put the configs of a command line before its options, in the order in which they stand.
+
+    jsonargparse (4.53) applies both in the order of the command line: without this, the seed of
+    `fit --seed_everything 2 --config NAME.yaml` would be the config's, without a word.
+
+    Args:
+        args: of a command line, the command's name first where there is one.
+    """
+    configs, others = list[str](), list[str]()
+    rest = iter(args)
+    for arg in rest:
+        if arg in ("--config", "-c"):
+            configs += [arg, *(value for value in [next(rest, None)] if value is not None)]
+        else:
+            (configs if arg.startswith("--config=") else others).append(arg)
+    command = [others.pop(0)] if others and not others[0].startswith("-") else []
+    return [*command, *configs, *others]
 
 
 def refused_nulls(found: object, path: str = "") -> Iterator[str]:

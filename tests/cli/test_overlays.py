@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from lightning_app.cli.command_parser import CommandParser
 from lightning_app.cli.configs import CONFIGS, FindConfig, shipped
 
 OVERLAYS = [name for name in shipped() if name.startswith("overlays/")]
@@ -92,6 +94,47 @@ def test_a_list_of_a_later_config_replaces_one_of_the_same_length(
     read = parser.parse_args(_two_configs(tmp_path, ONE, OTHER))
     assert _crops(read) == [(LFW, None)]
     assert read.trainer.callbacks[0].init_args.flip is False
+
+
+@pytest.mark.parametrize(
+    "order",
+    ["OPTION --config ONE", "--config ONE OPTION --config=OTHER", "OPTION -c OTHER -c ONE",
+     "--config=OTHER OPTION -c ONE"],
+)  # fmt: skip
+def test_what_is_typed_wins_over_every_config_wherever_it_stands(order: str, tmp_path: Path) -> None:
+    made = {"ONE": "seed: 1\nname: one", "OTHER": "seed: 5"}
+    for name, text in made.items():
+        (tmp_path / name).write_text(text)
+    words = {name: str(tmp_path / name) for name in made}
+    args = re.sub(r"\b(ONE|OTHER)\b", lambda found: words[found[0]], order)
+    parser = CommandParser()
+    parser.add_argument("-c", "--config", action=FindConfig)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--name", type=str)
+    read = parser.parse_args(args.replace("OPTION", "--seed 2").split())
+    assert (read.seed, read.name) == (2, "one")
+    read = parser.parse_args(args.replace("OPTION", "--seed=2").split())
+    assert (read.seed, read.name) == (2, "one")
+
+
+def test_an_option_before_the_config_of_fit_is_not_lost(
+    run_main: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's own option too: the config says which model it is."""
+    with pytest.raises(SystemExit):
+        run_main(
+            "fit",
+            "--seed_everything",
+            2,
+            "--model.rounds",
+            4,
+            "--config",
+            "fer3_masker.yaml",
+            "--print_config",
+        )
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed_everything"] == 2
+    assert printed["model"]["init_args"]["rounds"] == 4
 
 
 def test_a_list_on_the_command_line_replaces_a_config_s(parser: ArgumentParser, tmp_path: Path) -> None:
