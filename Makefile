@@ -22,13 +22,13 @@ demo: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy .
+	$(PY) -m mypy --cache-dir $(VENV)/.mypy_cache .
 
-# mypy works beside the tests; its last line follows theirs
+# mypy works beside the tests; its last line follows theirs. What it learnt of other packages stays where these are
 test: $(STAMP) chromium
 	@start=$$(date +%s); types=$$(mktemp); \
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . || exit 1; \
-	$(PY) -m mypy . >$$types 2>&1 & mypy=$$!; \
+	$(PY) -m mypy --cache-dir $(VENV)/.mypy_cache . >$$types 2>&1 & mypy=$$!; \
 	$(PYTEST); tests=$$?; \
 	wait $$mypy; wrong=$$?; \
 	echo "mypy: $$(cat $$types)"; rm -f $$types; \

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from callbacks.verification import LFWVerification
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from lightning_app.cli.app import FaceVeilCLI
+from lightning_app.cli.configs import find_config
 from lightning_app.cli.parse_error import the_reason
 from lightning_app.cli.places import FILES
 from lightning_app.core.foreign import read_yaml
@@ -57,6 +60,39 @@ class FitSettings:
     model: L.LightningModule | None = None
 
 
+class _Parsed(FaceVeilCLI):
+    """A command line of `fit`, parsed; nothing is made of it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leave run folders alone."""
+
+    def instantiate_classes(self) -> None:
+        """Keep what was read, and from which files."""
+        self.files = tuple(FILES.read)
+        self.plain = self.parser.dump(self.config, format="json", skip_unset=False, skip_validation=True)
+
+
+# a comparison asks for one command line up to five times, and parsing is most of reading it
+@lru_cache(maxsize=64)
+def _parsed(folder: str, args: tuple[str, ...], contents: tuple[bytes, ...]) -> _Parsed:
+    """Parse a command line of `fit`; `folder` is the one that relative paths begin in, `contents` the files'."""
+    return _Parsed(
+        L.LightningModule, L.LightningDataModule, save_config_callback=None, subclass_mode_model=True,
+        subclass_mode_data=True, auto_configure_optimizers=False, seed_everything_default=0, run=False,
+        args=list(args), parser_kwargs={"exit_on_error": False},
+    )  # fmt: skip
+
+
+def _contents(args: Sequence[str]) -> Iterator[bytes]:
+    """Yield a digest of every file that a parser may read: configs, and values that are in a file of their own."""
+    for before, arg in zip(("", *args), args, strict=False):
+        option, _, value = arg.rpartition("=")
+        is_config = before in ("-c", "--config") or option == "--config"
+        path = find_config(value) if is_config else Path(value)
+        if is_config or (path.suffix in (".yaml", ".yml", ".json") and path.is_file()):
+            yield hashlib.sha256(path.read_bytes()).digest()
+
+
 def read_fit_settings(args: Sequence[str]) -> FitSettings:
     """Read what `fit` would be run with.
 
@@ -67,35 +103,25 @@ def read_fit_settings(args: Sequence[str]) -> FitSettings:
         FileNotFoundError: a config or a file it names is not there.
         ValueError: an argument or value is wrong, or the data is not a FaceDataModule.
     """
-
-    class Reader(FaceVeilCLI):
-        def before_instantiate_classes(self) -> None:
-            """Leave run folders alone."""
-
-        def instantiate_classes(self) -> None:
-            """Build the data and the callbacks, no trainer."""
-            self.config_init = self.parser.instantiate(self.config)
-
     try:
         with _quietly():
-            read = Reader(
-                L.LightningModule, L.LightningDataModule, save_config_callback=None, subclass_mode_model=True,
-                subclass_mode_data=True, auto_configure_optimizers=False, seed_everything_default=0, run=False,
-                args=list(args), parser_kwargs={"exit_on_error": False},
-            )  # fmt: skip
+            read = _parsed(os.getcwd(), tuple(args), tuple(_contents(args)))
+            FILES.read = list(read.files)
+            read._set_seed()  # as the parser of another command line would
+            made = read.parser.instantiate(read.config)
     except ArgumentError as error:
         raise ValueError(FILES.place(str(error)) + the_reason(str(error))) from error
     except (ValueError, OSError) as error:  # jsonargparse wraps what a class refused in what it was tried as
         raise ValueError(reason(error)) from error
-    data = read.config_init.data
+    data = made.data
     if not isinstance(data, FaceDataModule):
         raise ValueError(
             f"{' '.join(args)}: data is a {type(data).__name__}; give a datamodules.FaceDataModule"
         )
-    callbacks = read.config_init.trainer.callbacks or []
+    callbacks = made.trainer.callbacks or []
     watching = _listed(callbacks)
     verifying = [c for c in watching if isinstance(c, LFWVerification)]
-    plain = json.loads(read.parser.dump(read.config, format="json", skip_unset=False, skip_validation=True))
+    plain = json.loads(read.plain)
     verifier = ""
     if verifying and type(verifying[0]) is not LFWVerification:
         named = _listed(plain["trainer"]["callbacks"])[watching.index(verifying[0])]
@@ -108,7 +134,7 @@ def read_fit_settings(args: Sequence[str]) -> FitSettings:
         measured=_measured(plain, verifier),
         verifier=verifier,
         classes=frozenset(named_classes(plain)),
-        model=read.config_init.model,
+        model=made.model,
     )
 
 

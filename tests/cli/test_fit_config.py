@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from callbacks import LFWVerification
-from lightning_app.cli.fit_config import read_fit_settings, saved_measured
+from lightning_app.cli.fit_config import _parsed, read_fit_settings, saved_measured
 
 OWN = f"{__name__}.MyVerification"
 
@@ -44,6 +45,35 @@ def test_who_verifies_on_which_pairs_is_found_whatever_the_class(verifier: str, 
     assert two.verifier == (OWN if verifier == OWN else "")
     assert two.measured["verification"]["reader"]["init_args"]["folds"] == 2
     assert two.measured != three.measured
+
+
+def test_what_is_read_again_is_parsed_once_and_made_anew(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "a.yaml", "callbacks.LFWVerification", 2)
+    args = ["--config", str(config), "--seed_everything=3"]
+    _parsed.cache_clear()
+    first, again = read_fit_settings(args), read_fit_settings(args)
+    assert (_parsed.cache_info().misses, _parsed.cache_info().hits) == (1, 1)
+    assert first.data is not again.data
+    assert first.model is not again.model
+    assert first.description == again.description
+    assert first.description is not again.description
+    assert first.model is not None
+    assert again.model is not None
+    for one, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other), "the seed is set for each"
+
+
+def test_what_has_changed_on_disk_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config given anew, and one of the same name in another folder."""
+    monkeypatch.chdir(tmp_path)
+    args = ["--config=a.yaml"]
+    for folds in (2, 3):
+        config_of(tmp_path / "a.yaml", "callbacks.LFWVerification", folds)
+        found = read_fit_settings(args)
+        assert found.measured["verification"]["reader"]["init_args"]["folds"] == folds
+    config_of(tmp_path / "b" / "a.yaml", "callbacks.LFWVerification", 4)
+    monkeypatch.chdir(tmp_path / "b")
+    assert read_fit_settings(args).measured["verification"]["reader"]["init_args"]["folds"] == 4
 
 
 def test_a_run_that_was_verified_by_a_class_of_ones_own_is_told_from_others(tmp_path: Path) -> None:
