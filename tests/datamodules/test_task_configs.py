@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,22 +79,11 @@ def test_maskers_and_the_parts_of_their_masks_run_on_a_stand_in(
         "--data.init_args.num_workers=0",
         *(f"--data.init_args.{of}.init_args.size=32" for of in ("reader", "validation", "test")),
     )
-    for name, rounds in (
-        (f"{task}_masker_s1", 0),
-        (f"{task}_masker_core_s1", 4),
-        (f"{task}_masker_plain_s1", 0),
-    ):
-        run_main(
-            "fit",
-            "--config",
-            f"{task}_masker.yaml",
-            "--name",
-            name,
-            f"--model.rounds={rounds}",
-            *SMALL,
-            *more,
-            *MASKER,
-        )
+    for name, rounds in ((f"{task}_masker_s1", 0), (f"{task}_masker_core_s1", 4)):
+        options = (f"--name={name}", f"--model.rounds={rounds}", *SMALL, *more, *MASKER)
+        run_main("fit", "--config", f"{task}_masker.yaml", *options)
+    # the table's runs are not made, but for three below: that it is there is enough
+    shutil.copytree(f"runs/{task}_masker_s1", f"runs/{task}_masker_plain_s1")
     values = parsed(build_parser(), ["--config", f"{task}_masks.yaml"])
     variants = {
         key: Variant(**one) if isinstance(one, dict) else one for key, one in values["variants"].items()
