@@ -22,7 +22,7 @@ from datamodules.readers.folder import FolderFaces
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import freeform_masks, save_mask
 from lightning_app.release.audit.run import audit
-from lightning_app.release.format.manifest import is_image_file
+from lightning_app.release.format.names import is_image_file
 from lightning_app.release.format.tree import entries
 from lightning_app.release.write.writer import write_release
 

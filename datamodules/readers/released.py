@@ -30,8 +30,9 @@ from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.masks.bits import pack_masks
 from lightning_app.release.format.each_mask import code_file, mask_file, read_codes, read_mask
 from lightning_app.release.format.keyed import WithoutKey
-from lightning_app.release.format.manifest import MANIFEST, MASK, SIGNATURE, Manifest, is_image_file
+from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.method import desensitizer_of, is_known, key_hashes
+from lightning_app.release.format.names import MANIFEST, MASK, SIGNATURE, is_image_file
 from lightning_app.release.format.shard_rows import ShardRows
 from lightning_app.release.format.signing import fingerprint, load_public_key, signature_holds
 from lightning_app.release.format.tree import walk_release

@@ -15,7 +15,8 @@ from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Desensitizer, LearnedMask, described
 from lightning_app.masks import guarded, load_mask, mask_hash, mask_ratio
 from lightning_app.models.checkpoints import CheckpointFacts
-from lightning_app.release.format.manifest import MASK, public_method
+from lightning_app.release.format.names import MASK
+from lightning_app.release.format.public import public_method
 
 log = logging.getLogger("faceveil")
 

@@ -24,9 +24,9 @@ from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import Audit
 from lightning_app.release.audit.run import audit as audit_release
 from lightning_app.release.audit.verdict import compared_line, left_open, metrics
-from lightning_app.release.format.manifest import MANIFEST
 from lightning_app.release.format.marks import OF_TIMES
 from lightning_app.release.format.method import is_known
+from lightning_app.release.format.names import MANIFEST
 from lightning_app.release.format.pseudonyms import Pseudonyms, refuse_inside
 from lightning_app.release.format.signing import load_public_key
 from lightning_app.studies.audit_config import read_part, reader_of

@@ -14,7 +14,7 @@ from lightning_app.cli.fit_config import make_reader
 from lightning_app.core.foreign import read_yaml
 from lightning_app.desensitize import Desensitizer
 from lightning_app.release.audit.run import Audit
-from lightning_app.release.format.manifest import MANIFEST
+from lightning_app.release.format.names import MANIFEST
 from lightning_app.release.write.preflight import be_strict
 from lightning_app.release.write.writer import LOSSY_WEBP
 

@@ -21,8 +21,8 @@ from lightning_app.release.audit.classes import class_names_faults
 from lightning_app.release.audit.each_against_raw import compare_each
 from lightning_app.release.audit.run import Audit
 from lightning_app.release.audit.shards_against_raw import compare_shards
-from lightning_app.release.format.manifest import MANIFEST, MASK, image_file
 from lightning_app.release.format.method import describe, desensitizer_of, is_known, key_hashes
+from lightning_app.release.format.names import MANIFEST, MASK, image_file
 from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.tensors import PAIRS
 from lightning_app.release.write.each import EachDesensitizer

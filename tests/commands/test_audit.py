@@ -23,8 +23,10 @@ from lightning_app.desensitize import Desensitizer, Mosaic
 from lightning_app.masks import guarded, mask_hash, save_mask
 from lightning_app.release.audit.against_raw import compare_images
 from lightning_app.release.audit.run import Compared, audit
-from lightning_app.release.format.manifest import Manifest, is_image_file, made_with
+from lightning_app.release.format.manifest import Manifest
+from lightning_app.release.format.names import is_image_file
 from lightning_app.release.format.pseudonyms import Pseudonyms
+from lightning_app.release.format.public import made_with
 from lightning_app.studies.audit import audit as audit_command
 from tests.command_line import RunMain, refused
 from tests.release.by_hand import (

@@ -27,7 +27,7 @@ from lightning_app.desensitize import (
 from lightning_app.desensitize.base import only_hides
 from lightning_app.export.card import desensitizing
 from lightning_app.masks import freeform_masks, save_mask
-from lightning_app.release.format.manifest import public_method
+from lightning_app.release.format.public import public_method
 from lightning_app.release.write.desensitizing import PixelDesensitizer
 from tests.desensitize.contract import DesensitizerContract, faces
 

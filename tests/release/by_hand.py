@@ -22,7 +22,8 @@ from lightning_app.desensitize import Desensitizer, GaussianBlur
 from lightning_app.masks import load_mask, mask_hash, mask_ratio, save_mask
 from lightning_app.release import Manifest, MaskEntry, Pseudonyms
 from lightning_app.release.audit.run import Audit
-from lightning_app.release.format.manifest import TIMESTAMP, made_with
+from lightning_app.release.format.names import TIMESTAMP
+from lightning_app.release.format.public import made_with
 from lightning_app.release.format.signing import fingerprint, sign
 
 KEY = bytes(range(32))

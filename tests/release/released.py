@@ -11,7 +11,7 @@ import torch
 from datamodules import FolderFaces
 from lightning_app.desensitize import MaskOut
 from lightning_app.masks import freeform_masks, save_mask
-from lightning_app.release.format.manifest import TIMESTAMP
+from lightning_app.release.format.names import TIMESTAMP
 from lightning_app.release.write.writer import Release, write_release
 from tests.datamodules.face_files import encoded, picture
 

@@ -13,7 +13,8 @@ import pytest
 from datamodules import FolderFaces
 from datamodules.readers.base import FaceReader
 from lightning_app.desensitize import Chain, Desensitizer, FrequencyMask, MixUp
-from lightning_app.release.format.manifest import TIMESTAMP, Manifest
+from lightning_app.release.format.manifest import Manifest
+from lightning_app.release.format.names import TIMESTAMP
 from lightning_app.release.write import writer
 from lightning_app.release.write.finish import stamp
 from lightning_app.release.write.writer import Release, write_release

@@ -22,8 +22,9 @@ from lightning_app.masks.io import sidecar
 from lightning_app.release.audit.images import Checks, check_images
 from lightning_app.release.audit.run import audit
 from lightning_app.release.format.deflate import take_apart
-from lightning_app.release.format.manifest import Manifest, made_with
+from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.png import data_chunks, read_png
+from lightning_app.release.format.public import made_with
 from lightning_app.release.format.signing import fingerprint, sign
 from lightning_app.studies.audit import audit as command
 from tests.release.by_hand import KEY, images, relist, said, set_times, sha256

@@ -26,7 +26,7 @@ from lightning_app.desensitize.blur import default_sigma
 from lightning_app.release import Pseudonyms
 from lightning_app.release.audit.against_raw import AS_CLEAN
 from lightning_app.release.audit.run import Audit
-from lightning_app.release.format.manifest import made_with
+from lightning_app.release.format.public import made_with
 from lightning_app.release.format.signing import fingerprint
 from lightning_app.release.write.writer import write_release as release
 from lightning_app.studies.audit import audit

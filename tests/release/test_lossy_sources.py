@@ -19,7 +19,7 @@ from datamodules.readers.decode import decode
 from datamodules.readers.subset import Subset
 from lightning_app.desensitize import CentreBlock, GaussianBlur, MaskOut
 from lightning_app.masks import save_mask
-from lightning_app.release.format.manifest import REASONS
+from lightning_app.release.format.entries import REASONS
 from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
 from tests.release.released import CROP, SIZE, mask_file, raw_tree, reader_of, release
 

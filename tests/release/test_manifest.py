@@ -13,7 +13,8 @@ from lightning_app.masks import save_mask
 from lightning_app.release import Manifest, MaskEntry
 from lightning_app.release.audit.against_raw import _OWN_WORDS
 from lightning_app.release.audit.run import strings
-from lightning_app.release.format.manifest import is_image_file, public_method
+from lightning_app.release.format.names import is_image_file
+from lightning_app.release.format.public import public_method
 from tests.release.test_guard import dotted
 
 PERSON, OTHER, FACE = "0a" * 10, "0b" * 10, "cd" * 10

@@ -17,7 +17,7 @@ from datamodules.readers.index import Names
 from datamodules.readers.recordio import RecordIOFaces
 from lightning_app.masks import load_mask
 from lightning_app.release import Pseudonyms
-from lightning_app.release.format.manifest import REASONS
+from lightning_app.release.format.entries import REASONS
 from tests.datamodules.face_files import encoded, insightface_records, picture, write_records
 from tests.release.released import CROP, KEY, SIZE, contents, raw_tree, reader_of, release
 

@@ -20,21 +20,12 @@ from lightning_app.metrics import dssim
 from lightning_app.release.audit.images import read_at_most
 from lightning_app.release.audit.run import Audit, Compared, strings
 from lightning_app.release.format.each_mask import CODES, MASKS, is_code_file
-from lightning_app.release.format.manifest import (
-    IMAGES,
-    MANIFEST,
-    MASK,
-    MASK_FACTS,
-    OTHER,
-    REASONS,
-    SIGNATURE,
-    VERSION,
-    is_image_file,
-    made_with,
-)
+from lightning_app.release.format.entries import OTHER, REASONS, VERSION
 from lightning_app.release.format.method import is_known
+from lightning_app.release.format.names import IMAGES, MANIFEST, MASK, MASK_FACTS, SIGNATURE, is_image_file
 from lightning_app.release.format.png import read_png
 from lightning_app.release.format.pseudonyms import DIGITS
+from lightning_app.release.format.public import made_with
 from lightning_app.release.format.strict_json import strict_json
 from lightning_app.release.format.tensors import PAIRS, SHARDS, is_shard_file
 from lightning_app.release.format.tree import entries

@@ -10,8 +10,10 @@ from torch import Tensor
 from lightning_app.core.plain import canonical
 from lightning_app.desensitize import Desensitizer
 from lightning_app.masks import guarded, mask_hash
-from lightning_app.release.format.manifest import MASK, VERSION, Manifest
+from lightning_app.release.format.entries import VERSION
+from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.method import describe, weak_mask
+from lightning_app.release.format.names import MASK
 from lightning_app.release.write.desensitizing import PixelDesensitizer
 from lightning_app.release.write.each import EachDesensitizer
 

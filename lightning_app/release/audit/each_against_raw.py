@@ -18,7 +18,7 @@ from lightning_app.desensitize.learned_mask import CHUNK
 from lightning_app.release.audit.images import read_at_most
 from lightning_app.release.audit.run import Audit, Compared
 from lightning_app.release.format.each_mask import mask_faults, mask_file
-from lightning_app.release.format.manifest import is_image_file
+from lightning_app.release.format.names import is_image_file
 from lightning_app.release.format.png import read_png
 from lightning_app.release.write.desensitizing import stack
 from lightning_app.release.write.each import EachDesensitizer, Remade

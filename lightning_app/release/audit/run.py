@@ -32,18 +32,11 @@ from lightning_app.release.audit.images import (
 from lightning_app.release.audit.shards import Shards, check_pairs, check_shards, tensor_faults
 from lightning_app.release.format.canonical import RUNS, mask_faults
 from lightning_app.release.format.each_mask import mask_file
-from lightning_app.release.format.manifest import (
-    MANIFEST,
-    MASK,
-    MASK_FACTS,
-    SIGNATURE,
-    Manifest,
-    guard_of,
-    is_image_file,
-    made_with,
-)
+from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.method import is_known, margin_faults, method_faults, method_text, traces_of
+from lightning_app.release.format.names import MANIFEST, MASK, MASK_FACTS, SIGNATURE, is_image_file
 from lightning_app.release.format.png import read_png
+from lightning_app.release.format.public import guard_of, made_with
 from lightning_app.release.format.signing import fingerprint, signature_holds
 from lightning_app.release.format.strict_json import strict_json
 from lightning_app.release.format.traces import Traces, too_many

@@ -15,8 +15,8 @@ from datamodules.readers.base import FaceReader, Pixels
 from lightning_app.core.draws import hashed
 from lightning_app.release.audit.run import Audit, Compared
 from lightning_app.release.audit.shards import Shards, read_rows
-from lightning_app.release.format.manifest import image_file
 from lightning_app.release.format.method import is_known
+from lightning_app.release.format.names import image_file
 from lightning_app.release.format.pseudonyms import Pseudonyms
 from lightning_app.release.format.tensors import Layout
 from lightning_app.release.write.representing import Representer

@@ -21,13 +21,13 @@ from typing_extensions import Self
 from lightning_app.core.plain import is_count, short_json
 from lightning_app.core.png import encode_png
 from lightning_app.release.format.canonical import RUNS, Writing, byte_faults
+from lightning_app.release.format.names import IMAGES
 from lightning_app.release.format.png import read_png
 from lightning_app.release.format.pseudonyms import DIGITS
 from lightning_app.release.format.tensors import MOST_BATCH
 
 MASKS, CODES = "masks", "codebook"
 MOST_CODES = 4096
-_IMAGES = "images"
 _MASK = re.compile(rf"{MASKS}/([0-9a-f]{{{DIGITS}}})/[0-9a-f]{{{DIGITS}}}\.png")
 _CODE = re.compile(rf"{CODES}/[0-9]{{4}}\.png")
 
@@ -82,7 +82,7 @@ def mask_file(image: str) -> str:
     Args:
         image: its own path, `images/P/I.png`.
     """
-    return MASKS + image.removeprefix(_IMAGES)
+    return MASKS + image.removeprefix(IMAGES)
 
 
 def code_file(number: int) -> str:

@@ -10,54 +10,30 @@ representations (version 3) holds `shards/NNNNNN.safetensors` in place of the im
 from __future__ import annotations
 
 import json
-import platform
-import re
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
-from importlib.metadata import version as installed
-from pathlib import Path, PurePath
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import Self
 
-from lightning_app.core.plain import is_count, is_hash, is_share, short_json
-from lightning_app.core.version import version
+from lightning_app.core.plain import is_count, short_json
 from lightning_app.release.format.classes import class_faults
-from lightning_app.release.format.each_mask import Masks, check_masks, is_code_file, is_mask_file
-from lightning_app.release.format.png import LARGEST
-from lightning_app.release.format.pseudonyms import DIGITS
-from lightning_app.release.format.schema import (
-    LONGEST,
-    PACKAGES,
-    check_method,
-    is_crop,
-    is_version,
-    most_refused,
-    plain_version,
+from lightning_app.release.format.each_mask import Masks
+from lightning_app.release.format.entries import (
+    FORMAT,
+    READ,
+    VERSION,
+    absent,
+    check_entries,
+    check_mask,
+    check_tables,
+    of_tensors,
 )
+from lightning_app.release.format.listed import check_files
+from lightning_app.release.format.names import MANIFEST
+from lightning_app.release.format.schema import check_method
 from lightning_app.release.format.strict_json import strict_json
-from lightning_app.release.format.tensors import MOST_CHANNELS, PAIRS, Tensors, is_shard_file
-
-FORMAT, VERSION = "faceveil-release", 2
-TENSORS = 3  # the version of a release of representations
-EACH = 4  # of one whose images have a mask each, or whose classes have names
-# 1 says more of MaskOut's masks than what they are, and not the level of compression
-_READ = (1, VERSION, TENSORS, EACH)
-MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-MASK, MASK_FACTS, IMAGES = "mask.png", "mask.json", "images"
-OTHER = "other"
-# why a file was refused, as the readers and `desensitize` word it: no other words stand in a manifest, where a
-# reader of one's own could put a name into them
-REASONS = frozenset({
-    "broken link", "cannot be decoded", "cannot be read", "empty file", "folder within an identity's", "hidden name",
-    "lossy WebP", "not upright (EXIF)", OTHER, "outside the identities' folders", "outside the tree",
-    "smaller than the crop", "special file", "truncated", "unknown format",
-})  # fmt: skip
-TIMESTAMP = 315532800  # 1980-01-01 00:00:00 UTC: when every file and folder of a release was last changed
-
-_IMAGE = re.compile(rf"{IMAGES}/([0-9a-f]{{{DIGITS}}})/[0-9a-f]{{{DIGITS}}}\.png")
+from lightning_app.release.format.tensors import Tensors, is_shard_file
 
 
 @dataclass(frozen=True)
@@ -127,7 +103,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Return the content of `manifest.json`: sorted keys, no time, no host, the same for the same release."""
         whole = {"format": FORMAT} | asdict(self)
-        for key in _absent(self.version):
+        for key in absent(self.version):
             del whole[key]
         return json.dumps(whole, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
@@ -142,6 +118,7 @@ class Manifest:
         Raises:
             ValueError: it is not; names the entry and what was found.
         """
+        where = str(where)
         try:
             found = strict_json(content)
         except ValueError as error:
@@ -149,43 +126,29 @@ class Manifest:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError(f'{where} is no manifest of a release ("format": "{FORMAT}" is missing)')
         number = found.get("version")
-        if not is_count(number) or number not in _READ:
+        if not is_count(number) or number not in READ:
             raise ValueError(
-                f"{where} has version {short_json(number)}, this FaceVeil reads {_READ[0]} to {_READ[-1]}: "
+                f"{where} has version {short_json(number)}, this FaceVeil reads {READ[0]} to {READ[-1]}: "
                 "install the one that made it, or a newer one"
             )
         own = {key: value for key, value in found.items() if key != "format"}
-        for key in _absent(number):
+        for key in absent(number):
             own.setdefault(key, None)
-        _check_keys(own, {f.name for f in fields(cls)}, str(where))
-        for key, check, wanted in _SCHEMA:
-            if not check(own[key]):
-                raise ValueError(
-                    f"{where}: {key} is {short_json(own[key])}, not {wanted}; the release is damaged"
-                )
-        of_tensors = own["tensors"] is not None if number == EACH else number == TENSORS
-        compressed = number == VERSION or (number == EACH and not of_tensors)
-        for key, is_of in (("compression", compressed), ("tensors", of_tensors)):
-            if (own[key] is not None) != is_of:
-                raise ValueError(f"{where}: {key} is of another version; the release is damaged")
-        if number != EACH and (own["masks"], own["classes"]) != (None, None):
-            raise ValueError(f"{where}: masks or classes is of another version; the release is damaged")
-        if number == EACH and (own["masks"], own["classes"]) == (None, None):
-            raise ValueError(
-                f"{where}: has neither masks nor classes, as version 4 has; the release is damaged"
-            )
-        if of_tensors:
+        check_entries(own, where)
+        tensors = of_tensors(own, number, where)
+        if tensors:
             own["tensors"] = Tensors.parse(own["tensors"], f"{where}: tensors")
             if own["mask"] is not None or own["channels"] != own["tensors"].shape[0]:
                 odd = "mask" if own["mask"] is not None else "channels"
                 raise ValueError(f"{where}: {odd} is not that of its tensors; the release is damaged")
         elif own["channels"] not in (1, 3):
             raise ValueError(f"{where}: channels is {own['channels']}, not 1 or 3; the release is damaged")
-        _check_tables(own, f"{where}")
+        check_tables(own, where)
         if own["mask"] is not None:
-            own["mask"] = _mask_entry(own["mask"], f"{where}: mask", own["size"])
+            check_mask(own["mask"], own["size"], f"{where}: mask")
+            own["mask"] = MaskEntry(**own["mask"])
         if own["masks"] is not None:
-            if own["mask"] is not None or of_tensors:
+            if own["mask"] is not None or tensors:
                 raise ValueError(
                     f"{where}: masks stand beside another mask or tensors; the release is damaged"
                 )
@@ -200,7 +163,7 @@ class Manifest:
         manifest = cls(**own)
         for what in class_faults(manifest.classes, manifest.identities):
             raise ValueError(f"{where}: {what}; the release is damaged")
-        manifest._check_files(str(where))
+        check_files(manifest, where)
         return manifest
 
     @classmethod
@@ -225,76 +188,6 @@ class Manifest:
             )
         return cls.parse(path.read_bytes(), path)
 
-    def _check_files(self, where: str) -> None:
-        if self.tensors is not None:
-            self._check_shards(self.tensors, where)
-            return
-        wanted = set() if self.mask is None else {MASK, MASK_FACTS}
-        if self.masks is not None and self.masks.pairs:
-            wanted.add(PAIRS)
-        found, beside, images = set(), 0, list[str]()
-        folders = set()
-        for name in self.files:
-            if match := _IMAGE.fullmatch(name):
-                folders.add(match[1])
-                images.append(name)
-            elif self.masks is not None and (is_mask_file(name) or is_code_file(name)):
-                beside += 1
-            else:
-                found.add(name)
-        if found != wanted:
-            odd = sorted(found ^ wanted)[0]
-            raise ValueError(
-                f"{where}: files: {_short(odd)} {'is missing' if odd in wanted else 'does not belong there'}"
-            )
-        counts = {
-            "identities": (self.identities, len(folders)),
-            "images": (self.images, len(self.files) - len(found) - beside),
-        }
-        for what, (said, listed) in counts.items():
-            if said != listed:
-                raise ValueError(
-                    f"{where}: {what} is {said}, but its files have {listed}; the release is damaged"
-                )
-        if self.mask is not None and self.mask.sha256 != self.files[MASK]:
-            raise ValueError(f"{where}: mask.sha256 is not that of {MASK} in files; the release is damaged")
-        if self.masks is not None:
-            check_masks(self.masks, images, self.files, where)
-        if self.classes is not None and self.classes.keys() != folders:
-            raise ValueError(
-                f"{where}: classes names other folders than its files have; the release is damaged"
-            )
-
-    def _check_shards(self, tensors: Tensors, where: str) -> None:
-        shards = [name for name in self.files if is_shard_file(name)]
-        wanted = {PAIRS} if tensors.pairs else set()
-        found = self.files.keys() - set(shards)
-        if found != wanted:
-            odd = min(found ^ wanted)
-            raise ValueError(
-                f"{where}: files: {_short(odd)} {'is missing' if odd in wanted else 'does not belong there'}"
-            )
-        for what, said, counted in (
-            ("images", self.images, sum(tensors.rows)),
-            ("tensors.rows", len(tensors.rows), len(shards)),
-        ):
-            if said != counted:
-                raise ValueError(
-                    f"{where}: {what} has {said}, but its shards have {counted}; the release is damaged"
-                )
-        last = int(PurePath(max(shards)).stem)
-        if last >= len(shards) + sum(
-            self.refused.values()
-        ):  # where all images of one are refused there is none
-            raise ValueError(
-                f"{where}: files: the shards are numbered up to {last}, and there are {len(shards)}; "
-                "the release is damaged"
-            )
-        if self.identities > self.images:
-            raise ValueError(
-                f"{where}: identities is {self.identities}, of {self.images} images; the release is damaged"
-            )
-
     @property
     def pairs(self) -> int:
         """How many pairs `pairs.txt` has; 0 where there is none."""
@@ -304,154 +197,3 @@ class Manifest:
     def shards(self) -> list[str]:
         """Paths of the shards, in the order of `tensors.rows`; none of a release of pictures."""
         return sorted(name for name in self.files if is_shard_file(name))
-
-
-def _absent(number: int) -> list[str]:
-    """Return the entries that a version of the format has not."""
-    if number == EACH:
-        return []
-    old = ["masks", "classes"]
-    return [
-        *old,
-        *(["compression"] if number in (1, TENSORS) else []),
-        *(["tensors"] if number != TENSORS else []),
-    ]
-
-
-def guard_of(method: Mapping[str, object]) -> int:
-    """Return by how many pixels a method narrows what its mask shows; 0 where its description tells none.
-
-    Args:
-        method: as a manifest has it, see `public_method`.
-    """
-    guard = method.get("guard", 0)
-    return guard if isinstance(guard, int) and is_count(guard) else 0
-
-
-def image_file(identity: str, image: str) -> str:
-    """Return the path of an image in a release.
-
-    Args:
-        identity: pseudonym of the identity.
-        image: pseudonym of the image.
-    """
-    return f"{IMAGES}/{identity}/{image}.png"
-
-
-def is_image_file(name: str) -> bool:
-    """Return whether a path, as `files` has it, is that of an image of a release."""
-    return _IMAGE.fullmatch(name) is not None
-
-
-def public_method(description: Mapping[str, object]) -> dict[str, Any]:
-    """Take out of a desensitizer's description what names a file or folder of the owner's.
-
-    Args:
-        description: what `Desensitizer.describe` gives.
-
-    Returns:
-        The rest: entries that are text and are called as files are, or look like one, are left out.
-    """
-    kept: dict[str, Any] = {}
-    for key, value in description.items():
-        if isinstance(value, Mapping):
-            kept[key] = public_method(value)
-        elif isinstance(value, list) and all(isinstance(one, Mapping) for one in value):  # of a chain's steps
-            kept[key] = [public_method(one) for one in value]
-        elif not (isinstance(value, str) and (key in _FILE_KEYS or _FILE_LIKE.search(value))):
-            kept[key] = value
-    return kept
-
-
-_FILE_KEYS = ("mask", "folder", "file", "path", "root", "checkpoint", "ckpt_path")
-_FILE_LIKE = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
-
-
-def made_with() -> dict[str, str]:
-    """Return the versions of what decodes, desensitizes and encodes images, for the manifest."""
-    return dict(_installed())
-
-
-@cache
-def _installed() -> Mapping[str, str]:
-    found = {"faceveil": version(), "python": platform.python_version(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
-    found |= {name: installed(name) for name in ("torch", "torchvision", "pillow", "numpy")}
-    return {name: plain_version(text) for name, text in found.items()}
-
-
-def _mask_entry(found: dict[str, Any], where: str, size: int) -> MaskEntry:
-    _check_keys(found, {f.name for f in fields(MaskEntry)}, where)
-    for key, check, wanted in _MASK_SCHEMA:
-        if not check(found[key]):
-            raise ValueError(
-                f"{where}.{key} is {short_json(found[key])}, not {wanted}; the release is damaged"
-            )
-    if found["guard"] > size:
-        raise ValueError(
-            f"{where}.guard is {found['guard']}, wider than the images of {size} px; the release is damaged"
-        )
-    return MaskEntry(**found)
-
-
-def _check_keys(found: dict[str, Any], wanted: set[str], where: str) -> None:
-    for word, keys in (
-        ("is missing", wanted - found.keys()),
-        ("does not belong there", found.keys() - wanted),
-    ):
-        if keys:
-            raise ValueError(f"{where}: {_short(min(keys))} {word}; the release is damaged")
-
-
-def _short(name: str) -> str:
-    text = repr(name)
-    return text if len(text) <= 40 else text[:36] + " …"
-
-
-def _check_tables(own: dict[str, Any], where: str) -> None:
-    """Check reasons, counts and versions; what is odd is not shown, it may be a name."""
-    if not own["refused"].keys() <= REASONS:
-        raise ValueError(f"{where}: refused has a reason that is none of FaceVeil's; the release is damaged")
-    most = most_refused(own["images"])
-    if sum(own["refused"].values()) > most:
-        raise ValueError(
-            f"{where}: refused counts more than {most} files for {own['images']} images; the release is damaged"
-        )
-    if not own["versions"].keys() <= set(PACKAGES):
-        raise ValueError(f"{where}: its versions have an entry that is no package's; the release is damaged")
-    if not all(is_version(package, text) for package, text in own["versions"].items()):
-        raise ValueError(f"{where}: its versions have one that is no version; the release is damaged")
-
-
-def _table(value: object, check: Callable[[object], bool]) -> bool:
-    return isinstance(value, dict) and all(check(item) for item in value.values())
-
-
-_Schema = tuple[tuple[str, Callable[[Any], bool], str], ...]
-_SCHEMA: _Schema = (
-    ("method", lambda v: isinstance(v, dict) and isinstance(v.get("method"), str), "a method with its name"),
-    ("size", lambda v: is_count(v, 1, LARGEST), f"a number of pixels from 1 to {LARGEST}"),
-    ("channels", lambda v: is_count(v, 1, MOST_CHANNELS), "a number of channels"),
-    ("crop", is_crop, f"null, a number of pixels, or four (left, top, right, bottom) up to {LONGEST}"),
-    ("mask", lambda v: v is None or isinstance(v, dict), "null or an object"),
-    ("identities", lambda v: is_count(v, 1), "a positive number"),
-    ("images", lambda v: is_count(v, 1), "a positive number"),
-    ("refused", lambda v: _table(v, lambda n: is_count(n, 1)), "a count for each reason"),
-    ("versions", lambda v: _table(v, lambda n: isinstance(n, str)), "a version for each package"),
-    ("files", lambda v: _table(v, is_hash), "a SHA-256 for each file"),
-    ("signer", lambda v: v is None or is_hash(v), "null or a SHA-256"),
-    ("compression", lambda v: v is None or is_count(v, 0, 9), "a zlib level from 0 to 9"),
-    ("tensors", lambda v: v is None or isinstance(v, dict), "null or an object"),
-    ("masks", lambda v: v is None or isinstance(v, dict), "null or an object"),
-    (
-        "classes",
-        lambda v: v is None or (_table(v, lambda n: isinstance(n, str)) and v),
-        "a name for each class",
-    ),
-)
-_MASK_SCHEMA: _Schema = (
-    ("file", lambda v: v == MASK, MASK),
-    ("sha256", is_hash, "a SHA-256"),
-    ("mask_hash", is_hash, "a SHA-256"),
-    ("mask_ratio", is_share, "a share in (0,1)"),
-    ("guard", is_count, "a number of pixels"),
-)

@@ -18,8 +18,11 @@ from lightning_app.desensitize.mask_kinds import mask_kind
 from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.masks.guard import has_margin
 from lightning_app.masks.learned import shown_pixels
-from lightning_app.release.format.manifest import MASK, VERSION, Manifest, guard_of, public_method
+from lightning_app.release.format.entries import VERSION
+from lightning_app.release.format.manifest import Manifest
+from lightning_app.release.format.names import MASK
 from lightning_app.release.format.own_masks import OwnMasks
+from lightning_app.release.format.public import guard_of, public_method
 from lightning_app.release.format.schema import check_method
 from lightning_app.release.format.traces import Traces
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_app.release.format.manifest import IMAGES, MANIFEST, SIGNATURE, TIMESTAMP, Manifest
+from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.marks import Finding, Marks
+from lightning_app.release.format.names import IMAGES, MANIFEST, SIGNATURE, TIMESTAMP
 from lightning_app.release.format.tensors import SHARDS
 
 

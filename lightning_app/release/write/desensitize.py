@@ -19,8 +19,8 @@ from lightning_app.core.printing import counted
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
 from lightning_app.desensitize.mask_kinds import mask_kind
-from lightning_app.release.format.manifest import MANIFEST
 from lightning_app.release.format.method import each_text
+from lightning_app.release.format.names import MANIFEST
 from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.signing import load_signing_key
 from lightning_app.release.format.tensors import LARGEST

@@ -24,15 +24,14 @@ from lightning_app.release.format.each_mask import (
     is_mask_file,
     mask_file,
 )
-from lightning_app.release.format.manifest import (
+from lightning_app.release.format.manifest import Manifest, MaskEntry
+from lightning_app.release.format.names import (
     IMAGES,
     MANIFEST,
     MASK,
     MASK_FACTS,
     SIGNATURE,
     TIMESTAMP,
-    Manifest,
-    MaskEntry,
     is_image_file,
 )
 from lightning_app.release.format.signing import sign

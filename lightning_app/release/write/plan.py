@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from datamodules.readers.base import FaceReader
 from lightning_app.release.format.classes import public_classes
-from lightning_app.release.format.manifest import image_file
+from lightning_app.release.format.names import image_file
 from lightning_app.release.format.pseudonyms import DIGITS, Pseudonyms
 from lightning_app.release.format.tensors import shard_file
 

@@ -13,7 +13,8 @@ from datamodules.readers.base import FaceReader
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.decode import size_of
 from datamodules.readers.subset import Subset
-from lightning_app.release.format.manifest import MANIFEST, Manifest
+from lightning_app.release.format.manifest import Manifest
+from lightning_app.release.format.names import MANIFEST
 from lightning_app.release.format.png import LARGEST
 from lightning_app.release.format.pseudonyms import refuse_inside
 from lightning_app.release.format.signing import fingerprint

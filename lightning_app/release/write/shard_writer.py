@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lightning_app.core.files import write_atomically
 from lightning_app.core.printing import counted
-from lightning_app.release.format.manifest import TENSORS, Manifest
+from lightning_app.release.format.entries import TENSORS
+from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.signing import fingerprint
 from lightning_app.release.format.tensors import MOST_ROWS, PAIRS, Layout, Stored, Tensors, shard_file
 from lightning_app.release.write.batch_writer import BatchWriter, of_people

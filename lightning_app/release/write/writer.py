@@ -16,18 +16,11 @@ from filelock import FileLock, Timeout
 
 from datamodules.readers.base import FaceReader
 from lightning_app.desensitize import Desensitizer
-from lightning_app.release.format.manifest import (
-    EACH,
-    OTHER,
-    REASONS,
-    TENSORS,
-    VERSION,
-    Manifest,
-    guard_of,
-    made_with,
-)
+from lightning_app.release.format.entries import EACH, OTHER, REASONS, TENSORS, VERSION
+from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.method import describe
 from lightning_app.release.format.pseudonyms import Pseudonyms
+from lightning_app.release.format.public import guard_of, made_with
 from lightning_app.release.format.tensors import DType
 from lightning_app.release.write.batch_writer import LOSSY_WEBP, BatchWriter, NothingToRelease, Progress, cpus
 from lightning_app.release.write.desensitizing import PixelDesensitizer
