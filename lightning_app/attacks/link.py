@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_app.core.batch import Batch
 from lightning_app.networks.linking import LinkStudent
-from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
-from lightning_app.runs.folder import given_checkpoint
+from lightning_app.runs.checkpoint_bounds import DATA_STATE
+from lightning_app.runs.checkpoint_part import of_another, read_given, rebuilt, settings_of, weights_under
 
 KEPT = "linker"  # under this name its checkpoint keeps what it says of itself
 SHAPE = ("backbone", "width", "in_channels", "input_size")  # settings that make another network
@@ -44,11 +44,10 @@ class LinkAttack(nn.Module):
     def __init__(self, checkpoint: str | Path) -> None:
         super().__init__()
         path = Path(checkpoint)
-        self.path = given_checkpoint(path)
-        content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        self.path, content = read_given(path)
         state = student_state(content, f"checkpoint {path}")
         saved, description = content["hyper_parameters"], content[KEPT]
-        try:
+        with settings_of(path):
             pixels, dim = (_number(description, key) for key in ("pixels", "dim"))
             given_shape = (
                 str(saved["backbone"]),
@@ -58,13 +57,7 @@ class LinkAttack(nn.Module):
                 int(saved["width"]),
                 bool(saved.get("bit_planes")),
             )
-            check_claim(lambda: LinkStudent(*given_shape), state)
-            self.network = LinkStudent(*given_shape)
-            self.network.load_state_dict(state)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
-        self.network.eval().requires_grad_(False)
+            self.network = rebuilt(lambda: LinkStudent(*given_shape), state)
         self.settings = {key: saved[key] for key in SHAPE}
         self.settings |= {"bit_planes": True} if saved.get("bit_planes") else {}
         self.teacher, self.step = str(description["teacher"]), int(description["batches"])
@@ -111,16 +104,12 @@ def student_state(checkpoint: Mapping[str, Any], what: str) -> dict[str, Tensor]
         ValueError: it is another model's.
     """
     saved, description = checkpoint.get("hyper_parameters") or {}, checkpoint.get(KEPT)
-    state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
+    state = weights_under(checkpoint, _PREFIX)
     complete = (
         isinstance(description, Mapping) and {"pixels", "dim", "teacher", "batches"} <= description.keys()
     )
     if not state or not complete or any(key not in saved for key in SHAPE):
-        kind = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
-        raise ValueError(
-            f"{what} is not of a Linker but of {kind}; give one that `python main.py fit --config "
-            "lfwa_quick_linker.yaml` wrote"
-        )
+        raise of_another(checkpoint, what, "a Linker", "lfwa_quick_linker.yaml`")
     return state
 
 

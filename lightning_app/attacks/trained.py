@@ -15,8 +15,8 @@ from lightning_app.core.batch import Batch
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.pix2pix import Pix2PixGenerator, RestorationUNet, Restoring
 from lightning_app.networks.rfr import RFRNet
-from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
-from lightning_app.runs.folder import given_checkpoint
+from lightning_app.runs.checkpoint_bounds import DATA_STATE
+from lightning_app.runs.checkpoint_part import of_another, read_given, rebuilt, settings_of, weights_under
 
 SHAPE = ("width", "recurrences", "depth", "input_size")  # settings that make another network
 DRAWN_SHAPE = ("width", "depth", "in_channels", "input_size")  # of the two that take representations too
@@ -25,7 +25,7 @@ KEPT = "restorer"  # under this name their checkpoint keeps what `Drawn` says
 _PREFIX = "network."
 _MOST_RECURRENCES = 64  # share their weights, so that nothing in the file bounds them; the paper takes 6
 _LARGEST = 4096  # px; nothing in the weights bounds the side of what is drawn
-_CONFIGS = "`python main.py fit --config lfwa_quick_inpaint.yaml` (or lfwa_quick_unet, lfwa_quick_cgan) wrote"
+_CONFIG = "lfwa_quick_inpaint.yaml` (or lfwa_quick_unet, lfwa_quick_cgan)"
 
 
 @dataclass(frozen=True)
@@ -152,27 +152,20 @@ def load_restorer(path: str | Path) -> Restorer:
         ValueError: it is damaged, holds more than weights, or is of none of the `KINDS`.
     """
     path = Path(path)
-    file = given_checkpoint(path)
-    checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    file, checkpoint = read_given(path)
     kind = kind_of(checkpoint)
     state, saved = state_of_network(checkpoint, f"checkpoint {path}", kind), checkpoint["hyper_parameters"]
     description = checkpoint["inpainter" if kind == "Inpainter" else KEPT]
-    try:
+    with settings_of(path):
         settings = {key: int(saved[key]) for key in KINDS[kind].shape} | (
             {BITS: 1} if saved.get(BITS) else {}
         )
         if settings.get("recurrences", 0) > _MOST_RECURRENCES:
             raise ValueError(f"recurrences {settings['recurrences']}, more than {_MOST_RECURRENCES}")
-        check_claim(lambda: KINDS[kind].make(settings), state)
-        network = KINDS[kind].make(settings)
-        network.load_state_dict(state)
+        network = rebuilt(lambda: KINDS[kind].make(settings), state)
         pixels = int(description.get("pixels", settings["input_size"]))
         if not 0 < pixels <= _LARGEST:
             raise ValueError(f"pixels {pixels}, not 1 to {_LARGEST}")
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
-    network.eval().requires_grad_(False)
     data = checkpoint.get(DATA_STATE)
     return Restorer(
         path=file,
@@ -206,7 +199,7 @@ def state_of_network(checkpoint: Mapping[str, Any], what: str, kind: str = "Inpa
         ValueError: it is another model's.
     """
     saved = checkpoint.get("hyper_parameters") or {}
-    state = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
+    state = weights_under(checkpoint, _PREFIX)
     description = checkpoint.get("inpainter" if kind == "Inpainter" else KEPT)
     if (
         not state
@@ -214,7 +207,5 @@ def state_of_network(checkpoint: Mapping[str, Any], what: str, kind: str = "Inpa
         or kind_of(checkpoint) != kind
         or any(key not in saved for key in KINDS[kind].shape)
     ):
-        other = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
-        article = "an" if kind == "Inpainter" else "a"
-        raise ValueError(f"{what} is not of {article} {kind} but of {other}; give one that {_CONFIGS}")
+        raise of_another(checkpoint, what, f"{'an' if kind == 'Inpainter' else 'a'} {kind}", _CONFIG)
     return state

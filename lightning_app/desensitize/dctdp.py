@@ -30,7 +30,7 @@ from lightning_app.desensitize.noise import (
 )
 from lightning_app.networks.budget_noise import shares_of
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
-from lightning_app.runs.folder import given_checkpoint
+from lightning_app.runs.checkpoint_part import of_another, read_given
 
 log = logging.getLogger("faceveil")
 LOGITS = "noise.logits"  # of the budget's shares, in the weights of a `DCTDPRecogniser`
@@ -279,16 +279,12 @@ def read_budget(checkpoint: str | Path) -> Budget:
         ValueError: it is damaged, holds more than weights, or is another model's.
     """
     path = Path(checkpoint)
-    found = torch.load(given_checkpoint(path), map_location="cpu", weights_only=True, mmap=True)
+    _, found = read_given(path)
     logits = found["state_dict"].get(LOGITS)
     data = found.get(DATA_STATE)
     description = data.get("desensitizer") if isinstance(data, dict) else None
     if not isinstance(logits, Tensor) or not isinstance(description, dict):
-        kind = str((found.get("hyper_parameters") or {}).get("_class_path", "")).rpartition(".")[2]
-        raise ValueError(
-            f"checkpoint {path} is not of a DCTDPRecogniser but of {kind or 'another model'}; give one that "
-            "`python main.py fit --config lfwa_quick_dctdp_budget.yaml` wrote"
-        )
+        raise of_another(found, f"checkpoint {path}", "a DCTDPRecogniser", "lfwa_quick_dctdp_budget.yaml`")
     damaged = f"checkpoint {path}: what it says of its budget is damaged"
     if logits.ndim != 1 or logits.dtype != torch.float32 or not bool(logits.isfinite().all()):
         raise ValueError(f"{damaged}: its logits are no row of finite numbers")

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_app.core.plain import is_count
 from lightning_app.masks.learned import Growth, check_share
 from lightning_app.networks.unet import UNet
-from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim
-from lightning_app.runs.folder import given_checkpoint
+from lightning_app.runs.checkpoint_bounds import DATA_STATE
+from lightning_app.runs.checkpoint_part import of_another, read_given, rebuilt, settings_of, weights_under
 
 MASKER = "masker"  # key of a checkpoint, and, with a dot, prefix of the network's weights
 SHAPE = ("masker_width", "masker_depth")  # settings that make another network
 _LARGEST = 4096  # px
-_DAMAGED = (RuntimeError, ValueError, TypeError, KeyError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ def load_masker(path: str | Path) -> Masker:
             the end of its first epoch.
     """
     path = Path(path)
-    file = given_checkpoint(path)
-    checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    file, checkpoint = read_given(path)
     state, kept = state_of_masker(checkpoint, f"checkpoint {path}")
     saved: dict[str, Any] = checkpoint["hyper_parameters"]
     if kept.get("mean") is None:
@@ -87,7 +84,7 @@ def load_masker(path: str | Path) -> Masker:
             f"checkpoint {path}: its masker was saved before the end of its first epoch and has no mean mask yet; "
             "train on"
         )
-    try:
+    with settings_of(path):
         width, depth = (int(saved[key]) for key in SHAPE)
         growth = Growth(int(saved["rounds"]), float(saved["core"]))
         share, size = float(saved["share"]), saved["input_size"]
@@ -99,13 +96,7 @@ def load_masker(path: str | Path) -> Masker:
             raise ValueError(
                 f"mean mask {list(mean.shape)} and codes {list(codes.shape)} of {size} px images"
             )
-        check_claim(lambda: UNet(3, 1, width, depth), state)
-        network = UNet(3, 1, width, depth)
-        network.load_state_dict(state)
-    except (*_DAMAGED, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
-    network.eval().requires_grad_(False)
+        network = rebuilt(lambda: UNet(3, 1, width, depth), state)
     data = checkpoint.get(DATA_STATE)
     return Masker(
         file, network, size, share, growth, mean.float().clone(), codes.float().clone(), faces,
@@ -124,12 +115,7 @@ def state_of_masker(checkpoint: Mapping[str, Any], what: str) -> tuple[dict[str,
         ValueError: it is another model's.
     """
     saved, kept = checkpoint.get("hyper_parameters") or {}, checkpoint.get(MASKER)
-    prefix = f"{MASKER}."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    state = weights_under(checkpoint, f"{MASKER}.")
     if not state or not isinstance(kept, Mapping) or any(key not in saved for key in SHAPE):
-        kind = str(saved.get("_class_path", "")).rpartition(".")[2] or "another model"
-        raise ValueError(
-            f"{what} is not of an AdversarialMasker but of {kind}; give one that `python main.py fit --config "
-            "lfwa_quick_masker.yaml` wrote"
-        )
+        raise of_another(checkpoint, what, "an AdversarialMasker", "lfwa_quick_masker.yaml`")
     return state, dict(kept)
