@@ -9,6 +9,7 @@ from callbacks.raw_faces import MeasuresRawFaces, SeenFaces
 from lightning_app.attacks.base import Attack
 from lightning_app.core.log_keys import measurement
 from lightning_app.core.measurement import Measurement
+from lightning_app.evaluation.embed import Shown, embed_images
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.metrics.face_similarity import face_similarity
 
@@ -83,5 +84,5 @@ class FaceSimilarityReport(MeasuresRawFaces):
         ]
 
     def _embed(self, images: Tensor) -> Tensor:
-        parts = [self.judge(part).float().cpu() for part in images.split(_AT_A_TIME)]
-        return torch.cat(parts)
+        shown = ([Shown(part, {"judge": self.judge})] for part in images.split(_AT_A_TIME))
+        return embed_images(shown)["judge"].cpu()
