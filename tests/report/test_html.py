@@ -215,9 +215,8 @@ def test_one_entry_makes_a_column_of_page_and_terminal(monkeypatch: pytest.Monke
     heads, (released, _) = state_table(page)
     cell = released[heads.index("rank-50 (A)")]
     assert (cell.text, cell.interval) == ("25.0", "[20.0, 30.0]")
-    monkeypatch.setattr(compared, "_page", lambda _: page)
     out = SimpleNamespace(**vars(page), shows_pictures=lambda _: True)
-    names, rows = compared.table(out)  # type: ignore[arg-type]  # it has what the table reads
+    names, rows = compared.table(out, page)  # type: ignore[arg-type]  # it has what the table reads
     assert names[-3:] == ["verif.", "rank-50", "acc. own"]
     assert [row[-2] for row in rows] == ["25.0", "–"]
 

@@ -24,6 +24,7 @@ from lightning_app.report.frontier import lines_of
 from lightning_app.report.html import Comparison, page_data, render, state_table
 from lightning_app.report.judges import clean_of, standing
 from lightning_app.report.loss_curves import loss_figure
+from lightning_app.report.score_table import Scored
 from lightning_app.runs.send import send_report
 from lightning_app.studies.compare.curves import why_open
 from lightning_app.studies.compare.outcome import Outcome
@@ -66,11 +67,11 @@ def write_report(out: Outcome, final: bool = False) -> None:
             if label in lines
         }
     judge, clean = out.scored_by()
-    text |= flat(indicators(out.results, out.attacks, judge, clean, out.open))
+    indicated = indicators(out.results, out.attacks, judge, clean, out.open)
+    text |= flat(indicated)
     write_metrics(out.folder / "metrics.json", text)
-    heads, rows = table(out)
     write_atomically(out.folder / "compare.csv", csv_text(csv_rows(out)))
-    page = _page(out)
+    page = _page(out, scored(indicated, judge, clean))
     write_atomically(out.folder / "report.html", render(page))
     write_atomically(out.folder / "report.csv", csv_text(lines_of(page)))
     plain = json.dumps(page_data(page), indent=1, ensure_ascii=False, allow_nan=False)
@@ -81,6 +82,7 @@ def write_report(out: Outcome, final: bool = False) -> None:
     write_atomically(out.folder / "compare.png", png_bytes(picture))
     if out.curves:
         write_atomically(out.folder / "attackers.png", png_bytes(_losses(out)))
+    heads, rows = table(out, page)
     # a narrow terminal, or a log file's 80 columns, would break the cells themselves
     wide = sum(max(len(cell) for cell in column) + 3 for column in zip(heads, *rows, strict=True)) + 2
     finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
@@ -128,11 +130,12 @@ def verdicts(out: Outcome) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
+def table(out: Outcome, page: Comparison) -> tuple[list[str], list[list[str]]]:
     """Make the terminal's table: a row for each method, and one for each attack on it.
 
     Args:
         out: what was found.
+        page: the same, as the page shows it.
     """
     single = len(out.judges) == 1
     columns = [
@@ -142,7 +145,7 @@ def table(out: Outcome) -> tuple[list[str], list[list[str]]]:
     for column, label in columns:
         head = column.short.format(label)
         heads.append(f"{head} {label}" if column.of == "judges" and not single else head)
-    names, states = state_table(_page(out))
+    names, states = state_table(page)
     rows = []
     for state in states:
         cells = dict(zip(names, (cell.text for cell in state), strict=True))
@@ -189,7 +192,7 @@ def _losses(out: Outcome) -> Image.Image:
     return loss_figure(lines, f"{out.name}: what more training would bring")
 
 
-def _page(out: Outcome) -> Comparison:
+def _page(out: Outcome, made: Scored) -> Comparison:
     own = "the one trained on this method's images"
     real = " Then faces of the verification set, real ones." if out.private else ""
     return Comparison(
@@ -211,5 +214,5 @@ def _page(out: Outcome) -> Comparison:
         versions=versions(),
         failed=out.failed,
         facts=out.facts,
-        scored=scored(indicators(out.results, out.attacks, *out.scored_by(), out.open), *out.scored_by()),
+        scored=made,
     )  # fmt: skip
