@@ -11,11 +11,11 @@ from torch import Tensor
 from lightning_app.core.plain import Schema, is_count, is_hash, is_number, is_share
 from lightning_app.desensitize.centre import mask_entries
 from lightning_app.masks.io import mask_hash
-from lightning_app.masks.learned import FEWEST_FACES, bits_of_choice, shown_pixels
+from lightning_app.masks.learned import FEWEST_FACES, MOST_ROUNDS, bits_of_choice, shown_pixels
 
-DECIMALS = 6  # of a share
+DECIMALS = 6  # of a share, and of ε
+MOST_EPSILON = 1e6
 _CODES = 4096
-_MOST_ROUNDS = 64
 
 
 def bits_of(kind: str, size: tuple[int, int], share: float, masks: int, epsilon: float | None) -> float:
@@ -80,7 +80,7 @@ def each_entries(size: int) -> list[Schema]:
     some = (lambda v: isinstance(v, float) and 0 <= v <= size * size, "a number of bits")
     core: Schema = {
         **_of_a_masker("core_first"), "size": own["size"], "mask_ratio": (is_share, "a share in (0,1)"), "bits": none,
-        "rounds": (lambda v: is_count(v, 1, _MOST_ROUNDS), f"1 to {_MOST_ROUNDS} rounds"),
+        "rounds": (lambda v: is_count(v, 1, MOST_ROUNDS), f"1 to {MOST_ROUNDS} rounds"),
         "core": (lambda v: is_number(v, -1, 1, DECIMALS) and 0 <= v < 1, "a share of 6 decimals at most"),
     }  # fmt: skip
     free: Schema = {
@@ -94,7 +94,7 @@ def each_entries(size: int) -> list[Schema]:
     }  # fmt: skip
     private: Schema = {
         **best, "choice": (lambda v: v == "exponential", "exponential"),
-        "epsilon": (lambda v: is_number(v, 0, 1e6, DECIMALS), "a number above 0 of 6 decimals at most"),
+        "epsilon": (lambda v: is_number(v, 0, MOST_EPSILON, DECIMALS), "a number above 0 of 6 decimals at most"),
         "key_hash": (is_hash, "a SHA-256"),
     }  # fmt: skip
     return [core, best, private, free]

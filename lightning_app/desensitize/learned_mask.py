@@ -110,13 +110,18 @@ class LearnedMask(Desensitizer):
         masker = load_masker(checkpoint)
         self.kind, self.choice, self.epsilon = kind, choice, epsilon
         self.promises = MASK_KINDS[kind]
-        self.share = round(masker.share if share is None else share, DECIMALS)
-        check_share(self.share)
+        asked = masker.share if share is None else share
+        check_share(asked)
+        self.share = round(asked, DECIMALS)
+        if not 0 < self.share < 1:
+            raise ValueError(f"share={asked}: give {DECIMALS} decimals at most")
         own = masker.growth
         # means and codes were made of masks that grew as in the training
         self.growth = own if kind != "free" else Growth(0, own.core)
         if kind == "core_first":
-            self.growth = Growth(rounds or own.rounds or _ROUNDS, own.core if core is None else core)
+            self.growth = Growth(
+                rounds or own.rounds or _ROUNDS, round(own.core if core is None else core, DECIMALS)
+            )
         if not MASK_KINDS[kind].public and (own.rounds > 0) != (kind == "core_first"):
             looked = "what was already shown" if own.rounds else "whole images"
             log.warning(

@@ -14,7 +14,14 @@ from lightning_app.core.plain import is_count
 from lightning_app.masks.learned import Growth, check_share
 from lightning_app.networks.unet import UNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
-from lightning_app.runs.checkpoint_part import of_another, read_given, rebuilt, settings_of, weights_under
+from lightning_app.runs.checkpoint_part import (
+    check_finite,
+    of_another,
+    read_given,
+    rebuilt,
+    settings_of,
+    weights_under,
+)
 
 MASKER = "masker"  # key of a checkpoint, and, with a dot, prefix of the network's weights
 SHAPE = ("masker_width", "masker_depth")  # settings that make another network
@@ -96,6 +103,7 @@ def load_masker(path: str | Path) -> Masker:
             raise ValueError(
                 f"mean mask {list(mean.shape)} and codes {list(codes.shape)} of {size} px images"
             )
+        check_finite({"its mean mask": mean, "its codes": codes})
         network = rebuilt(lambda: UNet(3, 1, width, depth), state)
     data = checkpoint.get(DATA_STATE)
     return Masker(

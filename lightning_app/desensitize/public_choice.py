@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from lightning_app.core.plain import is_number
+from lightning_app.desensitize.learned_entries import DECIMALS, MOST_EPSILON
 from lightning_app.desensitize.mask_kinds import MASK_KINDS
 
 Choice = Literal["best", "exponential"]
@@ -53,6 +55,11 @@ def check_settings(
             raise ValueError(f"{name}={value}: is for {where}; leave it out")
     if exponential and (epsilon is None or not 0 < epsilon < math.inf):
         raise ValueError(f"epsilon={epsilon}: choice exponential needs a number above 0")
+    # what a manifest may say of it
+    if exponential and not is_number(epsilon, 0, MOST_EPSILON, DECIMALS):
+        raise ValueError(
+            f"epsilon={epsilon}: give {MOST_EPSILON:,.0f} at most, of {DECIMALS} decimals at most"
+        )
     if rounds is not None and rounds < 1:
         raise ValueError(f"rounds={rounds}: core_first needs at least 1")
 

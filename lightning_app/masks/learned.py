@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_app.masks.bits import Size, as_size
 
+MOST_ROUNDS = 64  # in which a mask grows: each is a pass of the masker
 FEWEST_FACES = 16  # the mean of fewer masks shows what single ones look like
 _HALF = 0.5  # pixels in [0,1] are shown to a masker as −1 … 1
 Network = Callable[[Tensor], Tensor]
@@ -123,8 +124,8 @@ class Growth:
     core: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.rounds < 0:
-            raise ValueError(f"rounds={self.rounds}: give 0 or more")
+        if not 0 <= self.rounds <= MOST_ROUNDS:
+            raise ValueError(f"rounds={self.rounds}: give 0 to {MOST_ROUNDS}")
         if not 0 <= self.core < 1:
             raise ValueError(f"core={self.core}: give a share of the shown pixels, 0 up to, not including, 1")
 

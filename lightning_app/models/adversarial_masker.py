@@ -36,11 +36,11 @@ from lightning_app.models.parts import (
 )
 from lightning_app.models.quick_log import QuickLog, learning_rate
 from lightning_app.models.saved_network import head_weights, warn_of_kept
-from lightning_app.models.schedule import Schedule
+from lightning_app.models.schedule import Schedule, check_rates, check_shares
 from lightning_app.networks import Head
 from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
 from lightning_app.networks.heads import HeadMaker, NoHead, accuracy_of, classes_in, heaviest, make_head
-from lightning_app.networks.unet import UNet
+from lightning_app.networks.unet import UNet, check_unet
 from lightning_app.runs.trainer_options import total_steps
 
 log = logging.getLogger("faceveil")
@@ -126,6 +126,9 @@ class AdversarialMasker(QuickLog):
         head: HeadMaker | None = None,
     ) -> None:
         super().__init__()
+        check_rates(lr=lr, masker_lr=masker_lr, weight_decay=weight_decay)
+        check_shares(warmup=warmup)
+        check_unet(masker_width, masker_depth, "masker_width", "masker_depth")
         check_settings(in_channels, share, weights, adversary, {
             "predictor_steps": predictor_steps, "faces": faces, "codes": codes,
         })  # fmt: skip

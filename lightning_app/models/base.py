@@ -27,7 +27,7 @@ from lightning_app.models.parts import (
 )
 from lightning_app.models.quick_log import QuickLog, learning_rate
 from lightning_app.models.saved_network import black_level, check_network, head_weights, warn_of_kept
-from lightning_app.models.schedule import Schedule
+from lightning_app.models.schedule import Schedule, check_rates, check_shares
 from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones import WIDTH, BackboneMaker, make_backbone
 from lightning_app.networks.graphed import GraphedBackbone
@@ -100,6 +100,8 @@ class Recogniser(QuickLog):
         cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
+        check_rates(lr=lr, momentum=momentum, weight_decay=weight_decay)
+        check_shares(warmup=warmup, label_smoothing=label_smoothing, dropout=dropout)
         if not distillation >= 0:
             raise ValueError(f"distillation={distillation}: give 0 or more")
         # no paths in a checkpoint

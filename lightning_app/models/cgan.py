@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_app.attacks.losses import discriminator_loss, generator_loss
 from lightning_app.core.batch import Batch
 from lightning_app.models.restorer import FaceRestorer
+from lightning_app.models.schedule import check_rates
 from lightning_app.networks.pix2pix import PICTURE, PatchDiscriminator, Pix2PixGenerator, initialise
 
 _BETAS = (0.5, 0.999)  # pix2pix, section 3.3
@@ -60,6 +61,7 @@ class CGAN(FaceRestorer):
         perceptual: float = 0.0,
     ) -> None:
         super().__init__()
+        check_rates(learning_rate=learning_rate)
         if not 0 <= dropout < 1:
             raise ValueError(f"model.dropout={dropout}: give a share from 0 up to, not including, 1")
         if l1_weight < 0:

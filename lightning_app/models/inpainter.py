@@ -22,7 +22,7 @@ from lightning_app.models.optimisers import scheduled
 from lightning_app.models.perceptual import read_features
 from lightning_app.models.quick_log import learning_rate
 from lightning_app.models.saved_network import warn_of_kept
-from lightning_app.models.schedule import Schedule
+from lightning_app.models.schedule import Schedule, check_rates
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs.trainer_options import total_steps
@@ -107,6 +107,7 @@ class Inpainter(L.LightningModule):
         if finetune and start_from is None:
             raise ValueError("model.finetune: true needs model.start_from, the checkpoint to go on from")
         rate = learning_rate if learning_rate is not None else _LR_FINETUNE if finetune else _LR
+        check_rates(learning_rate=rate)
         self.save_hyperparameters(ignore=["features", "weights", "start_from"])  # no paths in a checkpoint
         self.hparams["learning_rate"] = rate
         self.features, self.start_from, self.finetune = features, start_from, finetune

@@ -23,7 +23,7 @@ from lightning_app.models.optimisers import scheduled
 from lightning_app.models.other_checkpoints import read_teacher
 from lightning_app.models.quick_log import learning_rate
 from lightning_app.models.saved_network import check_attacker, warn_of_kept
-from lightning_app.models.schedule import Schedule
+from lightning_app.models.schedule import Schedule, check_rates
 from lightning_app.networks.linking import LinkStudent
 from lightning_app.runs.trainer_options import total_steps
 
@@ -74,6 +74,7 @@ class Linker(L.LightningModule):
         remember: bool = False,
     ) -> None:
         super().__init__()
+        check_rates(learning_rate=learning_rate)
         # no path, and no weights of others, in a checkpoint
         self.save_hyperparameters(ignore=["teacher", "remember"])
         self._seen = ImageMemory(whole_batches=False) if remember else None

@@ -21,6 +21,7 @@ from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.perceptual import perceptual_distance, read_alexnet
 from lightning_app.models.saved_network import check_attacker, warn_of_kept
+from lightning_app.models.schedule import check_rates
 from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.pix2pix import RestorationUNet, Restoring
 
@@ -278,6 +279,7 @@ class UNetRestorer(FaceRestorer):
         perceptual: float = 0.0,
     ) -> None:
         super().__init__()
+        check_rates(learning_rate=learning_rate)
         self.save_hyperparameters()
         self.network = RestorationUNet(in_channels, width, depth, bit_planes)
         if channels_last:

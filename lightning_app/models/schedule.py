@@ -8,6 +8,31 @@ from typing import Literal
 Schedule = Literal["step", "one_cycle", "cosine", "constant"]
 
 
+def check_rates(**rates: float) -> None:
+    """Check what an optimiser takes: torch does not where a group of weights has its own.
+
+    Args:
+        rates: learning rates, momentum and weight decay, by the names of the model's arguments.
+
+    Raises:
+        ValueError: one is negative or not finite.
+    """
+    for name, rate in rates.items():
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"model.{name}={rate}: give a number of 0 or more")
+
+
+def check_shares(**shares: float) -> None:
+    """Check shares, by the names of the model's arguments.
+
+    Raises:
+        ValueError: one is not within 0 … 1.
+    """
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"model.{name}={share}: give a share, 0 … 1")
+
+
 def lr_factor(
     step: int, total: int, schedule: Schedule = "step", warmup: float = 0.0, final: float = 1e-3
 ) -> float:

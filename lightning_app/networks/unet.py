@@ -27,6 +27,27 @@ class DoubleConv(nn.Sequential):
         super().__init__(*parts)
 
 
+def check_unet(width: int, depth: int, width_name: str = "width", depth_name: str = "depth") -> None:
+    """Check the settings of a U-Net.
+
+    Args:
+        width: channels of the first stage.
+        depth: halvings.
+        width_name: what the user calls `width`.
+        depth_name: what the user calls `depth`.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    if width < _NARROWEST:
+        raise ValueError(
+            f"{width_name}={width}: give at least {_NARROWEST}; convolutions of fewer channels, trained in "
+            "channels_last, corrupt memory in torch 2.14 on CPUs without AVX-512"
+        )
+    if not 1 <= depth <= _MOST_STAGES:
+        raise ValueError(f"{depth_name}={depth}: give 1 to {_MOST_STAGES}")
+
+
 class UNet(nn.Module):
     """Return a map as large as the image: maps are halved `depth` times, enlarged again and joined with those before.
 
@@ -49,18 +70,10 @@ class UNet(nn.Module):
 
     def __init__(self, in_channels: int = 3, out_channels: int = 1, width: int = 16, depth: int = 4) -> None:
         super().__init__()
-        for name, value in {
-            "in_channels": in_channels, "out_channels": out_channels, "width": width, "depth": depth,
-        }.items():  # fmt: skip
+        for name, value in {"in_channels": in_channels, "out_channels": out_channels}.items():
             if value < 1:
                 raise ValueError(f"{name}={value}: give at least 1")
-        if width < _NARROWEST:
-            raise ValueError(
-                f"width={width}: give at least {_NARROWEST}; convolutions of fewer channels, trained in channels_last, "
-                "corrupt memory in torch 2.14 on CPUs without AVX-512"
-            )
-        if depth > _MOST_STAGES:
-            raise ValueError(f"depth={depth}: give at most {_MOST_STAGES}")
+        check_unet(width, depth)
         widths = [width * 2**stage for stage in range(depth + 1)]
         self.stem = DoubleConv(in_channels, width)
         pairs = list(zip(widths, widths[1:], strict=False))

@@ -76,6 +76,20 @@ def settings_of(path: Path) -> Iterator[None]:
         raise ValueError(f"checkpoint {path}: its weights do not fit its settings ({reason})") from error
 
 
+def check_finite(values: Mapping[str, Tensor]) -> None:
+    """Check that weights are numbers: of others a network makes something of every image, and nothing that it learnt.
+
+    Args:
+        values: by name; whole numbers are left out.
+
+    Raises:
+        ValueError: one is NaN or infinite.
+    """
+    for name, value in values.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{name} holds values that are not finite; take an earlier checkpoint")
+
+
 def rebuilt(make: Callable[[], _Module], state: Mapping[str, Tensor]) -> _Module:
     """Make a network and give it a file's weights: in `eval()`, without gradients, no larger than the file.
 
@@ -84,9 +98,10 @@ def rebuilt(make: Callable[[], _Module], state: Mapping[str, Tensor]) -> _Module
         state: the file's weights.
 
     Raises:
-        ValueError, RuntimeError: they are of another network; or what `make` raises.
+        ValueError, RuntimeError: they are of another network, or not finite; or what `make` raises.
     """
     check_claim(make, state)
+    check_finite(state)
     network = make()
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)

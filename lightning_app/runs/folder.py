@@ -44,6 +44,10 @@ def given_checkpoint(path: Path) -> Path:
     Raises:
         FileNotFoundError, ValueError: see `resolve_checkpoint`.
     """
+    if path.is_dir() and not has_checkpoint(path):
+        raise FileNotFoundError(
+            f"checkpoint {path}: no last.ckpt in {path / LAST.parent}; give a .ckpt, or the folder of a run that has trained"
+        )
     try:
         # absolute: a file may be called `last`
         return resolve_checkpoint("last" if path.is_dir() else str(path.absolute()), path)

@@ -320,7 +320,10 @@ def test_no_release_of_the_mean_over_few_faces(masker: Path, tmp_path: Path) -> 
     ({"kind": "core_first", "rounds": 0}, "rounds=0: core_first needs at least 1"),
     ({"kind": "core_first", "core": 1.0}, "core=1.0: give a share"),
     ({"share": 1.0}, "share=1.0: give the share of pixels that stay visible"),
-    ({"share": 1e-9}, "share=0.0: give the share"),
+    ({"share": 1e-9}, "share=1e-09: give 6 decimals at most"),
+    ({"kind": "core_first", "rounds": 65}, "rounds=65: give 0 to 64"),
+    ({"kind": "codebook", "choice": "exponential", "epsilon": 0.12345678},
+     "epsilon=0.12345678: give 1,000,000 at most, of 6 decimals at most"),
 ])  # fmt: skip
 def test_settings_that_do_not_go(setting: dict[str, Any], message: str, masker: Path) -> None:
     with pytest.raises(ValueError, match=message):
@@ -339,6 +342,11 @@ def test_images_of_another_size(masker: Path) -> None:
 def test_checkpoints_that_are_no_maskers(tmp_path: Path, masker: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"checkpoint .*gone\.ckpt"):
         LearnedMask(tmp_path / "gone.ckpt")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=r"run: no last\.ckpt in .*run/checkpoints; give a \.ckpt, or the folder"
+    ):
+        LearnedMask(tmp_path / "run")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(ValueError, match=r"text\.ckpt"):
         LearnedMask(tmp_path / "text.ckpt")
@@ -379,3 +387,24 @@ def test_a_masker_trained_to_look_otherwise(
 ) -> None:
     LearnedMask(core_masker if rounds else masker, kind=kind)
     assert ("of a masker that was trained to look at" in caplog.text) == told
+
+
+def test_a_core_of_many_decimals_is_rounded_as_a_share_is(masker: Path) -> None:
+    """Else the manifest would refuse it, after all images were desensitized."""
+    made = LearnedMask(masker, kind="core_first", share=1 / 3, core=1 / 3)
+    made.prepare((SIZE, SIZE))
+    assert (made.share, made.growth.core) == (0.333333, 0.333333)
+
+
+@pytest.mark.parametrize("what", ["weights", "mean", "codes"])
+def test_a_masker_that_is_not_finite(what: str, masker: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(
+        masker / "checkpoints/last.ckpt" if masker.is_dir() else masker, weights_only=True
+    )
+    if what == "weights":
+        checkpoint["state_dict"]["masker.last.weight"][0, 0] = float("nan")
+    else:
+        checkpoint["masker"][what].view(-1)[0] = float("inf")
+    torch.save(checkpoint, tmp_path / "damaged.ckpt")
+    with pytest.raises(ValueError, match="holds values that are not finite; take an earlier checkpoint"):
+        LearnedMask(tmp_path / "damaged.ckpt")

@@ -113,6 +113,20 @@ def test_eyes_are_brought_to_their_place(tmp_path: Path) -> None:
         (("N", 3, 16, 16), {"size": 16, "output": "other"}, r"output=other: .* has embedding; name the one"),
         (("N", 3, 16, 16), {"size": 16, "mean": [1, 2]}, r"mean=\[1, 2\]: give one number, or 3"),
         (("N", 3, 16, 16), {"size": 16, "std": 0}, "std=0: give positive numbers"),
+        (("N", 3, 16, 16), {"size": 16, "std": float("nan")}, "std=nan: give finite numbers"),
+        (("N", 3, 16, 16), {"size": 16, "mean": [0.5, float("inf"), 0.5]}, "give finite numbers"),
+        (("N", 3, 16, 16), {"size": 16, "scale": 0.0}, r"scale=0\.0: give a positive number"),
+        (("N", 3, 16, 16), {"size": 16, "scale": float("inf")}, "scale=inf: give a positive number"),
+        (
+            ("N", 3, 16, 16),
+            {"size": 16, "metric": "manhattan"},
+            "metric='manhattan': give one of cosine, euclidean",
+        ),
+        (
+            ("N", 3, 16, 16),
+            {"size": 16, "template": (0.3, 0.4, 0.6, 0.4)},
+            "template: says where .* give eyes too",
+        ),
         (("N", 3, 16, 16), {"size": 0}, "size=0: give the side"),
         (("N", 3, 16, 16), {"size": 16, "channels": "gbr"}, "channels='gbr': give one of rgb, bgr, grey"),
         (("N", 3, 16, 16), {"size": 16, "eyes": (0.7, 0.4, 0.3, 0.4)}, r"eyes=.*: give x, y of the left eye"),
@@ -162,3 +176,14 @@ def test_the_judge_of_our_studies_takes_its_recipe() -> None:
         found = judge(faces(112, 2))
     assert found.shape == (2, 512)
     assert bool(found.isfinite().all())
+
+
+def test_a_recipe_of_bytes_without_its_scale_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_network(tmp_path / "judge.onnx")
+    with caplog.at_level("WARNING", "faceveil"):
+        OnnxJudge(path, size=16, mean=127.5, std=127.5, scale=255)
+        assert not caplog.messages
+        OnnxJudge(path, size=16, mean=127.5, std=127.5)
+    assert "recipes on 0 … 255 take scale: 255" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -65,3 +66,40 @@ def test_constant_scores_take_no_longer_than_a_few_passes() -> None:
     assert torch.equal(next(runs(network, IMAGE, SHOWN, GROWTH))[0], plain)
     assert len(list(runs(network, IMAGE, SHOWN, GROWTH))) <= 512
     assert len(passes) <= 3 + 64
+
+
+def drawn_mask() -> Tensor:
+    drawn = torch.zeros(SIZE * SIZE)
+    drawn[torch.randperm(SIZE * SIZE, generator=torch.Generator().manual_seed(1))[:SHOWN]] = 1
+    return drawn.view(1, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("growth", [GROWTH, Growth(0)])
+def test_an_offset_of_all_scores_makes_no_ties(growth: Growth) -> None:
+    """A planted masker could add it: ranks stay as they are, and a slack that grew with it would let any mask pass."""
+    honest = machine(0, 1.0)
+
+    def network(seen: Tensor) -> Tensor:
+        return honest(seen) + 1e5
+
+    assert not list(runs(network, IMAGE, SHOWN, growth, drawn_mask()))
+    own, _ = grown(network, IMAGE, SHOWN, growth)
+    assert torch.equal(next(runs(network, IMAGE, SHOWN, growth, own))[0], own)
+
+
+def test_scores_that_are_nearly_all_one_make_one_mask() -> None:
+    """Of so many near ties any mask could be made, and none would be found."""
+    scores = torch.zeros(SIZE * SIZE)
+    scores[::2] = torch.linspace(-1, 1, SIZE * SIZE // 2)
+    scores[1::2] = torch.linspace(0, 1e-6, SIZE * SIZE // 2)
+
+    def network(seen: Tensor) -> Tensor:
+        return scores.view(1, 1, SIZE, SIZE)
+
+    own, _ = grown(network, IMAGE, SHOWN, Growth(0))
+    assert [mask.tolist() for mask, _ in runs(network, IMAGE, SHOWN, Growth(0))] == [own.tolist()]
+    near = own.flatten().clone()
+    hidden = next(at for at in range(1, SIZE * SIZE, 2) if near[at] == 0)
+    shown = next(at for at in range(SIZE * SIZE - 1, 0, -2) if near[at] == 1)
+    near[hidden], near[shown] = 1, 0
+    assert not list(runs(network, IMAGE, SHOWN, Growth(0), near.view(1, 1, SIZE, SIZE)))

@@ -251,7 +251,10 @@ def test_bf16_ranks_in_fp32(tmp_path: Path) -> None:
     ({"adversarial": False, "adversary": "restorer"}, "adversary=restorer: is of the adversary, whom adversarial: fal"),
     ({"adversarial": False, "predictor_steps": 7}, "predictor_steps=7: is of the adversary"),
     ({"in_channels": 63}, "in_channels=63: a masker chooses pixels of pictures"),
-    ({"backbone": "vgg"}, "backbone='vgg'"), ({"masker_depth": 0}, "depth=0"),
+    ({"backbone": "vgg"}, "backbone='vgg'"), ({"masker_depth": 0}, "masker_depth=0: give 1 to 8"),
+    ({"masker_width": 4}, "masker_width=4: give at least 8"), ({"lr": -1.0}, r"model\.lr=-1\.0: give a number of 0 or"),
+    ({"masker_lr": float("nan")}, r"model\.masker_lr=nan"), ({"weight_decay": -1.0}, r"model\.weight_decay=-1\.0"),
+    ({"warmup": 2.0}, r"model\.warmup=2\.0: give a share"), ({"rounds": 100}, "rounds=100: give 0 to 64"),
 ])  # fmt: skip
 def test_settings_out_of_range(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -31,8 +31,8 @@ def test_logits_are_fp32_in_bf16() -> None:
 
 
 @pytest.mark.parametrize(("setting", "message"), [
-    ({"width": 0}, "width=0: give at least 1"), ({"width": 7}, "width=7: give at least 8"),
-    ({"depth": 9}, "depth=9: give at most 8"),
+    ({"width": 0}, "width=0: give at least 8"), ({"width": 7}, "width=7: give at least 8"),
+    ({"depth": 9}, "depth=9: give 1 to 8"),
     ({"in_channels": 0}, "in_channels=0"), ({"out_channels": -1}, "out_channels=-1"),
 ])  # fmt: skip
 def test_what_it_refuses(setting: dict[str, int], message: str) -> None:

@@ -61,7 +61,7 @@ class DlibJudge(Judge):
             images: `[B,3,H,W]` or `[B,1,H,W]` float in [0,1].
 
         Returns:
-            `[B,128]` float32 on the CPU; compare them by Euclidean distance.
+            `[B,128]` float32 on the CPU.
 
         Raises:
             ValueError: the images are of another shape.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,9 +18,11 @@ from lightning_app.core.normalise import normalised
 from lightning_app.evaluation.judges.base import Judge
 from lightning_app.metrics.reidentification import EmbeddingMetric
 
+log = logging.getLogger("faceveil")
 # ArcFace's template of 112 px: x and y of the eye on the left and the eye on the right, in sides of the image
 ARCFACE_EYES = (38.29 / 112, 51.6 / 112, 73.53 / 112, 51.6 / 112)
 _LUMA = (0.299, 0.587, 0.114)  # BT.601
+_LARGE = 10.0  # of a deviation of pixels in [0,1]: none is so large
 _BATCH = 64  # images a call, where the network takes any number
 Eyes = tuple[float, float, float, float]
 
@@ -71,14 +75,26 @@ class OnnxJudge(Judge):
         for name, value, known in (
             ("channels", channels, ("rgb", "bgr", "grey")),
             ("layout", layout, ("nchw", "nhwc")),
+            ("metric", metric, get_args(EmbeddingMetric)),
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r}: give one of {', '.join(known)}")
         self.path, self.size, self.scale, self.metric = Path(path), size, scale, metric
         self.channels, self.layout = channels, layout
         self.mean, self.std = (self._values(name, one) for name, one in (("mean", mean), ("std", std)))
-        if bool((self.std <= 0).any()):
+        if not bool((self.std > 0).all()):
             raise ValueError(f"std={std}: give positive numbers")
+        if not 0 < scale < math.inf:
+            raise ValueError(
+                f"scale={scale}: give a positive number, such as 1, or 255 for recipes on 0 … 255"
+            )
+        if eyes is None and tuple(template) != ARCFACE_EYES:
+            raise ValueError("template: says where faces are moved to; give eyes too, where they are now")
+        if float(self.std.min()) > _LARGE and scale == 1:
+            log.warning(
+                "OnnxJudge: std=%s with scale=1: pixels in [0,1] become nearly one value; recipes on 0 … 255 take "
+                "scale: 255.", std,
+            )  # fmt: skip
         # where the face is moved to its place, this is done straight from the image's own pixels
         self.input_size = size if eyes is None else None
         self.eyes, self.template = eyes, template
@@ -155,6 +171,8 @@ class OnnxJudge(Judge):
         values = [value] * count if isinstance(value, int | float) else list(value)
         if len(values) != count:
             raise ValueError(f"{name}={value}: give one number, or {count} (channels: {self.channels})")
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{name}={value}: give finite numbers")
         return torch.tensor(values, dtype=torch.float32).view(1, count, 1, 1)
 
     def _check_input(self) -> tuple[str, bool]:

@@ -146,6 +146,7 @@ def search_mask(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     low = _takes_bf16(bf16, device)
     (model, facts), (judge, judge_facts) = _recognisers(checkpoint, scorer, data, device)
+    learned = None if from_masker is None else masker_mask(from_masker, data, ratio[0])
     asked = AskedTemplate(
         threshold, faces, sigma, target, Explainer(explainer, explainer_args or {}, attribute_args or {})
     )
@@ -156,7 +157,6 @@ def search_mask(
             "mean": data.mean, "std": data.std, "batch_size": batch_size, "device": device,
         }  # fmt: skip
         fast = MaskScorer(judge, pixels, labels, bf16=low, **settings)
-        learned = None if from_masker is None else masker_mask(from_masker, data, ratio[0])
         pool = None if given is None else given_pool(given, data.size, seed)
         folder.mkdir(parents=True, exist_ok=True)
         # shown at once where there is no earlier result: the search may find the template too large
