@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_app.core.plain import is_count
+from lightning_app.core.tensor_hash import tensors_hash
 from lightning_app.masks.learned import Growth, check_share
 from lightning_app.networks.unet import UNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
@@ -63,12 +63,8 @@ def masker_hash(state: Mapping[str, Tensor]) -> str:
     Args:
         state: of the network.
     """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
+    ordered = ((name, state[name]) for name in sorted(state))
+    return tensors_hash(ordered, lambda name, value: f"{name}:{value.dtype}:{tuple(value.shape)}")
 
 
 def load_masker(path: str | Path) -> Masker:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from lightning_app.core.tensor_hash import tensors_hash
 from lightning_app.metrics.reidentification import EmbeddingMetric
 
 
@@ -106,10 +106,5 @@ def state_hash(module: nn.Module) -> str:
     Args:
         module: on any device.
     """
-    digest = hashlib.sha256()
-    for name, value in sorted(
-        [*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]
-    ):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    found = dict([*module.named_parameters(), *module.named_buffers()])
+    return tensors_hash(((name, found[name].float()) for name in sorted(found)), lambda name, _: name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lightning_app.core.tensor_hash import tensors_hash
 from lightning_app.federated.protocol.messages import Weights
 
 HEAD = "head."
@@ -108,12 +108,8 @@ def weights_hash(weights: Weights) -> str:
     Args:
         weights: on the CPU.
     """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(_bytes(value))
-    return digest.hexdigest()
+    ordered = ((name, weights[name]) for name in sorted(weights))
+    return tensors_hash(ordered, lambda name, value: f"{name} {value.dtype} {tuple(value.shape)}\n")
 
 
 def size_of(weights: Weights) -> int:
@@ -141,7 +137,3 @@ def _chosen(module: nn.Module, private_heads: bool) -> Weights:
         for name, value in module.state_dict().items()
         if value.is_floating_point() and not (private_heads and name.startswith(HEAD))
     }
-
-
-def _bytes(value: Tensor) -> memoryview:
-    return value.flatten().view(torch.uint8).numpy().data

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from lightning_app.core.draws import hashed
 from lightning_app.core.normalise import normalised
+from lightning_app.core.tensor_hash import tensors_hash
 from lightning_app.masks.bits import as_array
 from lightning_app.networks import Backbone, Head
 from lightning_app.networks.backbones.resnet import ResNetBackbone
@@ -266,8 +267,6 @@ def _state_hash(model: nn.Module) -> str:
 
 
 def _tensors_hash(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_hash(
+        (("", value) for value in tensors), lambda _, value: f"{value.dtype}{list(value.shape)}"
+    )
