@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_app.masks.learned import Growth, Network, core_mask, masker_input
 
 # of how far an image's scores lie apart (the median distance from their median, which a common offset leaves as it
-# is): what lies so near to the threshold may fall on either side. Between oneDNN's and PyTorch's own convolutions scores
-# differ by 1.3e-4 of it at most for an untrained masker on 60 faces of LFW-a, 2.3e-5 for a trained one on 200 of FER3
+# is): what lies so near to the threshold may fall on either side. oneDNN's and PyTorch's own convolutions differ by
+# 1.3e-4 of it at most for an untrained masker on 60 faces of LFW-a, by 2.3e-5 for a trained one on 200 of FER3
 # (benchmarks/near_ties.py)
 SLACK = 5e-4
 # more pixels than these beside the threshold are no accident of rounding: one in 200, and never fewer than 8

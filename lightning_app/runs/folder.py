@@ -46,7 +46,8 @@ def given_checkpoint(path: Path) -> Path:
     """
     if path.is_dir() and not has_checkpoint(path):
         raise FileNotFoundError(
-            f"checkpoint {path}: no last.ckpt in {path / LAST.parent}; give a .ckpt, or the folder of a run that has trained"
+            f"checkpoint {path}: no last.ckpt in {path / LAST.parent}; give a .ckpt, or the folder of a run that has "
+            "trained"
         )
     try:
         # absolute: a file may be called `last`

@@ -343,9 +343,7 @@ def test_checkpoints_that_are_no_maskers(tmp_path: Path, masker: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"checkpoint .*gone\.ckpt"):
         LearnedMask(tmp_path / "gone.ckpt")
     (tmp_path / "run").mkdir()
-    with pytest.raises(
-        FileNotFoundError, match=r"run: no last\.ckpt in .*run/checkpoints; give a \.ckpt, or the folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"run: no last\.ckpt in .*run/checkpoints; give a \.ckpt"):
         LearnedMask(tmp_path / "run")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     with pytest.raises(ValueError, match=r"text\.ckpt"):

@@ -136,7 +136,8 @@ def test_soft_masks() -> None:
 
 
 @pytest.mark.parametrize(("setting", "message"), [
-    ({"rounds": -1}, "rounds=-1: give 0 to 64"), ({"rounds": 65}, "rounds=65: give 0 to 64"), ({"core": 1.0}, "core=1.0: give a share"),
+    ({"rounds": -1}, "rounds=-1: give 0 to 64"), ({"rounds": 65}, "rounds=65: give 0 to 64"),
+    ({"core": 1.0}, "core=1.0: give a share"),
 ])  # fmt: skip
 def test_what_growth_refuses(setting: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
