@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -19,6 +20,8 @@ from lightning_app.report.figures import rendered
 from lightning_app.report.placing import Box, bounds, place_labels
 
 Metrics = Mapping[str, float]
+# method -> attack -> why more may be seen, or why nothing was measured
+LeftOpen = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ MEASURES = {
 }
 # Okabe and Ito's colours: told apart by colour-blind people too
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+_NOT_KNOWN: dict[str, Any] = {  # a dashed ring
+    "marker": "o", "s": 52, "facecolors": "white", "edgecolors": COLOURS[7], "linestyles": [(0, (1.6, 1.2))],
+    "linewidths": 1.3, "zorder": 3,
+}  # fmt: skip
 _MARKERS = "os^DvPX"  # one less than colours: fifty-six of both differ
 
 
@@ -76,11 +83,52 @@ class Axis:
         return 100.0 if MEASURES[self.measure].share else 1.0
 
     @property
+    def bound(self) -> str:
+        """Return the sign before a value where more may be seen than it says."""
+        return "≤" if self.higher_is_private else "≥"
+
+    @property
     def title(self) -> str:
         """Return the title of the axis."""
         by = f" by {self.judge}" if self.judge else ""
         unit = ", %" if self.scale == 100 else ""
         return f"{MEASURES[self.measure].label}{by} after the strongest attack{unit}"
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Attackers that failed on a method: it gives away what was measured, and nobody knows how much more.
+
+    Attributes:
+        failed: their labels; `RELEASED` where it was not measured as it is released.
+        attacked: whether another attacker was measured on it.
+    """
+
+    failed: tuple[str, ...]
+    attacked: bool
+
+    @property
+    def words(self) -> str:
+        """Return what failed, in a few words."""
+        names = [one for one in self.failed if one != RELEASED]
+        said = []
+        if names and self.attacked:
+            said.append(
+                f"{'an attacker' if len(names) == 1 else 'some of its attackers'} failed: {', '.join(names)}"
+            )
+        elif names:
+            said.append(f"its attacker{'s' if len(names) > 1 else ''} failed: {', '.join(names)}")
+        if len(names) < len(self.failed):
+            said.append(f"not measured {RELEASED}")
+        return "; ".join(said)
+
+    def mark(self, axis: Axis) -> str:
+        """Return what stands behind the method's name in a picture.
+
+        Args:
+            axis: what stands for privacy.
+        """
+        return f"{axis.bound}, an attack failed" if self.attacked else "not attacked"
 
 
 @dataclass(frozen=True)
@@ -94,6 +142,7 @@ class Point:
         attack: which attack it is that sees most, `RELEASED` where none does.
         judge: by whom; empty for measures without judges.
         front: whether no other method is at least as good in both and better in one.
+        hole: which of its attackers failed; it is not on the front then, and beats nobody.
     """
 
     label: str
@@ -106,6 +155,7 @@ class Point:
     attack: str
     judge: str
     front: bool = False
+    hole: Hole | None = None
 
 
 def parse_axis(text: str, judges: Sequence[str]) -> Axis:
@@ -166,16 +216,64 @@ def _most(seen: Sequence[StrongestValue], axis: Axis) -> StrongestValue | None:
     return (min if axis.higher_is_private else max)(seen, key=lambda one: one[0], default=None)
 
 
+def hole_of(
+    results: Mapping[str, Metrics], label: str, attacks: Sequence[str], judges: Sequence[str], axis: Axis,
+    left_open: LeftOpen | None = None, linkers: Sequence[str] = (),
+) -> Hole | None:  # fmt: skip
+    """Find which attackers failed on a method, as far as they would have had a say on this axis.
+
+    An attack whose reason is given and whose value is there has not failed: its loss may still fall, and it counts.
+
+    Args:
+        results: method -> its metrics.
+        label: of the method.
+        attacks: labels.
+        judges: labels.
+        axis: what is looked at.
+        left_open: method -> attack -> why more may be seen, or why nothing was measured.
+        linkers: those of the judges that are attackers: trained on the method, they look at what is released.
+
+    Returns:
+        What failed; None where nothing did.
+    """
+    given = (left_open or {}).get(label, {})
+    seen = {attack: _whom(results[label], attack, judges, axis) for attack in (RELEASED, *attacks)}
+
+    def failed(attack: str) -> bool:
+        if (
+            attack not in seen
+        ):  # a linker: it sees no attack's pictures, and has a say where it is asked alone
+            asked = MEASURES[axis.measure].judged and axis.judge in (None, attack)
+            return asked and attack not in seen[RELEASED]
+        # a judge that measured the attack on another method, and not on this one, found no number
+        others = {judge for metrics in results.values() for judge in _whom(metrics, attack, judges, axis)}
+        return not seen[attack] or not others - {*linkers, *given} <= seen[attack]
+
+    names = tuple(attack for attack in given if failed(attack))
+    attacked = any(seen[attack] for attack in attacks) or bool(seen[RELEASED].intersection(linkers))
+    return Hole(names, attacked) if names else None
+
+
+def _whom(metrics: Metrics, attack: str, judges: Sequence[str], axis: Axis) -> set[str]:
+    return {one[4] for one in _seen(metrics, attack, judges, axis)}
+
+
 def points_of(
-    results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis
-) -> list[Point]:
+    results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis,
+    left_open: LeftOpen | None = None, linkers: Sequence[str] = (),
+) -> list[Point]:  # fmt: skip
     """Make the points of the picture; methods without accuracy or without a finite measure have none.
+
+    Where an attacker failed, what a method gives away is not known to be as little as was measured: it is not on the
+    front, and beats nobody.
 
     Args:
         results: method -> its metrics.
         attacks: labels.
         judges: labels.
         axis: what stands for privacy.
+        left_open: see `hole_of`.
+        linkers: see `hole_of`.
     """
     made = []
     for label, metrics in results.items():
@@ -185,10 +283,13 @@ def points_of(
             continue
         x, x_low, x_high = (axis.scale * value for value in seen[:3])
         y_low, y_high = (100 * value for value in y.interval)
-        made.append(Point(label, x, x_low, x_high, 100 * y.value, y_low, y_high, seen[3], seen[4]))
+        hole = hole_of(results, label, attacks, judges, axis, left_open, linkers)
+        made.append(Point(label, x, x_low, x_high, 100 * y.value, y_low, y_high, seen[3], seen[4], hole=hole))
     sign = -1 if axis.higher_is_private else 1
-    best = pareto([(sign * p.x, -p.y) for p in made])
-    return [Point(**{**vars(p), "front": front}) for p, front in zip(made, best, strict=True)]
+    known = [p for p in made if p.hole is None]
+    best = pareto([(sign * p.x, -p.y) for p in known])
+    front = {p.label for p, unbeaten in zip(known, best, strict=True) if unbeaten}
+    return [replace(p, front=p.label in front) for p in made]
 
 
 def pareto(costs: Sequence[tuple[float, float]]) -> list[bool]:
@@ -222,8 +323,9 @@ def staircase(points: Sequence[Point], axis: Axis) -> list[tuple[float, float]]:
 
 
 def compare_chart(
-    results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis, title: str = ""
-) -> Image.Image:
+    results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis, title: str = "",
+    left_open: LeftOpen | None = None, linkers: Sequence[str] = (),
+) -> Image.Image:  # fmt: skip
     """Draw utility against privacy, and what each attack adds to what the released images give away.
 
     Args:
@@ -232,17 +334,19 @@ def compare_chart(
         judges: labels.
         axis: what stands for privacy.
         title: a line above everything.
+        left_open: see `hole_of`.
+        linkers: see `hole_of`.
 
     Returns:
         An RGB picture without any face.
     """
-    points = points_of(results, attacks, judges, axis)
+    points = points_of(results, attacks, judges, axis, left_open, linkers)
     figure = Figure(figsize=(12.5, 5.0), dpi=110, layout="constrained", facecolor="white")
     if title:
         figure.suptitle(title, fontsize=12, weight="bold")
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _scatter(left, figure, points, axis)
-    _before_and_after(right, results, attacks, judges, axis)
+    _before_and_after(right, results, attacks, judges, axis, left_open, linkers)
     return rendered(figure)
 
 
@@ -255,9 +359,14 @@ def _scatter(axes: Axes, figure: Figure, points: Sequence[Point], axis: Axis) ->
         return
     axes.set_xlim(*bounds(min(p.x_low for p in points), max(p.x_high for p in points), axis.scale / 20)[:2])
     axes.set_ylim(*bounds(min(p.y_low for p in points), max(p.y_high for p in points))[:2])
-    corners = staircase(points, axis)
-    axes.plot(*zip(*corners, strict=True), color=COLOURS[1], linewidth=1.5, alpha=0.6, label="Pareto front")
+    if corners := staircase(points, axis):  # there is none where attackers failed on every method
+        axes.plot(
+            *zip(*corners, strict=True), color=COLOURS[1], linewidth=1.5, alpha=0.6, label="Pareto front"
+        )
     for point in points:
+        if point.hole is not None:  # no interval: how much more is given away is not known
+            axes.scatter([point.x], [point.y], **_NOT_KNOWN)
+            continue
         colour = COLOURS[1] if point.front else COLOURS[7]
         axes.errorbar(
             point.x, point.y, yerr=[[point.y - point.y_low], [point.y_high - point.y]],
@@ -265,8 +374,10 @@ def _scatter(axes: Axes, figure: Figure, points: Sequence[Point], axis: Axis) ->
             markerfacecolor=colour if point.front else "white", elinewidth=1, ecolor=(*to_rgb(colour), 0.45),
         )  # fmt: skip
     axes.plot([], [], "o", color=COLOURS[7], markerfacecolor="white", label="beaten by another method")
+    if any(p.hole is not None for p in points):
+        axes.scatter([], [], label="attackers failed: not known", **_NOT_KNOWN)
     axes.legend(fontsize=8, loc="lower right" if not axis.higher_is_private else "lower left")
-    texts = [axes.annotate(p.label, (p.x, p.y), fontsize=9.5) for p in points]
+    texts = [axes.annotate(name_of(p, axis), (p.x, p.y), fontsize=9.5) for p in points]
     figure.draw_without_rendering()  # only now are places known in pixels
     frame, legend = axes.get_window_extent(), axes.get_legend()
     tall = figure.bbox.height
@@ -279,13 +390,23 @@ def _scatter(axes: Axes, figure: Figure, points: Sequence[Point], axis: Axis) ->
         return float(at[0]), tall - float(at[1])
 
     anchors = [pixels(p.x, p.y) for p in points]
-    bars = [bar for p in points for bar in error_boxes(p, pixels)]
+    bars = [bar for p in points if p.hole is None for bar in error_boxes(p, pixels)]
     if legend is not None:
         bars.append(flipped(legend.get_window_extent()))
     extents = [text.get_window_extent() for text in texts]
     places = place_labels(anchors, [(e.width, e.height) for e in extents], flipped(frame), bars)
     for text, extent, (left, top) in zip(texts, extents, places, strict=True):
         text.set_position(axes.transData.inverted().transform((left, tall - top - extent.height)))  # type: ignore[arg-type]
+
+
+def name_of(point: Point, axis: Axis) -> str:
+    """Return what stands beside a point: the method, and whether attackers failed on it.
+
+    Args:
+        point: the point.
+        axis: what stands for privacy.
+    """
+    return point.label if point.hole is None else f"{point.label} ({point.hole.mark(axis)})"
 
 
 def error_boxes(point: Point, pixels: Callable[[float, float], tuple[float, float]]) -> list[Box]:
@@ -301,8 +422,9 @@ def error_boxes(point: Point, pixels: Callable[[float, float], tuple[float, floa
 
 
 def _before_and_after(
-    axes: Axes, results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis
-) -> None:
+    axes: Axes, results: Mapping[str, Metrics], attacks: Sequence[str], judges: Sequence[str], axis: Axis,
+    left_open: LeftOpen | None = None, linkers: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Draw, method by method, what is seen as released and after each attack, by whoever sees most."""
     labels = list(results)
     for number, attack in enumerate((RELEASED, *attacks)):
@@ -320,7 +442,12 @@ def _before_and_after(
                 values, places, xerr=[lows, highs], fmt=_MARKERS[number % len(_MARKERS)], markersize=5,
                 color=COLOURS[number % len(COLOURS)], elinewidth=0.8, label=attack,
             )  # fmt: skip
-    axes.set_yticks(range(len(labels)), labels)
+    holes = [hole_of(results, label, attacks, judges, axis, left_open, linkers) for label in labels]
+    names = [
+        label if hole is None else f"{label}\n({hole.mark(axis)})"
+        for label, hole in zip(labels, holes, strict=True)
+    ]
+    axes.set_yticks(range(len(labels)), names)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.25)
     for row in range(1, len(labels)):

@@ -9,7 +9,17 @@ from typing import Any
 
 from lightning_app.core.measurement import Measurement
 from lightning_app.report.columns import RELEASED, find_metric
-from lightning_app.report.compare import MEASURES, Axis, Metrics, points_of, strongest
+from lightning_app.report.compare import (
+    MEASURES,
+    Axis,
+    Hole,
+    LeftOpen,
+    Metrics,
+    Point,
+    hole_of,
+    points_of,
+    strongest,
+)
 from lightning_app.report.judges import Clean, standing
 
 _ALSO = ("verification", "rank1")  # measures that a reader may pick beside the comparison's own
@@ -30,6 +40,7 @@ class Measured:
         clean: judge -> how well it tells clean faces apart.
         open: method -> attack -> why its metric says 'at least', such as a loss that still falls, or a training
             that failed.
+        linkers: those of the judges that are attackers, trained on each method.
     """
 
     results: Mapping[str, Metrics]
@@ -39,7 +50,25 @@ class Measured:
     axis: Axis
     words: Mapping[str, str] = field(default_factory=dict)
     clean: Mapping[str, Clean] = field(default_factory=dict)
-    open: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    open: LeftOpen = field(default_factory=dict)
+    linkers: Sequence[str] = ()
+
+    def points(self, axis: Axis) -> list[Point]:
+        """Return the points of the picture.
+
+        Args:
+            axis: what stands for privacy.
+        """
+        return points_of(self.results, self.attacks, list(self.judges), axis, self.open, self.linkers)
+
+    def hole(self, label: str, axis: Axis) -> Hole | None:
+        """Return which attackers failed on a method; None where none did.
+
+        Args:
+            label: of the method.
+            axis: what is looked at.
+        """
+        return hole_of(self.results, label, self.attacks, list(self.judges), axis, self.open, self.linkers)
 
 
 def key_of(axis: Axis) -> str:
@@ -75,10 +104,10 @@ def data_of(found: Measured) -> dict[str, Any]:
     Returns:
         `attacks`, `judges`, `views` (what may be picked) and `methods`: of each its accuracies, all metrics, and under
         `strongest`, by view, what the strongest attack sees, which it is and by whom; `front` where no other method
-        beats it in both.
+        beats it in both, and `unknown`, which attackers failed on it: then it is not on the front, and beats nobody.
     """
     picked = views(found)
-    fronts = {key_of(axis): {p.label for p in _points(found, axis) if p.front} for axis in picked}
+    fronts = {key_of(axis): {p.label for p in found.points(axis) if p.front} for axis in picked}
     return {
         "attacks": list(found.attacks),
         "judges": {
@@ -104,7 +133,7 @@ def lines_of(found: Measured) -> list[list[object]]:
         found: what is known.
     """
     head = ["method", "accuracy", "accuracy_low", "accuracy_high", "measure", "judge", "strongest", "low", "high",
-            "attack", "by", "front", "at_least"]  # fmt: skip
+            "attack", "by", "front", "at_least", "unknown"]  # fmt: skip
     lines: list[list[object]] = [list(head)]
     data = data_of(found)
     views = {view["key"]: view for view in data["views"]}
@@ -115,6 +144,7 @@ def lines_of(found: Measured) -> list[list[object]]:
                 method["label"], *(_blank(accuracy.get(k)) for k in ("value", "low", "high")), views[key]["measure"],
                 views[key]["judge"] or "", *(_blank(seen[k]) for k in ("value", "low", "high")), seen["attack"],
                 seen["by"], int(seen["front"]), "; ".join(f"{attack}: {why}" for attack, why in method["open"].items()),
+                seen["unknown"],
             ])  # fmt: skip
     return lines
 
@@ -142,14 +172,12 @@ def _seen(
         if one is None:
             continue
         value, low, high, attack, judge = one
+        hole = found.hole(label, axis)
         yield axis, {
             "value": _finite(value), "low": _finite(low), "high": _finite(high), "attack": attack,
             "by": judge, "front": label in fronts[key_of(axis)],
+            "unknown": "" if hole is None else hole.words,
         }  # fmt: skip
-
-
-def _points(found: Measured, axis: Axis) -> list[Any]:
-    return list(points_of(found.results, found.attacks, list(found.judges), axis))
 
 
 def _plain(one: Measurement | None) -> dict[str, float | None] | None:
@@ -186,7 +214,11 @@ def paragraph(found: Measured, label: str) -> str:
         how = "looking at it as it is released" if seen[3] == RELEASED else f"the attack ‘{seen[3]}’"
         by = f", judged by {seen[4]}" if seen[4] and len(found.judges) > 1 else ""
         value = f"{found.axis.scale * seen[0]:.1f} %" if found.axis.scale == 100 else f"{seen[0]:.2f}"
-        said.append(f"Most is seen by {how}{by}: {MEASURES[found.axis.measure].label} {value}.")
+        hole = found.hole(label, found.axis)
+        if hole is not None:
+            said.append(f"What it gives away is not known: {hole.words}.")
+        most = "Most" if hole is None else "Of what was measured, most"
+        said.append(f"{most} is seen by {how}{by}: {MEASURES[found.axis.measure].label} {value}.")
     for attack, why in found.open.get(label, {}).items():
         said.append(f"‘{attack}’ may still find more: {why}.")
     return " ".join(said)

@@ -57,7 +57,9 @@ function candidates() {
 
 function tell(left, picked) {
   const key = picked.key, sign = picked.more_is_private ? -1 : 1;
-  const ranked = left.filter(one => one.strongest[key] && one.strongest[key].value !== null)
+  const seen = left.filter(one => one.strongest[key] && one.strongest[key].value !== null);
+  const unknown = seen.filter(one => one.strongest[key].unknown);  // attackers failed: they may give away anything
+  const ranked = seen.filter(one => !one.strongest[key].unknown)
     .sort((a, b) => sign * (a.strongest[key].value - b.strongest[key].value));
   const box = at("candidates");
   box.replaceChildren(made("span", `${left.length} of ${data.methods.length} methods are left` +
@@ -71,6 +73,11 @@ function tell(left, picked) {
     list.append(item);
   }
   if (ranked.length) box.append(list);
+  if (unknown.length) box.append(made("p", "not known: " + unknown.map(one => {
+    const value = one.strongest[key].cells[0][0];
+    const bound = value === "–" ? "" : `${value}${picked.unit ? " " + picked.unit : ""}; `;
+    return `${one.label} (${bound}${one.strongest[key].unknown})`;
+  }).join("; ")));
 }
 
 // low … high over the rows shown, as lightning_app.metrics.scores.normalised

@@ -55,16 +55,24 @@ def strongest_cells(found: Measured, label: str, axis: Axis) -> tuple[PageCell, 
         found: what is shown.
         label: of the method.
         axis: what is looked at.
+
+    Returns:
+        Both; where its attackers failed, a named hole.
     """
     seen = strongest(found.results[label], found.attacks, list(found.judges), axis)
     if seen is None:
         return PageCell("–"), PageCell("–")
     whom = seen[3] if not seen[4] or len(found.judges) == 1 else f"{seen[3]}, {seen[4]}"
     cell = number(*seen[:3], axis.scale)
+    hole = found.hole(label, axis)
     if found.open.get(label):  # an attacker that failed, or could have learnt more, may see more
-        sign = "≤" if axis.higher_is_private else "≥"
-        cell = PageCell(f"{sign} {cell.text}", cell.interval, cell.order)
-    return cell, PageCell(whom, order=whom)
+        cell = PageCell(f"{axis.bound} {cell.text}", cell.interval, cell.order)
+    if hole is None:
+        return cell, PageCell(whom, order=whom)
+    # what is not known is not ranked: it is sorted as what was not measured
+    if hole.attacked:
+        return PageCell(cell.text, cell.interval), PageCell(whom, hole.words, whom)
+    return PageCell("–", f"{cell.text} {seen[3]}"), PageCell(hole.words)
 
 
 def state_heads(found: Measured, recognisers: list[str]) -> list[PageHead]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_app.report.compare import Axis, error_boxes, points_of, staircase
+from lightning_app.report.compare import Axis, Point, error_boxes, name_of, staircase
 from lightning_app.report.frontier import Measured, key_of
 from lightning_app.report.placing import bounds, place_labels
 
@@ -21,7 +21,7 @@ def plot_of(found: Measured, axis: Axis) -> dict[str, Any] | None:
         found: what is shown.
         axis: what stands for privacy.
     """
-    points = points_of(found.results, found.attacks, list(found.judges), axis)
+    points = found.points(axis)
     if not points:
         return None
     many = len(points) > _MANY
@@ -37,16 +37,17 @@ def plot_of(found: Measured, axis: Axis) -> dict[str, Any] | None:
         )
 
     anchors = [pixels(p.x, p.y) for p in points]
-    sizes = [(small * _CHARACTER * len(p.label), small * _LINE) for p in points]
-    bars = [error_boxes(p, pixels) for p in points]
+    sizes = [(small * _CHARACTER * len(name_of(p, axis)), small * _LINE) for p in points]
+    # of what is not known there is no interval
+    bars = [error_boxes(p, pixels) if p.hole is None else [] for p in points]
     places = place_labels(anchors, sizes, (left, top, right, bottom), [box for two in bars for box in two])
-    unit = " %" if axis.scale == 100 else ""
     return {
         "key": key_of(axis),
         "size": (_WIDE, tall),
         "frame": (left, top, right - left, bottom - top),
         "range": (y0, y1),
         "many": many,
+        "holes": any(p.hole is not None for p in points),
         "x_ticks": [(pixels(x, y0)[0], f"{x:g}") for x in xs],
         "y_ticks": [(pixels(x0, y)[1], f"{y:g}") for y in ys],
         "x_title": axis.title,
@@ -55,14 +56,25 @@ def plot_of(found: Measured, axis: Axis) -> dict[str, Any] | None:
         "points": [
             {
                 "label": p.label,
+                "name": name_of(p, axis),
                 "at": at,
                 "text": (round(place[0], 1), round(place[1] + 0.76 * small * _LINE, 1)),
                 "bars": [tuple(round(v, 1) for v in box) for box in two],
                 "front": p.front,
-                "words": f"{p.label}: accuracy {p.y:.1f} % [{p.y_low:.1f}, {p.y_high:.1f}], {axis.title} "
-                f"{p.x:.3g}{unit} [{p.x_low:.3g}, {p.x_high:.3g}] ({p.attack}{', ' + p.judge if p.judge else ''})"
-                f"{'; on the Pareto front' if p.front else ''}",
+                "hole": p.hole is not None,
+                "words": _words(p, axis),
             }
             for p, at, place, two in zip(points, anchors, places, bars, strict=True)
         ],
     }
+
+
+def _words(p: Point, axis: Axis) -> str:
+    unit = " %" if axis.scale == 100 else ""
+    head = f"{p.label}: accuracy {p.y:.1f} % [{p.y_low:.1f}, {p.y_high:.1f}]"
+    value, by = f"{p.x:.3g}{unit}", f"({p.attack}{', ' + p.judge if p.judge else ''})"
+    if p.hole is None:
+        front = "; on the Pareto front" if p.front else ""
+        return f"{head}, {axis.title} {value} [{p.x_low:.3g}, {p.x_high:.3g}] {by}{front}"
+    said = "not known" if p.hole.attacked else "not attacked"
+    return f"{head}, {axis.title}: {said}, {p.hole.words}; {axis.bound} {value} {by}"

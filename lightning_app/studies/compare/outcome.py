@@ -45,6 +45,7 @@ class Outcome:
         failed: what did not work, in a line each.
         open: method -> attack -> why its metric says 'at least', or why there is none: a loss that still fell, a
             training that failed.
+        linkers: labels of the judges that are attackers, trained on each method.
         curves: attacker -> method -> its loss against steps.
         cosine: labels of the judges that compare by cosine.
         examples: method -> faces in each state.
@@ -64,6 +65,7 @@ class Outcome:
     results: dict[str, dict[str, float]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     open: dict[str, dict[str, str]] = field(default_factory=dict)
+    linkers: list[str] = field(default_factory=list)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     cosine: list[str] = field(default_factory=list)
     examples: dict[str, list[Example]] = field(default_factory=dict)

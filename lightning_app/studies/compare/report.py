@@ -78,7 +78,9 @@ def write_report(out: Outcome, final: bool = False) -> None:
     write_atomically(out.folder / "report.json", f"{plain}\n")
     if not final:
         return
-    picture = compare_chart(out.results, out.attacks, list(out.judges), out.axis, out.name)
+    picture = compare_chart(
+        out.results, out.attacks, list(out.judges), out.axis, out.name, out.open, out.linkers
+    )
     write_atomically(out.folder / "compare.png", png_bytes(picture))
     if out.curves:
         write_atomically(out.folder / "attackers.png", png_bytes(_losses(out)))
@@ -207,6 +209,7 @@ def _page(out: Outcome, made: Scored) -> Comparison:
         words={label: out.candidates[label].setting.data.desensitizer.words for label in out.results},
         clean=clean_of(out.metrics, out.judges),
         open=out.open,
+        linkers=out.linkers,
         examples=out.examples,
         faces=f"Drawn faces, which belong to nobody, as released and as each attack restores them.{real}",
         private=out.private,

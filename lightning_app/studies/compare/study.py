@@ -163,6 +163,7 @@ def compare(
             attacks=list(dict.fromkeys(labels)),
             judges=in_words(who) | linked,
             recognisers=in_words(compared),
+            linkers=list(linked),
             loggers=every_logger(logger),
             command=command or f"python main.py compare ({name})",
         )  # fmt: skip
