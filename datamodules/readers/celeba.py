@@ -15,6 +15,7 @@ from datamodules.readers.class_folders import SplitName, check_split
 from datamodules.readers.decode import Crop, check_geometry, decode, read_bytes, stored
 from datamodules.readers.lists import classes_of, find_file, rows_of, whole_number
 from datamodules.readers.not_read import is_read, kind_of, said
+from lightning_app.core.files import given_folder
 
 log = logging.getLogger("faceveil")
 
@@ -65,7 +66,7 @@ class CelebAFaces(FaceReader):
         check_split(split)
         if isinstance(attributes, str) or not attributes or len(set(attributes)) < len(attributes):
             raise ValueError(f"attributes={attributes!r}: give a list of one or more names, each once")
-        self.root, self.attributes, self.split = Path(root), tuple(attributes), split
+        self.root, self.attributes, self.split = given_folder(root), tuple(attributes), split
         self.crop, self.size, self.on_bad_image = crop, size, on_bad_image
 
     def scan(self) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 from datamodules.readers.base import OnBadImage
 from datamodules.readers.decode import Crop
 from datamodules.readers.folder import FolderFaces
+from lightning_app.core.files import given_folder
 from lightning_app.core.text_file import composed
 
 SplitName = Literal["train", "validation", "test"]
@@ -59,7 +60,7 @@ class ClassFolders(FolderFaces):
         check_split(split)
         if classes is not None and len(set(classes)) < max(2, len(classes)):
             raise ValueError(f"classes={list(classes)}: give two or more names of folders, each once")
-        self.top, self.split, self.classes = Path(root), split, classes
+        self.top, self.split, self.classes = given_folder(root), split, classes
 
     def scan(self) -> None:
         """List the split's folder, from the cache where it has not changed."""

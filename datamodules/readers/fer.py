@@ -19,6 +19,7 @@ from datamodules.readers.class_folders import SplitName, check_split
 from datamodules.readers.decode import Crop, check_geometry, decode, fit, read_bytes, stored
 from datamodules.readers.lists import classes_of, find_file, rows_of, whole_number
 from datamodules.readers.votes import COLUMNS, EMOTIONS, majority
+from lightning_app.core.files import given_folder
 
 log = logging.getLogger("faceveil")
 
@@ -83,7 +84,7 @@ class FERFaces(FaceReader):
         check_split(split)
         if labels not in _NAMES:
             raise ValueError(f"labels={labels!r}: give fer+ or fer2013")
-        self.root, self.kind, self.split = Path(root), labels, split
+        self.root, self.kind, self.split = given_folder(root), labels, split
         self.crop, self.size, self.on_bad_image = crop, size, on_bad_image
         self.wanted = _wanted(classes, labels)
 

@@ -24,6 +24,7 @@ from datamodules.readers.index import Arrays, Names, Scan
 from datamodules.readers.not_read import BESIDE, is_read, kind_of, said
 from datamodules.readers.people import read_people
 from datamodules.readers.per_person import FilesPerPerson
+from lightning_app.core.files import given_folder
 
 log = logging.getLogger("faceveil")
 _Listed: TypeAlias = tuple[Names, Counter[str]]  # images of a folder, and how many of what is not read
@@ -73,7 +74,7 @@ class FolderFaces(FilesPerPerson):
     ) -> None:
         check_geometry(crop, size)
         check_counts(min_images, max_images)
-        self.root, self.crop, self.size, self.on_bad_image = Path(root), crop, size, on_bad_image
+        self.root, self.crop, self.size, self.on_bad_image = given_folder(root), crop, size, on_bad_image
         self.people, self.min_images, self.max_images = people, min_images, max_images
         self.cache_index = cache_index
 

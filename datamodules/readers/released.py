@@ -23,6 +23,7 @@ from datamodules.readers.index import Names
 from datamodules.readers.per_person import FilesPerPerson
 from datamodules.same_description import alone, check_same
 from lightning_app.core.batch import Batch
+from lightning_app.core.files import given_folder
 from lightning_app.core.plain import is_hash
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
@@ -97,7 +98,7 @@ class ReleasedFaces(FilesPerPerson):
         veil: Desensitizer | None = None,
     ) -> None:
         check_counts(min_images, max_images)
-        self.root, self.verify, self.on_bad_image = Path(root), verify, on_bad_image
+        self.root, self.verify, self.on_bad_image = given_folder(root), verify, on_bad_image
         self.min_images, self.max_images = min_images, max_images
         self.own_desensitizer = own_desensitizer if own_desensitizer is not None else veil
         self.manifest = Manifest.read(self.root)

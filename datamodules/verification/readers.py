@@ -26,6 +26,7 @@ from datamodules.verification.pair_list import (
     read_pairs,
 )
 from datamodules.verification.safe_pickle import load_bin
+from lightning_app.core.files import given_folder
 from lightning_app.core.text_file import composed
 
 __all__ = ["BinFaces", "PairFaces", "PairList", "pairs_of", "read_pairs"]
@@ -89,7 +90,7 @@ class PairFaces(FaceReader):
         pattern: str = LFW_PATTERN,
     ) -> None:
         check_geometry(crop, size)
-        self.root, self.crop, self.size = Path(root), crop, size
+        self.root, self.crop, self.size = given_folder(root), crop, size
         if not self.root.is_dir():
             raise FileNotFoundError(f"root={root}: no such folder (looked for the images of a list of pairs)")
         if pairs is None:

@@ -15,6 +15,21 @@ _BLOCK = 2**20  # bytes hashed at a time
 PRIVATE = 0o600  # mode of what names or shows people: its owner alone may read it, whatever the umask
 
 
+def given_folder(path: str | os.PathLike[str], name: str = "root") -> Path:
+    """Return the folder that an argument names; Python takes an empty name for the working directory.
+
+    Args:
+        path: as it was given.
+        name: of the argument.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not os.fspath(path):
+        raise ValueError(f"{name}='': give a folder; . is the working directory")
+    return Path(path)
+
+
 def write_atomically(path: str | Path, content: bytes | str, *, mode: int | None = None) -> Path:
     """Write a file so that a reader, or a crash, never meets half of it.
 

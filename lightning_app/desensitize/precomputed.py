@@ -11,6 +11,7 @@ from typing import Any
 from typing_extensions import Self
 
 from lightning_app.core.batch import Batch, DrawKey
+from lightning_app.core.files import given_folder
 from lightning_app.core.text_file import composed
 from lightning_app.desensitize.base import Desensitizer
 
@@ -43,7 +44,7 @@ class Precomputed(Desensitizer):
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__()
-        self.root = Path(root)
+        self.root = given_folder(root)
         self._files: dict[str, list[str]] | None = None
         self._hash = ""
 

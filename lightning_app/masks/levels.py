@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_app.core.files import given_folder
 from lightning_app.core.pixel_limit import check_pixels
 from lightning_app.masks.bits import Array, Size, as_size, size_text, unpack_masks
 from lightning_app.masks.freeform import check_ratio
@@ -85,7 +86,7 @@ class MaskLevels:
         hidden: Hidden = "white",
         edges: Sequence[Level] = NVIDIA_LEVELS,
     ) -> None:
-        self.root, self.size = Path(root), as_size(size)
+        self.root, self.size = given_folder(root), as_size(size)
         if hidden not in ("white", "black"):
             raise ValueError(f"hidden: {hidden!r} is neither 'white' nor 'black'")
         chosen = None if levels is None else [check_ratio(level, "levels") for level in levels]

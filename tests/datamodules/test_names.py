@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules import CelebAFaces, FERFaces, ReleasedFaces
 from datamodules.evaluation_sets import with_classes
 from datamodules.readers.class_folders import ClassFolders
 from datamodules.readers.folder import FolderFaces
@@ -17,6 +18,7 @@ from datamodules.verification.pair_list import read_pairs
 from datamodules.verification.readers import PairFaces
 from lightning_app.alignment.landmarks import LandmarkFile
 from lightning_app.core.text_file import text_of
+from lightning_app.desensitize import Precomputed
 from tests.datamodules.face_files import encoded, make_tree, picture
 
 ACCENTED = ["Zoë", "José", "Ann"]
@@ -184,3 +186,12 @@ def test_what_lies_beside_is_no_match(tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text("Ann/1.jpg bob/1.jpg 0\nann/1.jpg ann/1.jpg 1\n" * 2)
     with pytest.raises(FileNotFoundError, match="1 of its 3 images are not in"):
         PairFaces(root, tmp_path / "pairs.txt", size=16)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: FolderFaces(""), lambda: ClassFolders(""), lambda: FERFaces(""), lambda: CelebAFaces(""),
+    lambda: ReleasedFaces(""), lambda: Precomputed(""),
+], ids=["FolderFaces", "ClassFolders", "FERFaces", "CelebAFaces", "ReleasedFaces", "Precomputed"])  # fmt: skip
+def test_an_empty_root_is_not_the_working_directory(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="root='': give a folder"):
+        make()
