@@ -21,6 +21,7 @@ from lightning_app.core.batch import AS_TRAINED, Batch
 from lightning_app.core.files import write_atomically
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
 from lightning_app.evaluation.judges.base import Judge, state_hash
+from lightning_app.evaluation.judges.holes import Holes
 from lightning_app.evaluation.pair_images import PairImages
 from lightning_app.metrics import dssim, psnr
 from lightning_app.metrics.lpips import LPIPS, SMALLEST, Missing, lpips_model
@@ -175,6 +176,7 @@ def measure(
     recognisers: Sequence[Judge] = (),
     have: Stored | None = None,
     tick: Tick = no_tick,
+    failed: dict[str, str] | None = None,
 ) -> Stored:
     """Desensitize every image, attack it, and measure what is seen then; whole batches on the device.
 
@@ -189,6 +191,8 @@ def measure(
         recognisers: who compare what is seen with what is seen (paper, Table 2).
         have: what was measured before with other judges; that is not measured again.
         tick: called with the number of images done.
+        failed: takes `Judge.description` -> error of every judge that raised one; the others go on. Where it is None,
+            the first error is raised.
 
     Returns:
         `dssim`, `psnr`, `lpips` (where it is installed) and, under a mask, `psnr_hidden` `[N]` against the clean image;
@@ -198,7 +202,7 @@ def measure(
         each pair's first image, clean, and its second, as seen; for each recogniser `pairs/J` `[P]`, both as
         seen. And all that was had before.
     """
-    part = dict(have or {})
+    part, holes = dict(have or {}), Holes(failed)
     if attack is not None:  # its pictures are nothing that such a one has learnt to take
         recognisers = [one for one in recognisers if not one.of_released]
         judges = [one for one in judges if not one.of_released]
@@ -209,10 +213,12 @@ def measure(
     if not looking and not likeness and perceptual is None:
         return part
     alike: dict[str, list[Tensor]] = {}
-    of_pictures = {description: one for description, one in looking.items() if not one.of_released}
-    linking = {description: one for description, one in wanted.items() if one.of_released}
+    of_pictures = {
+        description: holes.around(one) for description, one in looking.items() if not one.of_released
+    }
+    linking = {description: holes.around(one) for description, one in wanted.items() if one.of_released}
     of_released = {
-        description: one
+        description: holes.around(one)
         for description, one in looking.items()
         if one.of_released and description not in linking
     }
@@ -241,14 +247,18 @@ def measure(
     part |= {name: torch.cat(values) for name, values in alike.items()}
     pairs, gallery = subjects.pairs, subjects.gallery
     for judge in looking.values():
-        embedded, short, by = _scaled(found[judge.description], judge), short_hash(judge), judge.metric
-        if judge.description in wanted:
-            clean = subjects.embedded(judge)
-            ranks = mate_ranks(embedded, subjects.labels, clean[gallery], subjects.labels[gallery], by)
-            ranks[gallery] = 0  # the very picture, or its restoration, is no probe
-            part |= {f"own/{short}": similarity(embedded, clean, by), f"rank/{short}": ranks}
-            part[f"linked/{short}"] = similarity(clean[pairs.a], embedded[pairs.b], by)
-        part[f"pairs/{short}"] = similarity(embedded[pairs.a], embedded[pairs.b], by)
+        if holes.has(judge):
+            continue
+        with holes.beside(judge):
+            embedded, short, by = _scaled(found[judge.description], judge), short_hash(judge), judge.metric
+            made = {f"pairs/{short}": similarity(embedded[pairs.a], embedded[pairs.b], by)}
+            if judge.description in wanted:
+                clean = subjects.embedded(judge)
+                ranks = mate_ranks(embedded, subjects.labels, clean[gallery], subjects.labels[gallery], by)
+                ranks[gallery] = 0  # the very picture, or its restoration, is no probe
+                made |= {f"own/{short}": similarity(embedded, clean, by), f"rank/{short}": ranks}
+                made[f"linked/{short}"] = similarity(clean[pairs.a], embedded[pairs.b], by)
+            part |= made
     return part
 
 
@@ -273,22 +283,31 @@ def _once(line: str) -> None:
     log.warning(line)
 
 
-def measure_clean(subjects: Subjects, judges: Sequence[Judge], have: Stored | None = None) -> Stored:
+def measure_clean(
+    subjects: Subjects,
+    judges: Sequence[Judge],
+    have: Stored | None = None,
+    failed: dict[str, str] | None = None,
+) -> Stored:
     """Let judges look at clean faces: what they cannot tell apart there says nothing about a method.
 
     Args:
         subjects: whose images.
         judges: who link faces.
         have: what was measured before with other judges; that is not measured again.
+        failed: takes the errors of judges, see `measure`.
 
     Returns:
         For each judge, J standing for the start of its hash, `pairs/J` `[P]` and `rank/J` `[N]`, as `measure` has them;
         and all that was had before.
     """
     part, pairs, gallery = dict(have or {}), subjects.pairs, subjects.gallery
+    holes = Holes(failed)
     for judge in judges:
         short = short_hash(judge)
-        if f"pairs/{short}" not in part:
+        if f"pairs/{short}" in part:
+            continue
+        with holes.beside(judge):
             clean = subjects.embedded(judge)
             ranks = mate_ranks(clean, subjects.labels, clean[gallery], subjects.labels[gallery], judge.metric)
             ranks[gallery] = 0

@@ -31,11 +31,13 @@ def clean_metrics(
         bootstrap: resamples; 0 for no intervals.
 
     Returns:
-        By judge `judge_accuracy/J` (pair protocol, both images clean) and `judge_rank1/J`.
+        By judge that is in the part `judge_accuracy/J` (pair protocol, both images clean) and `judge_rank1/J`.
     """
     out: dict[str, float] = {}
     probes = subjects.probes
     for label, judge in judges.items():
+        if f"pairs/{short_hash(judge)}" not in part:
+            continue
         out |= _verified(
             "judge_accuracy", part[f"pairs/{short_hash(judge)}"], subjects.pairs, bootstrap, label
         )

@@ -615,3 +615,82 @@ def test_methods_on_other_people_cannot_be_compared(
     path = config(methods=methods | {"demo": {"config": "demo.yaml"}})
     line = refused(capsys, lambda: run_main("compare", "--config", path))
     assert "methods.demo is verified on other pairs, crop or size than methods.none" in line
+
+
+RAISING = """
+import torch
+from lightning_app.evaluation import Judge
+
+class Raising(Judge):
+    "Somebody else's judge: it fails at more faces than two."
+    def __init__(self, at_most: int = 2) -> None:
+        super().__init__()
+        self.at_most = at_most
+
+    def embed(self, images):
+        if len(images) > self.at_most:
+            raise TypeError("no such faces")
+        return images.flatten(1)
+
+    def describe(self):
+        return {"judge": "raising", "at_most": self.at_most}
+"""
+
+
+def raising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: int) -> dict[str, object]:
+    (tmp_path / "raising_judge.py").write_text(RAISING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return {"class_path": "raising_judge.Raising", "init_args": {"at_most": at_most}}
+
+
+@pytest.mark.parametrize("kind", ["judges", "recognisers"])
+def test_a_judge_that_cannot_embed_is_refused_before_the_first_run(
+    config: Callable[..., Path], run_main: RunMain, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(jobs, "call", lambda *rest: pytest.fail("nothing is to be run"))
+    who = {"clean": "none", "bad": raising(tmp_path, monkeypatch, 0)}
+    path = config(attacks={}, **{kind: who})
+    line = refused(capsys, lambda: run_main("compare", "--config", path))
+    assert f"{kind}.bad: it cannot embed two drawn faces of 32 px (TypeError: no such faces); mend it" in line
+    assert not Path("runs/both/metrics.json").exists()
+
+
+def test_a_judge_that_raises_is_a_hole_by_itself(
+    config: Callable[..., Path], run_main: RunMain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bad = raising(tmp_path, monkeypatch, 2)
+    methods = yaml.safe_load(config().read_text())["methods"]
+    path = config(
+        methods={label: methods[label] for label in ("none", "mask")}, attacks={},
+        judges={"clean": "none", "bad": bad}, recognisers={"own": "own", "bad too": bad},
+    )  # fmt: skip
+    with pytest.raises(ChildProcessError, match=r"^2 steps failed \(judge bad: TypeError: no such faces; recog"):
+        run(["--config", str(path)])
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    for key in ("dssim", "psnr", "rank1/clean", "verification/clean", "accuracy/own"):
+        assert isinstance(found[f"compare/mask/{key}"], float), key
+    assert isinstance(found["compare/judge_accuracy/clean"], float)
+    assert not [key for key in found if key.endswith(("/bad", "/bad too"))]
+    for method in ("none", "mask"):
+        assert found[f"compare/{method}/strongest/at_least"] is True
+        why = "it could not look at as released: TypeError: no such faces"
+        assert found[f"compare/{method}/judge bad/open"] == why
+
+
+def test_a_judge_that_is_not_trained_leaves_every_verdict_open(
+    config: Callable[..., Path], fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = jobs.call
+    monkeypatch.setattr(jobs, "call", lambda args, *rest: args[0] != "fit" and called(args, *rest))
+    methods = yaml.safe_load(config().read_text())["methods"]
+    blur = ["--data.init_args.desensitizer", BLUR]
+    methods = {"none": methods["none"], "bad": {"config": str(fitted / "tiny.yaml"), "args": blur}}
+    path = config(methods=methods, attacks={}, judges={"clean": "none", "second": "bad"})
+    with pytest.raises(ChildProcessError, match="judge second: bad is not trained"):
+        run(["--config", str(path)])
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    for method in ("none", "bad"):
+        assert found[f"compare/{method}/strongest/at_least"] is True
+        assert found[f"compare/{method}/judge second/open"] == "bad is not trained"
+    assert "judge second: bad is not trained" in Path("runs/both/report.csv").read_text()

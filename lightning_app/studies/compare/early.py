@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from datamodules.drawing.reader import DrawnFaces
 from datamodules.precomputed import check_pictures, precomputed_of
 from lightning_app.attacks import Attack, Unshuffle
 from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import FitSettings, read_fit_settings
 from lightning_app.core.files import is_plain_name
+from lightning_app.evaluation import Judge
+from lightning_app.evaluation.judges.holes import check_embeddings, in_a_line
 from lightning_app.evaluation.judges.named import known_name
 from lightning_app.report.columns import RELEASED
 from lightning_app.runs.folder import LAST
@@ -23,6 +26,8 @@ from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
 from lightning_app.studies.config_place import said_at
 from lightning_app.studies.estimate import Planned, estimate
 from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
+
+_SIDES = 16, 1024  # of faces that can be drawn, in px
 
 
 def check_asked(
@@ -146,7 +151,21 @@ def _check_judge(
             )
         return
     with said_at(where):
-        maker.made(who, first.size)
+        judge = maker.made(who, first.size)
+        _check_embeds(judge, first.size, maker.device)
+
+
+@torch.no_grad()
+def _check_embeds(judge: Judge, size: int, device: torch.device) -> None:
+    """Let a judge embed two drawn faces: what it raises may be anything, for it may be somebody else's."""
+    drawn = DrawnFaces(2, 1, min(max(_SIDES[0], size), _SIDES[1])).__getitems__(range(2))["image"]
+    faces = drawn.to(device).float() / 255
+    try:
+        check_embeddings(judge(faces), len(faces))
+    except Exception as error:
+        raise ValueError(
+            f"it cannot embed two drawn faces of {faces.shape[-1]} px ({in_a_line(error)}); mend it, or leave it out"
+        ) from error
 
 
 def _recogniser(candidate: ComparedMethod) -> Planned | None:

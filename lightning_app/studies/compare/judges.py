@@ -47,13 +47,20 @@ class JudgeMaker:
         self.ready: set[str] = set()
 
     def judges(self, subjects: Subjects, out: Outcome) -> dict[str, Judge]:
-        """Return the judges by label; one that cannot be made is told.
+        """Return the judges by label; one that cannot be made is told, and leaves every verdict open.
 
         Args:
             subjects: whom they look at.
             out: where failures go.
         """
-        return self._found("judge", self._judges, subjects, out)
+        found = self._found("judge", self._judges, subjects, out)
+        for label, who in self._judges.items():
+            if label in found:
+                continue
+            why = f"{who} is not trained" if self._untrained(who) else "it could not be made"
+            for method in out.candidates:
+                out.leave_open(method, judge_named(label), why)
+        return found
 
     def shared(self, subjects: Subjects, out: Outcome) -> dict[str, Judge]:
         """Return the recognisers that look at every method, by label.
@@ -85,13 +92,16 @@ class JudgeMaker:
     ) -> dict[str, Judge]:  # fmt: skip
         found = {}
         for label, who in given.items():
-            if who in self.candidates and who not in self.ready:
+            if self._untrained(who):
                 out.failed.append(f"{kind} {label}: {who} is not trained")
             elif (
                 one := out.tried(f"{kind} {label}", partial(self._judge, who, subjects.reader.size, of))
             ) is not None:
                 found[label] = one
         return found
+
+    def _untrained(self, who: GivenJudge) -> bool:
+        return who in self.candidates and who not in self.ready
 
     def _judge(self, one: GivenJudge, side: int, of: ComparedMethod | None) -> Judge:
         target = of if one == OWN else self.candidates.get(one) if isinstance(one, str) else None
@@ -129,6 +139,15 @@ class JudgeMaker:
         )
         found.check_size(side)
         return found.to(self.device)
+
+
+def judge_named(label: str) -> str:
+    """Return how a judge that is missing is named among the reasons why a verdict says 'at least'.
+
+    Args:
+        label: of the judge.
+    """
+    return f"judge {label}"
 
 
 def in_words(given: Mapping[str, GivenJudge]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datamodules.face import FaceDataModule
@@ -29,6 +29,19 @@ from lightning_app.studies.compare.candidate import ComparedMethod
 log = logging.getLogger("faceveil")
 
 
+@dataclass
+class Holed:
+    """Who could not look at faces.
+
+    Attributes:
+        judges: label -> error.
+        recognisers: label -> error.
+    """
+
+    judges: dict[str, str] = field(default_factory=dict)
+    recognisers: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Measurer:
     """Measures methods and attacks, and keeps what it measured, so that nothing is measured twice."""
@@ -38,12 +51,19 @@ class Measurer:
     bootstrap: int
     parts: Path
 
-    def clean(self) -> dict[str, float]:
-        """Let the judges look at clean faces, or read what they found before."""
+    def clean(self, failed: dict[str, str] | None = None) -> dict[str, float]:
+        """Let the judges look at clean faces, or read what they found before.
+
+        Args:
+            failed: takes label -> error of every judge that raised one.
+        """
         path, had = measured(self.parts, "clean", clean_key(self.subjects))
-        part = measure_clean(self.subjects, [*self.judges.values()], had)
+        errors: dict[str, str] | None = None if failed is None else {}
+        part = measure_clean(self.subjects, [*self.judges.values()], had, errors)
         if part.keys() != had.keys():
             keep(path, part)
+        if failed is not None:
+            failed |= _by_label(self.judges, errors or {})
         return clean_metrics(part, self.subjects, self.judges, self.bootstrap)
 
     def with_judge(self, more: tuple[str, Judge] | None) -> Measurer:
@@ -66,17 +86,34 @@ class Measurer:
 
     def attacked(
         self, candidate: ComparedMethod, attack: Attack | None, label: str, recognisers: Mapping[str, Judge],
-        tick: Callable[[int], None] = no_tick,
+        tick: Callable[[int], None] = no_tick, holes: Holed | None = None,
     ) -> dict[str, float]:  # fmt: skip
-        """Measure one attack on one method, or read what was measured before; empty where it cannot be mounted."""
+        """Measure one attack on one method, or read what was measured before; empty where it cannot be mounted.
+
+        Args:
+            candidate: the method.
+            attack: None for what is released.
+            label: of the attack.
+            recognisers: label -> who compares two faces as seen.
+            tick: called with the number of images done.
+            holes: takes the judges and the recognisers that raised an error; None raises the first error.
+        """
         data = candidate.setting.data
         if not applies(attack, data):
             return {}
         key = part_key(self.subjects, data, attack)
         path, had = measured(self.parts, jobs.slug(f"{candidate.label}_{label}"), key)
         looking = [*self.judges.values()], [*recognisers.values()]
-        part = measure(self.subjects, data, attack, *looking, had, tick)
+        errors: dict[str, str] | None = None if holes is None else {}
+        part = measure(self.subjects, data, attack, *looking, had, tick, errors)
+        if holes is not None:
+            holes.judges |= _by_label(self.judges, errors or {})
+            holes.recognisers |= _by_label(recognisers, errors or {})
         if part.keys() != had.keys():
             keep(path, part)
             log.info("%s, %s: measured on %d images", candidate.label, label, len(self.subjects))
         return privacy_metrics(part, self.subjects, self.judges, recognisers, self.bootstrap)
+
+
+def _by_label(who: Mapping[str, Judge], errors: Mapping[str, str]) -> dict[str, str]:
+    return {label: errors[one.description] for label, one in who.items() if one.description in errors}

@@ -11,8 +11,8 @@ from rich.progress import Progress
 from lightning_app.attacks import Attack, TrainedRestorer, Unshuffle
 from lightning_app.evaluation import Judge
 from lightning_app.report.columns import RELEASED, under
-from lightning_app.studies.compare.judges import JudgeMaker
-from lightning_app.studies.compare.measurer import Measurer
+from lightning_app.studies.compare.judges import JudgeMaker, judge_named
+from lightning_app.studies.compare.measurer import Holed, Measurer
 from lightning_app.studies.compare.outcome import Outcome
 
 
@@ -65,9 +65,10 @@ def measure_all(
             if attack is None and attack_label != RELEASED:
                 out.leave_open(label, attack_label, "its checkpoint could not be read")
                 continue
-            given = candidate, attack, attack_label, seeing
-            work = partial(measurer.attacked, *given, partial(bar.advance, task))
+            given, holes = (candidate, attack, attack_label, seeing), Holed()
+            work = partial(measurer.attacked, *given, partial(bar.advance, task), holes)
             found = out.tried(f"{label}, {attack_label}", work)
+            tell_holes(out, label, attack_label, holes)
             if found is None:
                 out.leave_open(label, attack_label, "it could not be measured")
                 continue
@@ -76,13 +77,33 @@ def measure_all(
             for link in (
                 links.get(label, ()) if attack is None else ()
             ):  # that one fails costs nobody's metrics
-                linked = out.tried(f"{label}, {link[0]}", partial(measurer.with_judge(link).attacked, *given))
-                if linked is None:
+                more = Holed()
+                looking = measurer.with_judge(link)
+                linked = out.tried(f"{label}, {link[0]}", partial(looking.attacked, *given, holes=more))
+                if (error := more.judges.get(link[0])) is not None:
+                    out.tell(f"{label}, {link[0]}: {error}")
+                if linked is None or error is not None:
                     out.leave_open(label, link[0], "it could not be measured")
                 out.results[label] |= _numbers(out, label, link[0], linked or {})
         out.tried(f"{label}: examples", partial(out.show, candidate, against, subjects, examples, show_faces))
         report()
     bar.update(task, completed=len(subjects) * len(out.candidates) * states)
+
+
+def tell_holes(out: Outcome, method: str, attack: str, holes: Holed) -> None:
+    """Write down who could not look at a method; a judge that could not leaves the verdict open.
+
+    Args:
+        out: where it goes.
+        method: label.
+        attack: label.
+        holes: who, and why.
+    """
+    for label, error in holes.judges.items():
+        out.tell(f"{judge_named(label)}: {error}")
+        out.leave_open(method, judge_named(label), f"it could not look at {attack}: {error}")
+    for label, error in holes.recognisers.items():
+        out.tell(f"recogniser {label}: {error}")
 
 
 def _numbers(out: Outcome, label: str, attack: str, found: Mapping[str, float]) -> dict[str, float]:

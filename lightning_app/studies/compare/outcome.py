@@ -44,7 +44,7 @@ class Outcome:
         results: method -> metrics.
         failed: what did not work, in a line each.
         open: method -> attack -> why its metric says 'at least', or why there is none: a loss that still fell, a
-            training that failed.
+            training that failed; or `judge LABEL` -> why that judge is missing.
         linkers: labels of the judges that are attackers, trained on each method.
         curves: attacker -> method -> its loss against steps.
         cosine: labels of the judges that compare by cosine.
@@ -87,6 +87,16 @@ class Outcome:
             log.error(line)
             self.failed.append(line)
             return None
+
+    def tell(self, line: str) -> None:
+        """Note what failed, once.
+
+        Args:
+            line: what, and why.
+        """
+        if line not in self.failed:
+            log.error(line)
+            self.failed.append(line)
 
     def leave_open(self, method: str, attack: str, why: str) -> None:
         """Note that an attack may see more of a method than its metric says.

@@ -22,7 +22,7 @@ from lightning_app.studies.compare.attackers import mounted_before
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.early import check_asked, check_early
-from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker, in_words
+from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker, in_words, judge_named
 from lightning_app.studies.compare.measurer import Measurer
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
@@ -178,7 +178,11 @@ def compare(
             measurer = Measurer(subjects, maker.judges(subjects, out), bootstrap, out.folder / "parts")
             out.cosine = [label for label, one in measurer.judges.items() if one.metric == "cosine"]
             links, ceilings = train_linkers(candidates, linking, who, measurer, seed, out, before)
-            out.judged((out.tried("judges on clean faces", measurer.clean) or {}) | ceilings)
+            blind: dict[str, str] = {}
+            clean = out.tried("judges on clean faces", partial(measurer.clean, blind)) or {}
+            for label, error in blind.items():
+                out.tell(f"{judge_named(label)}: {error}")
+            out.judged(clean | ceilings)
             measure_all(
                 out,
                 measurer,

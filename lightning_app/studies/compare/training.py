@@ -119,7 +119,7 @@ def _train_linker(
     if teacher is None:  # which is told already
         for label, candidate in candidates.items():
             if candidate.setting.desensitizer:
-                out.leave_open(label, linker.label, FAILED)
+                out.leave_open(label, linker.label, f"judge {linker.teacher}, its teacher, is missing")
         return {}, {}
     given = who[linker.teacher]
     path = candidates[given].checkpoint if isinstance(given, str) and given in candidates else given
