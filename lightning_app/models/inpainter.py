@@ -19,7 +19,7 @@ from lightning_app.core.normalise import denormalised
 from lightning_app.metrics import psnr
 from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.models.optimisers import scheduled
-from lightning_app.models.perceptual import read_features
+from lightning_app.models.perceptual import check_features, read_features
 from lightning_app.models.quick_log import learning_rate
 from lightning_app.models.saved_network import warn_of_kept
 from lightning_app.models.schedule import Schedule, check_rates
@@ -129,13 +129,7 @@ class Inpainter(L.LightningModule):
             FileNotFoundError, ValueError: it cannot be used; the message says why.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        if not getattr(data, "keep_clean", False):
-            raise ValueError("Inpainter learns from clean faces: set data.keep_clean to true")
-        if not data.desensitizer.is_image:
-            name = data.desensitizer.called
-            raise ValueError(
-                f"data.desensitizer: {name} gives no pictures; an Inpainter has nothing to restore"
-            )
+        self._check_data(data)
         if self.trainer.state.fn != "fit" or self._ready:
             return
         if not data.desensitizer.hides:
@@ -147,6 +141,28 @@ class Inpainter(L.LightningModule):
             self._check_shape(start.settings, "model.start_from")
             self.network.load_state_dict(start.network.state_dict())
         self._ready = True
+
+    def _check_data(self, data: Any) -> None:
+        if not getattr(data, "keep_clean", False):
+            raise ValueError("Inpainter learns from clean faces: set data.keep_clean to true")
+        if not data.desensitizer.is_image:
+            name = data.desensitizer.called
+            raise ValueError(
+                f"data.desensitizer: {name} gives no pictures; an Inpainter has nothing to restore"
+            )
+
+    def check_fit(self, data: Any) -> None:
+        """Check, without a trainer, what `prepare_data` of a `fit` checks, as far as that takes no time.
+
+        Args:
+            data: the `FaceDataModule`.
+
+        Raises:
+            FileNotFoundError, ValueError: it would fail; the message says why.
+        """
+        self._check_data(data)
+        if self.features is not None:
+            check_features(self.features, data)
 
     def setup(self, stage: str) -> None:
         """Do on every rank what `prepare_data`, which comes before the run's folder is written, did on one."""

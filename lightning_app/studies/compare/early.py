@@ -16,10 +16,18 @@ from lightning_app.core.files import is_plain_name
 from lightning_app.evaluation import Judge
 from lightning_app.evaluation.judges.holes import check_embeddings, in_a_line
 from lightning_app.evaluation.judges.named import known_name
+from lightning_app.evaluation.privacy import check_perceptual
 from lightning_app.report.columns import RELEASED
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare.attackers import attacker_args, attacker_run, meets
+from lightning_app.studies.compare.attackers import (
+    TRAINED,
+    attacker_args,
+    attacker_run,
+    check_attacker,
+    meets,
+    teacher_args,
+)
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
@@ -95,6 +103,7 @@ def check_early(
     seed: int,
     device: torch.device,
     before: Mapping[str, Unshuffle] | None = None,
+    given: AttackerRun | None = None,
 ) -> list[str]:
     """Check all that can be checked before the first training, and estimate how long it takes.
 
@@ -108,6 +117,7 @@ def check_early(
         seed: of their runs.
         device: where steps are timed.
         before: attacker -> what puts channels back before it.
+        given: whose checkpoint a method may bring (`Method.restorer`); it is not trained there.
 
     Returns:
         Lines that say how long the runs that are missing will take, and how that is known.
@@ -115,6 +125,7 @@ def check_early(
     Raises:
         FileNotFoundError, ValueError, OSError: something would fail later; begins with where it stands in the config.
     """
+    check_perceptual(next(iter(candidates.values())).setting.data.size)
     for kind, given in (("judges", judges), ("recognisers", recognisers)):
         for label, who in given.items():
             _check_judge(f"{kind}.{label}", who, candidates, maker)
@@ -124,10 +135,17 @@ def check_early(
                 load_restorer(path)
     planned = [one for c in candidates.values() if (one := _recogniser(c)) is not None]
     for attacker in attackers:
-        planned += _attackers(attacker, candidates, seed, (before or {}).get(attacker.label))
+        more = teacher_args(attacker, judges, candidates)
+        met = {
+            label: one
+            for label, one in candidates.items()
+            if not (one.method.restorer and given is not None and attacker.label == given.label)
+        }
+        planned += _attackers(attacker, met, seed, (before or {}).get(attacker.label), more)
     first = next(iter(candidates.values()))
     students = {one.student: one for one in reversed(attackers) if isinstance(one, Linking)}
     for linker in students.values():  # the first of each: its ceiling is that of those like it
+        check_attacker(first, linker, seed, teacher_args(linker, judges, candidates), clean=True)
         if not (attacker_run(first, linker, clean=True) / LAST).is_file():
             args = attacker_args(first, linker, seed, clean=True)
             planned.append(Planned(f"{linker.label} of clean faces", _settings(linker, args)))
@@ -179,16 +197,22 @@ def _recogniser(candidate: ComparedMethod) -> Planned | None:
 
 
 def _attackers(
-    attacker: AttackerRun, candidates: Mapping[str, ComparedMethod], seed: int, before: Unshuffle | None
+    attacker: AttackerRun,
+    candidates: Mapping[str, ComparedMethod],
+    seed: int,
+    before: Unshuffle | None,
+    more: list[str],
 ) -> list[Planned]:
     """Check what trains an attacker on each method; return the runs that are still to be trained."""
     of_pictures: FitSettings | None = None
     planned = []
+    checked = False
     for candidate in candidates.values():
         if not candidate.setting.desensitizer or not (
             isinstance(attacker, Linking) or meets(candidate, attacker, seed, before)
         ):
             continue
+        check_attacker(candidate, attacker, seed, more, before=before)
         pictures = candidate.setting.data.desensitizer.is_image
         # of pictures the same but for the desensitizer, which is checked by itself; channels make a step longer
         read = of_pictures if pictures else None
@@ -198,9 +222,20 @@ def _attackers(
         if precomputed_of(candidate.setting.data.desensitizer) is not None:
             with said_at(f"{attacker.label} on methods.{candidate.label}"):
                 check_pictures(candidate.setting.data.desensitizer, read.data.reader)
+        if not (checked or jobs.finished(attacker_run(candidate, attacker), TRAINED)):
+            checked = True
+            with said_at(attacker.label):
+                _check_begins(read)
         if not (attacker_run(candidate, attacker) / LAST).is_file():
             planned.append(Planned(attacker.label, read))
     return planned
+
+
+def _check_begins(setting: FitSettings) -> None:
+    """Check what an attacker looks through while it is trained, which it reads once `fit` begins."""
+    check = getattr(setting.model, "check_fit", None)
+    if check is not None:
+        check(setting.data)
 
 
 def _settings(attacker: AttackerRun, args: list[str]) -> FitSettings:

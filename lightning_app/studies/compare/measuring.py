@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from lightning_app.attacks import Attack, TrainedRestorer, Unshuffle
 from lightning_app.evaluation import Judge
+from lightning_app.evaluation.embed import no_tick
 from lightning_app.report.columns import RELEASED, under
 from lightning_app.studies.compare.judges import JudgeMaker, judge_named
 from lightning_app.studies.compare.measurer import Holed, Measurer
@@ -79,7 +80,7 @@ def measure_all(
             ):  # that one fails costs nobody's metrics
                 more = Holed()
                 looking = measurer.with_judge(link)
-                linked = out.tried(f"{label}, {link[0]}", partial(looking.attacked, *given, holes=more))
+                linked = out.tried(f"{label}, {link[0]}", partial(looking.attacked, *given, no_tick, more))
                 if (error := more.judges.get(link[0])) is not None:
                     out.tell(f"{label}, {link[0]}: {error}")
                 if linked is None or error is not None:

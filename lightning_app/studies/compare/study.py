@@ -151,6 +151,7 @@ def compare(
             seed,
             where,
             before,
+            restorer,
         )
         for line in early:
             log.info("Time: %s", line)

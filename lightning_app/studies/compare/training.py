@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from rich.progress import Progress
 
 from lightning_app.attacks import LinkAttack, Unshuffle
 from lightning_app.evaluation import Judge, LinkJudge
-from lightning_app.evaluation.judges.named import NAMES
-from lightning_app.studies.compare.attackers import attacker_run, clean_data, home_of, meets, train_attacker
+from lightning_app.studies.compare.attackers import (
+    attacker_run,
+    clean_data,
+    home_of,
+    meets,
+    teacher_args,
+    train_attacker,
+)
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.judges import GivenJudge
 from lightning_app.studies.compare.measurer import Measurer
@@ -121,9 +126,7 @@ def _train_linker(
             if candidate.setting.desensitizer:
                 out.leave_open(label, linker.label, f"judge {linker.teacher}, its teacher, is missing")
         return {}, {}
-    given = who[linker.teacher]
-    path = candidates[given].checkpoint if isinstance(given, str) and given in candidates else given
-    more = ["--model.teacher", str(path)] if isinstance(path, str | Path) and path not in NAMES else []
+    more = teacher_args(linker, who, candidates)
 
     def judge(candidate: ComparedMethod, clean: bool) -> Judge:
         run = train_attacker(candidate, of_clean if clean else linker, seed, more, clean, before)
