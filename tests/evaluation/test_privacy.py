@@ -16,8 +16,17 @@ from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, Identity, MaskOut
 from lightning_app.evaluation import Judge, RecogniserJudge
-from lightning_app.evaluation.privacy import Stored, Subjects, applies, keep, measure, measured, part_key
-from lightning_app.evaluation.privacy_metrics import privacy_metrics
+from lightning_app.evaluation.privacy import (
+    Stored,
+    Subjects,
+    applies,
+    keep,
+    measure,
+    measure_clean,
+    measured,
+    part_key,
+)
+from lightning_app.evaluation.privacy_metrics import clean_metrics, privacy_metrics
 from lightning_app.metrics import dssim, verification
 
 SIZE, PEOPLE, IMAGES = 32, 12, 4
@@ -226,3 +235,44 @@ def test_readers_without_pairs_are_refused() -> None:
     pairs = DrawnPairs(PEOPLE, IMAGES, SIZE, folds=4, pairs_per_fold=10)
     with pytest.raises(ValueError, match="batch_size: 0; give at least 1"):
         Subjects(pairs, batch_size=0)
+
+
+class Tiring(Judge):
+    """Raises an error, or gives something else, after so many batches."""
+
+    def __init__(self, batches: int, gives: Tensor | None = None) -> None:
+        super().__init__()
+        self.batches, self.left, self.gives = batches, batches, gives
+
+    def embed(self, images: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left >= 0:
+            return images.flatten(1)
+        if self.gives is None:
+            raise KeyError("tired")
+        return self.gives
+
+    def describe(self) -> dict[str, object]:
+        return {"judge": "tiring", "batches": self.batches, "gives": self.gives is not None}
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])  # 3: all that is seen, and none of the clean faces
+def test_a_judge_that_raises_takes_nobody_elses_figures(subjects: Subjects, batches: int) -> None:
+    data, grid, tired, odd = data_of(GaussianBlur(9)), Counting(), Tiring(batches), Tiring(1, torch.ones(3))
+    alone = measure(subjects, data, None, [grid], [grid])
+    failed: dict[str, str] = {}
+    part = measure(subjects, data, None, [tired, grid, odd], [tired, grid], None, failed=failed)
+    assert part.keys() == alone.keys()
+    assert all(torch.equal(part[key], alone[key]) for key in part)
+    assert failed == {
+        tired.description: "KeyError: 'tired'",
+        odd.description: "ValueError: embed gave [3] for 20 faces; give [20, 3072], a row for each",
+    }
+    failed.clear()
+    clean = measure_clean(subjects, [Tiring(1), grid], None, failed)
+    assert [*failed.values()] == ["KeyError: 'tired'"]
+    assert [*clean_metrics(clean, subjects, {"tired": tired, "grid": grid}, 0)] == [
+        "judge_accuracy/grid", "judge_rank1/grid",
+    ]  # fmt: skip
+    with pytest.raises(KeyError, match="tired"):
+        measure(subjects, data, None, [Tiring(0), grid])
