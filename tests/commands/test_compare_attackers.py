@@ -184,6 +184,14 @@ def test_an_attacker_of_other_settings_is_refused_and_the_report_stays(
     ):
         comparison({"blur": BLUR}, **(more | {"linker": linker | {"args": wide}}))
     assert [file.read_bytes() for file in files] == before
+    # a method that brings the attacker has none trained: nothing is there that could have other settings
+    written = yaml.safe_load(Path("both.yaml").read_text())
+    written["methods"]["blur"]["restorer"] = "runs/both/blur_U-Net/checkpoints/last.ckpt"
+    restorer = {"config": unet, "label": "U-Net", "args": wide}
+    del written["attackers"], written["linker"]
+    Path("both.yaml").write_text(yaml.safe_dump(written | {"restorer": restorer}))
+    with pytest.raises(ChildProcessError, match=r"^1 steps failed \(blur: its run"):
+        run(["--config", "both.yaml"])
 
 
 @pytest.mark.parametrize("model", ["UNetRestorer", "Inpainter"])

@@ -103,7 +103,7 @@ def check_early(
     seed: int,
     device: torch.device,
     before: Mapping[str, Unshuffle] | None = None,
-    given: AttackerRun | None = None,
+    brought: AttackerRun | None = None,
 ) -> list[str]:
     """Check all that can be checked before the first training, and estimate how long it takes.
 
@@ -117,7 +117,7 @@ def check_early(
         seed: of their runs.
         device: where steps are timed.
         before: attacker -> what puts channels back before it.
-        given: whose checkpoint a method may bring (`Method.restorer`); it is not trained there.
+        brought: whose checkpoint a method may bring (`Method.restorer`); it is not trained there.
 
     Returns:
         Lines that say how long the runs that are missing will take, and how that is known.
@@ -139,7 +139,7 @@ def check_early(
         met = {
             label: one
             for label, one in candidates.items()
-            if not (one.method.restorer and given is not None and attacker.label == given.label)
+            if not (one.method.restorer and brought is not None and attacker.label == brought.label)
         }
         planned += _attackers(attacker, met, seed, (before or {}).get(attacker.label), more)
     first = next(iter(candidates.values()))

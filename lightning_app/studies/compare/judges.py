@@ -11,6 +11,7 @@ from lightning_app.distributed.precision import Precision
 from lightning_app.evaluation import Judge, RecogniserJudge
 from lightning_app.evaluation.judges.named import NAMES, named_judge
 from lightning_app.evaluation.privacy import Subjects
+from lightning_app.report.columns import RELEASED
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.outcome import Outcome
 
@@ -59,7 +60,7 @@ class JudgeMaker:
                 continue
             why = f"{who} is not trained" if self._untrained(who) else "it could not be made"
             for method in out.candidates:
-                out.leave_open(method, judge_named(label), why)
+                out.leave_open(method, RELEASED, f"judge {label}: {why}")
         return found
 
     def shared(self, subjects: Subjects, out: Outcome) -> dict[str, Judge]:
@@ -139,15 +140,6 @@ class JudgeMaker:
         )
         found.check_size(side)
         return found.to(self.device)
-
-
-def judge_named(label: str) -> str:
-    """Return how a judge that is missing is named among the reasons why a verdict says 'at least'.
-
-    Args:
-        label: of the judge.
-    """
-    return f"judge {label}"
 
 
 def in_words(given: Mapping[str, GivenJudge]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from lightning_app.attacks import Attack, TrainedRestorer, Unshuffle
 from lightning_app.evaluation import Judge
 from lightning_app.evaluation.embed import no_tick
 from lightning_app.report.columns import RELEASED, under
-from lightning_app.studies.compare.judges import JudgeMaker, judge_named
+from lightning_app.studies.compare.judges import JudgeMaker
 from lightning_app.studies.compare.measurer import Holed, Measurer
 from lightning_app.studies.compare.outcome import Outcome
 
@@ -101,8 +101,8 @@ def tell_holes(out: Outcome, method: str, attack: str, holes: Holed) -> None:
         holes: who, and why.
     """
     for label, error in holes.judges.items():
-        out.tell(f"{judge_named(label)}: {error}")
-        out.leave_open(method, judge_named(label), f"it could not look at {attack}: {error}")
+        out.tell(f"judge {label}: {error}")
+        out.leave_open(method, attack, f"judge {label}: {error}")
     for label, error in holes.recognisers.items():
         out.tell(f"recogniser {label}: {error}")
 

@@ -44,7 +44,7 @@ class Outcome:
         results: method -> metrics.
         failed: what did not work, in a line each.
         open: method -> attack -> why its metric says 'at least', or why there is none: a loss that still fell, a
-            training that failed; or `judge LABEL` -> why that judge is missing.
+            training that failed, a judge that is missing; `RELEASED` is an attack here.
         linkers: labels of the judges that are attackers, trained on each method.
         curves: attacker -> method -> its loss against steps.
         cosine: labels of the judges that compare by cosine.
@@ -104,10 +104,11 @@ class Outcome:
         Args:
             method: label.
             attack: label.
-            why: in a few words; nothing is noted where it is empty.
+            why: in a few words; nothing is noted where it is empty. Several reasons stand behind each other.
         """
-        if why:
-            self.open.setdefault(method, {})[attack] = why
+        reasons = self.open.get(method, {}).get(attack, "")
+        if why and why not in reasons:
+            self.open.setdefault(method, {})[attack] = f"{reasons}; {why}" if reasons else why
 
     def learnt(self, method: str, attack: str, run: Path) -> None:
         """Note how an attacker was trained on a method: its loss, its budget, and whether more might have helped.

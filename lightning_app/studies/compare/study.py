@@ -22,7 +22,7 @@ from lightning_app.studies.compare.attackers import mounted_before
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.early import check_asked, check_early
-from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker, in_words, judge_named
+from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker, in_words
 from lightning_app.studies.compare.measurer import Measurer
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
@@ -182,7 +182,7 @@ def compare(
             blind: dict[str, str] = {}
             clean = out.tried("judges on clean faces", partial(measurer.clean, blind)) or {}
             for label, error in blind.items():
-                out.tell(f"{judge_named(label)}: {error}")
+                out.tell(f"judge {label}: {error}")
             out.judged(clean | ceilings)
             measure_all(
                 out,
