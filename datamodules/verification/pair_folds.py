@@ -116,7 +116,9 @@ def warn_of_repeats(
     if alone := int((a == b).sum()):
         said.append(f"pairs of an image with itself: {alone}")
     if leaks := _distinct(which, folds):
-        said.append(f"pairs in two folds, which help to choose their own threshold: {leaks}")
+        said.append(
+            f"pairs that are listed twice, in two folds, and help to choose their own threshold: {leaks}"
+        )
     if both := _distinct(which, same.astype(np.int64)):
         said.append(f"pairs listed as the same person and as different ones: {both}")
     if said:

@@ -12,11 +12,12 @@ from lightning_app.masks.learned import Growth, Network, core_mask, masker_input
 
 # of how far an image's scores lie apart (the median distance from their median, which a common offset leaves as it
 # is): what lies so near to the threshold may fall on either side. oneDNN's and PyTorch's own convolutions differ by
-# 1.3e-4 of it at most for an untrained masker on 60 faces of LFW-a, by 2.3e-5 for a trained one on 200 of FER3
+# 1.3e-4 of it at most for an untrained masker on 200 faces of LFW-a, by 2.3e-5 for a trained one on 200 of FER3
 # (benchmarks/near_ties.py)
 SLACK = 5e-4
-# more pixels than these beside the threshold are no accident of rounding: one in 200, and never fewer than 8
-_TIED, _FEWEST_TIED = 200, 8
+# pixels that are taken in place of likelier ones, in all rounds together: more than one in 500 (and than 4) are no
+# accident of rounding, and of enough near ties a planted masker could let any mask be made
+_SWAPPED, _FEWEST_SWAPPED = 500, 4
 _PASSES = 64  # through the network, for one image
 _CHOICES = 8  # of one round
 Rounds = list[tuple[Tensor, Tensor]]
@@ -42,7 +43,7 @@ def runs(
     """Yield the masks that `grown` may make of one image, were the scores rounded otherwise; the likeliest first.
 
     One pixel that falls on the other side in an early round changes all that follow, so every round's near ties are
-    tried both ways, up to a number of passes.
+    tried both ways, up to a number of passes, and of pixels that take the places of likelier ones.
 
     Args:
         network: see `grown`.
@@ -59,9 +60,10 @@ def runs(
     start = core_mask(counts[0], size, image.device)
     if within is not None and bool((start > within).any()):
         return
-    left, waiting = _PASSES, [(start, Rounds())]
+    most = max(size[0] * size[1] // _SWAPPED, _FEWEST_SWAPPED)
+    left, waiting = _PASSES, [(start, Rounds(), most)]
     while waiting:
-        mask, rounds = waiting.pop()
+        mask, rounds, swaps = waiting.pop()
         if len(rounds) == len(counts) - 1:
             yield mask, rounds
         elif left:
@@ -69,15 +71,20 @@ def runs(
             logits = network(masker_input(image, mask if growth.rounds else None))
             count = counts[len(rounds) + 1] - counts[len(rounds)]
             steps = [
-                (mask + added, [*rounds, (logits, added)]) for added in _choices(logits, mask, count, within)
+                (mask + added, [*rounds, (logits, added)], swaps - swapped)
+                for added, swapped in _choices(logits, mask, count, within)
+                if swapped <= swaps
             ]
             waiting += reversed(steps)
 
 
-def _choices(logits: Tensor, mask: Tensor, count: int, within: Tensor | None) -> Iterator[Tensor]:
-    """Yield what may be added to a mask: pixels above the threshold, and of those at it as many as are left."""
+def _choices(logits: Tensor, mask: Tensor, count: int, within: Tensor | None) -> Iterator[tuple[Tensor, int]]:
+    """Yield what may be added to a mask: pixels above the threshold, and of those at it as many as are left.
+
+    Beside each stands how many of its pixels are not among the highest, whose places they take.
+    """
     if count == 0:
-        yield torch.zeros_like(mask)
+        yield torch.zeros_like(mask), 0
         return
     lowest = torch.finfo(torch.float32).min
     values = torch.nan_to_num(logits.float(), nan=lowest, neginf=lowest).flatten()
@@ -85,13 +92,8 @@ def _choices(logits: Tensor, mask: Tensor, count: int, within: Tensor | None) ->
     free = mask.flatten() == 0
     order = values.masked_fill(~free, -torch.inf).argsort(descending=True, stable=True)
     threshold = values[order[count - 1]]
-    tied = free & ((values - threshold).abs() <= slack)
-    if int(tied.sum()) > max(len(values) // _TIED, _FEWEST_TIED):  # any mask could be made of so many
-        own = torch.zeros_like(mask).flatten()
-        own[order[:count]] = 1
-        if within is None or not bool((own > within.flatten()).any()):
-            yield own.view(mask.shape)
-        return
+    likeliest = torch.zeros_like(free)
+    likeliest[order[:count]] = True
     sure = free & (values > threshold + slack)
     allowed = torch.ones_like(free) if within is None else within.flatten() == 1
     if bool((sure & ~allowed).any()):
@@ -101,4 +103,4 @@ def _choices(logits: Tensor, mask: Tensor, count: int, within: Tensor | None) ->
     for chosen in islice(combinations(pool, count - int(sure.sum())), _CHOICES):
         added = sure.clone()
         added[list(chosen)] = True
-        yield added.view(mask.shape).float()
+        yield added.view(mask.shape).float(), int((added & ~likeliest).sum())

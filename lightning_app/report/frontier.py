@@ -220,5 +220,9 @@ def paragraph(found: Measured, label: str) -> str:
         most = "Most" if hole is None else "Of what was measured, most"
         said.append(f"{most} is seen by {how}{by}: {MEASURES[found.axis.measure].label} {value}.")
     for attack, why in found.open.get(label, {}).items():
-        said.append(f"‘{attack}’ may still find more: {why}.")
+        said.append(
+            f"Not all has been looked at: {why}."
+            if attack == RELEASED
+            else f"‘{attack}’ may still find more: {why}."
+        )
     return " ".join(said)

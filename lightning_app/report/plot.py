@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_app.report.compare import Axis, Point, error_boxes, name_of, staircase
+from lightning_app.report.compare import Axis, Point, name_of, staircase
+from lightning_app.report.compare_chart import error_boxes
 from lightning_app.report.frontier import Measured, key_of
 from lightning_app.report.placing import bounds, place_labels
 

@@ -179,7 +179,9 @@ class TestPaths:
         lines = [f"s{i} t{i} 1" for i in range(10)] + [f"s{i} t{i + 1} 0" for i in range(10)]
         read_pairs(_written(tmp_path / "list.txt", *lines, "t0 s0 1", "s3 s3 1"))
         (line,) = [line for line in _said(caplog) if "mislead" in line]
-        assert "22 pairs mislead (pairs of an image with itself: 1; pairs in two folds, which help to" in line
+        assert (
+            "22 pairs mislead (pairs of an image with itself: 1; pairs that are listed twice, in two" in line
+        )
         assert line.endswith("threshold: 1).")
 
     def test_other_numbers_of_either_kind(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

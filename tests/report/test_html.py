@@ -20,14 +20,13 @@ from lightning_app.report import columns
 from lightning_app.report.compare import (
     RELEASED,
     Axis,
-    _before_and_after,
-    compare_chart,
     pareto,
     parse_axis,
     points_of,
     staircase,
     strongest,
 )
+from lightning_app.report.compare_chart import _before_and_after, compare_chart
 from lightning_app.report.html import Comparison, Example, policy, render, state_table
 from lightning_app.report.page_tables import method_table
 from lightning_app.report.placing import bounds, place_labels

@@ -16,7 +16,8 @@ from datamodules import DrawnFaces
 from lightning_app.core.csv_text import csv_text
 from lightning_app.desensitize import OURS, Chain, GaussianBlur, Mosaic
 from lightning_app.metrics.scores import Indicators, scores
-from lightning_app.report.compare import RELEASED, Axis, compare_chart, hole_of, points_of, staircase
+from lightning_app.report.compare import RELEASED, Axis, hole_of, points_of, staircase
+from lightning_app.report.compare_chart import compare_chart
 from lightning_app.report.frontier import lines_of, paragraph, views
 from lightning_app.report.html import Comparison, Example, page_data, render, state_table
 from lightning_app.report.judges import Clean, standing

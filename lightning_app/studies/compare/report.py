@@ -19,7 +19,8 @@ from lightning_app.core.printing import SafeConsole
 from lightning_app.core.version import commit, version
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.columns import RELEASED, by_attack, columns_of
-from lightning_app.report.compare import compare_chart, strongest
+from lightning_app.report.compare import strongest
+from lightning_app.report.compare_chart import compare_chart
 from lightning_app.report.frontier import lines_of
 from lightning_app.report.html import Comparison, page_data, render, state_table
 from lightning_app.report.judges import clean_of, standing
