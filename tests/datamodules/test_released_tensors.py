@@ -56,7 +56,7 @@ def test_from_the_release_alone(home: Path, drawn_root: Path, tmp_path: Path, ru
     own = config(tmp_path / "tiny.yaml", release(home / "faces"), release(home / "pairs", "ReleasedPairs"))
     run_main("fit", "--config", own)
     metrics = json.loads(Path("runs/tiny/metrics.json").read_text())
-    assert "lfw/accuracy_s1" in metrics
+    assert "lfw/auc_s1" in metrics
     assert "lfw/accuracy_s3" not in metrics
     key = {"block": 4, "upsample": 1, "stride": 4, "permutation": "image", "key": str(owner_key(home))}
     desensitizer = {"class_path": "lightning_app.desensitize.FrequencyMask", "init_args": key}
@@ -67,8 +67,9 @@ def test_from_the_release_alone(home: Path, drawn_root: Path, tmp_path: Path, ru
         "validate", "--config", owners, "--name", "owner", "--ckpt_path", "runs/tiny/checkpoints/last.ckpt"
     )
     again = json.loads(Path("runs/owner/metrics.json").read_text())
-    # quantised images in place of raw ones made what the network takes: hardly another score
-    assert again["lfw/accuracy_s1"] == pytest.approx(metrics["lfw/accuracy_s1"], abs=0.1)
+    # quantised images in place of raw ones made what the network takes: hardly another score. Not the accuracy: of 20
+    # pairs one that changes sides changes a fold's threshold, and with it any number of them
+    assert again["lfw/auc_s1"] == pytest.approx(metrics["lfw/auc_s1"], abs=0.05)
 
 
 def test_a_mix_made_once_trains(home: Path, tmp_path: Path, run_main: RunMain) -> None:
