@@ -15,7 +15,7 @@ from callbacks.sharded import ImageState, cosine_scores, datamodule_of, embed_sh
 from datamodules.face import FaceDataModule
 from datamodules.precomputed import check_pictures
 from datamodules.readers.base import FaceReader
-from datamodules.readers.turned import tell_of_turned
+from datamodules.readers.stored import tell_of_stored
 from datamodules.same_description import alone, check_key, summary
 from datamodules.split import digest
 from datamodules.verification.readers import BinFaces, PairFaces, pairs_of
@@ -122,7 +122,7 @@ class LFWVerification(L.Callback):
         check_pictures(self.desensitizer or data.desensitizer, self.reader)
         if self.reader not in data.verification:
             data.verification.append(self.reader)
-            tell_of_turned(self.reader, self.name)
+            tell_of_stored(self.reader, self.name)
         reader, pairs = self.reader, pairs_of(self.reader)
         agree(f"verification set {self.name}",
               lambda: {"images": len(reader), "pairs": len(pairs), "order": digest(reader)[:12]})  # fmt: skip

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from datamodules.readers.base import FaceReader
-from datamodules.readers.turned import tell_of_turned
+from datamodules.readers.stored import tell_of_stored
 from datamodules.same_description import check_same
 from datamodules.serving import Served
 from datamodules.split import digest
@@ -55,7 +55,7 @@ class EvaluationSets:
             reader = with_classes(self.readers[name], classes, what)
             if training is not None:
                 check_apart(training, reader, what)
-            tell_of_turned(reader, what)
+            tell_of_stored(reader, what)
             agree(what, lambda: {"images": len(reader), "order": digest(reader)[:12]})
             self.opened[name] = Served.of(reader, cache, reader.desensitizer() is not None)
         return self.opened[name]

@@ -17,8 +17,8 @@ from datamodules.evaluation_sets import EvaluationSets
 from datamodules.on_device import Places, gathered
 from datamodules.precomputed import check_pictures
 from datamodules.readers.base import FaceReader
+from datamodules.readers.stored import tell_of_stored
 from datamodules.readers.subset import Subset
-from datamodules.readers.turned import tell_of_turned
 from datamodules.same_data import Split
 from datamodules.same_description import check_same, key_hashes
 from datamodules.sampler import EpochBatchSampler
@@ -209,7 +209,7 @@ class FaceDataModule(CheckpointedDataModule):
 
     def _deal(self, served: Served) -> None:
         self._own = served
-        tell_of_turned(self.reader, "data.reader")
+        tell_of_stored(self.reader, "data.reader")
         self._split = Split(served.reader, self.val_share, self.seed)
 
     def _open(self, name: str) -> Served | None:
@@ -295,7 +295,7 @@ class FaceDataModule(CheckpointedDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Serve every image of the reader in its order, desensitized, not augmented."""
-        tell_of_turned(self.reader, "data.reader")
+        tell_of_stored(self.reader, "data.reader")
         return self._evaluation_loader(self.reader, on_device=False)
 
     @property

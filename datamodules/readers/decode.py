@@ -154,6 +154,28 @@ def decode(
     return fit(image if turn is None else image.transpose(turn), crop, size, name)
 
 
+def pixels_of(image: Image.Image, crop: Crop, size: int, name: str) -> Pixels:
+    """Crop and resize an image that is open already as `decode` does one in a file; one that is to be turned is.
+
+    Args:
+        image: of any mode of PIL's.
+        crop: see `decode`.
+        size: likewise.
+        name: likewise.
+
+    Returns:
+        uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
+
+    Raises:
+        BadImage: it cannot be decoded, or it is smaller than the crop.
+    """
+    try:
+        found, turn = grey_or_rgb(image), _turn(image)
+    except _BROKEN as error:
+        raise BadImage(f"{name}: cannot be decoded ({error})") from error
+    return fit(found if turn is None else found.transpose(turn), crop, size, name)
+
+
 def is_turned(data: bytes) -> bool:
     """Return whether an image's EXIF or XMP says that it must be turned to be upright; False of what is no image.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +101,11 @@ def warn_of_repeats(
     same: NDArray[np.bool_],
     folds: NDArray[np.int64],
     what: str,
+    where: Callable[[int], str] = lambda pair: f"pair {pair + 1}",
 ) -> None:
     """Warn how many pairs are of one image, are listed twice, or are listed as same and as different.
+
+    The first of each kind is named.
 
     Args:
         a: `[P]`, number of each pair's first image.
@@ -109,30 +113,44 @@ def warn_of_repeats(
         same: `[P]`, whether it shows one person.
         folds: `[P]`, fold of each.
         what: the list, for the message.
+        where: names a pair by its number from 0, such as `line 12`.
     """
     ends = np.sort(np.stack([a, b], 1), 1)
     which = np.unique(ends, axis=0, return_inverse=True)[1].ravel()
     said = []
-    if alone := int((a == b).sum()):
-        said.append(f"pairs of an image with itself: {alone}")
-    if leaks := _distinct(which, folds):
+    alone = np.flatnonzero(a == b)
+    if len(alone):
+        said.append(f"pairs of an image with itself: {len(alone)}, the first {where(int(alone[0]))}")
+    if leaks := _with_several(which, folds):
         said.append(
-            f"pairs that are listed twice, in two folds, and help to choose their own threshold: {leaks}"
+            "pairs that are listed twice, in two folds, and help to choose their own threshold: "
+            f"{len(leaks)}, the first {_both(leaks[0], where)}"
         )
-    if both := _distinct(which, same.astype(np.int64)):
-        said.append(f"pairs listed as the same person and as different ones: {both}")
+    if both := _with_several(which, same.astype(np.int64)):
+        said.append(
+            f"pairs listed as the same person and as different ones: {len(both)}, the first {_both(both[0], where)}"
+        )
     if said:
         _log.warning("%s: the metrics of its %d pairs mislead (%s).", what, len(same), "; ".join(said))
     elif again := len(which) - len(np.unique(which)):
+        first = _with_several(which, np.arange(len(which)))[0]
         _log.info(
-            "%s: of its %d pairs %d are listed again in their fold, and count twice.", what, len(same), again
-        )
+            "%s: of its %d pairs %d are listed again in their fold, and count twice, the first %s.",
+            what, len(same), again, _both(first, where),
+        )  # fmt: skip
 
 
-def _distinct(which: NDArray[np.int64], value: NDArray[np.int64]) -> int:
-    """Count the pairs that come with more than one value."""
-    found = np.unique(np.stack([which, value], 1), axis=0)[:, 0]
-    return len(found) - len(np.unique(found))
+def _with_several(which: NDArray[np.int64], value: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return two places of each pair that comes with more than one value, in the list's order."""
+    _, first = np.unique(which, return_index=True)
+    earlier = first[which]  # where each pair is met first
+    others = np.flatnonzero(value != value[earlier])
+    _, at = np.unique(which[others], return_index=True)
+    return sorted((int(earlier[n]), int(n)) for n in others[at])
+
+
+def _both(places: tuple[int, int], where: Callable[[int], str]) -> str:
+    return " and ".join(where(place) for place in places)
 
 
 def _span(counts: NDArray[np.int64]) -> str:

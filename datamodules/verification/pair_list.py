@@ -6,6 +6,7 @@ import csv
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from string import Formatter
@@ -78,7 +79,9 @@ class PairList:
         )
 
 
-def checked_pairs(pairs: PairList, images: int, what: str, by_name: bool = True) -> PairList:
+def checked_pairs(
+    pairs: PairList, images: int, what: str, by_name: bool = True, lines: Sequence[int] = ()
+) -> PairList:
     """Scan a list of pairs, whoever made it: folds that are none are dealt anew, what misleads is said.
 
     See `sound_folds` for the folds. Said in a line each are pairs of both kinds in unequal numbers, pairs of an image
@@ -89,6 +92,7 @@ def checked_pairs(pairs: PairList, images: int, what: str, by_name: bool = True)
         images: how many the reader has.
         what: the list, for messages.
         by_name: whether every pair names its fold; else the folds are so many consecutive pairs each.
+        lines: of the file it was read from, one for each pair, for messages; without them pairs are counted from 1.
 
     Returns:
         The list with folds from 0, `checked`.
@@ -106,7 +110,9 @@ def checked_pairs(pairs: PairList, images: int, what: str, by_name: bool = True)
         )
     folds = sound_folds(same, stated, what, by_name)
     warn_of_mix(same, what)
-    warn_of_repeats(a, b, same, folds, what)
+    warn_of_repeats(
+        a, b, same, folds, what, lambda pair: f"line {lines[pair]}" if lines else f"pair {pair + 1}"
+    )
     labels = pairs.labels.numpy() if len(pairs.labels) == images else np.full(images, -1)
     known = (labels[a] >= 0) & (labels[b] >= 0)
     if wrong := int((((labels[a] == labels[b]) != same) & known).sum()):
@@ -214,7 +220,8 @@ def read_pairs(path: str | os.PathLike[str], pattern: str = LFW_PATTERN) -> Pair
     else:
         fold = np.unique(np.array(stated, dtype=object), return_inverse=True)[1].ravel()
     made = _pair_list(_with_people(rows, lines, path), same, fold)
-    return checked_pairs(made, len(made.names), str(path), by_name=not header)
+    numbers = [number for number, _ in lines]
+    return checked_pairs(made, len(made.names), str(path), by_name=not header, lines=numbers)
 
 
 @dataclass(frozen=True)

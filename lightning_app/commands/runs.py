@@ -8,7 +8,7 @@ import sys
 from lightning_app.commands.parser import CommandParser, command_parser
 from lightning_app.core.printing import printable
 from lightning_app.report.tables import print_table
-from lightning_app.runs.listing import COLUMNS, Run, list_runs, row_of
+from lightning_app.runs.listing import COLUMNS, SPARE, Run, list_runs, row_of
 
 
 def runs(folder: str = "runs", as_json: bool = False) -> list[Run]:
@@ -37,7 +37,10 @@ def runs(folder: str = "runs", as_json: bool = False) -> list[Run]:
         # a column of nothing takes room
         shown = [n for n in range(len(COLUMNS)) if any(row[n] for row in rows)]
         print_table(
-            f"runs in {folder}", [[row[n] for n in shown] for row in rows], [COLUMNS[n] for n in shown]
+            f"runs in {folder}",
+            [[row[n] for n in shown] for row in rows],
+            [COLUMNS[n] for n in shown],
+            spare=SPARE,
         )
         for one in found:  # a sentence has no room in a cell
             if one.reason:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from datamodules.pixels import desensitize_on_grid
-from datamodules.readers.decode import Crop, decode, read_bytes
+from datamodules.readers.decode import Crop, decode, pixels_of, read_bytes
 from datamodules.same_description import alone, key_hashes, same_desensitizer, summary
 from lightning_app.core.normalise import normalised
 from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
@@ -28,7 +29,8 @@ from lightning_app.models.known import make_known, trusting
 
 log = logging.getLogger("faceveil")
 _MODEL = "model"  # the one who embeds
-Images = NDArray[np.uint8] | Sequence[str | Path]
+Images = NDArray[np.uint8] | Sequence[str | Path | Image.Image]
+_GIVE = "give a NumPy array [N,H,W,3] of uint8, or a list of paths or of PIL images"
 
 
 class LoadedRecogniser:
@@ -77,8 +79,8 @@ class LoadedRecogniser:
         The scalar product of two rows is the cosine similarity that verification compares.
 
         Args:
-            images: uint8 `[N,H,W,3]`, RGB, as large as the model takes; or paths of aligned image files, which are
-                cropped and resized as in training.
+            images: uint8 `[N,H,W,3]`, RGB, as large as the model takes; or paths of aligned image files, or PIL images
+                of such, which are cropped and resized as in training.
             batch_size: images that are embedded at a time.
 
         Returns:
@@ -90,14 +92,12 @@ class LoadedRecogniser:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
-        odd: object = images if isinstance(images, str | Path | Tensor) else None
+        odd: object = images if isinstance(images, str | Path | Tensor | Image.Image) else None
         if odd is None and not isinstance(images, np.ndarray):
-            odd = next((one for one in images if not isinstance(one, str | Path)), None)
+            odd = next((one for one in images if not isinstance(one, str | Path | Image.Image)), None)
         if odd is not None:
             among = "" if odd is images else "a list with "
-            raise ValueError(
-                f"images: {among}a {type(odd).__name__}; give a NumPy array [N,H,W,3] of uint8, or a list of paths"
-            )
+            raise ValueError(f"images: {among}a {type(odd).__name__}; {_GIVE}")
         pixels = self._checked(images) if isinstance(images, np.ndarray) else None
 
         def shown() -> Iterator[list[Shown]]:
@@ -134,8 +134,13 @@ class LoadedRecogniser:
             )
         return images
 
-    def _read(self, paths: Sequence[str | Path]) -> NDArray[np.uint8]:
-        read = [decode(read_bytes(str(path)), self.crop, self.size, str(path)) for path in paths]
+    def _read(self, images: Sequence[str | Path | Image.Image]) -> NDArray[np.uint8]:
+        read = [
+            pixels_of(image, self.crop, self.size, "an image of the list")
+            if isinstance(image, Image.Image)
+            else decode(read_bytes(str(image)), self.crop, self.size, str(image))
+            for image in images
+        ]
         return np.stack(
             [np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0) for pixels in read]
         )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import SupportsFloat, TypeAlias
 
 from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement as RichMeasurement
 from rich.table import Table
 from rich.text import Text
 
@@ -30,32 +32,73 @@ def print_table(
     columns: Sequence[str],
     *,
     console: Console | None = None,
+    spare: Sequence[str] = (),
 ) -> None:
     """Print a table; the first column is aligned to the left, the others to the right.
 
-    What cannot be shown, for want of a sign or of a place to write to, is no error.
+    What cannot be shown, for want of a sign or of a place to write to, is no error. Into a file or a pipe the table
+    goes as wide as it is.
 
     Args:
         title: the line above it.
         rows: one sequence of cells per row; a cell is printed with `str`, floats with four digits.
         columns: the head, one name per cell of a row.
         console: where to; None is rich's global console.
+        spare: columns that a terminal too narrow for all goes without, the least needed first.
 
     Raises:
         ValueError: a row has another number of cells than there are columns.
     """
-    table = Table(title=Text(printable(title), style="bold"), title_justify="left", box=SIMPLE_HEAD)
-    for number, name in enumerate(columns):
-        table.add_column(Text(printable(name)), justify="right" if number else "left", overflow="fold")
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(
                 f"rows: {list(row)} has {len(row)} cells for {len(columns)} columns {list(columns)}"
             )
+    console = console or get_console()
+    shown, left_out = list(columns), [name for name in spare if name in columns]
+    table, needed = _table(title, rows, columns, shown, console)
+    while console.is_terminal and needed > console.width and left_out:
+        shown.remove(left_out.pop(0))
+        table, needed = _table(title, rows, columns, shown, console)
+    with safe_output(), _wide(console, needed):
+        console.print(table)
+        if len(shown) < len(columns):
+            missing = ", ".join(name for name in columns if name not in shown)
+            console.print(
+                Text(printable(f"no room for: {missing}; widen the terminal, or print into a file"))
+            )
+
+
+@contextmanager
+def _wide(console: Console, needed: int) -> Iterator[None]:
+    """Give a console that is no terminal the width that a table needs."""
+    before = console.width
+    if not console.is_terminal:
+        console.width = max(before, needed)
+    try:
+        yield
+    finally:
+        if not console.is_terminal:
+            console.width = before
+
+
+def _table(
+    title: str,
+    rows: Sequence[Sequence[object]],
+    columns: Sequence[str],
+    shown: Sequence[str],
+    console: Console,
+) -> tuple[Table, int]:
+    """Return a table of some columns, and how wide it is with no cell broken."""
+    table = Table(title=Text(printable(title), style="bold"), title_justify="left", box=SIMPLE_HEAD)
+    for number, name in enumerate(columns):
+        if name in shown:
+            table.add_column(Text(printable(name)), justify="right" if number else "left", overflow="fold")
+    for row in rows:
         # Text, so that a square bracket in a cell is not read as rich's mark-up
-        table.add_row(*(Text(_shown(cell)) for cell in row))
-    with safe_output():
-        (console or get_console()).print(table)
+        cells = zip(columns, row, strict=True)
+        table.add_row(*(Text(_shown(cell)) for name, cell in cells if name in shown))
+    return table, RichMeasurement.get(console, console.options.update(width=10_000), table).maximum
 
 
 def _shown(cell: object) -> str:

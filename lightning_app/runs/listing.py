@@ -149,3 +149,5 @@ def row_of(run: Run) -> list[str]:
 
 
 COLUMNS = ["run", "what", "state", "last change", "epochs", "accuracy", "mask ratio", "dSSIM"]
+# of these a narrow terminal shows fewer, the first goes first
+SPARE = ["last change", "what", "dSSIM", "mask ratio", "epochs"]

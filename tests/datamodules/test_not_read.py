@@ -14,7 +14,7 @@ from datamodules import FaceDataModule
 from datamodules.readers.celeba import CelebAFaces
 from datamodules.readers.class_folders import ClassFolders
 from datamodules.readers.folder import FolderFaces
-from datamodules.readers.turned import tell_of_turned
+from datamodules.readers.stored import tell_of_stored
 from datamodules.serving import Served
 from datamodules.verification.readers import PairFaces
 from lightning_app.alignment.listing import list_images
@@ -155,11 +155,11 @@ def _lying(path: Path) -> None:
 
 
 def _fit(root: Path) -> None:
-    FaceDataModule(FolderFaces(root, size=16)).setup("fit")
+    FaceDataModule(FolderFaces(root, crop=50, size=16)).setup("fit")
 
 
 def _predict(root: Path) -> None:
-    FaceDataModule(FolderFaces(root, size=16)).predict_dataloader()
+    FaceDataModule(FolderFaces(root, crop=50, size=16)).predict_dataloader()
 
 
 @pytest.mark.parametrize("start", [_fit, _predict])
@@ -181,5 +181,22 @@ def test_turned_images_of_pairs(tmp_path: Path, caplog: pytest.LogCaptureFixture
     make_tree(tmp_path, {"ann": 3, "bob": 3})
     _lying(tmp_path / "ann" / "ann_0001.jpg")
     (tmp_path / "pairs.txt").write_text("ann 1 2\nbob 1 2\nann 1 bob 1\nann 2 bob 2\n")
-    tell_of_turned(PairFaces(tmp_path, size=16), "lfw")
+    tell_of_stored(PairFaces(tmp_path, size=16), "lfw")
     assert "lfw: 1 of 4 images looked at are to be turned" in caplog.text
+
+
+@pytest.mark.parametrize(("crop", "told"), [(None, True), (16, False)])
+def test_images_that_are_not_square_are_told_of(
+    crop: int | None, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("ann", "bob"):
+        (tmp_path / name).mkdir()
+        for number in (1, 2, 3):
+            side = (40, 24) if (name, number) == ("bob", 3) else (24, 24)
+            (tmp_path / name / f"{name}_{number:04d}.jpg").write_bytes(encoded(picture(number, "RGB", *side)))
+    FaceDataModule(FolderFaces(tmp_path, size=16, crop=crop)).setup("fit")
+    line = "data.reader: 1 of 6 images looked at are not square, the first is"
+    assert (line in caplog.text) == told
+    assert (
+        "bob_0003.jpg of 40×24 pixels. They are squeezed into a square with crop: null" in caplog.text
+    ) == told

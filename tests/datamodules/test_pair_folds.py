@@ -177,12 +177,22 @@ class TestPaths:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         lines = [f"s{i} t{i} 1" for i in range(10)] + [f"s{i} t{i + 1} 0" for i in range(10)]
-        read_pairs(_written(tmp_path / "list.txt", *lines, "t0 s0 1", "s3 s3 1"))
+        read_pairs(_written(tmp_path / "list.txt", "", *lines, "t0 s0 1", "s3 s3 1"))
         (line,) = [line for line in _said(caplog) if "mislead" in line]
-        assert (
-            "22 pairs mislead (pairs of an image with itself: 1; pairs that are listed twice, in two" in line
-        )
-        assert line.endswith("threshold: 1).")
+        # lines of the file, which begins with an empty one
+        assert "22 pairs mislead (pairs of an image with itself: 1, the first line 23; pairs that are" in line
+        assert line.endswith("threshold: 1, the first line 2 and line 22).")
+
+    def test_a_pair_of_one_fold_is_listed_again(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        lines = [f"s{i} t{i} 1 {i % 2}" for i in range(10)] + [f"s{i} t{i + 1} 0 {i % 2}" for i in range(10)]
+        again = ["t4 s4 1 0", "s5 t6 0 1", "s6 t7 0 0", "t5 s5 1 1"]
+        read_pairs(_written(tmp_path / "list.txt", *lines, *again))
+        (line,) = [one.getMessage() for one in caplog.records if "again" in one.getMessage()]
+        assert "of its 24 pairs 4 are listed again in their fold, and count twice" in line
+        assert line.endswith("twice, the first line 5 and line 21.")
 
     def test_other_numbers_of_either_kind(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         lines = [f"{i}a {i}b {int(i % 4 == 0)}" for i in range(80)]

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional as F
 
 from datamodules import FaceDataModule, FolderFaces
@@ -66,6 +67,8 @@ def test_arrays_and_files_give_what_training_would(
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
     assert np.abs(loaded.embed_images(pixels, batch_size=2) - found).max() < 1e-5
     assert np.abs(loaded.embed_images(files) - found).max() < 1e-5
+    opened = [Image.open(path) for path in files[:2]]
+    assert np.abs(loaded.embed_images([*opened, *files[2:]]) - found).max() < 1e-5
     assert loaded.embed_images(pixels[:0]).shape == (0, found.shape[1])
 
 
@@ -160,6 +163,8 @@ def test_a_masker_that_was_trained_again_is_another_one(
         (np.zeros((2, 48, 48, 3), np.uint8), "48×48 pixels, and the model takes 32×32"),
         (["nowhere.png"], "nowhere.png: cannot be read"),
         ("face.png", "a str; give a NumPy array"),
+        (Image.new("RGB", (32, 32)), "an? Image; give a NumPy array"),
+        ([None], "a list with a NoneType; give a NumPy array .* or a list of paths or of PIL images"),
         (torch.zeros(2, 3, 32, 32), "a Tensor; give a NumPy array"),
     ],
 )
