@@ -31,6 +31,7 @@ from callbacks import (
     Throughput,
     TrainerOptions,
 )
+from lightning_app.cli.command_parser import add_run_arguments
 from lightning_app.cli.configs import CONFIGS, FindConfig
 from lightning_app.cli.nulls import NestedNulls
 from lightning_app.cli.parse_error import OneReason
@@ -106,12 +107,7 @@ class FaceVeilCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name and folder, and tell the model what the data knows."""
-        parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run; by default the config's."
-        )
-        parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs/<name> lies.")
-        parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
-                            help="Replace the run that is in the folder.")  # fmt: skip
+        add_run_arguments(parser)
         if [*self.subcommands()] == ["predict"]:
             parser.add_argument("--output", type=str | None, default=None,
                                 help="File of the embeddings, NAME.safetensors; else in the run folder.")  # fmt: skip

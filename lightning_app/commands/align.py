@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from lightning_app.alignment.align import align
-from lightning_app.commands.parser import CommandParser, command_parser, name_run, write_run_config
+from lightning_app.commands.parser import (
+    CommandParser,
+    add_switches,
+    command_parser,
+    name_run,
+    write_run_config,
+)
 
 
 def build_parser() -> CommandParser:
     """Return the parser of `align`; its help comes from `align`'s docstring."""
     parser = command_parser(align)
-    parser.add_argument("--overwrite", action="store_true", help="replace what this run has aligned before.")
-    parser.add_function_arguments(align, skip={"overwrite"})
+    parser.add_function_arguments(align, skip=add_switches(parser, align, "--overwrite", in_config=False))
     return parser
 
 

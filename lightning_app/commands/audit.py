@@ -6,35 +6,31 @@ import itertools
 import sys
 from collections.abc import Sequence
 
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_switches, command_parser, words
 from lightning_app.studies.audit import audit
 
 
 def build_parser() -> CommandParser:
     """Return the parser of `audit`; its help comes from `audit`'s docstring."""
     parser = command_parser(audit, config=False)
-    parser.add_argument("released", type=str, metavar="RELEASED_DIR", help="the released folder.")
-    parser.add_argument("--json", type=str | None, default=None, metavar="PATH",
-                        help="where to write all findings, notes and counts as JSON.")  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="release all images again, not a sample.")
-    parser.add_argument("--mask-hash", "--mask_hash", type=str | None, default=None, metavar="HEX",
-                        help="of the mask that was agreed on, as `mask_hash` in a mask's JSON.")  # fmt: skip
-    parser.add_argument("--min-mask-ratio", "--min_mask_ratio", type=float | None, default=None, metavar="SHARE",
-                        help="share of the pixels that must be hidden at least; by default 0.1.")  # fmt: skip
-    parser.add_argument("--ignore-times", action="store_true",
-                        help="do not check time stamps: a copy made without keeping them has others.")  # fmt: skip
-    parser.add_argument("--accept-interference", "--accept_interference", action="store_true",
-                        help="that masks depend on what they hide (kind free) was agreed on.")  # fmt: skip
-    parser.add_argument("-c", "--config", type=str | None, default=None,
-                        help="the config of `desensitize`: its reader reads the raw set, its desensitizer must be the "
-                        "release's; --reader… and --desensitizer… override it.")  # fmt: skip
-    parser.add_argument("--public-key", type=str | None, default=None, metavar="PEM",
-                        help="the owner's public key: the release must be signed by it.")  # fmt: skip
+    of = words(audit)
+    parser.add_argument("released", type=str, metavar="RELEASED_DIR", help=of["released"])
+    parser.add_argument("--json", type=str | None, default=None, metavar="PATH", help=of["json_path"])
+    parser.add_argument("--all", action="store_true", help=of["compare_all"])
+    parser.add_argument(
+        "--mask-hash", "--mask_hash", type=str | None, default=None, metavar="HEX", help=of["mask_hash"]
+    )
+    parser.add_argument(
+        "--min-mask-ratio", "--min_mask_ratio", type=float | None, default=None, metavar="SHARE",
+        help=of["min_mask_ratio"],
+    )  # fmt: skip
+    switches = add_switches(parser, audit, "--ignore-times", "--accept-interference", in_config=False)
+    parser.add_argument("-c", "--config", type=str | None, default=None, help=of["config"])
+    parser.add_argument("--public-key", type=str | None, default=None, metavar="PEM", help=of["public_key"])
     parser.add_function_arguments(
         audit,
-        skip={
-            "released", "json_path", "ignore_times", "config", "public_key", "compare_all", "mask_hash",
-            "min_mask_ratio", "overrides", "accept_interference",
+        skip=switches | {
+            "released", "json_path", "config", "public_key", "compare_all", "mask_hash", "min_mask_ratio", "overrides",
         },
     )  # fmt: skip
     return parser

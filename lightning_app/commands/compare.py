@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from jsonargparse import Namespace
 
 from lightning_app.cli.fit_config import make_part
-from lightning_app.commands.parser import CommandParser, add_trust, command_parser
+from lightning_app.commands.parser import CommandParser, add_switches, add_trust, command_parser
 from lightning_app.core.printing import reason
 from lightning_app.evaluation import Judge
 from lightning_app.models.known import trusting
@@ -19,10 +19,9 @@ from lightning_app.studies.compare.judges import GivenJudge
 def build_parser() -> CommandParser:
     """Return the parser of `compare`; its help comes from the docstring of the study."""
     parser = command_parser(compare)
-    parser.add_argument("--show-faces", "--show_faces", type=bool, nargs="?", const=True, default=False,
-                        help="Show faces of the verification set in the report, a file to keep.")  # fmt: skip
+    switches = add_switches(parser, compare, "--show-faces")
     add_trust(parser)
-    parser.add_function_arguments(compare, skip={"show_faces", "command"})
+    parser.add_function_arguments(compare, skip=switches | {"command"})
     return parser
 
 

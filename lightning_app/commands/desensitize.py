@@ -8,7 +8,14 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from lightning_app.commands.parser import CommandParser, command_parser, name_run, write_run_config
+from lightning_app.commands.parser import (
+    CommandParser,
+    add_switches,
+    command_parser,
+    name_run,
+    words,
+    write_run_config,
+)
 from lightning_app.masks import load_mask
 from lightning_app.release.format.signing import make_signing_key
 from lightning_app.release.write.desensitize import desensitize
@@ -19,41 +26,19 @@ log = logging.getLogger("faceveil")
 def build_parser() -> CommandParser:
     """Return the parser of `desensitize`; its help comes from `desensitize`'s docstring."""
     parser = command_parser(desensitize)
-    for flag, words in (
-        ("--overwrite", "begin anew, and replace a release that is there."),
-        (
-            "--allow_lossy_webp",
-            "also release WebP images that are coded with loss: no guard keeps hidden pixels out of "
-            "visible ones there; they are refused otherwise.",
-        ),
-        (
-            "--accept-interference",
-            "also release images under masks that are made of what they hide (LearnedMask of kind free).",
-        ),
-        ("--mix_once", "mix images once for all; their labels then tell who is in each mix, and how much."),
-        ("--pseudonym_table", "also write runs/<name>/pseudonyms.csv: file, pseudonym."),
-    ):
-        names = dict.fromkeys((flag, flag[:2] + flag[2:].replace("-", "_")))  # as a config writes it, too
-        parser.add_argument(*names, type=bool, nargs="?", const=True, default=False, help=words)
-    parser.add_argument("--sign-key", "--sign_key", type=str | None, default=None, metavar="PEM",
-                        help="private Ed25519 key that signs the manifest.")  # fmt: skip
+    switches = add_switches(
+        parser, desensitize, "--overwrite", "--allow_lossy_webp", "--accept-interference", "--mix_once",
+        "--pseudonym_table",
+    )  # fmt: skip
+    of = words(desensitize)
+    parser.add_argument(
+        "--sign-key", "--sign_key", type=str | None, default=None, metavar="PEM", help=of["sign_key"]
+    )
     parser.add_argument(
         "--make-sign-key", metavar="PATH", help="make a key pair, PATH and PATH.pub, and end."
     )
-    parser.add_argument("--name", type=str | None, default=None,
-                        help="of the owner's folder; by default the config's.")  # fmt: skip
-    parser.add_function_arguments(
-        desensitize,
-        skip={
-            "accept_interference",
-            "allow_lossy_webp",
-            "mix_once",
-            "overwrite",
-            "pseudonym_table",
-            "name",
-            "sign_key",
-        },
-    )
+    parser.add_argument("--name", type=str | None, default=None, help=of["name"])
+    parser.add_function_arguments(desensitize, skip=switches | {"name", "sign_key"})
     return parser
 
 

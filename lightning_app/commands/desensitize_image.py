@@ -17,7 +17,7 @@ from lightning_app.alignment.finders import Detector, make_finder
 from lightning_app.alignment.pixels import read_upright
 from lightning_app.alignment.place import Rules, fault_of
 from lightning_app.alignment.similarity import align_face
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_switches, command_parser, words
 from lightning_app.core.files import PRIVATE, write_atomically
 from lightning_app.core.png import encode_png
 from lightning_app.desensitize import MaskOut
@@ -177,21 +177,13 @@ def _desensitized(face: Picture, mask: str, guard: int) -> tuple[Picture, float]
 def build_parser() -> CommandParser:
     """Return the parser of `desensitize-image`; its help comes from its docstring."""
     parser = command_parser(desensitize_image)
-    parser.add_argument("photo", type=str, help="a JPEG, PNG or WebP file.")
-    parser.add_argument("output", type=str, help="the PNG file to write.")
-    for flag, words in (
-        ("--align", "find the face, and bring it to its fixed place at the mask's size."),
-        ("--resize", "the photo is an aligned face of another size: bring it to the mask's."),
-        (
-            "--allow_lossy_webp",
-            "also take a WebP coded with loss: hidden pixels leave traces in visible ones.",
-        ),
-        ("--overwrite", "replace the files to write where there are any."),
-    ):
-        parser.add_argument(flag, action="store_true", help=words)
-    parser.add_function_arguments(
-        desensitize_image, skip={"photo", "output", "align", "resize", "allow_lossy_webp", "overwrite"}
+    of = words(desensitize_image)
+    for name in ("photo", "output"):
+        parser.add_argument(name, type=str, help=of[name])
+    switches = add_switches(
+        parser, desensitize_image, "--align", "--resize", "--allow_lossy_webp", "--overwrite", in_config=False
     )
+    parser.add_function_arguments(desensitize_image, skip=switches | {"photo", "output"})
     return parser
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich import get_console
 
 from datamodules.drawing.reader import DrawnFaces
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_switches, command_parser, words
 
 _FOLDS = 10  # of a list of pairs, as LFW's has
 
@@ -70,13 +70,9 @@ def draw_faces(
 def build_parser() -> CommandParser:
     """Return the parser of `draw-faces`; its help comes from `draw_faces`'s docstring."""
     parser = command_parser(draw_faces, config=False)
-    for flag, words in (
-        ("--pairs", "also write OUTPUT/pairs.txt, a list of pairs in LFW's form, to verify on."),
-        ("--overwrite", "write into a folder that is not empty; files of other names stay."),
-    ):
-        parser.add_argument(flag, action="store_true", help=words)
-    parser.add_argument("--output", type=str, required=True, metavar="DIR", help="the folder to write.")
-    parser.add_function_arguments(draw_faces, skip={"output", "pairs", "overwrite"})
+    switches = add_switches(parser, draw_faces, "--pairs", "--overwrite", in_config=False)
+    parser.add_argument("--output", type=str, required=True, metavar="DIR", help=words(draw_faces)["output"])
+    parser.add_function_arguments(draw_faces, skip=switches | {"output"})
     return parser
 
 

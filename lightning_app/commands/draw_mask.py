@@ -10,7 +10,7 @@ import torch
 from rich import get_console
 from torch import Tensor
 
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_switches, command_parser, words
 from lightning_app.core.version import version
 from lightning_app.masks import Brush, freeform_masks, load_mask, mask_hash, mask_ratio, save_mask
 from lightning_app.masks.reshape import reshaped
@@ -50,12 +50,12 @@ def draw_mask(
         max_length: longest segment, in pixels of a 256 px image.
         max_brush_width: widest brush, in pixels of a 256 px image.
         max_angle: largest angle of a segment, in degrees.
-        rectangle: left, top, right and bottom of the box that alone stays visible, in pixels, right and
-            bottom exclusive.
+        rectangle: hide all outside this box instead of drawing strokes: left, top, right and bottom in pixels, right
+            and bottom exclusive.
         like: a mask file to start from, such as a searched one, in place of strokes.
         smooth: blur it by so many pixels (standard deviation) before it is cut: fewer, rounder parts.
-        symmetric: make it the same left and right.
-        hole_free: show what is hidden inside its visible parts, and hide visible specks.
+        symmetric: of a mask given by `like`: make it the same left and right.
+        hole_free: of a mask given by `like`: show what is hidden inside its visible parts, and hide visible specks.
         overwrite: replace the output file where there is one.
 
     Raises:
@@ -108,31 +108,15 @@ def build_parser() -> CommandParser:
     """Return the parser of `draw-mask`; its help comes from `draw_mask`'s docstring."""
     parser = command_parser(draw_mask, config=False)
     # by hand what jsonargparse would want written as [0.74,0.78] and as `--overwrite true`
+    of = words(draw_mask)
     parser.add_argument(
-        "--ratio",
-        type=float,
-        nargs=2,
-        default=[0.74, 0.78],
-        metavar=("LOW", "HIGH"),
-        help="lowest and highest mask ratio, in [0,1].",
+        "--ratio", type=float, nargs=2, default=[0.74, 0.78], metavar=("LOW", "HIGH"), help=of["ratio"]
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace the output file where there is one."
+        "--rectangle", type=int, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"), help=of["rectangle"]
     )
-    parser.add_argument(
-        "--rectangle", type=int, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
-        help="hide all outside this box of pixels, instead of strokes.",
-    )  # fmt: skip
-    for flag, words in (
-        ("symmetric", "of a mask given by --like: make it the same left and right."),
-        (
-            "hole-free",
-            "of a mask given by --like: show what is hidden inside its visible parts, and hide visible specks.",
-        ),
-    ):
-        parser.add_argument(f"--{flag}", dest=flag.replace("-", "_"), action="store_true", help=words)
-    by_hand: set[str | int] = {"ratio", "overwrite", "rectangle", "symmetric", "hole_free"}
-    parser.add_function_arguments(draw_mask, skip=by_hand)
+    switches = add_switches(parser, draw_mask, "--overwrite", "--symmetric", "--hole-free", in_config=False)
+    parser.add_function_arguments(draw_mask, skip=switches | {"ratio", "rectangle"})
     return parser
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, add_switches, command_parser, words
 from lightning_app.masks.draw_set import LEVEL_EDGES, draw_mask_set
 
 
@@ -10,16 +10,15 @@ def build_parser() -> CommandParser:
     """Return the parser of `draw-mask-set`; its help comes from `draw_mask_set`'s docstring."""
     parser = command_parser(draw_mask_set, config=False)
     # by hand what jsonargparse would want written as --per_level, [0.01,0.1] and `--overwrite true`
-    parser.add_argument(
-        "--per-level", "--per_level", type=int, default=2000, help="masks in each level (default: 2000)."
-    )
+    of = words(draw_mask_set)
+    parser.add_argument("--per-level", "--per_level", type=int, default=2000, help=of["per_level"])
     parser.add_argument(
         "--levels",
         type=float,
         nargs="+",
         default=list(LEVEL_EDGES),
         metavar="EDGE",
-        help="edges of the levels, rising, in [0,1]: n + 1 of them make n levels.",
+        help=of["levels"],
     )
     parser.add_argument(
         "--templates",
@@ -27,10 +26,10 @@ def build_parser() -> CommandParser:
         nargs="+",
         default=[],
         metavar="PNG",
-        help="mask files of this size, such as the template.png of searches: what is visible in one of them stays so.",
+        help=of["templates"],
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the set that is in the folder.")
-    parser.add_function_arguments(draw_mask_set, skip={"per_level", "levels", "templates", "overwrite"})
+    switches = add_switches(parser, draw_mask_set, "--overwrite", in_config=False)
+    parser.add_function_arguments(draw_mask_set, skip=switches | {"per_level", "levels", "templates"})
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.yaml_file import read_config_file
-from lightning_app.commands.parser import CommandParser, add_trust, command_parser
+from lightning_app.commands.parser import CommandParser, add_switches, add_trust, command_parser, words
 from lightning_app.models.known import named_classes, trusting
 from lightning_app.studies.export import export
 
@@ -12,20 +12,12 @@ from lightning_app.studies.export import export
 def build_parser() -> CommandParser:
     """Return the parser of `export`; its help comes from `export`'s docstring."""
     parser = command_parser(export, config=False)
-    parser.add_argument("-c", "--config", type=str | None, default=None,
-                        help="the config that the run was trained with, whose name is the run's.")  # fmt: skip
-    for flag, words in (
-        ("--overwrite", "replace an earlier export."),
-        (
-            "--head",
-            "also write the classification head, a row per training identity, into model.safetensors.",
-        ),
-    ):
-        parser.add_argument(flag, type=bool, nargs="?", const=True, default=False, help=words)
-    parser.add_argument("--licence", "--license", type=str | None, default=None,
-                        help="of the weights: an SPDX identifier, or text.")  # fmt: skip
+    of = words(export)
+    parser.add_argument("-c", "--config", type=str | None, default=None, help=of["config"])
+    switches = add_switches(parser, export, "--overwrite", "--head")
+    parser.add_argument("--licence", "--license", type=str | None, default=None, help=of["licence"])
     add_trust(parser)
-    parser.add_function_arguments(export, skip={"overwrite", "head", "licence", "config"})
+    parser.add_function_arguments(export, skip=switches | {"licence", "config"})
     return parser
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from pathlib import Path
 
+from lightning_app.cli.command_parser import add_run_arguments
 from lightning_app.commands.parser import CommandParser, command_parser, name_run
 from lightning_app.core.files import is_plain_name
 from lightning_app.federated.owner.client import Client
@@ -79,12 +80,7 @@ def federate(plan: Plan, parts: Parts, run_dir: Path, overwrite: bool = False) -
 def build_parser() -> CommandParser:
     """Return the parser of `federate`."""
     parser = command_parser(federate)
-    parser.add_argument(
-        "--name", type=str | None, default=None, help="Name of the run; by default the config's."
-    )
-    parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs/<name> lies.")
-    parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
-                        help="Replace the run that is in the folder.")  # fmt: skip
+    add_run_arguments(parser)
     add_arguments(parser)
     return parser
 

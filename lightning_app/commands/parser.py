@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from docstring_parser import parse
 from jsonargparse import Namespace
 
 from lightning_app.cli.command_parser import CommandParser
 from lightning_app.cli.configs import FindConfig
 from lightning_app.core.files import write_atomically
 
-__all__ = ["CommandParser", "add_trust", "command_parser", "name_run", "parsed", "write_run_config"]
+__all__ = [
+    "CommandParser", "add_switches", "add_trust", "command_parser", "name_run", "parsed", "words", "write_run_config",
+]  # fmt: skip
 
 
 def command_parser(command: Callable[..., object], *, config: bool = True) -> CommandParser:
@@ -30,6 +34,46 @@ def command_parser(command: Callable[..., object], *, config: bool = True) -> Co
             help="Config file, or the bare name of one in configs/; repeatable.",
         )  # fmt: skip
     return parser
+
+
+def words(command: Callable[..., object]) -> dict[str, str]:
+    """Return what the docstring of a function says of each argument, in one line each.
+
+    For options whose form is given by hand: their help is the docstring's, as that of all others.
+
+    Args:
+        command: the function.
+    """
+    found = parse(inspect.getdoc(command) or "").params
+    return {one.arg_name: " ".join((one.description or "").split()) for one in found}
+
+
+def add_switches(
+    parser: CommandParser, command: Callable[..., object], *flags: str, in_config: bool = True
+) -> set[str | int]:
+    """Add options that are on where they are given, without a value; their help is the docstring's.
+
+    Args:
+        parser: of the command.
+        command: the function, with an argument of each option's name.
+        flags: such as `--mix-once`, which may be written `--mix_once` too.
+        in_config: whether a config file may have them; then they take a value as well (`--overwrite false`).
+
+    Returns:
+        The names of the arguments, for `skip`.
+    """
+    of = words(command)
+    form: dict[str, Any] = (
+        {"type": bool, "nargs": "?", "const": True, "default": False}
+        if in_config
+        else {"action": "store_true"}
+    )
+    names: set[str | int] = set()
+    for flag in flags:
+        name = flag.removeprefix("--").replace("-", "_")
+        parser.add_argument(*dict.fromkeys((flag, f"--{name}")), dest=name, help=of[name], **form)
+        names.add(name)
+    return names
 
 
 def add_trust(parser: CommandParser) -> None:

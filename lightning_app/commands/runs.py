@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from lightning_app.commands.parser import CommandParser, command_parser
+from lightning_app.commands.parser import CommandParser, command_parser, words
 from lightning_app.core.printing import printable
 from lightning_app.report.tables import print_table
 from lightning_app.runs.listing import COLUMNS, SPARE, Run, list_runs, row_of
@@ -53,12 +53,9 @@ def runs(folder: str = "runs", as_json: bool = False) -> list[Run]:
 def build_parser() -> CommandParser:
     """Return the parser of `runs`; its help comes from `runs`'s docstring."""
     parser = command_parser(runs, config=False)
-    parser.add_argument(
-        "--runs", type=str, default="runs", metavar="FOLDER", help="folder in which the runs lie."
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print a list in JSON, with all that is known of each."
-    )
+    of = words(runs)
+    parser.add_argument("--runs", type=str, default="runs", metavar="FOLDER", help=of["folder"])
+    parser.add_argument("--json", action="store_true", help=of["as_json"])
     return parser
 
 

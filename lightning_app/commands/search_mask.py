@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from lightning_app.commands.parser import CommandParser, add_trust, command_parser, parsed
+from lightning_app.commands.parser import (
+    CommandParser,
+    add_switches,
+    add_trust,
+    command_parser,
+    parsed,
+    words,
+)
 from lightning_app.models.known import trusting
 from lightning_app.studies.search_mask import search_mask
 from lightning_app.studies.search_mask.report import print_search
@@ -11,12 +18,17 @@ from lightning_app.studies.search_mask.report import print_search
 def build_parser() -> CommandParser:
     """Return the parser of `search-mask`; its help comes from the docstring of the study."""
     parser = command_parser(search_mask)
-    parser.add_argument("--ratio", type=float, nargs=2, default=[0.76, 0.80], metavar=("LOW", "HIGH"),
-                        help="lowest and highest mask ratio, in [0,1].")  # fmt: skip
-    parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
-                        help="replace a mask that is there.")  # fmt: skip
+    parser.add_argument(
+        "--ratio",
+        type=float,
+        nargs=2,
+        default=[0.76, 0.80],
+        metavar=("LOW", "HIGH"),
+        help=words(search_mask)["ratio"],
+    )
+    switches = add_switches(parser, search_mask, "--overwrite")
     add_trust(parser)
-    parser.add_function_arguments(search_mask, skip={"ratio", "overwrite"})
+    parser.add_function_arguments(search_mask, skip=switches | {"ratio"})
     return parser
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from lightning_app.commands.parser import CommandParser, add_trust, command_parser, name_run, write_run_config
+from lightning_app.commands.parser import (
+    CommandParser,
+    add_switches,
+    add_trust,
+    command_parser,
+    name_run,
+    write_run_config,
+)
 from lightning_app.models.known import trusting
 from lightning_app.studies.sweep_levels import sweep_levels
 from lightning_app.studies.sweep_report import print_sweep
@@ -11,9 +18,9 @@ from lightning_app.studies.sweep_report import print_sweep
 def build_parser() -> CommandParser:
     """Return the parser of `sweep-levels`; its help comes from the docstring of the study."""
     parser = command_parser(sweep_levels)
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier sweep in that folder.")
+    switches = add_switches(parser, sweep_levels, "--overwrite", in_config=False)
     add_trust(parser)
-    parser.add_function_arguments(sweep_levels, skip={"overwrite"})
+    parser.add_function_arguments(sweep_levels, skip=switches)
     return parser
 
 

@@ -71,13 +71,14 @@ def audit(
             compared, which is a finding.
         key: the owner's key file, which made the pseudonyms; needs raw or config.
         config: the config of `desensitize`: its reader reads the raw set (by default FolderFaces, with crop
-            and size of the manifest), and its desensitizer, mask and parameters must be the release's.
+            and size of the manifest), and its desensitizer, mask and parameters must be the release's. What is given as
+            `--reader…` and `--desensitizer…` goes over it.
         public_key: PEM file of the owner's public key: the release must be signed by it.
         mask: the mask file that was agreed on: the release must be under it, or under it widened by its guard.
         mask_hash: of the mask that was agreed on, 64 hexadecimal digits, as `mask_hash` in a mask's JSON.
         min_mask_ratio: share of the pixels that must be hidden at least, in [0,1]; by default 0.1.
         sample: how many images are released again.
-        compare_all: release all images again.
+        compare_all: release all images again, not a sample.
         seed: of the draw of these images, and of the noise; drawn anew each time by default, and printed.
         json_path: where to write verdict, findings, notes and metrics as JSON.
         ignore_times: do not check time stamps: a copy made without keeping them has others.

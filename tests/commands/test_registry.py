@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from lightning_app import commands
 from lightning_app.commands import COMMANDS, LIGHTNING, find_command
+from lightning_app.commands.parser import CommandParser, add_switches, words
 from tests.command_line import RunMain, refused
 
 
@@ -29,6 +31,38 @@ def test_no_command_is_forgotten() -> None:
     found = [module.name for module in pkgutil.iter_modules(commands.__path__)]
     able = {name for name in found if hasattr(importlib.import_module(f"{commands.__name__}.{name}"), "run")}
     assert able == {name.replace("-", "_") for name in COMMANDS}
+
+
+def test_an_options_help_is_the_docstrings() -> None:
+    """Two texts of one option grow apart; only what is no argument of the function has words of its own."""
+    own = set()
+    for path in Path(commands.__file__).parent.glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and any(
+                word.arg == "help" and not isinstance(word.value, ast.Subscript) for word in call.keywords
+            ):
+                own.update(one.value for one in call.args if isinstance(one, ast.Constant))
+    assert own == {"-c", "--config", "--trust", "--make-sign-key"}
+
+
+def test_words_and_switches() -> None:
+    def act(far: bool = False, how: int = 3) -> None:
+        """Do it.
+
+        Args:
+            far: go
+                far.
+            how: often.
+        """
+
+    assert words(act) == {"far": "go far.", "how": "often."}
+    parser = CommandParser(exit_on_error=False)
+    assert add_switches(parser, act, "--far") == {"far"}
+    assert [parser.parse_args(args).far for args in ([], ["--far"], ["--far", "false"])] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_command_of_somebody_elses(
