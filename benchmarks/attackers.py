@@ -92,7 +92,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Calla
 
 
 def _lpips(a: Tensor, b: Tensor, repeats: int, warmup: int) -> Row:
-    """LPIPS of a batch ÷ torchmetrics' network of the same weights, a pair a call."""
+    """Measure LPIPS of a batch ÷ torchmetrics' network of the same weights, a pair a call."""
     from torchmetrics.functional.image.lpips import _LPIPS  # one row alone needs it
 
     ours = LPIPS()

@@ -65,7 +65,7 @@ class LrpBlock(nn.Module):
         self.sum, self.relu = Sum(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B,C,h,w]` → `[B,C',h',w']`."""
+        """Return `[B,C',h',w']` of `[B,C,h,w]`."""
         y: Tensor = self.relu(self.sum(self.branch(x), x if self.shortcut is None else self.shortcut(x)))
         return y
 
@@ -83,7 +83,7 @@ class LrpTail(nn.Module):
         self.fc = resnet.get_submodule("fc")
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B,64,h,w]` → logits `[B,classes]`."""
+        """Return logits `[B,classes]` of `[B,64,h,w]`."""
         logits: Tensor = self.fc(self.features(x).flatten(1))
         return logits
 

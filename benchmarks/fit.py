@@ -91,7 +91,7 @@ def _fit_step(model: Recogniser, data: FaceDataModule, steps: int) -> float:
 
 
 def _bare_step(model: Recogniser, pixels: Tensor, identity: Tensor, batch: int, steps: int) -> float:
-    """The same network, batch, precision, drawn order, flip and normalisation, with no framework."""
+    """Time the same network, batch, precision, drawn order, flip and normalisation, with no framework."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     order, ends = torch.randperm(len(pixels)), []

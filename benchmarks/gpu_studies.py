@@ -47,7 +47,7 @@ _RUN = re.compile(r"\bcheckpoint[=:\s]\s*([\w./+-]+)")  # a checkpoint may be gi
 
 
 @dataclass(frozen=True)
-class Task:
+class StudyTask:
     """One run, or one search.
 
     Attributes:
@@ -93,7 +93,7 @@ def read_study(config: str, args: Sequence[str], seeds: Sequence[int] | None, ru
     return replace(plan, seeds=seeds or plan.seeds, args=[*args, *plan.args])
 
 
-def tasks_of(plan: AblationPlan, rank: int, search_args: Sequence[str] = ()) -> list[Task]:
+def tasks_of(plan: AblationPlan, rank: int, search_args: Sequence[str] = ()) -> list[StudyTask]:
     """List the runs of an ablation, and its searches, in the order in which they shall be done.
 
     Args:
@@ -115,7 +115,9 @@ def tasks_of(plan: AblationPlan, rank: int, search_args: Sequence[str] = ()) -> 
     return found
 
 
-def _task(plan: AblationPlan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, ...]) -> Task:
+def _task(
+    plan: AblationPlan, name: str, args: tuple[str, ...], run: Path, order: tuple[int, ...]
+) -> StudyTask:
     words = " ".join(args)
     needs = [Path(word) for word in _FILE.findall(words)]
     needs += [Path(word) / "metrics.json" for word in _RUN.findall(words) if not _FILE.fullmatch(word)]
@@ -123,7 +125,7 @@ def _task(plan: AblationPlan, name: str, args: tuple[str, ...], run: Path, order
         said = yaml.safe_load(Path(find_config(plan.search)).read_text(encoding="utf-8"))
         needs.append(Path(said["checkpoint"]))
     more = [] if args[0] == "search-mask" else ["--overwrite"]
-    return Task(
+    return StudyTask(
         plan.folder.name,
         name,
         (*args, *more),
@@ -135,7 +137,7 @@ def _task(plan: AblationPlan, name: str, args: tuple[str, ...], run: Path, order
     )
 
 
-def fits_of(fit: dict[str, Any], args: Sequence[str], rank: int, runs: str) -> list[Task]:
+def fits_of(fit: dict[str, Any], args: Sequence[str], rank: int, runs: str) -> list[StudyTask]:
     """List single runs that studies wait for, such as a masker for each seed.
 
     Args:
@@ -154,7 +156,9 @@ def fits_of(fit: dict[str, Any], args: Sequence[str], rank: int, runs: str) -> l
         order = (fit.get("group", 0), n + 1, rank)
         figure = fit.get("figure", "train/loss")
         found.append(
-            Task(FITS, name, (*line, str(seed), "--overwrite"), Path(runs) / name, log, (), order, figure)
+            StudyTask(
+                FITS, name, (*line, str(seed), "--overwrite"), Path(runs) / name, log, (), order, figure
+            )
         )
     return found
 
@@ -196,7 +200,7 @@ def work(todo: Any, done: Any) -> None:
         done.put((task, task.done, time.monotonic() - began))
 
 
-def run_all(tasks: Sequence[Task], workers: int, until: float, say: Any) -> dict[str, str]:
+def run_all(tasks: Sequence[StudyTask], workers: int, until: float, say: Any) -> dict[str, str]:
     """Do runs, several at a time, until the time is up.
 
     Args:
@@ -244,7 +248,7 @@ def run_all(tasks: Sequence[Task], workers: int, until: float, say: Any) -> dict
     return state
 
 
-def pack(plans: Sequence[AblationPlan], fits: Sequence[Task], state: dict[str, str], out: Path) -> None:
+def pack(plans: Sequence[AblationPlan], fits: Sequence[StudyTask], state: dict[str, str], out: Path) -> None:
     """Write what was found: tables, figures, and of each run what is no checkpoint.
 
     Args:
@@ -304,7 +308,7 @@ def main(args: list[str] | None = None) -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask for a GPU here would spoil it for the forked
     plan = yaml.safe_load(given.plan.read_text(encoding="utf-8"))
     plans: list[AblationPlan] = []
-    tasks: list[Task] = []
+    tasks: list[StudyTask] = []
 
     def shared(one: dict[str, Any]) -> list[str]:
         """Return the arguments of all runs, but those that these do not know."""

@@ -83,7 +83,7 @@ def _core_first(repeats: int, size: int, batch: int, rounds: int, masker_width: 
 def _cycle(
     model: AdversarialMasker, optimizer: torch.optim.Optimizer, images: list[Tensor], target: Tensor
 ) -> None:
-    """Four steps as anybody would write them: three of the predictor, one of the adversary."""
+    """Make four steps as anybody would write them: three of the predictor, one of the adversary."""
     count = model.shown
     for turn, raw in enumerate(images):
         image = raw.float() / 255

@@ -112,7 +112,7 @@ def _bytes(files: Iterable[Path]) -> tuple[int, int]:
 
 
 def _plain(job: tuple[list[str], Mask, str]) -> None:
-    """What one would write by hand: open, crop, resize, multiply, save."""
+    """Do what one would write by hand: open, crop, resize, multiply, save."""
     paths, mask, folder = job
     for path in paths:
         with Image.open(path) as image:

@@ -112,7 +112,7 @@ def _steps(
 
 
 def _dump(raw: FolderFaces, desensitizer: FrequencyMask, folder: Path) -> None:
-    """What one would write by hand: read, transform, quantise, save."""
+    """Do what one would write by hand: read, transform, quantise, save."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     desensitizer.prepare((raw.size, raw.size))

@@ -16,7 +16,7 @@ from weakref import proxy
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from callbacks.place import Place, begin_next_epoch, epoch_is_over, fit_is_over, mark, validation_follows
 from lightning_app.core.files import sync_folder
@@ -165,9 +165,11 @@ class RunCheckpoint(ModelCheckpoint):
         if self._trained or not trainer.is_global_zero:
             return
         if trainer.ckpt_path is None:
+            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
             log.warning(
-                "Nothing was trained: trainer.max_epochs=%s, max_steps=%s, limit_train_batches=%s",
+                "Nothing was trained: trainer.max_epochs=%s, max_steps=%s, limit_train_batches=%s%s",
                 trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches,
+                ", and its max_time is over" if any(isinstance(one, Timer) for one in callbacks) else "",
             )  # fmt: skip
             return
         log.warning(

@@ -22,9 +22,10 @@ from datamodules.face import FaceDataModule
 from lightning_app.core.log_keys import is_verification, set_of
 from lightning_app.core.printing import counted
 from lightning_app.models.base import Recogniser
+from lightning_app.runs.checkpoint_bounds import DATA_STATE
 
 log = logging.getLogger("faceveil")
-_PRECISION, _EPOCHS = "precision", "planned_epochs"  # of a checkpoint
+_PRECISION, _EPOCHS, _LIMITS = "precision", "planned_epochs", "limits"  # of a checkpoint
 _PLAIN = re.compile(r"[\w-]{1,30}")
 _OURS = ("lightning.", "lightning_app.", "callbacks.")
 _IN_TRAINING = ("train", "mixing")  # what is logged without a validation
@@ -81,8 +82,9 @@ class TrainerOptions(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write down in which precision the run trains, and for how many epochs it was meant to."""
+        """Write down in which precision the run trains, for how many epochs it was meant to, and on which batches."""
         checkpoint[_PRECISION], checkpoint[_EPOCHS] = str(trainer.precision), trainer.max_epochs
+        checkpoint[_LIMITS] = _limits(trainer)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -90,9 +92,11 @@ class TrainerOptions(L.Callback):
         """Refuse fewer epochs than there were; say where precision or schedule change. Old checkpoints tell less.
 
         Raises:
-            ValueError: the run has had more epochs than it is to have.
+            ValueError: the run has had more epochs than it is to have, or it goes on in the midst of an epoch of other
+                batches.
         """
         if trainer.state.fn == TrainerFn.FITTING:
+            _check_limits(trainer, checkpoint)
             _check_epochs(trainer, checkpoint, getattr(pl_module, "schedule", "constant") != "constant")
         before, now = str(checkpoint.get(_PRECISION, "")), str(trainer.precision)
         if before != now and _PLAIN.fullmatch(before):
@@ -104,7 +108,7 @@ class TrainerOptions(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After the last batch of the fit let the validation follow."""
+        """Let the validation follow after the last batch of the fit."""
         by_steps = 0 <= trainer.max_steps <= trainer.global_step
         last = by_steps or trainer.should_stop or (epoch_is_over(trainer) and fit_is_over(trainer))
         if last and trainer.enable_validation and not validation_follows(trainer):
@@ -142,6 +146,30 @@ def _take_rate(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
                 config.scheduler.optimizer.param_groups, config.scheduler.lr_lambdas, strict=True
             ):
                 group["initial_lr"], group["lr"] = rate, rate * factor(config.scheduler.last_epoch)
+
+
+def _limits(trainer: L.Trainer) -> dict[str, str]:
+    """Return the options that choose the batches of an epoch, as text: 1 is one batch, 1.0 are all."""
+    return {name: str(getattr(trainer, name)) for name in ("limit_train_batches", "overfit_batches")}
+
+
+def _check_limits(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to go on in the midst of an epoch whose rest would be other batches; an older checkpoint does not tell."""
+    before, now = checkpoint.get(_LIMITS), _limits(trainer)
+    data = checkpoint.get(DATA_STATE)
+    done = data.get("batches_done") if isinstance(data, Mapping) else None
+    if not done or not isinstance(before, Mapping):
+        return
+    other = [
+        f"trainer.{name} {before.get(name)}, here {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    if other:
+        raise ValueError(
+            f"the checkpoint is in the midst of an epoch, after {done} of its batches, and {'; '.join(other)}: images "
+            "would be shown twice or not at all; end the epoch as it began, then change it"
+        )
 
 
 class HeadFirst(L.Callback):

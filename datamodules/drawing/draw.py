@@ -99,7 +99,7 @@ def _project(points: Points, depth: Points, shot: Shot) -> Points:
 
 
 def _smooth_matrix(count: int, steps: int = 4) -> Points:
-    """Matrix [count·steps, count] from the corners of a closed outline to a Catmull–Rom curve."""
+    """Return the matrix [count·steps, count] from the corners of a closed outline to a Catmull–Rom curve."""
     t = np.arange(steps) / steps
     weights = (
         np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], 1)
@@ -158,7 +158,7 @@ def _level(gain: float) -> Colour:
 
 
 def _band(x: Points, top: Points, bottom: Points) -> Points:
-    """Outline of what lies between two curves over the same `x`."""
+    """Return the outline of what lies between two curves over the same `x`."""
     return np.concatenate([np.stack([x, top], 1), np.stack([x, bottom], 1)[::-1]])
 
 
@@ -351,7 +351,7 @@ def _glasses(k: _Sketch, p: Person, s: Shot) -> None:
 
 
 def _exposed(picture: Pixels, s: Shot) -> Pixels:
-    """Light from a side, gain, gamma, colour cast and sensor noise; returns [3,size,size]."""
+    """Add light from a side, gain, gamma, colour cast and sensor noise; return [3,size,size]."""
     at = (np.arange(s.size, dtype=np.float32) + 0.5) / s.size - 0.5
     fall = s.gain * (1 + s.light[0] * at[None, :] + s.light[1] * at[:, None])
     levels = 255 * (np.arange(256, dtype=np.float32) / 255) ** s.gamma

@@ -160,7 +160,7 @@ class FaceVeilCLI(LightningCLI):
         for name in ("trainer", "model", "data"):
             if config.get(name) is None:
                 raise ValueError(f"{name}: null; give its settings, or leave it out of the file that says so")
-        check_asked(config.trainer, "FaceDataModule" in str(config.data.class_path))
+        check_asked(config.trainer, "FaceDataModule" in str(config.data.class_path), str(self.subcommand))
         # the launcher starts the other ranks with the same command line when rank zero has begun already
         if self.subcommand == "fit" and is_rank_zero() and not config.trainer.fast_dev_run:
             check_run(self.run_dir, checkpoint, config.overwrite)

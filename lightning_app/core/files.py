@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ def write_atomically(path: str | Path, content: bytes | str, *, mode: int | None
 def replacing(path: str | Path, *, sync: bool = False, mode: int | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file in the folder of `path`, which takes that name once the block ends well.
 
+    What is no file (a device, a pipe, `/dev/stdout`) is written as it stands: a file in its place would be missed.
+
     Args:
         path: where to; missing folders are made.
         sync: wait until file and name are on the disk (fsync), so that a power cut loses neither.
@@ -65,6 +68,10 @@ def replacing(path: str | Path, *, sync: bool = False, mode: int | None = None) 
         OSError: the folder cannot be written; an older file stays as it was, the temporary one goes.
     """
     path = Path(path)
+    if _is_device(path):
+        with path.open("wb") as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -79,6 +86,18 @@ def replacing(path: str | Path, *, sync: bool = False, mode: int | None = None) 
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether a path leads to something that is written to, not replaced."""
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        return False  # not there yet
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or path.absolute().parts[1:2] in (
+        ("dev",),
+        ("proc",),
+    )
 
 
 def publish(temporary: str | Path, path: str | Path, mode: int | None = None) -> None:

@@ -346,6 +346,19 @@ class Desensitizer(nn.Module):
         return []
 
     @classmethod
+    def inconsistencies(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Return which parameters do not follow from the others, though they must.
+
+        Of a description that a class can be made of again, an audit compares all; this is for those that it cannot,
+        since the owner's key is in none.
+
+        Args:
+            description: what `describe` gave, checked against `entries`.
+            size: side of the images in pixels.
+        """
+        return []
+
+    @classmethod
     def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
         """Return what it leaves in every image, for an audit to look for; None where nothing is known.
 

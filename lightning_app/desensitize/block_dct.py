@@ -31,7 +31,7 @@ log = logging.getLogger("faceveil")
 Colour = Literal["grey", "ycbcr"]
 Channels = int | list[int | str] | None
 _PLANES: Mapping[str, tuple[str, ...]] = {"grey": ("y",), "ycbcr": ("y", "cb", "cr")}
-_NAMED = re.compile(r"(y|cb|cr)([0-9]+)")
+_NAMED = re.compile(r"(y|cb|cr)(0|[1-9][0-9]*)")
 _MOST = 16  # samples a side of a block, and times that an image is enlarged
 NORMALISED = 16, 128  # scale and offset of channels of mean 0 and deviation 1: −8 … 8, 0 being a level
 
@@ -97,7 +97,7 @@ class BlockDCT(Desensitizer):
             raise ValueError(f"colour: {colour!r}; give grey or ycbcr")
         self.blocks = Blocks(block, upsample, stride, align_corners)
         self.colour: Colour = colour
-        self.channels, self.dc, self.normalise = channels, dc, normalise
+        self.channels, self.dc, self.normalise = _in_order(channels), dc, normalise
         self.keep = self._alive(_chosen(channels, block, _PLANES[colour], dc))
         self.out_channels = len(self.keep)
 
@@ -285,18 +285,35 @@ def transform_entries() -> Schema:
         "stride": (lambda v: is_count(v, 1, _MOST), f"a number from 1 to {_MOST}"),
         "align_corners": _YES_OR_NO,
         "colour": (lambda v: v in get_args(Colour), "grey or ycbcr"),
-        "channels": (_are_channels, "null, a number of channels, or a list of them"),
+        "channels": (_are_channels, "null, a number of channels, or a list of them in their order"),
     }
 
 
 def _are_channels(value: object) -> bool:
     most = 3 * _MOST**2
     if isinstance(value, list):
-        return len(value) <= most and all(
+        names = all(
             is_count(one, 0, most) or (isinstance(one, str) and _NAMED.fullmatch(one) is not None)
             for one in value
         )
+        return len(value) <= most and names and value == _in_order(value)
     return value is None or is_count(value, 1, most)
+
+
+def _in_order(channels: Channels) -> Channels:
+    """Sort a list of channels, which has one spelling then: numbers first, then names, each as they are counted."""
+    if not isinstance(channels, list):
+        return channels
+    named = [_NAMED.fullmatch(one) if isinstance(one, str) else None for one in channels]
+    if any(isinstance(one, str) and match is None for one, match in zip(channels, named, strict=True)):
+        return channels  # refused where it is taken apart
+    planes = _PLANES["ycbcr"]
+
+    def place(pair: tuple[int | str, re.Match[str] | None]) -> tuple[int, int]:
+        one, match = pair
+        return (-1, int(one)) if match is None else (planes.index(match[1]), int(match[2]))
+
+    return [one for one, _ in sorted(zip(channels, named, strict=True), key=place)]
 
 
 def _name(number: int, block: int, planes: Sequence[str]) -> str:

@@ -97,7 +97,7 @@ class CentreBlock(Desensitizer):
         return self.mask
 
     def _made(self, size: tuple[int, int]) -> Tensor:
-        """The mask `[1,1,H,W]` for images of this size, made anew when it changes."""
+        """Return the mask `[1,1,H,W]` for images of this size, made anew when it changes."""
         if self.mask is None or tuple(self.mask.shape[-2:]) != size:
             rows, columns = centre_box(size, self.fraction)
             mask = torch.ones(1, 1, *size)

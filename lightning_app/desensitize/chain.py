@@ -225,6 +225,24 @@ class Chain(Desensitizer):
         return [] if not all(each) else [fault for faults in each for fault in faults]
 
     @classmethod
+    def inconsistencies(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Return what each step says of itself that does not follow from the rest; and more than one key."""
+        faults = []
+        for kind, described in cls._known(description):
+            faults += kind.inconsistencies(described, size)
+            if not kind.takes_any:
+                shape = kind.shape(described, size)
+                size = size if shape is None else shape[1]
+        if (
+            len(
+                {described["key_hash"] for _, described in cls._known(description) if "key_hash" in described}
+            )
+            > 1
+        ):
+            faults.append("its steps have keys of their own: a chain is one owner's, and has one key")
+        return faults
+
+    @classmethod
     def grid(cls, description: Mapping[str, Any]) -> tuple[int, int] | None:
         """Return that of the last step which makes something else of what it is given."""
         found: tuple[int, int] | None = (255, 0)
@@ -243,8 +261,11 @@ class Chain(Desensitizer):
 
     @classmethod
     def leaves(cls, description: Mapping[str, Any], size: int) -> dict[str, Any] | None:
-        """Return what the last step leaves."""
-        kind, described = cls._known(description)[-1]
+        """Return what the last step leaves of those that change anything."""
+        found = [(kind, described) for kind, described in cls._known(description) if kind.hides]
+        if not found:
+            return None
+        kind, described = found[-1]
         return kind.leaves(described, size)
 
     @classmethod

@@ -17,14 +17,14 @@ from typing_extensions import Self
 
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import PER_SCALE
-from lightning_app.core.plain import Schema, is_hash, is_number, short_json
+from lightning_app.core.plain import Schema, is_hash, is_number
 from lightning_app.desensitize.block_dct import BlockDCT, transform_entries
 from lightning_app.desensitize.dct import block_dct, coefficient_ranges, from_ycbcr, images_at_a_time
 from lightning_app.desensitize.noise import (
     NEXT_TO_NOTHING,
     KeyedNoise,
     Redraw,
-    composed,
+    budget_faults,
     in_words,
     noise_entries,
 )
@@ -211,25 +211,23 @@ class DCTDP(BlockDCT):
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:
-        """Return what is wrong with noise that is small, or a budget that is not that of an image's values together."""
-        epsilon, faults = description["epsilon"], []
-        if epsilon > NEXT_TO_NOTHING:
-            faults.append(
-                f"epsilon {epsilon:g} adds noise of a scale of less than 1/{NEXT_TO_NOTHING:g} of a coefficient's "
-                "range on average: its channels are the image"
-            )
+        """Return what is wrong with noise that is small."""
+        epsilon = description["epsilon"]
+        if epsilon <= NEXT_TO_NOTHING:
+            return []
+        return [
+            f"epsilon {epsilon:g} adds noise of a scale of less than 1/{NEXT_TO_NOTHING:g} of a coefficient's "
+            "range on average: its channels are the image"
+        ]
+
+    @classmethod
+    def inconsistencies(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Return which budgets are not those of an image's coefficients together."""
         try:
             shape = cls.shape(description, size)
         except ValueError:  # blocks that do not fill the images, which an audit says by itself
-            return faults
-        if shape is None or description["redraw"] != "once":
-            return faults
-        image = composed(epsilon, math.prod(shape))
-        return faults + [
-            f"{name} is {short_json(description[name])}, its values come to {image:g} together"
-            for name in ("epsilon_image", "epsilon_total")
-            if description[name] != image
-        ]
+            return []
+        return budget_faults(description, None if shape is None else math.prod(shape))
 
     @classmethod
     def recipe(cls, description: Mapping[str, Any]) -> str:

@@ -16,7 +16,14 @@ from lightning_app.core.laplace import PER_SCALE
 from lightning_app.core.plain import Schema, is_count, is_hash
 from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.eigenfaces import LARGEST, SMALLEST, Eigenfaces, fingerprints, small_grey
-from lightning_app.desensitize.noise import NEXT_TO_NOTHING, KeyedNoise, Redraw, in_words, noise_entries
+from lightning_app.desensitize.noise import (
+    NEXT_TO_NOTHING,
+    KeyedNoise,
+    Redraw,
+    budget_faults,
+    in_words,
+    noise_entries,
+)
 
 _TOLD = ("components", "side", "images", "set_hash", "eigenfaces_hash")
 
@@ -163,6 +170,11 @@ class EigenfaceNoise(Desensitizer):
             "eigenfaces_hash": (is_hash, "a hash of 64 digits"),
             **noise_entries(),
         }]  # fmt: skip
+
+    @classmethod
+    def inconsistencies(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Return which budgets are not those of its components."""
+        return budget_faults(description, int(description["components"]))
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:

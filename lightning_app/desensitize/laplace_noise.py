@@ -13,7 +13,14 @@ from typing_extensions import Self
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.plain import Schema
 from lightning_app.desensitize.base import Desensitizer
-from lightning_app.desensitize.noise import NEXT_TO_NOTHING, KeyedNoise, Redraw, in_words, noise_entries
+from lightning_app.desensitize.noise import (
+    NEXT_TO_NOTHING,
+    KeyedNoise,
+    Redraw,
+    budget_faults,
+    in_words,
+    noise_entries,
+)
 
 _STEPS = 255  # of the uint8 grid, from black to white
 
@@ -100,6 +107,11 @@ class LaplaceNoise(Desensitizer):
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a manifest may say of it: the budget and the key's hash."""
         return [noise_entries()]
+
+    @classmethod
+    def inconsistencies(cls, description: Mapping[str, Any], size: int) -> list[str]:
+        """Return which budgets are not those of three values a pixel."""
+        return budget_faults(description, 3 * size**2)
 
     @classmethod
     def weaknesses(cls, description: Mapping[str, Any], size: int) -> list[str]:

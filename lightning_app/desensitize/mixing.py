@@ -21,6 +21,7 @@ log = logging.getLogger("faceveil")
 _MOST = 64  # images of a mix: more than anybody would recognise a face in
 _ROUNDS = 4  # keys of `draws.secret`
 _CLEAR = 0.9  # a coefficient above it leaves a picture of one face
+_DECIMALS, _FAR = 6, 1e3  # of a cap and a mean that are released; the largest mean
 _GREY = 0.5  # the mean of pixels in [0,1] that a FaceDataModule subtracts by default
 
 Redraw = Literal["once", "epoch"]
@@ -242,7 +243,7 @@ class MixUp(Desensitizer):
         """List what a manifest may say of it: k, cap, when it is drawn, the key's hash."""
         return [{
             "k": (lambda v: is_count(v, 2, _MOST), f"a number of images from 2 to {_MOST}"),
-            "cap": (lambda v: is_number(v, 0, 1, None), "a share in (0,1]"),
+            "cap": (lambda v: is_number(v, 0, 1, _DECIMALS), f"a share in (0,1] of {_DECIMALS} decimals at most"),
             "redraw": (lambda v: v in ("once", "epoch"), "once or epoch"),
             "key_hash": (is_hash, "the hash of a key"),
         }]  # fmt: skip
@@ -336,7 +337,7 @@ class InstaHide(MixUp):
     def entries(cls, size: int, version: int) -> list[Schema]:
         """List what a manifest may say of it: what it may of MixUp, and the mean."""
         mean = (
-            lambda v: v is None or (isinstance(v, int | float) and not isinstance(v, bool)),
-            "null or a number",
+            lambda v: v is None or is_number(v, -_FAR, _FAR, _DECIMALS),
+            f"null or a number of {_DECIMALS} decimals at most",
         )
         return [{**one, "mean": mean} for one in super().entries(size, version)]

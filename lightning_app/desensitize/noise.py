@@ -14,10 +14,11 @@ from typing_extensions import Self
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import add_laplace, image_hash
 from lightning_app.core.owner_key import OwnerKey
-from lightning_app.core.plain import Schema, is_hash, is_number
+from lightning_app.core.plain import Schema, is_hash, is_number, short_json
 
 log = logging.getLogger("faceveil")
 Redraw = Literal["once", "epoch"]
+DECIMALS = 6  # of an ε that is released
 LEAST, LARGEST = 0.01, 1e9  # of an ε: of a smaller one fp32 would leave sizes of noise out
 _ROUNDS = 4  # keys of `draws.secret`
 PER_EPOCH = "epsilon_image times the epochs"
@@ -197,10 +198,30 @@ def composed(epsilon: float, values: int, epochs: int = 1) -> float:
     return epsilon * values * epochs
 
 
+def budget_faults(description: Mapping[str, Any], values: int | None) -> list[str]:
+    """Return which budgets of a description are not those of an image's values together.
+
+    Args:
+        description: what `describe` gave.
+        values: of an image that have noise; None where that is not known.
+    """
+    if values is None or description["redraw"] != "once":
+        return []
+    image = composed(description["epsilon"], values)
+    return [
+        f"{name} is {short_json(description[name])}, its values come to {image:g} together"
+        for name in ("epsilon_image", "epsilon_total")
+        if description[name] != image
+    ]
+
+
 def noise_entries() -> Schema:
     """Return what a description may say of a budget."""
     return {
-        "epsilon": (lambda v: is_number(v, 0, LARGEST, None), "a number above 0"),
+        "epsilon": (
+            lambda v: is_number(v, 0, LARGEST, DECIMALS),
+            f"a number above 0 of {DECIMALS} decimals at most",
+        ),
         "epsilon_image": (_is_budget, "null or a number above 0"),
         "epsilon_total": (
             lambda v: v == PER_EPOCH or _is_budget(v),

@@ -113,7 +113,7 @@ def known_class(class_path: str, base: type[_T], where: str, trust: Collection[s
     if kind is None:
         raise Untrusted(
             f"{where}: names the class {class_path!r}, which is none of FaceVeil's: not imported, for that would run "
-            f"its code. Where you know it, give --trust {class_path}"
+            f'its code. Where you know it, give --trust {class_path} (in Python trust=["{class_path}"])'
         )
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(f"{where}: class_path {class_path!r} is no {base.__name__}")

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lightning_app.core.files import sync_folder, write_atomically
+from lightning_app.core.files import is_plain_name, sync_folder, write_atomically
+from lightning_app.core.foreign import read_json
 
 if sys.platform != "win32":
     import fcntl
@@ -26,6 +27,7 @@ if sys.platform != "win32":
 _NEW, _OLD, _NAMES = "new", "old", ".names"  # within the temporary folder
 _FILES = "faceveil-files"  # what the temporary folders of groups of files are called after
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+_MOST = 64  # files of a group
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP)
 
 
@@ -139,8 +141,12 @@ def _recover_files(folder: Path) -> None:
 
 
 def _put(work: Path, folder: Path) -> None:
-    """Move files to their places; given again after a kill, it does what is left."""
-    steps: list[tuple[str, str, bool]] = json.loads((work / _NAMES).read_text(encoding="utf-8"))
+    """Move files to their places; given again after a kill, it does what is left.
+
+    Raises:
+        ValueError: its list is none of ours: the folder may have come with somebody else's run.
+    """
+    steps = _steps(work)
     first, last, written = steps[0]
     if not written or (work / first).exists():  # else the kill came after the last step
         (folder / last).unlink(missing_ok=True)
@@ -152,6 +158,27 @@ def _put(work: Path, folder: Path) -> None:
         elif (work / file).exists():
             os.replace(work / file, folder / own)
     sync_folder(folder)
+
+
+def _steps(work: Path) -> list[tuple[str, str, bool]]:
+    """Read which files go where: plain names alone, since whoever made the folder could lead anywhere else."""
+    try:
+        steps = read_json(work / _NAMES)
+    except ValueError:
+        steps = None
+    sound = isinstance(steps, list) and 0 < len(steps) <= _MOST
+    for step in steps if sound else ():
+        match step:
+            case [str(file), str(own), bool()] if is_plain_name(file) and is_plain_name(own):
+                sound &= not (work / file).is_symlink() and not (work / file).is_dir()
+            case _:
+                sound = False
+    if not sound:
+        raise ValueError(
+            f"{work}: is no folder that a killed export or search left: its list of files leads elsewhere, or is "
+            "damaged. Nothing was done with it; remove it, and mistrust what came with it"
+        )
+    return [tuple(step) for step in steps]
 
 
 @contextmanager

@@ -17,16 +17,21 @@ from lightning_app.core.printing import one_line
 _LEAST: Mapping[str, float] = {
     "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "val_check_interval": 0, "gradient_clip_val": 0,
 }  # fmt: skip
+_NOT_BELOW: Mapping[str, int] = {  # what Lightning passes over where it is less
+    "min_epochs": 0, "min_steps": 0, "num_sanity_val_steps": -1, "log_every_n_steps": 0,
+}  # fmt: skip
+_PART = {"validate": "val", "test": "test", "predict": "predict"}  # what a command goes through
 _OFF = ("gradient_clip_val",)  # of which 0 means none
 _OURS = ("lightning_app.", "callbacks.", "datamodules.")
 
 
-def check_asked(trainer: Mapping[str, Any], deals_images: bool) -> None:
+def check_asked(trainer: Mapping[str, Any], deals_images: bool, command: str = "fit") -> None:
     """Refuse arguments of Lightning's Trainer that would be passed over, or undo what a run promises.
 
     Args:
         trainer: the arguments by name, as a config has them.
         deals_images: whether the DataModule deals the images to the ranks itself.
+        command: `fit`, `validate`, `test` or `predict`.
 
     Raises:
         ValueError: names the argument and what to give instead.
@@ -37,6 +42,20 @@ def check_asked(trainer: Mapping[str, Any], deals_images: bool) -> None:
             continue
         if not value >= least or (value == 0 and name not in _OFF):
             raise ValueError(f"trainer.{name}={value}: give a number above 0, or leave it out")
+    for name, lowest in _NOT_BELOW.items():
+        value = trainer.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value < lowest:
+            raise ValueError(f"trainer.{name}={value}: give {lowest} or more, or leave it out")
+    limit = f"limit_{_PART.get(command, '')}_batches"
+    if trainer.get(limit) == 0:
+        raise ValueError(f"trainer.{limit}=0: nothing is left to {command}; give more, or leave it out")
+    for unit in ("epochs", "steps"):
+        fewest, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
+        if isinstance(fewest, int) and isinstance(most, int) and 0 <= most < fewest:
+            raise ValueError(
+                f"trainer.min_{unit}={fewest} and max_{unit}={most}: the run ends at the latter; give "
+                f"min_{unit} no more than max_{unit}"
+            )
     if (folder := trainer.get("default_root_dir")) is not None:
         raise ValueError(
             f"trainer.default_root_dir={folder}: a run leaves everything in runs/<name>; leave it out, and choose that "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from rich import get_console
 from lightning_app.cli.fit_config import make_desensitizer
 from lightning_app.core.files import write_atomically
 from lightning_app.core.key_file import load_key
+from lightning_app.core.plain import is_hash
 from lightning_app.core.printing import printable
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize.mask_kinds import mask_kind
@@ -35,7 +35,6 @@ from lightning_app.studies.audit_raw import NOT_COMPARED, OwnersSide, compare_wi
 _SHOWN = 20  # findings in the table; --json has them all
 _LARGEST_REPORT = 1 << 28  # bytes
 _SEED_BITS = 48  # of a seed drawn anew: nobody guesses the sample, and JSON holds the number
-_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def audit(
@@ -238,7 +237,7 @@ def _agreed(
     mask: str | None, mask_hash: str | None, min_mask_ratio: float | None, part: dict[str, Any] | None
 ) -> Agreed:
     """Read what was agreed on."""
-    if mask_hash is not None and not _HASH.fullmatch(mask_hash):
+    if mask_hash is not None and not is_hash(mask_hash):
         raise ValueError(
             f"mask_hash: {mask_hash[:80]!r} is not 64 hexadecimal digits in lower case; a mask's JSON has it"
         )

@@ -188,7 +188,7 @@ def export(
 
 
 def _embed(model: Recogniser, mask: Tensor | None, mean: float, std: float, unit: bool) -> Any:
-    """PyTorch's way, by the model itself: its own FSM, its batch norms not folded."""
+    """Embed as PyTorch does, by the model itself: its own FSM, its batch norms not folded."""
 
     def embed(image: Tensor, own: Tensor | None = None) -> Tensor:
         embedding = model.embed(normalised(image, mean, std), mask if own is None else own)

@@ -35,7 +35,7 @@ def test_no_command_is_forgotten() -> None:
 
 def test_an_options_help_is_the_docstrings() -> None:
     """Two texts of one option grow apart; only what is no argument of the function has words of its own."""
-    own = set()
+    own: set[object] = set()
     for path in Path(commands.__file__).parent.glob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and any(

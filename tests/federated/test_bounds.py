@@ -74,6 +74,16 @@ def test_variances_count_by_their_roots() -> None:
         assert list(overlong([update], start)) == left_out
 
 
+def test_a_variance_far_below_0_counts_by_its_size() -> None:
+    """In the mean it is clamped to 0, and everybody's variances with it."""
+    start = START | {"bn.running_var": torch.ones(4)}
+    healthy = [replace(one, weights=start) for one in going(*[0.0] * 9)]
+    evil = replace(going(0.0)[0], client=9, weights=START | {"bn.running_var": torch.full((4,), -1e30)})
+    assert list(overlong([*healthy, evil], start)) == [9]
+    noisy = replace(evil, weights=START | {"bn.running_var": torch.full((4,), -1e-6)})
+    assert list(overlong([noisy], start)) == []
+
+
 def test_a_claim_of_many_batches_lifts_no_limit() -> None:
     updates = going(1e-4, 1e-4, 0.2, batches=(2, 2, 10**6), images=(8, 8, 10**6))
     assert list(overlong(updates, START)) == [2]

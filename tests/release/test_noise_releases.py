@@ -194,6 +194,21 @@ def test_a_chain_is_as_its_steps(home: Path, drawn_root: Path, tmp_path: Path) -
         data = FaceDataModule(ReleasedFaces(tmp_path / name))
         assert (data.desensitizer.is_image, data.desensitizer.lacks_key) == (name == "LaplaceNoise", True)
         assert (data.mean, data.std) == ((0.5, 0.5) if name == "LaplaceNoise" else (0, 1))
+        told = json.loads((tmp_path / name / "manifest.json").read_text())["method"]
+        told["steps"][0] |= {"epsilon_image": 0.1, "epsilon_total": 0.1}
+        put_hashes_right(tmp_path / name, method=told)
+        said = " ".join(finding.what for finding in audit(tmp_path / name).findings)
+        assert "epsilon_image is 0.1, its values come to" in said
+    make_key(tmp_path / "other.key")
+    two = Chain([LaplaceNoise(key=key), MixUp(k=2, key=tmp_path / "other.key")])
+    with pytest.raises(
+        ValueError, match=r"its steps have keys of their own: a chain is one owner's, and has one key"
+    ):
+        released(tmp_path, raw, "out", two, rows=24, mix_once=True)
+    with pytest.raises(
+        ValueError, match=r"epsilon is 1\.2345678, not a number above 0 of 6 decimals at most"
+    ):
+        released(tmp_path, raw, "out", LaplaceNoise(1.2345678, key=key))
     with pytest.raises(ValueError, match="RandomMixUp: every batch is mixed of another number of images"):
         released(tmp_path, raw, "out", Chain([LaplaceNoise(key=key), RandomMixUp(key=key)]), mix_once=True)
 

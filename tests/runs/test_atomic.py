@@ -191,3 +191,51 @@ def test_old_parts_of_a_mask_go_and_new_ones_stay(tmp_path: Path) -> None:
     save_mask(mask, tmp_path / "mask.png")
     assert [part.exists() for part in parts] == [False, True]
     assert files.is_temporary(parts[1].name, "mask.png")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [["evil", "../.bashrc", True]],
+        [["a", "none", False], ["b", "{home}/thesis.txt", False]],
+        [["../thesis.txt", "a", True]],
+        [["link", "a", True]],
+        [["folder", "a", True]],
+        [["evil", "..", True]],
+        [["evil", 3, True]],
+        {"evil": "a"},
+        [],
+    ],
+)
+def test_a_folder_that_came_with_somebody_elses_run_leads_nowhere(tmp_path: Path, steps: object) -> None:
+    home = tmp_path / "home"
+    work = home / "run" / ".faceveil-files.abcdefgh.tmp"
+    work.mkdir(parents=True)
+    (home / "thesis.txt").write_text("mine")
+    (home / ".bashrc").write_text("mine")
+    (work / "evil").write_text("evil")
+    (work / "folder").mkdir()
+    (work / "link").symlink_to(home / "thesis.txt")
+    (work / ".names").write_text(json.dumps(steps).replace("{home}", str(home)))
+    with pytest.raises(
+        ValueError, match=r"faceveil-files.abcdefgh.tmp: is no folder that a killed export or search"
+    ):
+        recover(home / "run")
+    assert (home / "thesis.txt").read_text() == (home / ".bashrc").read_text() == "mine"
+    assert work.is_dir()
+
+
+def test_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
+    assert files.write_atomically("/dev/null", "text") == Path("/dev/null")
+    assert Path("/dev/null").is_char_device()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.write_atomically(pipe, "text")
+        assert os.read(reader, 99) == b"text"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    with pytest.raises(OSError, match="No space left"):
+        files.write_atomically("/dev/full", "text")

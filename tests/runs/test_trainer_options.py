@@ -137,12 +137,20 @@ def test_every_option_is_in_the_table() -> None:
         ({"val_check_interval": -0.5}, r"val_check_interval=-0.5: give"),
         ({"gradient_clip_val": -1.0}, r"gradient_clip_val=-1.0: give"),
         ({"val_check_interval": float("nan")}, r"val_check_interval=nan: give"),
+        ({"min_epochs": 5, "max_epochs": 2}, r"min_epochs=5 and max_epochs=2: the run ends at the latter"),
+        ({"min_steps": 9, "max_steps": 8}, r"min_steps=9 and max_steps=8"),
+        ({"min_steps": -3}, r"min_steps=-3: give 0 or more, or leave it out"),
+        ({"min_epochs": -1}, r"min_epochs=-1: give 0 or more"),
+        ({"num_sanity_val_steps": -2}, r"num_sanity_val_steps=-2: give -1 or more"),
+        ({"log_every_n_steps": -1}, r"log_every_n_steps=-1: give 0 or more"),
     ],
 )
 def test_arguments_that_would_be_passed_over_are_refused(asked: dict[str, Any], said: str) -> None:
     check_asked({"default_root_dir": None, "model_registry": None, "use_distributed_sampler": False}, True)
     check_asked({"use_distributed_sampler": True}, deals_images=False)
     check_asked({"val_check_interval": 0.5, "check_val_every_n_epoch": None, "gradient_clip_val": 0}, True)
+    check_asked({"min_epochs": 2, "max_epochs": 2, "num_sanity_val_steps": -1, "log_every_n_steps": 0}, True)
+    check_asked({"min_epochs": 2, "max_epochs": -1, "min_steps": None, "max_steps": -1}, True)
     with pytest.raises(ValueError, match=said):
         check_asked(asked, deals_images=True)
 
@@ -243,13 +251,36 @@ def test_a_trial_run_leaves_nothing_and_touches_nothing(fit: Run) -> None:
     assert before == {name: (fit.run_dir / name).read_bytes() for name in fit.files()}
 
 
-@pytest.mark.parametrize("nothing", [{"max_epochs": 0}, {"limit_train_batches": 0}])
+@pytest.mark.parametrize(
+    ("command", "limit"), [("validate", "val"), ("test", "test"), ("predict", "predict")]
+)
+def test_no_batches_are_nothing_to_do(command: str, limit: str) -> None:
+    option = f"limit_{limit}_batches"
+    with pytest.raises(ValueError, match=f"trainer.{option}=0: nothing is left to {command}; give more"):
+        check_asked({option: 0}, True, command)
+    check_asked({option: 0}, True, "fit")
+    check_asked({option: 1, "limit_train_batches": 0}, True, command)
+
+
+def test_the_rest_of_an_epoch_is_that_of_the_epoch(fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(max_steps=2)
+    for option, value in (("limit_train_batches", 1), ("overfit_batches", 2)):
+        said = refused(capsys, lambda option=option, value=value: fit(ckpt_path="last", **{option: value}))  # type: ignore[misc]
+        assert "in the midst of an epoch, after 2 of its batches, and trainer." in said
+        assert f"trainer.{option} " in said
+        assert "images would be shown twice or not at all" in said
+    assert fit(ckpt_path="last")["run/steps"] == 4
+
+
+@pytest.mark.parametrize(
+    "nothing", [{"max_epochs": 0}, {"limit_train_batches": 0}, {"max_time": "00:00:00:00"}]
+)
 def test_nothing_trained_is_said(nothing: dict[str, Any], fit: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "faceveil"):
         assert fit(**nothing, seen=True)["run/steps"] == 0
     (key, value), *_ = nothing.items()
     assert "Nothing was trained" in caplog.text
-    assert f"{key}={value}" in caplog.text
+    assert ("and its max_time is over" if key == "max_time" else f"{key}={value}") in caplog.text
 
 
 # honoured: how long, and when to validate. The last figures are those of the last weights

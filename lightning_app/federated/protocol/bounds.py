@@ -33,10 +33,11 @@ def middle(values: Sequence[float]) -> float:
 def _spread(name: str, value: Tensor) -> Tensor:
     """Take of batch norm's variances the standard deviations: they grow with the weights, variances with the square.
 
-    In a run that begins with a high learning rate variances are thousands of times as large for some steps.
+    In a run that begins with a high learning rate variances are thousands of times as large for some steps. What is
+    below 0 is no variance and counts by its size: clamped, it would bring the mean to 0 and count as nothing.
     """
     value = value.double()
-    return value.clamp(min=0).sqrt() if name.endswith(".running_var") else value
+    return value.sign() * value.abs().sqrt() if name.endswith(".running_var") else value
 
 
 def _norm(values: Iterable[Tensor]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from datamodules import FaceDataModule
 from lightning_app.cli.fit_config import make_part
+from lightning_app.core.plain import is_hash
 from lightning_app.distributed.precision import warn_of_emulation
 from lightning_app.federated.protocol.partition import Partition
 from lightning_app.federated.protocol.strategy import FEDAVG, Strategy
@@ -29,7 +29,6 @@ _TAKEN = (
 )  # fmt: skip
 _ELSEWHERE = ("callbacks", "logger", "num_sanity_val_steps", "use_distributed_sampler", "log_every_n_steps")
 _OF_AN_OWNER = ("min_mask_ratio", "mask_hash", "max_local_epochs", "names_key")
-_HASH = re.compile(r"[0-9a-f]{64}")
 _SPAWNED = ("ddp_spawn", "ddp_fork", "ddp_forkserver")
 
 
@@ -125,7 +124,7 @@ class Plan:
             )
         if self.min_mask_ratio is not None and not 0 <= self.min_mask_ratio < 1:
             raise ValueError(f"min_mask_ratio={self.min_mask_ratio}: give a share of the pixels, 0 up to 1")
-        if self.mask_hash is not None and not _HASH.fullmatch(self.mask_hash):
+        if self.mask_hash is not None and not is_hash(self.mask_hash):
             raise ValueError(
                 f"mask_hash={self.mask_hash!r}: give all 64 hexadecimal digits, as in the JSON beside the mask"
             )

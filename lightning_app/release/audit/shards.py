@@ -24,6 +24,7 @@ from lightning_app.release.write.shard_writer import rows_of_a_shard
 
 _LOOKED_AT = 2  # images of a shard, drawn anew each time, whose values are looked at one by one
 _MEAN, _SPREAD = 0.25, 1.1  # of a normalised channel: 0 and 1 but for what was rounded and cut off
+_CHANCE = 6.0  # standard deviations; of random signs, whose mean over n values deviates by 1/√n
 _SUM = 1e-4  # how far the shares of a mix are from 1 at most
 _LONGEST = 1 << 16  # bytes of a header that is taken apart to say what is wrong with it
 _SIGN = {"float16": (0x7FFF, 0x7C00, 0x8000), "float32": (0x7FFFFFFF, 0x7F800000, 0x80000000)}  # IEEE 754
@@ -195,7 +196,7 @@ def _value_faults(data: bytes, layout: Layout, manifest: Manifest, draw: np.rand
     rows = draw.choice(len(image), min(_LOOKED_AT, len(image)), replace=False)
     seen = (image[rows].astype(np.float32) - tensors.offset) / tensors.scale
     mean, spread = seen.mean((2, 3)), seen.std((2, 3))
-    odd = (np.abs(mean) > _MEAN) | (spread > _SPREAD)
+    odd = (np.abs(mean) > _farthest(manifest.method, seen.shape[2] * seen.shape[3])) | (spread > _SPREAD)
     if odd.any():
         row, channel = np.argwhere(odd)[0].tolist()
         return [
@@ -203,6 +204,15 @@ def _value_faults(data: bytes, layout: Layout, manifest: Manifest, draw: np.rand
             f"{spread[row, channel]:.2f}: its method leaves 0 and 1"
         ]
     return []
+
+
+def _farthest(description: Mapping[str, Any], values: int) -> float:
+    """Return how far a channel's mean may be from 0: of values with random signs it is as far as chance takes it."""
+    steps = (description, *description.get("steps", ()))
+    signed = any(
+        (kind := OURS.get(str(step.get("method")))) is not None and kind.flips_signs for step in steps
+    )
+    return max(_MEAN, _CHANCE / values**0.5) if signed else _MEAN
 
 
 def _bit_faults(values: NDArray[Any], what: str) -> list[str]:

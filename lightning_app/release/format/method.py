@@ -124,7 +124,9 @@ def weak_method(description: Mapping[str, Any], size: int) -> list[str]:
         size: side of the images in pixels.
     """
     kind = _known(description["method"])
-    faults = [] if kind is None else kind.weaknesses(description, size)
+    faults = (
+        [] if kind is None else kind.weaknesses(description, size) + kind.inconsistencies(description, size)
+    )
     sigma = description.get("sigma")
     if sigma is not None:
         traces = traces_of(description, size) if size <= _SMALL and not faults else None

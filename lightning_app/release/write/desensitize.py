@@ -199,7 +199,7 @@ def _metrics(release: Release, seconds: float) -> dict[str, float | str | None]:
 
 
 def _peak(who: int) -> float:
-    """Most memory of this process, or of the largest one it has waited for, in MB."""
+    """Return the most memory of this process, or of the largest one it has waited for, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(who).ru_maxrss * unit / 1e6
 

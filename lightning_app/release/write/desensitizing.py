@@ -213,8 +213,8 @@ class PixelDesensitizer:
             return None
         if len(mask) != 1:
             raise ValueError(
-                f"desensitizer: {self._name} draws a mask per image, a release carries one mask for all: give `mask`, "
-                "or `freeform` with count 1"
+                f"desensitizer: {self._name} has a mask for each image, and a release has one for all, or those of a "
+                "LearnedMask: have it return one mask (MaskOut: give `mask`, or `freeform` with count 1)"
             )
         if mask.shape != (1, 1, size, size) or not bool(((mask == 0) | (mask == 1)).all()):
             raise ValueError(

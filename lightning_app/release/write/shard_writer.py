@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import file_sha256, write_atomically
 from lightning_app.core.printing import counted
 from lightning_app.release.format.entries import TENSORS
 from lightning_app.release.format.manifest import Manifest
@@ -136,22 +135,9 @@ class ShardWriter(BatchWriter):
             return not path.exists()
         if not path.is_file() or path.is_symlink():
             return False
-        return _sha256(path) == bytes(self.digests[good[0]])
+        return file_sha256(path) == bytes(self.digests[good[0]]).hex()
 
 
 def in_gb(count: int) -> str:
     """Return a number of bytes as text."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").digest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(file.read())
-        )
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
