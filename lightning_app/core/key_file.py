@@ -68,12 +68,14 @@ def make_key(path: str | Path) -> bytes:
 
 
 def is_guessable(secret: bytes) -> bool:
-    """Return whether the bytes of a secret are too much alike to be random, as zeros or a short pattern are.
+    """Return whether the bytes of a secret are too regular to be random, as zeros or a pattern are.
 
     Args:
         secret: 32 bytes. Of random ones fewer than 16 are distinct once in 10^14 times.
     """
-    return len(set(secret)) < _DISTINCT
+    halves = range(1, len(secret) // 2 + 1)
+    repeated = any((secret[:length] * len(secret)).startswith(secret) for length in halves)
+    return len(set(secret)) < _DISTINCT or repeated
 
 
 def refuse_readable(path: Path, what: str) -> None:

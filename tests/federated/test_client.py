@@ -11,7 +11,7 @@ import torch
 
 from lightning_app.federated.owner.client import Client, client_seed
 from lightning_app.federated.owner.local import quiet
-from lightning_app.federated.protocol.messages import Invitation, Task
+from lightning_app.federated.protocol.messages import Invitation, Joined, Task
 from lightning_app.federated.protocol.weights import travelling, weights_hash
 from lightning_app.models.schedule import lr_factor
 from tests.federated.tiny import equal, federated, owners, plan_and_parts, weights_of
@@ -122,3 +122,25 @@ def test_what_an_owner_refuses(tmp_path: Path) -> None:
         client.train(Task("0" * 16, 1, "0" * 64, weights))
     with pytest.raises(ValueError, match=r"the server's weights: other weights: .* is missing"):
         client.train(Task("0" * 16, 1, joined.mask_hash, {"backbone.conv1.weight": torch.zeros(1)}))
+
+
+def test_an_owner_goes_on_with_its_own_images_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def asked(images: int, **data: Any) -> Joined:
+        faces = {"class_path": "datamodules.DrawnFaces",
+                 "init_args": {"identities": 6, "images_per_identity": images, "size": 32}}  # fmt: skip
+        client = owners(*plan_and_parts(data={"reader": faces, **data}), tmp_path)[0]
+        return client.join(Invitation("0" * 16, 2, 1, False, 0, None, ""))
+
+    joined = asked(8)
+    kept = tmp_path / "clients" / "0" / ("0" * 16) / "set.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert "Drawn" not in kept.read_text()
+    assert asked(8) == joined
+    with pytest.raises(
+        ValueError, match=r"owner 0's part of this federation was made with other data \(images 16, here"
+    ):
+        asked(9)
+    with pytest.raises(ValueError, match=r"data.val_share 0.0, here 0.25"):
+        asked(8, val_share=0.25)
+    assert asked(9, other_data="accept").images > 16
+    assert "owner 0's part of this federation was made with other data" in caplog.text

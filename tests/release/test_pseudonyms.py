@@ -144,7 +144,7 @@ def test_another_users_key_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 GUESSABLE = {
     "zeros": bytes(32), "ones": b"\xff" * 32, "one byte": b"k" * 32, "two bytes": b"ab" * 16, "a word": b"faceveil" * 4,
-    "zeros and a tail": bytes(20) + KEY[:12],
+    "zeros and a tail": bytes(20) + KEY[:12], "sixteen bytes twice": b"0123456789abcdef" * 2,
 }  # fmt: skip
 
 

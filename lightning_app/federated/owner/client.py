@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from datamodules import FaceDataModule
+from datamodules.same_data import Facts, Split, differences, refuse_data
 from lightning_app.core.draws import seed_from
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import PRIVATE, write_atomically
+from lightning_app.core.foreign import read_json
 from lightning_app.core.key_file import load_key
 from lightning_app.desensitize import Desensitizer, MaskOut, is_clean
 from lightning_app.federated.owner.local import train_round
@@ -40,6 +42,7 @@ from lightning_app.models.base import Recogniser
 from lightning_app.networks import Head
 
 log = logging.getLogger("faceveil")
+_SET = "set.json"  # which images the owner had when it joined
 _OWN = "own"  # begins the name of files that hold what stays with an owner beside a private head
 _SEED, _HEAD = 0x666C7364, 0x666C6864  # "flsd", "flhd": name the draws
 
@@ -83,6 +86,8 @@ class Client:
         model, data = made
         if kept is None:  # only now: what was refused is not remembered, and not trained on
             write_atomically(home / "invitation.json", json.dumps(recorded(invitation), indent=2) + "\n")
+        if not (home / _SET).is_file():
+            write_atomically(home / _SET, json.dumps(set_facts(data), indent=2) + "\n", mode=PRIVATE)
         self._invitation, self._made = invitation, made
         self._say(data.desensitizer, home / "mask.png")
         return Joined(
@@ -148,6 +153,7 @@ class Client:
             part = deal(labels, plan.clients, plan.partition, self.parts.seed, plan.alpha)[self.number]
             data.reader = part_of(data.reader, part, invitation.private_heads)
         data.seed = client_seed(invitation.seed, self.number)
+        self._check_set(data, self.folder / check_run_id(invitation.run) / _SET)
         own = self.parts.data.get("init_args", {}).get("desensitizer")
         mask = servers_mask(invitation, data, own, self.plan)
         if mask is not None:
@@ -157,6 +163,15 @@ class Client:
         if data.desensitizer.hides and not data.released:
             check_changes(data)
         return model, data
+
+    def _check_set(self, data: FaceDataModule, file: Path) -> None:
+        """Refuse other images than those of earlier rounds: held-out ones may have been trained on."""
+        if file.is_file():
+            found = differences(read_json(file), set_facts(data))
+            if found:
+                refuse_data(
+                    found, f"owner {self.number}'s part of this federation", True, data.other_data == "accept"
+                )
 
     def _masked(self, invitation: Invitation, mask: Tensor, size: int) -> MaskOut:
         """Hide by the server's mask, out of this owner's own file of it."""
@@ -237,6 +252,15 @@ class Client:
     def _home(self) -> Path:
         assert self._invitation is not None
         return self.folder / self._invitation.run
+
+
+def set_facts(data: FaceDataModule) -> Facts:
+    """Return which images an owner has, and which of them it holds out, without a name.
+
+    Args:
+        data: of the owner, its part and seed set.
+    """
+    return Split(data.reader, data.val_share, data.seed).facts
 
 
 def client_seed(seed: int, client: int) -> int:
