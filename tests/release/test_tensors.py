@@ -33,6 +33,7 @@ from lightning_app.desensitize import (
     Mosaic,
     RandomMixUp,
 )
+from lightning_app.release.audit import shards
 from lightning_app.release.audit.run import audit
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.pseudonyms import Pseudonyms
@@ -537,6 +538,16 @@ def test_mixed_pictures_and_instahide_keep_to_the_pixel_grid(
         alone = FaceDataModule(DrawnFaces(size=SIZE), Mosaic(8) if name == "chain" else None)
         assert torch.equal(data.desensitized(clean)["image"], alone.desensitized(clean)["image"])  # not mixed
         assert (data.mean, data.std) == (0.5, 0.5)
+
+
+def test_small_channels_with_random_signs_pass(
+    home: Path, drawn_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean of 64 values of random signs deviates by an eighth. Every image is looked at here, not some."""
+    monkeypatch.setattr(shards, "_LOOKED_AT", 1000)
+    signed = Chain([method(home), InstaHide(k=2, key=owner_key(home))])
+    released(tmp_path, reader_of(drawn_root), "signed", signed, rows=24, mix_once=True)
+    assert audit(tmp_path / "signed").findings == []
 
 
 def test_the_trainer_reads_it_row_by_row(home: Path, drawn_root: Path) -> None:
