@@ -36,6 +36,7 @@ from lightning_app.release.format.method import desensitizer_of, is_known, key_h
 from lightning_app.release.format.names import MANIFEST, MASK, SIGNATURE, is_image_file
 from lightning_app.release.format.shard_rows import ShardRows
 from lightning_app.release.format.signing import fingerprint, load_public_key, signature_holds
+from lightning_app.release.format.tensor_method import tensor_faults
 from lightning_app.release.format.tree import walk_release
 
 log = logging.getLogger(__name__)
@@ -162,6 +163,8 @@ class ReleasedFaces(FilesPerPerson):
         """Compare the folder with its manifest and list its images."""
         tree = walk_release(self.root, self.manifest)
         self._refuse([f"{finding.file} {finding.what}" for finding in tree.findings])
+        if self.manifest.tensors is not None:
+            self._refuse(tensor_faults(self.manifest))
         if self.verify == "all":
             self._refuse([f"{name}: its SHA-256 is not the manifest's" for name in self._changed()])
         if self._rows is not None:

@@ -44,6 +44,7 @@ class Desensitizer(nn.Module):
         mixes: how many images each image it returns is mixed of, where `DrawKey.mix` asks for it; 1 of none.
         flips_signs: whether it flips signs of pixels at random where it mixes, so that no sum of images is left.
         elsewhere: whether its pictures were made by another program, and are found by an image's name.
+        raw_alone: whether it looks at whose faces it gets, so that no step of a chain may change them before.
         in_words: what it does, in a few plain words, for people who read no code; see `words`.
         has_tails: whether its values have no end, as noise has none: a release cuts off what its numbers cannot hold.
         has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
@@ -61,6 +62,7 @@ class Desensitizer(nn.Module):
     flips_signs: bool = False
     has_tails: bool = False
     elsewhere: bool = False
+    raw_alone: bool = False
     in_words: ClassVar[str] = ""
     has_mask: bool | None = None
     hides_only: bool = False

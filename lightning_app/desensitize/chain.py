@@ -71,6 +71,11 @@ class Chain(Desensitizer):
                 f"steps.{number}: {type(step).__name__} takes the pictures that another program made of raw images, so "
                 "that what comes before it is lost: put it first"
             )
+        if step.raw_alone and any(earlier.hides for earlier in steps[:number]):
+            raise ValueError(
+                f"steps.{number}: {type(step).__name__} compares the faces that it gets with those that its components "
+                "are of, and a step before it would make others of them: put it first"
+            )
         step.after(self.is_image)
         if not step.is_image and (not step.takes_any or self.is_image):
             self._looker = (
@@ -198,15 +203,16 @@ class Chain(Desensitizer):
             if not isinstance(value, list) or not 1 <= len(value) <= _MOST:
                 return False
             return all(
-                isinstance(described, dict) and cls._fits(described, size, version) for described in value
+                isinstance(described, dict) and cls._fits(described, size, version, not number)
+                for number, described in enumerate(value)
             )
 
         return [{"steps": (fits, f"1 to {_MOST} steps without a mask, each described as its class is")}]
 
     @classmethod
-    def _fits(cls, described: Mapping[str, Any], size: int, version: int) -> bool:
+    def _fits(cls, described: Mapping[str, Any], size: int, version: int, first: bool) -> bool:
         kind = cls.ours.get(str(described.get("method")))
-        if kind is None or kind.has_mask is not False:
+        if kind is None or kind.has_mask is not False or (kind.raw_alone and not first):
             return False
         rest = {key: value for key, value in described.items() if key != "method"}
         schemas = kind.entries(size, version)

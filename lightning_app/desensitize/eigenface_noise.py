@@ -58,6 +58,7 @@ class EigenfaceNoise(Desensitizer):
     )
     has_mask = False
     keyed = True
+    raw_alone = True
     components: Tensor
     mean: Tensor
     low: Tensor

@@ -22,6 +22,8 @@ from lightning_app.networks.backbones import WIDTH
 log = logging.getLogger("faceveil")
 STRATEGY = "mix_strategy"  # under this name a checkpoint keeps it
 _ENTROPY = 0.01
+_WAYS = ("as_in_paper", "paired")  # to learn: each has another baseline, or none
+_WEIGHTS = ("reward1", "reward2", "entropy", "strategy_lr")
 
 
 class LearnsToMix(Recogniser):
@@ -258,16 +260,34 @@ class LearnsToMix(Recogniser):
         """Take the strategy up again, in `fit`; see the base class.
 
         Raises:
-            ValueError: the checkpoint holds another network, or a strategy for other candidates.
+            ValueError: the checkpoint holds another network, or a strategy for other candidates, or one that learnt
+                in another way.
         """
         super().on_load_checkpoint(checkpoint)
         if (strategy := self.strategy) is None:
             return
+        self._check_learning(checkpoint.get("hyper_parameters") or {})
         kept = checkpoint.get(STRATEGY)
         if kept is None:
             log.warning("The checkpoint has no strategy of how much to mix: it begins anew.")
             return
         strategy.load(kept, "this checkpoint")
+
+    def _check_learning(self, before: Mapping[str, Any]) -> None:
+        """Refuse another way to learn, whose baseline the checkpoint has not; say so where rewards are weighed anew."""
+        now = {name: self.hparams.get(name) for name in (*_WAYS, *_WEIGHTS)}
+        other = [
+            f"model.{name} {before[name]}, here {value}"
+            for name, value in now.items()
+            if name in before and before[name] != value
+        ]
+        if any(name in before and before[name] != now[name] for name in _WAYS):
+            raise ValueError(
+                f"the checkpoint's strategy learnt in another way ({'; '.join(other)}): go on as it did, or begin "
+                "a new run with another --name"
+            )
+        if other:
+            log.warning("The strategy goes on otherwise than it has learnt (%s).", "; ".join(other))
 
     def stays(self) -> dict[str, Tensor]:
         """Return the strategy: in a federation it stays with its owner."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,30 @@ def test_from_the_release_alone(home: Path, drawn_root: Path, tmp_path: Path, ru
 def test_a_mix_made_once_trains(home: Path, tmp_path: Path, run_main: RunMain) -> None:
     run_main("fit", "--config", config(tmp_path / "tiny.yaml", release(home / "mixed"), None))
     assert Path("runs/tiny/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"method": {"method": "Mosaic", "block": 8}}, "tensors.shape is"),
+        ({"size": 31}, "is not what its manifest says"),
+    ],
+)
+def test_a_manifest_that_is_not_of_its_tensors_is_refused(
+    home: Path,
+    tmp_path: Path,
+    run_main: RunMain,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, Any],
+    words: str,
+) -> None:
+    root = Path(shutil.copytree(home / "faces", tmp_path / "faces"))
+    manifest = json.loads((root / "manifest.json").read_text())
+    (root / "manifest.json").write_text(json.dumps(manifest | changed))
+    said = refused(
+        capsys, lambda: run_main("fit", "--config", config(tmp_path / "tiny.yaml", release(root), None))
+    )
+    assert words in said
 
 
 @pytest.mark.parametrize(

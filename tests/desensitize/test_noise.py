@@ -18,7 +18,16 @@ from datamodules import DrawnFaces, FaceDataModule
 from datamodules.augment import Augment
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import write_secret
-from lightning_app.desensitize import DCTDP, BlockDCT, Desensitizer, EigenfaceNoise, LaplaceNoise
+from lightning_app.desensitize import (
+    DCTDP,
+    BlockDCT,
+    Chain,
+    Desensitizer,
+    EigenfaceNoise,
+    GaussianBlur,
+    LaplaceNoise,
+    Mosaic,
+)
 from lightning_app.desensitize.dct import block_dct, coefficient_ranges
 from lightning_app.desensitize.eigenfaces import Eigenfaces
 from lightning_app.desensitize.noise import composed
@@ -443,3 +452,17 @@ def test_next_to_no_noise_is_told(tmp_path: Path) -> None:
         made.prepare((32, 32))
         assert type(made).weaknesses(made.describe(), 32)
     assert LaplaceNoise.weaknesses(LaplaceNoise(3.0).describe(), 32) == []
+
+
+def test_whose_faces_they_are_is_looked_at_before_anything_else(tmp_path: Path, key: Path) -> None:
+    """A blurred face has another fingerprint: bounds of the very faces that are released would not be noticed."""
+    noise = EigenfaceNoise(other_people(tmp_path / "other.safetensors"), key=key)
+    with pytest.raises(ValueError, match=r"steps.1: EigenfaceNoise compares the faces .* put it first"):
+        Chain([GaussianBlur(3), noise])
+    chain = Chain([noise, Mosaic(8)])
+    chain.prepare((32, 32))
+    steps = chain.describe()["steps"]
+    (schema,) = Chain.entries(32, 3)
+    check, _ = schema["steps"]
+    assert check(json.loads(json.dumps(steps)))
+    assert not check(json.loads(json.dumps(steps))[::-1])

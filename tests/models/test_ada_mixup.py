@@ -518,6 +518,19 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(
 def test_another_strategy_is_refused(whole: tuple[Path, L.Trainer, Watch], tmp_path: Path, key: Path) -> None:
     with pytest.raises(ValueError, match=r"holds another strategy \(k of \[2, 3, 4\]; yours: \[2, 3\]"):
         fit(tmp_path, small(), data(RandomMixUp([2, 3], key=key)), ckpt_path=whole[0] / LAST, max_epochs=3)
+    for way in ("as_in_paper", "paired"):
+        again = small(**{way: True})
+        with pytest.raises(ValueError, match=rf"learnt in another way \(model.{way} False, here True\)"):
+            fit(tmp_path, again, data(RandomMixUp(K, key=key)), ckpt_path=whole[0] / LAST, max_epochs=3)
+
+
+@pytest.mark.usefixtures("small_network")
+def test_other_weights_of_the_rewards_are_told(
+    whole: tuple[Path, L.Trainer, Watch], tmp_path: Path, key: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, same = small(reward2=0.5), data(RandomMixUp(K, key=key))
+    fit(tmp_path, other, same, MixingShares(), ckpt_path=whole[0] / LAST, max_epochs=3)
+    assert "goes on otherwise than it has learnt (model.reward2 1.0, here 0.5)" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from lightning_app.release.audit.images import (
     read_at_most,
     useful_workers,
 )
-from lightning_app.release.audit.shards import Shards, check_pairs, check_shards, tensor_faults
+from lightning_app.release.audit.shards import Shards, check_pairs, check_shards
 from lightning_app.release.format.canonical import RUNS, mask_faults
 from lightning_app.release.format.each_mask import mask_file
 from lightning_app.release.format.manifest import Manifest
@@ -39,6 +39,7 @@ from lightning_app.release.format.png import read_png
 from lightning_app.release.format.public import guard_of, made_with
 from lightning_app.release.format.signing import fingerprint, signature_holds
 from lightning_app.release.format.strict_json import strict_json
+from lightning_app.release.format.tensor_method import tensor_faults
 from lightning_app.release.format.traces import Traces, too_many
 from lightning_app.release.format.tree import Tree, entries, walk_release
 from lightning_app.release.write.finish import mask_facts
