@@ -18,9 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from datamodules.readers.base import FaceReader
-from datamodules.split import digest
+from datamodules.same_data import Split
 from lightning_app.core.csv_text import csv_text
 from lightning_app.core.files import PRIVATE, write_atomically
+from lightning_app.desensitize import Desensitizer
 
 log = logging.getLogger("faceveil")
 _SET = "faceveil_set"  # metadata: hash of the set the embeddings are of
@@ -62,11 +63,12 @@ class Embeddings(BasePredictionWriter):
         for there in (path, path.with_suffix(".csv")):
             if there.is_dir():
                 raise FileExistsError(f"--output {there}: is a folder; give the name of a file")
-        if not path.exists() or self.overwrite or (reader is not None and _set_of(path) == _set(reader)):
+        found = next((one for one in (path, path.with_suffix(".csv")) if one.exists()), None)
+        if found is None or self.overwrite or (reader is not None and _set_of(path) == _set(trainer, reader)):
             return
         raise FileExistsError(
-            f"{path} is there and not known to hold embeddings of this set ({_called(reader)}): give another "
-            "--output NAME.safetensors, or --overwrite to replace it"
+            f"{found} is there and not known to hold embeddings of this set ({_called(reader)}), desensitized as here: "
+            "give another --output NAME.safetensors, or --overwrite to replace it"
         )
 
     def write_on_epoch_end(
@@ -84,7 +86,9 @@ class Embeddings(BasePredictionWriter):
         tensors = {key: value[order].contiguous() for key, value in tensors.items()}
         reader, path = _reader(trainer), self._path(trainer)
         # biometric data: whoever has them can link images of one person
-        write_atomically(path, save(tensors, None if reader is None else {_SET: _set(reader)}), mode=PRIVATE)
+        write_atomically(
+            path, save(tensors, None if reader is None else {_SET: _set(trainer, reader)}), mode=PRIVATE
+        )
         log.info("%d embeddings of %d numbers each: %s", *tensors["embedding"].shape, path)
         if reader is not None:
             table = path.with_suffix(".csv")
@@ -103,9 +107,15 @@ def _reader(trainer: L.Trainer) -> FaceReader | None:
     return reader if isinstance(reader, FaceReader) else None
 
 
-def _set(reader: FaceReader) -> str:
-    """Hash a set: its names in their order and what decides the pixels."""
-    facts = json.dumps([digest(reader), reader.pixel_facts()], sort_keys=True, default=str)
+def _set(trainer: L.Trainer, reader: FaceReader) -> str:
+    """Hash a set: its names in their order, the bytes of some images, what decides the pixels and what is done to them.
+
+    A copy of a set is that set. Pictures of other people under the same names are another, and so are clean faces.
+    """
+    desensitizer = getattr(getattr(trainer, "datamodule", None), "desensitizer", None)
+    described = desensitizer.describe() if isinstance(desensitizer, Desensitizer) else None
+    own = Split(reader, 0.0, 0).facts["set"]
+    facts = json.dumps([own, reader.pixel_facts(), described], sort_keys=True, default=str)
     return hashlib.sha256(os.fsencode(facts)).hexdigest()
 
 

@@ -18,6 +18,7 @@ from lightning_app.core.memory import peak_memory
 from lightning_app.report import png_bytes, print_table, rows_of, write_atomically
 from lightning_app.report.curves import curves_chart, read_curves
 from lightning_app.report.trained import write_later, write_trained
+from lightning_app.runs.folder import LAST
 
 log = logging.getLogger("faceveil")
 _GUESSED = 0.5  # accuracy of who guesses, of as many pairs of one person as of two
@@ -115,7 +116,11 @@ class Results(Clocked):
         for line in _remarks(metrics):
             print(line)
         if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            print(f"The run lies in {run_dir}: metrics, curves and checkpoints; --ckpt_path last finds it.")
+            parts = {"metrics": Path("metrics.json"), "curves": Path("curves.png"), "checkpoints": LAST}
+            left = [word for word, name in parts.items() if (run_dir / name).exists()]
+            words = " and ".join(filter(None, (", ".join(left[:-1]), *left[-1:])))
+            found = "; --ckpt_path last finds it" if "checkpoints" in left else ""
+            print(f"The run lies in {run_dir}{': ' if left else ''}{words}{found}.")
 
 
 def _remarks(metrics: Mapping[str, float]) -> list[str]:

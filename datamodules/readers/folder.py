@@ -25,6 +25,7 @@ from datamodules.readers.not_read import BESIDE, is_read, kind_of, said
 from datamodules.readers.people import read_people
 from datamodules.readers.per_person import FilesPerPerson
 from lightning_app.core.files import given_folder
+from lightning_app.core.text_file import composed
 
 log = logging.getLogger("faceveil")
 _Listed: TypeAlias = tuple[Names, Counter[str]]  # images of a folder, and how many of what is not read
@@ -109,6 +110,9 @@ class FolderFaces(FilesPerPerson):
             beside = sum(map(is_read, entries))
         if line := said([*here, *([(BESIDE, beside)] if beside else [])], read):
             log.warning("root=%s: %s.", self.root, line)
+        tell_of_lookalikes(
+            [name for name, taken in zip(names, among, strict=True) if taken], f"root={self.root}"
+        )
         self.identities, self.labels, self._at = select(
             names, counts, among, self.min_images, self.max_images, str(self.root)
         )
@@ -293,6 +297,24 @@ def check_counts(min_images: int, max_images: int | None) -> None:
         raise ValueError(f"min_images={min_images}: give at least 1")
     if max_images is not None and max_images < 1:
         raise ValueError(f"max_images={max_images}: give at least 1, or none for all")
+
+
+def tell_of_lookalikes(names: Sequence[str], what: str) -> None:
+    """Warn of folders whose names differ in how accents are written, or in blanks around them, alone.
+
+    Args:
+        names: of the folders that are taken.
+        what: they lie in, for the message.
+    """
+    seen: dict[str, str] = {}
+    alike = [
+        (first, name) for name in names if (first := seen.setdefault(composed(name).strip(), name)) != name
+    ]
+    if alike:
+        log.warning(
+            "%s: %d folders are called as another but for the spelling of accents, or for blanks, the first %r and %r: "
+            "they count as different people; put them together if they are one.", what, len(alike), *alike[0],
+        )  # fmt: skip
 
 
 def select(

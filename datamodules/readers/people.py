@@ -43,9 +43,11 @@ def read_people(path: str | os.PathLike[str], present: set[str], where: str | os
     if not lines:
         raise ValueError(f"people={path}: the file is empty, one identity per line is needed")
     known = {composed(name): name for name in sorted(present)}
+    # LFW's counts, with blanks instead of the tab, stand on every line; else `Room 2` is another than `Room`
+    counted = all(" " in name and name.rpartition(" ")[2].isdecimal() for _, name in lines)
     people, missing = [], []
     for number, name in lines:
-        found = _find(name, present, known)
+        found = _find(name, present, known, counted)
         if found is None:
             missing.append((number, name))
         else:
@@ -76,17 +78,18 @@ def _is_count(text: str, count: int) -> bool:
     return text.lstrip("0") == str(count)
 
 
-def _find(name: str, present: set[str], known: dict[str, str]) -> str | None:
-    """Find an identity by its name as the list has it; None where there is none."""
+def _find(name: str, present: set[str], known: dict[str, str], counted: bool) -> str | None:
+    """Find an identity by its name as the list has it, with a count behind it where every line has one; else None."""
     if name in present:
         return name
     plain = name.replace("\\", "/").removeprefix("./").rstrip("/")
-    before, _, count = plain.rpartition(" ")  # LFW's, with blanks instead of the tab
-    return known.get(composed(plain)) or (
-        known.get(composed(before.strip())) if count.isdecimal() and before else None
-    )
+    before = plain.rpartition(" ")[0].strip()
+    return known.get(composed(plain)) or (known.get(composed(before)) if counted and before else None)
 
 
 def _nearest(name: str, known: dict[str, str]) -> str:
-    near = get_close_matches(composed(name), known, n=1, cutoff=0.8) if len(known) < 20_000 else []
+    if len(known) >= 20_000:
+        return ""
+    folded = {one.casefold(): one for one in known}
+    near = [folded[one] for one in get_close_matches(composed(name).casefold(), folded, n=1, cutoff=0.8)]
     return f"; the nearest name there is {near[0]}" if near else ""

@@ -141,6 +141,10 @@ class RecordError(ValueError):
     """A record that is not what the format says."""
 
 
+class _BrokenIndex(RecordError):
+    """The index is none: whoever made it did so of another file, or in another form."""
+
+
 class _Fewer(RecordError):
     """There are fewer images than the first record promises."""
 
@@ -297,11 +301,11 @@ class RecordScan(Scan):
         """Read the label of every record."""
         file = RecordFile(self.path)
         try:
-            keys, offsets, identities = self._images(file)
-            labels = np.fromiter((self._label(file, at) for at in offsets.tolist()), np.int64, len(offsets))
+            keys, offsets, identities, labels = self._labelled(file)
             self._compare(file, keys, labels, identities)
         except RecordError as error:
-            raise ValueError(f"path={self.path}: {error}: fetch the file again") from error
+            again = "" if "fetch" in str(error) else ": fetch the file again"
+            raise ValueError(f"path={self.path}: {error}{again}") from error
         finally:
             file.close()
         order = np.argsort(labels, kind="stable")
@@ -312,6 +316,29 @@ class RecordScan(Scan):
             "offsets": offsets[order],
             "stamp": self._stamp(),
         }
+
+    def _labelled(self, file: RecordFile) -> tuple[NDArray[np.int64], ...]:
+        """Find the images and their labels; where there is no record at a place, say whose fault it is."""
+
+        def labels(found: tuple[NDArray[np.int64], ...]) -> tuple[NDArray[np.int64], ...]:
+            at = found[1].tolist()
+            for own in found[2].tolist():
+                file.record(own, _HEADER.size)  # of an identity, which is looked at later
+            return *found, np.fromiter((self._label(file, offset) for offset in at), np.int64, len(at))
+
+        try:
+            return labels(self._images(file))
+        except RecordError as error:
+            if isinstance(error, _BrokenIndex) or not self._idx.exists():
+                raise
+            try:
+                labels(self._told_apart(file, None, *_numbered(file.walk())))
+            except RecordError:
+                raise error from None  # the file itself is broken
+            raise _BrokenIndex(
+                f"its index {self._idx} is cut off or of another file ({error}), and the file itself is whole: fetch "
+                "the index again, or remove it: the file is looked through then"
+            ) from error
 
     def _label(self, file: RecordFile, offset: int) -> int:
         head = file.record(offset, _HEADER.size + 4)
@@ -415,23 +442,23 @@ def _numbered(offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
 def _read_idx(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Read an index of lines 'key<TAB>offset', sorted by key."""
     if not path.is_file():
-        raise RecordError(f"its index {path} is no file")
+        raise _BrokenIndex(f"its index {path} is no file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a file without lines, which is told below
             table = np.loadtxt(path, dtype=np.int64, ndmin=2, encoding="utf-8-sig")
     except (ValueError, OverflowError) as error:
-        raise RecordError(
+        raise _BrokenIndex(
             f"its index {path} is broken (lines of key and offset, whole numbers, are needed)"
         ) from error
     if table.shape[1:] != (2,):
-        raise RecordError(f"its index {path} is broken (lines of key and offset are needed)")
+        raise _BrokenIndex(f"its index {path} is broken (lines of key and offset are needed)")
     for column, what in ((0, "key"), (1, "record at byte")):
         values, counts = np.unique(table[:, column], return_counts=True)
         if (counts > 1).any():
             twice = int(values[counts > 1][0])
-            raise RecordError(f"its index {path} is broken (it names the {what} {twice} more than once)")
+            raise _BrokenIndex(f"its index {path} is broken (it names the {what} {twice} more than once)")
         if len(values) and values[0] < 0:
-            raise RecordError(f"its index {path} is broken (it names the {what} {int(values[0])})")
+            raise _BrokenIndex(f"its index {path} is broken (it names the {what} {int(values[0])})")
     table = table[np.argsort(table[:, 0], kind="stable")]
     return table[:, 0], table[:, 1]

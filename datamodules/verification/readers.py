@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -107,6 +107,7 @@ class PairFaces(FaceReader):
             first = ", ".join(listed.names[i] for i in absent[:3])
             what = f"{len(absent)} of its {len(listed.names)} images are not in {root}, the first: {first}"
             what += _of_other_kinds(self.root, [listed.names[i] for i in absent])
+            what += _elsewhere(self.root, listed.names[absent[0]])
             if missing == "error":
                 # `Ann Lee 1 2` reads as two images, the flag and a fold
                 bare = not any({*"./"} & {*listed.names[i]} for i in absent)
@@ -120,6 +121,7 @@ class PairFaces(FaceReader):
             folds = sound_folds(same, listed.folds.numpy(), f"pairs={pairs} without them", by_name=True)
             warn_of_mix(same, f"pairs={pairs} without them")
             listed = replace(listed, folds=torch.from_numpy(folds))
+        listed = _one_name_each(listed, files, f"pairs={pairs}")
         self.pairs, self.identities, self.labels = listed, listed.identities, listed.labels
         self._files = [files[name] for name in listed.names]
 
@@ -167,6 +169,36 @@ def find_images(root: Path, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _one_name_each(pairs: PairList, files: Mapping[str, str], what: str) -> PairList:
+    """Take the spellings of one file for one image: with and without a suffix, with either kind of slash.
+
+    Raises:
+        ValueError: then a pair is listed both as the same person and as different ones.
+    """
+    first: dict[str, int] = {}
+    same_as = torch.tensor([first.setdefault(files[name], number) for number, name in enumerate(pairs.names)])
+    if len(first) == len(pairs.names):
+        return pairs
+    kept, place = torch.unique(same_as, return_inverse=True)
+    a, b = place[pairs.a], place[pairs.b]
+    flags: dict[tuple[int, int], bool] = {}
+    for one, other, same in zip(a.tolist(), b.tolist(), pairs.same.tolist(), strict=True):
+        if flags.setdefault((min(one, other), max(one, other)), same) != same:
+            names = [files[pairs.names[int(kept[number])]] for number in (one, other)]
+            raise ValueError(
+                f"{what}: the pair of {names[0]} and {names[1]}, whose names are written in several ways, is listed as "
+                "the same person and as different ones: take one of them out"
+            )
+    _log.warning(
+        "%s: %d of its %d names are other spellings of one file.", what, len(pairs.names) - len(first), len(pairs.names)
+    )  # fmt: skip
+    merged = PairList(
+        names=[pairs.names[number] for number in kept.tolist()], a=a, b=b, same=pairs.same, folds=pairs.folds,
+        identities=pairs.identities, labels=pairs.labels[kept],
+    )  # fmt: skip
+    return checked_pairs(merged, len(merged.names), what)
+
+
 def _of_other_kinds(root: Path, names: list[str]) -> str:
     """Return how many of the names are there as files that no reader takes; nothing where none is."""
     there = [name for name in names if os.path.isfile(os.path.join(root, name.replace("\\", "/")))]
@@ -174,6 +206,26 @@ def _of_other_kinds(root: Path, names: list[str]) -> str:
         return ""
     kinds = sorted({os.path.splitext(name)[1].lower() or "no suffix" for name in there})
     return f" ({len(there)} of them are there as {', '.join(kinds)}: only {', '.join(SUFFIXES)} are read)"
+
+
+def _elsewhere(root: Path, name: str) -> str:
+    """Return where an image that is missing may be: under a name in other letters, or one folder up or down."""
+    at, names = root, name.replace("\\", "/").split("/")
+    for part in names:
+        try:
+            there = {entry.casefold(): entry for entry in os.listdir(at)}
+        except OSError:
+            break
+        if part.casefold() not in there and os.path.splitext(part)[1].lower() not in SUFFIXES:
+            there = {os.path.splitext(entry)[0].casefold(): entry for entry in there.values()}
+        if part.casefold() not in there:
+            break
+        at /= there[part.casefold()]
+    else:
+        return f" ({os.path.relpath(at, root)} is there: capital and small letters count)"
+    below = sorted(entry for entry in root.iterdir() if entry.is_dir())[:20]
+    other = next((folder for folder in (root.resolve().parent, *below) if find_images(folder, [name])), None)
+    return "" if other is None else f" (it is under {other}: give that as root)"
 
 
 class _Tree:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from datamodules.pixels import desensitize_on_grid
-from datamodules.readers.decode import Crop, decode, pixels_of, read_bytes
+from datamodules.readers.decode import Crop, decode, is_turned, pixels_of, read_bytes, upright_size
 from datamodules.same_description import alone, key_hashes, same_desensitizer, summary
 from lightning_app.core.normalise import normalised
 from lightning_app.desensitize import Desensitizer, Identity, described, is_clean
@@ -58,6 +58,7 @@ class LoadedRecogniser:
         self.size = _raw_size(desensitizer, facts)
         self._mean, self._std = normalised
         self._desensitizer, self._mask = desensitizer, mask
+        self._told_turned = self._told_squeezed = False
 
     def __repr__(self) -> str:
         """Return the model, its input, and what is hidden of it."""
@@ -92,12 +93,11 @@ class LoadedRecogniser:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
-        odd: object = images if isinstance(images, str | Path | Tensor | Image.Image) else None
-        if odd is None and not isinstance(images, np.ndarray):
-            odd = next((one for one in images if not isinstance(one, str | Path | Image.Image)), None)
-        if odd is not None:
-            among = "" if odd is images else "a list with "
-            raise ValueError(f"images: {among}a {type(odd).__name__}; {_GIVE}")
+        if isinstance(images, str | Path | Tensor | Image.Image):
+            raise ValueError(f"images: a {type(images).__name__}; {_GIVE}")
+        for one in () if isinstance(images, np.ndarray) else images:
+            if not isinstance(one, str | Path | Image.Image):
+                raise ValueError(f"images: a list with a {type(one).__name__}; {_GIVE}")
         pixels = self._checked(images) if isinstance(images, np.ndarray) else None
 
         def shown() -> Iterator[list[Shown]]:
@@ -135,12 +135,26 @@ class LoadedRecogniser:
         return images
 
     def _read(self, images: Sequence[str | Path | Image.Image]) -> NDArray[np.uint8]:
-        read = [
-            pixels_of(image, self.crop, self.size, "an image of the list")
-            if isinstance(image, Image.Image)
-            else decode(read_bytes(str(image)), self.crop, self.size, str(image))
-            for image in images
-        ]
+        read = []
+        for image in images:
+            if isinstance(image, Image.Image):
+                name, sides = "an image of the list", image.size
+                read.append(pixels_of(image, self.crop, self.size, name))
+            else:
+                name, data = str(image), read_bytes(str(image))
+                read.append(decode(data, self.crop, self.size, name))
+                sides = upright_size(data) or (0, 0)
+                if is_turned(data) and not self._told_turned:
+                    self._told_turned = True
+                    log.warning(
+                        "%s is turned upright, as its EXIF says, and others may be: align faces first.", name
+                    )
+            if self.crop is None and sides[0] != sides[1] and not self._told_squeezed:
+                self._told_squeezed = True
+                log.warning(
+                    "%s has %d×%d pixels, and is squeezed into a square, as others may be: align faces first.",
+                    name, *sides,
+                )  # fmt: skip
         return np.stack(
             [np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0) for pixels in read]
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from lightning_app.core.csv_text import read_csv_table
 from lightning_app.core.foreign import read_json
 from lightning_app.core.log_keys import accuracies
 from lightning_app.core.printing import printable
@@ -77,7 +80,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _run(path: Path) -> Run:
-    metrics = _figures(path / "metrics.json")
+    metrics = _figures(path / "metrics.json") or _logged(path)
     state, reason = read_state(path)
     return Run(
         name=path.name,
@@ -115,6 +118,20 @@ def _figures(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _logged(path: Path) -> Mapping[str, Any]:
+    """Return the last value of each metric that a run has logged which has not come to its end."""
+    found: dict[str, Any] = {}
+    try:
+        with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            for row in read_csv_table(file):
+                for key, text in row.items():
+                    with suppress(ValueError):  # an empty cell
+                        found[key] = float(text)
+    except (OSError, ValueError, csv.Error):  # none, or damaged: other runs are still to be listed
+        return {}
+    return found
 
 
 def _number(metrics: Mapping[str, Any], key: str, kind: Callable[[float], Any]) -> Any:

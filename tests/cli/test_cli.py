@@ -127,6 +127,23 @@ def test_predict_never_writes_over_another_sets_embeddings(
     predict("--output", mine, "--overwrite")
     assert load_file(mine)["embedding"].shape == (48, 64)
     assert "ends in .safetensors" in refused(capsys, lambda: predict("--output", "mine.npy"))
+    Path("notes.csv").write_text("my,own")
+    assert "notes.csv is there and not known" in refused(
+        capsys, lambda: predict("--output", "notes.safetensors")
+    )
+    assert Path("notes.csv").read_text() == "my,own"
+    # neither clean faces nor other people's pictures under the same names
+    assert "is there and not known" in refused(capsys, lambda: predict("--data.desensitizer", "null"))
+    same = tmp_path / "same names"
+    config = yaml.safe_load((fitted / "tiny.yaml").read_text())
+    root = Path(config["data"]["init_args"]["reader"]["init_args"]["root"])
+    for number, path in enumerate(sorted(root.glob("*/*.png"))):
+        there = same / path.relative_to(root)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (48, 48), (number, 0, 0)).save(there)
+    renamed = ("--data.init_args.reader.init_args.root", same)
+    assert "is there and not known" in refused(capsys, lambda: predict(*renamed))
+    assert ours.read_bytes() == before
 
 
 def test_every_epoch_has_a_row_with_its_loss_and_the_run_a_picture(fitted: Path) -> None:

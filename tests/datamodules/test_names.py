@@ -195,3 +195,70 @@ def test_what_lies_beside_is_no_match(tmp_path: Path) -> None:
 def test_an_empty_root_is_not_the_working_directory(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match="root='': give a folder"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Bob\\1.jpg Bob\\2.jpg", "Bob/1.jpg Bob/2.jpg"),
+        ("Bob/1.jpg Bob/2.jpg", "Bob/2 Bob/1"),
+        ("Bob/1 Bob/2", "Bob/1.JPG Bob/2"),
+    ],
+)
+def test_spellings_of_one_file_are_one_image(
+    one: str, other: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("Bob/1", "Bob/2", "Ann/1", "Ann/2"):
+        path = tmp_path / "set" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(1)))
+    rest = "Ann/1.jpg Ann/2.jpg 1\nAnn/1.jpg Bob/1.jpg 0\nAnn/2.jpg Bob/1.jpg 0\n"
+    listed = tmp_path / "pairs.txt"
+    listed.write_text(f"{one} 1\n{other} 0\n{rest}")
+    with pytest.raises(
+        ValueError, match=r"pair of Bob/[12].jpg and Bob/[12].jpg, whose names are written in several"
+    ):
+        PairFaces(tmp_path / "set", listed, size=16)
+    listed.write_text(f"{one} 1\n{other} 1\n{rest}")
+    pairs = PairFaces(tmp_path / "set", listed, size=16)
+    assert len(pairs) == 4
+    assert len(pairs.pairs) == 5
+    assert "are other spellings of one file" in caplog.text
+
+
+def test_a_number_behind_a_name_is_a_count_on_every_line_alone(tmp_path: Path) -> None:
+    listed = tmp_path / "people.txt"
+    listed.write_text("Room 2\nHall\n")
+    with pytest.raises(ValueError, match=r"line 1: 1 of 2 people have no images .*: Room 2"):
+        read_people(listed, {"Room", "Hall"}, tmp_path)
+    listed.write_text("Room 2\nHall 3\n")
+    assert read_people(listed, {"Room", "Hall"}, tmp_path) == ["Room", "Hall"]
+    listed.write_text("room\nHall\n")
+    with pytest.raises(ValueError, match="the nearest name there is Room"):
+        read_people(listed, {"Room", "Hall"}, tmp_path)
+
+
+def test_folders_that_look_alike_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_tree(tmp_path, {_in("NFC", "Zoë"): 2, _in("NFD", "Zoë"): 2, "Bob": 2, "Bob ": 2})
+    faces = FolderFaces(tmp_path, cache_index=False).open()
+    assert len(faces.identities) == 4
+    assert "2 folders are called as another but for the spelling of accents, or for blanks" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("bob/Bob_0001.jpg", "Bob/Bob_0001.jpg is there: capital and small letters count"),
+     ("set/Bob/Bob_0001.jpg", "it is under .*: give that as root"),
+     ("Deep_0001.jpg", "it is under .*Deep: give that as root"),
+     ("Nobody/1.jpg", "the first: Nobody/1.jpg \\(missing: skip")],
+)  # fmt: skip
+def test_where_a_missing_image_may_be(name: str, told: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for person in ("Bob", "Ann", "Deep"):
+        for number in (1, 2):
+            path = root / person / f"{person}_{number:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(picture(1)))
+    (tmp_path / "pairs.txt").write_text(f"{name} Bob/Bob_0002.jpg 1\nAnn/Ann_0001.jpg Bob/Bob_0002.jpg 0\n")
+    with pytest.raises(FileNotFoundError, match=told):
+        PairFaces(root, tmp_path / "pairs.txt", size=16)

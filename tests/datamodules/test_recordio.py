@@ -117,8 +117,22 @@ def test_an_index_of_another_file(there: int, tmp_path: Path) -> None:
     (tmp_path / "train.idx").write_text(index)
     if there == 3:
         (tmp_path / "train.rec").write_bytes((tmp_path / "train.rec").read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"train\.rec: .*: fetch the file again"):
+    whole = r"its index .*train\.idx is cut off or of another file .*, and the file itself is whole: fetch the index"
+    with pytest.raises(ValueError, match=whole if there == 8 else r"train\.rec: .*: fetch the file again"):
         RecordIOFaces(tmp_path, cache_index=False).open()
+
+
+def test_an_index_that_was_cut_off_in_a_line(tmp_path: Path) -> None:
+    """Nobody fetches gigabytes again for it."""
+    write_records(tmp_path / "train.rec", insightface_records(IMAGES))
+    index = tmp_path / "train.idx"
+    index.write_text(index.read_text().rstrip("\n")[:-1])
+    with pytest.raises(
+        ValueError, match=r"train\.idx is cut off or of another file .* or remove it: the file is"
+    ):
+        RecordIOFaces(tmp_path, cache_index=False).open()
+    index.unlink()
+    assert len(RecordIOFaces(tmp_path, cache_index=False).open()) == len(IMAGES)
 
 
 @pytest.mark.parametrize("index", [True, False])

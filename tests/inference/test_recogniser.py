@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.nn import functional as F
 
 from datamodules import FaceDataModule, FolderFaces
@@ -171,6 +171,25 @@ def test_a_masker_that_was_trained_again_is_another_one(
 def test_what_is_no_image_is_refused(loaded: LoadedRecogniser, images: object, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         loaded.embed_images(images)  # type: ignore[arg-type]
+
+
+def test_what_is_done_to_an_odd_image_is_told_once(
+    loaded: LoadedRecogniser,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loaded, "crop", None)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    wide, lying = tmp_path / "wide.png", tmp_path / "lying.jpg"
+    Image.new("RGB", (40, 20)).save(wide)
+    Image.new("RGB", (32, 32)).save(lying, exif=exif)
+    loaded.embed_images([wide, lying, wide, lying])
+    assert [one.getMessage() for one in caplog.records if one.levelname == "WARNING"] == [
+        f"{wide} has 40×20 pixels, and is squeezed into a square, as others may be: align faces first.",
+        f"{lying} is turned upright, as its EXIF says, and others may be: align faces first.",
+    ]
 
 
 def test_another_mask_is_refused(fitted: Path, tmp_path: Path) -> None:

@@ -154,3 +154,12 @@ def test_curves_over_all_starts(tmp_path: Path) -> None:
     assert alone is not None
     assert alone.width < picture.width
     assert curves_chart(read_curves(tmp_path / "none")) is None
+
+
+def test_a_run_that_was_stopped_shows_what_it_had_logged(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "stopped", None, "stopped")
+    (folder / "metrics.csv").write_text("epoch,lfw/accuracy,train/loss\n0,0.6,5.0\n1,0.7,\n2,,3.0\n")
+    damaged = run_folder(tmp_path, "damaged", None, "stopped")
+    (damaged / "metrics.csv").write_bytes(b"\xff\xfe\0")
+    found = {run.name: run.accuracy for run in list_runs(tmp_path)}
+    assert found == {"stopped": {"lfw": 0.7}, "damaged": {}}
