@@ -15,9 +15,9 @@ from PIL import ExifTags, Image
 from lightning_app.alignment import finders
 from lightning_app.alignment.detect import Face
 from lightning_app.alignment.similarity import Pixels, align_face, template
-from lightning_app.commands import desensitize_image as command
 from lightning_app.commands.desensitize_image import run
 from lightning_app.masks import freeform_masks, save_mask
+from lightning_app.studies import desensitize_image as command
 from tests.datamodules.face_files import encoded, picture
 
 SECRET = b"Ann-was-here"

@@ -12,10 +12,10 @@ import torch
 import yaml
 
 from datamodules import FolderFaces
-from lightning_app.commands.eigenfaces import others
 from lightning_app.core.key_file import make_key
 from lightning_app.desensitize import EigenfaceNoise
 from lightning_app.desensitize.eigenfaces import Eigenfaces
+from lightning_app.studies.eigenfaces import others
 from tests.command_line import RunMain, refused
 
 READER = "datamodules.FolderFaces"
