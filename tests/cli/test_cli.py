@@ -400,6 +400,7 @@ OF_COMMANDS = {
     **{f"compare{which}.yaml": "compare" for which in ("", "_all", "_demo")},
     "table2.yaml": "compare",
     "frontier_64.yaml": "compare",
+    "judged_112.yaml": "compare",
     "align.yaml": "align",
     **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_dctdp", "_frequency", "_frequency_pairs")},
     "desensitize_learned.yaml": "desensitize",
