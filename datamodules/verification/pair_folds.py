@@ -13,6 +13,7 @@ _MIX = 0.1  # by how much the share of same-person pairs of a fold may differ fr
 _UNEVEN = 0.05  # by how much guessing may get more than a half of the pairs right before that is told
 
 _log = logging.getLogger(__name__)
+_told: set[str] = set()  # what this process has said already
 
 
 def deal_folds(same: NDArray[np.bool_], folds: int = FOLDS) -> NDArray[np.int64]:
@@ -134,10 +135,13 @@ def warn_of_repeats(
         _log.warning("%s: the metrics of its %d pairs mislead (%s).", what, len(same), "; ".join(said))
     elif again := len(which) - len(np.unique(which)):
         first = _with_several(which, np.arange(len(which)))[0]
-        _log.info(
-            "%s: of its %d pairs %d are listed again in their fold, and count twice, the first %s.",
-            what, len(same), again, _both(first, where),
-        )  # fmt: skip
+        line = (
+            f"{what}: of its {len(same)} pairs {again} are listed again in their fold, and count twice, the first "
+            f"{_both(first, where)}."
+        )
+        if line not in _told:  # a comparison reads one list for each method
+            _told.add(line)
+            _log.info("%s", line)
 
 
 def _with_several(which: NDArray[np.int64], value: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.readers.base import whole
 from datamodules.readers.decode import decode
-from datamodules.readers.recordio import RecordFile, RecordIOFaces, RecordScan
+from datamodules.readers.record_file import RecordFile
+from datamodules.readers.record_scan import RecordScan
+from datamodules.readers.recordio import RecordIOFaces
 from lightning_app.core.batch import Batch
 from tests.datamodules.face_files import (
     MAGIC,
