@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_app.desensitize import Desensitizer, described
+from lightning_app.desensitize.block_dct import in_order
 from lightning_app.release.format.method import key_hashes
 
 __all__ = ["alone", "check_key", "check_learnt", "check_same", "key_hashes", "same_desensitizer", "summary"]
@@ -21,12 +22,23 @@ def same_desensitizer(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
         theirs: of a checkpoint or a released set.
         ours: of a desensitizer at hand.
     """
+    theirs, ours = _one_spelling(theirs), _one_spelling(ours)
     hashes = [description.get("mask_hash") for description in (theirs, ours)]
     if any(
         "choice" in description for description in (theirs, ours)
     ):  # which of a codebook's masks, is chosen in several ways
         return theirs == ours
     return hashes[0] == hashes[1] if all(hashes) else theirs == ours
+
+
+def _one_spelling(description: dict[str, Any]) -> dict[str, Any]:
+    """Sort the lists of channels, which earlier versions kept as they were given; they always meant the same."""
+    found = dict(description)
+    if isinstance(found.get("channels"), list):
+        found["channels"] = in_order(found["channels"])
+    if isinstance(found.get("steps"), list):
+        found["steps"] = [_one_spelling(step) if isinstance(step, dict) else step for step in found["steps"]]
+    return found
 
 
 def alone(description: dict[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def pixels_of(image: Image.Image, crop: Crop, size: int, name: str) -> Pixels:
     """Crop and resize an image that is open already as `decode` does one in a file; one that is to be turned is.
 
     Args:
-        image: of any mode of PIL's.
+        image: of any mode of PIL's but F, whose numbers have no range.
         crop: see `decode`.
         size: likewise.
         name: likewise.
@@ -167,8 +167,12 @@ def pixels_of(image: Image.Image, crop: Crop, size: int, name: str) -> Pixels:
         uint8 `[1,size,size]` for a grey image, else `[3,size,size]`.
 
     Raises:
-        BadImage: it cannot be decoded, or it is smaller than the crop.
+        BadImage: it cannot be decoded, or it is empty, or smaller than the crop.
     """
+    if image.mode == "F" or min(image.size) < 1:
+        raise BadImage(
+            f"{name}: of mode {image.mode}, {image.width}×{image.height} pixels; give 8 bits, such as RGB"
+        )
     try:
         found, turn = grey_or_rgb(image), _turn(image)
     except _BROKEN as error:

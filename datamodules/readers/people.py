@@ -44,7 +44,8 @@ def read_people(path: str | os.PathLike[str], present: set[str], where: str | os
         raise ValueError(f"people={path}: the file is empty, one identity per line is needed")
     known = {composed(name): name for name in sorted(present)}
     # LFW's counts, with blanks instead of the tab, stand on every line; else `Room 2` is another than `Room`
-    counted = all(" " in name and name.rpartition(" ")[2].isdecimal() for _, name in lines)
+    tabbed = {n for n, line in enumerate(text.splitlines(), 1) if "\t" in line}
+    counted = all(n in tabbed or (" " in name and name.rpartition(" ")[2].isdecimal()) for n, name in lines)
     people, missing = [], []
     for number, name in lines:
         found = _find(name, present, known, counted)

@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, OnBadImage, Pixels
 from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
 from datamodules.readers.folder import read_within
-from datamodules.verification.pair_folds import FOLDS, sound_folds, warn_of_mix
+from datamodules.verification.pair_folds import FOLDS, sound_folds, warn_of_mix, warn_of_repeats
 from datamodules.verification.pair_list import (
     LFW_PATTERN,
     SPACED,
@@ -130,6 +131,13 @@ class PairFaces(FaceReader):
         data, path = self.encoded(index), self.name(index)
         return decode(data, self.crop, self.size, path, self.strict, self.allow_lossy_webp)
 
+    def content(self, index: int) -> bytes:
+        """Return an image's bytes, see `FaceReader.content`."""
+        try:
+            return self.encoded(index)
+        except BadImage:
+            return b""
+
     def encoded(self, index: int) -> bytes:
         """Return the bytes of an image's file, see `FaceReader.encoded`."""
         path = self.name(index)
@@ -196,7 +204,11 @@ def _one_name_each(pairs: PairList, files: Mapping[str, str], what: str) -> Pair
         names=[pairs.names[number] for number in kept.tolist()], a=a, b=b, same=pairs.same, folds=pairs.folds,
         identities=pairs.identities, labels=pairs.labels[kept],
     )  # fmt: skip
-    return checked_pairs(merged, len(merged.names), what)
+    warn_of_repeats(
+        a.numpy(), b.numpy(), pairs.same.numpy(), pairs.folds.numpy(), what,
+        lambda pair: f"{merged.names[int(a[pair])]} with {merged.names[int(b[pair])]}",
+    )  # fmt: skip
+    return replace(merged, checked=True)
 
 
 def _of_other_kinds(root: Path, names: list[str]) -> str:
@@ -222,7 +234,11 @@ def _elsewhere(root: Path, name: str) -> str:
             break
         at /= there[part.casefold()]
     else:
-        return f" ({os.path.relpath(at, root)} is there: capital and small letters count)"
+        found = os.path.relpath(at, root)
+        other_letters = found not in (name, *(name + suffix for suffix in SUFFIXES))
+        return (
+            f" ({found} is there: capital and small letters count)" if other_letters and at.is_file() else ""
+        )
     below = sorted(entry for entry in root.iterdir() if entry.is_dir())[:20]
     other = next((folder for folder in (root.resolve().parent, *below) if find_images(folder, [name])), None)
     return "" if other is None else f" (it is under {other}: give that as root)"
@@ -341,6 +357,13 @@ class BinFaces(FaceReader):
         """Decode one image, see `FaceReader.read`."""
         data, name = self.encoded(index), self.name(index)
         return decode(data, self.crop, self.size, name, self.strict, self.allow_lossy_webp)
+
+    def content(self, index: int) -> bytes:
+        """Return an image's bytes, see `FaceReader.content`."""
+        try:
+            return self.encoded(index)
+        except BadImage:
+            return b""
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of an image, as the file holds them, see `FaceReader.encoded`."""

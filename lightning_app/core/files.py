@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _BLOCK = 2**20  # bytes hashed at a time
+_OPENED = ("/dev/std", "/dev/fd/", "/proc/")  # names of what a process has open, a file it may be
 PRIVATE = 0o600  # mode of what names or shows people: its owner alone may read it, whatever the umask
 
 
@@ -94,10 +95,7 @@ def _is_device(path: Path) -> bool:
         kind = path.stat().st_mode
     except OSError:
         return False  # not there yet
-    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or path.absolute().parts[1:2] in (
-        ("dev",),
-        ("proc",),
-    )
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or str(path.absolute()).startswith(_OPENED)
 
 
 def publish(temporary: str | Path, path: str | Path, mode: int | None = None) -> None:

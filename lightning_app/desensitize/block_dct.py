@@ -97,7 +97,7 @@ class BlockDCT(Desensitizer):
             raise ValueError(f"colour: {colour!r}; give grey or ycbcr")
         self.blocks = Blocks(block, upsample, stride, align_corners)
         self.colour: Colour = colour
-        self.channels, self.dc, self.normalise = _in_order(channels), dc, normalise
+        self.channels, self.dc, self.normalise = in_order(channels), dc, normalise
         self.keep = self._alive(_chosen(channels, block, _PLANES[colour], dc))
         self.out_channels = len(self.keep)
 
@@ -296,13 +296,17 @@ def _are_channels(value: object) -> bool:
             is_count(one, 0, most) or (isinstance(one, str) and _NAMED.fullmatch(one) is not None)
             for one in value
         )
-        return len(value) <= most and names and value == _in_order(value)
+        return len(value) <= most and names and value == in_order(value)
     return value is None or is_count(value, 1, most)
 
 
-def _in_order(channels: Channels) -> Channels:
-    """Sort a list of channels, which has one spelling then: numbers first, then names, each as they are counted."""
-    if not isinstance(channels, list):
+def in_order(channels: Channels) -> Channels:
+    """Sort a list of channels, which has one spelling then: numbers first, then names, each as they are counted.
+
+    Args:
+        channels: as `BlockDCT` takes them; what is no list, or holds anything else, stays as it is.
+    """
+    if not isinstance(channels, list) or not all(isinstance(one, int | str) for one in channels):
         return channels
     named = [_NAMED.fullmatch(one) if isinstance(one, str) else None for one in channels]
     if any(isinstance(one, str) and match is None for one, match in zip(channels, named, strict=True)):

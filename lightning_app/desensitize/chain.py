@@ -202,8 +202,15 @@ class Chain(Desensitizer):
         def fits(value: Any) -> bool:
             if not isinstance(value, list) or not 1 <= len(value) <= _MOST:
                 return False
+            kinds = [
+                cls.ours.get(str(described.get("method"))) if isinstance(described, dict) else None
+                for described in value
+            ]
             return all(
-                isinstance(described, dict) and cls._fits(described, size, version, not number)
+                isinstance(described, dict)
+                and cls._fits(
+                    described, size, version, not any(k is not None and k.hides for k in kinds[:number])
+                )
                 for number, described in enumerate(value)
             )
 

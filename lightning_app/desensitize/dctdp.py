@@ -18,7 +18,7 @@ from typing_extensions import Self
 from lightning_app.core.batch import DrawKey
 from lightning_app.core.laplace import PER_SCALE
 from lightning_app.core.plain import Schema, is_hash, is_number
-from lightning_app.desensitize.block_dct import BlockDCT, transform_entries
+from lightning_app.desensitize.block_dct import BlockDCT, in_order, transform_entries
 from lightning_app.desensitize.dct import block_dct, coefficient_ranges, from_ycbcr, images_at_a_time
 from lightning_app.desensitize.noise import (
     NEXT_TO_NOTHING,
@@ -286,6 +286,9 @@ def read_budget(checkpoint: str | Path) -> Budget:
     damaged = f"checkpoint {path}: what it says of its budget is damaged"
     if logits.ndim != 1 or logits.dtype != torch.float32 or not bool(logits.isfinite().all()):
         raise ValueError(f"{damaged}: its logits are no row of finite numbers")
+    description = description | {
+        "channels": in_order(description.get("channels"))
+    }  # once kept as it was given
     for name, (check, wanted) in transform_entries().items():
         if name not in description or not check(description[name]):
             raise ValueError(f"{damaged}: {name} of its BlockDCT is not {wanted}")

@@ -143,8 +143,9 @@ class LoadedRecogniser:
             else:
                 name, data = str(image), read_bytes(str(image))
                 read.append(decode(data, self.crop, self.size, name))
-                sides = upright_size(data) or (0, 0)
-                if is_turned(data) and not self._told_turned:
+                looks = self.crop is None and not self._told_squeezed
+                sides = (upright_size(data) if looks else None) or (0, 0)
+                if not self._told_turned and is_turned(data):
                     self._told_turned = True
                     log.warning(
                         "%s is turned upright, as its EXIF says, and others may be: align faces first.", name

@@ -266,11 +266,11 @@ class LearnsToMix(Recogniser):
         super().on_load_checkpoint(checkpoint)
         if (strategy := self.strategy) is None:
             return
-        self._check_learning(checkpoint.get("hyper_parameters") or {})
         kept = checkpoint.get(STRATEGY)
         if kept is None:
             log.warning("The checkpoint has no strategy of how much to mix: it begins anew.")
             return
+        self._check_learning(checkpoint.get("hyper_parameters") or {})
         strategy.load(kept, "this checkpoint")
 
     def _check_learning(self, before: Mapping[str, Any]) -> None:

@@ -250,6 +250,7 @@ def test_folders_that_look_alike_are_told_of(tmp_path: Path, caplog: pytest.LogC
     [("bob/Bob_0001.jpg", "Bob/Bob_0001.jpg is there: capital and small letters count"),
      ("set/Bob/Bob_0001.jpg", "it is under .*: give that as root"),
      ("Deep_0001.jpg", "it is under .*Deep: give that as root"),
+     ("Bob/Bob_0001.gif", r"\(1 of them are there as .gif: only [^)]*\) \(missing: skip"),
      ("Nobody/1.jpg", "the first: Nobody/1.jpg \\(missing: skip")],
 )  # fmt: skip
 def test_where_a_missing_image_may_be(name: str, told: str, tmp_path: Path) -> None:
@@ -259,6 +260,7 @@ def test_where_a_missing_image_may_be(name: str, told: str, tmp_path: Path) -> N
             path = root / person / f"{person}_{number:04d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encoded(picture(1)))
+    (root / "Bob" / "Bob_0001.gif").touch()
     (tmp_path / "pairs.txt").write_text(f"{name} Bob/Bob_0002.jpg 1\nAnn/Ann_0001.jpg Bob/Bob_0002.jpg 0\n")
     with pytest.raises(FileNotFoundError, match=told):
         PairFaces(root, tmp_path / "pairs.txt", size=16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from datamodules.same_description import same_desensitizer
 from lightning_app.desensitize import BlockDCT, Chain, GaussianBlur, Identity, Mosaic
 from lightning_app.desensitize.base import Desensitizer
 
@@ -34,3 +35,14 @@ def test_other_spellings_are_none(channels: list[int | str]) -> None:
     assert check(described["channels"])
     assert not check(channels)
     assert words.endswith("a list of them in their order")
+
+
+def test_a_checkpoint_from_before_lists_were_sorted_is_of_the_same_channels() -> None:
+    now = BlockDCT(channels=[9, 3, 5]).describe()
+    assert now["channels"] == [3, 5, 9]
+    before = now | {"channels": [9, 3, 5]}
+    assert same_desensitizer(before, now)
+    assert same_desensitizer({"method": "Chain", "steps": [before]}, {"method": "Chain", "steps": [now]})
+    assert not same_desensitizer(now | {"channels": [3, 5]}, now)
+    with pytest.raises(ValueError, match="is no coefficient here"):
+        BlockDCT(channels=[None, 3])  # type: ignore[list-item]

@@ -164,6 +164,8 @@ def test_a_masker_that_was_trained_again_is_another_one(
         (["nowhere.png"], "nowhere.png: cannot be read"),
         ("face.png", "a str; give a NumPy array"),
         (Image.new("RGB", (32, 32)), "an? Image; give a NumPy array"),
+        ([Image.new("F", (32, 32))], "of mode F, 32×32 pixels; give 8 bits"),
+        ([Image.new("RGB", (0, 0))], "of mode RGB, 0×0 pixels"),
         ([None], "a list with a NoneType; give a NumPy array .* or a list of paths or of PIL images"),
         (torch.zeros(2, 3, 32, 32), "a Tensor; give a NumPy array"),
     ],

@@ -6,7 +6,9 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,17 @@ def test_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     with pytest.raises(OSError, match="No space left"):
         files.write_atomically("/dev/full", "text")
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm")
+def test_a_file_on_a_ram_disk_is_a_file() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "file"
+        path.write_text("old")
+        path.chmod(0o644)
+        with suppress(RuntimeError), files.replacing(path) as file:
+            file.write(b"half")
+            raise RuntimeError
+        assert path.read_text() == "old"
+        files.write_atomically(path, "new", mode=files.PRIVATE)
+        assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
