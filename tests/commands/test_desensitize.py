@@ -143,7 +143,7 @@ def test_signed(
         (["--reader.init_args.root", "nowhere"], "root=nowhere: no such folder"),
         (
             ["--desensitizer.init_args.count", "5"],
-            "MaskOut draws a mask per image, a release carries one mask",
+            "MaskOut has a mask for each image, and a release has one for all",
         ),
         (["--desensitizer.init_args.guard", "40"], "guard: with 40 more pixels hidden"),
         (["--desensitizer", "lightning_app.desensitize.Identity"], "Identity changes nothing"),

@@ -80,7 +80,7 @@ def _search(home: Path, out: Path, checkpoint: Path) -> Path:
 def test_a_run_of_both_is_read_again_with_trust_alone(toys: Path) -> None:
     run = toys / "runs/toys"
     with pytest.raises(
-        ValueError, match=rf"backbone: names the class '{BACKBONE}'.*give --trust {BACKBONE}$"
+        ValueError, match=rf"backbone: names the class '{BACKBONE}'.*give --trust {BACKBONE} \(in Python"
     ):
         read_recogniser(run)
     with (

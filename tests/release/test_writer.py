@@ -234,7 +234,7 @@ class Odd(Desensitizer):
         (lambda: Identity(), "Identity changes nothing, the release would be the raw set"),
         (
             lambda: MaskOut(freeform=(0.4, 0.5), count=9),
-            "MaskOut draws a mask per image, a release carries one",
+            "MaskOut has a mask for each image, and a release has one for all",
         ),
         (lambda: Odd("frequencies"), "Odd returns no pictures"),
         (lambda: Odd("mixes"), "Odd mixes identities"),
