@@ -85,7 +85,7 @@ def test_a_run_of_both_is_read_again_with_trust_alone(toys: Path) -> None:
         read_recogniser(run)
     with (
         trusting([BACKBONE]),
-        pytest.raises(ValueError, match=rf"head: names the class '{HEAD}'.*give --trust {HEAD}$"),
+        pytest.raises(ValueError, match=rf"head: names the class '{HEAD}'.*give --trust {HEAD} \(in Python"),
     ):
         read_recogniser(run)
     with trusting([HEAD, BACKBONE]):
