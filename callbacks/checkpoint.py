@@ -169,7 +169,7 @@ class RunCheckpoint(ModelCheckpoint):
             log.warning(
                 "Nothing was trained: trainer.max_epochs=%s, max_steps=%s, limit_train_batches=%s%s",
                 trainer.max_epochs, trainer.max_steps, trainer.limit_train_batches,
-                ", and its max_time is over" if any(isinstance(one, Timer) for one in callbacks) else "",
+                ", and its max_time is over" if any(map(_is_over, callbacks)) else "",
             )  # fmt: skip
             return
         log.warning(
@@ -296,3 +296,9 @@ class RunCheckpoint(ModelCheckpoint):
         # Lightning kills all ranks when one that it has started ends with another code than 0
         started = isinstance(environment, LightningEnvironment) and environment.local_rank() != 0
         sys.exit(0 if started else 128 + number)
+
+
+def _is_over(callback: L.Callback) -> bool:
+    """Return whether a callback is the clock of `max_time`, and its time is over."""
+    left = callback.time_remaining() if isinstance(callback, Timer) else None
+    return left is not None and left <= 0

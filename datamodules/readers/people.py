@@ -48,7 +48,7 @@ def read_people(path: str | os.PathLike[str], present: set[str], where: str | os
     counted = all(n in tabbed or (" " in name and name.rpartition(" ")[2].isdecimal()) for n, name in lines)
     people, missing = [], []
     for number, name in lines:
-        found = _find(name, present, known, counted)
+        found = _find(name, present, known, counted and number not in tabbed)
         if found is None:
             missing.append((number, name))
         else:

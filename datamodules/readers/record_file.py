@@ -23,7 +23,13 @@ _LENGTH = (1 << 29) - 1
 
 
 class RecordError(ValueError):
-    """A record that is not what the format says."""
+    """A record that is not what the format says.
+
+    Attributes:
+        advice: what to do, behind the message.
+    """
+
+    advice = ": fetch the file again"
 
 
 class RecordFile:

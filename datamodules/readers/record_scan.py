@@ -21,6 +21,12 @@ class _BrokenIndex(RecordError):
     """The index is none: whoever made it did so of another file, or in another form."""
 
 
+class _CutIndex(_BrokenIndex):
+    """The index leads to no record, and the file is whole."""
+
+    advice = ": fetch the index again, or remove it: the file is looked through then"
+
+
 class _Fewer(RecordError):
     """There are fewer images than the first record promises."""
 
@@ -53,8 +59,7 @@ class RecordScan(Scan):
             keys, offsets, identities, labels = self._labelled(file)
             self._compare(file, keys, labels, identities)
         except RecordError as error:
-            again = "" if "fetch" in str(error) else ": fetch the file again"
-            raise ValueError(f"path={self.path}: {error}{again}") from error
+            raise ValueError(f"path={self.path}: {error}{error.advice}") from error
         finally:
             file.close()
         order = np.argsort(labels, kind="stable")
@@ -84,9 +89,8 @@ class RecordScan(Scan):
                 labels(self._told_apart(file, None, *_numbered(file.walk())))
             except RecordError:
                 raise error from None  # the file itself is broken
-            raise _BrokenIndex(
-                f"its index {self._idx} is cut off or of another file ({error}), and the file itself is whole: fetch "
-                "the index again, or remove it: the file is looked through then"
+            raise _CutIndex(
+                f"its index {self._idx} is cut off or of another file ({error}), and the file itself is whole"
             ) from error
 
     def _label(self, file: RecordFile, offset: int) -> int:

@@ -102,7 +102,7 @@ def warn_of_repeats(
     same: NDArray[np.bool_],
     folds: NDArray[np.int64],
     what: str,
-    where: Callable[[int], str] = lambda pair: f"pair {pair + 1}",
+    where: Callable[[int], str],
 ) -> None:
     """Warn how many pairs are of one image, are listed twice, or are listed as same and as different.
 

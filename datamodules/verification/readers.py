@@ -13,9 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, OnBadImage, Pixels
-from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes
+from datamodules.readers.decode import SUFFIXES, Crop, check_geometry, decode, read_bytes, stored
 from datamodules.readers.folder import read_within
 from datamodules.verification.pair_folds import FOLDS, sound_folds, warn_of_mix, warn_of_repeats
 from datamodules.verification.pair_list import (
@@ -132,11 +131,8 @@ class PairFaces(FaceReader):
         return decode(data, self.crop, self.size, path, self.strict, self.allow_lossy_webp)
 
     def content(self, index: int) -> bytes:
-        """Return an image's bytes, see `FaceReader.content`."""
-        try:
-            return self.encoded(index)
-        except BadImage:
-            return b""
+        """Return the image's file."""
+        return stored(self.name(index))
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of an image's file, see `FaceReader.encoded`."""
@@ -359,11 +355,8 @@ class BinFaces(FaceReader):
         return decode(data, self.crop, self.size, name, self.strict, self.allow_lossy_webp)
 
     def content(self, index: int) -> bytes:
-        """Return an image's bytes, see `FaceReader.content`."""
-        try:
-            return self.encoded(index)
-        except BadImage:
-            return b""
+        """Return the image as the file holds it."""
+        return self.encoded(index)
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of an image, as the file holds them, see `FaceReader.encoded`."""

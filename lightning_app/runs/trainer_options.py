@@ -20,7 +20,6 @@ _LEAST: Mapping[str, float] = {
 _NOT_BELOW: Mapping[str, int] = {  # what Lightning passes over where it is less
     "min_epochs": 0, "min_steps": 0, "num_sanity_val_steps": -1, "log_every_n_steps": 0,
 }  # fmt: skip
-_PART = {"validate": "val", "test": "test", "predict": "predict"}  # what a command goes through
 _OFF = ("gradient_clip_val",)  # of which 0 means none
 _OURS = ("lightning_app.", "callbacks.", "datamodules.")
 
@@ -46,8 +45,8 @@ def check_asked(trainer: Mapping[str, Any], deals_images: bool, command: str = "
         value = trainer.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and value < lowest:
             raise ValueError(f"trainer.{name}={value}: give {lowest} or more, or leave it out")
-    limit = f"limit_{_PART.get(command, '')}_batches"
-    if trainer.get(limit) == 0:
+    limit = f"limit_{'val' if command == 'validate' else command}_batches"
+    if command != "fit" and trainer.get(limit) == 0:
         raise ValueError(f"trainer.{limit}=0: nothing is left to {command}; give more, or leave it out")
     for unit in ("epochs", "steps"):
         fewest, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from datamodules import CelebAFaces, FERFaces, ReleasedFaces
 from datamodules.evaluation_sets import with_classes
@@ -14,6 +15,7 @@ from datamodules.readers.class_folders import ClassFolders
 from datamodules.readers.folder import FolderFaces
 from datamodules.readers.lists import rows_of
 from datamodules.readers.people import read_people
+from datamodules.same_data import Split
 from datamodules.verification.pair_list import read_pairs
 from datamodules.verification.readers import PairFaces
 from lightning_app.alignment.landmarks import LandmarkFile
@@ -233,6 +235,9 @@ def test_a_number_behind_a_name_is_a_count_on_every_line_alone(tmp_path: Path) -
         read_people(listed, {"Room", "Hall"}, tmp_path)
     listed.write_text("Room 2\nHall 3\n")
     assert read_people(listed, {"Room", "Hall"}, tmp_path) == ["Room", "Hall"]
+    listed.write_text("Room 2\t5\nHall\t3\n")  # the tab's are the counts: 2 is part of the name
+    with pytest.raises(ValueError, match=r"line 1: 1 of 2 people have no images .*: Room 2"):
+        read_people(listed, {"Room", "Hall"}, tmp_path)
     listed.write_text("room\nHall\n")
     with pytest.raises(ValueError, match="the nearest name there is Room"):
         read_people(listed, {"Room", "Hall"}, tmp_path)
@@ -264,3 +269,17 @@ def test_where_a_missing_image_may_be(name: str, told: str, tmp_path: Path) -> N
     (tmp_path / "pairs.txt").write_text(f"{name} Bob/Bob_0002.jpg 1\nAnn/Ann_0001.jpg Bob/Bob_0002.jpg 0\n")
     with pytest.raises(FileNotFoundError, match=told):
         PairFaces(root, tmp_path / "pairs.txt", size=16)
+
+
+def test_pairs_of_other_pictures_under_the_same_names_are_another_set(tmp_path: Path) -> None:
+    (tmp_path / "pairs.txt").write_text("Ann 1 2\nBob 1 2\nAnn 1 Bob 1\nAnn 2 Bob 2\n")
+    found = []
+    for root, shade in (("one", 10), ("copy", 10), ("other", 90)):
+        for person in ("Ann", "Bob"):
+            for number in (1, 2):
+                path = tmp_path / root / person / f"{person}_{number:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (16, 16), shade + number).save(path)
+        reader = PairFaces(tmp_path / root, tmp_path / "pairs.txt", size=16)
+        found.append(Split(reader, 0.0, 0).facts["set"])
+    assert found[0] == found[1] != found[2]

@@ -46,3 +46,14 @@ def test_a_checkpoint_from_before_lists_were_sorted_is_of_the_same_channels() ->
     assert not same_desensitizer(now | {"channels": [3, 5]}, now)
     with pytest.raises(ValueError, match="is no coefficient here"):
         BlockDCT(channels=[None, 3])  # type: ignore[list-item]
+
+
+def test_a_chain_whose_blocks_do_not_fill_the_images_is_no_error_here() -> None:
+    """A stranger's manifest may say so; an audit finds it by itself."""
+    step = BlockDCT(block=5, upsample=1, stride=5).describe()
+    with pytest.raises(ValueError, match="5"):
+        BlockDCT.shape(step, 32)
+    keyed = [{"method": "MixUp", "key_hash": hash} for hash in ("0" * 64, "1" * 64)]
+    assert Chain.inconsistencies({"steps": [step, keyed[0]]}, 32) == []
+    (fault,) = Chain.inconsistencies({"steps": [step, *keyed]}, 32)
+    assert "have keys of their own" in fault

@@ -466,3 +466,11 @@ def test_whose_faces_they_are_is_looked_at_before_anything_else(tmp_path: Path, 
     check, _ = schema["steps"]
     assert check(json.loads(json.dumps(steps)))
     assert not check(json.loads(json.dumps(steps))[::-1])
+
+
+def test_a_budget_from_before_lists_were_sorted_is_read(tmp_path: Path, key: Path) -> None:
+    path = checkpoint(tmp_path / "budget.ckpt", channels=[1, 2, 3])
+    kept = torch.load(path, weights_only=True)
+    kept["FaceDataModule"]["desensitizer"]["channels"] = [3, 1, 2]
+    torch.save(kept, path)
+    assert DCTDP(path, key=key).channels == [1, 2, 3]

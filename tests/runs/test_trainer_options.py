@@ -273,13 +273,15 @@ def test_the_rest_of_an_epoch_is_that_of_the_epoch(fit: Run, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    "nothing", [{"max_epochs": 0}, {"limit_train_batches": 0}, {"max_time": "00:00:00:00"}]
+    "nothing",
+    [{"max_epochs": 0, "max_time": "00:01:00:00"}, {"limit_train_batches": 0}, {"max_time": "00:00:00:00"}],
 )
 def test_nothing_trained_is_said(nothing: dict[str, Any], fit: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "faceveil"):
         assert fit(**nothing, seen=True)["run/steps"] == 0
     (key, value), *_ = nothing.items()
     assert "Nothing was trained" in caplog.text
+    assert ("max_time is over" in caplog.text) == (value == "00:00:00:00")
     assert ("and its max_time is over" if key == "max_time" else f"{key}={value}") in caplog.text
 
 
