@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from lightning_app.core import draws
 from lightning_app.core.batch import DrawKey
+from lightning_app.core.large import empty
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.core.plain import Schema, is_hash
 from lightning_app.desensitize.block_dct import NORMALISED, BlockDCT, Channels, Colour, transform_entries
@@ -110,20 +111,17 @@ class FrequencyMask(BlockDCT):
             `[B,C,h,w]` float32, each channel of mean 0 and deviation 1, or zeros where it carries nothing.
         """
         height, width = (self.blocks.count(side) for side in planes.shape[-2:])
-        out = planes.new_empty(len(planes), self.out_channels, height, width)
+        out = empty(len(planes), self.out_channels, height, width, device=planes.device)
         if not len(planes):
             return out
         first, second = (self.order(name, index, draw_key) for name in ("first", "second"))
-        at_a_time = min(images_at_a_time(out), len(out))
-        channels, neighbours = out.new_empty(
-            2, at_a_time, *out.shape[1:]
-        )  # made once: what is new is paged in anew
+        at_a_time = min(max(1, images_at_a_time(out) // 2), len(out))  # half: the cache holds their sums too
+        channels = out.new_empty(at_a_time, *out.shape[1:])  # made once: what is new is paged in anew
         for part in torch.arange(len(planes)).split(at_a_time):
             rows = slice(int(part[0]), int(part[-1]) + 1)
-            some = len(part)
-            block_dct(planes[rows], self.blocks, self.keep, channels[:some])
-            work = neighbours[:some] if self.mix else None
-            shuffled(channels[:some], first[rows], second[rows], work, out[rows])
+            made = channels[: len(part)]
+            block_dct(planes[rows], self.blocks, self.keep, made)
+            shuffled(made, first[rows], second[rows], self.mix, out[rows])
         return out
 
     def order(

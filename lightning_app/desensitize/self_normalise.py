@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 NOTHING = 1e-6  # deviation of a channel, of pixels in [0,1], that is a rounding error: it carries nothing
 _CANCELLED = 1e-5  # variance of a sum of two normalised channels that is one
@@ -26,7 +27,7 @@ def self_normalise(channels: Tensor) -> Tensor:
     return flat.mul_(_centred(flat)[..., None]).view(channels.shape)
 
 
-def shuffled(channels: Tensor, first: Tensor, second: Tensor, work: Tensor | None, out: Tensor) -> None:
+def shuffled(channels: Tensor, first: Tensor, second: Tensor, mix: bool, out: Tensor) -> None:
     """Shuffle, self-normalise, mix neighbours, shuffle, self-normalise (PPFR-FD).
 
     With n the normalised channels in their first order, channel i of the mix is `(n[i] + n[i+1]) / √2`, the last one's
@@ -36,26 +37,29 @@ def shuffled(channels: Tensor, first: Tensor, second: Tensor, work: Tensor | Non
         channels: `[B,C,h,w]` float32, contiguous; changed.
         first: `[B,C]` int64, the channel that comes to each place at first.
         second: `[B,C]` int64, likewise of the second shuffle.
-        work: `[B,C,h,w]` float32 for the neighbours, changed; None does not mix, and both shuffles are one.
+        mix: whether neighbours are mixed; without, both shuffles are one.
         out: `[B,C,h,w]` float32, written.
     """
     flat, found = channels.flatten(2), out.flatten(2)
     batch, count, values = flat.shape
     scale = _centred(flat)
+    parts = [first.gather(1, second)]  # [B,C] each, the channels that each place is the sum of
+    if mix:
+        parts.append(first.roll(-1, 1).gather(1, second))
     rows = torch.arange(batch, device=flat.device)[:, None] * count
-    which = first.gather(1, second)
-    torch.index_select(flat.flatten(0, 1), 0, (rows + which).flatten(), out=found.view(-1, values))
-    own = scale.gather(1, which)
-    if work is None:
-        found.mul_(own[..., None])
+    # gathers, scales and adds in one pass, in fp32 under autocast too
+    sums = F.embedding_bag(
+        torch.stack([rows + part for part in parts], -1).flatten(0, 1), flat.flatten(0, 1), mode="sum",
+        per_sample_weights=torch.stack([scale.gather(1, part) for part in parts], -1).flatten(0, 1),
+    ).view_as(flat)  # fmt: skip
+    if not mix:
+        found.copy_(sums)
         return
-    neighbour = first.roll(-1, 1).gather(1, second)
-    others = work.flatten(2)
-    torch.index_select(flat.flatten(0, 1), 0, (rows + neighbour).flatten(), out=others.view(-1, values))
-    found.mul_(own[..., None]).addcmul_(others, scale.gather(1, neighbour)[..., None])
     # the √2 that the mix is divided by falls out; of a sum's parts the means are 0, and so is its own
-    deviation = torch.linalg.vector_norm(found, dim=-1) / math.sqrt(values)
-    found.mul_(torch.where(deviation.square() / 2 > _CANCELLED, 1 / deviation, 0.0)[..., None])
+    deviation = torch.linalg.vector_norm(sums, dim=-1) / math.sqrt(values)
+    torch.mul(
+        sums, torch.where(deviation.square() / 2 > _CANCELLED, 1 / deviation, 0.0)[..., None], out=found
+    )
 
 
 def _centred(flat: Tensor) -> Tensor:
