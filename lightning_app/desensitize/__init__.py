@@ -12,6 +12,7 @@ from lightning_app.desensitize.identity import Identity
 from lightning_app.desensitize.laplace_noise import LaplaceNoise
 from lightning_app.desensitize.learned_mask import LearnedMask
 from lightning_app.desensitize.mask import MaskOut
+from lightning_app.desensitize.mask_each import MaskEach
 from lightning_app.desensitize.mixing import InstaHide, MixUp
 from lightning_app.desensitize.mosaic import Mosaic
 from lightning_app.desensitize.ours import OURS, described, is_clean
@@ -21,6 +22,6 @@ from lightning_app.desensitize.random_mixing import RandomMixUp, mixer_of
 
 __all__ = [
     "DCTDP", "OURS", "BlockDCT", "CentreBlock", "CentreBlur", "Chain", "Desensitizer", "EigenfaceNoise",
-    "FrequencyMask", "GaussianBlur", "Identity", "InstaHide", "LaplaceNoise", "LearnedMask", "MaskOut", "MixUp",
-    "Mosaic", "Part", "Precomputed", "RandomMixUp", "described", "is_clean", "mixer_of",
+    "FrequencyMask", "GaussianBlur", "Identity", "InstaHide", "LaplaceNoise", "LearnedMask", "MaskEach", "MaskOut",
+    "MixUp", "Mosaic", "Part", "Precomputed", "RandomMixUp", "described", "is_clean", "mixer_of",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves
 SHARPEST = 112
 # What a class promises of the safety of what it returns, and what is assumed where it promises nothing. A subclass
 # may do anything else than its base, so it never inherits one of these: it states it, or gets the cautious value.
-PROMISES: Mapping[str, bool | None] = {"has_mask": None, "hides_only": False}
+PROMISES: Mapping[str, bool | None] = {"has_mask": None, "hides_only": False, "explains_masks": False}
 
 
 class Desensitizer(nn.Module):
@@ -50,6 +50,8 @@ class Desensitizer(nn.Module):
         has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
             does, and every pixel counts as visible. None: not said. A promise, which no subclass inherits.
         hides_only: it multiplies by its mask and does nothing else. A promise, which no subclass inherits.
+        explains_masks: where each image has a mask of its own, it says what that is a function of (`MaskEach`), so that
+            a release may hold such masks. A promise, which no subclass inherits.
     """
 
     out_channels: int = 3
@@ -66,6 +68,7 @@ class Desensitizer(nn.Module):
     in_words: ClassVar[str] = ""
     has_mask: bool | None = None
     hides_only: bool = False
+    explains_masks: bool = False
     _as_written: ClassVar[dict[str, object]] = {}
 
     @property
@@ -261,6 +264,15 @@ class Desensitizer(nn.Module):
     @classmethod
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
         """Return whether `from_description` needs a mask's file: the description alone is not enough.
+
+        Args:
+            description: what `describe` gave.
+        """
+        return False
+
+    @classmethod
+    def describes_each(cls, description: Mapping[str, Any]) -> bool:
+        """Return whether by its description each image gets a mask of its own, made of the image: see `masks_each`.
 
         Args:
             description: what `describe` gave.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from lightning_app.desensitize.learned_entries import (
     each_entries,
     population_entries,
 )
-from lightning_app.desensitize.mask_kinds import MASK_KINDS, Kind
+from lightning_app.desensitize.mask_each import MaskEach
+from lightning_app.desensitize.mask_kinds import MASK_KINDS, Kind, mask_kind
 from lightning_app.desensitize.masker import Masker, load_masker
 from lightning_app.desensitize.public_choice import Choice, chances, check_settings, worth
 from lightning_app.masks.bits import pack_masks, size_text, unpack_masks
@@ -34,20 +34,16 @@ from lightning_app.masks.learned import (
     FEWEST_FACES,
     Growth,
     check_share,
-    grown,
     shown_pixels,
-    soft_mask,
     top_mask,
 )
-from lightning_app.masks.rounding import runs
 
 log = logging.getLogger("faceveil")
-CHUNK = 64  # images that the masker sees at a time
 _KEYS = 4  # of `draws.secret`
 _ROUNDS = 4  # of core_first, of a masker that was trained without
 
 
-class LearnedMask(Desensitizer):
+class LearnedMask(MaskEach):
     """Multiply images by masks of a trained masker: hidden pixels are exactly 0, visible ones stay as they are.
 
     The masks come in four kinds, which differ in what a mask may tell of the pixels under it:
@@ -91,6 +87,7 @@ class LearnedMask(Desensitizer):
     )
     has_mask: bool | None = True
     hides_only = True
+    explains_masks = True
     mask: Tensor | None  # [M,1,H,W] float32: population's one, codebook's C
 
     def __init__(
@@ -257,7 +254,6 @@ class LearnedMask(Desensitizer):
         bits = self._memory.rows(image, lambda raw: pack_masks(self.made(raw)))
         return unpack_masks(bits.to(image.device), self.size), which
 
-    @torch.no_grad()
     def made(self, image: Tensor) -> Tensor:
         """Have the masker make of each image its mask; of kind `codebook` its soft mask. Prepared.
 
@@ -268,31 +264,17 @@ class LearnedMask(Desensitizer):
             `[B,1,H,W]` float32, of 0 and 1 or in [0,1].
         """
         (masker,) = self._masker
-        masker.network.to(image.device)
         assert self.size is not None
-        shown, parts = shown_pixels(self.share, self.size), list[Tensor]()
-        with _exact(image.device):
-            for part in image.float().split(CHUNK):
-                mask, rounds = grown(masker.network, part, shown, self.growth)
-                parts.append(soft_mask(mask, rounds) if self.kind == "codebook" else mask)
-        return torch.cat(parts) if parts else image.new_zeros(0, 1, *self.size)
+        return masker.masks(
+            image, shown_pixels(self.share, self.size), self.growth, soft=self.kind == "codebook"
+        )
 
     def possible(self, image: Tensor, within: Tensor | None = None) -> Iterator[Tensor]:
-        """Yield what `made` may make of one image on another machine, the likeliest first. Prepared.
-
-        Args:
-            image: `[1,3,H,W]` float in [0,1].
-            within: `[1,1,H,W]`, the mask that it must be; by default any.
-        """
+        """Yield what `made` may make of one image on another machine, the likeliest first. Prepared."""
         (masker,) = self._masker
         assert self.size is not None
-        found = runs(masker.network, image.float(), shown_pixels(self.share, self.size), self.growth, within)
-        while True:
-            with _exact(image.device):
-                one = next(found, None)
-            if one is None:
-                return
-            yield soft_mask(*one) if self.kind == "codebook" else one[0]
+        shown = shown_pixels(self.share, self.size)
+        yield from masker.possible(image, shown, self.growth, within, soft=self.kind == "codebook")
 
     def choose(self, soft: Tensor, index: Tensor) -> Tensor:
         """Choose one of the public masks for each image, of kind `codebook`, see `public_choice`.
@@ -320,14 +302,7 @@ class LearnedMask(Desensitizer):
         return draws.as_uniform(draws.secret(index, keys)).double()[:, None]
 
     def may_choose(self, soft: Tensor, index: Tensor, code: int, slack: float) -> bool:
-        """Return whether `choose` may choose this public mask for one image, were its worth rounded otherwise.
-
-        Args:
-            soft: `[1,1,H,W]`, see `choose`.
-            index: `[1]`, likewise.
-            code: number of the public mask.
-            slack: how far a worth, or a probability, may be off.
-        """
+        """Return whether `choose` may choose this public mask for one image, were its worth rounded otherwise."""
         assert self.mask is not None, "prepare came before"
         found = worth(self.mask, soft)
         if self.owner is None or self.epsilon is None:
@@ -388,16 +363,7 @@ class LearnedMask(Desensitizer):
     def with_masker(
         cls, description: Mapping[str, Any], checkpoint: str | Path, key: str | Path | None = None
     ) -> Self:
-        """Make it of its description and its masker's checkpoint, and hold the one against the other; prepared.
-
-        Args:
-            description: `method` of a manifest.
-            checkpoint: of the masker.
-            key: the owner's key file, where the choice was drawn from it.
-
-        Raises:
-            FileNotFoundError, ValueError: it is no masker's, or another one than is described.
-        """
+        """Make it of its description and its masker's checkpoint, and hold the one against the other; prepared."""
         described = dict(description)
         core = {name: described[name] for name in ("rounds", "core") if name in described}
         chosen = {name: described[name] for name in ("choice", "epsilon") if name in described}
@@ -417,6 +383,18 @@ class LearnedMask(Desensitizer):
         return made
 
     @classmethod
+    def one_mask(cls, description: Mapping[str, Any], checkpoint: str | Path, size: int) -> Tensor | None:
+        """Make the mask of kind `population` again of its masker's checkpoint."""
+        made = cls(checkpoint, share=float(description["share"]), kind="population")
+        made.prepare((size, size))
+        return made.mask
+
+    @classmethod
+    def describes_each(cls, description: Mapping[str, Any]) -> bool:
+        """Return whether the kind described is any but `population`."""
+        return not mask_kind(description).one_for_all
+
+    @classmethod
     def needs_file(cls, description: Mapping[str, Any]) -> bool:
         """Return True: its description is not enough, its masks come from a masker."""
         return True
@@ -430,11 +408,3 @@ class LearnedMask(Desensitizer):
     def entries_each(cls, size: int) -> list[Schema]:
         """List what a manifest may say of the other kinds."""
         return each_entries(size)
-
-
-@contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Compute in fp32 whatever training does: TF32 and bf16 change the ranks of pixels."""
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.autocast(device.type, enabled=False), exact:
-        yield

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_app.core.plain import is_count
 from lightning_app.core.tensor_hash import tensors_hash
-from lightning_app.masks.learned import Growth, check_share
+from lightning_app.masks.learned import Growth, check_share, grown, soft_mask
+from lightning_app.masks.rounding import runs
 from lightning_app.networks.unet import UNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
 from lightning_app.runs.checkpoint_part import (
@@ -25,6 +28,7 @@ from lightning_app.runs.checkpoint_part import (
 
 MASKER = "masker"  # key of a checkpoint, and, with a dot, prefix of the network's weights
 SHAPE = ("masker_width", "masker_depth")  # settings that make another network
+CHUNK = 64  # images that a masker sees at a time
 _LARGEST = 4096  # px
 
 
@@ -55,6 +59,55 @@ class Masker:
     faces: int
     hash: str
     data: dict[str, Any]
+
+    @torch.no_grad()
+    def masks(self, image: Tensor, shown: int, growth: Growth, soft: bool = False) -> Tensor:
+        """Make of each image its mask, on the image's device.
+
+        Args:
+            image: `[B,3,H,W]` float in [0,1].
+            shown: pixels that a mask shows.
+            growth: how masks grow.
+            soft: make soft masks, in [0,1], see `soft_mask`.
+
+        Returns:
+            `[B,1,H,W]` float32.
+        """
+        self.network.to(image.device)
+        parts = list[Tensor]()
+        with _exact(image.device):
+            for part in image.float().split(CHUNK):
+                mask, rounds = grown(self.network, part, shown, growth)
+                parts.append(soft_mask(mask, rounds) if soft else mask)
+        return torch.cat(parts) if parts else image.new_zeros(0, 1, *image.shape[2:])
+
+    def possible(
+        self, image: Tensor, shown: int, growth: Growth, within: Tensor | None = None, soft: bool = False
+    ) -> Iterator[Tensor]:
+        """Yield what `masks` may make of one image on another machine, the likeliest first.
+
+        Args:
+            image: `[1,3,H,W]` float in [0,1].
+            shown: see `masks`.
+            growth: see `masks`.
+            within: `[1,1,H,W]`, the mask that it must be; by default any.
+            soft: see `masks`.
+        """
+        found = runs(self.network, image.float(), shown, growth, within)
+        while True:
+            with _exact(image.device):
+                one = next(found, None)
+            if one is None:
+                return
+            yield soft_mask(*one) if soft else one[0]
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Compute in fp32 whatever training does: TF32 and bf16 change the ranks of pixels."""
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.autocast(device.type, enabled=False), exact:
+        yield
 
 
 def masker_hash(state: Mapping[str, Tensor]) -> str:

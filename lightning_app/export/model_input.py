@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_app.core.batch import Batch
-from lightning_app.desensitize import Desensitizer, LearnedMask, described
+from lightning_app.desensitize import Desensitizer, MaskEach, described
 from lightning_app.masks import guarded, load_mask, mask_hash, mask_ratio
 from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.release.format.names import MASK
@@ -75,7 +75,7 @@ def find_model_input(
     trained_under = facts.desensitizer
     model_input = ModelInput(None if trained_under is None else public_method(trained_under))
     kind = described(model_input.description)
-    if kind is LearnedMask and (model_input.description or {}).get("kind") != "population":
+    if kind is not None and kind.describes_each(model_input.description or {}):
         if given is not None:
             raise ValueError(
                 f"--mask {given}: the checkpoint was trained under a mask for each image: leave --mask out, a gated "
@@ -150,8 +150,8 @@ def _sources(
         yield "its description", lambda: _again(kind, description, size)
     data = config.get("data")
     masker = _argument(data, "desensitizer", "checkpoint")
-    if kind is LearnedMask and masker:
-        yield masker, lambda: _learned(masker, description, size)
+    if kind is not None and issubclass(kind, MaskEach) and masker:
+        yield masker, lambda: kind.one_mask(description, masker, size)
     named = _argument(data, "desensitizer", "mask")
     beside = [
         Path(folder) / MASK for folder in (_argument(data, "reader", "root"), facts.path.parent) if folder
@@ -182,13 +182,6 @@ def _again(kind: type[Desensitizer], description: dict[str, Any], size: int) -> 
     # what it returns of black images: how a class keeps its mask is its own affair
     black: Batch = {"image": torch.zeros(1, 3, size, size), "index": torch.zeros(1, dtype=torch.int64)}
     return made.forward(black)["mask"]
-
-
-def _learned(masker: str, description: dict[str, Any], size: int) -> Tensor | None:
-    """Make the one mask `[1,1,H,W]` again of the masker that the run's config names."""
-    made = LearnedMask(masker, share=float(description["share"]), kind="population")
-    made.prepare((size, size))
-    return made.mask
 
 
 def _guard(description: dict[str, Any], size: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from lightning_app.core.threads import one_thread
-from lightning_app.desensitize import Desensitizer, LearnedMask
+from lightning_app.desensitize import Desensitizer, MaskEach, described
 from lightning_app.masks import load_mask
 from lightning_app.release.audit.against_raw import compare_images, count_refused
 from lightning_app.release.audit.agreed import Agreed
@@ -165,12 +165,14 @@ def _compare_each(
     try:
         with one_thread():
             if masker is not None:
-                key = (
-                    configured.owner.path
-                    if isinstance(configured, LearnedMask) and configured.owner
-                    else None
+                keys = [] if configured is None else configured.owner_keys()
+                kind = _of_a_masker(manifest.method)
+                if kind is None:
+                    found.add("images", f"{NOT_COMPARED}: its masks are none of a masker's")
+                    return
+                made: Desensitizer = kind.with_masker(
+                    manifest.method, masker, next((key.path for key in keys), None)
                 )
-                made: Desensitizer = LearnedMask.with_masker(manifest.method, masker, key)
             else:
                 assert configured is not None
                 made = configured
@@ -190,17 +192,19 @@ def _hold_against_masker(found: Audit, masker: str) -> None:
     """Hold the one mask of a release against the masker that its manifest says it came from."""
     manifest = found.manifest
     assert manifest is not None
-    description = manifest.method
-    if manifest.mask is None or (description["method"], description.get("kind")) != (
-        LearnedMask.__name__,
-        "population",
-    ):
+    kind = _of_a_masker(manifest.method)
+    if manifest.mask is None or kind is None or kind.describes_each(manifest.method):
         found.notes.append("--masker was not used: the release's masks are none of a masker's")
         return
     try:
-        LearnedMask.with_masker(description, masker)
+        kind.with_masker(manifest.method, masker)
     except (ValueError, FileNotFoundError) as error:
         found.add(MASK, f"is not the masker's: {error}")
+
+
+def _of_a_masker(description: Mapping[str, object]) -> type[MaskEach] | None:
+    kind = described(description)
+    return kind if kind is not None and issubclass(kind, MaskEach) else None
 
 
 def _compare_shards(

@@ -16,7 +16,8 @@ import torch
 
 from lightning_app.core.batch import Batch
 from lightning_app.core.key_file import write_secret
-from lightning_app.desensitize import Chain, LearnedMask, learned_mask
+from lightning_app.desensitize import Chain, LearnedMask
+from lightning_app.desensitize import masker as masker_module
 from lightning_app.masks.learned import grown, shown_pixels, top_mask
 from lightning_app.release import Manifest, Pseudonyms
 from lightning_app.release.audit.agreed import Agreed
@@ -213,7 +214,7 @@ class Own(LearnedMask):
 def test_of_other_classes_and_chains_there_is_no_release(home: Path, tmp_path: Path) -> None:
     own = Own(checkpoint(home, "core_first"), 0.24, "core_first")
     with pytest.raises(
-        ValueError, match="Own gives each image a mask of its own, and a release holds such masks of"
+        ValueError, match="Own gives each image a mask of its own and does not promise to explain its masks"
     ):
         release_each(tmp_path, home / "raw", "core_first", desensitizer=own)
     chain = Chain([learned(home, "core_first")])
@@ -229,8 +230,8 @@ def peeking(monkeypatch: pytest.MonkeyPatch) -> None:
         mask = top_mask(image.mean(1, keepdim=True), shown)
         return mask, [(image.mean(1, keepdim=True), mask)]
 
-    monkeypatch.setattr(learned_mask, "grown", drawn)
-    monkeypatch.setattr(learned_mask, "runs", lambda *given: iter(()))  # rounding makes no other mask of it
+    monkeypatch.setattr(masker_module, "grown", drawn)
+    monkeypatch.setattr(masker_module, "runs", lambda *given: iter(()))  # rounding makes no other mask of it
 
 
 def test_a_masker_that_draws_hidden_pixels_is_found_while_it_releases(
@@ -254,7 +255,7 @@ def test_masks_of_another_number_of_pixels(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = grown
-    monkeypatch.setattr(learned_mask, "grown", lambda n, i, shown, g: honest(n, i, shown + 1, g))
+    monkeypatch.setattr(masker_module, "grown", lambda n, i, shown, g: honest(n, i, shown + 1, g))
     with pytest.raises(ValueError, match=r"shows \[139\] pixels of images, not 138"):
         release_each(tmp_path, home / "raw", "free", desensitizer=learned(home, "free"))
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from lightning_app.core.key_file import write_secret
-from lightning_app.desensitize import LearnedMask, learned_mask
+from lightning_app.desensitize import LearnedMask
+from lightning_app.desensitize import masker as masker_module
 from lightning_app.masks.learned import grown
 from lightning_app.release.audit import each_against_raw
 from lightning_app.release.audit.odds import detection, typical
@@ -59,7 +60,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         mask, rounds = grown(network, image.flip(-1), shown, growth)
         return mask.flip(-1), [(logits.flip(-1), added.flip(-1)) for logits, added in rounds]
 
-    monkeypatch.setattr(learned_mask, "grown", otherwise)
+    monkeypatch.setattr(masker_module, "grown", otherwise)
 
 
 def test_a_failed_audit_and_pixels_of_others_prove_nothing(

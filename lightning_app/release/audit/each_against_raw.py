@@ -13,8 +13,7 @@ from torch import Tensor
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader
 from lightning_app.core.draws import hashed
-from lightning_app.desensitize import LearnedMask
-from lightning_app.desensitize.learned_mask import CHUNK
+from lightning_app.desensitize.masker import CHUNK
 from lightning_app.release.audit.images import read_at_most
 from lightning_app.release.audit.run import Audit, Compared
 from lightning_app.release.format.each_mask import mask_faults, mask_file
@@ -150,11 +149,10 @@ def _other_mask(
     each: EachDesensitizer, made: Remade, batch: _Batch, row: int, mask: Tensor, differing: int
 ) -> str | None:
     """Return what is wrong with a mask that is not the one made again; None where another machine may have made it."""
-    learned = each.desensitizer
-    assert isinstance(learned, LearnedMask)
+    masker = each.desensitizer
     image = batch.raw[row][None].float() / 255
     if each.codes is None:
-        if any(True for _ in learned.possible(image, mask[None, None].float())):
+        if any(True for _ in masker.possible(image, mask[None, None].float())):
             return None
         return (
             f"is not the masker's: run again on the raw image it shows {differing // 2} other pixels, more than "
@@ -164,14 +162,14 @@ def _other_mask(
     if not same:
         return "is none of the masker's public masks"
     number = torch.tensor([batch.numbers[row]])
-    if any(learned.may_choose(soft, number, same[0], _NEARLY) for soft in learned.possible(image)):
+    if any(masker.may_choose(soft, number, same[0], _NEARLY) for soft in masker.possible(image)):
         return None
     return f"is public mask {same[0]}, the masker run again chooses {int(made.which[row])}"
 
 
 def _own(path: Path, each: EachDesensitizer) -> Tensor | None:
-    size = each.desensitizer.size if isinstance(each.desensitizer, LearnedMask) else None
-    assert size is not None
+    size = each.desensitizer.size
+    assert size is not None, "prepared"
     if not path.is_file() or path.is_symlink():
         return None
     _, mask = mask_faults(read_at_most(path, size[0]), size[0], each.shown)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_app.core.batch import Batch
-from lightning_app.desensitize import Desensitizer, LearnedMask
+from lightning_app.desensitize import Desensitizer, MaskEach
 from lightning_app.desensitize.mask_kinds import MASK_KINDS
 from lightning_app.masks.learned import shown_pixels
 from lightning_app.release.write.desensitizing import Picture, as_picture, stack
@@ -71,10 +71,10 @@ class EachDesensitizer:
         self, desensitizer: Desensitizer, size: int, accept_interference: bool = False, key_file: bool = True
     ) -> None:
         self._name = type(desensitizer).__name__
-        if type(desensitizer) is not LearnedMask:
+        if not isinstance(desensitizer, MaskEach) or not desensitizer.explains_masks:
             raise ValueError(
-                f"desensitizer: {self._name} gives each image a mask of its own, and a release holds such masks of "
-                "LearnedMask alone: nobody could say what the masks of another class are functions of"
+                f"desensitizer: {self._name} gives each image a mask of its own and does not promise to explain its "
+                "masks: nobody could say what they are functions of, so no release can be made of it"
             )
         if why := desensitizer.why_not_released():
             raise ValueError(f"desensitizer: {why}")
