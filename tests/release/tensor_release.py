@@ -1,20 +1,27 @@
-"""Small releases of representations that tests begin from, and how to spoil one so that its hashes still hold."""
+"""Small releases of representations that tests begin from, what is in one, and how to spoil it unseen by its hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file
 
-from datamodules import FolderFaces
+from datamodules import FaceDataModule, FolderFaces
 from datamodules.readers.base import FaceReader
 from lightning_app.desensitize import Chain, Desensitizer, FrequencyMask, MixUp
+from lightning_app.release.audit.run import audit
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.names import TIMESTAMP
+from lightning_app.release.format.pseudonyms import Pseudonyms
+from lightning_app.release.format.tensors import Layout
 from lightning_app.release.write import writer
 from lightning_app.release.write.finish import stamp
 from lightning_app.release.write.writer import Release, write_release
@@ -59,6 +66,15 @@ def released(
         return write_release(raw, desensitizer, home / name, home / f"{name} of the owner", KEY, **settings)
 
 
+def three(home: Path, root: Path) -> Path:
+    """Release a tree to `home` as `plain`, as `half` (float16), and as `mixed`."""
+    raw = reader_of(root)
+    released(home, raw, "plain", method(home))
+    released(home, raw, "half", method(home), dtype="float16")
+    released(home, raw, "mixed", mixing(home), rows=24, mix_once=True)
+    return home
+
+
 def put_hashes_right(root: Path, **changed: Any) -> None:
     """Have the manifest say what the files are now: whoever changes a release can do that, where it is not signed."""
     path = root / "manifest.json"
@@ -70,3 +86,36 @@ def put_hashes_right(root: Path, **changed: Any) -> None:
     for one in [*root.rglob("*"), root]:
         stamp(one)
     assert root.stat().st_mtime == TIMESTAMP
+
+
+def tensors(root: Path) -> dict[str, np.ndarray[Any, Any]]:
+    parts = [load_file(path) for path in sorted((root / "shards").iterdir())]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def findings(root: Path) -> list[str]:
+    return [f"{finding.file} {finding.what}" for finding in audit(root).findings]
+
+
+def on_the_fly(home: Path, drawn_root: Path) -> tuple[dict[bytes, int], torch.Tensor]:
+    """Place of every image in the raw set by its pseudonym, and what `fit` makes of all of them."""
+    raw = reader_of(drawn_root).open()
+    names = Pseudonyms(KEY)
+    at = {
+        bytes.fromhex(names.image(raw.identities[int(raw.labels[i])], raw.stable_name(i))): i
+        for i in range(len(raw))
+    }
+    images = raw.__getitems__(range(len(raw)))["image"]
+    return at, FaceDataModule(raw, method(home)).desensitized(images)["image"]
+
+
+def rewrite(root: Path, change: Callable[[dict[str, np.ndarray[Any, Any]]], None], **facts: Any) -> None:
+    """Change the tensors of the first shard and write it by the safetensors library, laid out as ours."""
+    path = root / "shards" / "000000.safetensors"
+    values = {name: value.copy() for name, value in load_file(path).items()}
+    change(values)
+    manifest = Manifest.read(root)
+    assert manifest.tensors is not None
+    layout = Layout.of(manifest.tensors.stored, manifest.tensors.mixed, len(values["name"]))
+    path.write_bytes(layout.head + b"".join(values[name].tobytes() for name in layout.parts))
+    put_hashes_right(root, **facts)

@@ -1,0 +1,247 @@
+"""`compare` takes no figures, attackers or settings that do not go together; each is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from datamodules import DrawnFaces, FolderFaces
+from lightning_app.attacks import Attack, MeanFace, Telea, TrainedRestorer, Unshuffle
+from lightning_app.desensitize import BlockDCT
+from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method
+from lightning_app.studies.compare.strangers import check_strangers
+from tests.attacks.test_trained import checkpoint
+from tests.command_line import RunMain, refused
+
+
+def test_a_checkpoints_own_figures_are_taken_only_where_they_are_the_methods(
+    config: Callable[..., Path], fitted: Path, drawn_root: Path, tmp_path: Path
+) -> None:
+    home = fitted / "runs/tiny"
+    fit = yaml.safe_load((fitted / "tiny.yaml").read_text())
+
+    def place(name: str = "m", **changed: Any) -> Path:
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump(fit | changed))
+        method = Method(str(tmp_path / "other.yaml"), checkpoint=str(home / "checkpoints/last.ckpt"))
+        return ComparedMethod(name, method, "both", Path("runs"), 0).run
+
+    own = Path("runs/both/m")
+    assert place() == home
+    assert (
+        place(seed_everything=3, model=fit["model"] | {"class_path": "lightning_app.models.ResNetFSM"})
+        == home
+    )
+    verification, *others = fit["trainer"]["callbacks"]
+    for change in ({"flip": True}, {"crop": 40}, {"bootstrap": 30}):
+        callback = verification | {"init_args": verification["init_args"] | change}
+        assert place(trainer=fit["trainer"] | {"callbacks": [callback, *others]}) == own, change
+    data = fit["data"]["init_args"]
+    reader = data["reader"] | {"init_args": data["reader"]["init_args"] | {"crop": 40}}
+    for init_args in (data | {"reader": reader}, data | {"desensitizer": None}):
+        assert place(data=fit["data"] | {"init_args": init_args}) == own
+    with pytest.raises(
+        ValueError, match=r"methods\.m: checkpoint .*: trained on pixels normalised with mean 0\.5"
+    ):
+        place(data=fit["data"] | {"init_args": data | {"mean": 0.4}})
+
+
+def test_what_was_verified_of_another_checkpoint_is_not_taken(
+    config: Callable[..., Path], run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = yaml.safe_load(config().read_text())["methods"]
+    path = config(methods={"none": methods["none"]}, attacks={}, judges={}, privacy_axis="dssim")
+    run_main("compare", "--config", path)
+    record = Path("runs/both/jobs/none.json")
+    description = json.loads(record.read_text())
+    record.write_text(json.dumps(description | {"checkpoint": "0" * 64}))
+    line = refused(capsys, lambda: run_main("compare", "--config", path))
+    assert "runs/both/none was made with other settings" in line
+
+
+def test_a_trained_run_that_was_verified_otherwise_is_refused(
+    config: Callable[..., Path], fitted: Path, tmp_path: Path
+) -> None:
+    fit = yaml.safe_load((fitted / "tiny.yaml").read_text())
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/shared").symlink_to(fitted / "runs/tiny")
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(fit))
+    ComparedMethod("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
+    fit["trainer"]["callbacks"][0]["init_args"]["flip"] = True
+    path.write_text(yaml.safe_dump(fit))
+    with pytest.raises(
+        ValueError, match=r"methods\.m: runs/shared holds a .*verification\.flip is false, not true"
+    ):
+        ComparedMethod("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
+
+
+def test_an_attacker_who_knows_the_people_is_refused(
+    config: Callable[..., Path],
+    fitted: Path,
+    drawn_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fit, last = fitted / "tiny.yaml", str(fitted / "runs/tiny/checkpoints/last.ckpt")
+    candidates = {"mask": ComparedMethod("mask", Method(str(fit), checkpoint=last), "both", Path("runs"), 0)}
+
+    def told(attacks: dict[str, Attack], restorer: AttackerRun | None = None) -> list[str]:
+        caplog.clear()
+        with caplog.at_level("WARNING", "faceveil"):
+            unknown = check_strangers(candidates, attacks, [restorer] if restorer else [], 0, restorer)
+        assert [record.getMessage() for record in caplog.records] == unknown
+        return unknown
+
+    strangers = MeanFace(DrawnFaces(identities=5, images_per_identity=1, size=32, first_identity=900))
+    assert told({"mean face": strangers, "Telea": Telea()}) == []
+    with pytest.raises(
+        ValueError, match="mean face: 4 of the 6 people who are attacked are among those"
+    ) as raised:
+        told({"mean face": MeanFace(DrawnFaces(identities=4, images_per_identity=1, size=32))})
+    assert "Drawn" not in str(raised.value)
+    with pytest.raises(ValueError, match="RFR-Net: 6 of the 6 people"):  # any `fit` on these people
+        told({}, AttackerRun(str(fit), label="RFR-Net"))
+    for number, folder in enumerate(sorted(path for path in drawn_root.iterdir() if path.is_dir())):
+        shutil.copytree(folder, tmp_path / f"others/Somebody_{number}")  # the same pictures under other names
+    with pytest.raises(ValueError, match=r"mean face: \d+ of their images are among those"):
+        told({"mean face": MeanFace(FolderFaces(tmp_path / "others", size=32, crop=44))})
+    (line,) = told({"mean face": MeanFace(FolderFaces("gone"))})
+    assert (
+        "mean face: whether it has learnt from people who are attacked cannot be checked (root=gone" in line
+    )
+    verification = candidates["mask"].setting.verification
+    assert verification is not None
+    assert verification.reader is not None
+    verification.reader.identities = []
+    (line,) = told({"mean face": strangers})
+    assert "cannot be checked: lfw does not tell who is on its images" in line
+
+
+def test_an_attacker_of_another_method_is_told(
+    config: Callable[..., Path], fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fit = str(fitted / "tiny.yaml")
+    own = ComparedMethod("mask", Method(fit), "both", Path("runs"), 0).setting.data.desensitizer.describe()
+
+    def told(desensitizer: dict[str, Any]) -> str:
+        caplog.clear()
+        path = checkpoint(tmp_path / "restorer.ckpt", FaceDataModule={"desensitizer": desensitizer})
+        with caplog.at_level("WARNING", "faceveil"):
+            ComparedMethod("mask", Method(fit, restorer=str(path)), "both", Path("runs"), 0)
+        return caplog.text
+
+    assert told(own) == ""
+    assert "methods.mask.restorer: " in told({"method": "Mosaic", "block": 8})
+    assert "was trained against Mosaic, this is MaskOut" in caplog.text
+    assert "was trained against a method it does not tell" in told({})
+    candidate = ComparedMethod(
+        "mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0
+    )
+    with caplog.at_level("WARNING", "faceveil"):
+        check_strangers({"mask": candidate}, {}, [], 0)
+    assert (
+        "methods.mask.restorer: whether it has learnt from people who are attacked cannot be checked"
+        in caplog.text
+    )
+    given = TrainedRestorer(tmp_path / "restorer.ckpt")
+    then = Unshuffle(BlockDCT(), then=tmp_path / "restorer.ckpt")
+    check_strangers({"mask": candidate}, {"theirs": given, "unshuffled": then}, [], 0)
+    for label in ("theirs", "unshuffled"):
+        assert f"{label}: whether it has learnt from people who are attacked cannot be checked" in caplog.text
+    home = tmp_path / "attacker"  # a whole run tells on whom it was trained
+    (home / "checkpoints").mkdir(parents=True)
+    (tmp_path / "restorer.ckpt").rename(home / "checkpoints/last.ckpt")
+    (home / "config.yaml").write_bytes((fitted / "runs/tiny/config.yaml").read_bytes())
+    candidate = ComparedMethod("mask", Method(fit, restorer=str(home)), "both", Path("runs"), 0)
+    with pytest.raises(ValueError, match=r"methods\.mask\.restorer: 6 of the 6 people who are attacked"):
+        check_strangers({"mask": candidate}, {}, [], 0)
+    none = {"mask": ComparedMethod("mask", Method(fit), "both", Path("runs"), 0)}
+    with pytest.raises(ValueError, match="theirs: 6 of the 6 people who are attacked"):
+        check_strangers(none, {"theirs": TrainedRestorer(home)}, [], 0)
+    # a class that the config beside the attacker names is not imported, and nothing is trained before that is settled
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reader = {"class_path": "evil.Reader", "init_args": {}}
+    (home / "config.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"reader": reader}}}))
+    with pytest.raises(
+        ValueError, match=r"methods\.mask\.restorer: .*'evil\.Reader'.* give --trust evil\.Reader"
+    ):
+        check_strangers({"mask": candidate}, {}, [], 0)
+    (tmp_path / "restorer.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"methods\.mask\.restorer: .*restorer\.ckpt"):
+        ComparedMethod("mask", Method(fit, restorer=str(tmp_path / "restorer.ckpt")), "both", Path("runs"), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": {}}, "methods: none given"),
+        ({"methods": {"a": {"config": "gone.yaml"}}}, "no config 'gone.yaml'"),
+        ({"methods": {"a/b": {"config": "demo.yaml"}}}, "methods: 'a/b' is no label"),
+        (
+            {"methods": {"a b": {"config": "demo.yaml"}, "a_b": {"config": "demo.yaml"}}},
+            "have the same folder name",
+        ),
+        (
+            {"methods": {"a": {"config": "demo.yaml", "args": ["--data.cash", "1"]}}},
+            "methods.a: .*data.*cash",
+        ),
+        (
+            {"methods": {"a": {"config": "demo.yaml", "checkpoint": "x.ckpt"}}},
+            "methods.a.checkpoint x.ckpt: no such",
+        ),
+        (
+            {"methods": {"a": {"config": "demo.yaml", "run": "../x"}}},
+            "methods.a.run: '../x'; give a plain name",
+        ),
+        (
+            {"methods": {"a": {"config": "inpaint_rfr.yaml"}}},
+            "methods.a: .*inpaint_rfr.yaml|methods.a: .*mask",
+        ),
+        (
+            {
+                "judges": {
+                    "x": {
+                        "class_path": "lightning_app.evaluation.RecogniserJudge",
+                        "init_args": {"checkpoint": "nowhere.ckpt"},
+                    }
+                }
+            },
+            r"judges\.x: checkpoint nowhere\.ckpt: no such file",
+        ),
+        (
+            {"judges": {"x": {"class_path": "lightning_app.attacks.Telea"}}},
+            r"judges.*lightning_app\.attacks\.Telea",
+        ),
+        ({"judges": {"x": "nowhere.ckpt"}}, "judges.x nowhere.ckpt: no such checkpoint"),
+        ({"privacy_axis": "beauty"}, "privacy_axis: 'beauty'"),
+        ({"judges": {}}, "privacy_axis: 'rank1' is measured by judges"),
+        ({"name": "../x"}, "name: '../x'; give a plain name"),
+        ({"examples": 0}, "examples: 0; give at least 1"),
+        ({"device": "tpu9"}, "device: 'tpu9' cannot be used"),
+    ],
+)
+def test_bad_input_is_told(
+    config: Callable[..., Path], change: dict[str, object], message: str, run_main: RunMain,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    # judges of the three methods would be missed first where the methods are others
+    path = config(**(({"judges": {}, "privacy_axis": "dssim"} if "methods" in change else {}) | change))
+    assert re.search(message, refused(capsys, lambda: run_main("compare", "--config", path)))
+
+
+def test_methods_on_other_people_cannot_be_compared(
+    config: Callable[..., Path], run_main: RunMain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = yaml.safe_load(config().read_text())["methods"]
+    path = config(methods=methods | {"demo": {"config": "demo.yaml"}})
+    line = refused(capsys, lambda: run_main("compare", "--config", path))
+    assert "methods.demo is verified on other pairs, crop or size than methods.none" in line
