@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image, ImageOps
 
 from datamodules import DrawnFaces, FolderFaces
 from lightning_app.attacks import Attack, MeanFace, Telea, TrainedRestorer, Unshuffle
@@ -110,8 +111,16 @@ def test_an_attacker_who_knows_the_people_is_refused(
         told({}, AttackerRun(str(fit), label="RFR-Net"))
     for number, folder in enumerate(sorted(path for path in drawn_root.iterdir() if path.is_dir())):
         shutil.copytree(folder, tmp_path / f"others/Somebody_{number}")  # the same pictures under other names
-    with pytest.raises(ValueError, match=r"mean face: \d+ of their images are among those"):
+    with pytest.raises(ValueError, match=r"mean face: \d+ of their images .*are among those"):
         told({"mean face": MeanFace(FolderFaces(tmp_path / "others", size=32, crop=44))})
+    for number, picture in enumerate(
+        sorted(drawn_root.rglob("*.png"))
+    ):  # one of them, mirrored and saved again
+        (tmp_path / f"again/Anybody_{number}").mkdir(parents=True)
+        other = tmp_path / f"again/Anybody_{number}/0.jpg"
+        ImageOps.mirror(Image.open(picture)).convert("RGB").save(other, quality=40)
+    with pytest.raises(ValueError, match=r"\d+ of their images \(the same, mirrored, or saved again\)"):
+        told({"mean face": MeanFace(FolderFaces(tmp_path / "again", size=32, crop=44))})
     (line,) = told({"mean face": MeanFace(FolderFaces("gone"))})
     assert (
         "mean face: whether it has learnt from people who are attacked cannot be checked (root=gone" in line
