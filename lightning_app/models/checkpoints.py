@@ -24,6 +24,7 @@ from lightning_app.models.resnet_partial import ResNetPartial
 from lightning_app.models.saved_network import head_weights
 from lightning_app.networks import Backbone, Head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
+from lightning_app.runs.checkpoint_part import check_finite
 from lightning_app.runs.folder import resolve_checkpoint
 
 _BY_WEIGHTS = (ResNet, ResNetMask, ResNetFSM, ResNetPartial, DCTDPRecogniser)  # told apart by them
@@ -121,7 +122,8 @@ def read_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds more than weights, is no recogniser's, or of a class that is not trusted.
+        ValueError: it is damaged, holds more than weights, or such as are no numbers, is no recogniser's, or of a class
+            that is not trusted.
     """
     file = _file(Path(path))
     if file.suffix == ".safetensors":
@@ -160,6 +162,10 @@ def read_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         raise ValueError(
             f"checkpoint {file}: its weights do not fit a {kind.__name__} ({reason[:300]})"
         ) from error
+    try:
+        check_finite(state)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {file}: {error}") from error
     model.eval().requires_grad_(False)
     data = checkpoint.get(DATA_STATE)
     return model, CheckpointFacts(

@@ -88,6 +88,19 @@ class Linker(L.LightningModule):
         self._held_out = HeldOutMeans("similarity")
         self._tried: list[LinkStudent] = []  # a student that is timed before there is a teacher
 
+    def check_fit(self, data: Any) -> None:
+        """Check that a training on these data can begin, whoever the teacher is; `compare` asks before its first run.
+
+        Args:
+            data: a `FaceDataModule`.
+
+        Raises:
+            ValueError: it cannot; the message says why.
+        """
+        if not getattr(data, "keep_clean", False):
+            raise ValueError("Linker learns from clean faces: set data.keep_clean to true")
+        check_bit_planes(bool(self.hparams["bit_planes"]), data.desensitizer)
+
     def prepare_data(self) -> None:
         """Check the data and read the teacher, before a run is written.
 
@@ -97,14 +110,12 @@ class Linker(L.LightningModule):
         if self._teach:
             return
         data: Any = getattr(self.trainer, "datamodule", None)
-        if not getattr(data, "keep_clean", False):
-            raise ValueError("Linker learns from clean faces: set data.keep_clean to true")
+        self.check_fit(data)
         if self._given[0] is None:
             raise ValueError(
                 "model.teacher: None; give the recogniser of clean faces whose embeddings are learnt: a checkpoint, "
                 "or a judge by class_path"
             )
-        check_bit_planes(bool(self.hparams["bit_planes"]), data.desensitizer)
         taught = self.taught
         self.pixels = int(data.size)
         teach = self._read_teacher(data)

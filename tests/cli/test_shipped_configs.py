@@ -18,6 +18,7 @@ OF_COMMANDS = {
     "table2.yaml": "compare",
     "frontier_64.yaml": "compare",
     "judged_112.yaml": "compare",
+    "judged_masks.yaml": "compare",
     "align.yaml": "align",
     **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_dctdp", "_frequency", "_frequency_pairs")},
     "desensitize_learned.yaml": "desensitize",

@@ -208,6 +208,18 @@ def test_a_perceptual_loss_without_its_weights_is_refused_before_the_first_run(
     assert not Path("runs/both").exists()
 
 
+def test_a_linker_without_clean_faces_is_refused_before_the_first_run(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    config = attacker(tmp_path / "linker.yaml", "Linker", first=900)
+    linker = {"config": config, "teacher": "clean", "args": ["--data.init_args.keep_clean=false"]}
+    with pytest.raises(
+        ValueError, match="^linker: Linker learns from clean faces: set data.keep_clean to true"
+    ):
+        comparison({"blur": BLUR}, attacks={}, linker=linker, privacy_axis="verification")
+    assert not list(Path("runs").glob("*/*"))
+
+
 @pytest.mark.slow
 def test_every_kind_of_method_meets_a_linker_and_what_needs_no_training(
     comparison: Callable[..., list[list[str]]], tmp_path: Path

@@ -81,6 +81,16 @@ class Own(ResNet):
     """A recogniser that somebody adds to ours, whose weights look like a ResNet's."""
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    model = ResNetMask(backbone="resnet18", num_classes=5, input_size=32)
+    with torch.no_grad():
+        model.state_dict()["backbone.layer2.0.bn1.weight"][3] = value
+    said = r"checkpoint .*last\.ckpt: backbone\.layer2\S+ holds values that are not finite; take an earlier checkpoint"
+    with pytest.raises(ValueError, match=said):
+        read_recogniser(write(tmp_path / "last.ckpt", model))
+
+
 def test_a_class_of_ours_that_weights_cannot_tell_is_taken_by_its_name(
     plain: tuple[Path, ResNetMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,31 @@ def test_a_loss_that_still_falls_is_told_from_one_that_is_flat() -> None:
     assert "19 were logged, 20 are needed" in why_open(Curve(losses=tuple(falling[:19])))
 
 
+def test_a_schedule_that_ends_near_0_does_not_make_a_loss_flat() -> None:
+    """Flat at the end because of the rate: what the loss did while the rate was high tells."""
+    generator = torch.Generator().manual_seed(0)
+    noise = (0.004 * torch.randn(100, generator=generator)).tolist()
+    rates = tuple(1.0 if step < 70 else 0.01 for step in range(100))
+    falling = tuple(2 - 0.01 * min(step, 70) + noise[step] for step in range(100))
+    flat = tuple(2 - 0.04 * min(step, 20) + noise[step] for step in range(100))
+    assert still_falls(falling) is False
+    assert (
+        why_open(Curve(losses=falling, rates=rates))
+        == "its loss still fell when its learning rate was taken down"
+    )
+    assert why_open(Curve(losses=flat, rates=rates)) == ""
+    assert why_open(Curve(losses=falling, rates=(1.0,) * 100)) == ""  # never taken down: the end tells
+    early = tuple(1.0 if step < 19 else 0.01 for step in range(100))
+    assert "19 were logged until then, 20 are needed" in why_open(Curve(losses=flat, rates=early))
+
+
+def test_rates_are_read_where_all_were_logged(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/loss,train/lr\n9,2.0,0.1\n19,1.0,0.2\n")
+    assert read_curve(tmp_path).rates == (0.1, 0.2)
+    (tmp_path / "metrics.csv").write_text("step,train/loss,train/lr\n9,2.0,\n19,1.0,0.2\n")
+    assert read_curve(tmp_path).rates == ()
+
+
 def test_a_curve_is_read_with_what_was_logged_before_a_kill(tmp_path: Path) -> None:
     (tmp_path / "metrics.0.csv").write_text("epoch,step,train/l1,train/loss\n,9,50.0,70\n,19,40.0,60\n")
     (tmp_path / "metrics.csv").write_text(
