@@ -28,6 +28,7 @@ LONG = (
     "test_benchmarks.py",
     "test_cli.py",
     "test_trainer_options.py",
+    "test_trainer_callbacks.py",
 )
 STARTED = time.monotonic()
 

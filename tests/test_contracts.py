@@ -25,6 +25,7 @@ CONTRACTS = {
 SPARED = {
     "FilesPerPerson": "what readers of trees share: it scans nothing itself",
     "IResNet": "what IR50 and IRSE50 share, which are it by a name",
+    "MaskEach": "what others ask of LearnedMask: it makes no mask itself",
     "MarginHead": "what ArcFace and CosFace share: it has no margin itself",
     "NoHead": "stands where no head is: it gives no scores, and says so",
     "_Inpainting": "what OpenCV's two methods share: it inpaints by neither",

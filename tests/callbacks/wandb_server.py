@@ -1,4 +1,4 @@
-"""As much of a W&B server as one run needs, on loopback, with a switch to make it go away."""
+"""As much of a W&B server as one run needs, on loopback, with a switch to make it go away; a key, and what was said."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import pytest
+
+KEY = "a" * 40
 _ENTITY = {"name": "tester", "id": "entity"}
 _ANSWERS: dict[str, Any] = {
     "UpsertBucket": {
@@ -116,3 +119,8 @@ def wandb_server() -> Iterator[WandbServer]:
     with WandbServer() as server:
         yield server
         server.go_away()
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said of W&B."""
+    return [record.message for record in caplog.records if "W&B" in record.message]

@@ -1,4 +1,4 @@
-"""Every behaviour of the command line end to end, on tiny drawn sets."""
+"""`fit`, `validate`, `test` and `predict` end to end, on tiny drawn sets: what each leaves behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from shutil import copytree
 
@@ -17,13 +16,9 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from callbacks import RunCheckpoint, results
+from callbacks import results
 from datamodules import DrawnFaces
-from lightning_app.cli.configs import CONFIGS, find_config, shipped
-from lightning_app.commands import COMMANDS
-from lightning_app.runs import lock
 from tests.command_line import RunMain, refused, write_config
-from tests.other_process import other_process, said
 
 
 def test_fit_leaves_a_whole_run_behind(fitted: Path) -> None:
@@ -266,114 +261,6 @@ def test_a_saved_config_does_again_what_was_done(drawn_root: Path, tmp_path: Pat
     assert again["lfw/accuracy"] == trained["lfw/accuracy"]
 
 
-def test_another_checkpoint_and_overwrite_leave_nothing_of_the_run_before(
-    fitted: Path, drawn_root: Path, tmp_path: Path, run_main: RunMain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copytree(fitted / "runs/tiny", tmp_path / "runs/tiny")
-    monkeypatch.setattr(RunCheckpoint, "_keep", lambda *args: None)  # as if killed before the first save
-    run_main("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", fitted / "runs/tiny/checkpoints/last.ckpt",
-         "--overwrite", "--trainer.max_epochs", 3)  # fmt: skip
-    assert not list((tmp_path / "runs/tiny").rglob("*.ckpt"))
-
-
-def test_a_folder_with_a_run_is_not_overwritten_unasked(
-    fitted: Path, capsys: pytest.CaptureFixture[str], run_main: RunMain
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        run_main("fit", "--config", fitted / "tiny.yaml", "--runs", fitted / "runs")
-    assert stop.value.code == 1
-    assert (
-        "holds a finished run already: go on with it (--ckpt_path last, a larger --trainer.max_epochs), replace it"
-        in capsys.readouterr().err
-    )
-
-
-def test_a_saved_config_neither_overwrites_nor_goes_on_unasked(
-    fitted: Path, tmp_path: Path, run_main: RunMain
-) -> None:
-    copytree(fitted / "runs", tmp_path / "runs")
-    saved = yaml.safe_load((fitted / "runs/tiny/config.yaml").read_text())
-    assert (saved["name"], saved["overwrite"], saved["ckpt_path"]) == ("tiny", False, None)
-    # the name stands in it, so that `last` is found
-    runs = tmp_path / "runs"
-    run_main("validate", "--config", fitted / "runs/tiny/config.yaml", "--runs", runs, "--ckpt_path", "last")
-    assert (runs / "tiny/metrics.validate.json").is_file()
-
-
-def test_a_folder_in_which_another_process_trains_is_left_alone(
-    drawn_root: Path,
-    tmp_path: Path,
-    run_main: RunMain,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    config = write_config(tmp_path / "tiny.yaml", drawn_root, "ResNet")
-    monkeypatch.setattr(lock, "_PATIENCE_S", 0.0)
-    with other_process(tmp_path / "runs/tiny") as other:
-        assert said(other) == "holds it"
-        for option in ((), ("--overwrite",)):
-            with pytest.raises(SystemExit):
-                run_main("fit", "--config", config, *option)
-            assert (
-                "runs/tiny: another process is writing here (process 7 on elsewhere)"
-                in capsys.readouterr().err
-            )
-        assert [path.name for path in (tmp_path / "runs/tiny").iterdir()] == [lock.LOCK]
-        (
-            tmp_path / "runs/tiny/metrics.csv"
-        ).touch()  # what the other has written so far is no reason to replace it
-        with pytest.raises(SystemExit):
-            run_main("fit", "--config", config)
-        said_then = capsys.readouterr().err
-        assert "another process is writing here (process 7 on elsewhere): wait for its end" in said_then
-        assert "--overwrite" not in said_then
-
-
-def test_overwrite_replaces_the_run_and_nothing_else(fitted: Path, tmp_path: Path, run_main: RunMain) -> None:
-    run = tmp_path / "runs" / "tiny"
-    copytree(fitted / "runs" / "tiny", run)
-    (run / "notes.txt").write_text("mine")
-    (run / "src").mkdir()
-    (run / "src" / "precious.py").write_text("mine")
-    (run / "embeddings.safetensors").write_text("of the earlier run")
-    run_main("fit", "--config", fitted / "tiny.yaml", "--overwrite", "--trainer.max_epochs", 1)
-    assert (run / "notes.txt").read_text() == (run / "src" / "precious.py").read_text() == "mine"
-    assert not (run / "embeddings.safetensors").exists()
-    assert json.loads((run / "metrics.json").read_text())["run/epochs"] == 1
-
-
-def test_a_fit_that_cannot_begin_leaves_the_earlier_run_whole(
-    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "runs" / "tiny"
-    copytree(fitted / "runs" / "tiny", run)
-    where = "--data.init_args.reader.init_args.root"
-    refused(
-        capsys, lambda: run_main("fit", "--config", fitted / "tiny.yaml", "--overwrite", where, "nowhere")
-    )
-    for name in ("checkpoints/last.ckpt", "metrics.json", "metrics.csv", "config.yaml", "faces.png"):
-        assert (run / name).read_bytes() == (fitted / "runs/tiny" / name).read_bytes(), name
-
-
-def test_going_on_from_another_run_does_not_take_over_a_folder(
-    fitted: Path, tmp_path: Path, run_main: RunMain, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copytree(fitted / "runs" / "tiny", tmp_path / "runs" / "tiny")
-    other = fitted / "runs/tiny/checkpoints/last.ckpt"
-    message = refused(capsys, lambda: run_main("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", other))
-    assert "holds a finished run already" in message
-    message = refused(
-        capsys,
-        lambda: run_main("fit", "--config", fitted / "tiny.yaml", "--ckpt_path", "last", "--overwrite"),
-    )
-    assert "--overwrite would remove" in message
-
-
-@pytest.mark.parametrize("name", ["..", "a/b", "."])
-def test_a_name_is_a_plain_name(name: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "plain name" in refused(capsys, lambda: run_main("fit", "--config", "demo.yaml", "--name", name))
-
-
 def test_a_gpu_that_is_not_there(run_main: RunMain, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
@@ -393,77 +280,3 @@ def test_a_model_is_loaded_from_a_run_in_python(fitted: Path) -> None:
     assert model.embed(torch.zeros(2, 3, 32, 32), mask).shape == (2, 64)
     assert model(torch.zeros(2, 3, 32, 32), mask).shape == (2, 6)
     assert set(model.gate(mask)) == {"layer2"}
-
-
-# configs of other commands than Lightning's own: the module in lightning_app.commands that reads them
-OF_COMMANDS = {
-    **{f"compare{which}.yaml": "compare" for which in ("", "_all", "_demo")},
-    "table2.yaml": "compare",
-    "frontier_64.yaml": "compare",
-    "judged_112.yaml": "compare",
-    "judged_masks.yaml": "compare",
-    "align.yaml": "align",
-    **{f"desensitize{which}.yaml": "desensitize" for which in ("", "_dctdp", "_frequency", "_frequency_pairs")},
-    "desensitize_learned.yaml": "desensitize",
-    "fsm_ablation.yaml": "ablate",
-    "lfwa_eigenfaces.yaml": "eigenfaces",
-    **{f"{task}_masks.yaml": "ablate" for task in ("celeba", "fer3", "lfwa")},
-    "rank_masks.yaml": "ablate",
-    "table3_masks.yaml": "ablate",
-    "rank_scorers.yaml": "rank_scorers",
-    "search_mask.yaml": "search_mask",
-    "federated.yaml": "federate",
-    "federated_demo.yaml": "federate",
-    "sweep_levels.yaml": "sweep_levels",
-    **{f"table{number}.yaml": "ablate" for number in (3, 6, 8)},
-    **{f"{study}.yaml": "ablate" for study in ("confound", "epochs", "frequency", "frequency_adamixup", "frequency_dp",
-                                               "gates", "hidden85", "recipes", "recipes_owner")},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [name for name in shipped() if name not in OF_COMMANDS])
-def test_every_shipped_config_parses(
-    name: str, run_main: RunMain, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = ["--config", "demo.yaml"] if name.startswith("overlays/") else []
-    with pytest.raises(SystemExit) as stop:
-        run_main("fit", *base, "--config", name, "--print_config")
-    assert stop.value.code == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["model"]["class_path"].startswith("lightning_app.models.")
-
-
-@pytest.mark.parametrize(("name", "command"), OF_COMMANDS.items())
-def test_every_config_of_a_command_parses(name: str, command: str) -> None:
-    module = import_module(f"lightning_app.commands.{command}")
-    parsed = module.build_parser().parse_args(["--config", name]).as_dict()
-    written = yaml.safe_load((CONFIGS / name).read_text())
-    plain = {key: value for key, value in written.items() if isinstance(value, str | int | float)}
-    assert plain
-    assert {key: parsed[key] for key in plain} == plain
-
-
-def test_shipped_configs_are_those_the_readme_promises() -> None:
-    wanted = {"demo", "resnet", "resnet_mask", "lfwa_resnet", "lfwa_mask", "lfwa_fsm_layer3", "overlays/cpu",
-              "overlays/ddp_4gpu", "overlays/wandb", *(f"fsm_layer{i}" for i in range(1, 5))}  # fmt: skip
-    assert wanted <= {name.removesuffix(".yaml") for name in shipped()}
-
-
-def test_bare_names_are_found_here_then_in_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_config("demo.yaml") == find_config("demo") == CONFIGS / "demo.yaml"
-    (tmp_path / "demo.yaml").write_text("{}")
-    assert find_config("demo.yaml") == Path("demo.yaml")
-
-
-def test_every_command_is_shown_and_an_unknown_one_named(
-    run_main: RunMain, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_main("--help")
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in ("fit", "predict", *COMMANDS))
-    line = refused(capsys, lambda: run_main("search_mask"))
-    assert (
-        "no command 'search_mask'; did you mean search-mask? There are: fit, validate, test, predict, ablate"
-        in line
-    )

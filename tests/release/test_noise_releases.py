@@ -33,7 +33,7 @@ from lightning_app.release.format.tensors import Layout, Stored
 from lightning_app.studies.audit import audit as command
 from tests.command_line import RunMain, refused
 from tests.datamodules.test_released_tensors import DRAWN, config, release
-from tests.desensitize.test_noise import checkpoint, other_people
+from tests.desensitize.noisy import checkpoint, other_people
 from tests.release.tensor_release import KEY, SIZE, put_hashes_right, reader_of, released
 
 METHODS = ("LaplaceNoise", "EigenfaceNoise", "DCTDP")
