@@ -29,6 +29,9 @@ LONG = (
     "test_cli.py",
     "test_trainer_options.py",
     "test_trainer_callbacks.py",
+    "test_compare_killed.py",
+    "test_shipped_configs.py",
+    "test_ada_mixup_strategy.py",
 )
 STARTED = time.monotonic()
 

@@ -70,6 +70,7 @@ def test_the_strategy_goes_where_the_reward_is(best: int, baseline: bool) -> Non
     assert float(strategy.probability[K.index(best)]) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_network")
 def test_a_paired_baseline_finds_a_small_difference_below_what_all_have_in_common() -> None:
     """Rewards rise, and batches differ by more than candidates do: of the same batch only the difference counts."""

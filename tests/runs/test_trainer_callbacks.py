@@ -175,6 +175,7 @@ def test_an_error_of_our_own_is_not_blamed_on_a_callback() -> None:
 @pytest.mark.filterwarnings(
     "ignore:.*was called without a model", "ignore:.*there is no last checkpoint", "ignore:.*flops_per_batch"
 )
+@pytest.mark.slow
 def test_callbacks_that_watch_go_together(fit: Run) -> None:
     metrics = fit(
         LIGHTNINGS + "RichModelSummary",
