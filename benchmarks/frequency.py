@@ -130,7 +130,7 @@ def measure(
         repeats: timed runs of each.
         size: side of the images in pixels.
         batch: images that are transformed at a time.
-        fit_batch: images a step of `fit`: few, so that the 24 runs of it end in about a minute on one core.
+        fit_batch: images a step of `fit`: few, so that the 24 runs of each network end in minutes.
         steps: of a run of `fit`.
         networks: the backbones.
         warmup: untimed runs of `fit` before.

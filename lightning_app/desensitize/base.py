@@ -50,8 +50,8 @@ class Desensitizer(nn.Module):
         has_mask: True: every batch gets a mask, and what it hides reaches nothing that is returned. False: none
             does, and every pixel counts as visible. None: not said. A promise, which no subclass inherits.
         hides_only: it multiplies by its mask and does nothing else. A promise, which no subclass inherits.
-        explains_masks: where each image has a mask of its own, it says what that is a function of (`MaskEach`), so that
-            a release may hold such masks. A promise, which no subclass inherits.
+        explains_masks: where each image has a mask of its own, it says what that is a function of (`MaskEach`). A
+            release of such masks needs it, and is made of our own classes alone. A promise, which no subclass inherits.
     """
 
     out_channels: int = 3

@@ -16,8 +16,8 @@ from lightning_app.desensitize.mask_kinds import Kind
 class MaskEach(Desensitizer):
     """Masks that a trained masker makes: one for all images, one of a few, or one for each.
 
-    A release of masks, one an image, is made of classes of this kind that promise `explains_masks`; its audit runs the
-    masker again by `with_masker`, and holds each mask against what `possible` and `may_choose` say.
+    A release of masks, one an image, is made of our own classes of this kind that promise `explains_masks`. Its audit
+    runs the masker again by `with_masker`, and holds each mask against what `possible` and `may_choose` say.
 
     Attributes:
         kind: what its masks may tell of the pixels under them, see `mask_kinds.MASK_KINDS`.

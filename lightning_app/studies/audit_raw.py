@@ -165,7 +165,7 @@ def _compare_each(
     try:
         with one_thread():
             if masker is not None:
-                keys = [] if configured is None else configured.owner_keys()
+                keys = configured.owner_keys() if isinstance(configured, MaskEach) else []
                 kind = _of_a_masker(manifest.method)
                 if kind is None:
                     found.add("images", f"{NOT_COMPARED}: its masks are none of a masker's")

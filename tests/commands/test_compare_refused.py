@@ -7,17 +7,20 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 import yaml
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from datamodules import DrawnFaces, FolderFaces
+from datamodules.readers.base import FaceReader
 from lightning_app.attacks import Attack, MeanFace, Telea, TrainedRestorer, Unshuffle
 from lightning_app.desensitize import BlockDCT
 from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method
-from lightning_app.studies.compare.strangers import check_strangers
+from lightning_app.studies.compare.strangers import Looks, check_strangers, copies
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import RunMain, refused
 
@@ -131,6 +134,37 @@ def test_an_attacker_who_knows_the_people_is_refused(
     verification.reader.identities = []
     (line,) = told({"mean face": strangers})
     assert "cannot be checked: lfw does not tell who is on its images" in line
+
+
+class Pictures:
+    """What a reader gives of images that are there."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        return {"image": self.images[rows]}
+
+
+def looks(images: Tensor) -> Looks:
+    return Looks.of(cast(FaceReader, Pictures(images)))
+
+
+def test_what_pictures_have_in_common_makes_no_copies() -> None:
+    drawn = DrawnFaces(60, 2, 32, first_identity=100).__getitems__(range(120))["image"]
+    others = DrawnFaces(60, 2, 32, first_identity=900).__getitems__(range(120))["image"]
+    side = torch.linspace(-1, 1, 32)
+    oval = (side[:, None].square() + (1.4 * side).square() < 0.9).to(torch.uint8)
+    solid = torch.arange(100, 220, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    for images, attacked, found in (
+        (others, drawn, 0), (others * oval, drawn * oval, 0), (drawn * oval, drawn * oval, 120),
+        (drawn.flip(-1), drawn, 120), (drawn[:7] // 2 * 2, drawn, 7), (solid[:60], solid[60:], 0),
+        (solid[:60], solid[50:], 10), (drawn[:0], drawn, 0), (drawn, drawn[:0], 0),
+    ):  # fmt: skip
+        assert copies(looks(images), looks(attacked)) == found
 
 
 def test_an_attacker_of_another_method_is_told(

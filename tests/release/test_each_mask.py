@@ -23,6 +23,7 @@ from lightning_app.release import Manifest, Pseudonyms
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import audit
 from lightning_app.release.audit.verdict import first_line, left_open
+from lightning_app.release.format.method import describe
 from lightning_app.release.write import batch_writer, finish, work
 from lightning_app.studies.audit import audit as audit_command
 from tests.command_line import RunMain, refused
@@ -211,12 +212,29 @@ class Own(LearnedMask):
     """A class of the user's."""
 
 
+class Promising(LearnedMask):
+    """A class of the user's that promises."""
+
+    has_mask, hides_only, explains_masks = True, True, True
+
+
 def test_of_other_classes_and_chains_there_is_no_release(home: Path, tmp_path: Path) -> None:
     own = Own(checkpoint(home, "core_first"), 0.24, "core_first")
     with pytest.raises(
         ValueError, match="Own gives each image a mask of its own and does not promise to explain its masks"
     ):
         release_each(tmp_path, home / "raw", "core_first", desensitizer=own)
+    own.explains_masks = True  # an object adds nothing to what its class promises
+    with pytest.raises(ValueError, match="Own gives each image a mask of its own and does not promise"):
+        release_each(tmp_path, home / "raw", "core_first", desensitizer=own)
+    promising = Promising(checkpoint(home, "core_first"), 0.24, "core_first")
+    with pytest.raises(
+        ValueError, match=r"Promising gives each image .* of FaceVeil's own classes alone: an audit"
+    ):
+        release_each(tmp_path, home / "raw", "core_first", desensitizer=promising)
+    promising.prepare((SIZE, SIZE))
+    with pytest.raises(ValueError, match=r"Promising gives .* are described of FaceVeil's own classes alone"):
+        describe(promising, SIZE, None, each=True)
     chain = Chain([learned(home, "core_first")])
     with pytest.raises(ValueError, match="Chain: its step LearnedMask gives each image a mask of its own"):
         release_each(tmp_path, home / "raw", "core_first", desensitizer=chain)

@@ -86,6 +86,11 @@ def describe(
         if not each:
             named = type(desensitizer).entries(size, version)[0]
             description = {key: value for key, value in description.items() if key in named}
+    elif each:
+        raise ValueError(
+            f"desensitizer: {name} gives each image a mask of its own, and such masks are described of FaceVeil's own "
+            "classes alone"
+        )
     else:
         guard = guard_of(description)
         description = {"guard": guard} if guard and mask is not None else {}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_app.core.batch import Batch
-from lightning_app.desensitize import Desensitizer, MaskEach
+from lightning_app.desensitize import OURS, Desensitizer, MaskEach
 from lightning_app.desensitize.mask_kinds import MASK_KINDS
 from lightning_app.masks.learned import shown_pixels
 from lightning_app.release.write.desensitizing import Picture, as_picture, stack
@@ -45,6 +45,23 @@ class Remade(NamedTuple):
     which: Tensor
 
 
+def _check_explained(desensitizer: Desensitizer) -> None:
+    """Refuse a class of whose masks nobody could say what they are functions of."""
+    kind, name = type(desensitizer), type(desensitizer).__name__
+    # an object may take back what its class promises, never add to it
+    explains = vars(kind).get("explains_masks") is True and desensitizer.explains_masks is True
+    if not explains or not isinstance(desensitizer, MaskEach):
+        raise ValueError(
+            f"desensitizer: {name} gives each image a mask of its own and does not promise to explain its masks: "
+            "nobody could say what they are functions of, so no release can be made of it"
+        )
+    if OURS.get(name) is not kind:
+        raise ValueError(
+            f"desensitizer: {name} gives each image a mask of its own, and a release describes such masks of "
+            "FaceVeil's own classes alone: an audit could not tell what those of another class are functions of"
+        )
+
+
 class EachDesensitizer:
     """Desensitize batches of a reader's pixels under masks of their own, on the CPU.
 
@@ -71,11 +88,8 @@ class EachDesensitizer:
         self, desensitizer: Desensitizer, size: int, accept_interference: bool = False, key_file: bool = True
     ) -> None:
         self._name = type(desensitizer).__name__
-        if not isinstance(desensitizer, MaskEach) or not desensitizer.explains_masks:
-            raise ValueError(
-                f"desensitizer: {self._name} gives each image a mask of its own and does not promise to explain its "
-                "masks: nobody could say what they are functions of, so no release can be made of it"
-            )
+        _check_explained(desensitizer)
+        assert isinstance(desensitizer, MaskEach)
         if why := desensitizer.why_not_released():
             raise ValueError(f"desensitizer: {why}")
         if desensitizer.interference and not accept_interference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,13 @@ from lightning_app.studies.compare.methods import AttackerRun
 log = logging.getLogger("faceveil")
 _AT_A_TIME = 64  # images read for what they look like
 _SIDE = 16  # px that pictures are compared at
-# cosine at that size: of LFW-a's photographs of different people 0.951 at most, of drawn ones 0.962; of one that was
-# saved again as JPEG of quality 30 at least 0.999
-_SAME = 0.99
+# cosine at that size without the set's mean picture: of LFW-a's photographs of different people 0.954 at most, cut out
+# by an oval 0.967; of one that was saved again as JPEG of quality 30 at least 0.998, under an oval 0.982
+_SAME = 0.975
+_APART = (
+    3.0  # grey levels, root of the mean square at that size: saving again as JPEG of quality 30 makes 1 or 2
+)
+_PLAIN = 1.0  # grey levels; what differs by less from its mean and the set's is compared by hash
 _ROWS = 4096  # images compared with all attacked ones at a time
 
 
@@ -129,15 +134,15 @@ class Learnt:
 
 
 def _refuse(sources: Mapping[str, Learnt], attacked: FaceReader, people: set[str]) -> None:
-    small: Tensor | None = None
+    looks: Looks | None = None
     known: dict[str, int] = {}  # attackers mostly learn from the same images
     for label, source in sources.items():
         shared, images = len(source.names & people), 0
         for reader in source.readers:
             key = f"{type(reader).__qualname__} {sorted(vars(reader).items(), key=str)}"
             if not shared and key not in known:
-                small = _small(attacked) if small is None else small
-                known[key] = _copies(_small(reader.open()), small)
+                looks = Looks.of(attacked) if looks is None else looks
+                known[key] = copies(Looks.of(reader.open()), looks)
             images += known.get(key, 0)
         if shared or images:
             found = (
@@ -165,18 +170,56 @@ def _of_run(home: Path, trust: Collection[str]) -> Learnt:
     return Learnt(set(reader.identities), [reader])
 
 
-def _small(reader: FaceReader) -> Tensor:
-    """Return each image in grey at 16 × 16 px, without its mean, of length 1: `[N,256]` float32."""
-    found = [torch.zeros(0, _SIDE**2)]
-    for rows in torch.arange(len(reader)).split(_AT_A_TIME):
-        grey = reader.__getitems__(rows.tolist())["image"].float().mean(1, keepdim=True)
-        small = F.adaptive_avg_pool2d(grey, _SIDE).flatten(1)
-        found.append(F.normalize(small - small.mean(1, keepdim=True), dim=1))
-    return torch.cat(found)
+@dataclass(frozen=True)
+class Looks:
+    """What the images of a set look like.
+
+    Attributes:
+        small: `[N,256]` float32, each in grey at 16 × 16 px, without its own mean.
+        digests: SHA-256 of every image's pixels.
+    """
+
+    small: Tensor
+    digests: list[str]
+
+    @classmethod
+    def of(cls, reader: FaceReader) -> Looks:
+        """Look at all images of a reader."""
+        small, digests = [torch.zeros(0, _SIDE**2)], list[str]()
+        for rows in torch.arange(len(reader)).split(_AT_A_TIME):
+            images = reader.__getitems__(rows.tolist())["image"]
+            digests += [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
+            grey = F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True), _SIDE).flatten(1)
+            small.append(grey - grey.mean(1, keepdim=True))
+        return cls(torch.cat(small), digests)
 
 
-def _copies(images: Tensor, attacked: Tensor) -> int:
-    """Count the images that are pictures of the attacked ones, or their mirror images, however they were saved."""
-    mirrored = attacked.unflatten(1, (_SIDE, _SIDE)).flip(-1).flatten(1)
-    both = torch.cat([attacked, mirrored]).T
-    return sum(int(((part @ both) > _SAME).any(1).sum()) for part in images.split(_ROWS))
+def copies(images: Looks, attacked: Looks) -> int:
+    """Count the images that are pictures of the attacked set, or their mirror images, however they were saved.
+
+    Pictures are compared without the mean of the attacked ones: what all of a set have in common, such as a black
+    frame or an oval, makes none a copy of another.
+
+    Args:
+        images: that somebody learns from.
+        attacked: the set.
+    """
+    if not len(attacked.small):
+        return 0
+    both = torch.cat([attacked.small, attacked.small.unflatten(1, (_SIDE, _SIDE)).flip(-1).flatten(1)])
+    common, digests = both.mean(0), set(attacked.digests)
+    same = torch.tensor([digest in digests for digest in images.digests], dtype=torch.bool)
+    like = [_alike(part - common, both - common).any(1) for part in images.small.split(_ROWS)]
+    return int((same | torch.cat([same[:0], *like])).sum())
+
+
+def _alike(some: Tensor, others: Tensor) -> Tensor:
+    """Return which of two sets are one picture, `[N,M]` bool."""
+    near = torch.cdist(some, others) < _APART * _SIDE
+    return near & ((_unit(some) @ _unit(others).T) > _SAME)
+
+
+def _unit(small: Tensor) -> Tensor:
+    """Bring rows to length 1; to 0 what is next to nothing, of which the direction is a rounding error."""
+    length = torch.linalg.vector_norm(small, dim=1, keepdim=True)
+    return torch.where(length < _PLAIN * _SIDE, 0.0, small / length.clamp(min=1e-12))
