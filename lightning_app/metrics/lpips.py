@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,22 @@ class LPIPS(nn.Module):
 
     def __init__(self, file: Path | None = None) -> None:
         super().__init__()
-        convolutions, heads = _laid_out(read_arrays(published(file)))
+        self._take(*_laid_out(read_arrays(published(file))))
+
+    @classmethod
+    def of(cls, convolutions: Sequence[tuple[Tensor, Tensor]], heads: Sequence[Tensor]) -> LPIPS:
+        """Make one of other weights: to be held against another implementation.
+
+        Args:
+            convolutions: weight and bias of AlexNet's five.
+            heads: `[C]` of each, the weights of its channels.
+        """
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made._take(convolutions, heads)
+        return made
+
+    def _take(self, convolutions: Sequence[tuple[Tensor, Tensor]], heads: Sequence[Tensor]) -> None:
         self.convolutions, self.heads = nn.ParameterList(), nn.ParameterList(heads)
         for weight, bias in convolutions:
             self.convolutions.extend([weight, bias])
