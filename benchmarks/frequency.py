@@ -101,6 +101,10 @@ def _transform(align_corners: bool, image: Tensor, repeats: int) -> Row:
         raise ValueError(
             f"align_corners={align_corners}: {apart:.1e} from the field's way, more than {_APART:.0e}"
         )
+    if beyond > _MEMORY:
+        raise ValueError(
+            f"align_corners={align_corners}: {beyond:.3f} of the output in memory beyond it, more than {_MEMORY}"
+        )
     del ours, theirs
     timing = interleaved(
         lambda: block_dct(image, blocks, keep), lambda: fields_way(image, align_corners, matrix), repeats

@@ -229,7 +229,7 @@ class LFWVerification(L.Callback):
             return list(self.situations)
         if not self._clean_told:
             self._clean_told = True
-            if self.reader.stored is None:
+            if data.desensitizer.is_image:
                 log.info(
                     "%s: its images are released ones, no clean ones are here: situation 1 alone.", self.name
                 )

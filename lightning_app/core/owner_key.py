@@ -48,6 +48,8 @@ class OwnerKey:
         """
         if path is None:
             return cls(_random_secret())
+        if Path(path).is_dir():
+            raise FileNotFoundError(f"owner's key {path}: is a folder; give the file in it")
         if not Path(path).is_file():
             raise FileNotFoundError(
                 f"owner's key {path}: no such file; `(umask 077; {_folder(path)}openssl rand -hex 32 > "

@@ -70,9 +70,14 @@ class Blocks:
             enlarged = f"{size} pixels" + (
                 f" enlarged to {size * self.upsample}" if self.upsample > 1 else ""
             )
+            others = (
+                f"images whose side is a multiple of the block, or upsample by {self.stride}, or "
+                if self.block % self.stride == 0
+                else ""
+            )
             raise ValueError(
-                f"block {self.block}, stride {self.stride}: do not fill a side of {enlarged}: give images whose side "
-                f"is a multiple of the block, or a stride that fits (1 always does), or upsample by {self.stride}"
+                f"block {self.block}, stride {self.stride}: do not fill a side of {enlarged}: give {others}a stride "
+                "that fits (1 always does)"
             )
         return rest // self.stride + 1
 

@@ -65,7 +65,7 @@ class MixUp(Desensitizer):
         self, k: int = 2, cap: float = 0.55, key: str | Path | None = None, redraw: Redraw = "once"
     ) -> None:
         super().__init__()
-        if not 2 <= k <= _MOST:
+        if not is_count(k, 2, _MOST):
             raise ValueError(f"k: {k} images in a mix; give 2 to {_MOST}")
         if not 1 / k < cap <= 1:
             raise ValueError(
@@ -290,6 +290,10 @@ class InstaHide(MixUp):
         mean: float | None = None,
     ) -> None:
         super().__init__(k, cap, key, redraw)
+        if mean is not None and not is_number(mean, -_FAR, _FAR, None):
+            raise ValueError(
+                f"mean: {mean}; give a number from {-_FAR:g} to {_FAR:g}, of pixels one from 0 to 1, or leave it out"
+            )
         self.mean = mean
 
     def forward(self, batch: Batch, draw_key: DrawKey | None = None) -> Batch:

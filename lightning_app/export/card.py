@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from datamodules.same_description import alone
 from lightning_app.core.log_keys import accuracies
 from lightning_app.desensitize import described, is_clean
+from lightning_app.release.format.method import key_hashes
 
 _TEMPLATE = "card.md.j2"
 _SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
@@ -43,7 +44,7 @@ def render(card: dict[str, Any], rows: list[list[str]]) -> str:
     matter = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)
     page = environment.get_template(_TEMPLATE).render(
         c=card, rows=rows, desensitizing=desensitizing(card), desensitized_before=desensitized_before(card),
-        opening=opening(card), thresholds=thresholds(card),
+        opening=opening(card), thresholds=thresholds(card), keyed=bool(key_hashes(alone(card["desensitizer"] or {}))),
     )  # fmt: skip
     return f"---\n{matter}---\n\n{page}"
 

@@ -227,7 +227,7 @@ def _desensitizer(
     if not wanted and not facts.pictures:
         raise ValueError(
             f"checkpoint {facts.path}: its recogniser takes {facts.in_channels} channels, which are no pictures: leave "
-            "desensitize out to have images made into them, or embed what is made already with `.model.embed`"
+            "desensitize out to have images made into them"
         )
     if not wanted:
         return Identity(), "images are taken as they are, desensitized already (desensitize=False)"
@@ -265,8 +265,8 @@ def _desensitizer(
     if part is None:
         raise ValueError(
             f"checkpoint {facts.path}: trained on images desensitized by {description.get('method')}, and no "
-            "config.yaml of its run tells its settings: give the run's folder, or desensitize=False for images that "
-            "are desensitized already"
+            "config.yaml of its run tells its settings: give the run's folder"
+            + (", or desensitize=False for images that are desensitized already" if facts.pictures else "")
         )
     made = make_known(part, Desensitizer, where)
     made = _prepared(made, facts)

@@ -53,7 +53,7 @@ def test_a_file_is_read_and_must_be_its_owners_alone(tmp_path: Path) -> None:
         OwnerKey.of(tmp_path / "keys" / "gone.key")
     with pytest.raises(FileNotFoundError, match="no such file"):
         OwnerKey.of(tmp_path / "none.key")
-    with pytest.raises(FileNotFoundError, match="openssl rand -hex 32"):
+    with pytest.raises(FileNotFoundError, match="is a folder; give the file in it"):
         OwnerKey.of(tmp_path)
 
 

@@ -114,6 +114,14 @@ def test_a_side_that_blocks_do_not_fill(size: int, blocks: Blocks) -> None:
     assert blocks.size(blocks.count(32)) == 32
 
 
+def test_what_cannot_fit_is_not_advised() -> None:
+    """A stride that does not divide the block leaves blocks over whatever multiple of the block a side is."""
+    with pytest.raises(
+        ValueError, match=r"do not fill a side of 32 pixels: give a stride that fits \(1 always does\)"
+    ):
+        Blocks(8, 1, 5).count(32)
+
+
 def test_no_image_has_so_many_blocks() -> None:
     with pytest.raises(ValueError, match="2 blocks a side: no image has so many"):
         Blocks(8, 8, 4).size(2)

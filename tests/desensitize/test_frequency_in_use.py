@@ -163,7 +163,9 @@ def test_the_front_door(fits: Path, tmp_path: Path, caplog: pytest.LogCaptureFix
     ):
         load_recogniser(moved)
     os.remove(moved / "config.yaml")
-    with pytest.raises(ValueError, match=r"no config\.yaml of its run tells its settings"):
+    with pytest.raises(
+        ValueError, match=r"no config\.yaml of its run tells its settings: give the run's folder$"
+    ):
         load_recogniser(moved)
 
 
@@ -194,6 +196,8 @@ def test_its_card_says_how_an_image_becomes_the_input(fits: Path, tmp_path: Path
     assert "their orthonormal DCT-II" in words
     assert "drawn from the owner's key" in words
     assert "resized to 32 px" in words
+    assert '`lightning_app.load_recogniser("RUN")`, RUN being the folder of its training run' in words
+    assert 'load_recogniser("model.safetensors")' not in words
     for path in (tmp_path / "out").iterdir():
         assert (fits / "owner.key").read_text().strip().encode() not in path.read_bytes()
     with pytest.raises(ValueError, match=r"no config\.yaml of its run tells its settings"):

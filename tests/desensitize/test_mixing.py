@@ -223,6 +223,7 @@ def test_mix_is_the_written_out_sum() -> None:
     [
         ({"k": 1}, "k: 1 images in a mix; give 2 to 64"),
         ({"k": 65}, "k: 65 images in a mix"),
+        ({"k": 2.5}, r"k: 2\.5 images in a mix"),
         ({"k": 3, "cap": 1 / 3}, r"cap: 0.333\d* is not above 1/k = 0.3333 and at most 1: of 3 coefficients"),
         ({"cap": 0.5}, "cap: 0.5 is not above 1/k = 0.5"),
         ({"cap": 1.1}, "cap: 1.1 is not above"),
@@ -234,6 +235,12 @@ def test_mix_is_the_written_out_sum() -> None:
 def test_bad_arguments(kind: type[MixUp], arguments: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         kind(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mean", [math.nan, math.inf, -1e30, 2000.0])
+def test_a_mean_that_is_no_number_to_subtract(mean: float) -> None:
+    with pytest.raises(ValueError, match=r"mean: .*; give a number from -1000 to 1000"):
+        InstaHide(mean=mean)
 
 
 def test_bad_batches(key: Path, caplog: pytest.LogCaptureFixture) -> None:
