@@ -418,7 +418,8 @@ def only_hides(desensitizer: Desensitizer) -> bool:
 
 def _functions(kind: type[Desensitizer]) -> dict[str, object]:
     """List what can be called on a class, and what its bases have that it may call in turn."""
-    found = {name: one for name in dir(kind) if callable(one := getattr(kind, name))}
+    # an abstract class lists `__abstractmethods__`, and has none while it is made
+    found = {name: one for name in dir(kind) if callable(one := getattr(kind, name, None))}
     for base in kind.__mro__:
         if issubclass(base, Desensitizer):
             found |= {f"{base.__qualname__}.{name}": one for name, one in vars(base).items() if callable(one)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning_app.desensitize.base import Desensitizer
 from lightning_app.desensitize.mask_kinds import Kind
 
 
-class MaskEach(Desensitizer):
+class MaskEach(Desensitizer, ABC):
     """Masks that a trained masker makes: one for all images, one of a few, or one for each.
 
     A release of masks, one an image, is made of our own classes of this kind that promise `explains_masks`. Its audit
@@ -31,6 +32,7 @@ class MaskEach(Desensitizer):
     size: tuple[int, int] | None
     mask: Tensor | None
 
+    @abstractmethod
     def possible(self, image: Tensor, within: Tensor | None = None) -> Iterator[Tensor]:
         """Yield what the masker may make of one image on another machine, the likeliest first. Prepared.
 
@@ -41,8 +43,8 @@ class MaskEach(Desensitizer):
         Returns:
             Masks `[1,1,H,W]` float32; of several public masks the soft one that `may_choose` is asked with.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not override possible")
 
+    @abstractmethod
     def may_choose(self, soft: Tensor, index: Tensor, code: int, slack: float) -> bool:
         """Return whether one image may get this public mask, were its worth rounded otherwise.
 
@@ -52,9 +54,9 @@ class MaskEach(Desensitizer):
             code: number of the public mask.
             slack: how far a worth, or a probability, may be off.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not override may_choose")
 
     @classmethod
+    @abstractmethod
     def with_masker(
         cls, description: Mapping[str, Any], checkpoint: str | Path, key: str | Path | None = None
     ) -> Self:
@@ -68,9 +70,9 @@ class MaskEach(Desensitizer):
         Raises:
             FileNotFoundError, ValueError: it is no masker's, or another one than is described.
         """
-        raise NotImplementedError(f"{cls.__name__} does not override with_masker")
 
     @classmethod
+    @abstractmethod
     def one_mask(cls, description: Mapping[str, Any], checkpoint: str | Path, size: int) -> Tensor | None:
         """Make the one mask of all images again of its masker's checkpoint, `[1,1,H,W]` float32.
 
@@ -82,4 +84,3 @@ class MaskEach(Desensitizer):
         Raises:
             FileNotFoundError, ValueError: it is no masker's, or one for other images.
         """
-        raise NotImplementedError(f"{cls.__name__} does not override one_mask")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,33 @@ class TestEnlarge(AttackContract):
 
     def images(self, attack: Attack) -> Tensor:
         return torch.randn(4, 12, self.size, self.size, generator=torch.Generator().manual_seed(0))
+
+
+def test_ones_own_base_may_be_abstract() -> None:
+    class Shifted(Desensitizer, ABC):
+        """What several of somebody's classes share."""
+
+        @abstractmethod
+        def by(self) -> float:
+            """Return by how much."""
+
+        def desensitize(self, image: Tensor) -> Tensor:
+            return (image + self.by()).clamp(0, 1)
+
+    class Brighter(Shifted):
+        """Makes images brighter."""
+
+        def by(self) -> float:
+            return 0.25
+
+    with pytest.raises(TypeError, match="abstract"):
+        Shifted()  # type: ignore[abstract]
+    assert (
+        Brighter()({"image": torch.zeros(1, 3, 4, 4), "index": torch.zeros(1, dtype=torch.int64)})[
+            "image"
+        ].max()
+        == 0.25
+    )
 
 
 def test_another_size_comes_out_of_half() -> None:
