@@ -256,6 +256,21 @@ def test_another_owners_key_is_refused(tmp_path: Path) -> None:
         LFWVerification(reader=CountingPairs(), desensitizer=theirs)._check_desensitizer(data)
 
 
+def test_why_only_situation_1_is_measured_is_told_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """Of raw pairs under a representation nothing was released: the network takes no clean face."""
+    pairs = CountingPairs()
+    with caplog.at_level(logging.INFO, "faceveil"):
+        data = FaceDataModule(DrawnFaces(identities=4, size=SIZE), FrequencyMask())
+        assert LFWVerification(reader=pairs)._possible(data) == [1]
+        assert "FrequencyMask releases no pictures, and its recogniser takes no clean ones" in caplog.text
+        assert "are released ones" not in caplog.text
+        caplog.clear()
+        pairs.released = True
+        data = FaceDataModule(DrawnFaces(identities=4, size=SIZE), Identity())
+        assert LFWVerification(reader=pairs)._possible(data) == [1]
+        assert "its images are released ones, no clean ones are here" in caplog.text
+
+
 def test_kept_scores_give_the_accuracy_again(tmp_path: Path) -> None:
     found = run(
         LFWVerification(reader=CountingPairs(), bootstrap=0, keep_scores=True, name="drawn"),

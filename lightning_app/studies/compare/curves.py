@@ -14,9 +14,7 @@ from lightning_app.runs.folder import logs_of
 
 _LOSSES = ("train/l1", "train/loss")  # a GAN's own loss goes up and down with its opponent's; its L1 does not
 _PARTS = 10  # of a training; the last two are compared
-_FIFTHS = (
-    5  # of the part of it before the learning rate was taken down: that is shorter, so its parts are longer
-)
+_FIFTHS = 5  # of what came before the learning rate was taken down: that is shorter, so its parts are longer
 _LEAST = 2 * _PARTS  # losses that have to be logged before anything can be said
 _RATE = "train/lr"
 _HIGH = 0.5  # of the greatest learning rate: below it a loss settles whatever there is left to learn

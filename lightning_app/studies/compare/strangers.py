@@ -28,9 +28,7 @@ _SIDE = 16  # px that pictures are compared at
 # cosine at that size without the set's mean picture: of LFW-a's photographs of different people 0.954 at most, cut out
 # by an oval 0.967; of one that was saved again as JPEG of quality 30 at least 0.998, under an oval 0.982
 _SAME = 0.975
-_APART = (
-    3.0  # grey levels, root of the mean square at that size: saving again as JPEG of quality 30 makes 1 or 2
-)
+_APART = 3.0  # grey levels, root of the mean square at that size: saving again as JPEG makes 1 or 2
 _PLAIN = 1.0  # grey levels; what differs by less from its mean and the set's is compared by hash
 _ROWS = 4096  # images compared with all attacked ones at a time
 
