@@ -12,11 +12,11 @@ from torch import Tensor
 from callbacks.measured import log_measurements
 from callbacks.sharded import ImageState, cosine_scores, datamodule_of, embed_sharded, is_due
 from callbacks.verification import LFWVerification
-from datamodules.face import FaceDataModule
 from datamodules.verification.readers import pairs_of
 from lightning_app.core.batch import Batch
 from lightning_app.core.log_keys import measurement
 from lightning_app.core.measurement import Measurement
+from lightning_app.evaluation.privacy import gives_masks
 from lightning_app.metrics.paired import AccuracyGain, accuracy_gain
 from lightning_app.networks import Backbone
 from lightning_app.networks.fsm import resized_mask
@@ -115,7 +115,7 @@ class FSMAblation(L.Callback):
         if self._verifier is None:
             return
         data = datamodule_of(trainer, "FSMAblation")
-        if not _has_mask(data, trainer.strategy.root_device):
+        if not gives_masks(data, trainer.strategy.root_device):
             self._log(
                 trainer, "FSMAblation: the desensitizer has no mask, so every gate is 1: nothing measured."
             )
@@ -187,10 +187,3 @@ class _GateMean:
 def _gated(pl_module: L.LightningModule) -> bool:
     backbone = getattr(pl_module, "backbone", None)
     return isinstance(backbone, Backbone) and len(backbone.gates) > 0
-
-
-def _has_mask(data: FaceDataModule, device: torch.device) -> bool:
-    if data.reader.own_masks:  # released images come with theirs, and nothing else gets one here
-        return True
-    black: Tensor = torch.zeros(1, 3, data.size, data.size, dtype=torch.uint8, device=device)
-    return data.desensitizer.hides and data.prepare(black)["mask"] is not None

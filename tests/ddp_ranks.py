@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from callbacks import DSSIMReport, Embeddings, LFWVerification
 from callbacks.sharded import ImageState, embed_sharded
 from datamodules import DrawnFaces, FaceDataModule
 from datamodules.verification.readers import PairList
-from lightning_app.desensitize import MaskOut, MixUp, RandomMixUp
+from lightning_app.desensitize import Chain, FrequencyMask, MaskOut, MixUp, RandomMixUp
 from lightning_app.distributed.ranks import agree, share_buffers
-from lightning_app.models import AdaMixUp, ResNetFSM
+from lightning_app.models import AdaMixUp, ResNet, ResNetFSM
 from lightning_app.models.base import Recogniser
 from lightning_app.models.mix_strategy import MixStrategy
+from lightning_app.networks import IRSE50, ArcFaceHead
 from lightning_app.networks.backbones import BackboneMaker
 
 # at 32 px the last map is 1×1, and the batch norm of a rank with two images sees two numbers a channel: they are ±1
@@ -147,6 +149,39 @@ def mixed_steps(folder: Path, world: int, rank: int) -> None:
     torch.save({"steps": steps.found, "trained": network.state_dict()}, folder / f"mixes-{rank}.pt")
 
 
+class Dealt(L.Callback):
+    """Keeps of every step the images of this rank, the shape of what was made of them, and the loss."""
+
+    def __init__(self) -> None:
+        self.index: list[list[int]] = []
+        self.shapes: list[list[int]] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.index.append(batch["index"].tolist())
+        self.shapes.append([*batch["image"].shape, *batch["weight"].shape])
+        self.losses.append(float(outputs["loss"]))
+
+
+def mixed_frequencies(folder: Path, world: int) -> dict[str, Any]:
+    """Train the second paper's network and head on mixed representations; give what was seen and what it became."""
+    torch.manual_seed(0)
+    network = ResNet(
+        backbone=partial(IRSE50, width=8), head=partial(ArcFaceHead, s=16.0, m=0.3), num_classes=PEOPLE,
+        input_size=SIZE, in_channels=63, lr=0.05,
+    )  # fmt: skip
+    before, dealt = hash_of(dict(network.named_parameters())), Dealt()
+    key = folder / "owner.key"
+    steps = Chain([FrequencyMask(permutation="image", key=key), MixUp(2, key=key)])
+    reader = DrawnFaces(identities=PEOPLE, images_per_identity=8, size=SIZE)
+    trainer = make_trainer(folder, world, dealt)
+    trainer.fit(network, datamodule=FaceDataModule(reader, steps, global_batch_size=4 * world))
+    trained = hash_of(dict(network.named_parameters()))
+    return vars(dealt) | {"before": before, "trained": trained}
+
+
 def make_trainer(folder: Path, world: int, *callbacks: L.Callback) -> L.Trainer:
     return L.Trainer(
         accelerator="cpu", devices=world, max_epochs=1, logger=False, callbacks=list(callbacks),
@@ -195,6 +230,7 @@ def rank_of(world: int, rank: int, port: int, folder: Path) -> dict[str, Any]:
         torch.save(trained.state_dict(), folder / "trained.pt")
 
     mixed_steps(folder, world, rank)
+    found["mixed frequencies"] = mixed_frequencies(folder, world)
     for count in (13, 2):
         trainer = make_trainer(folder / f"predict{count}", world, Embeddings())
         data = FaceDataModule(Listed(count), faces().desensitizer, global_batch_size=6)

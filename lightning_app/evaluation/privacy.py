@@ -94,10 +94,30 @@ def applies(attack: Attack | None, data: FaceDataModule) -> bool:
         return True
     if attack.needs_image and not desensitizer.is_image:
         return False
-    description, promised = desensitizer.describe(), desensitizer.has_mask
+    return desensitizer.hides and (not attack.needs_mask or gives_masks(data))
+
+
+def gives_masks(data: FaceDataModule, device: torch.device | None = None) -> bool:
+    """Return whether a mask comes with every image that a method releases.
+
+    A class may promise it (`has_mask`) and a description may name one; else it is asked of a black image.
+
+    Args:
+        data: the method's data.
+        device: where that image is desensitized; None is the CPU.
+    """
+    if data.reader.own_masks:  # released images come with theirs, and nothing else gets one here
+        return True
+    desensitizer = data.desensitizer
+    if not desensitizer.hides:
+        return False
+    if desensitizer.has_mask is not None:
+        return desensitizer.has_mask
     # masks made for each image have a ratio and no hash
-    masked = bool({"mask_hash", "mask_ratio"} & description.keys()) if promised is None else promised
-    return desensitizer.hides and (masked or not attack.needs_mask)
+    if {"mask_hash", "mask_ratio"} & desensitizer.describe().keys():
+        return True
+    black = torch.zeros(1, 3, data.size, data.size, dtype=torch.uint8, device=device)
+    return data.prepare(black)["mask"] is not None
 
 
 def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) -> str:

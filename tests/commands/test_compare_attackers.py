@@ -16,7 +16,7 @@ from lightning_app.commands.compare import run
 from lightning_app.metrics import lpips
 from lightning_app.models import ResNet
 from lightning_app.studies import runner as jobs
-from lightning_app.studies.compare import report
+from lightning_app.studies.compare import measurer, report
 from tests.command_line import RunMain, refused
 
 SIZE = 32
@@ -136,7 +136,7 @@ def test_every_method_meets_its_attackers(
 
 
 def test_an_attacker_that_failed_is_a_hole_with_a_name(
-    comparison: Callable[..., list[list[str]]], tmp_path: Path
+    comparison: Callable[..., list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unet = attacker(tmp_path / "unet.yaml", "UNetRestorer", first=900, depth=2)
     mosaic = {"class_path": "lightning_app.desensitize.Mosaic", "init_args": {"block": 8}}
@@ -152,6 +152,10 @@ def test_an_attacker_that_failed_is_a_hole_with_a_name(
     found = json.loads(Path("runs/both/metrics.json").read_text())
     assert "compare/blur/U-Net/dssim" in found
     assert found["compare/blur/U-Net/open"] != "its training failed"
+    monkeypatch.setattr(measurer, "applies", lambda attack, data: attack is None)
+    comparison({"blur": BLUR, "mosaic": mosaic}, **more)
+    found = json.loads(Path("runs/both/metrics.json").read_text())
+    assert "it cannot be mounted on what the method releases" in found["compare/blur/U-Net/open"]
 
 
 def test_an_attacker_of_other_settings_is_refused_and_the_report_stays(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -130,6 +131,21 @@ class TestRanks:
                 assert step["gradients"].keys() == alone.keys()
                 for name, grad in step["gradients"].items():
                     torch.testing.assert_close(grad, alone[name], rtol=1e-4, atol=1e-6)
+
+    def test_ranks_that_mix_frequencies_under_a_margin_hold_equal_weights(
+        self, world: int, ranks: dict[int, tuple[Path, list[Found]]]
+    ) -> None:
+        each = [found["mixed frequencies"] for found in ranks[world][1]]
+        assert len({one["trained"] for one in each} | {one["before"] for one in each}) == 2, (
+            "one, and not as begun"
+        )
+        assert each[0]["shapes"] == [[4, 63, ddp_ranks.SIZE, ddp_ranks.SIZE, 4, 2]] * (56 // (4 * world))
+        for one in each:
+            assert one["shapes"] == each[0]["shapes"]
+            assert all(math.isfinite(loss) for loss in one["losses"])
+        for batches in zip(*(one["index"] for one in each), strict=True):
+            assert len(set().union(*batches)) == 4 * world, "each rank has images of its own"
+        assert len({tuple(one["losses"]) for one in each}) == world, "hence another loss"
 
     @pytest.mark.parametrize("count", [13, 2])
     def test_predict_deals_every_image_once(

@@ -20,6 +20,7 @@ from lightning_app.evaluation.privacy import (
     Stored,
     Subjects,
     applies,
+    gives_masks,
     keep,
     measure,
     measure_clean,
@@ -27,7 +28,9 @@ from lightning_app.evaluation.privacy import (
     part_key,
 )
 from lightning_app.evaluation.privacy_metrics import clean_metrics, privacy_metrics
+from lightning_app.masks.io import save_mask
 from lightning_app.metrics import dssim, verification
+from tests.planted_leak import PlantedLeak
 
 SIZE, PEOPLE, IMAGES = 32, 12, 4
 
@@ -209,6 +212,20 @@ def test_which_attacks_can_be_mounted() -> None:
     assert [applies(free, data) for data in (masked, blurred, clean)] == [True, True, False]
     assert [applies(None, data) for data in (masked, blurred, clean)] == [True, True, True]
     assert applies(Telea(), data_of(MaskOut(freeform=(0.7, 0.8))))  # its mask is drawn when it is asked
+
+
+def test_a_mask_that_is_handed_out_without_a_word_is_attacked(tmp_path: Path) -> None:
+    mask = torch.ones(SIZE, SIZE, dtype=torch.uint8)
+    mask[16:] = 0
+    save_mask(mask, tmp_path / "mask.png")
+    leak = PlantedLeak(tmp_path / "mask.png", side=8)
+    assert leak.has_mask is None
+    assert not {"mask_hash", "mask_ratio"} & leak.describe().keys()
+    assert gives_masks(data_of(leak))
+    assert applies(Telea(), data_of(leak))
+    assert [gives_masks(data_of(one)) for one in (CentreBlock(0.5), GaussianBlur(9), Identity())] == [
+        True, False, False,
+    ]  # fmt: skip
 
 
 def test_a_trained_recogniser_judges(fitted: Path, subjects: Subjects) -> None:

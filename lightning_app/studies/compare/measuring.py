@@ -73,6 +73,8 @@ def measure_all(
             if found is None:
                 out.leave_open(label, attack_label, "it could not be measured")
                 continue
+            if not found and attack_label in restorers.get(label, {}):
+                out.leave_open(label, attack_label, "it cannot be mounted on what the method releases")
             numbers = _numbers(out, label, attack_label, found)
             out.results[label] |= {under(attack_label, key): value for key, value in numbers.items()}
             for link in (
