@@ -148,7 +148,8 @@ def _table(matrix: Tensor, names: Sequence[str]) -> tuple[list[list[object]], li
 def _of_each(found: ClassificationResult, names: Sequence[str], stage: str) -> list[Measurement]:
     """Make the measurements of single classes; what has no value, for want of images, is left out."""
     keys = [re.sub(r"[\s/]+", "_", name) for name in names]
-    if len({*keys}) < len(keys):
+    # an end of an interval of one class must not have the key of another
+    if len({*keys}) < len(keys) or any(f"{key}_{end}" in keys for key in keys for end in ("low", "high")):
         keys = [str(number) for number in range(len(names))]
     made = []
     for place, (key, name) in enumerate(zip(keys, names, strict=True)):

@@ -73,7 +73,7 @@ class TrainerOptions(L.Callback):
         steps = int(min(images // batch, trainer.num_training_batches))  # limit_train_batches takes fewer
         kind = "people" if data.reader.classes_are_people else "classes"
         waiting = images - steps * batch
-        left = f", {waiting:,} images wait for the next" if waiting else ""
+        left = f", {waiting:,} images are left for the next" if waiting else ""
         log.info(
             "Training on %s images of %s %s in batches of %d: %s an epoch%s.", f"{images:,}", f"{data.num_classes:,}",
             kind, batch, counted(steps, "step"), left,

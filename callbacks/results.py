@@ -64,7 +64,7 @@ class Results(Clocked):
         """Report after every other callback had its say; Lightning tears down only what ended well."""
         if stage == "fit":
             if not self.clock.batches and (Path(trainer.default_root_dir) / "metrics.json").is_file():
-                log.info("Nothing was left to train: the metrics of before stay in metrics.json.")
+                log.info("Nothing was left to train: metrics.json keeps the metrics of the earlier run.")
                 return
             metrics: dict[str, float] = {
                 "run/epochs": trainer.current_epoch,

@@ -263,14 +263,19 @@ def read(metrics: Mapping[str, float], known: Iterable[Measurement] = ()) -> lis
 
     Returns:
         One for each value, with its ends and its spread, in the order of a table's rows; the numbers are the metrics'.
+        A key that ends like an end of an interval, such as `val/recall_low` of a class `low`, is a value where it was
+        made as one, or where there is nothing that it could be an end of.
     """
     born = {one.key: one for one in known}
-    made = [
-        born.get(key, measurement(key, metrics[key])).taken_from(metrics)
-        for key in metrics
-        if value_key(key) == key and not _is_the_only_gate(key, metrics)
-    ]
-    return sorted(made, key=row_order)
+    ends = {end for one in born.values() for end in (one.low_key, one.high_key, one.std_key)} - born.keys()
+    rest = {key: value for key, value in metrics.items() if key not in born}
+    made = []
+    for key in metrics:
+        if key in born:
+            made.append(born[key].taken_from(metrics))
+        elif key not in ends and ((of := value_key(key)) == key or of not in rest):
+            made.append(measurement(key, metrics[key]).taken_from(rest))
+    return sorted((one for one in made if not _is_the_only_gate(one.key, metrics)), key=row_order)
 
 
 def row_order(one: Measurement) -> tuple[int, str]:

@@ -253,7 +253,7 @@ def _agreed(
 def _print_verdict(released: str, found: Audit, verdict: str, json_path: str | None) -> None:
     console = get_console()
     if found.findings:
-        lines, file = [f"audit of {released}: what must not be"], ""
+        lines, file = [f"audit of {released}: faults found"], ""
         for finding in found.findings[:_SHOWN]:
             lines += [f"  {finding.file}"] if finding.file != file else []
             lines.append(f"    {finding.what}")

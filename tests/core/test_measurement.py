@@ -75,6 +75,21 @@ def test_what_was_known_at_birth_goes_before_the_table_and_numbers_are_the_files
     assert [(one.label, one.value) for one in shown] == [("dSSIM", 0.5), ("gap between groups", 0.1234568)]
 
 
+def test_a_value_whose_key_ends_like_an_end_is_a_value() -> None:
+    born = [
+        Measurement(f"val/recall_{name}", 0.5, 0.4, 0.6, True, f"recall, {name}")
+        for name in ("low", "mid", "high")
+    ]
+    born += [Measurement("my/too_high", 0.3, label="too high"), Measurement("my/std", 0.2, label="spread")]
+    assert sorted(read(flat(born), born), key=lambda one: one.key) == sorted(born, key=lambda one: one.key)
+    # nobody knows them any more: what could be an end of nothing is a value, and the interval is nobody else's
+    keys = [one.key for one in read({"val/recall_low": 0.5, "val/recall_high": 0.6, "image/std": 0.1})]
+    assert sorted(keys) == ["image/std", "val/recall_high", "val/recall_low"]
+    mine = [Measurement("val/recall_low", 0.5), Measurement("val/recall_high", 0.6)]
+    (whole,) = (one for one in read({"val/recall": 0.7} | flat(mine), mine) if one.key == "val/recall")
+    assert whole.interval == (0.7, 0.7)
+
+
 def test_every_line_is_found_by_its_key_and_by_no_other() -> None:
     for kind in KINDS:
         places = ("lfw", "layer3")[: kind.key.count("{}")]

@@ -169,15 +169,18 @@ def test_what_the_users_own_config_names_is_trusted_without_more(
         return True
 
     monkeypatch.setattr(runner, "call", call)
+    mine, last = str(toys / "toys.yaml"), str(toys / "runs/toys/checkpoints/last.ckpt")
     compared = {
-        "name": "both", "methods": {"masked": {"config": str(toys / "toys.yaml")}}, "judges": {"its own": "masked"},
+        "name": "both", "methods": {"masked": {"config": mine}, "given": {"config": mine, "checkpoint": last}},
+        "judges": {"its own": "masked"},
         "attacks": {"Telea": {"class_path": "lightning_app.attacks.Telea"}}, "bootstrap": 20, "examples": 1,
         "device": "cpu",
     }  # fmt: skip
     (tmp_path / "both.yaml").write_text(yaml.safe_dump(compared))
     run_main("compare", "--config", tmp_path / "both.yaml")
     found = json.loads((tmp_path / "runs/both/metrics.json").read_text())
-    assert 0 <= found["compare/masked/Telea/verification/its own"] <= 1
+    for label in ("masked", "given"):
+        assert 0 <= found[f"compare/{label}/Telea/verification/its own"] <= 1
 
 
 def test_search_mask_explains_the_scores_of_a_toy_head(

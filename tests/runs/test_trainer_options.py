@@ -280,7 +280,7 @@ def test_a_fit_says_what_it_trains_on(
     (said,) = [record.getMessage() for record in caplog.records if "Training on" in record.getMessage()]
     images = sum(len(numbers) for _, numbers in Seen.last.images)
     found = re.fullmatch(r"Training on (\d+) images of (\d+) people in batches of 7: (\d+) steps an epoch"
-                         r"(?:, (\d+) images wait for the next)?\.", said)  # fmt: skip
+                         r"(?:, (\d+) images are left for the next)?\.", said)  # fmt: skip
     assert found is not None, said
     whole, _, steps, left = (int(one or 0) for one in found.groups())
     assert (steps, steps * 7, whole - left) == (len(Seen.last.images), images, images)

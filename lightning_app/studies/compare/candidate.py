@@ -19,6 +19,7 @@ from lightning_app.cli.fit_config import (
 from lightning_app.core.files import is_plain_name
 from lightning_app.core.measurement import Measurement, find
 from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
+from lightning_app.models.known import trusting
 from lightning_app.report.tables import read_metrics
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
@@ -73,7 +74,8 @@ class ComparedMethod:
             "veil": self.setting.data.desensitizer.describe(),
         }
         self._read: tuple[tuple[object, ...], CheckpointFacts] | None = None
-        self._checked(own)
+        with trusting(self.setting.classes):  # what the user's own config names may be named by a checkpoint
+            self._checked(own)
         self.commands: list[str] = []
 
     @property
