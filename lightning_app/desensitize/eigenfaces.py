@@ -72,7 +72,7 @@ class Eigenfaces:
         Args:
             batches: uint8 `[B,3,H,W]` each: faces of people whose images will never go through it.
             components: K.
-            side: of the small grey faces in pixels.
+            side: side of the small grey faces in pixels.
 
         Raises:
             ValueError: an argument is out of range, or there are too few images.

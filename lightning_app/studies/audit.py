@@ -74,20 +74,20 @@ def audit(
             `--reader…` and `--desensitizer…` goes over it.
         public_key: PEM file of the owner's public key: the release must be signed by it.
         mask: the mask file that was agreed on: the release must be under it, or under it widened by its guard.
-        mask_hash: of the mask that was agreed on, 64 hexadecimal digits, as `mask_hash` in a mask's JSON.
+        mask_hash: hash of the mask that was agreed on, 64 hexadecimal digits, as `mask_hash` in a mask's JSON.
         min_mask_ratio: share of the pixels that must be hidden at least, in [0,1]; by default 0.1.
         sample: how many images are released again.
         compare_all: release all images again, not a sample.
-        seed: of the draw of these images, and of the noise; drawn anew each time by default, and printed.
+        seed: seed of the draw of these images, and of the noise; drawn anew each time by default, and printed.
         json_path: where to write verdict, findings, notes and metrics as JSON.
         ignore_times: do not check time stamps: a copy made without keeping them has others.
         workers: processes; by default one per CPU where there are files enough.
         overrides: of the config's reader and desensitizer, as `desensitize` takes them on its command line, such as
             `["--reader.init_args.root", "data/aligned"]`.
-        masker: of a release under a learned mask: the masker's checkpoint, or its run's folder, whose hash must be the
-            manifest's. Where images have a mask each it is run again; or give config, which names it.
-        accept_interference: that an image's mask depends on what it hides was agreed on (LearnedMask of kind free);
-            else it is a finding.
+        masker: the masker of a release under a learned mask: its checkpoint, or its run's folder, whose hash must be
+            the manifest's. Where images have a mask each it is run again; or give config, which names it.
+        accept_interference: accept that an image's mask depends on what it hides, as was agreed (LearnedMask of kind
+            free); else it is a finding.
 
     Returns:
         Findings, notes and counts.

@@ -52,10 +52,11 @@ def desensitize_image(
         mask: a mask file, such as `draw-mask` or `search-mask` writes; its size is that of the result.
         align: find the face, and bring it to its fixed place at the mask's size; see `align`.
         resize: the photo is an aligned face of another size: bring it to the mask's.
-        crop: with `resize`, the box (left, top, right, bottom) or the side of the central square to take of the photo.
+        crop: part of the photo to take with `resize`: the box (left, top, right, bottom) or the side of the central
+            square to take of the photo.
         guard: hide so many pixels more around the mask's edge, see `lightning_app.desensitize.MaskOut`.
         preview: also write this PNG: the face as it is, beside what is left of it. It shows the face: keep it.
-        detector: that finds the face, `dlib` or `centerface`; by default the one that is installed.
+        detector: finder of the face, `dlib` or `centerface`; by default the one that is installed.
         allow_lossy_webp: also take a WebP that is coded with loss, where hidden pixels leave traces in visible ones.
         overwrite: replace the files to write where there are any.
 

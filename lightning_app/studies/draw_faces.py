@@ -28,7 +28,7 @@ def draw_faces(
         people: how many people, at least 2.
         images: images of each person.
         size: height and width of the images in pixels, 16 … 1024.
-        seed: of all faces; an image is a function of it and of the numbers of person and image.
+        seed: seed of all faces; an image is a function of it and of the numbers of person and image.
         first: number of the first person. Give another range of people to verify on: `--first 1000`.
         pairs: also write `OUTPUT/pairs.txt`, a list of pairs in LFW's form: up to 300 of each kind in each of 10
             folds, or of fewer where the faces are few.

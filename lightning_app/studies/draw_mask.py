@@ -53,8 +53,8 @@ def draw_mask(
             and bottom exclusive.
         like: a mask file to start from, such as a searched one, in place of strokes.
         smooth: blur it by so many pixels (standard deviation) before it is cut: fewer, rounder parts.
-        symmetric: of a mask given by `like`: make it the same left and right.
-        hole_free: of a mask given by `like`: show what is hidden inside its visible parts, and hide visible specks.
+        symmetric: make a mask given by `like` the same left and right.
+        hole_free: show, of a mask given by `like`, what is hidden inside its visible parts, and hide visible specks.
         overwrite: replace the output file where there is one.
 
     Raises:

@@ -34,7 +34,7 @@ def eigenfaces(
         output: the file to write, `.safetensors`.
         apart_from: sets whose people are left out, by name.
         components: how many; an image's budget is ε times that.
-        side: of the small grey faces in pixels.
+        side: side of the small grey faces in pixels.
         overwrite: replace a file that is there.
 
     Raises:

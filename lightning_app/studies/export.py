@@ -88,7 +88,7 @@ def export(
         mask: the mask file. By default it is looked for by the checkpoint's hash; a ResNetFSM that was trained under
             several masks needs it.
         title: the model's name in the card; by default the run's.
-        licence: of the weights: an SPDX identifier, or text.
+        licence: licence of the weights: an SPDX identifier, or text.
         trained_on: what the training data are, in words, for the card.
         normalise: embeddings of length 1, whose dot product is the cosine similarity that verification takes; off
             gives what `predict` writes.

@@ -69,7 +69,7 @@ def rank_scorers(
         data: the image set, as in the config that the checkpoints were trained with: same val_share and seed.
         images: how many held-out images F is the mean of, drawn by the seed; null takes all.
         batch_size: images per step.
-        seed: of the images' draw and of the resamples.
+        seed: seed of the images' draw and of the resamples.
         bootstrap: resamples of the masks behind the 95 % intervals.
         runs: folder in which the ablation's folder lies.
 

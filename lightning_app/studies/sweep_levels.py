@@ -76,10 +76,10 @@ def sweep_levels(
         batch_size: images per step.
         precision: `bf16-mixed` and `16-mixed` embed under autocast, as `fit` does.
         bootstrap: resamples behind the 95 % intervals over pairs, and over masks; 0 for none.
-        seed: of the masks' draws.
+        seed: seed of the masks' draws.
         device: `cpu`, `cuda`, `cuda:1`; auto takes the GPU where there is one.
-        name: of the results' folder; by default the config's.
-        runs: folder in which runs/<name> lies.
+        name: name of the results' folder; by default the config's.
+        runs: folder in which `<name>/` lies.
         overwrite: replace an earlier sweep in that folder.
 
     Returns:

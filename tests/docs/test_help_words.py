@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
+from lightning_app.commands import COMMANDS, HELP
 from tests.test_contracts import CONTRACTS, derived, ours
 
 # classes that a config names, and settings that are a command's own options
@@ -26,6 +27,18 @@ def test_no_argument_of_a_class_that_users_name_begins_with_an_orphan() -> None:
     assert len(named) > 70
     wrong = {name: words for name in sorted(named) for node in ours()[name] if (words := orphans(node))}
     assert wrong == {}
+
+
+def test_no_option_of_a_command_begins_with_an_orphan() -> None:
+    option = re.compile(r"^  (?:-\w, )?(-[-\w.]+)[^\n]*?(?:\n {20,}| {2,})([\w`][^\n]*)", re.MULTILINE)
+    said = [
+        (command, name, words)
+        for command in COMMANDS
+        for name, words in option.findall((HELP / f"{command}.txt").read_text())
+        if not name.startswith("--trainer.")  # Lightning's
+    ]
+    assert len(said) > 200
+    assert [one for one in said if re.match(rf"(?:{ORPHANS})\b", one[2])] == []
 
 
 def test_an_orphan_is_found() -> None:

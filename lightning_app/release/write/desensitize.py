@@ -79,11 +79,11 @@ def desensitize(
         allow_lossy_webp: also release WebP images that are coded with loss. There hidden pixels leave traces in visible
             ones, however far away: no guard keeps them out. They are refused otherwise.
         pseudonym_table: also write `runs/<name>/pseudonyms.csv`: file, pseudonym. It undoes the pseudonyms.
-        name: of the owner's folder; by default the config's.
-        runs: folder in which runs/<name> lies.
+        name: name of the owner's folder; by default the config's.
+        runs: folder in which `<name>/` lies.
         overwrite: begin anew, and replace a release that is there.
-        dtype: of representations: `uint8` or `float16`; by default uint8 where the method's values lie on a grid of 256
-            levels, as normalised channels do.
+        dtype: type of stored representations: `uint8` or `float16`; by default uint8 where the method's values lie on
+            a grid of 256 levels, as normalised channels do.
         mix_once: mix images once for all, where the method mixes (MixUp, InstaHide). Mixed labels and their shares
             travel with the images then: they tell who is in each mix, and how much. Without it a method that mixes is
             refused.

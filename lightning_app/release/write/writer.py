@@ -116,7 +116,8 @@ def write_release(
             hidden ones; they are refused otherwise.
         overwrite: begin anew, and replace a release that is there.
         progress: called with what is done (`checking`, `writing`), how many images of it, of how many.
-        dtype: of representations: `uint8` or `float16`; None takes uint8 where the method's values lie on a grid.
+        dtype: type of stored representations: `uint8` or `float16`; None takes uint8 where the method's values lie on
+            a grid.
         mix_once: mix images once for all, where the method mixes; mixed labels with their shares are released then.
         accept_interference: also release images under masks that are made of what they hide (`LearnedMask` of kind
             `free`); such a release is marked.

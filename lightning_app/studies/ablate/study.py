@@ -41,16 +41,16 @@ def ablate(
     seeds), `logs/`.
 
     Args:
-        name: of the ablation: folder of its runs, prefix of its masks.
+        name: the ablation's name: the folder of its runs, the prefix of its masks.
         variants: name → variant, the rows.
         systems: name → system, the columns.
         search: config of `search-mask` that variants with `search` start from.
-        seeds: of the runs; each is trained once per seed.
+        seeds: seeds of the runs; each is trained once per seed.
         args: arguments of every run, before the variant's, such as `[--config, overlays/wandb.yaml]`; `{seed}` in one
             is the run's seed.
         figures: further columns of the table: name -> log key of a share of 1, such as `fsm/contribution_all`;
             accuracies are drawn as well.
-        logger: by `class_path`; W&B gets the table and the figure, others the numbers.
+        logger: loggers by `class_path`; W&B gets the table and the picture, others the numbers.
         runs: folder in which `<name>/` lies.
         masks: folder of masks; a variant's searched mask is `<masks>/<name>-<variant>/mask.png`.
         accuracy: log key of the accuracy in the table, which a finished run has, such as `val/accuracy` of a task.

@@ -36,7 +36,7 @@ class ComparedMethod:
     Args:
         label: its name in tables.
         method: as the config has it.
-        name: of the comparison.
+        name: the comparison's name, and its folder's.
         runs: folder of runs.
         seed: of its run.
 

@@ -45,7 +45,7 @@ def check_asked(
     """Refuse what cannot be meant, before anything is read or trained.
 
     Args:
-        name: of the comparison.
+        name: the comparison's name, and its folder's.
         methods: label -> method.
         judges: label -> who tries to recognise people.
         recognisers: label -> who compares two faces as seen.

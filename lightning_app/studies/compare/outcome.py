@@ -32,7 +32,7 @@ class Outcome:
     """What a comparison has found so far.
 
     Attributes:
-        name: of the comparison.
+        name: the comparison's name, and its folder's.
         folder: where everything goes.
         candidates: label -> method.
         axis: what stands for privacy.

@@ -71,7 +71,7 @@ def compare(
     `compare.csv`, `compare.png`, `report.html`, `parts/` (metrics per image and pair; no face).
 
     Args:
-        name: of the comparison.
+        name: the comparison's name, and its folder's.
         methods: label -> method, the rows.
         judges: label -> who tries to recognise people, by `class_path`. Shorthand: the label of a method (its
             recogniser), a checkpoint (a RecogniserJudge of it), or `dlib` (a DlibJudge). How well each tells
@@ -94,16 +94,16 @@ def compare(
         budget: how many times as many epochs attackers are trained as their configs say, the same for every method.
         privacy_axis: what stands for privacy in the picture: rank1, rank5, verification, similarity (each also
             as MEASURE/JUDGE), dssim, psnr or psnr_hidden, after the strongest attack.
-        seed: of the runs.
+        seed: seed of the runs.
         examples: faces shown in the report; drawn ones.
         show_faces: show faces of the verification set as well, clean ones among them: the report must not leave.
         mean: subtracted from every channel, on [0,1] pixels, for judges given as a checkpoint.
         std: what every channel is divided by then.
         batch_size: images at a time.
-        precision: of judges and recognisers; `bf16-mixed` and `16-mixed` embed under autocast.
+        precision: precision of judges and recognisers; `bf16-mixed` and `16-mixed` embed under autocast.
         bootstrap: resamples behind the 95 % intervals; 0 for none.
         device: `cpu`, `cuda`, `cuda:1`; auto takes the GPU where there is one.
-        logger: by `class_path`; W&B gets the table and the picture, others the figures. No face is logged.
+        logger: loggers by `class_path`; W&B gets the table and the picture, others the numbers. No face is logged.
         runs: folder in which `<name>/` lies.
         command: the command line, for the report.
 

@@ -43,7 +43,7 @@ class SearchRecord:
         gamma: nats per unit of mask ratio.
         strategy: how passes were spent.
         brushes: ranges of drawn candidates; None: the defaults.
-        seed: of faces, images and candidates.
+        seed: seed of faces, images and candidates.
         images: how many were scored on.
         min_images: what `halving` started with.
         held_out: whether these were held out of the training.

@@ -83,9 +83,9 @@ def search_mask(
     A search that was killed goes on where it was when the command is given again.
 
     Args:
-        checkpoint: of the clean model (`fit --config …`, on faces that were not desensitized).
+        checkpoint: checkpoint of the clean model (`fit --config …`, on faces that were not desensitized).
         data: the image set, as in the config that the checkpoint was trained with: same val_share and seed.
-        name: of the folder that the mask gets.
+        name: name of the folder that the mask gets.
         output: the folder of masks.
         scorer: another checkpoint to score candidates with, one trained under random masks; saliency always
             comes from `checkpoint`.
@@ -94,14 +94,14 @@ def search_mask(
         ebp: off leaves the template away, for the ablation (Table 6); by default on, but off with `given`.
         threshold: T of formula 4, in [0,1): what is above it in the mean saliency map stays visible.
         faces: K of formula 4, training images that the mean saliency map is made of.
-        sigma: of the Gaussian that smooths saliency maps after enlarging, in pixels; 0 does not smooth.
+        sigma: width of the Gaussian that smooths saliency maps after enlarging, in pixels; 0 does not smooth.
         explainer: class path of what makes the saliency maps: ours, or any captum `Attribution` such as
             `captum.attr.IntegratedGradients`, `captum.attr.LayerGradCam` or `captum.attr.Occlusion`.
-        explainer_args: its arguments beyond the model, such as `{layer: layer1}`; a captum layer is given by
-            name, such as `{layer: backbone.layer4}`.
+        explainer_args: the explainer's arguments beyond the model, such as `{layer: layer1}`; a captum layer is given
+            by name, such as `{layer: backbone.layer4}`.
         attribute_args: further arguments of its `attribute`; lists become tuples, such as
             `{sliding_window_shapes: [3, 15, 15]}`.
-        target: whose excitation: the face's own `identity`, or the embedding of a `mate`, another image of
+        target: target of the excitation: the face's own `identity`, or the embedding of a `mate`, another image of
             the same identity.
         strategy: `random` scores each candidate on all images (the paper's); `halving` all on few images and
             the better half on twice as many, again and again; `evolve` mutates and crosses the best.
@@ -114,7 +114,7 @@ def search_mask(
             are not looked at then, and `brushes` refused.
         from_masker: checkpoint (or run folder) of an `AdversarialMasker` whose population mask, of the lowest ratio
             asked, joins the drawn candidates as it is, without the template. Not with `evolve`, nor with `given`.
-        seed: of faces, images and candidates.
+        seed: seed of faces, images and candidates.
         batch_size: images per step.
         bf16: score in bfloat16, twice as fast where the processor has it, which by default decides; reported metrics
             are in float32. A search goes on only with what it began with.

@@ -24,8 +24,8 @@ class AskedTemplate:
     Attributes:
         threshold: T of formula 4.
         faces: K of formula 4.
-        sigma: of the Gaussian that smooths saliency maps, in pixels.
-        target: whose excitation: the face's own `identity`, or the embedding of a `mate`.
+        sigma: width of the Gaussian that smooths saliency maps, in pixels.
+        target: target of the excitation: the face's own `identity`, or the embedding of a `mate`.
         explainer: what makes the saliency maps.
     """
 
