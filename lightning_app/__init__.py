@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 else:  # a type checker that saw it would take any name
 
     def __getattr__(name: str) -> Any:
-        """Import the front door when it is asked for: who imports a desensitizer waits for no Lightning."""
+        """Import `load_recogniser` when it is asked for: who imports a desensitizer waits for no Lightning."""
         if name in __all__:
             from lightning_app.inference import recogniser
 

@@ -145,9 +145,9 @@ def _warn_of_lossy_webp(root: Path, jobs: Sequence[FaceFile]) -> None:
     lossy = sum(path.is_file() and is_lossy_webp(path.read_bytes()) for path in webp)
     if lossy:
         log.warning(
-            "%d images are WebP coded with loss: what a mask hides of them has left traces all over them. Aligned, "
-            "they are no longer told apart, and `desensitize` takes them. Align their originals: "
-            "docs/threat_model.md.", lossy,
+            "%d images are WebP coded with loss: traces of what a mask hides lie in visible pixels, too. Once they are "
+            "aligned, `desensitize` cannot know that, and takes them. Align their originals: docs/threat_model.md.",
+            lossy,
         )  # fmt: skip
 
 

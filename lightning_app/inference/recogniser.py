@@ -1,4 +1,4 @@
-"""The front door for who embeds images: everything that training did to pixels is done here too."""
+"""A trained recogniser for who embeds images: everything that training did to pixels is done here too."""
 
 from __future__ import annotations
 
