@@ -100,6 +100,16 @@ KINDS = (
     KnownNumber("test/loss", "test loss", False),
     KnownNumber("test/accuracy", "test accuracy", True),
     KnownNumber("test/balanced_accuracy", "test balanced accuracy", True),
+    # of attackers, whose better is everybody else's worse
+    *(
+        kind
+        for name in ("inpaint", "restore")
+        for kind in (
+            KnownNumber(f"{name}/psnr", "PSNR after restoring, dB", True, form=".2f"),
+            KnownNumber(f"{name}/psnr_before", "PSNR before restoring, dB", form=".2f"),
+        )
+    ),
+    KnownNumber("link/similarity", "mean cosine with the teacher", True),
     KnownNumber("masker/accuracy_hidden", "accuracy on the hidden part"),
     KnownNumber("run/epochs", "epochs", form=".0f"),
     KnownNumber("run/steps", "steps", form=".0f"),
@@ -119,13 +129,14 @@ _VERIFIED = ("accuracy", "auc", "eer", "tar_at_far", "threshold")  # what a veri
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
 _KNOWN = {kind.key: kind for kind in KINDS}
 _OPEN = [kind for kind in KINDS if kind.key.count("{}") == 2]
+# what a key of somebody else's is taken to be by its end: what attackers are proud of is theirs alone
+_BY_END = [kind for kind in KINDS if kind.key.partition("/")[0] not in ("inpaint", "restore", "link")]
 _BETTER = {
     kind.figure: kind.higher_is_better
-    for kind in KINDS
+    for kind in _BY_END
     if kind.higher_is_better is not None and not kind.tail
 }
-
-_FORMS = {kind.figure: kind.form for kind in KINDS}
+_FORMS = {kind.figure: kind.form for kind in _BY_END}
 
 
 def kind_of(key: str) -> tuple[KnownNumber, tuple[str, ...]] | None:
@@ -215,11 +226,13 @@ def is_verification(key: str) -> bool:
 
 
 def higher_is_better(key: str) -> bool | None:
-    """Return which way a number is better, by what its key ends with; None where nobody looks for the best.
+    """Return which way a number is better: as `KINDS` says, else by what its key ends with; None where nobody looks.
 
     Args:
         key: any log key, of a command's report too, such as `ablation/LABEL/COLUMN/accuracy`.
     """
+    if key in _KNOWN:
+        return _KNOWN[key].higher_is_better
     head, slash, figure = key.rpartition("/")
     if not slash or not head:
         return None

@@ -118,7 +118,8 @@ def test_keys_of_a_verification_are_told_from_others(key: str, theirs: bool) -> 
     [
         ("ablation/a/b/accuracy", True), ("release/images_per_s", True), ("train/loss_epoch", False),
         ("my/held_out_auc_s2", True), ("compare/m/Telea/psnr", False), ("compare/m/psnr_hidden", None),
-        ("my/inaccuracy", None), ("accuracy", None),
+        ("my/inaccuracy", None), ("accuracy", None), ("inpaint/psnr", True), ("restore/psnr", True),
+        ("restore/psnr_before", None), ("link/similarity", True), ("privacy/psnr", False),
     ],
 )  # fmt: skip
 def test_the_better_way_is_told_by_the_last_words(key: str, better: bool | None) -> None:

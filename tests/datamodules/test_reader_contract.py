@@ -209,7 +209,16 @@ def test_a_reader_of_ones_own_by_class_path(
     given = ("--reader", "toy_reader.ArrayFaces", "--reader.init_args.path", path, *blurred)
     run_main("desensitize", *given, "--output", "released", "--name", "theirs")
     own = Path("runs/theirs")
-    run_main("audit", "released", "--config", own / "config.yaml", "--key", own / "pseudonyms.key", "--json", "a.json")
+    run_main(
+        "audit",
+        "released",
+        "--config",
+        own / "config.yaml",
+        "--key",
+        own / "pseudonyms.key",
+        "--json",
+        "a.json",
+    )
     verdict = json.loads(Path("a.json").read_text())
     assert verdict["passed"]
     assert verdict["findings"] == []
