@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +15,7 @@ from lightning_app.attacks.losses import restoration
 from lightning_app.attacks.trained import SHAPE, load_restorer, state_of_network
 from lightning_app.core.batch import Batch
 from lightning_app.core.normalise import denormalised
-from lightning_app.metrics import psnr
-from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.evaluated_restorer import EvaluatedRestorer
 from lightning_app.models.optimisers import scheduled
 from lightning_app.models.perceptual import check_features, read_features
 from lightning_app.models.quick_log import learning_rate
@@ -51,7 +49,7 @@ class LossWeights:
     tv: float = 0.1
 
 
-class Inpainter(L.LightningModule):
+class Inpainter(EvaluatedRestorer):
     """RFR-Net as an attacker: trained on faces it may see, to restore what a desensitizer took.
 
     Trained by `fit` with a `FaceDataModule` whose `keep_clean` is on and whose desensitizer is the one attacked.
@@ -82,6 +80,8 @@ class Inpainter(L.LightningModule):
     """
 
     pictures_only = True  # whether it cannot be trained on what is no picture
+
+    log_prefix = "inpaint"
 
     def __init__(
         self,
@@ -117,7 +117,6 @@ class Inpainter(L.LightningModule):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.masked: bool | None = None  # whether the images it was trained on had masks
-        self._held_out = HeldOutMeans("psnr", "psnr_before")
         self._maps: list[nn.Module] = []  # in a list: neither in the checkpoint nor in the optimiser
         self._ready = False
         self.train()
@@ -232,32 +231,6 @@ class Inpainter(L.LightningModule):
         self.log("train/lr", rate, batch_size=1)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the PSNR of held-out images, restored and before; the batch may be empty."""
-        self._evaluate(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count what `validation_step` counts."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log it, over the images of all ranks; nothing where there are none."""
-        self._held_out.log(self, "inpaint")
-
-    def on_test_epoch_end(self) -> None:
-        """Log it, as after a validation."""
-        self._held_out.log(self, "inpaint")
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Refuse: embeddings are a recogniser's.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "predict writes embeddings, an Inpainter has none; attack with TrainedRestorer instead"
-        )
-
     def restored(self, batch: Batch) -> Tensor:
         """Restore a batch as an attack does: `[B,3,H,W]` in [0,1], visible pixels as they were.
 
@@ -268,15 +241,9 @@ class Inpainter(L.LightningModule):
         output = self(image, mask, which).float().clamp(0, 1)
         return output if mask is None else keep_visible(output, image, of_images(mask, which))
 
-    def _evaluate(self, batch: Batch) -> None:
-        if len(batch["image"]) == 0:  # a rank without held-out images, or a set without
-            return
-        mask = batch["mask"]
-        hidden = None if mask is None else 1 - of_images(mask, batch["mask_index"])
-        pictures = {"psnr": self.restored(batch), "psnr_before": self._pictures(batch)}
-        clean = batch["clean"].float()
-        metrics = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
-        self._held_out.add(metrics, len(clean))
+    def before(self, batch: Batch) -> Tensor:
+        """Return what was released: `[B,3,H,W]` in [0,1]; an Inpainter takes pictures alone."""
+        return self._pictures(batch)
 
     def _pictures(self, batch: Batch) -> Tensor:
         """Undo the DataModule's normalisation: `[B,3,H,W]` float32 in [0,1]."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -15,10 +14,9 @@ from lightning_app.attacks.trained import KEPT, KINDS, state_of_network
 from lightning_app.core.batch import Batch
 from lightning_app.core.draws import seed_from, seed_global_draws
 from lightning_app.core.normalise import denormalised
-from lightning_app.metrics import psnr
 from lightning_app.metrics.lpips import LPIPS
 from lightning_app.models.bits import check_bit_planes
-from lightning_app.models.held_out import HeldOutMeans
+from lightning_app.models.evaluated_restorer import EvaluatedRestorer
 from lightning_app.models.perceptual import check_alexnet, perceptual_distance, read_alexnet
 from lightning_app.models.saved_network import check_attacker, warn_of_kept
 from lightning_app.models.schedule import check_rates
@@ -29,7 +27,7 @@ log = logging.getLogger("faceveil")
 _DROPOUT = 121  # salt of this draw
 
 
-class FaceRestorer(L.LightningModule):
+class FaceRestorer(EvaluatedRestorer):
     """An attacker that learns, from faces it may see, to draw the clean face of what a desensitizer made of it.
 
     Trained by `fit` with a `FaceDataModule` whose `keep_clean` is on and whose desensitizer is the one attacked; that
@@ -57,7 +55,6 @@ class FaceRestorer(L.LightningModule):
         self.masked: bool | None = None
         self.pictures: bool | None = None
         self.pixels = 0
-        self._held_out = HeldOutMeans("psnr", "psnr_before")
         self._alexnet: list[LPIPS] = []  # in a list: neither in the checkpoint nor in the optimiser
         if not self.perceptual >= 0:
             raise ValueError(f"model.perceptual={self.perceptual}: give 0 or more")
@@ -179,32 +176,6 @@ class FaceRestorer(L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size)
         self.log_dict({f"train/{name}": part.detach() for name, part in parts.items()}, batch_size=size)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the PSNR of held-out images, restored and before; the batch may be empty."""
-        self._evaluate(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count what `validation_step` counts."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log it, over the images of all ranks; nothing where there are none."""
-        self._held_out.log(self, "restore")
-
-    def on_test_epoch_end(self) -> None:
-        """Log it, as after a validation."""
-        self._held_out.log(self, "restore")
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Refuse: embeddings are a recogniser's.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            f"predict writes embeddings, a {type(self).__name__} has none; attack with TrainedRestorer instead"
-        )
-
     def restored(self, batch: Batch) -> Tensor:
         """Restore a batch as an attack does: `[B,3,H,W]` in [0,1], visible pixels as they were.
 
@@ -216,17 +187,11 @@ class FaceRestorer(L.LightningModule):
         visible = mask is not None and self.pictures
         return keep_visible(output, image, of_images(mask, which)) if visible and mask is not None else output
 
-    def _evaluate(self, batch: Batch) -> None:
-        if len(batch["image"]) == 0:  # a rank without held-out images, or a set without
-            return
-        mask = batch["mask"]
-        hidden = None if mask is None else 1 - of_images(mask, batch["mask_index"])
+    def before(self, batch: Batch) -> Tensor:
+        """Return what was released as it is looked at: `[B,3,H,W]` in [0,1]."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        clean = batch["clean"].float()
-        before = data.desensitizer.pictures(self.seen(batch), tuple(clean.shape[2:]))
-        pictures = {"psnr": self.restored(batch), "psnr_before": before}
-        metrics = {name: psnr(image, clean, hidden).mean() for name, image in pictures.items()}
-        self._held_out.add(metrics, len(clean))
+        looked: Tensor = data.desensitizer.pictures(self.seen(batch), tuple(batch["clean"].shape[2:]))
+        return looked
 
     @property
     def pictures_only(self) -> bool:

@@ -205,7 +205,7 @@ def test_a_checkpoint_of_another_shape_and_predict_are_refused(
     line = refused(capsys, lambda: run_main("validate", "--config", config, "--ckpt_path", "last", size, 48))
     assert "input_size=32; yours: input_size=48" in line
     line = refused(capsys, lambda: run_main("predict", "--config", config, "--ckpt_path", "last"))
-    assert "an Inpainter has none" in line
+    assert "predict writes embeddings, Inpainter has none" in line
 
 
 def test_feature_maps_are_the_backbones_and_stay_frozen() -> None:

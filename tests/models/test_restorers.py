@@ -212,7 +212,7 @@ def test_what_does_not_suit_is_refused(
     )
     assert "of another network (width=8; yours: width=16)" in line
     line = refused(capsys, lambda: run_main("predict", "--config", config, "--ckpt_path", "last"))
-    assert "a UNetRestorer has none" in line
+    assert "predict writes embeddings, UNetRestorer has none" in line
 
 
 @pytest.mark.parametrize(("channels", "side", "size"), [(3, 30, 30), (63, 32, 32), (5, 4, 32), (3, 8, 32)])
