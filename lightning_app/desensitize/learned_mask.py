@@ -379,6 +379,11 @@ class LearnedMask(MaskEach):
         if odd:
             raise ValueError(
                 f"checkpoint {checkpoint}: of it comes another {', '.join(odd)} than the release has"
+                + (
+                    "; the key that the masks were drawn with is named by --config"
+                    if "key_hash" in odd
+                    else ""
+                )
             )
         return made
 

@@ -34,7 +34,12 @@ class MaskKind:
 
 
 MASK_KINDS: Mapping[Kind, MaskKind] = {
-    "population": MaskKind(one_for_all=True, public=True, looks_at_shown=True),
+    "population": MaskKind(
+        one_for_all=True,
+        public=True,
+        looks_at_shown=True,
+        unproven="that the mask is its masker's, made of many faces and not of one",
+    ),
     "codebook": MaskKind(
         public=True,
         interferes="which of the public masks lies on an image depends on the whole image",

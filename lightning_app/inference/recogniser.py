@@ -193,6 +193,11 @@ def load_recogniser(
             model_input = find_model_input(facts, run.config, mask, gated)
         except ValueError as error:  # an option of the command line is an argument here
             raise ValueError(str(error).replace("--mask PNG", 'mask="….png"')) from error
+        if desensitize is False and gated and model_input.each:
+            raise ValueError(
+                f"checkpoint {facts.path}: its gates take the mask of each image, which images alone do not bring: "
+                "give both to the model, `lightning_app.models.checkpoints.read_recogniser(…)[0].embed(images, masks)`"
+            )
         # a class that is not ours may do more than multiply by the mask: then it is made itself
         multiplied = model_input.mask if model_input.multiplies else None
         desensitizer, hides = _desensitizer(facts, run, multiplied, desensitize is not False)
@@ -262,6 +267,11 @@ def _desensitizer(
     data = run.config.get("data")
     part = data.get("init_args", {}).get("desensitizer") if isinstance(data, dict) else None
     where = f"checkpoint {facts.path}: config.yaml of its run"
+    if part is None and kind is not None and kind.describes_each(description):
+        raise ValueError(
+            f"checkpoint {facts.path}: trained on a release under a mask for each image, which its owner's masker "
+            "makes: give desensitize=False, and images that it has desensitized"
+        )
     if part is None:
         raise ValueError(
             f"checkpoint {facts.path}: trained on images desensitized by {description.get('method')}, and no "

@@ -23,6 +23,7 @@ from lightning_app.models.masker_settings import (
     Adversary,
     check_data,
     check_settings,
+    check_strategy,
     check_used,
     kept_of_same,
 )
@@ -163,9 +164,13 @@ class AdversarialMasker(QuickLog):
         """Check that the data suit a masker, before a run is written.
 
         Raises:
-            ValueError: they give no pictures, or mix them; the message says what to change.
+            ValueError: they give no pictures, or mix them, or several devices would wait for gradients that there are
+                none of; the message says what to change.
         """
-        check_data(getattr(self.trainer, "datamodule", None), self.trainer.state.fn == "fit")
+        fitting = self.trainer.state.fn == "fit"
+        check_data(getattr(self.trainer, "datamodule", None), fitting)
+        if fitting and self.adversarial:
+            check_strategy(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Build the predictor's head for the classes of the training set, in `fit`.
@@ -205,7 +210,9 @@ class AdversarialMasker(QuickLog):
         cut = self.cut(image)
         if self.adversarys_turn:
             loss = (
-                self._against_restorer(image, cut) if self.restorer else self._against_predictor(image, cut)
+                self._against_restorer(image, cut)
+                if self.restorer
+                else self._against_predictor(image, cut, batch)
             )
             self._last["train/confusion"] = loss.detach()
         else:
@@ -241,21 +248,19 @@ class AdversarialMasker(QuickLog):
         """
         return cut(self.masker, image, self.shown, self.growth, self.weights)
 
-    def _embedding(self, image: Tensor, weights: Tensor, batch: Batch | None = None) -> Tensor:
+    def _embedding(self, image: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         """Embed weighted pictures as the predictor sees them: normalised, hidden pixels black."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        seen = normalised(image * weights, data.mean, data.std)
-        if batch is not None:
-            seen = seen.to(batch["image"].dtype)
+        seen = normalised(image * weights, data.mean, data.std).to(batch["image"].dtype)
         if self.channels_last:
             seen = seen.contiguous(memory_format=torch.channels_last)
         embedding: Tensor = self.backbone(seen)
         return embedding
 
-    def _against_predictor(self, image: Tensor, cut: Cut) -> Tensor:
+    def _against_predictor(self, image: Tensor, cut: Cut, batch: Batch) -> Tensor:
         """Return the cross-entropy of the uniform distribution and the predictor's, of the hidden part."""
         with frozen(self.backbone, self.head):
-            logits = self.head.logits(self._embedding(image, cut.hidden))
+            logits = self.head.logits(self._embedding(image, cut.hidden, batch))
         return -F.log_softmax(logits.float(), dim=1).mean()
 
     def _against_restorer(self, image: Tensor, cut: Cut) -> Tensor:

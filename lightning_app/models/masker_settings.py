@@ -6,6 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
+
 from lightning_app.desensitize.masker import state_of_masker
 from lightning_app.masks.learned import FEWEST_FACES, check_share
 from lightning_app.models.masker_cut import Weights
@@ -96,6 +99,25 @@ def check_data(data: Any, fitting: bool) -> None:
         raise ValueError(f"data.desensitizer: {name} mixes images; a masker learns from single ones")
     if data.desensitizer.hides and fitting:
         log.warning("AdversarialMasker: it learns from what %s leaves of the faces.", name)
+
+
+def check_strategy(trainer: L.Trainer) -> None:
+    """Check that no rank waits for gradients of networks that the adversary's step does not move.
+
+    Args:
+        trainer: of the fit.
+
+    Raises:
+        ValueError: one would; the message names the overlay.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, DDPStrategy) or trainer.world_size < 2:
+        return
+    if not strategy._ddp_kwargs.get("find_unused_parameters"):
+        raise ValueError(
+            "trainer.strategy: in an AdversarialMasker's adversary's step some networks have no gradients, for which "
+            "ddp would wait: add --config overlays/masker_ddp.yaml (strategy: ddp_find_unused_parameters_true)"
+        )
 
 
 def kept_of_same(checkpoint: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,8 @@ def audit(
         raise ValueError(
             f"masker: {masker} is run again on the raw set, which takes --key and the raw set (--raw or --config)"
         )
+    if masker is not None and not Path(masker).exists():
+        raise FileNotFoundError(f"masker: {masker}: no such checkpoint, nor a run's folder")
     if sample < 1:
         raise ValueError(f"sample: {sample}; give at least 1 image")
     if workers is not None and workers < 1:

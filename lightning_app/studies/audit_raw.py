@@ -200,6 +200,8 @@ def _hold_against_masker(found: Audit, masker: str) -> None:
         kind.with_masker(manifest.method, masker)
     except (ValueError, FileNotFoundError) as error:
         found.add(MASK, f"is not the masker's: {error}")
+    else:
+        found.mask_held = True
 
 
 def _of_a_masker(description: Mapping[str, object]) -> type[MaskEach] | None:

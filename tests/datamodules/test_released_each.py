@@ -23,6 +23,7 @@ from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import write_secret
 from lightning_app.core.png import encode_png
 from lightning_app.desensitize import GaussianBlur, LearnedMask
+from lightning_app.inference.recogniser import load_recogniser
 from lightning_app.release import Manifest, Pseudonyms
 from lightning_app.release.audit.agreed import Agreed
 from lightning_app.release.audit.run import audit
@@ -197,6 +198,14 @@ def test_an_fsm_from_the_release_alone(kind: str, home: Path, tmp_path: Path, ru
            "init_args": {"identities": 4, "images_per_identity": 5, "size": SIZE}}  # fmt: skip
     owners = config(tmp_path / "owner.yaml", raw, drawn, desensitizer=masker)
     checkpoint = "runs/tiny/checkpoints/last.ckpt"
+    with pytest.raises(
+        ValueError, match="its gates take the mask of each image, which images alone do not bring"
+    ):
+        load_recogniser("runs/tiny", desensitize=False)
+    with pytest.raises(
+        ValueError, match="release under a mask for each image, which its owner's masker makes"
+    ):
+        load_recogniser("runs/tiny")
     run_main("validate", "--config", owners, "--name", "owner", "--ckpt_path", checkpoint)
     again = json.loads(Path("runs/owner/metrics.json").read_text())
     assert again["lfw/accuracy_s1"] == pytest.approx(metrics["lfw/accuracy_s1"], abs=1e-9)

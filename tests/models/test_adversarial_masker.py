@@ -147,7 +147,7 @@ def test_the_obfuscators_loss(tmp_path: Path) -> None:
     image = torch.rand(4, 3, SIZE, SIZE)
     model.train()
     cut = model.cut(image)
-    loss = model._against_predictor(image, cut)
+    loss = model._against_predictor(image, cut, {"image": image})
     model.backbone.eval()
     seen = (image * cut.hidden - 0.5) / 0.5
     logits = model.head.logits(model.backbone(seen))
@@ -216,6 +216,13 @@ def test_other_settings_train_and_serve(settings: dict[str, Any], tmp_path: Path
             {"image": torch.rand(2, 3, SIZE, SIZE), "index": torch.arange(2)}
         )
         assert found["mask"].flatten(1).sum(1).eq(36).all()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_it_trains_in_every_precision_that_a_recogniser_does(precision: str, tmp_path: Path) -> None:
+    model = fit(tmp_path, precision=precision, limits={"max_steps": 4})  # with a step of the adversary
+    assert model.trainer.global_step == 4
+    assert {"train/confusion", "train/loss"} <= {*model.trainer.callback_metrics}
 
 
 def test_bf16_ranks_in_fp32(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ RAW_CASES: list[tuple[str, Plant, str]] = [
     (
         "core_first",
         few_pixels_moved,
-        "is not the masker's: run again on the raw image it shows 3 other pixels",
+        "is not the masker's: run again on the raw image it differs in 6 pixels",
     ),
     ("core_first", visible_pixel, "differs in 1 pixels from its raw image under its mask"),
     ("codebook", visible_pixel, "differs in 1 pixels from its raw image under its mask"),

@@ -90,7 +90,7 @@ def test_a_single_pixel_that_was_moved_is_found(home: Path, tmp_path: Path) -> N
     shape[tuple(np.argwhere(shape == 0)[-1])] = 1
     lay(image, mask, raw_of(root, home / "raw", image), shape)
     forge(root, False)
-    assert "shows 1 other pixels" in str(audited(home, root)["findings"])
+    assert "it differs in 2 pixels" in str(audited(home, root)["findings"])
 
 
 def test_another_machine_may_choose_another_public_mask_that_is_as_good(
@@ -158,6 +158,15 @@ def test_a_population_mask_is_held_against_its_masker(home: Path, tmp_path: Path
     found = audited(home, tmp_path / "out", masker=str(masker))
     assert found["passed"], found["findings"]
     assert not any("--masker" in note for note in found["notes"])
+    assert "its masker's" not in str(found["not_proven"])
+    # whoever wrote the manifest may have made the mask of one face
+    found = audited(home, tmp_path / "out", masker=None)
+    assert found["passed"]
+    assert "that the mask is its masker's, made of many faces and not of one (--masker" in str(
+        found["not_proven"]
+    )
+    with pytest.raises(FileNotFoundError, match=r"masker: .*nowhere\.ckpt: no such checkpoint"):
+        audited(home, tmp_path / "out", masker=str(tmp_path / "nowhere.ckpt"))
     saved = torch.load(masker, weights_only=True)
     saved["masker"]["mean"] = -saved["masker"]["mean"]
     torch.save(saved, tmp_path / "other.ckpt")

@@ -155,7 +155,7 @@ def _other_mask(
         if any(True for _ in masker.possible(image, mask[None, None].float())):
             return None
         return (
-            f"is not the masker's: run again on the raw image it shows {differing // 2} other pixels, more than "
+            f"is not the masker's: run again on the raw image it differs in {differing} pixels, more than "
             "another machine's rounding leaves"
         )
     same = (each.codes[:, 0] == mask).flatten(1).all(1).nonzero().flatten().tolist()

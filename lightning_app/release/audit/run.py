@@ -94,6 +94,7 @@ class Audit(Findings):
         shards: what was found in the shards of a release of representations; None of pictures.
         classes_compared: whether the names of a task's classes were held against the raw set's.
         pairs_compared: whether the list of pairs was held against the raw set's.
+        mask_held: whether the one mask was held against the masker that it is said to come from.
     """
 
     notes: list[str] = field(default_factory=list)
@@ -105,6 +106,7 @@ class Audit(Findings):
     shards: Shards | None = None
     classes_compared: bool = False
     pairs_compared: bool = False
+    mask_held: bool = False
 
 
 def audit(

@@ -55,6 +55,9 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
             said.append("that the faces are desensitized (--raw, --key)")
     elif not agreed.names_a_mask:
         said.append("which mask was agreed on (--mask, --mask-hash)")
+    kind = mask_kind(manifest.method)
+    if kind.one_for_all and not found.mask_held and agreed.desensitizer is None:
+        said.append(f"{kind.unproven} (--masker, --raw, --key)")
     if not compared:
         said.append("that visible pixels, pseudonyms and counts carry nothing else (--raw, --key)")
     elif compared < manifest.images:
