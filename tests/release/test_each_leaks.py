@@ -186,8 +186,8 @@ def test_found_without_raw(
 
 
 RAW_CASES: list[tuple[str, Plant, str]] = [
-    ("core_first", mask_is_a_drawing, "is not the masker's: run again on the raw image it shows"),
-    ("free", mask_is_a_drawing, "is not the masker's: run again on the raw image it shows"),
+    ("core_first", mask_is_a_drawing, "is not the masker's: run again on the raw image it differs in"),
+    ("free", mask_is_a_drawing, "is not the masker's: run again on the raw image it differs in"),
     (
         "core_first",
         few_pixels_moved,
