@@ -364,6 +364,14 @@ def test_a_maskers_mask_joins_the_candidates(
     facts = json.loads((folder / "mask.json").read_text())
     assert facts["from_masker"]["masker_hash"] == learned.describe()["masker_hash"]
     assert facts["from_masker"]["found"] == (facts["number"] == 8)
+    own, others = rows[8], [row for number, row in rows.items() if number != 8]
+    longer = sum(int(row["images"]) > int(own["images"]) for row in others)
+    alike = [row for row in others if row["images"] == own["images"]]
+    score = float(own["objective"] or own["estimate"])
+    better = sum(float(row["objective"] or row["estimate"]) < score for row in alike)
+    assert facts["from_masker"]["place"] == 1 + longer + better
+    assert (facts["from_masker"]["of"], facts["from_masker"]["images"]) == (9, int(own["images"]))
+    assert f"The masker's mask is candidate 8: F {float(own['F']):.4f} on" in caplog.text
     assert str(tmp_path) not in json.dumps(facts)
 
     alone = _searched(clean, tmp_path / "c", "--from_masker", str(masker), "--candidates", "1", "--gamma", "0",

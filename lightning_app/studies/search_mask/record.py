@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning_app.core.version import version
 from lightning_app.desensitize import LearnedMask
 from lightning_app.masks import BrushRange, MaskScorer, SearchResult, mask_ratio, save_mask, write_candidates
 from lightning_app.masks.search.run import Strategy
+from lightning_app.masks.search.strategies import SearchRow
 from lightning_app.report import write_metrics
 from lightning_app.runs.atomic import files_at_once
 from lightning_app.studies.search_mask.pool import MaskPool
@@ -89,6 +91,25 @@ class SearchRecord:
             metrics["min_images"] = self.min_images
         return metrics if self.template is None else metrics | self.template.metrics
 
+    @property
+    def of_masker(self) -> dict[str, Any]:
+        """What became of the masker's mask, the candidate of the highest number.
+
+        Its place among all: those that were scored on more images come first, then those of a lower F − γ·P.
+        """
+        rows = self.found.rows
+        own = max(rows, key=lambda row: row.number)
+
+        def order(row: SearchRow) -> tuple[int, float]:
+            scores = (score for score in (row.objective, row.estimate) if score is not None)
+            return -row.images, next(scores, math.inf)
+
+        place = 1 + sum(order(row) < order(own) for row in rows)
+        return {
+            "number": own.number, "found": self.found.candidate is None, "F": own.F, "P": own.P,
+            "images": own.images, "place": place, "of": len(rows),
+        }  # fmt: skip
+
     def how_made(self, seconds: float) -> dict[str, Any]:
         """Return what mask.json says beside the metrics: how candidates and template were made.
 
@@ -106,10 +127,7 @@ class SearchRecord:
         if found.candidate is not None:
             made["candidate"] = found.candidate.to_dict()
         if self.learned is not None:
-            made["from_masker"] = self.learned.describe() | {
-                "number": max(row.number for row in found.rows),
-                "found": found.candidate is None,
-            }
+            made["from_masker"] = self.learned.describe() | self.of_masker
         if self.pool is not None:
             made["given"] = self.pool.facts(found.best.number)
         else:

@@ -175,6 +175,11 @@ def search_mask(
     )  # fmt: skip
     metrics = record.metrics(MaskScorer(judge, pixels, labels, bf16=False, **settings))
     write_search(folder, record, metrics, record.how_made(time.monotonic() - started))
+    if learned is not None:
+        log.info(
+            "The masker's mask is candidate %(number)d: F %(F).4f on %(images)d images, mask ratio %(P).3f, place "
+            "%(place)d of %(of)d.", record.of_masker,
+        )  # fmt: skip
     return SearchedMask(folder, metrics, data.num_classes)
 
 
