@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import lightning as L
@@ -14,7 +14,7 @@ from lightning_app.models.held_out import HeldOutMeans
 from lightning_app.networks.partial_conv import of_images
 
 
-class EvaluatedRestorer(L.LightningModule):
+class EvaluatedRestorer(L.LightningModule, ABC):
     """A network that restores faces: logs the PSNR of held-out images in dB, restored and before, and does not embed.
 
     Under a mask the hidden pixels alone count.

@@ -266,7 +266,7 @@ def test_and_by_the_audit_with_raw(peeking: None, home: Path, tmp_path: Path) ->
     found = audited(home, "core_first", tmp_path)
     text = str(found["findings"])
     assert "depends on hidden pixels: the masker makes another mask of its image with noise under it" in text
-    assert "is not the masker's: run again on the raw image it shows" in text
+    assert "is not the masker's: run again on the raw image it differs in" in text
 
 
 def test_masks_of_another_number_of_pixels(

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger
 
 from lightning_app.core.files import write_atomically
-from lightning_app.core.log_keys import kind_of
+from lightning_app.core.log_keys import kind_of, tail_of
 from lightning_app.core.measurement import find
 from lightning_app.report import png_bytes, print_table, write_metrics
 from lightning_app.report.ablation import ablation_chart
@@ -141,8 +141,7 @@ def _over(runs: Sequence[Mapping[str, Scalar]], key: str) -> _Over | None:
     if len(values) > 1:
         return _Over(statistics.fmean(values), statistics.stdev(values), len(values))
     flat = {name: float(one) for name, one in have[0][1].items() if isinstance(one, int | float)}
-    tail = next((end for end in ("_s2", "_s3") if key.endswith(end)), "")
-    found = find(flat, key, tail)
+    found = find(flat, key, tail_of(key))
     ends = None if found is None or found.low is None or found.high is None else (found.low, found.high)
     return _Over(values[0], None, 1, ends)
 
