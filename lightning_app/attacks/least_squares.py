@@ -54,8 +54,11 @@ class LeastSquares(Attack):
         self.size = (0, 0)  # of the faces
 
     def against(self, method: Desensitizer) -> LeastSquares | None:
-        """Return the attack on one method, which it learns at the first need; None where pixels are masked."""
-        if not method.hides or method.masking_step() is not None:
+        """Return the attack on one method, which it learns at the first need.
+
+        None where pixels are masked, and where another program makes the pictures, which it cannot ask to make more.
+        """
+        if not method.hides or method.elsewhere or method.masking_step() is not None:
             return None
         made = LeastSquares(self.reader, self.images, self.neighbours)
         made._method = [method]

@@ -12,7 +12,16 @@ from datamodules import DrawnFaces
 from lightning_app.attacks import AbsoluteValues, LeastSquares, UnMix, Unshuffle
 from lightning_app.attacks.unmix import mixing_matrix
 from lightning_app.core.batch import AS_TRAINED, Batch
-from lightning_app.desensitize import BlockDCT, Chain, FrequencyMask, GaussianBlur, InstaHide, MaskOut, MixUp
+from lightning_app.desensitize import (
+    BlockDCT,
+    Chain,
+    FrequencyMask,
+    GaussianBlur,
+    InstaHide,
+    MaskOut,
+    MixUp,
+    Precomputed,
+)
 from lightning_app.evaluation.judges.base import state_hash
 from lightning_app.metrics import psnr
 from tests.attacks.contract import AttackContract
@@ -84,8 +93,11 @@ def test_a_linear_representation_comes_back_up_to_what_was_dropped() -> None:
     assert psnr(found.restore(shuffled(batch)), batch["image"]).mean() > before.mean() + 1
 
 
-def test_it_stops_at_masks_and_says_what_is_missing() -> None:
+def test_it_stops_at_masks_and_says_what_is_missing(tmp_path: Path) -> None:
     assert LeastSquares(others()).against(MaskOut(freeform=(0.4, 0.6))) is None
+    assert (
+        LeastSquares(others()).against(Precomputed(tmp_path)) is None
+    )  # nobody makes more of these pictures
     with pytest.raises(ValueError, match="against which method is not known"):
         LeastSquares(others()).restore(attacked())
     made = LeastSquares().against(GaussianBlur(5))
