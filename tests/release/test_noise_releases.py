@@ -274,8 +274,10 @@ def test_who_has_no_key_verifies_on_a_release(home: Path, tmp_path: Path, name: 
     assert stored is not None
     found = stored.values(reader.__getitems__(range(len(reader)))["image"])
     assert found.shape == made.shape
-    order = [found.flatten(1).mean(1).argsort(), made.flatten(1).mean(1).argsort()]
-    torch.testing.assert_close(found[order[0]], made[order[1]], rtol=1e-3, atol=1e-3)
+    # pseudonyms give another order; by their means, two images may change places where float16 rounds them
+    nearest = torch.cdist(found.flatten(1).double(), made.flatten(1).double()).argmin(1)
+    assert sorted(nearest.tolist()) == list(range(len(made)))
+    torch.testing.assert_close(found, made[nearest], rtol=1e-3, atol=1e-3)
     again = command(str(home / f"{name} pairs"), key=str(home / "pseudonyms.key"),
                     config=owners_config(home, DRAWN, tmp_path, name), compare_all=True)  # fmt: skip
     assert again.findings == []
