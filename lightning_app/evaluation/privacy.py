@@ -116,6 +116,9 @@ def gives_masks(data: FaceDataModule, device: torch.device | None = None) -> boo
     # masks made for each image have a ratio and no hash
     if {"mask_hash", "mask_ratio"} & desensitizer.describe().keys():
         return True
+    # another program has made pictures of the set's images, and none of a black one
+    if desensitizer.elsewhere:
+        return False
     black = torch.zeros(1, 3, data.size, data.size, dtype=torch.uint8, device=device)
     return data.prepare(black)["mask"] is not None
 

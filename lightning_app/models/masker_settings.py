@@ -113,6 +113,7 @@ def check_strategy(trainer: L.Trainer) -> None:
     strategy = trainer.strategy
     if not isinstance(strategy, DDPStrategy) or trainer.world_size < 2:
         return
+    # Lightning hands its options on to torch's DDP, and shows them nowhere else
     if not strategy._ddp_kwargs.get("find_unused_parameters"):
         raise ValueError(
             "trainer.strategy: in an AdversarialMasker's adversary's step some networks have no gradients, for which "

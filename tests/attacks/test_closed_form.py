@@ -95,9 +95,8 @@ def test_a_linear_representation_comes_back_up_to_what_was_dropped() -> None:
 
 def test_it_stops_at_masks_and_says_what_is_missing(tmp_path: Path) -> None:
     assert LeastSquares(others()).against(MaskOut(freeform=(0.4, 0.6))) is None
-    assert (
-        LeastSquares(others()).against(Precomputed(tmp_path)) is None
-    )  # nobody makes more of these pictures
+    # nobody makes more of these pictures
+    assert LeastSquares(others()).against(Precomputed(tmp_path)) is None
     with pytest.raises(ValueError, match="against which method is not known"):
         LeastSquares(others()).restore(attacked())
     made = LeastSquares().against(GaussianBlur(5))

@@ -186,9 +186,8 @@ def test_names_become_keys_and_stay_apart(tmp_path: Path) -> None:
     assert "val/recall_very_sad_low" in model.logged
     _, model = report(2, SimpleNamespace(class_names=["a b", "a/b"]), tmp_path)
     assert {"val/recall_0", "val/recall_1"} <= {*model.logged}
-    _, model = report(
-        2, SimpleNamespace(class_names=["sad", "sad_low"]), tmp_path
-    )  # an end of the first one's interval
+    # the second one's recall would have the key of the lower end of the first one's
+    _, model = report(2, SimpleNamespace(class_names=["sad", "sad_low"]), tmp_path)
     assert {"val/recall_0", "val/recall_1"} <= {*model.logged}
 
 

@@ -209,22 +209,14 @@ def test_a_reader_of_ones_own_by_class_path(
     given = ("--reader", "toy_reader.ArrayFaces", "--reader.init_args.path", path, *blurred)
     run_main("desensitize", *given, "--output", "released", "--name", "theirs")
     own = Path("runs/theirs")
-    run_main(
-        "audit",
-        "released",
-        "--config",
-        own / "config.yaml",
-        "--key",
-        own / "pseudonyms.key",
-        "--json",
-        "a.json",
-    )
+    check = ("audit", "released", "--config", own / "config.yaml", "--key", own / "pseudonyms.key")
+    run_main(*check, "--json", "a.json")
     verdict = json.loads(Path("a.json").read_text())
     assert verdict["passed"]
     assert verdict["findings"] == []
     next(Path("released/images").glob("*/*.png")).write_bytes(b"")
     with pytest.raises(SystemExit):
-        run_main("audit", "released", "--config", own / "config.yaml", "--key", own / "pseudonyms.key")
+        run_main(*check)
 
 
 def test_an_image_of_a_reader_is_what_it_reads() -> None:

@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from datamodules import DrawnFaces, DrawnPairs, FaceDataModule
 from lightning_app.attacks import Attack, MeanFace, Telea
 from lightning_app.core.batch import Batch
-from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, Identity, MaskOut
+from lightning_app.desensitize import CentreBlock, Desensitizer, GaussianBlur, Identity, MaskOut, Precomputed
 from lightning_app.evaluation import Judge, RecogniserJudge
 from lightning_app.evaluation.privacy import (
     Stored,
@@ -226,6 +226,16 @@ def test_a_mask_that_is_handed_out_without_a_word_is_attacked(tmp_path: Path) ->
     assert [gives_masks(data_of(one)) for one in (CentreBlock(0.5), GaussianBlur(9), Identity())] == [
         True, False, False,
     ]  # fmt: skip
+
+
+def test_another_programs_pictures_are_not_asked_for_of_a_black_image(tmp_path: Path) -> None:
+    class Theirs(Precomputed):
+        """A class of one's own inherits no promise."""
+
+    DrawnFaces(2, 1, SIZE).write_images(tmp_path)
+    assert Theirs(tmp_path).has_mask is None
+    assert not gives_masks(data_of(Theirs(tmp_path)))
+    assert not applies(Telea(), data_of(Theirs(tmp_path)))
 
 
 def test_a_trained_recogniser_judges(fitted: Path, subjects: Subjects) -> None:
