@@ -172,6 +172,7 @@ def work(todo: Any, done: Any) -> None:
     """
     from main import main
 
+    gc.freeze()  # what is there stays: `gc.collect` has no need to look through it, nor the fork to copy it
     while (task := todo.get()) is not None:
         began = time.monotonic()
         task.log.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lightning_app.core.batch import Batch
 from lightning_app.networks.linking import LinkStudent
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
-from lightning_app.runs.checkpoint_part import of_another, read_given, rebuilt, settings_of, weights_under
+from lightning_app.runs.checkpoint_part import of_another, rebuilt, settings_of, weights_under
+from lightning_app.runs.folder import read_given
 
 KEPT = "linker"  # under this name its checkpoint keeps what it says of itself
 SHAPE = ("backbone", "width", "in_channels", "input_size")  # settings that make another network

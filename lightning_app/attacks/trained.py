@@ -16,7 +16,8 @@ from lightning_app.networks.partial_conv import of_images
 from lightning_app.networks.pix2pix import Pix2PixGenerator, RestorationUNet, Restoring
 from lightning_app.networks.rfr import RFRNet
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
-from lightning_app.runs.checkpoint_part import of_another, read_given, rebuilt, settings_of, weights_under
+from lightning_app.runs.checkpoint_part import of_another, rebuilt, settings_of, weights_under
+from lightning_app.runs.folder import read_given
 
 SHAPE = ("width", "recurrences", "depth", "input_size")  # settings that make another network
 DRAWN_SHAPE = ("width", "depth", "in_channels", "input_size")  # of the two that take representations too

@@ -30,7 +30,8 @@ from lightning_app.desensitize.noise import (
 )
 from lightning_app.networks.budget_noise import shares_of
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
-from lightning_app.runs.checkpoint_part import of_another, read_given
+from lightning_app.runs.checkpoint_part import of_another
+from lightning_app.runs.folder import read_given
 
 log = logging.getLogger("faceveil")
 LOGITS = "noise.logits"  # of the budget's shares, in the weights of a `DCTDPRecogniser`

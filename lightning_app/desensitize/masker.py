@@ -20,11 +20,11 @@ from lightning_app.runs.checkpoint_bounds import DATA_STATE
 from lightning_app.runs.checkpoint_part import (
     check_finite,
     of_another,
-    read_given,
     rebuilt,
     settings_of,
     weights_under,
 )
+from lightning_app.runs.folder import read_given
 
 MASKER = "masker"  # key of a checkpoint, and, with a dot, prefix of the network's weights
 SHAPE = ("masker_width", "masker_depth")  # settings that make another network

@@ -25,7 +25,7 @@ from lightning_app.models.saved_network import head_weights
 from lightning_app.networks import Backbone, Head
 from lightning_app.runs.checkpoint_bounds import DATA_STATE, check_claim, check_described
 from lightning_app.runs.checkpoint_part import check_finite
-from lightning_app.runs.folder import resolve_checkpoint
+from lightning_app.runs.folder import read_checkpoint
 
 _BY_WEIGHTS = (ResNet, ResNetMask, ResNetFSM, ResNetPartial, DCTDPRecogniser)  # told apart by them
 _LARGEST = 4096  # px; the size of an input is a setting, and nothing in the weights bounds it
@@ -125,11 +125,7 @@ def read_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
         ValueError: it is damaged, holds more than weights, or such as are no numbers, is no recogniser's, or of a class
             that is not trusted.
     """
-    file = _file(Path(path))
-    if file.suffix == ".safetensors":
-        checkpoint = _exported(file)
-    else:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    file, checkpoint = _read(Path(path))
     state, saved = checkpoint["state_dict"], checkpoint.get("hyper_parameters")
     if not isinstance(saved, dict) or not any(key.startswith("backbone.") for key in state):
         raise ValueError(
@@ -180,10 +176,10 @@ def read_recogniser(path: str | Path) -> tuple[Recogniser, CheckpointFacts]:
     )
 
 
-def _file(path: Path) -> Path:
+def _read(path: Path) -> tuple[Path, dict[str, Any]]:
     if path.is_dir():
         try:
-            return resolve_checkpoint("last", path)
+            return read_checkpoint("last", path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"checkpoint {path}: the folder has no checkpoints/last.ckpt; give a .ckpt or the folder of a run"
@@ -195,12 +191,14 @@ def _file(path: Path) -> Path:
             f"checkpoint {path}: no such file; give a .ckpt of a run, or the run's folder"
         )
     if path.suffix == ".safetensors":
-        return path
+        return path, _exported(path)
     try:
-        resolve_checkpoint(str(path.absolute()), path.parent)  # absolute: a file may be called `last`
+        content = read_checkpoint(str(path.absolute()), path.parent)[
+            1
+        ]  # absolute: a file may be called `last`
     except ValueError as error:
         raise _without_option(error) from error
-    return path
+    return path, content
 
 
 def _has_head(state: dict[str, Any]) -> bool:

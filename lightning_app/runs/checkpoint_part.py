@@ -7,32 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from lightning_app.runs.checkpoint_bounds import check_claim
-from lightning_app.runs.folder import given_checkpoint
 
 # what settings of the wrong kind or size raise, where a network is made of them
 _DAMAGED = (RuntimeError, ValueError, TypeError, KeyError, OverflowError, AttributeError)
 _Module = TypeVar("_Module", bound=nn.Module)
-
-
-def read_given(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the checkpoint that an argument `checkpoint` means: weights and plain values.
-
-    Args:
-        path: a `.ckpt`, or the folder of a run, of which `checkpoints/last.ckpt` is taken.
-
-    Returns:
-        The file; and its content, whose weights are on the CPU and not read before they are used.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds more than weights.
-    """
-    file = given_checkpoint(path)
-    return file, torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
 def weights_under(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,14 +36,17 @@ def has_checkpoint(run_dir: Path) -> bool:
     return (run_dir / LAST).is_file() or (run_dir / PREVIOUS).is_file()
 
 
-def given_checkpoint(path: Path) -> Path:
-    """Find the checkpoint that an argument `checkpoint` means, as `resolve_checkpoint` does for `--ckpt_path`.
+def read_given(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the checkpoint that an argument `checkpoint` means, as `read_checkpoint` does for `--ckpt_path`.
 
     Args:
         path: a file, whatever it is called, or the folder of a run, whose last it then is.
 
+    Returns:
+        As `read_checkpoint`.
+
     Raises:
-        FileNotFoundError, ValueError: see `resolve_checkpoint`.
+        FileNotFoundError, ValueError: see `read_checkpoint`.
     """
     if path.is_dir() and not has_checkpoint(path):
         raise FileNotFoundError(
@@ -51,7 +55,7 @@ def given_checkpoint(path: Path) -> Path:
         )
     try:
         # absolute: a file may be called `last`
-        return resolve_checkpoint("last" if path.is_dir() else str(path.absolute()), path)
+        return read_checkpoint("last" if path.is_dir() else str(path.absolute()), path)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(str(error).replace("--ckpt_path", "checkpoint", 1)) from error
 
@@ -68,43 +72,60 @@ def resolve_checkpoint(ckpt_path: str, run_dir: Path) -> Path:
         FileNotFoundError: there is no such checkpoint; names the folder.
         ValueError: the file is truncated, no checkpoint, or carries more than weights; of `last`, both are.
     """
+    return read_checkpoint(ckpt_path, run_dir)[0]
+
+
+def read_checkpoint(ckpt_path: str, run_dir: Path) -> tuple[Path, dict[str, Any]]:
+    """Read a checkpoint once: what was checked is what is used.
+
+    Args:
+        ckpt_path: as in `resolve_checkpoint`.
+        run_dir: `runs/<name>`.
+
+    Returns:
+        The file; and its weights and plain values. Weights are on the CPU, and not read before they are used.
+
+    Raises:
+        FileNotFoundError, ValueError: see `resolve_checkpoint`.
+    """
     if ckpt_path != "last":
         path = Path(ckpt_path)
         if path.is_dir():
-            return resolve_checkpoint("last", path)
+            return read_checkpoint("last", path)
         if not path.is_file():
             raise FileNotFoundError(
                 f"--ckpt_path {ckpt_path}: no such file; give a .ckpt of a run, the run's folder, or 'last'"
             )
-        if flaw := _flaw(path):
-            raise ValueError(f"--ckpt_path {path}: {flaw}")
-        return path
+        content = _content(path)
+        if isinstance(content, str):
+            raise ValueError(f"--ckpt_path {path}: {content}")
+        return path, content
     last, previous = run_dir / LAST, run_dir / PREVIOUS
     if not has_checkpoint(run_dir):
         raise FileNotFoundError(
             f"--ckpt_path last: no last.ckpt in {last.parent}; train first (fit without --ckpt_path) or give "
             "--name of the run to go on with"
         )
-    of_last = flaw_of(last) if last.is_file() else "missing"
-    if of_last is None:
-        return last
-    of_previous = flaw_of(previous) if previous.is_file() else "missing"
-    if of_previous is not None:
+    of_last = read_whole(last) if last.is_file() else "missing"
+    if not isinstance(of_last, str):
+        return last, of_last
+    of_previous = read_whole(previous) if previous.is_file() else "missing"
+    if isinstance(of_previous, str):
         raise ValueError(
             f"--ckpt_path last: neither checkpoint of {last.parent} can be used (last.ckpt: {of_last}; "
             f"previous.ckpt: {of_previous}): train anew with --overwrite"
         )
     log.warning("%s: %s. Taking %s, the checkpoint before it.", last, of_last.partition(";")[0], previous)
-    return previous
+    return previous, of_previous
 
 
-def flaw_of(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint that we wrote, its bytes' checksums included; None where nothing is.
+def read_whole(path: Path) -> dict[str, Any] | str:
+    """Read a checkpoint that we wrote; return what is wrong with it in its place, its bytes' checksums included.
 
     Args:
         path: an existing file.
     """
-    return _torn(path) or _flaw(path)
+    return _torn(path) or _content(path)
 
 
 def _torn(path: Path) -> str | None:
@@ -116,8 +137,8 @@ def _torn(path: Path) -> str | None:
         return "the file is truncated or no checkpoint"
 
 
-def _flaw(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint; None where nothing is."""
+def _content(path: Path) -> dict[str, Any] | str:
+    """Read a checkpoint; return what is wrong with it in its place, where something is."""
     # torch writes a zip archive whose directory stands at the end: a truncated file has none
     if not zipfile.is_zipfile(path):
         return "the file is truncated or no checkpoint; take an earlier one"
@@ -131,7 +152,7 @@ def _flaw(path: Path) -> str | None:
         return f"the file is damaged ({str(error).splitlines()[0]}); take an earlier one"
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         return "not a Lightning checkpoint (no state_dict); take a run's last.ckpt"
-    return values_flaw(checkpoint)
+    return values_flaw(checkpoint) or checkpoint
 
 
 def check_run(run_dir: Path, checkpoint: Path | None, overwrite: bool) -> None:

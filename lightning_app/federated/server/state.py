@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from jsonargparse import Namespace
 
@@ -25,7 +24,7 @@ from lightning_app.federated.protocol.weights import check_run_id
 from lightning_app.models.base import Recogniser
 from lightning_app.models.other_checkpoints import OF_OTHERS
 from lightning_app.runs.checkpoint_io import AtomicCheckpointIO
-from lightning_app.runs.folder import LAST, RECORD, clear_run, flaw_of
+from lightning_app.runs.folder import LAST, RECORD, clear_run, read_whole
 from lightning_app.runs.lock import hold
 
 log = logging.getLogger("faceveil")
@@ -148,16 +147,15 @@ def last_round(run_dir: Path) -> dict[str, Any] | None:
     rounds = sorted(last.parent.glob(_ROUNDS), reverse=True)
     flaws: list[str] = []
     for path in (last, *rounds):
-        flaw = flaw_of(path) if path.is_file() else "missing"
-        if flaw is None:
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(checkpoint.get(_KEY), dict):
+        found = read_whole(path) if path.is_file() else "missing"
+        if isinstance(found, dict):
+            if isinstance(found.get(_KEY), dict):
                 if flaws:
                     log.warning("%s cannot be used (%s): taking %s, the newest whole round.", last.parent,
                                 "; ".join(flaws), path.name)  # fmt: skip
-                return checkpoint
-            flaw = "no federation's checkpoint"
-        flaws.append(f"{path.name}: {flaw.partition(';')[0]}")
+                return found
+            found = "no federation's checkpoint"
+        flaws.append(f"{path.name}: {found.partition(';')[0]}")
     if rounds or last.is_file():
         raise ValueError(
             f"{last.parent} has no whole round left ({'; '.join(flaws)}): put one back, or start anew with --overwrite"
