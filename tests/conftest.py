@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ LONG = (
     "test_ada_mixup_strategy.py",
 )
 STARTED = time.monotonic()
+TESTS = Path(__file__).parent
 
 spare()
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -58,6 +61,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if warm.FOLDER not in os.environ:
         warm.start()
     warm.use()
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the test files, each worker from another place on: it finds compiled what the others have been at."""
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    if own == 0 or session.config.args != session.config.getini("testpaths"):
+        return
+    files = sorted(TESTS.rglob("test_*.py"))
+    first = len(files) * own // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for file in files[first:]:
+        # what is wrong with one, or why it is skipped, the collection tells
+        with suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(".".join(file.relative_to(TESTS.parent).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
