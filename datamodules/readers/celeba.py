@@ -16,6 +16,7 @@ from datamodules.readers.decode import Crop, check_geometry, decode, read_bytes,
 from datamodules.readers.lists import classes_of, find_file, rows_of, whole_number
 from datamodules.readers.not_read import is_read, kind_of, said
 from lightning_app.core.files import given_folder
+from lightning_app.core.printing import counted
 
 log = logging.getLogger("faceveil")
 
@@ -48,7 +49,7 @@ class CelebAFaces(FaceReader):
 
     Raises:
         FileNotFoundError: a list or the folder of images is not there.
-        ValueError: a list is damaged, or has no such attribute; the message names the line.
+        ValueError: a list is damaged, or has no such attribute (the message names the line); two images have one name.
     """
 
     classes_are_people = False
@@ -94,7 +95,7 @@ class CelebAFaces(FaceReader):
             if count:
                 log.info("CelebA, %s: %d images left out %s.", self.split, count, why)
         if outside := sum(stem not in partition for stem in classes):
-            log.info("CelebA: %d images are in no partition: left out.", outside)
+            log.info("CelebA: in no partition, and left out: %s.", counted(outside, "image"))
         if not kept:
             raise ValueError(
                 f"root={self.root}: no images of {', '.join(self.attributes)} for split={self.split}"
@@ -143,11 +144,15 @@ def _images(root: Path) -> tuple[str, dict[str, str]]:
     seen = []
     for name in _IMAGES:
         if (root / name).is_dir():
-            files, others = {}, Counter[str]()
+            files, others = dict[str, str](), Counter[str]()
             with os.scandir(root / name) as entries:
                 for entry in entries:
                     if is_read(entry):
-                        files[os.path.splitext(entry.name)[0]] = entry.name
+                        stem = os.path.splitext(entry.name)[0]
+                        if stem in files:
+                            both = " and ".join(sorted((files[stem], entry.name)))
+                            raise ValueError(f"root={root / name}: {both} have one name; keep one of them")
+                        files[stem] = entry.name
                     else:
                         others += kind_of(entry)
             line = said(others.items(), len(files))

@@ -19,6 +19,7 @@ from lightning_app.report.figures import rendered
 _COLUMNS = 6
 _AMBER = (0.99, 0.72, 0.22)  # visible because the template says so
 _INCH = 1.7  # side of one panel
+_LETTERS = 25  # of a caption of that width at 8 points; longer ones are written smaller
 
 
 def search_chart(
@@ -127,4 +128,5 @@ def _panel(axes: Axes, caption: str, picture: Tensor, colours: str | None) -> No
         axes.imshow(np.squeeze(pixels, 2), cmap=colours or "gray", vmin=0, vmax=1, interpolation="nearest")
     else:
         axes.imshow(pixels, interpolation="nearest")
-    axes.set_title(caption, fontsize=8, y=1.0)
+    longest = max(map(len, caption.splitlines()), default=0)
+    axes.set_title(caption, fontsize=8 * min(1.0, _LETTERS / max(longest, 1)), y=1.0)

@@ -110,7 +110,10 @@ def test_the_first_line_says_how_much_is_hidden_and_what_is_not_proven(
     assert said.endswith("48 released again, 0.1 MB, " + said.split("MB, ")[1])
     assert said.endswith("NOT PROVEN: who released it (not signed)")
     said = line("masked", *mask, *raw, "--sample", 40)
-    assert "that the 8 images not compared carry nothing else (--all)" in said
+    assert "that nothing else is in the 8 images not compared (--all)" in said
+    assert "that nothing else is in the 1 image not compared (--all)" in line(
+        "masked", *mask, *raw, "--sample", 47
+    )
     for name, description in (("blurred", "GaussianBlur kernel 9 sigma 1.7"), ("mosaic", "Mosaic block 8")):
         said = line(name)
         assert "no mask, 0 released again" in said

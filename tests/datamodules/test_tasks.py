@@ -125,9 +125,19 @@ def test_celeba_is_joined_by_name(tmp_path: Path, kaggle: bool, caplog: pytest.L
     assert batch["target"].tolist() == [0, 1, 0, 2]
     assert batch["identity"].tolist() == [7, 9, -1, 12]
     assert "2 images left out that have none of the attributes, or several" in caplog.text
-    assert "1 images are in no partition" in caplog.text
+    assert "in no partition, and left out: 1 image." in caplog.text
     assert CelebAFaces(tmp_path, split="validation").open().identities == ["Gray_Hair"]
     assert CelebAFaces(tmp_path, split="test").open().identities == ["Brown_Hair"]
+
+
+def test_celeba_with_two_images_of_one_name_is_refused(tmp_path: Path) -> None:
+    """Which of them was meant, no list says: lists of JPEGs name the PNGs of the other archive too."""
+    folder = write_celeba(tmp_path, CELEBA) / "img_align_celeba"
+    (folder / "000001.png").write_bytes((folder / "000001.jpg").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"img_align_celeba: 000001\.jpg and 000001\.png have one name; keep one"
+    ):
+        CelebAFaces(tmp_path).open()
 
 
 def test_the_order_of_rows_and_attributes_says_nothing(tmp_path: Path) -> None:

@@ -38,3 +38,22 @@ def test_legend_and_one_scale(template: bool, monkeypatch: pytest.MonkeyPatch) -
     assert [np.ravel(line.get_xdata())[0] for line in scale.lines] == [value for value, _ in scores]
     assert "lower is better; hollow: scored on a part of the images alone" in scale.get_xlabel()
     assert len(search.search_chart(masks[:1], torch.rand(3, 8, 8), masks[0][1]).getbands()) == 3
+
+
+def test_captions_of_neighbours_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where F is above ten they are longer than a panel is wide."""
+    drawn: list[Figure] = []
+
+    def keep(figure: Figure) -> Image.Image:
+        drawn.append(figure)
+        return rendered(figure)
+
+    monkeypatch.setattr(search, "rendered", keep)
+    masks = [(f"{n}: 12.{n}81 = 13.{n}50 − 1·0.769", torch.ones(1, 8, 8)) for n in range(1, 13)]
+    search.search_chart(masks, torch.rand(3, 8, 8), masks[0][1])
+    (figure,) = drawn
+    boxes = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title().endswith("0.769")]
+    assert len(boxes) == 12
+    rows = boxes[:6], boxes[6:]
+    assert all(a.x1 < b.x0 for row in rows for a, b in zip(row, row[1:], strict=False))
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)

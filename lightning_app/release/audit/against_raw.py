@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader
 from lightning_app.core.draws import hashed
+from lightning_app.core.printing import counted
 from lightning_app.desensitize import OURS
 from lightning_app.desensitize.blur import blur, gaussian_taps
 from lightning_app.metrics import dssim
@@ -157,7 +158,7 @@ def compare_images(
     black = sum(beside.black for beside in found)
     audit.compared = Compared(compared, seed, mean, black)
     if not compared:
-        audit.add("images", f"none of {len(order)} images could be compared with its raw one")
+        audit.add("images", f"none of {counted(len(order), 'image')} could be compared with its raw one")
     elif black == compared:
         audit.add(
             "images",
@@ -166,7 +167,8 @@ def compare_images(
         )
     elif black:
         audit.notes.append(
-            f"{black} of {compared} images compared are black under the mask in the raw set too: nothing to hide"
+            f"{black} of {counted(compared, 'image')} compared are black under the mask in the raw set too: nothing to "
+            "hide"
         )
     if (
         compared

@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader
 from lightning_app.core.draws import hashed
+from lightning_app.core.printing import counted
 from lightning_app.desensitize.masker import CHUNK
 from lightning_app.release.audit.images import read_at_most
 from lightning_app.release.audit.run import Audit, Compared
@@ -96,7 +97,8 @@ def compare_each(
         )
     elif black:
         audit.notes.append(
-            f"{black} of {done} images compared are black under their masks in the raw set too: nothing to hide"
+            f"{black} of {counted(done, 'image')} compared are black under their masks in the raw set too: nothing to "
+            "hide"
         )
 
 

@@ -15,6 +15,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
+from lightning_app.core.printing import counted
 from lightning_app.desensitize import is_clean
 from lightning_app.masks import mask_hash, mask_ratio
 from lightning_app.masks.io import sidecar
@@ -390,11 +391,12 @@ def _images(root: Path, checked: Checked, tree: Tree, found: Audit) -> None:
     if checked.unproven:
         theirs, ours = found.manifest.versions["zlib"], made_with()["zlib"]
         found.unproven.append(
-            f"that the bytes of {checked.unproven} images carry nothing else (made by zlib {theirs}, this is {ours})"
+            f"that the bytes of {counted(checked.unproven, 'image')} carry nothing else (made by zlib {theirs}, "
+            f"this is {ours})"
         )
         found.notes.append(
-            f"{checked.unproven} images have other bytes than this zlib gives their pixels: their chunks, filters and "
-            f"blocks are as zlib writes them, but which matches and codes it took is not proven; audit with zlib "
+            f"{counted(checked.unproven, 'image')} with other bytes than this zlib gives their pixels: chunks, filters "
+            f"and blocks are as zlib writes them, but which matches and codes it took is not proven; audit with zlib "
             f"{theirs}, or release at compression {RUNS}, whose bytes every build of zlib gives"
         )
     for faulty in checked.faulty:

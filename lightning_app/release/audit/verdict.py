@@ -61,11 +61,13 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
     if not compared:
         said.append("that visible pixels, pseudonyms and counts carry nothing else (--raw, --key)")
     elif compared < manifest.images:
-        said.append(f"that the {manifest.images - compared} images not compared carry nothing else (--all)")
+        said.append(
+            f"that nothing else is in the {counted(manifest.images - compared, 'image')} not compared (--all)"
+        )
     if found.compared is not None and found.compared.mask_pixels:
         said.append(
-            f"that {found.compared.mask_pixels} pixels of masks carry nothing else: the masker run again shows others, "
-            "as another machine or version may"
+            f"that nothing else is in the {counted(found.compared.mask_pixels, 'pixel')} of masks which the masker, run "
+            "again here, has otherwise (another machine or version may)"
         )
     if manifest.pairs and not found.pairs_compared:
         said.append(f"that the list of {manifest.pairs} pairs carries nothing else (--config, --key)")
@@ -145,16 +147,17 @@ def compared_line(found: Audit) -> str | None:
             "" if not compared.shares else f", {compared.shares_apart} of {compared.shares:,} shares differ"
         )
         return (
-            f"compared with the raw set: {compared.images} of {manifest.images} images made again, drawn by --seed "
-            f"{compared.seed}, {compared.values:,} values: {'all on ' if not compared.apart else ''}{levels}{shares}"
+            f"compared with the raw set: {compared.images} of {counted(manifest.images, 'image')} made again, drawn by "
+            f"--seed {compared.seed}, {compared.values:,} values: "
+            f"{'all on ' if not compared.apart else ''}{levels}{shares}"
         )
     if compared.images >= manifest.images:
         return (
-            f"compared with the raw set: all {manifest.images} images (noise by --seed {compared.seed}), so that any "
-            f"one that leaks is found{apart}"
+            f"compared with the raw set: all {counted(manifest.images, 'image')} (noise by --seed {compared.seed}), so "
+            f"that any one that leaks is found{apart}"
         )
     return (
-        f"compared with the raw set: {compared.images} of {manifest.images} images "
+        f"compared with the raw set: {compared.images} of {counted(manifest.images, 'image')} "
         f"({compared.images / manifest.images:.1%}), drawn by --seed {compared.seed}; "
         f"this finds {', '.join(words)}{apart}"
     )
