@@ -66,7 +66,7 @@ def left_open(found: Audit, agreed: Agreed, public_key: bool) -> list[str]:
         )
     if found.compared is not None and found.compared.mask_pixels:
         said.append(
-            f"that nothing else is in the {counted(found.compared.mask_pixels, 'pixel')} of masks which the masker, run "
+            f"that nothing else is in the {counted(found.compared.mask_pixels, 'pixel')} of masks that the masker, run "
             "again here, has otherwise (another machine or version may)"
         )
     if manifest.pairs and not found.pairs_compared:
