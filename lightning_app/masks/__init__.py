@@ -10,6 +10,7 @@ from lightning_app.masks.guard import guarded
 from lightning_app.masks.io import load_mask, mask_hash, mask_ratio, save_mask
 from lightning_app.masks.levels import NVIDIA_LEVELS, MaskLevels
 from lightning_app.masks.search.candidates import BrushRange, Candidate
+from lightning_app.masks.search.finals import Finalist, TrainedScorer, finals
 from lightning_app.masks.search.objective import MaskScorer, objective
 from lightning_app.masks.search.run import SearchResult, search, write_candidates
 from lightning_app.masks.search.strategies import SearchRow
@@ -30,15 +31,18 @@ __all__ = [
     "BrushRange",
     "Candidate",
     "ExcitationBackprop",
+    "Finalist",
     "MaskLevels",
     "MaskScorer",
     "MeanSaliency",
     "SearchResult",
     "SearchRow",
     "Stroke",
+    "TrainedScorer",
     "critical_template",
     "draw_strokes",
     "enlarge",
+    "finals",
     "freeform_masks",
     "freeform_strokes",
     "guarded",

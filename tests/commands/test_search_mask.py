@@ -8,6 +8,7 @@ import logging
 import math
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from lightning_app.commands.search_mask import run
 from lightning_app.desensitize import LearnedMask
 from lightning_app.masks import freeform_masks, load_mask, mask_hash, save_mask
 from lightning_app.models.checkpoints import read_recogniser
+from lightning_app.report.search import search_chart
 from lightning_app.studies.faces import SCORED, drawn_numbers, load_faces
 from lightning_app.studies.search_mask import report, study
 from tests.command_line import RunMain, write_config
@@ -386,3 +388,67 @@ def test_a_maskers_mask_joins_the_candidates(
 def test_a_maskers_mask_joins_drawn_candidates_alone(other: list[str], clean: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="from_masker: joins drawn candidates"):
         _searched(clean, tmp_path, "--from_masker", "gone.ckpt", *other)
+
+
+@pytest.mark.usefixtures("picture")
+def test_finals_choose_by_training(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best three by F − γ·P are trained under; killed, they go on; the search before is not made again."""
+    captions: list[str] = []
+    first = search_chart
+
+    def figure(masks: Any, *rest: Any) -> Image.Image:
+        captions.extend(caption for caption, _ in masks)
+        return first(masks, *rest)
+
+    monkeypatch.setattr(report, "search_chart", figure)
+    options = ("--strategy", "random", "--finalists", "3", "--finalist_images", "20", "--finalist_lr", "0.05")
+    folder = _searched(clean, tmp_path, *options)
+    with (folder / "finalists.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    by_F = sorted(_rows(folder), key=lambda row: float(row["objective"]))[:3]
+    assert {row["number"] for row in rows} == {row["number"] for row in by_F}
+    assert [(row["place"], row["passes"]) for row in rows] == [("1", "2"), ("2", "2"), ("3", "1")]
+    for row in rows:
+        assert by_F[int(row["place_by_F"]) - 1]["number"] == row["number"]
+        assert float(row["objective_trained"]) == pytest.approx(
+            float(row["F_trained"]) - float(row["P"]), abs=1e-9
+        )
+    facts = json.loads((folder / "mask.json").read_text())
+    found = json.loads((folder / "metrics.json").read_text())
+    chosen = rows[0]
+    assert (facts["finalists"], facts["finalist_images"], facts["finalist_passes"]) == (3, 20, 2)
+    assert str(facts["number"]) == chosen["number"]
+    assert facts["F_trained"] == found["search/F_trained"] == float(chosen["F_trained"])
+    assert facts["place_by_F"] == int(chosen["place_by_F"])
+    of_it = next(row for row in _rows(folder) if row["number"] == chosen["number"])
+    assert facts["mask_hash"] == mask_hash(load_mask(folder / "mask.png", 32)) == of_it["mask_hash"]
+    assert facts["candidate"]["number"] == facts["number"]
+    assert captions[0].endswith(f"F {float(chosen['F_trained']):.3f} after 2 passes under it")
+
+    journal = folder / "finals.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + 3 + 2
+    journal.write_text("".join(lines[:3]))
+    (folder / "mask.png").unlink()
+    again = json.loads((_searched(clean, tmp_path, *options) / "mask.json").read_text())
+    assert (again["mask_hash"], again["passes_made"]) == (facts["mask_hash"], 0)
+    assert again["F_trained"] == pytest.approx(facts["F_trained"], rel=1e-3)
+    assert journal.read_text().splitlines()[:3] == [line.strip() for line in lines[:3]]
+
+
+def test_finals_that_cannot_be_are_refused_at_once(clean: Path, tmp_path: Path) -> None:
+    for options, message in (
+        (("--finalists", "1"), "finalists: 1; give 0 for none, or at least 2"),
+        (("--finalists", "4", "--finalist_lr", "0"), "finalist_lr: 0 is no learning rate; give one above 0"),
+        (("--finalists", "4", "--finalist_images", "1"), "finalist_images: 1; give at least 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _searched(clean, tmp_path, *options)
+        assert not (tmp_path / "searched").exists()
+    with pytest.raises(
+        ValueError, match=r"finalists: data\.val_share holds no image out.*give data\.val_share 0\.2"
+    ):
+        _searched(clean, tmp_path, "--finalists", "2", "--data.val_share", "0", "--data.other_data", "accept")
+    assert not (tmp_path / "searched").exists()
+    with pytest.raises(ValueError, match="finalists: one candidate alone was scored on all images"):
+        _searched(clean, tmp_path, "--finalists", "2", "--strategy", "random", "--candidates", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,12 +47,14 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        best: the row of the lowest objective among those scored on all images; of ties the lowest number.
+        best: the row of the lowest objective among those scored on all images, of ties the lowest number; or the one
+            that finals chose.
         mask: `[1,H,W]` of it, the template included.
         candidate: its strokes; None in a given set.
         rows: one for each candidate, by number.
         passes: images passed through the model in this call; those found in the journal are not counted.
         asked: images the search asked for, in this call or found in the journal.
+        finalists: numbers of the candidates that finals put in an order of their own, the chosen one first.
     """
 
     best: SearchRow
@@ -61,10 +64,26 @@ class SearchResult:
     passes: int
     asked: int
     _mask: Callable[[int], Tensor] = field(repr=False, compare=False)
+    _candidate: Callable[[int], Candidate | None] = field(repr=False, compare=False)
+    finalists: tuple[int, ...] = ()
 
     def ranked(self, count: int | None = None) -> list[SearchRow]:
-        """Return the first so many rows, best first: those scored on more images before all others."""
-        return sorted(self.rows, key=preference)[:count]
+        """Return the first so many rows, best first: finalists, then those scored on more images before all others."""
+        place = {number: at for at, number in enumerate(self.finalists)}
+        first = len(place)
+        return sorted(self.rows, key=lambda row: (place.get(row.number, first), preference(row)))[:count]
+
+    def chosen(self, finalists: Sequence[int]) -> SearchResult:
+        """Return the same search with the first of these as its best.
+
+        Args:
+            finalists: numbers of candidates that were scored on all images.
+        """
+        best = next(row for row in self.rows if row.number == finalists[0])
+        mask, candidate = self._mask(best.number), self._candidate(best.number)
+        return dataclasses.replace(
+            self, best=best, mask=mask, candidate=candidate, finalists=tuple(finalists)
+        )
 
     def mask_of(self, number: int) -> Tensor:
         """Return the mask `[1,H,W]` of a candidate, by its number."""
@@ -181,6 +200,7 @@ def search(
     return SearchResult(
         best, bench.mask(best.number), bench.candidates.get(best.number),
         [bench.rows[number] for number in sorted(bench.rows)], scorer.passes - passes, bench.done, bench.mask,
+        bench.candidates.get,
     )  # fmt: skip
 
 

@@ -9,13 +9,23 @@ from typing import Any
 
 import torch
 
+from lightning_app.core.files import write_atomically
 from lightning_app.core.version import version
 from lightning_app.desensitize import LearnedMask
-from lightning_app.masks import BrushRange, MaskScorer, SearchResult, mask_ratio, save_mask, write_candidates
+from lightning_app.masks import (
+    BrushRange,
+    Finalist,
+    MaskScorer,
+    SearchResult,
+    mask_ratio,
+    save_mask,
+    write_candidates,
+)
 from lightning_app.masks.search.run import Strategy
 from lightning_app.masks.search.strategies import SearchRow
 from lightning_app.report import write_metrics
 from lightning_app.runs.atomic import files_at_once
+from lightning_app.studies.search_mask.finals import PlayedFinals
 from lightning_app.studies.search_mask.pool import MaskPool
 from lightning_app.studies.search_mask.report import save_picture, save_template
 from lightning_app.studies.search_mask.template import MadeTemplate
@@ -24,6 +34,7 @@ _RESULT = (
     "mask.png",
     "mask.json",
     "candidates.csv",
+    "finalists.csv",
     "metrics.json",
     "search.png",
     "saliency.png",
@@ -52,6 +63,7 @@ class SearchRecord:
         bf16: whether it scored in bfloat16.
         checkpoint: SHA-256 of the clean model's.
         scorer: SHA-256 of the scorer's.
+        finals: in which the best candidates were judged by training; None where there were none.
     """
 
     found: SearchResult
@@ -69,6 +81,7 @@ class SearchRecord:
     bf16: bool
     checkpoint: str
     scorer: str
+    finals: PlayedFinals | None = None
 
     def metrics(self, exact: MaskScorer) -> dict[str, Any]:
         """Return the metrics of the mask that was found, and how it was found.
@@ -89,6 +102,8 @@ class SearchRecord:
         }  # fmt: skip
         if self.strategy == "halving":
             metrics["min_images"] = self.min_images
+        if self.finals is not None:
+            metrics |= self.finals.metrics
         return metrics if self.template is None else metrics | self.template.metrics
 
     @property
@@ -155,6 +170,12 @@ def write_search(
         if template is not None:
             save_template(work, template.template, **template.asked.facts)
         write_candidates(found.rows, work / "candidates.csv")
-        save_picture(work, found, None if template is None else template.template, metrics, folder.name)
+        trained: dict[int, Finalist] = {}
+        if record.finals is not None:
+            write_atomically(work / "finalists.csv", record.finals.text())
+            trained = {one.number: one for one in record.finals.order}
+        save_picture(
+            work, found, None if template is None else template.template, metrics, folder.name, trained
+        )
         write_metrics(work / "metrics.json", {f"search/{key}": value for key, value in metrics.items()})
         save_mask(found.mask, work / "mask.png", **metrics, **how_made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from datamodules.drawing.reader import DrawnFaces
 from lightning_app.core.files import PRIVATE, write_atomically
 from lightning_app.core.progress import progress_bar
-from lightning_app.masks import SearchResult, SearchRow, save_mask
+from lightning_app.masks import Finalist, SearchResult, SearchRow, save_mask
 from lightning_app.masks.saliency.explain import Template
 from lightning_app.report import png_bytes, print_table
 from lightning_app.report.search import search_chart
@@ -29,7 +30,10 @@ _WORDS = {
     "passes": "forward passes", "passes_made": "of these now", "T": "T, threshold", "K": "K, faces",
     "sigma": "σ, pixels",
     "template_ratio": "mask ratio of the template alone", "bf16": "searched in bf16",
-    "constant_maps": "faces whose saliency map said nothing",
+    "constant_maps": "faces whose saliency map said nothing", "finalists": "finalists, judged by training",
+    "finalist_images": "images they were trained on", "finalist_passes": "passes over these, of the best",
+    "F_trained": "F after that training", "objective_trained": "F − γ·P after that training",
+    "place_by_F": "its place by F − γ·P before",
 }  # fmt: skip
 
 
@@ -65,8 +69,9 @@ def save_template(folder: Path, template: Template, **facts: object) -> None:
 
 
 def save_picture(
-    folder: Path, found: SearchResult, template: Template | None, report: dict[str, Any], title: str
-) -> None:
+    folder: Path, found: SearchResult, template: Template | None, report: dict[str, Any], title: str,
+    trained: Mapping[int, Finalist],
+) -> None:  # fmt: skip
     """Write search.png into a folder; the face in it is drawn and nobody's."""
     saliency: list[tuple[str, Tensor]] = []
     shown: tuple[str, Tensor] | None = None
@@ -77,7 +82,8 @@ def save_picture(
     masks = [
         (
             f"{number}: {row.value:.3f} = {row.F:.3f} − {report['gamma']:g}·{row.P:.3f}"
-            + ("" if row.objective is not None else f"\non {row.images} of {report['images']} images"),
+            + ("" if row.objective is not None else f"\non {row.images} of {report['images']} images")
+            + ("" if row.number not in trained else f"\n{_trained(trained[row.number])}"),
             found.mask_of(row.number),
         )
         for number, row in enumerate(shown_rows, 1)
@@ -90,6 +96,10 @@ def save_picture(
         [(row.value, row.objective is not None) for row in shown_rows],
     )  # fmt: skip
     write_atomically(folder / "search.png", png_bytes(picture))
+
+
+def _trained(one: Finalist) -> str:
+    return f"F {one.F:.3f} after {one.passes} pass{'' if one.passes == 1 else 'es'} under it"
 
 
 class SearchProgress:
@@ -109,6 +119,10 @@ class SearchProgress:
     def faces(self, done: int, total: int) -> None:
         """Show how many saliency maps are made."""
         self._show("saliency", "saliency maps", done, total)
+
+    def finals(self, done: int, total: int) -> None:
+        """Show how many images the finals have trained on."""
+        self._show("finals", "finals: training under the best", done, total)
 
     def __call__(self, done: int, total: int, best: SearchRow) -> None:
         """Show how many forward passes are done."""

@@ -23,6 +23,7 @@ from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 from lightning_app.runs.atomic import recover
 from lightning_app.studies.faces import check_trained_on, refuse_released, scored_faces
+from lightning_app.studies.search_mask.finals import FinalsSource, check_finals, check_held_out, play_finals
 from lightning_app.studies.search_mask.pool import GivenMasks, given_pool, masker_mask
 from lightning_app.studies.search_mask.record import SearchRecord, write_search
 from lightning_app.studies.search_mask.report import SearchProgress, save_template
@@ -71,6 +72,9 @@ def search_mask(
     brushes: BrushRange | None = None,
     given: GivenMasks | None = None,
     from_masker: str | None = None,
+    finalists: int = 0,
+    finalist_images: int = 4096,
+    finalist_lr: float = 0.01,
     seed: int = 0,
     batch_size: int = 64,
     bf16: bool | None = None,
@@ -114,6 +118,10 @@ def search_mask(
             are not looked at then, and `brushes` refused.
         from_masker: checkpoint (or run folder) of an `AdversarialMasker` whose population mask, of the lowest ratio
             asked, joins the drawn candidates as it is, without the template. Not with `evolve`, nor with `given`.
+        finalists: how many of the best candidates are judged by training in the end, see
+            `lightning_app.masks.search.finals`; 0 chooses by F − γ·P alone.
+        finalist_images: how many training images that takes, drawn by the seed, or all where there are fewer.
+        finalist_lr: learning rate that it begins with.
         seed: seed of faces, images and candidates.
         batch_size: images per step.
         bf16: score in bfloat16, twice as fast where the processor has it, which by default decides; reported metrics
@@ -141,11 +149,14 @@ def search_mask(
         )
     if given is None:
         check_ratio(ratio)
+    check_finals(finalists, finalist_images, finalist_lr)
     refuse_released(data, "search-mask")
     ebp = given is None if ebp is None else ebp
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     low = _takes_bf16(bf16, device)
     (model, facts), (judge, judge_facts) = _recognisers(checkpoint, scorer, data, device)
+    if finalists:
+        check_held_out(data)
     learned = None if from_masker is None else masker_mask(from_masker, data, ratio[0])
     asked = AskedTemplate(
         threshold, faces, sigma, target, Explainer(explainer, explainer_args or {}, attribute_args or {})
@@ -169,9 +180,16 @@ def search_mask(
             min_images=min(min_images, len(labels)), journal=folder / _JOURNAL, replace=overwrite,
             progress=watch, given=None if pool is None else pool.masks, extra=None if learned is None else learned.mask,
         )  # fmt: skip
+        last = None
+        if finalists:
+            source = FinalsSource(judge, data, finalist_images, finalist_lr, low, seed, device)
+            last = play_finals(
+                source, (pixels, labels), found, finalists, gamma, folder, overwrite, watch.finals
+            )
+            found = last.found
     record = SearchRecord(
         found, template, learned, pool, ratio, gamma, strategy, brushes, seed, len(labels),
-        min(min_images, len(labels)), data.held_out is not None, low, facts.sha256, judge_facts.sha256,
+        min(min_images, len(labels)), data.held_out is not None, low, facts.sha256, judge_facts.sha256, last,
     )  # fmt: skip
     metrics = record.metrics(MaskScorer(judge, pixels, labels, bf16=False, **settings))
     write_search(folder, record, metrics, record.how_made(time.monotonic() - started))
