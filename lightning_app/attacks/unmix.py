@@ -11,6 +11,7 @@ from lightning_app.desensitize import Desensitizer
 
 _LEAST = 1e-6  # singular values below this share of the largest are taken for none
 _NEAR = 0.2  # weight of the mixes themselves, where labels do not tell which images are in them
+_KNOWN = 1e4  # weight of an equation that is true, beside 1 of one that may not be
 _GREY = 0.5  # the mean of pixels in [0,1]
 
 
@@ -19,8 +20,9 @@ class UnMix(Attack):
 
     A trainer needs both for the loss. Every mix names the people in it, its own first, and how much of each; every
     image of the batch is the first of one mix. So B mixes are B linear equations for B images. Where each person has
-    one image in the batch all of it is known, and the faces come out exactly, up to rounding; a person with several
-    has each of them stand for an equal part, the solution is kept near the mixes, and little is gained.
+    one image in the batch all of it is known, and the faces come out exactly, up to rounding. Which image of a person
+    with several is in a mix, labels do not tell: each of them stands for an equal part, such a mix counts little
+    beside those that are known, and the solution is kept near the mixes.
 
     It stops at `InstaHide`: with a sign drawn for every pixel any choice of signs has a solution. What the literature
     does then (Carlini et al. 2021) needs many mixes of one image, as `redraw: epoch` gives, or a network that
@@ -65,11 +67,13 @@ class UnMix(Attack):
             return image
         mixing = mixing_matrix(target, weight)
         mixes = image.flatten(1).double()
-        if len(target[:, 0].unique()) == len(target):
+        known = equations_known(target)
+        if bool(known.all()):
             solved: Tensor = torch.linalg.pinv(mixing, rtol=_LEAST) @ mixes
-        else:  # the equations are not quite the true ones: stay near the mixes, or errors grow
+        else:  # some equations are not quite the true ones: stay near the mixes, or errors grow
             near = _NEAR * torch.eye(len(mixing), dtype=torch.float64, device=mixing.device)
-            solved = torch.linalg.solve(mixing.T @ mixing + near, mixing.T @ mixes + _NEAR * mixes)
+            weighted = mixing.T * (1 + (_KNOWN - 1) * known.double())
+            solved = torch.linalg.solve(weighted @ mixing + near, weighted @ mixes + _NEAR * mixes)
         return solved.float().view_as(image)
 
 
@@ -84,14 +88,29 @@ def mixing_matrix(target: Tensor, weight: Tensor) -> Tensor:
         `[B,B]` float64: rows are mixes, columns images. Of a person with several images in the batch each stands for
         an equal part, but the mix's own.
     """
+    who = _who_may_be(target)
+    share = who / who.sum(2, keepdim=True).clamp(min=1)
+    return (share * weight.double()[:, :, None]).sum(1)
+
+
+def equations_known(target: Tensor) -> Tensor:
+    """Return of which mixes labels tell every image: `[B]` bool.
+
+    Args:
+        target: as for `mixing_matrix`.
+    """
+    return (_who_may_be(target).sum(2) == 1).all(1)
+
+
+def _who_may_be(target: Tensor) -> Tensor:
+    """Return which images may be in each place of each mix: `[mix, place, image]` float64 of 0 and 1."""
     own = target[:, 0]
-    who = (target[:, :, None] == own[None, None, :]).double()  # [mix, place, image]
+    who = (target[:, :, None] == own[None, None, :]).double()
     rows = torch.arange(len(own), device=own.device)
     who[rows, :, rows] = 0  # nobody is twice in a mix
     who[rows, 0] = 0
     who[rows, 0, rows] = 1
-    share = who / who.sum(2, keepdim=True).clamp(min=1)
-    return (share * weight.double()[:, :, None]).sum(1)
+    return who
 
 
 class AbsoluteValues(Attack):

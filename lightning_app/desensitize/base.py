@@ -14,6 +14,7 @@ from typing_extensions import Self
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.owner_key import OwnerKey
 from lightning_app.core.plain import Schema
+from lightning_app.desensitize.given import given_hash, remembering
 
 LEAST_HIDDEN = 0.1  # of the pixels: a mask, or a blurred centre, of less leaves a clean face
 # pixels a side that recognisers take: a mosaic of more blocks, or a blur as fine, is a clean face
@@ -82,6 +83,8 @@ class Desensitizer(nn.Module):
         for name, cautious in PROMISES.items():
             if name not in vars(cls):
                 setattr(cls, name, cautious)
+        if "__init__" in vars(cls) and cls.describe is Desensitizer.describe:
+            setattr(cls, "__init__", remembering(vars(cls)["__init__"]))  # noqa: B010  (mypy: no assignment to a method)
         cls._as_written = _functions(cls)
 
     def prepare(self, size: tuple[int, int]) -> None:
@@ -220,8 +223,16 @@ class Desensitizer(nn.Module):
         return ""
 
     def describe(self) -> dict[str, object]:
-        """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data."""
-        return {"method": type(self).__name__}
+        """Return what goes into manifests and checkpoints: JSON-able, method name first, no face data.
+
+        Of a class that does not override it: its name and a hash of what it was made with (`settings`), so that a run
+        under other settings is not taken for one under these. A class that knows better what makes two alike, such as
+        the hash of a mask rather than its path, overrides it.
+        """
+        found: dict[str, object] = {"method": type(self).__name__}
+        if given := given_hash(self):
+            found["settings"] = given
+        return found
 
     @property
     def words(self) -> str:

@@ -19,10 +19,11 @@ from datamodules.face import FaceDataModule
 from datamodules.readers.base import FaceReader
 from lightning_app.attacks import Attack
 from lightning_app.core.batch import AS_TRAINED, Batch
+from lightning_app.core.draws import hashed
 from lightning_app.core.files import write_atomically
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
 from lightning_app.evaluation.judges.base import Judge, state_hash
-from lightning_app.evaluation.judges.holes import Holes
+from lightning_app.evaluation.judges.holes import Holes, check_embeddings
 from lightning_app.evaluation.pair_images import PairImages
 from lightning_app.metrics import dssim, psnr
 from lightning_app.metrics.lpips import LPIPS, SMALLEST, Missing, lpips_model, published
@@ -35,6 +36,8 @@ from lightning_app.metrics.reidentification import (
 log = logging.getLogger("faceveil")
 Stored = dict[str, Tensor]
 _FORM = 1  # of a part; another number, and what was measured before is measured again
+_TOGETHER = 64  # images that are mixed with one another, whatever the batch size: mixes depend on it
+_VISITED = 360  # salt of the order in which images are mixed
 
 
 class Subjects(PairImages):
@@ -77,7 +80,8 @@ class Subjects(PairImages):
         if judge.description not in self._clean:
             by = {judge.description: judge}
             shown = ([Shown(self.clean(rows), by)] for rows in rank_share(len(self), self.batch_size))
-            self._clean[judge.description] = _scaled(embed_images(shown, tick=tick)[judge.description], judge)
+            found = embed_images(shown, tick=tick)[judge.description]
+            self._clean[judge.description] = _scaled(check_embeddings(found, len(self)), judge)
         return self._clean[judge.description]
 
 
@@ -139,6 +143,8 @@ def part_key(subjects: Subjects, data: FaceDataModule, attack: Attack | None) ->
         "method": data.desensitizer.describe(),
         "attack": None,
     }
+    if data.desensitizer.mixes > 1:
+        description["mixed"] = [_TOGETHER, _VISITED]
     if attack is not None:
         attack.to(subjects.device).eval()
         some = data.desensitized(subjects.raw(torch.arange(1)), reader=subjects.reader)
@@ -171,6 +177,19 @@ def pictures_of(data: FaceDataModule, released: Batch, attack: Attack | None, si
     return restored
 
 
+def _visits(subjects: Subjects, mixes: bool) -> list[Tensor]:
+    """Return the positions of each batch.
+
+    A list of pairs has a person's images side by side. Training batches are drawn, so what is mixed is visited in a
+    drawn order, the same for all methods: in a list's order a mix would hold one person twice, and labels would not
+    tell which image of hers it is.
+    """
+    if not mixes:
+        return rank_share(len(subjects), subjects.batch_size)
+    order = torch.argsort(hashed(torch.arange(len(subjects)), _VISITED))
+    return list(order.split(_TOGETHER))
+
+
 def _mixed(subjects: Subjects, data: FaceDataModule, rows: Tensor) -> Batch:
     """Mix images as training images are; few that are left over at the end are mixed with the first ones too.
 
@@ -181,7 +200,8 @@ def _mixed(subjects: Subjects, data: FaceDataModule, rows: Tensor) -> Batch:
         ValueError: there are fewer images than are in a mix.
     """
     more = max(0, data.desensitizer.mixes - len(rows))
-    rows = torch.cat([rows, torch.arange(min(more, len(subjects) - len(rows)))])
+    others = torch.arange(len(subjects))
+    rows = torch.cat([rows, others[~torch.isin(others, rows)][:more]])
     raw = subjects.raw(rows)
     index = rows.to(raw.device)
     # whoever trains on mixes is told whom they are of, and how much of each: so is whoever attacks
@@ -241,6 +261,7 @@ def measure(
         description: holes.around(one) for description, one in looking.items() if not one.of_released
     }
     linking = {description: holes.around(one) for description, one in wanted.items() if one.of_released}
+    visits = _visits(subjects, data.desensitizer.mixes > 1)
     of_released = {
         description: holes.around(one)
         for description, one in looking.items()
@@ -248,7 +269,7 @@ def measure(
     }
 
     def released() -> Iterator[list[Shown]]:
-        for rows in rank_share(len(subjects), subjects.batch_size):
+        for rows in visits:
             raw = subjects.raw(rows)
             desensitized = data.desensitized(raw, rows.to(raw.device), reader=subjects.reader)
             handed_out = _mixed(subjects, data, rows) if data.desensitizer.mixes > 1 else desensitized
@@ -268,7 +289,9 @@ def measure(
                    Shown(handed_out["image"][: len(rows)], linking)]  # fmt: skip
 
     found = embed_images(released(), tick=tick)
-    part |= {name: torch.cat(values) for name, values in alike.items()}
+    back = torch.argsort(torch.cat(visits))  # from the order visited to that of the images
+    found = {name: values[back.to(values.device)] for name, values in found.items()}
+    part |= {name: torch.cat(values)[back] for name, values in alike.items()}
     pairs, gallery = subjects.pairs, subjects.gallery
     for judge in looking.values():
         if holes.has(judge):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules import DrawnFaces
 from lightning_app.attacks import AbsoluteValues, LeastSquares, UnMix, Unshuffle
-from lightning_app.attacks.unmix import mixing_matrix
+from lightning_app.attacks.unmix import equations_known, mixing_matrix
 from lightning_app.core.batch import AS_TRAINED, Batch
 from lightning_app.desensitize import (
     BlockDCT,
@@ -135,6 +135,25 @@ def test_people_with_several_images_are_blurred_into_each_other(tmp_path: Path) 
         restored = UnMix().restore(mixed)
         gained.append(psnr(restored, batch["image"]).mean() - psnr(mixed["image"], batch["image"]).mean())
     assert sum(gained) / len(gained) > 0.3
+
+
+def test_mixes_whose_people_have_one_image_are_solved_beside_others() -> None:
+    """One person with two images costs those alone who are mixed with her, not the whole batch."""
+    many = attacked(9)
+    double = attacked(2, each=2)
+    batch = {key: torch.cat([many[key][1:], double[key][:2]]) for key in ("image", "identity")}
+    target = torch.tensor([[1, 2], [2, 3], [3, 1], [4, 5], [5, 0], [6, 7], [7, 8], [8, 6], [0, 0], [0, 4]])
+    weight = torch.tensor([[0.55, 0.45]]).repeat(10, 1)
+    # of who else is in a mix: 5's other is one of two images of person 0
+    partner = torch.tensor([1, 2, 0, 4, 8, 6, 7, 5, 9, 3])
+    assert batch["identity"].tolist() == target[:, 0].tolist()
+    faces = batch["image"]
+    mixes = 0.55 * faces + 0.45 * faces[partner]
+    assert equations_known(target).tolist() == [True] * 4 + [False] + [True] * 5
+    solved = UnMix().solved({"image": mixes, "target": target, "weight": weight})
+    gained = psnr(solved.clamp(0, 1), faces) - psnr(mixes, faces)
+    assert gained[[0, 1, 2, 5, 6, 7]].min() > 20  # circles of people with one image each
+    assert gained.min() > -1
 
 
 def written_out(target: Tensor, weight: Tensor) -> Tensor:

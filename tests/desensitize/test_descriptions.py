@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+from typing import Any
+
 import pytest
+from torch import Tensor
 
 from datamodules.same_description import same_desensitizer
 from lightning_app.desensitize import BlockDCT, Chain, GaussianBlur, Identity, Mosaic
@@ -57,3 +62,74 @@ def test_a_chain_whose_blocks_do_not_fill_the_images_is_no_error_here() -> None:
     assert Chain.inconsistencies({"steps": [step, keyed[0]]}, 32) == []
     (fault,) = Chain.inconsistencies({"steps": [step, *keyed]}, 32)
     assert "have keys of their own" in fault
+
+
+class Dim(Desensitizer):
+    """Somebody else's class, which describes nothing."""
+
+    has_mask = False
+
+    def __init__(
+        self, strength: float = 0.5, *, after: Desensitizer | None = None, name: str | None = None
+    ) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def desensitize(self, image: Tensor) -> Tensor:
+        return image * self.strength
+
+
+class Dimmer(Dim):
+    """Takes what its base takes, and one thing more."""
+
+    def __init__(self, by: int, **rest: Any) -> None:
+        super().__init__(0.1 * by, **rest)
+
+
+class Plain(Desensitizer):
+    """Takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Told(Dim):
+    """Says itself what it is."""
+
+    def describe(self) -> dict[str, object]:
+        return {"method": "Told", "strength": self.strength}
+
+
+def test_a_class_that_describes_nothing_is_told_by_what_it_was_made_with() -> None:
+    made = [Dim(0.5), Dim(), Dim(strength=0.5), Dim(1), Dim(1.0), Dim(0.25), Dim(0.5, name="a")]
+    said = [one.describe() for one in made]
+    assert said[0] == said[1] == said[2]
+    assert said[3] == said[4]
+    assert len({str(one) for one in said}) == 4
+    assert said[0].keys() == {"method", "settings"}
+    assert len(str(said[0]["settings"])) == 16
+    assert "0.5" not in str(said[6])  # a hash: a path or a name stays with its owner
+    assert Dimmer(1).describe() != Dimmer(2).describe()
+    assert Dimmer(1).describe() == Dimmer(by=1).describe()
+    inner = [Dim(after=Mosaic(block)).describe() for block in (4, 8, 4)]
+    assert inner[0] == inner[2] != inner[1]
+    assert Plain().describe() == {"method": "Plain"}
+    assert Told(0.5).describe() == {"method": "Told", "strength": 0.5}
+    assert Identity().describe() == {"method": "Identity"}
+    assert copy.deepcopy(Dim(0.3)).describe() == Dim(0.3).describe()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'strenght'"):
+        Dim(strenght=0.5)  # type: ignore[call-arg]
+
+
+def test_runs_under_other_settings_are_not_the_same_and_older_ones_are_believed() -> None:
+    theirs, ours = Dim(0.5).describe(), Dim(0.25).describe()
+    assert not same_desensitizer(theirs, ours)
+    assert same_desensitizer(theirs, Dim(0.5).describe())
+    assert same_desensitizer({"method": "Dim"}, ours)  # of before there were settings
+    assert not same_desensitizer({"method": "Other"}, ours)
+
+
+def test_the_signature_stays_what_it_was() -> None:
+    """The command line asks it which options there are."""
+    assert [*inspect.signature(Dim).parameters] == ["strength", "after", "name"]
+    assert "self.strength = strength" in inspect.getsource(Dim.__init__)

@@ -277,7 +277,7 @@ class Tiring(Judge):
             return images.flatten(1)
         if self.gives is None:
             raise KeyError("tired")
-        return self.gives
+        return self.gives[: len(images)]
 
     def describe(self) -> dict[str, object]:
         return {"judge": "tiring", "batches": self.batches, "gives": self.gives is not None}
@@ -303,3 +303,24 @@ def test_a_judge_that_raises_takes_nobody_elses_figures(subjects: Subjects, batc
     ]  # fmt: skip
     with pytest.raises(KeyError, match="tired"):
         measure(subjects, data, None, [Tiring(0), grid])
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])  # 3: all that is seen, and none of the clean faces
+def test_a_judge_whose_embeddings_are_no_numbers_is_a_hole_of_its_own(
+    subjects: Subjects, batches: int
+) -> None:
+    data, grid = data_of(GaussianBlur(9)), Counting()
+    wrong = torch.ones(20, SIZE * SIZE * 3)
+    wrong[4, 7] = math.nan
+    lost, failed = Tiring(batches, wrong), dict[str, str]()
+    alone = measure(subjects, data, None, [grid], [grid])
+    part = measure(subjects, data, None, [lost, grid], [lost, grid], None, failed=failed)
+    assert part.keys() == alone.keys()
+    assert all(torch.equal(part[key], alone[key]) for key in part)
+    (said,) = failed.values()
+    assert said.startswith("ValueError: embed gave NaN or infinite values for ")
+    failed.clear()
+    clean = measure_clean(subjects, [Tiring(1, wrong), grid], None, failed)
+    assert [*clean_metrics(clean, subjects, {"lost": lost, "grid": grid}, 0)] == [
+        "judge_accuracy/grid", "judge_rank1/grid",
+    ]  # fmt: skip
