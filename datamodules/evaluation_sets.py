@@ -117,7 +117,8 @@ def check_apart(training: FaceReader, given: FaceReader, what: str) -> None:
         what: it is called, such as `data.validation`.
 
     Raises:
-        ValueError: they have images in common: files of one place, by whatever path it was given.
+        ValueError: they have images in common: files of one place, by whatever path it was given, or copies of them
+            under the same name within the set.
     """
     place = cache(os.path.realpath)  # of folders, of which there are few
 
@@ -131,4 +132,17 @@ def check_apart(training: FaceReader, given: FaceReader, what: str) -> None:
         raise ValueError(
             f"{what}: {len(both)} of its {len(given)} images are in the training set too, the first is {both[0]}: give "
             "images that are not trained on"
+        )
+    names = {given.stable_name(index): index for index in range(len(given))}
+    both = [
+        training.name(index)
+        for index in range(len(training))
+        if (other := names.get(training.stable_name(index))) is not None
+        and (stored := training.content(index)) != b""
+        and stored == given.content(other)
+    ]
+    if both:
+        raise ValueError(
+            f"{what}: {len(both)} of its {len(given)} images are copies of such as are trained on, the first of "
+            f"{both[0]}: give images that are not trained on"
         )

@@ -121,7 +121,7 @@ class PairFaces(FaceReader):
             folds = sound_folds(same, listed.folds.numpy(), f"pairs={pairs} without them", by_name=True)
             warn_of_mix(same, f"pairs={pairs} without them")
             listed = replace(listed, folds=torch.from_numpy(folds))
-        listed = _one_name_each(listed, files, f"pairs={pairs}")
+        listed = _one_name_each(listed, _one_of_copies(Path(root), files), f"pairs={pairs}")
         self.pairs, self.identities, self.labels = listed, listed.identities, listed.labels
         self._files = [files[name] for name in listed.names]
 
@@ -173,8 +173,22 @@ def find_images(root: Path, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _one_of_copies(root: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Let names of byte for byte equal files lead to the first of them; files of a length of their own are not read."""
+    lengths: dict[int, list[str]] = {}
+    for path in dict.fromkeys(files.values()):
+        lengths.setdefault(os.path.getsize(os.path.join(root, path)), []).append(path)
+    first, leads = dict[bytes, str](), dict[str, str]()
+    for alike in lengths.values():
+        if len(alike) > 1:
+            for path in alike:
+                content = hashlib.sha256(read_bytes(os.path.join(root, path))).digest()
+                leads[path] = first.setdefault(content, path)
+    return {name: leads.get(path, path) for name, path in files.items()}
+
+
 def _one_name_each(pairs: PairList, files: Mapping[str, str], what: str) -> PairList:
-    """Take the spellings of one file for one image: with and without a suffix, with either kind of slash.
+    """Take the spellings of one file for one image: with and without a suffix, with either kind of slash; and copies.
 
     Raises:
         ValueError: then a pair is listed both as the same person and as different ones.
@@ -190,11 +204,12 @@ def _one_name_each(pairs: PairList, files: Mapping[str, str], what: str) -> Pair
         if flags.setdefault((min(one, other), max(one, other)), same) != same:
             names = [files[pairs.names[int(kept[number])]] for number in (one, other)]
             raise ValueError(
-                f"{what}: the pair of {names[0]} and {names[1]}, whose names are written in several ways, is listed as "
-                "the same person and as different ones: take one of them out"
+                f"{what}: the pair of {names[0]} and {names[1]}, whose names are written in several ways or which have "
+                "copies, is listed as the same person and as different ones: take one of them out"
             )
     _log.warning(
-        "%s: %d of its %d names are other spellings of one file.", what, len(pairs.names) - len(first), len(pairs.names)
+        "%s: %d of its %d names are other spellings of one file, or files that are copies of it.",
+        what, len(pairs.names) - len(first), len(pairs.names),
     )  # fmt: skip
     merged = PairList(
         names=[pairs.names[number] for number in kept.tolist()], a=a, b=b, same=pairs.same, folds=pairs.folds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +97,37 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
         ValueError, match="1 of its 2 classes are none of the training set's classes, which are glad"
     ):
         other.setup("fit")
+
+
+class Untold(ClassFolders):
+    """A reader that does not say how its images are stored, so that nothing tells a copy."""
+
+    def content(self, index: int) -> bytes:
+        return b""
+
+
+def test_a_copy_of_the_training_set_is_refused(tmp_path: Path) -> None:
+    """Of the same names within the set; other images of these names are another set."""
+    training = folders(tmp_path / "a")
+    shutil.copytree(tmp_path / "a" / "train", tmp_path / "b" / "train")
+    copied = ClassFolders(tmp_path / "b", "train", size=SIZE, cache_index=False)
+    data = FaceDataModule(training, validation=copied)
+    with pytest.raises(
+        ValueError, match=r"data.validation: 6 of its 6 images are copies of such as are trained on"
+    ):
+        data.setup("fit")
+    first = tmp_path / "b" / "train"
+    for path in sorted(first.rglob("*.*"))[1:]:
+        path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(
+        ValueError, match=r"data.test: 1 of its 6 images are copies of .* the first of .*glad"
+    ):
+        check_apart(training, copied, "data.test")
+    sorted(first.rglob("*.*"))[0].unlink()
+    check_apart(training, ClassFolders(tmp_path / "b", "train", size=SIZE, cache_index=False), "data.test")
+    check_apart(
+        Untold(tmp_path / "a", "train", size=SIZE), Untold(tmp_path / "b", "train", size=SIZE), "data.test"
+    )
 
 
 def test_a_released_set_measures_released_training_alone(tmp_path: Path) -> None:

@@ -210,10 +210,10 @@ def test_an_empty_root_is_not_the_working_directory(make: Callable[[], object]) 
 def test_spellings_of_one_file_are_one_image(
     one: str, other: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("Bob/1", "Bob/2", "Ann/1", "Ann/2"):
+    for number, name in enumerate(("Bob/1", "Bob/2", "Ann/1", "Ann/2")):
         path = tmp_path / "set" / f"{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(picture(1)))
+        path.write_bytes(encoded(picture(number)))
     rest = "Ann/1.jpg Ann/2.jpg 1\nAnn/1.jpg Bob/1.jpg 0\nAnn/2.jpg Bob/1.jpg 0\n"
     listed = tmp_path / "pairs.txt"
     listed.write_text(f"{one} 1\n{other} 0\n{rest}")
@@ -226,6 +226,29 @@ def test_spellings_of_one_file_are_one_image(
     assert len(pairs) == 4
     assert len(pairs.pairs) == 5
     assert "are other spellings of one file" in caplog.text
+
+
+def test_copies_of_a_file_are_one_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pair of a file and its copy is no test of anything; `.bin` sets are looked through for them too."""
+    for number, name in enumerate(("Bob/1", "Bob/2", "Ann/1")):
+        path = tmp_path / "set" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(number)))
+    for name in ("Bob/1", "Ann/1"):
+        (tmp_path / "set" / f"{name}b.jpg").write_bytes((tmp_path / "set" / f"{name}.jpg").read_bytes())
+    listed = tmp_path / "pairs.txt"
+    listed.write_text(
+        "Bob/1.jpg Bob/1b.jpg 1\nBob/1b.jpg Bob/2.jpg 1\nBob/1b.jpg Ann/1.jpg 0\nBob/2.jpg Ann/1b.jpg 0\n"
+    )
+    pairs = PairFaces(tmp_path / "set", listed, size=16)
+    assert [pairs.stable_name(n) for n in range(len(pairs))] == ["Bob/1.jpg", "Bob/2.jpg", "Ann/1.jpg"]
+    assert (pairs.pairs.a.tolist(), pairs.pairs.b.tolist()) == ([0, 0, 0, 1], [0, 1, 2, 2])
+    assert "2 of its 5 names are other spellings of one file, or files that are copies of it" in caplog.text
+    listed.write_text("Bob/1.jpg Bob/2.jpg 1\nBob/1b.jpg Bob/2.jpg 0\nBob/1.jpg Ann/1.jpg 0\n")
+    with pytest.raises(
+        ValueError, match=r"pair of Bob/1\.jpg and Bob/2\.jpg, .* or which have copies, is listed as the"
+    ):
+        PairFaces(tmp_path / "set", listed, size=16)
 
 
 def test_a_number_behind_a_name_is_a_count_on_every_line_alone(tmp_path: Path) -> None:

@@ -187,3 +187,17 @@ def test_a_recipe_of_bytes_without_its_scale_is_told(
         assert not caplog.messages
         OnnxJudge(path, size=16, mean=127.5, std=127.5)
     assert "recipes on 0 … 255 take scale: 255" in caplog.text
+
+
+def test_names_in_a_file_do_not_reach_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Onnxruntime would write the name of a node that fails to standard error as it is, escapes and all."""
+    made, value, kind = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [7, 11])
+    node = made("Reshape", ["image", "shape"], ["embedding"], name="w\x1b]0;owned\x07\x1b[2J")
+    ends = [value("image", kind, ["N", 3, 16, 16])], [value("embedding", kind, ["N", 11])]
+    graph = onnx.helper.make_graph([node], "judge", *ends, [shape])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "judge.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="Reshape"):
+        OnnxJudge(tmp_path / "judge.onnx", size=16)(faces())
+    assert "\x1b" not in capfd.readouterr().err

@@ -241,7 +241,8 @@ def _opened(path: Path) -> tuple[Any, str]:
     content = path.read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
+    # nothing: what goes wrong is raised, and onnxruntime would write names out of the file to the terminal as they are
+    options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors have no common base
