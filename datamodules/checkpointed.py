@@ -17,7 +17,16 @@ from datamodules.same_data import (
     knows_held_out,
     refuse_data,
 )
-from datamodules.same_description import alone, check_key, check_learnt, same_desensitizer, summary
+from datamodules.same_description import (
+    EARLIER,
+    alone,
+    check_key,
+    check_learnt,
+    earlier_desensitizers,
+    refuse_desensitizer,
+    same_desensitizer,
+    summary,
+)
 from datamodules.serving import ServingDataModule
 
 log = logging.getLogger("faceveil")
@@ -41,6 +50,9 @@ class CheckpointedDataModule(ServingDataModule):
         self._split: Split | None = None
         self._met: Mapping[str, Any] | None = None  # what a checkpoint said that was not compared yet
         self._met_classes: list[str] | None = None  # of a checkpoint's task
+        self._earlier: list[
+            dict[str, Any]
+        ] = []  # desensitizers under which the run trained before, oldest first
         self._no_figures = False  # of held-out images: a checkpoint does not know them
 
     @property
@@ -91,12 +103,16 @@ class CheckpointedDataModule(ServingDataModule):
 
         It has no path and no name of a person or an image. `split` tells of images and choice what another run needs to
         know that its own are the same, see `split_facts`; None before they were looked through. `classes` are the names
-        of a task's, in the order of their numbers.
+        of a task's, in the order of their numbers. `earlier_desensitizers` are others that the run had before, oldest
+        first; it is there where there were any.
         """
         names = {} if self.class_names is None else {"classes": list(self.class_names)}
+        ours = self.desensitizer.describe()
+        earlier = [one for one in self._earlier if not same_desensitizer(one, ours)]
         return {
             **names,
-            "desensitizer": self.desensitizer.describe(),
+            **({EARLIER: earlier} if earlier else {}),
+            "desensitizer": ours,
             "num_classes": self.num_classes,
             "split": None if self._split is None else self._split.facts,
             "mean": self.mean,
@@ -119,8 +135,9 @@ class CheckpointedDataModule(ServingDataModule):
 
         Raises:
             ValueError: it was trained on pixels normalised otherwise, with another owner's key, or, in `fit`, under
-                another masker; in `fit`, or where images are held out, its data were others (see `check_split`), which
-                is found out after the model has looked at its weights.
+                another masker, or under another desensitizer unless `other_data` is 'accept'; in `fit`, or where images
+                are held out, its data were others (see `check_split`), which is found out after the model has looked
+                at its weights.
         """
         check_normalised(state_dict, self.mean, self.std)
         theirs, ours = state_dict.get("desensitizer"), self.desensitizer.describe()
@@ -132,7 +149,13 @@ class CheckpointedDataModule(ServingDataModule):
             check_key(theirs, ours)
             if self._stage == "fit":
                 check_learnt(theirs, ours)
+        if self._stage == "fit":
+            self._earlier = earlier_desensitizers(state_dict)
         if theirs is not None and not same_desensitizer(theirs, ours):
+            if self._stage == "fit":
+                if self.other_data != "accept":
+                    refuse_desensitizer(theirs, ours)
+                self._earlier.append(theirs)
             log.warning("The checkpoint was trained on faces desensitized by %s; these are desensitized by %s.",
                         summary(theirs), summary(ours))  # fmt: skip
         self._met = state_dict

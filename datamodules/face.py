@@ -62,7 +62,8 @@ class FaceDataModule(CheckpointedDataModule):
             classes are found by their names, whatever their order.
         test: images for `test`; by default those of validation.
         other_data: what to do where a checkpoint that training or validation goes on with was made with other images,
-            or held out others: 'refuse', or 'accept' and say so. Held-out metrics may then be of training images.
+            or held out others, or where training goes on under another desensitizer: 'refuse', or 'accept' and say so.
+            Held-out metrics may then be of training images.
     """
 
     def __init__(

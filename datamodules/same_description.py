@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from lightning_app.desensitize import Desensitizer, described
 from lightning_app.desensitize.block_dct import in_order
 from lightning_app.release.format.method import key_hashes
 
-__all__ = ["alone", "check_key", "check_learnt", "check_same", "key_hashes", "same_desensitizer", "summary"]
+__all__ = [
+    "EARLIER",
+    "alone",
+    "check_key",
+    "check_learnt",
+    "check_same",
+    "earlier_desensitizers",
+    "key_hashes",
+    "refuse_desensitizer",
+    "same_desensitizer",
+    "summary",
+]
+EARLIER = "earlier_desensitizers"  # of a DataModule's state in a checkpoint
 # entries of a description that say what a desensitizer has learnt, and what people call that
 _LEARNT = {"masker_hash": "masker", "budget_hash": "budget", "eigenfaces_hash": "eigenfaces"}
 
@@ -95,6 +108,32 @@ def check_learnt(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         f"data.desensitizer: the checkpoint was trained under the {name} {before[:12]}…, here is {now[:12]}…: give "
         "that one, or begin anew (--overwrite; model.init_from takes the weights along)"
     )
+
+
+def refuse_desensitizer(theirs: dict[str, Any], ours: dict[str, Any]) -> NoReturn:
+    """Refuse to go on under another desensitizer.
+
+    Args:
+        theirs: description of the checkpoint's desensitizer.
+        ours: of the one at hand.
+
+    Raises:
+        ValueError: always; names both.
+    """
+    raise ValueError(
+        f"data.desensitizer: the checkpoint was trained on faces desensitized by {summary(theirs)}, here they are "
+        f"desensitized by {summary(ours)}: go on with that of its config.yaml, or begin a new run with another --name "
+        "(model.init_from takes the weights along; data.other_data: accept goes on all the same)"
+    )
+
+
+def earlier_desensitizers(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the other desensitizers under which a run trained before its last one, oldest first.
+
+    Args:
+        state: of the DataModule, as a checkpoint keeps it.
+    """
+    return [dict(one) for one in state.get(EARLIER) or []]
 
 
 def _learnt(description: object) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from datamodules.same_description import alone
+from datamodules.same_description import EARLIER, alone, summary
 from lightning_app.core.log_keys import accuracies
 from lightning_app.desensitize import described, is_clean
 from lightning_app.release.format.method import key_hashes
@@ -45,6 +45,7 @@ def render(card: dict[str, Any], rows: list[list[str]]) -> str:
     page = environment.get_template(_TEMPLATE).render(
         c=card, rows=rows, desensitizing=desensitizing(card), desensitized_before=desensitized_before(card),
         opening=opening(card), thresholds=thresholds(card), keyed=bool(key_hashes(alone(card["desensitizer"] or {}))),
+        faces=faces(card), desensitizers=desensitizers(card),
     )  # fmt: skip
     return f"---\n{matter}---\n\n{page}"
 
@@ -128,6 +129,30 @@ def _results(metrics: dict[str, float], pairs: dict[str, int | None]) -> list[di
         )
         results.append({"task": task, "dataset": dataset, "metrics": found})
     return results
+
+
+def faces(card: dict[str, Any]) -> str:
+    """Return in a word or three what faces the training saw: clean, desensitized, or first the one, then the other.
+
+    Args:
+        card: what `card.json` holds.
+    """
+    kinds = {is_clean(one) for one in (*card["training"].get(EARLIER, ()), card["desensitizer"])}
+    return "clean and desensitized" if len(kinds) > 1 else "clean" if kinds == {True} else "desensitized"
+
+
+def desensitizers(card: dict[str, Any]) -> list[str]:
+    """Return in short every desensitizer that the run trained under: earlier ones, clean faces first, then the last.
+
+    Args:
+        card: what `card.json` holds.
+    """
+    last = card["desensitizer"]
+    found = [
+        f"{summary(one)}{': clean faces' if is_clean(one) else ''}"
+        for one in card["training"].get(EARLIER, ())
+    ]
+    return [*found, "not known" if last is None else last["method"]]
 
 
 def desensitized_before(card: dict[str, Any]) -> bool:

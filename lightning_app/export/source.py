@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.same_description import earlier_desensitizers
 from datamodules.verification.readers import read_pairs
 from lightning_app.core.files import file_sha256
 from lightning_app.core.foreign import read_json, read_yaml
+from lightning_app.desensitize import is_clean
 from lightning_app.models.checkpoints import CheckpointFacts
 from lightning_app.report.tables import read_metrics
 from lightning_app.report.trained import read_trained
@@ -136,7 +138,8 @@ def training_data(facts: CheckpointFacts, run: TrainedRun) -> dict[str, Any]:
 
     Returns:
         `images`, `identities`, `held_out`, `epochs`, `steps`, `precision`, `reader` (its class), `crop`,
-        `federation` (see `Run`), `origins` (see `CheckpointFacts`).
+        `federation` (see `Run`), `origins` (see `CheckpointFacts`), `earlier_desensitizers`: descriptions of others
+        than the checkpoint's that the run trained under before, that of clean faces first.
     """
     split = facts.data.get("split") or {}
     reader = _arguments(run.config.get("data")).get("reader")
@@ -153,6 +156,7 @@ def training_data(facts: CheckpointFacts, run: TrainedRun) -> dict[str, Any]:
         "crop": crop if _is_crop(crop) else None,
         "federation": run.federation,
         "origins": facts.origins,
+        "earlier_desensitizers": sorted(earlier_desensitizers(facts.data), key=lambda one: not is_clean(one)),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from datamodules.same_description import EARLIER, earlier_desensitizers
 from lightning_app.core.plain import listed
 from lightning_app.models.base import Recogniser
 from lightning_app.models.checkpoints import WEIGHTS_FORMAT, CheckpointFacts
@@ -58,6 +59,8 @@ def to_safetensors(
     split = facts.data.get("split") or {}
     counts = {key: split[key] for key in ("images", "held_out") if key in split}  # no digest of names
     data: dict[str, Any] = {"num_classes": facts.data.get("num_classes"), "split": counts or None}
+    if earlier := earlier_desensitizers(facts.data):
+        data[EARLIER] = earlier
     if not facts.pictures:
         data["pixels"] = {"size": facts.pixels}
     metadata = {

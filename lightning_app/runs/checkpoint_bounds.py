@@ -26,7 +26,7 @@ _ENCODE = "_codecs encode"
 _SPARE = 1 << 20  # bytes
 _DATA_KINDS: dict[str, tuple[type, ...]] = {
     "mean": (float, int), "std": (float, int), "num_classes": (int,), "split": (dict,), "desensitizer": (dict,),
-    "classes": (list,),
+    "classes": (list,), "earlier_desensitizers": (list,),
 }  # fmt: skip
 _VEIL_KINDS: dict[str, tuple[type, ...]] = {
     "method": (str,), "mask_hash": (str,), "mask_ratio": (float, int), "masks": (int,), "guard": (int,),
@@ -133,6 +133,13 @@ def check_described(data: object, what: str) -> None:
         return
     description = data.get("desensitizer")
     found = {name: data.get(name) for name in _DATA_KINDS}
+    earlier = data.get("earlier_desensitizers")
+    for one in earlier if isinstance(earlier, list) else []:
+        if not isinstance(one, Mapping) or not one:
+            raise ValueError(
+                f"{what}: what it says of its data is damaged: earlier_desensitizers hold {str(one)[:80]!r}"
+            )
+        check_described({"desensitizer": one}, what)
     if isinstance(description, Mapping) and description:
         found |= {f"desensitizer.{name}": description.get(name) for name in _VEIL_KINDS}
         found["desensitizer.method"] = description.get("method", ())  # which it must have

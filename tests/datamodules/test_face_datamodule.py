@@ -1,6 +1,7 @@
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -222,6 +223,41 @@ def test_a_checkpoint_of_faces_desensitized_otherwise_is_told(caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "faceveil"):
         other.load_state_dict(one.state_dict())
     assert "trained on faces desensitized by MaskOut (mask ratio 0." in caplog.text
+
+
+def test_going_on_under_another_desensitizer_is_refused_or_kept_in_mind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def under(desensitizer: Desensitizer, **more: Any) -> FaceDataModule:
+        return FaceDataModule(faces(), desensitizer, **more)
+
+    clean, masked = under(Identity()), under(CentreBlock(0.5), other_data="accept")
+    monkeypatch.setattr(FaceDataModule, "_stage", "fit")
+    with pytest.raises(
+        ValueError,
+        match=r"data\.desensitizer: the checkpoint was trained on faces desensitized by Identity, here they are "
+        r"desensitized by CentreBlock: go on with that of its config\.yaml.*data\.other_data: accept",
+    ):
+        under(CentreBlock(0.5)).load_state_dict(clean.state_dict())
+    masked.load_state_dict(clean.state_dict())
+    assert "trained on faces desensitized by Identity; these are" in caplog.text
+    assert [one["method"] for one in masked.state_dict()["earlier_desensitizers"]] == ["Identity"]
+    # it is not forgotten where the run goes on once more, under the same or under a third
+    again, third = under(CentreBlock(0.5)), under(Mosaic(4), other_data="accept")
+    again.load_state_dict(masked.state_dict())
+    assert [one["method"] for one in again.state_dict()["earlier_desensitizers"]] == ["Identity"]
+    third.load_state_dict(again.state_dict())
+    assert [one["method"] for one in third.state_dict()["earlier_desensitizers"]] == [
+        "Identity",
+        "CentreBlock",
+    ]
+    back = under(Identity(), other_data="accept")
+    back.load_state_dict(third.state_dict())
+    assert [one["method"] for one in back.state_dict()["earlier_desensitizers"]] == ["CentreBlock", "Mosaic"]
+    assert "earlier_desensitizers" not in clean.state_dict()
+    # to see how one does under another desensitizer is allowed
+    monkeypatch.setattr(FaceDataModule, "_stage", "validate")
+    under(CentreBlock(0.5)).load_state_dict(clean.state_dict())
 
 
 def test_going_on_under_another_masker_is_refused(

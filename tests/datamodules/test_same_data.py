@@ -281,7 +281,7 @@ class TestGoingOn:
                 faces = DrawnFaces(identities=3, images_per_identity=others.pop("images", 8), size=16,
                                    seed=others.pop("drawn", 0))  # fmt: skip
                 desensitizer = MaskOut(
-                    freeform=(0.4, 0.8), count=50, draw="batch", seed=others.pop("mask_seed", 0)
+                    freeform=(0.4, 0.8), count=12, draw="batch", seed=others.pop("mask_seed", 0)
                 )
                 given = {"global_batch_size": 4, "val_share": 0.25, "cache": True} | more | others
                 return FaceDataModule(faces, desensitizer, **given)
@@ -302,6 +302,14 @@ class TestGoingOn:
             ({"seed": 5}, r"other data \(data\.seed 0, here 5\)"),
             ({"drawn": 1}, r"other pixels \(reader\.seed 0, here 1\): go on with its config\.yaml"),
             ({"images": 9}, r"other data \(images 24, here 27\): go on with those of its config\.yaml"),
+            (
+                {"mask_seed": 1},
+                r"desensitized by MaskOut \(mask ratio 0\.4574, .*, here they are desensitized by",
+            ),
+            (
+                {"mask_seed": 1, "other_data": "accept"},
+                r"after 2 of its batches, and its settings were others \(data\.desensitizer\)",
+            ),
         ],
     )
     def test_in_the_midst_of_an_epoch(

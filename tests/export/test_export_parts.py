@@ -19,9 +19,12 @@ from lightning_app.export import find_model_input
 from lightning_app.export.card import opening, plain_text, render, thresholds
 from lightning_app.export.folder import check_output, folder_at_once
 from lightning_app.export.source import TrainedRun, normalisation, read_run, training_data
+from lightning_app.export.weights import to_safetensors
 from lightning_app.masks import freeform_masks, save_mask
-from lightning_app.models.checkpoints import CheckpointFacts
+from lightning_app.models import ResNet
+from lightning_app.models.checkpoints import CheckpointFacts, read_recogniser
 from lightning_app.report import write_metrics
+from lightning_app.runs.checkpoint_bounds import check_described
 
 SIZE = 32
 
@@ -214,6 +217,30 @@ def test_a_card_shows_hostile_names_letter_by_letter() -> None:
     began = dict(plain, training={**card["training"], "origins": {"init_from": "0" * 64}})
     assert f"| began from the weights of | checkpoint of SHA-256 `{'0' * 64}`" in render(began, [])
     assert "began from" not in render(plain, [])
+    assert "A face recogniser trained on desensitized faces" in render(plain, [])
+    earlier = [{"method": "Identity"}, {"method": HOSTILE}]
+    told = render(dict(plain, training={**card["training"], "earlier_desensitizers": earlier}), [])
+    assert "A face recogniser trained on clean and desensitized faces" in told
+    assert "| desensitizer in earlier epochs | Identity: clean faces |" in told
+    assert f"| desensitizer in earlier epochs | {plain_text(HOSTILE)} |\n| desensitizer | Mosaic |" in told
+
+
+def test_a_checkpoint_of_several_desensitizers_says_so(tmp_path: Path) -> None:
+    """The clean one is first, whichever came first, and it goes along with the weights."""
+    earlier = [{"method": "Mosaic", "block": 4}, {"method": "Identity"}]
+    facts = facts_of(tmp_path, CentreBlock(0.5), earlier_desensitizers=earlier)
+    assert training_data(facts, TrainedRun(tmp_path))["earlier_desensitizers"] == earlier[::-1]
+    model = ResNet(backbone="resnet18", width=8, num_classes=2, input_size=SIZE)
+    (tmp_path / "model.safetensors").write_bytes(to_safetensors(model, facts, facts.desensitizer, 0.5, 0.5))
+    assert read_recogniser(tmp_path / "model.safetensors")[1].data["earlier_desensitizers"] == earlier
+
+
+@pytest.mark.parametrize("earlier", ["Identity", ["Identity"], [{}], [{"method": 3}]])
+def test_earlier_desensitizers_of_another_kind_are_refused(earlier: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"of its data is damaged: (earlier_desensitizers|desensitizer\.method)"
+    ):
+        check_described({"earlier_desensitizers": earlier}, "it")
 
 
 @pytest.mark.parametrize(
