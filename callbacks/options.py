@@ -15,6 +15,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.lr_scheduler import LambdaLR
 
 from callbacks.fsm_ablation import FSMAblation
+from callbacks.going_on import (
+    check_epochs,
+    check_limits,
+    check_steps,
+    is_scheduled,
+    keep,
+    planned_steps,
+    steps_before,
+)
 from callbacks.measured import KnowsItsKeys
 from callbacks.place import epoch_is_over, fit_is_over, validation_follows
 from callbacks.verification import LFWVerification
@@ -22,10 +31,9 @@ from datamodules.face import FaceDataModule
 from lightning_app.core.log_keys import is_verification, set_of
 from lightning_app.core.printing import counted
 from lightning_app.models.base import Recogniser
-from lightning_app.runs.checkpoint_bounds import DATA_STATE
 
 log = logging.getLogger("faceveil")
-_PRECISION, _EPOCHS, _LIMITS = "precision", "planned_epochs", "limits"  # of a checkpoint
+_PRECISION = "precision"  # of a checkpoint
 _PLAIN = re.compile(r"[\w-]{1,30}")
 _OURS = ("lightning.", "lightning_app.", "callbacks.")
 _IN_TRAINING = ("train", "mixing")  # what is logged without a validation
@@ -39,17 +47,24 @@ class TrainerOptions(L.Callback):
     not say what they log (`KnowsItsKeys`), nobody can know. At the end it validates the last weights, whatever
     `check_val_every_n_epoch`, `val_check_interval` and `max_steps` say: metrics in `metrics.json` are those of the
     weights in `last.ckpt`. A checkpoint holds the precision of its training, and a line says where the run goes on in
-    another.
+    another. It holds over how many optimiser steps a schedule of the learning rate is laid, too.
 
     Raises:
-        ValueError: a monitor that cannot be met; names it and the keys there are.
+        ValueError: a monitor that cannot be met; names it and the keys there are. Or a run that goes on would have
+            another number of steps, and nobody asked for that.
     """
 
     def __init__(self) -> None:
         self._every: tuple[int | None, int | float | None] | None = None  # how often, while it is put aside
+        self._before: Mapping[str, Any] | None = (
+            None  # steps that the run was to have, as its checkpoint says
+        )
+        self._planned: Mapping[str, Any] | None = None  # steps that it is to have
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check the monitors, say so where nothing is verified, and lay the schedule over a rate that was found."""
+        """Check monitors and steps, tell where nothing is verified, and lay the schedule over a rate that was found."""
+        self._planned = planned_steps(trainer, pl_module)
+        check_steps(trainer, self._before, self._planned)
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, EarlyStopping | ModelCheckpoint) and callback.monitor is not None:
@@ -82,9 +97,9 @@ class TrainerOptions(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write down in which precision the run trains, for how many epochs it was meant to, and on which batches."""
-        checkpoint[_PRECISION], checkpoint[_EPOCHS] = str(trainer.precision), trainer.max_epochs
-        checkpoint[_LIMITS] = _limits(trainer)
+        """Write down in which precision the run trains, for how many epochs and steps, and on which batches."""
+        checkpoint[_PRECISION] = str(trainer.precision)
+        keep(trainer, checkpoint, self._planned)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -96,8 +111,9 @@ class TrainerOptions(L.Callback):
                 batches.
         """
         if trainer.state.fn == TrainerFn.FITTING:
-            _check_limits(trainer, checkpoint)
-            _check_epochs(trainer, checkpoint, getattr(pl_module, "schedule", "constant") != "constant")
+            check_limits(trainer, checkpoint)
+            check_epochs(trainer, checkpoint, is_scheduled(pl_module))
+            self._before = steps_before(trainer, checkpoint)
         before, now = str(checkpoint.get(_PRECISION, "")), str(trainer.precision)
         if before != now and _PLAIN.fullmatch(before):
             log.warning(
@@ -148,58 +164,12 @@ def _take_rate(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
                 group["initial_lr"], group["lr"] = rate, rate * factor(config.scheduler.last_epoch)
 
 
-def _limits(trainer: L.Trainer) -> dict[str, str]:
-    """Return the options that choose the batches of an epoch, as text: 1 is one batch, 1.0 are all."""
-    return {name: str(getattr(trainer, name)) for name in ("limit_train_batches", "overfit_batches")}
-
-
-def _check_limits(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to go on in the midst of an epoch whose rest would be other batches; an older checkpoint does not tell."""
-    before, now = checkpoint.get(_LIMITS), _limits(trainer)
-    data = checkpoint.get(DATA_STATE)
-    done = data.get("batches_done") if isinstance(data, Mapping) else None
-    if not done or not isinstance(before, Mapping):
-        return
-    other = [
-        f"trainer.{name} {before.get(name)}, here {value}"
-        for name, value in now.items()
-        if before.get(name) != value
-    ]
-    if other:
-        raise ValueError(
-            f"the checkpoint is in the midst of an epoch, after {done} of its batches, and {'; '.join(other)}: images "
-            "would be shown twice or not at all; end the epoch as it began, then change it"
-        )
-
-
 class HeadFirst(L.Callback):
     """Build a recogniser's head before a callback behind this one copies the model, as `WeightAveraging` does."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Build it."""
         pl_module.setup(stage)
-
-
-def _check_epochs(trainer: L.Trainer, checkpoint: Mapping[str, Any], scheduled: bool) -> None:
-    """Refuse fewer epochs than the run has had; say so where a schedule of the learning rate is laid over others."""
-    most, done = trainer.max_epochs, 0
-    try:
-        done = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError):  # of another version of Lightning
-        return
-    if most is None or most < 0:
-        return
-    if done > most:
-        raise ValueError(
-            f"trainer.max_epochs={most}: the run that --ckpt_path goes on with has had {done} epochs already; give "
-            f"more to train on (--trainer.max_epochs {2 * done}), or validate --ckpt_path last for its metrics"
-        )
-    planned = checkpoint.get(_EPOCHS)
-    if scheduled and isinstance(planned, int) and done < most != planned > 0 and trainer.is_global_zero:
-        log.info(
-            "The run goes on to %d epochs, until now it was to have %d: the schedule of the learning rate is laid over "
-            "the new number, so the rate jumps.", most, planned,
-        )  # fmt: skip
 
 
 def _check_monitor(
