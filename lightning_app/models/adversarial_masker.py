@@ -415,3 +415,4 @@ class AdversarialMasker(QuickLog):
             self._means = {"mean": kept["mean"], "codes": kept["codes"], "faces": torch.tensor(kept["faces"])}
         if fits:
             warn_of_kept(KEPT, saved, self.hparams)
+            self.schedule, self.warmup = self.hparams["schedule"], self.hparams["warmup"]

@@ -409,6 +409,7 @@ class Recogniser(QuickLog):
             )
         if fitting:
             warn_of_kept(KEPT, saved, own)
+            self.schedule, self.warmup = own["schedule"], own["warmup"]
         if self.head.num_classes and count != self.head.num_classes:
             if fitting:
                 raise ValueError(

@@ -272,6 +272,7 @@ class Inpainter(EvaluatedRestorer):
         self.masked = checkpoint.get("inpainter", {}).get("masked")
         if self._trainer is not None and self.trainer.state.fn == "fit":
             warn_of_kept(_KEPT, saved, self.hparams)
+            self.decay, self.finetune = self.hparams["decay"], self.hparams["finetune"]
 
     def _check_shape(self, saved: Any, what: str) -> None:
         other = [key for key in SHAPE if saved.get(key) != self.hparams[key]]

@@ -270,6 +270,7 @@ class Linker(L.LightningModule):
             )
         if self._trainer is not None and self.trainer.state.fn == "fit":
             warn_of_kept(("learning_rate", "decay"), saved, self.hparams)
+            self.decay = self.hparams["decay"]
         self.taught, self.batches, self.pixels = (
             description["teacher"],
             int(description["batches"]),

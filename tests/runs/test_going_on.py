@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -13,7 +14,8 @@ import torch
 from callbacks import TrainerOptions
 from callbacks.going_on import check_limits, is_scheduled
 from datamodules import FaceDataModule
-from lightning_app.models import CGAN, Inpainter
+from lightning_app.models import CGAN, AdversarialMasker, Inpainter, Linker
+from lightning_app.models.schedule import Schedule
 from lightning_app.runs.checkpoint_bounds import DATA_STATE
 from tests import small_run
 from tests.small_run import STEPS, Diary, SmallRecogniser, fit
@@ -128,6 +130,52 @@ def test_accumulation_stays_within_an_epoch() -> None:
     check_limits(L.Trainer(**off), checkpoint | {DATA_STATE: {"batches_done": 0}})
     kept.pop("accumulate_grad_batches")  # of an earlier FaceVeil
     check_limits(L.Trainer(**off), checkpoint)
+
+
+def test_a_schedule_is_the_checkpoints(
+    begun: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    diary = Diary()
+    fit(tmp_path, begun["constant"], diary, TrainerOptions(), schedule="one_cycle", max_epochs=4)
+    assert "model.schedule=one_cycle is not used: the checkpoint goes on with constant" in caplog.text
+    assert {event[-1] for event in diary.events if event[0] == "step"} == {0.1}
+    kept = torch.load(tmp_path / LAST, weights_only=True)["hyper_parameters"]
+    assert (kept["schedule"], kept["lr"]) == ("constant", 0.1)
+
+
+def linker(decay: Schedule) -> Linker:
+    made = Linker(backbone="resnet18", width=8, decay=decay, input_size=32)
+    made.pixels = 32
+    made._make(8)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "kept"),
+    [
+        (lambda value: SmallRecogniser(input_size=16, num_classes=2, schedule=value), "schedule", "cosine"),
+        (lambda value: SmallRecogniser(input_size=16, num_classes=2, warmup=value), "warmup", 0.5),
+        (lambda value: AdversarialMasker(backbone="resnet18", width=8, num_classes=2, input_size=32, schedule=value),
+         "schedule", "cosine"),
+        (lambda value: AdversarialMasker(backbone="resnet18", width=8, num_classes=2, input_size=32, warmup=value),
+         "warmup", 0.5),
+        (lambda value: Inpainter(width=8, decay=value), "decay", "cosine"),
+        (lambda value: Inpainter(width=8, finetune=value, start_from=Path("x")), "finetune", True),
+        (linker, "decay", "cosine"),
+    ],
+)  # fmt: skip
+def test_what_is_said_not_to_be_used_is_not(
+    make: Any, key: str, kept: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the optimiser's state does not bring back has to be taken from the checkpoint's arguments."""
+    began, goes_on = make(kept), make({"cosine": "constant", 0.5: 0.25, True: False}[kept])
+    checkpoint = {"state_dict": began.state_dict(), "hyper_parameters": dict(began.hparams)}
+    began.on_save_checkpoint(checkpoint)
+    goes_on._trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    goes_on.on_load_checkpoint(checkpoint)
+    assert f"model.{key}=" in caplog.text
+    assert f"is not used: the checkpoint goes on with {kept}" in caplog.text
+    assert getattr(goes_on, key) == goes_on.hparams[key] == kept
 
 
 def test_whose_rate_depends_on_the_number_of_steps() -> None:
