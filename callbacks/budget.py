@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 
 from callbacks.media import log_media
+from callbacks.place import steps_done
 from lightning_app.desensitize import BlockDCT
 from lightning_app.networks.budget_noise import BudgetNoise
 from lightning_app.report.budget import budget_figure
@@ -35,7 +36,7 @@ class BudgetPicture(L.Callback):
             )
         title = f"{type(pl_module).__name__} · ε = {noise.epsilon:g} on average"
         if trainer.state.fn == "fit":
-            title += f" · epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+            title += f" · epoch {trainer.current_epoch + 1}, step {steps_done(trainer)}"
         picture = budget_figure(
             noise.epsilons(), transform.keep, transform.blocks.block, transform.plane_names, title
         )

@@ -18,7 +18,15 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
-from callbacks.place import Place, begin_next_epoch, epoch_is_over, fit_is_over, mark, validation_follows
+from callbacks.place import (
+    Place,
+    begin_next_epoch,
+    epoch_is_over,
+    fit_is_over,
+    mark,
+    steps_done,
+    validation_follows,
+)
 from lightning_app.core.files import sync_folder
 from lightning_app.runs.folder import LAST, PREVIOUS
 from lightning_app.runs.trainer_options import blamed
@@ -115,7 +123,7 @@ class RunCheckpoint(ModelCheckpoint):
         if not stepped or (epoch_is_over(trainer) and not follows):  # the epoch's end, next, saves
             return
         stop = self._stop_asked(trainer, now=follows)
-        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        due = self.every_n_steps is not None and steps_done(trainer) % self.every_n_steps == 0
         if due or stop:
             self._keep(trainer, "before validation" if follows else "within")
         if stop:
@@ -233,7 +241,7 @@ class RunCheckpoint(ModelCheckpoint):
             except OSError as error:
                 failure = error
         self._unsaved = trainer.strategy.broadcast(
-            "" if failure is None else self._why(failure, trainer.global_step)
+            "" if failure is None else self._why(failure, steps_done(trainer))
         )
         if self._unsaved:
             if trainer.is_global_zero:
@@ -290,7 +298,7 @@ class RunCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             log.warning(
                 "Stopped by %s after step %d, saved in %s. Go on with the same command and --ckpt_path last",
-                name, trainer.global_step, self._path(LAST),
+                name, steps_done(trainer), self._path(LAST),
             )  # fmt: skip
         environment = getattr(trainer.strategy, "cluster_environment", None)
         # Lightning kills all ranks when one that it has started ends with another code than 0

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.place import steps_done
 from lightning_app.runs.folder import LAST, has_checkpoint
 
 _SHOWN = 32  # image numbers in the message; the checkpoint has them all
@@ -102,7 +103,7 @@ class FiniteLoss(L.Callback):
         """Keep the batch's image numbers."""
         index = batch.get("index") if isinstance(batch, Mapping) else None
         lr = float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else math.nan
-        self._step = _LossOfStep(trainer.global_step, trainer.current_epoch, lr, index)
+        self._step = _LossOfStep(steps_done(trainer), trainer.current_epoch, lr, index)
         self._judged = False
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
@@ -143,7 +144,7 @@ class FiniteLoss(L.Callback):
         if not _finite(pl_module):
             # a rank's own loss may be finite still when another's has spoilt the gradients of all
             raise NonFiniteLoss(
-                f"the weights are not finite after {trainer.global_step} steps (rank {trainer.global_rank}): no "
+                f"the weights are not finite after {steps_done(trainer)} steps (rank {trainer.global_rank}): no "
                 f"checkpoint is written. {_advice(trainer, pl_module)}"
             )
 

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
+from callbacks.place import steps_done
 from lightning_app.report import png_bytes, write_atomically
 
 log = logging.getLogger("faceveil")
@@ -43,10 +44,10 @@ def log_media(
         if not isinstance(logger, WandbLogger):
             continue
         if picture is not None:
-            logger.log_image(key, [picture], step=trainer.global_step)
+            logger.log_image(key, [picture], step=steps_done(trainer))
         if table is not None:
             columns, rows = table
-            logger.log_table(key, list(columns), [list(row) for row in rows], step=trainer.global_step)
+            logger.log_table(key, list(columns), [list(row) for row in rows], step=steps_done(trainer))
 
 
 def save_picture(trainer: L.Trainer, name: str | Path, picture: Image.Image) -> None:

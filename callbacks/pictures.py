@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.media import log_media, save_picture
+from callbacks.place import steps_done
 from callbacks.raw_faces import OnRawFaces, mean_mask_ratio
 from callbacks.sharded import is_due
 from lightning_app.desensitize import Desensitizer
@@ -77,7 +78,7 @@ class Pictures(OnRawFaces):
             rows |= gates
         title = type(pl_module).__name__
         if trainer.state.fn == "fit":  # `validate` does not know how long the model was trained
-            title += f" · epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+            title += f" · epoch {trainer.current_epoch + 1}, step {steps_done(trainer)}"
         local = {("drawn face" if data.drawn else "raw face"): clean, **rows}
         public = local if data.drawn else rows
         if public:

@@ -26,6 +26,20 @@ def begin_next_epoch(trainer: L.Trainer) -> None:
         loop.epoch_loop.reset_restart_stage()
 
 
+def steps_done(trainer: L.Trainer) -> int:
+    """Return how many steps a fit has made: batches, or what gradients are accumulated into, of one optimiser.
+
+    Lightning counts calls of optimisers: a batch on which two of them step, as CGAN's, counts twice there.
+
+    Args:
+        trainer: that fits, or has.
+    """
+    model: Any = trainer.lightning_module
+    counted = getattr(model, "batches", None)
+    by_itself = not getattr(model, "automatic_optimization", True)
+    return counted if by_itself and isinstance(counted, int) else trainer.global_step
+
+
 def epoch_is_over(trainer: L.Trainer) -> bool:
     """Return whether the batch under way, or just done, is the epoch's last.
 

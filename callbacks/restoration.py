@@ -8,6 +8,7 @@ import lightning as L
 import torch
 
 from callbacks.media import log_media, save_picture
+from callbacks.place import steps_done
 from callbacks.raw_faces import OnRawFaces
 from lightning_app.report import face_grid
 
@@ -69,7 +70,7 @@ class RestorationPictures(OnRawFaces):
         }
         title = type(pl_module).__name__
         if trainer.state.fn == "fit":
-            title += f" · epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+            title += f" · epoch {trainer.current_epoch + 1}, step {steps_done(trainer)}"
         picture = face_grid(rows, title=title)
         if data.drawn:
             log_media(trainer, "pictures/restored", picture=picture, save_as="restored.png")

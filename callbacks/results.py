@@ -12,6 +12,7 @@ import torch
 
 from callbacks.clock import Clocked
 from callbacks.media import log_media
+from callbacks.place import steps_done
 from lightning_app.core.log_keys import accuracies
 from lightning_app.core.measurement import find, seven_digits
 from lightning_app.core.memory import peak_memory
@@ -68,7 +69,7 @@ class Results(Clocked):
                 return
             metrics: dict[str, float] = {
                 "run/epochs": trainer.current_epoch,
-                "run/steps": trainer.global_step,
+                "run/steps": steps_done(trainer),
             }
             if (speed := self.clock.images_per_s) is not None:
                 metrics["time/images_per_s"] = speed
@@ -108,7 +109,7 @@ class Results(Clocked):
             else:
                 write_later(run_dir, stage, written)
             for logger in trainer.loggers:
-                logger.log_metrics(dict(own), step=trainer.global_step)
+                logger.log_metrics(dict(own), step=steps_done(trainer))
             log_media(trainer, f"results/{stage}", table=(columns, rows))
             if stage == "fit":
                 _draw_curves(run_dir)

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from callbacks.clock import Clocked, share
+from callbacks.place import steps_done
 
 
 class Throughput(Clocked):
@@ -35,14 +36,14 @@ class Throughput(Clocked):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         super().on_train_start(trainer, pl_module)
-        self._step, self._before = trainer.global_step, (0, 0.0, 0.0)
+        self._step, self._before = steps_done(trainer), (0, 0.0, 0.0)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch; log where Lightning logs the losses."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
+        every, step = trainer.log_every_n_steps, steps_done(trainer)  # type: ignore[attr-defined]
         if not every or step % every or step == self._step or not trainer.is_global_zero:
             return
         self._step = step

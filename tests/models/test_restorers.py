@@ -7,13 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import yaml
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules import DrawnFaces
+from datamodules import DrawnFaces, FaceDataModule
 from lightning_app.attacks import TrainedRestorer
 from lightning_app.attacks.losses import discriminator_loss, generator_loss
 from lightning_app.desensitize import BlockDCT, Mosaic
@@ -135,6 +137,7 @@ def test_a_run_learns_and_its_checkpoint_attacks(model: str, tmp_path: Path, run
         expected |= {"train/adversarial", "train/l1", "train/discriminator"}
     assert parts == expected
     assert metrics["restore/psnr"] > metrics["restore/psnr_before"] + 0.3
+    assert metrics["run/steps"] == 18  # and not one for each optimiser
     assert (run / "restored.png").is_file()
     attack = TrainedRestorer(run)
     description = attack.describe()
@@ -213,6 +216,41 @@ def test_what_does_not_suit_is_refused(
     assert "of another network (width=8; yours: width=16)" in line
     line = refused(capsys, lambda: run_main("predict", "--config", config, "--ckpt_path", "last"))
     assert "predict writes embeddings, UNetRestorer has none" in line
+
+
+@pytest.mark.parametrize("limit", ["max", "min"])
+def test_cgan_takes_no_limit_that_counts_both_optimisers(limit: str) -> None:
+    model, data = CGAN(width=4, depth=2, input_size=SIZE), attacked(SIZE)
+    off: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        f"{limit}_steps": 3,
+    }
+    model._trainer = L.Trainer(**off)
+    model._trainer.state.fn = TrainerFn.FITTING
+    model._trainer.datamodule = data  # type: ignore[attr-defined]
+    with pytest.raises(
+        ValueError, match=rf"trainer\.{limit}_steps=3: .* give trainer\.{limit}_epochs instead"
+    ):
+        model.prepare_data()
+    model._trainer.state.fn = TrainerFn.VALIDATING
+    model.prepare_data()
+
+
+def test_faces_too_small_for_cgan_are_refused() -> None:
+    model = CGAN(width=4, depth=2)
+    with pytest.raises(ValueError, match=r"CGAN: faces of 23 px are too small .*: give 24 px or more"):
+        model.check_fit(attacked(23))
+    model.check_fit(attacked(24))
+    seen, picture = torch.zeros(1, 4, 24, 24), torch.zeros(1, 3, 24, 24)
+    assert model.discriminator(seen, picture).shape == (1, 1, 1, 1)
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        model.discriminator.eval()(seen[..., :23, :23], picture[..., :23, :23])
+
+
+def attacked(size: int) -> FaceDataModule:
+    return FaceDataModule(DrawnFaces(2, 4, size), Mosaic(4), keep_clean=True)
 
 
 @pytest.mark.parametrize(("channels", "side", "size"), [(3, 30, 30), (63, 32, 32), (5, 4, 32), (3, 8, 32)])
