@@ -251,6 +251,23 @@ def test_what_is_in_the_folder_is_not_gone_on_with_otherwise(tmp_path: Path) -> 
             {"trainer": {"devices": 2, "strategy": "fsdp"}},
             "trainer.strategy: fsdp starts its processes by the",
         ),
+        *[
+            ({"trainer": {option: value}}, rf"trainer\.{option}={value}: .*{said}")
+            for option, value, said in (
+                ("accumulate_grad_batches", 0, "give a number above 0, or leave it out"),
+                ("accumulate_grad_batches", -2, "give a number above 0, or leave it out"),
+                ("gradient_clip_val", -1, "give a number above 0, or leave it out"),
+                (
+                    "limit_train_batches",
+                    0,
+                    "an owner has to train in every round; give a number of batches from 1",
+                ),
+                ("limit_train_batches", -1, "an owner has to train in every round"),
+                ("limit_train_batches", 1.5, "a share above 0.0 up to 1.0"),
+                ("fast_dev_run", True, "a federation makes no trial run.*leave it out, and give rounds: 1"),
+                ("default_root_dir", "x", "leave it out"),
+            )
+        ],
     ],
 )
 def test_bad_plans(more: dict[str, Any], message: str) -> None:

@@ -274,6 +274,13 @@ def test_none_can_be_written_into_an_owners_file(said: str | None, tmp_path: Pat
         assert client.join(invitation(None)).images == 48
 
 
+def test_an_owners_trainer_is_checked_as_that_of_fit(tmp_path: Path) -> None:
+    values = config(partition="own", trainer={"accumulate_grad_batches": -2})
+    (tmp_path / "owner.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=r"trainer\.accumulate_grad_batches=-2: give a number above 0"):
+        read_config({"config": str(tmp_path / "owner.yaml")})
+
+
 def test_a_simulation_of_clean_faces_has_to_say_so(tmp_path: Path) -> None:
     """The same owners, by the local engine."""
 

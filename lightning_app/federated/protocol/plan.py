@@ -19,6 +19,7 @@ from lightning_app.federated.protocol.partition import Partition
 from lightning_app.federated.protocol.strategy import FEDAVG, Strategy
 from lightning_app.models.base import Recogniser
 from lightning_app.models.other_checkpoints import OF_OTHERS
+from lightning_app.runs.trainer_options import check_asked
 
 log = logging.getLogger("faceveil")
 
@@ -275,6 +276,7 @@ def read_plan(config: Namespace) -> tuple[Plan, Parts]:
     defaults.add_class_arguments(L.Trainer, "trainer", instantiate=False)
     usual = defaults.get_defaults().as_dict()["trainer"]
     given = {key: value for key, value in trainer.items() if value != usual[key]}
+    _check_trainer(given)
     unused = sorted(given.keys() - {*_TAKEN, *_ELSEWHERE})
     if unused:
         log.info(
@@ -292,6 +294,29 @@ def read_plan(config: Namespace) -> tuple[Plan, Parts]:
         torch.get_float32_matmul_precision(), values["strategy"] or FEDAVG,
     )  # fmt: skip
     return plan, parts
+
+
+def _check_trainer(given: dict[str, Any]) -> None:
+    """Refuse options of Lightning's Trainer that `fit` refuses, or by which nobody would train.
+
+    Args:
+        given: those that are not Lightning's defaults.
+
+    Raises:
+        ValueError: names the option and what to give instead.
+    """
+    check_asked(given, deals_images=True)
+    if given.get("fast_dev_run"):
+        raise ValueError(
+            f"trainer.fast_dev_run={given['fast_dev_run']}: a federation makes no trial run, and every round would be "
+            "whole; leave it out, and give rounds: 1 and trainer.limit_train_batches: 1 to try it"
+        )
+    limit = given.get("limit_train_batches")
+    if limit is not None and (not limit > 0 or (isinstance(limit, float) and limit > 1)):
+        raise ValueError(
+            f"trainer.limit_train_batches={limit}: an owner has to train in every round; give a number of batches from "
+            "1, a share above 0.0 up to 1.0, or leave it out"
+        )
 
 
 def client_trainer(options: dict[str, Any]) -> dict[str, Any]:
