@@ -274,6 +274,30 @@ def test_none_can_be_written_into_an_owners_file(said: str | None, tmp_path: Pat
         assert client.join(invitation(None)).images == 48
 
 
+def test_a_deployed_owner_has_a_set_of_its_own(tmp_path: Path) -> None:
+    """With a simulation's partition its head would travel, and the hash of its people's names would need no key."""
+    file = tmp_path / "owner.yaml"
+    file.write_text(yaml.safe_dump(config(data={"desensitizer": None})))
+    plan, parts = read_config({"config": str(file)})
+    assert (plan.partition, plan.heads_stay) == ("own", True)
+    client = Client(plan, parts, 0, tmp_path / "folder")
+    with pytest.raises(Refusal, match="this owner's file is silent, which means private_heads"):
+        client.join(invitation(mask_hiding(0.7), private_heads=False))
+    assert client.join(invitation(mask_hiding(0.7), private_heads=True)).classes_hash == ""
+    for desensitizer in (None, "none"):  # which are read in two ways
+        for given in ("images", "identities", "dirichlet"):
+            file.write_text(yaml.safe_dump(config(partition=given, data={"desensitizer": desensitizer})))
+            with pytest.raises(
+                ValueError, match=rf"partition: {given} in .*owner\.yaml deals .*: give own, or leave"
+            ):
+                read_config({"config": str(file)})
+    file.write_text(yaml.safe_dump(config(private_heads=False, data={"desensitizer": None})))
+    shared = Client(*read_config({"config": str(file)}), 0, tmp_path / "shared")
+    assert (
+        shared.join(invitation(mask_hiding(0.7), private_heads=False)).classes_hash == ""
+    )  # without a names_key
+
+
 def test_an_owners_trainer_is_checked_as_that_of_fit(tmp_path: Path) -> None:
     values = config(partition="own", trainer={"accumulate_grad_batches": -2})
     (tmp_path / "owner.yaml").write_text(yaml.safe_dump(values))

@@ -15,14 +15,15 @@ from lightning_app.federated.protocol.plan import Parts, Plan, add_arguments, re
 
 
 def read_config(given: Mapping[str, object]) -> tuple[Plan, Parts]:
-    """Read the YAML that `config` names.
+    """Read the YAML that `config` names; one that is silent on `partition` has `own`.
 
     Args:
         given: Flower's run config (server) or node config (owner).
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: none is named, or it cannot be used.
+        ValueError: none is named, it cannot be used, or its `partition` is one of a simulation, whose rules for heads
+            and for names hold where all images lie on one machine.
     """
     if "config" not in given:
         raise ValueError('config: name the YAML of this side, as in --run-config \'config="federated.yaml"\' (server) '
@@ -33,9 +34,15 @@ def read_config(given: Mapping[str, object]) -> tuple[Plan, Parts]:
     for option in ("name", "runs", "overwrite"):  # of `federate`; a deployment's come from Flower
         parser.add_argument(f"--{option}", default=None)
     add_arguments(parser)
+    parser.set_defaults({"partition": "own"})
     path = find_config(str(given["config"]))
     values = _with_none_named(path)
     read = parser.parse_args(["--config", str(path)]) if values is None else parser.parse_object(values)
+    if read.partition != "own":
+        raise ValueError(
+            f"partition: {read.partition} in {path} deals one set out on one machine, to simulate; in a deployment "
+            "each owner has a set of its own: give own, or leave it out"
+        )
     return read_plan(read)
 
 
