@@ -111,11 +111,7 @@ class Linker(L.LightningModule):
             return
         data: Any = getattr(self.trainer, "datamodule", None)
         self.check_fit(data)
-        if self._given[0] is None:
-            raise ValueError(
-                "model.teacher: None; give the recogniser of clean faces whose embeddings are learnt: a checkpoint, "
-                "or a judge by class_path"
-            )
+        self._check_given()
         taught = self.taught
         self.pixels = int(data.size)
         teach = self._read_teacher(data)
@@ -129,6 +125,28 @@ class Linker(L.LightningModule):
         self._make(dim)
         self._teach = [teach]
 
+    def teacher_hash(self, size: int) -> str:
+        """Return what a checkpoint of it keeps of its teacher; `compare` asks before its first run.
+
+        Args:
+            size: side of the clean faces in pixels.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            ValueError: none is given, or it cannot be learnt from.
+        """
+        self._check_given()
+        given = self._given[0]
+        assert given is not None
+        return _hash_of(given) if isinstance(given, nn.Module) else str(read_teacher(given, size)[1].sha256)
+
+    def _check_given(self) -> None:
+        if self._given[0] is None:
+            raise ValueError(
+                "model.teacher: None; give the recogniser of clean faces whose embeddings are learnt: a checkpoint, "
+                "or a judge by class_path"
+            )
+
     def setup(self, stage: str) -> None:
         """Do on every rank what `prepare_data`, which comes before the run's folder is written, did on one."""
         self.prepare_data()
@@ -136,11 +154,7 @@ class Linker(L.LightningModule):
     def _read_teacher(self, data: Any) -> Callable[[Tensor], Tensor]:
         teacher = self._given[0]
         if isinstance(teacher, nn.Module):
-            description = (
-                getattr(teacher, "description", None)
-                or f"{type(teacher).__module__}.{type(teacher).__qualname__}"
-            )
-            self.taught = hashlib.sha256(str(description).encode()).hexdigest()
+            self.taught = _hash_of(teacher)
             self._modules_of_teacher = [teacher.eval().requires_grad_(False)]
             return teacher
         assert teacher is not None
@@ -277,3 +291,10 @@ class Linker(L.LightningModule):
             int(description["pixels"]),
         )
         self._make(int(description["dim"]))
+
+
+def _hash_of(teacher: nn.Module) -> str:
+    description = (
+        getattr(teacher, "description", None) or f"{type(teacher).__module__}.{type(teacher).__qualname__}"
+    )
+    return hashlib.sha256(str(description).encode()).hexdigest()

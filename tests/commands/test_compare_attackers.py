@@ -328,3 +328,48 @@ def test_nobody_attacked_is_learnt_from(
     with pytest.raises(ValueError, match=r"linker\.teacher: 'gone'; give the label of the judge"):
         comparison({"blur": BLUR}, linker={"config": known, "teacher": "gone"})
     assert callable(refused)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "judges", "message"),
+    [
+        (
+            {"class_path": "tests.models.test_linker.Corners"},
+            {"clean": {"class_path": "tests.commands.compared.Pool"}},
+            r"^linker: model\.teacher in .*linker\.yaml has the hash \w{12}, the judge 'clean', which "
+            r"linker\.teacher names, has \w{12}: give both the same class_path",
+        ),
+        (
+            None,
+            {"clean": {"class_path": "tests.commands.compared.Pool"}},
+            r"^linker: model\.teacher: None; give the recogniser of clean faces",
+        ),
+        (
+            "nowhere.ckpt",
+            {"clean": {"class_path": "tests.commands.compared.Pool"}},
+            r"^linker: .*nowhere\.ckpt.*no such",
+        ),
+        (
+            None,
+            {"clean": "blur"},
+            r"^linker: teacher: 'clean' is the recogniser of blur, which is trained on desensitized faces; give",
+        ),
+    ],
+)
+def test_a_linker_that_would_learn_from_another_is_refused_before_the_first_run(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path, teacher: object, judges: dict[str, object],
+    message: str,
+) -> None:  # fmt: skip
+    config = attacker(tmp_path / "linker.yaml", "Linker", first=900, teacher=teacher)
+    with pytest.raises((ValueError, OSError), match=message):
+        comparison({"blur": BLUR}, linker={"config": config, "teacher": "clean"}, judges=judges)
+    assert not list(Path("runs").glob("*/*"))
+
+
+def test_a_linker_that_is_none_is_refused_before_the_first_run(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    unet = attacker(tmp_path / "unet.yaml", "UNetRestorer", first=900, depth=2)
+    judges = {"clean": {"class_path": "tests.commands.compared.Pool"}}
+    with pytest.raises(ValueError, match=r"^linker: config: .*unet\.yaml trains a UNetRestorer; give one"):
+        comparison({"blur": BLUR}, linker={"config": unet, "teacher": "clean"}, judges=judges)

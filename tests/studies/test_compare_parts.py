@@ -12,13 +12,16 @@ import pytest
 import torch
 
 from lightning_app.metrics.scores import Indicators
+from lightning_app.models import Linker
 from lightning_app.report.columns import columns_of
-from lightning_app.studies.compare import AttackerRun, Linking, Method
+from lightning_app.studies.compare import AttackerRun, Linking, Method, training
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.curves import Curve, budgets, read_curve, still_falls, why_open
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.outcome import Outcome
 from lightning_app.studies.compare.scoring import flat, indicators, scored
+from tests.commands.compared import Pool
+from tests.models.test_linker import Corners
 
 
 def test_a_loss_that_still_falls_is_told_from_one_that_is_flat() -> None:
@@ -218,3 +221,19 @@ def test_what_was_measured_of_nobody_has_no_column() -> None:
     assert "lpips" in with_it
     assert "lpips" not in without
     assert "psnr_hidden" in without
+
+
+def test_a_linker_that_would_learn_from_another_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on clean faces nor on any method: all of it would be lost."""
+    setting = mock.Mock(model=Linker(teacher=Corners()))
+    monkeypatch.setattr(training, "linker_settings", lambda *given: setting)
+    monkeypatch.setattr(training, "train_attacker", lambda *given: pytest.fail("trained"))
+    out = mock.Mock(failed=[], open={})
+    out.tried, out.leave_open = partial(Outcome.tried, out), partial(Outcome.leave_open, out)
+    measurer = mock.Mock(judges={"clean": Pool()})
+    linker = Linking("linker.yaml", label="linker", teacher="clean")
+    found = training.train_linkers({"blur": mock.Mock()}, [linker], {}, measurer, 0, out, {})
+    assert found == ({}, {})
+    assert out.open == {"blur": {"linker": "judge clean is not the teacher that it learns from"}}
+    assert len(out.failed) == 1
+    assert out.failed[0].startswith("training: linker: model.teacher in linker.yaml has the hash ")

@@ -31,6 +31,7 @@ from lightning_app.studies.compare.attackers import (
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
+from lightning_app.studies.compare.teachers import check_teacher_early
 from lightning_app.studies.config_place import said_at
 from lightning_app.studies.estimate import Planned, estimate
 from lightning_app.studies.preflight import check_checkpoint, check_fit, check_room
@@ -135,6 +136,8 @@ def check_early(
                 load_restorer(path)
     planned = [one for c in candidates.values() if (one := _recogniser(c)) is not None]
     for attacker in attackers:
+        if isinstance(attacker, Linking):
+            check_teacher_early(attacker, judges, candidates, maker, seed)
         more = teacher_args(attacker, judges, candidates)
         met = {
             label: one

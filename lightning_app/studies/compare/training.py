@@ -22,6 +22,7 @@ from lightning_app.studies.compare.judges import GivenJudge
 from lightning_app.studies.compare.measurer import Measurer
 from lightning_app.studies.compare.methods import AttackerRun, Linking
 from lightning_app.studies.compare.outcome import Outcome
+from lightning_app.studies.compare.teachers import check_teacher, linker_settings
 
 FAILED = "its training failed"
 
@@ -125,6 +126,15 @@ def _train_linker(
         for label, candidate in candidates.items():
             if candidate.setting.desensitizer:
                 out.leave_open(label, linker.label, f"judge {linker.teacher}, its teacher, is missing")
+        return {}, {}
+    # asked again before the first of its runs: a teacher that is a method's recogniser is there only now
+    setting = partial(linker_settings, linker, who, candidates, seed)
+    if out.tried("training", lambda: check_teacher(linker, setting(), teacher)) is None:
+        for label, candidate in candidates.items():
+            if candidate.setting.desensitizer:
+                out.leave_open(
+                    label, linker.label, f"judge {linker.teacher} is not the teacher that it learns from"
+                )
         return {}, {}
     more = teacher_args(linker, who, candidates)
 
