@@ -238,11 +238,10 @@ def hole_of(
     seen = {attack: _whom(results[label], attack, judges, axis) for attack in (RELEASED, *attacks)}
 
     def failed(attack: str) -> bool:
-        if (
-            attack not in seen
-        ):  # a linker: it sees no attack's pictures, and has a say where it is asked alone
-            asked = MEASURES[axis.measure].judged and axis.judge in (None, attack)
-            return asked and attack not in seen[RELEASED]
+        if not _has_say(attack, attacks, axis, linkers):
+            return False
+        if attack not in seen:  # a linker
+            return attack not in seen[RELEASED]
         # a judge that measured the attack on another method, and not on this one, found no number
         others = {judge for metrics in results.values() for judge in _whom(metrics, attack, judges, axis)}
         return not seen[attack] or not others - {*linkers, *given} <= seen[attack]
@@ -250,6 +249,29 @@ def hole_of(
     names = tuple(attack for attack in given if failed(attack))
     attacked = any(seen[attack] for attack in attacks) or bool(seen[RELEASED].intersection(linkers))
     return Hole(names, attacked) if names else None
+
+
+def open_on(
+    opened: Mapping[str, str], attacks: Sequence[str], axis: Axis, linkers: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return why more of a method may be seen than its verdict on an axis says; empty where it is the last word.
+
+    An attacker without a say on the axis leaves nothing open there, such as a U-Net where a linker is asked, which
+    looks at no attack's pictures. A judge that is missing leaves every verdict open.
+
+    Args:
+        opened: attack -> why more may be seen by it.
+        attacks: labels.
+        axis: what is looked at.
+        linkers: see `hole_of`.
+    """
+    return {attack: why for attack, why in opened.items() if _has_say(attack, attacks, axis, linkers)}
+
+
+def _has_say(attack: str, attacks: Sequence[str], axis: Axis, linkers: Sequence[str]) -> bool:
+    if attack not in (RELEASED, *attacks):  # a linker, which is a judge
+        return MEASURES[axis.measure].judged and axis.judge in (None, attack)
+    return attack == RELEASED or axis.judge not in linkers  # who see no attack's pictures
 
 
 def _whom(metrics: Metrics, attack: str, judges: Sequence[str], axis: Axis) -> set[str]:

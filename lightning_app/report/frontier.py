@@ -17,6 +17,7 @@ from lightning_app.report.compare import (
     Metrics,
     Point,
     hole_of,
+    open_on,
     points_of,
     strongest,
 )
@@ -70,6 +71,15 @@ class Measured:
         """
         return hole_of(self.results, label, self.attacks, list(self.judges), axis, self.open, self.linkers)
 
+    def open_on(self, label: str, axis: Axis) -> dict[str, str]:
+        """Return why a verdict says 'at least': attack -> why; empty where it is the last word.
+
+        Args:
+            label: of the method.
+            axis: what is looked at.
+        """
+        return open_on(self.open.get(label, {}), self.attacks, axis, self.linkers)
+
 
 def key_of(axis: Axis) -> str:
     """Return what a reader picks: the measure, or `measure/judge`.
@@ -103,8 +113,9 @@ def data_of(found: Measured) -> dict[str, Any]:
 
     Returns:
         `attacks`, `judges`, `views` (what may be picked) and `methods`: of each its accuracies, all metrics, and under
-        `strongest`, by view, what the strongest attack sees, which it is and by whom; `front` where no other method
-        beats it in both, and `unknown`, which attackers failed on it: then it is not on the front, and beats nobody.
+        `strongest`, by view, what the strongest attack sees, which it is and by whom; `at_least`, why it may be more;
+        `front` where no other method beats it in both, and `unknown`, which attackers failed on it: then it is not on
+        the front, and beats nobody.
     """
     picked = views(found)
     fronts = {key_of(axis): {p.label for p in found.points(axis) if p.front} for axis in picked}
@@ -143,8 +154,7 @@ def lines_of(found: Measured) -> list[list[object]]:
             lines.append([
                 method["label"], *(_blank(accuracy.get(k)) for k in ("value", "low", "high")), views[key]["measure"],
                 views[key]["judge"] or "", *(_blank(seen[k]) for k in ("value", "low", "high")), seen["attack"],
-                seen["by"], int(seen["front"]), "; ".join(f"{attack}: {why}" for attack, why in method["open"].items()),
-                seen["unknown"],
+                seen["by"], int(seen["front"]), seen["at_least"], seen["unknown"],
             ])  # fmt: skip
     return lines
 
@@ -176,6 +186,7 @@ def _seen(
         yield axis, {
             "value": _finite(value), "low": _finite(low), "high": _finite(high), "attack": attack,
             "by": judge, "front": label in fronts[key_of(axis)],
+            "at_least": "; ".join(f"{attack}: {why}" for attack, why in found.open_on(label, axis).items()),
             "unknown": "" if hole is None else hole.words,
         }  # fmt: skip
 

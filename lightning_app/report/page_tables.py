@@ -65,7 +65,7 @@ def strongest_cells(found: Measured, label: str, axis: Axis) -> tuple[PageCell, 
     whom = seen[3] if not seen[4] or len(found.judges) == 1 else f"{seen[3]}, {seen[4]}"
     cell = number(*seen[:3], axis.scale)
     hole = found.hole(label, axis)
-    if found.open.get(label):  # an attacker that failed, or could have learnt more, may see more
+    if found.open_on(label, axis):  # an attacker that failed, or could have learnt more, may see more
         cell = PageCell(f"{axis.bound} {cell.text}", cell.interval, cell.order)
     if hole is None:
         return cell, PageCell(whom, order=whom)

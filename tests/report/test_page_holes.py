@@ -161,3 +161,32 @@ def test_what_is_nan_was_not_measured() -> None:
     text = render(page)
     assert "∞" not in text.split('id="methods"')[1].split("</table>")[0]
     assert "nan" not in text.split("<svg")[1].split("</svg>")[0].lower()
+
+
+def test_a_verdict_stays_open_only_by_those_who_have_a_say_there() -> None:
+    judges = {**JUDGES, "linker": "a linker"}
+    results = many(2)
+    for found in results.values():
+        found |= {"rank1/linker": 0.1, "verification/linker": 0.1}
+    falls, blind = "its loss still falls", "judge onnx: it cannot be made"
+    opened = {"method 0": {"attack 3": falls, "linker": falls}, "method 1": {RELEASED: blind}}
+    for axis, attacker, linker in (
+        (Axis("rank1"), True, True),
+        (Axis("rank1", "clean"), True, False),
+        (Axis("rank1", "linker"), False, True),
+        (Axis("dssim"), True, False),
+    ):
+        page = page_of(results, judges=judges, open=opened, linkers=["linker"], axis=axis)
+        said = [one for one, counts in (("attack 3", attacker), ("linker", linker)) if counts]
+        assert page.open_on("method 0", axis) == dict.fromkeys(said, falls), axis
+        assert page.open_on("method 1", axis) == {RELEASED: blind}, "a judge that is missing leaves all open"
+        assert page.hole("method 0", axis) is None, "what was measured counts"
+        assert [row[-2].text[0] in "≥≤" for row in method_table(page)[1]] == [True, True]
+        line = next(
+            one for one in csv.DictReader(io.StringIO(csv_text(lines_of(page))))
+            if (one["method"], one["measure"], one["judge"]) == ("method 0", axis.measure, axis.judge or "")
+        )  # fmt: skip
+        assert line["at_least"] == "; ".join(f"{one}: {falls}" for one in said)
+    alone = {"method 0": {"linker": falls}}  # the page's first view is another judge's
+    page = page_of(results, judges=judges, open=alone, linkers=["linker"], axis=Axis("rank1", "clean"))
+    assert [row[-2].text[0] in "≥≤" for row in method_table(page)[1]] == [False, False]

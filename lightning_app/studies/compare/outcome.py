@@ -16,7 +16,7 @@ from lightning_app.attacks import Attack
 from lightning_app.evaluation.privacy import Subjects, applies, pictures_of
 from lightning_app.metrics.reidentification import one_of_each
 from lightning_app.report.columns import RELEASED, find_metric
-from lightning_app.report.compare import Axis
+from lightning_app.report.compare import Axis, open_on
 from lightning_app.report.html import Example
 from lightning_app.report.judges import clean_of, standing
 from lightning_app.studies.compare.candidate import ComparedMethod
@@ -109,6 +109,14 @@ class Outcome:
         reasons = self.open.get(method, {}).get(attack, "")
         if why and why not in reasons:
             self.open.setdefault(method, {})[attack] = f"{reasons}; {why}" if reasons else why
+
+    def open_on(self, method: str) -> dict[str, str]:
+        """Return why the verdict on a method says 'at least', of those who have a say on the axis: attack -> why.
+
+        Args:
+            method: label.
+        """
+        return open_on(self.open.get(method, {}), self.attacks, self.axis, self.linkers)
 
     def learnt(self, method: str, attack: str, run: Path) -> None:
         """Note how an attacker was trained on a method: its loss, its budget, and whether more might have helped.

@@ -59,9 +59,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
             text[f"compare/{label}/strongest/attack"] = seen[3]
             if seen[4]:
                 text[f"compare/{label}/strongest/judge"] = seen[4]
-        opened = out.open.get(label, {})
-        text[f"compare/{label}/strongest/at_least"] = bool(opened)
-        text |= {f"compare/{label}/{attack}/open": why for attack, why in opened.items()}
+        text[f"compare/{label}/strongest/at_least"] = bool(out.open_on(label))
+        text |= {f"compare/{label}/{attack}/open": why for attack, why in out.open.get(label, {}).items()}
         text |= {
             f"compare/{label}/{attack}/batches": lines[label].batches
             for attack, lines in out.curves.items()
@@ -104,8 +103,8 @@ def write_report(out: Outcome, final: bool = False) -> None:
             f"the second paper's scores, by {judge}, against {clean}; normalised over these {len(cells)} rows"
         )
         print_table(title, [[cell.text for cell in row] for row in cells], heads, console=console)
-    for label, opened in out.open.items():
-        for attack, why in opened.items():
+    for label in out.open:
+        for attack, why in out.open_on(label).items():
             log.warning("%s: of %s the verdict says 'at least': %s.", label, attack, why)
     log.info("Intervals, everything measured and the picture: %s", out.folder / "report.html")
 
@@ -120,7 +119,7 @@ def verdicts(out: Outcome) -> tuple[list[str], list[list[str]]]:
     rows = []
     for label, found in out.results.items():
         seen, accuracy = strongest(found, out.attacks, list(out.judges), out.axis), found.get("accuracy")
-        opened = "; ".join(f"{attack}: {why}" for attack, why in out.open.get(label, {}).items())
+        opened = "; ".join(f"{attack}: {why}" for attack, why in out.open_on(label).items())
         row = [label, "–" if accuracy is None else f"{100 * accuracy:.1f}"]
         if seen is None:
             rows.append([*row, "–", "–", "–", opened])
