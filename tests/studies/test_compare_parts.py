@@ -6,15 +6,17 @@ import math
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 
+from datamodules import DrawnFaces
 from lightning_app.metrics.scores import Indicators
 from lightning_app.models import Linker
-from lightning_app.report.columns import columns_of
-from lightning_app.studies.compare import AttackerRun, Linking, Method, training
+from lightning_app.report.columns import RELEASED, columns_of
+from lightning_app.studies.compare import AttackerRun, Linking, Method, outcome, training
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.curves import Curve, budgets, read_curve, still_falls, why_open
 from lightning_app.studies.compare.measuring import measure_all
@@ -103,6 +105,50 @@ def test_an_attack_that_measured_no_number_leaves_its_verdict_open() -> None:
         "blur": {"psnr": 9.0},
         "mask": {"psnr": 9.0, "Telea/psnr": math.inf, "rank5/linker": 0.5},
     }
+
+
+def test_a_failed_attack_costs_no_other_example_and_is_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pictures(data: object, released: object, attack: object, size: object) -> torch.Tensor:
+        if attack == "breaks":
+            raise ValueError("no such picture")
+        return torch.zeros(2, 3, 16, 16)
+
+    monkeypatch.setattr(outcome, "applies", lambda attack, data: True)
+    monkeypatch.setattr(outcome, "pictures_of", pictures)
+    out = mock.Mock(failed=[], examples={})
+    out.tried = partial(Outcome.tried, out)
+    candidate = mock.Mock(label="blur")
+    candidate.setting.data.desensitizer.elsewhere = False
+    reader = DrawnFaces(2, 2, 16)
+    subjects = mock.Mock(reader=reader, device="cpu", labels=reader.labels)
+    subjects.raw = lambda rows: reader.__getitems__(rows.tolist())["image"]
+    attacks: dict[str, Any] = {RELEASED: None, "Telea": "breaks", "U-Net": "works"}
+    Outcome.show(out, candidate, attacks, subjects, 2, True)
+    assert [one.caption for one in out.examples["blur"]] == [RELEASED, "U-Net"]
+    assert [one.caption for one in out.examples["verification set: blur"]] == [RELEASED, "U-Net"]
+    assert out.failed == ["blur, Telea: examples: no such picture"]
+
+
+@pytest.mark.parametrize("breaks", [RELEASED, "Telea"])
+def test_what_could_not_be_measured_is_not_tried_again_for_examples(breaks: str) -> None:
+    telea = mock.Mock()
+    telea.against.return_value = telea
+    out = mock.Mock(attacks=["Telea"], candidates={"blur": mock.MagicMock()}, results={}, open={}, failed=[])
+    out.candidates["blur"].utility.return_value = {}
+    out.tried, out.leave_open = partial(Outcome.tried, out), partial(Outcome.leave_open, out)
+    out.show.side_effect = lambda candidate, attacks, *rest: shown.extend(attacks)
+    shown: list[str] = []
+
+    def attacked(candidate: object, attack: object, label: str, *rest: object) -> dict[str, float]:
+        if label == breaks:
+            raise ValueError("it breaks")
+        return {"psnr": 9.0}
+
+    measurer = mock.Mock(subjects=[0], attacked=attacked)
+    maker = mock.Mock(shared=lambda *given: {}, own=lambda *given: {})
+    measure_all(out, measurer, maker, {"Telea": telea}, {}, {}, mock.Mock(), mock.Mock(), 2, False, {})
+    assert out.failed == [f"blur, {breaks}: it breaks"]
+    assert shown == ([] if breaks == RELEASED else [RELEASED])
 
 
 def test_budgets_are_said_to_be_the_same_or_each_methods_own() -> None:

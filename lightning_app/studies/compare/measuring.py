@@ -61,6 +61,7 @@ def measure_all(
             kind = before[learnt].going_on if learnt in before else TrainedRestorer
             against[learnt] = out.tried(f"{label}: {path}", partial(kind, path))
         out.results[label] = candidate.utility()
+        failed: set[str] = set()
         for attack_label, attack in against.items():
             bar.update(task, description=f"{label}: {attack_label}")
             if attack is None and attack_label != RELEASED:
@@ -72,6 +73,7 @@ def measure_all(
             tell_holes(out, label, attack_label, holes)
             if found is None:
                 out.leave_open(label, attack_label, "it could not be measured")
+                failed.add(attack_label)
                 continue
             if not found and attack_label in restorers.get(label, {}):
                 out.leave_open(label, attack_label, "it cannot be mounted on what the method releases")
@@ -88,7 +90,11 @@ def measure_all(
                 if linked is None or error is not None:
                     out.leave_open(label, link[0], "it could not be measured")
                 out.results[label] |= _numbers(out, label, link[0], linked or {})
-        out.tried(f"{label}: examples", partial(out.show, candidate, against, subjects, examples, show_faces))
+        if RELEASED not in failed:  # what failed is told already, and would fail once more
+            shown = {name: attack for name, attack in against.items() if name not in failed}
+            out.tried(
+                f"{label}: examples", partial(out.show, candidate, shown, subjects, examples, show_faces)
+            )
         report()
     bar.update(task, completed=len(subjects) * len(out.candidates) * states)
 

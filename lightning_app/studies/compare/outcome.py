@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -187,6 +188,8 @@ class Outcome:
     ) -> None:  # fmt: skip
         """Keep example faces of a method: drawn ones, and where asked for those of the verification set.
 
+        An attack that fails on them is told, and has none; the others have theirs.
+
         Args:
             candidate: the method.
             attacks: label -> attack; None for looking at what is released.
@@ -202,7 +205,7 @@ class Outcome:
             rows = of[torch.linspace(0, len(of) - 1, min(count, len(of))).round().long()]
             sources["verification set: "] = subjects.raw(rows), rows
             self.private = self.private or not subjects.reader.of_nobody
-        data = candidate.setting.data
+        data, failed = candidate.setting.data, set[str]()
         for head, (raw, index) in sources.items():
             self.examples.setdefault(
                 f"{head}clean faces", [Example("not desensitized", raw.float().cpu() / 255)]
@@ -215,9 +218,13 @@ class Outcome:
             )
             shown = []
             for label, attack in attacks.items():
-                if (attack is None and label != RELEASED) or not applies(attack, data):
+                if label in failed or (attack is None and label != RELEASED) or not applies(attack, data):
                     continue
-                shown.append(Example(label, pictures_of(data, desensitized, attack, raw.shape[2:]).cpu()))
+                work = partial(pictures_of, data, desensitized, attack, raw.shape[2:])
+                if (made := self.tried(f"{candidate.label}, {label}: examples", work)) is None:
+                    failed.add(label)
+                    continue
+                shown.append(Example(label, made.cpu()))
             self.examples[f"{head}{candidate.label}"] = shown
 
 
