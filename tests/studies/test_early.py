@@ -137,6 +137,51 @@ def test_judges_and_attackers_are_tried_before_the_first_run(
         compare.run(["--config", str(path)])
 
 
+def drawn(size: int) -> dict[str, Any]:
+    given = {"identities": 4, "images_per_identity": 2, "first_identity": 900, "size": size}
+    return {"class_path": "datamodules.DrawnFaces", "init_args": given}
+
+
+@pytest.mark.parametrize(
+    ("attack", "arguments"),
+    [
+        ("MeanFace", {}),
+        ("LeastSquares", {}),
+        ("Unshuffle", {"reference": {"class_path": "lightning_app.desensitize.BlockDCT"}}),
+    ],
+)
+def test_an_attack_on_faces_of_another_size_is_refused_before_the_first_run(
+    study: Study, attack: str, arguments: dict[str, Any]
+) -> None:
+    given = {"class_path": f"lightning_app.attacks.{attack}", "init_args": arguments | {"reader": drawn(48)}}
+    path = study(methods={"m": {"config": "fsm.yaml"}}, judges={"j": "m"}, attacks={"it": given})
+    words = r"^attacks\.it: it learns from faces of 48 px, and those of the methods have 32 px: give it faces of 32"
+    with pytest.raises(ValueError, match=words):
+        compare.run(["--config", str(path)])
+
+
+@pytest.mark.parametrize("model", ["UNetRestorer", "Linker"])
+def test_an_attacker_on_faces_of_another_size_is_refused_before_the_first_run(
+    study: Study, tmp_path: Path, model: str
+) -> None:
+    arguments: dict[str, Any] = {"width": 8}
+    if model == "Linker":
+        arguments["teacher"] = {"class_path": "tests.commands.compared.Pool"}
+    (tmp_path / "attacker.yaml").write_text(yaml.safe_dump({
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+        "model": {"class_path": f"lightning_app.models.{model}", "init_args": arguments},
+        "data": attacked_data(None, 48),
+    }))  # fmt: skip
+    one = {"config": "attacker.yaml"}
+    attackers = {"linker": one | {"teacher": "j"}} if model == "Linker" else {"attackers": {"U-Net": one}}
+    judges = {"j": {"class_path": "tests.commands.compared.Pool"}}
+    path = study(methods={"m": {"config": "fsm.yaml"}}, judges=judges, **attackers)
+    with pytest.raises(
+        ValueError, match=r"(linker|U-Net) on methods\.m: it learns from faces of 48 px, and those"
+    ):
+        compare.run(["--config", str(path)])
+
+
 def test_a_full_disk_and_a_folder_that_cannot_be_written_are_told(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ import torch
 from datamodules.drawing.reader import DrawnFaces
 from datamodules.precomputed import check_pictures, precomputed_of
 from lightning_app.attacks import Attack, Unshuffle
-from lightning_app.attacks.trained import load_restorer
 from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import FitSettings, read_fit_settings
 from lightning_app.core.files import is_plain_name
@@ -31,6 +30,7 @@ from lightning_app.studies.compare.attackers import (
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
+from lightning_app.studies.compare.sizes import check_size, check_sizes
 from lightning_app.studies.compare.teachers import check_teacher_early
 from lightning_app.studies.config_place import said_at
 from lightning_app.studies.estimate import Planned, estimate
@@ -130,10 +130,7 @@ def check_early(
     for kind, given in (("judges", judges), ("recognisers", recognisers)):
         for label, who in given.items():
             _check_judge(f"{kind}.{label}", who, candidates, maker)
-    for label, attack in attacks.items():
-        for path in attack.checkpoints():
-            with said_at(f"attacks.{label}"):
-                load_restorer(path)
+    check_sizes(candidates, attacks)
     planned = [one for c in candidates.values() if (one := _recogniser(c)) is not None]
     for attacker in attackers:
         if isinstance(attacker, Linking):
@@ -222,6 +219,8 @@ def _attackers(
         if read is None:
             read = _settings(attacker, attacker_args(candidate, attacker, seed, before=before))
         of_pictures = read if pictures else of_pictures
+        with said_at(f"{attacker.label} on methods.{candidate.label}"):
+            check_size(read.data.size, candidate.setting.data.size)
         if precomputed_of(candidate.setting.data.desensitizer) is not None:
             with said_at(f"{attacker.label} on methods.{candidate.label}"):
                 check_pictures(candidate.setting.data.desensitizer, read.data.reader)

@@ -79,8 +79,8 @@ def compare(
         recognisers: label -> who compares two faces as seen (Table 2): as in `judges`, or `own`, the method's; by
             default `own`.
         attacks: label -> attack, by `class_path`; one that needs a mask is left out where there is none, and one that
-            needs pictures where a method releases none. None may have learnt from people who are attacked, nor may
-            the three below.
+            needs pictures where a method releases none. None may have learnt from people who are attacked, nor from
+            faces of another size than the methods', nor may the three below.
         restorer: an attacker to train for each method that hides anything and releases pictures.
         attackers: label -> a further attacker to train for each method that hides anything and releases what it takes:
             a UNetRestorer or a CGAN takes representations too. Nobody who is attacked may be among their people.
