@@ -366,6 +366,24 @@ def test_a_linker_that_would_learn_from_another_is_refused_before_the_first_run(
     assert not list(Path("runs").glob("*/*"))
 
 
+def test_an_attacker_and_a_linker_of_one_label_are_refused(
+    comparison: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    config = attacker(tmp_path / "linker.yaml", "Linker", first=900)
+    more = {
+        "attackers": {"it": {"config": config}},
+        "linker": {"config": config, "teacher": "clean", "label": "it"},
+    }
+    with pytest.raises(
+        ValueError, match=r"^attacks and linkers: two of as released, it, it have the same folder"
+    ):
+        comparison({"blur": BLUR}, **more)
+    with pytest.raises(ValueError, match=r"^linker on methods\.clean and linker on clean faces would share"):
+        comparison(
+            {"clean": BLUR}, linker={"config": config, "teacher": "clean"}, judges={"clean": "clean.ckpt"}
+        )
+
+
 def test_a_linker_that_is_none_is_refused_before_the_first_run(
     comparison: Callable[..., list[list[str]]], tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from lightning_app.metrics.scores import Indicators
 from lightning_app.models import Linker
 from lightning_app.report.columns import RELEASED, columns_of
 from lightning_app.studies.compare import AttackerRun, Linking, Method, outcome, training
+from lightning_app.studies.compare.attackers import check_folders
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
 from lightning_app.studies.compare.curves import Curve, budgets, read_curve, still_falls, why_open
 from lightning_app.studies.compare.measuring import measure_all
@@ -24,6 +25,8 @@ from lightning_app.studies.compare.outcome import Outcome
 from lightning_app.studies.compare.scoring import flat, indicators, scored
 from tests.commands.compared import Pool
 from tests.models.test_linker import Corners
+
+BLURRED = {"class_path": "lightning_app.desensitize.GaussianBlur"}
 
 
 def test_a_loss_that_still_falls_is_told_from_one_that_is_flat() -> None:
@@ -180,6 +183,47 @@ def test_some_methods_are_chosen_and_attackers_are_trained_longer(tmp_path: Path
     config.write_text("trainer: {max_steps: 3}\n")
     with pytest.raises(ValueError, match=r"budget: .*attacker\.yaml has no trainer\.max_epochs"):
         longer(AttackerRun(str(config)), 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "attackers", "message"),
+    [
+        (
+            {"clean": BLURRED},
+            [Linking("l.yaml")],
+            "linker on methods.clean and linker on clean faces would share the folder runs/both/clean_linker: rename",
+        ),
+        (
+            {"blur": BLURRED, "blur_U-Net": None},
+            [AttackerRun("u.yaml", label="U-Net")],
+            "U-Net on methods.blur and methods.blur_U-Net would share the folder runs/both/blur_U-Net",
+        ),
+        (
+            {"blur": BLURRED},
+            [AttackerRun("u.yaml", label="x"), Linking("l.yaml", label="x")],
+            "x on methods.blur and x on methods.blur would share",
+        ),
+        ({"parts": None}, [], "methods.parts and what the comparison writes there would share the folder"),
+        ({"clean": None, "blur": BLURRED, "a": BLURRED}, [Linking("l.yaml"), AttackerRun("u.yaml")], ""),
+        (
+            {"blur": BLURRED},
+            [Linking("l.yaml"), Linking("l.yaml", label="after", after="unshuffle")],
+            "",
+        ),
+    ],
+)
+def test_labels_that_would_share_a_folder_are_refused(
+    labels: dict[str, object], attackers: list[AttackerRun], message: str
+) -> None:
+    candidates: dict[str, Any] = {}
+    for label, desensitizer in labels.items():
+        candidates[label] = mock.Mock(label=label, folder=Path("runs/both"))
+        candidates[label].setting.desensitizer = desensitizer
+    if not message:
+        check_folders(candidates, attackers)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_folders(candidates, attackers)
 
 
 def test_overrides_of_every_run_come_before_its_own() -> None:

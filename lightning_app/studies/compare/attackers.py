@@ -18,6 +18,9 @@ from lightning_app.studies.compare.candidate import ComparedMethod, plain, typed
 from lightning_app.studies.compare.methods import AttackerRun, Linking
 from lightning_app.studies.config_place import said_at
 
+# what else lies in a comparison's folder
+_WRITTEN = ("jobs", "logs", "parts", "metrics.json", "compare.csv", "compare.png", "attackers.png", "report.html",
+            "report.csv", "report.json")  # fmt: skip
 TRAINED = "time/fit_s"  # a metric that every `fit` leaves, whatever it trains
 
 
@@ -125,6 +128,39 @@ def attacker_run(candidate: ComparedMethod, restorer: AttackerRun, clean: bool =
     """
     of = "clean" if clean else jobs.slug(candidate.label)
     return candidate.folder / f"{of}_{jobs.slug(restorer.label)}"
+
+
+def check_folders(candidates: Mapping[str, ComparedMethod], attackers: Sequence[AttackerRun]) -> None:
+    """Refuse labels by which two runs of a comparison, or a run and a file of its own, would share a folder.
+
+    Args:
+        candidates: the methods.
+        attackers: what is trained on each that hides anything; linkers are trained on clean faces as well.
+
+    Raises:
+        ValueError: two would; names both and their folder.
+    """
+    first = next(iter(candidates.values()))
+    taken = dict.fromkeys(_WRITTEN, "what the comparison writes there")
+    runs = [(jobs.slug(label), f"methods.{label}") for label, c in candidates.items() if c.method.train]
+    # linkers of one student have one run on clean faces, the first one's
+    students = {one.student: one for one in reversed(attackers) if isinstance(one, Linking)}
+    runs += [
+        (attacker_run(first, one, clean=True).name, f"{one.label} on clean faces")
+        for one in students.values()
+    ]
+    runs += [
+        (attacker_run(c, one).name, f"{one.label} on methods.{label}")
+        for one in attackers
+        for label, c in candidates.items()
+        if c.setting.desensitizer
+    ]
+    for name, what in runs:
+        if name in taken:
+            raise ValueError(
+                f"{what} and {taken[name]} would share the folder {first.folder / name}: rename one of them"
+            )
+        taken[name] = what
 
 
 def home_of(checkpoint: str | Path) -> Path:

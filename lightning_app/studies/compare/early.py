@@ -24,6 +24,7 @@ from lightning_app.studies.compare.attackers import (
     attacker_args,
     attacker_run,
     check_attacker,
+    check_folders,
     meets,
     teacher_args,
 )
@@ -70,7 +71,8 @@ def check_asked(
         raise ValueError(f"bootstrap: {bootstrap}; give the number of resamples, 0 for none")
     named = {"methods": [*methods], "judges": [*judges, *(one.label for one in linking)],
              "recognisers": [*recognisers],
-             "attacks": [RELEASED, *attacks, *(one.label for one in learners)]}  # fmt: skip
+             "attacks": [RELEASED, *attacks, *(one.label for one in learners)],
+             "attacks and linkers": [RELEASED, *attacks, *(one.label for one in (*learners, *linking))]}  # fmt: skip
     for kind, labels in named.items():
         jobs.check_labels(kind, labels)
         wrong = [label for label in labels if not label.strip() or "/" in label]
@@ -126,6 +128,7 @@ def check_early(
     Raises:
         FileNotFoundError, ValueError, OSError: something would fail later; begins with where it stands in the config.
     """
+    check_folders(candidates, attackers)
     check_perceptual(next(iter(candidates.values())).setting.data.size)
     for kind, given in (("judges", judges), ("recognisers", recognisers)):
         for label, who in given.items():
