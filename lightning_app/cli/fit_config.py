@@ -93,6 +93,30 @@ def _contents(args: Sequence[str]) -> Iterator[bytes]:
             yield hashlib.sha256(path.read_bytes()).digest()
 
 
+def read_trainer(args: Sequence[str]) -> dict[str, Any]:
+    """Read what `fit` would give the trainer, from configs and overrides of any form; nothing is made of it.
+
+    Args:
+        args: the command line after `fit`: `--config NAME.yaml` and overrides.
+
+    Returns:
+        Its arguments, JSON-able, those that nobody gives with their defaults.
+
+    Raises:
+        FileNotFoundError: a config is not there.
+        ValueError: an argument or value is wrong.
+    """
+    try:
+        with _quietly():
+            read = _parsed(os.getcwd(), tuple(args), tuple(_contents(args)))
+    except ArgumentError as error:
+        raise ValueError(FILES.place(str(error)) + the_reason(str(error))) from error
+    except (ValueError, OSError) as error:
+        raise ValueError(reason(error)) from error
+    trainer: dict[str, Any] = json.loads(read.plain)["trainer"]
+    return trainer
+
+
 def read_fit_settings(args: Sequence[str]) -> FitSettings:
     """Read what `fit` would be run with.
 

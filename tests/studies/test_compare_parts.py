@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from functools import partial
@@ -24,6 +25,7 @@ from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.outcome import Outcome
 from lightning_app.studies.compare.scoring import flat, indicators, scored
 from tests.commands.compared import Pool
+from tests.models.attacked_data import attacked_data
 from tests.models.test_linker import Corners
 
 BLURRED = {"class_path": "lightning_app.desensitize.GaussianBlur"}
@@ -167,22 +169,45 @@ def test_some_methods_are_chosen_and_attackers_are_trained_longer(tmp_path: Path
     with pytest.raises(ValueError, match="only: 'z'; there are a, b"):
         chosen("only", {"a": 1, "b": 2}, ["z"])
     config = tmp_path / "attacker.yaml"
-    config.write_text("trainer: {max_epochs: 3, check_val_every_n_epoch: 3}\n")
+
+    def trained(**trainer: object) -> None:
+        model = {"class_path": "lightning_app.models.UNetRestorer"}
+        config.write_text(json.dumps({"trainer": trainer, "model": model, "data": attacked_data(None, 32)}))
+
+    trained(max_epochs=3, check_val_every_n_epoch=3)
     made = longer(AttackerRun(str(config)), 4)
     assert made.args == ["--trainer.max_epochs", "12", "--trainer.check_val_every_n_epoch", "12"]
-    given = Linking(str(config), ["--trainer.max_epochs=8"], teacher="x")
-    assert longer(given, 0.5).args[1:] == [
-        "--trainer.max_epochs",
-        "4",
-        "--trainer.check_val_every_n_epoch",
-        "2",
-    ]
-    assert longer(given, 1) is given
+    for given in (
+        ["--trainer.max_epochs=8"],
+        ["--trainer", "{max_epochs: 8}"],
+        ["--trainer={max_epochs: 8}"],
+    ):
+        linker = Linking(str(config), given, teacher="x")
+        assert longer(linker, 0.5).args[len(given) :] == [
+            "--trainer.max_epochs",
+            "4",
+            "--trainer.check_val_every_n_epoch",
+            "2",
+        ], given
+    assert longer(linker, 1) is linker
     with pytest.raises(ValueError, match="budget: 0; give how many times"):
-        longer(given, 0)
-    config.write_text("trainer: {max_steps: 3}\n")
+        longer(linker, 0)
+    trained(max_epochs=3, max_steps=6)  # whichever comes first ends it
+    made = longer(AttackerRun(str(config)), 4)
+    assert made.args == ["--trainer.max_epochs", "12", "--trainer.max_steps", "24"]
+    trained(max_epochs=1)
+    made = longer(AttackerRun(str(config)), 4)
+    assert made.args == ["--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "4"]
+    trained(max_steps=3)
     with pytest.raises(ValueError, match=r"budget: .*attacker\.yaml has no trainer\.max_epochs"):
         longer(AttackerRun(str(config)), 2)
+    trained(max_epochs=3, max_time="00:01:00:00")
+    with pytest.raises(
+        ValueError, match=r"budget: .* has trainer\.max_time=00:01:00:00, which ends its training"
+    ):
+        longer(AttackerRun(str(config)), 2)
+    with pytest.raises(ValueError, match=r"U-Net: .*max_epoks"):
+        longer(AttackerRun(str(config), ["--trainer.max_epoks=3"], label="U-Net"), 2)
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import TypeVar
 
-from lightning_app.cli.configs import find_config
-from lightning_app.cli.yaml_file import read_config_file
+from lightning_app.cli.fit_config import read_trainer
 from lightning_app.studies.compare.methods import AttackerRun, Method
+from lightning_app.studies.config_place import said_at
 
 T = TypeVar("T")
 R = TypeVar("R", bound=AttackerRun)
 Trained = TypeVar("Trained", bound=Method | AttackerRun)
-_EPOCHS, _CHECK = "max_epochs", "check_val_every_n_epoch"
+_EPOCHS, _STEPS, _CHECK, _TIME = "max_epochs", "max_steps", "check_val_every_n_epoch", "max_time"
 
 
 def chosen(option: str, given: Mapping[str, T], labels: Sequence[str] | None) -> dict[str, T]:
@@ -45,32 +44,37 @@ def with_args(one: Trained, args: Sequence[str] | None) -> Trained:
 
 
 def longer(attacker: R, budget: float) -> R:
-    """Return an attacker that is trained for so many times the epochs of its config.
+    """Return an attacker that is trained for so many times the epochs, and at most so many times the steps, it has.
 
     Args:
-        attacker: it.
+        attacker: it; its overrides count, in whatever form they are given.
         budget: how many times as many epochs, rounded to at least one.
 
     Raises:
-        ValueError: the budget is not positive, or the config counts no epochs.
+        ValueError: the budget is not positive, the config counts no epochs, or a time ends its training.
         FileNotFoundError: there is no such config.
     """
     if not budget > 0:
         raise ValueError(f"budget: {budget}; give how many times as long attackers are trained, above 0")
     if budget == 1:
         return attacker
-    said = read_config_file(find_config(attacker.config))
-    settings = {key: (said.get("trainer") or {}).get(key) for key in (_EPOCHS, _CHECK)}
-    words = [
-        part for word in attacker.args for part in (word.split("=", 1) if word.startswith("-") else [word])
-    ]
-    for option, value in pairwise(words):
-        key = option.removeprefix("--trainer.")
-        if key in settings and option != key:
-            settings[key] = int(value)
-    epochs = settings[_EPOCHS]
-    if not isinstance(epochs, int) or epochs < 1:
+    with said_at(attacker.label):
+        said = read_trainer(["--config", attacker.config, *attacker.args])
+    if not _counts(said[_EPOCHS]):
         raise ValueError(f"budget: {attacker.config} has no trainer.max_epochs to multiply; give it one")
-    more = [part for key, value in settings.items() if value is not None
+    if said[_TIME] is not None:
+        raise ValueError(
+            f"budget: {attacker.config} has trainer.max_time={said[_TIME]}, which ends its training whatever its "
+            "epochs: leave max_time or --budget out"
+        )
+    settings = {key: said[key] for key in (_EPOCHS, _STEPS) if _counts(said[key])}
+    # a check after every epoch stays one, and one at the end stays there
+    if _counts(said[_CHECK]) and (said[_CHECK] > 1 or said[_EPOCHS] == 1):
+        settings[_CHECK] = said[_CHECK]
+    more = [part for key, value in settings.items()
             for part in (f"--trainer.{key}", str(max(1, round(value * budget))))]  # fmt: skip
     return replace(attacker, args=[*attacker.args, *more])
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and value > 0

@@ -91,7 +91,8 @@ def compare(
             `[--data.reader.init_args.size=64]`. The readers of `attacks` and `restorer` by checkpoint are not runs.
         only: labels of the methods that are compared; by default all.
         skip: labels of attacks, attackers or the linker that are left out.
-        budget: how many times as many epochs attackers are trained as their configs say, the same for every method.
+        budget: how many times as many epochs attackers are trained as their configs say, and at most how many times as
+            many steps where these have both; the same for every method.
         privacy_axis: what stands for privacy in the picture: rank1, rank5, verification, similarity (each also
             as MEASURE/JUDGE), dssim, psnr or psnr_hidden, after the strongest attack.
         seed: seed of the runs.
