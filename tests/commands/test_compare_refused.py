@@ -20,6 +20,7 @@ from datamodules.readers.base import FaceReader
 from lightning_app.attacks import Attack, MeanFace, Telea, TrainedRestorer, Unshuffle
 from lightning_app.desensitize import BlockDCT
 from lightning_app.studies.compare import AttackerRun, ComparedMethod, Method
+from lightning_app.studies.compare.named_run import renamed
 from lightning_app.studies.compare.strangers import Looks, check_strangers, copies
 from tests.attacks.test_trained import checkpoint
 from tests.command_line import RunMain, refused
@@ -84,6 +85,32 @@ def test_a_trained_run_that_was_verified_otherwise_is_refused(
         ValueError, match=r"methods\.m: runs/shared holds a .*verification\.flip is false, not true"
     ):
         ComparedMethod("m", Method(str(path), run="shared"), "both", Path("runs"), 0)
+
+
+def test_a_named_run_of_another_seed_is_another_folder(config: Callable[..., Path], fitted: Path) -> None:
+    Path("runs").mkdir()
+    for name in ("shared", "shared_s4"):
+        Path("runs", name).symlink_to(fitted / "runs/tiny")  # of seed 0
+
+    def of(seed: int, run: str, *args: str) -> ComparedMethod:
+        method = Method(str(fitted / "tiny.yaml"), [*args], run=run)
+        return ComparedMethod("m", method, "both", Path("runs"), seed)
+
+    for seed, run, name in (
+        (0, "shared", "shared"), (1, "shared", "shared_s1"), (2, "shared", "shared_s2"), (1, "new", "new"),
+        (2, "new", "new_s2"), (2, "new_s2", "new_s2"), (2, "seed2_new", "seed2_new"), (2, "new_s20", "new_s20_s2"),
+    ):  # fmt: skip
+        assert of(seed, run).run == Path("runs", name), (seed, run)
+    with pytest.raises(
+        ValueError, match=r"methods\.m: runs/shared_s4 holds a run .*seed_everything is 0, not 4"
+    ):
+        of(4, "shared")
+    assert renamed({"m": of(0, "shared")}) == ""
+    assert renamed({"m": of(0, "shared"), "n": of(2, "shared")}) == "runs/shared_s2 for n"
+    Path("runs/new_s2").mkdir()
+    Path("runs/new_s2/config.yaml").write_text("seed_everything: 2")
+    with pytest.raises(ValueError, match=r"^methods\.m: .*new_s2/config\.yaml is not the config of a run"):
+        of(2, "new_s2")
 
 
 def test_an_attacker_who_knows_the_people_is_refused(

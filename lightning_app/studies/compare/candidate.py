@@ -24,6 +24,7 @@ from lightning_app.report.tables import read_metrics
 from lightning_app.runs.folder import LAST
 from lightning_app.studies import runner as jobs
 from lightning_app.studies.compare.methods import Method
+from lightning_app.studies.compare.named_run import run_of_seed
 from lightning_app.studies.config_place import said_at
 
 log = logging.getLogger("faceveil")
@@ -68,7 +69,9 @@ class ComparedMethod:
                 f"methods.{label}.run: {method.run!r}; give a plain name, the folder is {runs}/<run>"
             )
         own = self.folder / jobs.slug(label)
-        self.run = runs / method.run if method.run else own
+        with said_at(f"methods.{label}"):
+            own_seed = int(self.setting.description["seed_everything"])  # its args may give it another
+            self.run = run_of_seed(runs, method.run, own_seed) if method.run else own
         self.description: dict[str, object] = {
             "about": self.setting.description,
             "veil": self.setting.data.desensitizer.describe(),

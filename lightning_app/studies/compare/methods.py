@@ -15,6 +15,8 @@ class Method:
         checkpoint: of a finished run; nothing is trained then. Its folder's metrics.json gives the accuracies where it
             was trained with this very desensitizer and verified alike; otherwise it is verified anew.
         run: name of the run's folder in `runs`, to share a run with others; by default one of the comparison's own.
+            Where the comparison has another seed than that run, or one above 1, `_s2` (its seed) stands behind the
+            name, unless the name tells the seed.
         restorer: checkpoint of an attacker trained on this method, where the comparison shall not train one.
         train: whether a recogniser is trained on it; without one it has no accuracy, and only its privacy is measured.
     """

@@ -26,6 +26,7 @@ from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker, in
 from lightning_app.studies.compare.measurer import Measurer
 from lightning_app.studies.compare.measuring import measure_all
 from lightning_app.studies.compare.methods import AttackerRun, Linking, Method
+from lightning_app.studies.compare.named_run import renamed
 from lightning_app.studies.compare.outcome import Outcome
 from lightning_app.studies.compare.report import write_report
 from lightning_app.studies.compare.strangers import check_same_people, check_strangers
@@ -169,6 +170,9 @@ def compare(
             loggers=every_logger(logger),
             command=command or f"python main.py compare ({name})",
         )  # fmt: skip
+        if other := renamed(candidates):
+            log.info("Runs of seed %d: %s", seed, other)
+            out.facts[f"runs of seed {seed}"] = other
         if unknown:
             out.facts["people that attackers have learnt from"] = " ".join(unknown)
         with progress_bar(share=True) as bar:
