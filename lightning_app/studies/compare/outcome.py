@@ -52,6 +52,7 @@ class Outcome:
         examples: method -> faces in each state.
         facts: name -> value, for the page's head.
         private: whether real faces are shown.
+        contaminated: where a judge stands in the config -> that it was trained on people who are attacked.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Outcome:
     facts: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     private: bool = False
+    contaminated: Mapping[str, str] = field(default_factory=dict)
 
     def tried(self, what: str, work: Callable[[], T]) -> T | None:
         """Do a step; one that fails is told and kept for the end, and the others go on.

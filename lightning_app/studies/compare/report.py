@@ -210,6 +210,7 @@ def _page(out: Outcome, made: Scored) -> Comparison:
         clean=clean_of(out.metrics, out.judges),
         open=out.open,
         linkers=out.linkers,
+        contaminated=out.contaminated,
         examples=out.examples,
         faces=f"Drawn faces, which belong to nobody, as released and as each attack restores them.{real}",
         private=out.private,

@@ -21,6 +21,7 @@ from lightning_app.runs.send import every_logger
 from lightning_app.studies.compare.attackers import mounted_before
 from lightning_app.studies.compare.candidate import ComparedMethod
 from lightning_app.studies.compare.choosing import chosen, longer, with_args
+from lightning_app.studies.compare.contaminated import contaminated
 from lightning_app.studies.compare.early import check_asked, check_early
 from lightning_app.studies.compare.judges import OWN, GivenJudge, JudgeMaker, in_words
 from lightning_app.studies.compare.measurer import Measurer
@@ -167,6 +168,7 @@ def compare(
             judges=in_words(who) | linked,
             recognisers=in_words(compared),
             linkers=list(linked),
+            contaminated=contaminated({"judges": who, "recognisers": compared}, linking, candidates),
             loggers=every_logger(logger),
             command=command or f"python main.py compare ({name})",
         )  # fmt: skip
