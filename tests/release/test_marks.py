@@ -64,20 +64,70 @@ def test_a_true_attribute_is_found(released: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("key", ["security.selinux", "system.nfs4_acl"])
+CONTEXT = "security.selinux"
+ACL = "system.nfs4_acl"
+
+
+@pytest.mark.parametrize("key", [CONTEXT, ACL])
 def test_what_a_system_gives_to_every_file_says_nothing(
     released: Path, attributes: Attributes, key: str
 ) -> None:
-    attributes(lambda path: {key: b"folder" if os.path.isdir(path) else b"file"})
+    attributes(lambda path: {key: b"u:r:folder" if os.path.isdir(path) else b"u:r:file"})
     assert audit(released).findings == []
     odd = str(images(released)[3])
     name = images(released)[3].relative_to(released).as_posix()
-    for other in ({key: b"Ann"}, {}):
-        attributes(lambda path, other=other: other if path == odd else {key: b"file"})  # type: ignore[misc]
+    for other in ({key: b"u:r:Ann"}, {}):
+        attributes(lambda path, other=other: other if path == odd else {key: b"u:r:file"})  # type: ignore[misc]
         assert list(said(audit(released))) == [name]
-    attributes(lambda path: {key: os.path.basename(path).encode()})
+    attributes(lambda path: {key: b"u:r:" + os.path.basename(path).partition(".")[0].encode()})
     found = said(audit(released))
     assert all(f"kinds of {key}" in what for what in found["."])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (CONTEXT, b"\x89PNG\r\n\x1a\n a face", "is no context (user:role:type[:level])"),
+        (CONTEXT, b"u:r:t:a face", "is no context (user:role:type[:level])"),
+        (CONTEXT, b"u:r", "is no context (user:role:type[:level])"),
+        (CONTEXT, b"u:r:t:s0:c1" + b",c2" * 40, "has 131 bytes, more than 128"),
+        (ACL, bytes(257), "has 257 bytes, more than 256"),
+    ],
+)
+def test_an_attribute_of_the_system_has_no_room_for_a_face(
+    released: Path, attributes: Attributes, key: str, value: bytes, words: str
+) -> None:
+    """All files have the same, and so has the folder itself; and so it is where the folder alone has it."""
+    what = f"its {key} {words}: copy it with `cp -r --preserve=mode,timestamps`"
+    attributes(lambda path: {key: value})
+    found = said(audit(released))
+    assert {".", "manifest.json", "mask.png", "images"} < set(found)
+    assert set(map(tuple, found.values())) == {(what,)}
+    attributes(lambda path: {key: value} if path == str(released) else {})
+    assert said(audit(released)) == {".": [what]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"system_u:object_r:nfs_t:s0\0",
+        b"unconfined_u:object_r:user_home_t:s0",
+        b"system_u:object_r:container_file_t:s0:c123,c456\0",
+        b"staff_u:object_r:user_home_t:s0-s15:c0.c1023",
+        b"u:object_r:sdcardfs",
+    ],
+)
+def test_a_context_of_selinux_may_be_there(released: Path, attributes: Attributes, value: bytes) -> None:
+    attributes(lambda path: {CONTEXT: value})
+    assert audit(released).findings == []
+
+
+def test_an_access_list_of_nfs_is_said_to_be_unread(released: Path, attributes: Attributes) -> None:
+    attributes(lambda path: {ACL: bytes(80)})
+    found = audit(released)
+    assert found.findings == []
+    (note,) = [note for note in found.notes if ACL in note]
+    assert note == "system.nfs4_acl was not read: anything may stand in its bytes, 256 at most"
 
 
 def test_attributes_that_cannot_be_listed_are_said(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:

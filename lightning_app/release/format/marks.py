@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -11,10 +12,20 @@ from dataclasses import dataclass
 
 _FEW = 8  # files with other marks that are told one by one
 _NO_ATTRIBUTES = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # as FUSE and network file systems say it
-# attributes that a system gives to every file by itself: they say nothing while all files have the same
-_SYSTEMS_OWN = ("security.selinux", "system.nfs4_acl")
+# attributes that a system gives to every file by itself: they say next to nothing while all files have the same and
+# none has room for a face
+_CONTEXT, _ACL = "security.selinux", "system.nfs4_acl"
+_SYSTEMS_OWN = (_CONTEXT, _ACL)
+_LONGEST = {_CONTEXT: 128, _ACL: 256}  # bytes; of an ACL for owner, group and everyone 80
+_CATEGORIES = rb"(:c[0-9]{1,4}([.,]c[0-9]{1,4})*)?"
+_LEVEL = rb"s[0-9]{1,2}" + _CATEGORIES
+_CONTEXT_FORM = re.compile(  # user:role:type[:level[-level]]; the kernel ends it with a zero byte
+    rb"[A-Za-z0-9_]{1,32}:[A-Za-z0-9_]{1,32}:[A-Za-z0-9_]{1,64}(:" + _LEVEL + rb"(-" + _LEVEL + rb")?)?\0?"
+)
 _NAMESPACES = {"user", "system", "security", "trusted"}
 _SPECIAL = {stat.S_ISUID: "setuid", stat.S_ISGID: "setgid", stat.S_ISVTX: "sticky"}
+_COPY = "copy it with `cp -r --preserve=mode,timestamps`"
+_ACL_NOTE = f"{_ACL} was not read: anything may stand in its bytes, {_LONGEST[_ACL]} at most"
 OF_TIMES = "time stamp"  # in findings of these alone
 
 
@@ -36,7 +47,9 @@ class Marks:
 
     Its files have one set of rights and one owner, so have its folders; none has a special bit, no file another name
     (hard link), and all bear one time stamp. Which rights and owner they are is free: an archive or another system
-    changes them all alike. Of access times, numbers of inodes and the order of names in a folder nothing is checked.
+    changes them all alike. What a system gives to every file by itself (SELinux's context, NFS's access list) may be
+    there, short and all alike. Of access times, numbers of inodes and the order of names in a folder nothing is
+    checked.
 
     Args:
         timestamp: that all bear, in seconds; None does not compare them.
@@ -47,6 +60,7 @@ class Marks:
 
     def __init__(self, timestamp: int | None) -> None:
         self.notes: list[str] = []
+        self._attributes_told = True  # until the system says that it tells of none
         self._time = None if timestamp is None else timestamp * 10**9
         self._other: list[str] = []  # names of what bears another time stamp
         self._seen: dict[
@@ -80,17 +94,17 @@ class Marks:
         yield from self._attributes(name, path, kind)
 
     def _attributes(self, name: str, path: str, kind: str) -> Iterator[Finding]:
-        if self.notes:
+        if not self._attributes_told:
             return
         if not hasattr(os, "listxattr"):
-            self.notes.append("extended attributes were not checked: Python lists none on this system")
+            self._none_told("Python lists none on this system")
             return
         try:
             found = os.listxattr(path, follow_symlinks=False)
             own = {key: os.getxattr(path, key, follow_symlinks=False) for key in found if key in _SYSTEMS_OWN}
         except OSError as error:
             if error.errno in _NO_ATTRIBUTES:
-                self.notes.append("extended attributes were not checked: this file system keeps none")
+                self._none_told("this file system keeps none")
             else:
                 yield Finding(name, f"its extended attributes cannot be read ({error.strerror})")
             return
@@ -100,8 +114,18 @@ class Marks:
             where = ", ".join(spaces) or "of no known namespace"
             yield Finding(name, f"has {len(extra)} extended attributes ({where})")
         for key in _SYSTEMS_OWN:
-            if name != ".":
-                self._count(f"{key} of {kind}", own.get(key), name)
+            value = own.get(key)
+            fault = None if value is None else _fault(key, value)
+            if fault is not None:
+                yield Finding(name, fault)
+            elif name != ".":
+                self._count(f"{key} of {kind}", value, name)
+        if _ACL in own and _ACL_NOTE not in self.notes:
+            self.notes.append(_ACL_NOTE)
+
+    def _none_told(self, why: str) -> None:
+        self._attributes_told = False
+        self.notes.append(f"extended attributes were not checked: {why}")
 
     def _count(self, what: str, value: object, name: str) -> None:
         self._counts.setdefault(what, Counter())[value] += 1
@@ -132,11 +156,16 @@ class Marks:
                 yield Finding(".", f"has {len(counts)} kinds of {what}, there must be one: {_remedy(what)}")
 
 
+def _fault(key: str, value: bytes) -> str | None:
+    """Return why a value is none that a system sets by itself; None where it may be. It is not repeated."""
+    if len(value) > _LONGEST[key]:
+        return f"its {key} has {len(value)} bytes, more than {_LONGEST[key]}: {_COPY}"
+    if key == _CONTEXT and _CONTEXT_FORM.fullmatch(value) is None:
+        return f"its {key} is no context (user:role:type[:level]): {_COPY}"
+    return None
+
+
 def _remedy(what: str) -> str:
     if what.startswith("rights"):
         return "give `chmod -R u=rwX,go=rX` to the folder"
-    return (
-        "give `chown -R` to the folder"
-        if what == "owners"
-        else "copy it with `cp -r --preserve=mode,timestamps`"
-    )
+    return "give `chown -R` to the folder" if what == "owners" else _COPY
