@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from lightning_app.alignment.place import AlignOutcome
-from lightning_app.core.files import PRIVATE, make_private, write_atomically
+from lightning_app.core.files import PRIVATE, append_to, cut_off, make_private, write_atomically
 
 
 class AlignJournal:
@@ -27,7 +27,7 @@ class AlignJournal:
 
     Raises:
         FileExistsError: the file is of a set that is aligned otherwise.
-        ValueError: the file is no journal of an alignment, or is damaged before its last line.
+        ValueError: the file is no journal of an alignment, or is damaged before its last line, or a link.
     """
 
     def __init__(self, path: Path, description: Mapping[str, object]) -> None:
@@ -44,10 +44,9 @@ class AlignJournal:
             outcome = _read(path, line, number)
             self.outcomes[outcome.file] = outcome
         if rest:
-            with path.open("rb+") as file:
-                file.truncate(len(content) - len(rest))
+            cut_off(path, len(content) - len(rest))
         make_private(path)
-        self._file: IO[str] = path.open("a", encoding="utf-8", newline="\n")
+        self._file: IO[str] = append_to(path)
 
     def __enter__(self) -> AlignJournal:
         """Return the journal."""

@@ -36,7 +36,7 @@ from lightning_app.cli.configs import CONFIGS, FindConfig
 from lightning_app.cli.nulls import NestedNulls
 from lightning_app.cli.parse_error import OneReason
 from lightning_app.cli.surroundings import is_rank_zero
-from lightning_app.core.files import is_plain_name
+from lightning_app.core.files import is_plain_name, write_atomically
 from lightning_app.distributed.device import unsupported_gpu
 from lightning_app.distributed.failure import rank_error
 from lightning_app.distributed.precision import warn_of_emulation
@@ -86,9 +86,10 @@ class RunConfig(SaveConfigCallback):
             clear_run(folder)
         config = self.config.clone()  # a saved config must neither replace a run nor go on with one unasked
         config.name, config.overwrite, config.ckpt_path = folder.name, False, None
-        self.parser.save(
-            config, folder / "config.yaml", skip_unset=False, skip_validation=True, overwrite=True, multifile=False
-        )  # fmt: skip
+        # the parser's own `save` would write through a link, in a folder that came from somebody else
+        write_atomically(
+            folder / "config.yaml", self.parser.dump(config, skip_unset=False, skip_validation=True)
+        )
 
 
 class FaceVeilCLI(LightningCLI):

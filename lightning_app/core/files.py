@@ -10,10 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 _BLOCK = 2**20  # bytes hashed at a time
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither of them
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # for whoever reads a pipe
 _OPENED = ("/dev/std", "/dev/fd/", "/proc/")  # names of what a process has open, a file it may be
+_DEVICES = ("/dev/", "/proc/")
 PRIVATE = 0o600  # mode of what names or shows people: its owner alone may read it, whatever the umask
 
 
@@ -95,7 +98,10 @@ def _is_device(path: Path) -> bool:
         kind = path.stat().st_mode
     except OSError:
         return False  # not there yet
-    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or str(path.absolute()).startswith(_OPENED)
+    where = str(path.absolute())
+    if path.is_symlink() and not where.startswith(_DEVICES):
+        return False  # whoever made the folder may have led the name to a disk: the link is replaced
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or where.startswith(_OPENED)
 
 
 def publish(temporary: str | Path, path: str | Path, mode: int | None = None) -> None:
@@ -118,11 +124,71 @@ def make_private(path: str | Path) -> None:
         path: the file; nothing is done where it is not there.
 
     Raises:
+        ValueError: it is a link, see `open_in_place`.
         OSError: its rights cannot be changed: it is somebody else's.
     """
     path = Path(path)
     if os.name == "posix" and path.exists() and path.stat().st_mode & 0o077:
-        path.chmod(PRIVATE)
+        handle = open_in_place(path, os.O_RDONLY)
+        try:
+            os.fchmod(handle, PRIVATE)
+        finally:
+            os.close(handle)
+
+
+def open_in_place(path: str | Path, flags: int) -> int:
+    """Open a file that is written where it stands, such as a log that grows; never one that lies elsewhere.
+
+    Whoever made the folder may have led the name to any file of whoever writes in it.
+
+    Args:
+        path: of the file.
+        flags: as `os.open` has them, such as `os.O_RDWR | os.O_CREAT`; not `O_TRUNC`.
+
+    Returns:
+        The number of the open file.
+
+    Raises:
+        ValueError: it is a link, has a second name (hard link), or is no file.
+        OSError: it cannot be opened.
+    """
+    path = Path(path)
+    odd = f"{path}: is a link, or no file, and might be anything else of yours: not written; remove it"
+    if path.is_symlink():  # said in our words, and where the system has no flag for it
+        raise ValueError(odd)
+    handle = os.open(path, flags | _NO_LINK | _NO_WAIT, 0o666)
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+        os.close(handle)
+        raise ValueError(odd)
+    return handle
+
+
+def append_to(path: str | Path) -> TextIO:
+    """Open a text file, UTF-8 with Unix's ends of lines, to add to it; made where it is missing.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError, OSError: see `open_in_place`.
+    """
+    handle = open_in_place(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    return open(handle, "a", encoding="utf-8", newline="\n")
+
+
+def cut_off(path: str | Path, length: int) -> None:
+    """Shorten a file that is there.
+
+    Args:
+        path: of the file.
+        length: bytes that stay.
+
+    Raises:
+        ValueError, OSError: see `open_in_place`.
+    """
+    with open(open_in_place(path, os.O_RDWR), "r+b") as file:
+        file.truncate(length)
 
 
 def is_temporary(name: str, of: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_app.core.csv_text import csv_table, csv_text, read_csv_table
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import open_in_place, write_atomically
 from lightning_app.core.printing import counted
 from lightning_app.runs.folder import next_log
 
@@ -107,7 +108,7 @@ class _Table(ExperimentWriter):
             self.metrics_keys = _rewound(path, self.metrics[0])
             self._goes_on = False
         keys = sorted(set(self.metrics_keys).union(*self.metrics))
-        if keys == self.metrics_keys and path.is_file():
+        if keys == self.metrics_keys and _is_own(path):
             rows = [csv_text([[row.get(key, "") for key in keys]], "\r\n").encode() for row in self.metrics]
             at = self._at if self._fills else path.stat().st_size
             _put(path, at, b"".join(rows))
@@ -165,9 +166,16 @@ def _is_before(row: dict[str, str], first: dict[str, Any]) -> bool:
     return int(step) < int(first["step"]) or (int(step) == int(first["step"]) and not again)
 
 
+def _is_own(path: Path) -> bool:
+    """Return whether a file has one name, this; one that may lie elsewhere too is replaced, and not written into."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
+
+
 def _put(path: Path, at: int, content: bytes) -> None:
     """Write what ends a file, from a place on: where the disk has no room for it the file stays as it was."""
-    with path.open("r+b", buffering=0) as file:  # a buffer would be written once more when the file is closed
+    with open(
+        open_in_place(path, os.O_RDWR), "r+b", buffering=0
+    ) as file:  # a buffer would be written once more when the file is closed
         file.seek(at)
         before = file.read()
         file.seek(at)

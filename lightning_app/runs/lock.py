@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import socket
@@ -9,18 +10,21 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+
+from lightning_app.core.files import open_in_place
 
 if sys.platform != "win32":
     import fcntl
 
 log = logging.getLogger("faceveil")
 LOCK = ".lock"
+_BEGINS = "process "
+_LONGEST = 300  # bytes of a lock file that are read
 _PATIENCE_S = (
     10.0  # a ServerApp outlives a killed SuperLink by up to 6 s, see lightning_app.federated.flower.serverapp
 )
 # by process (a forked one inherits this table and not the locks), device and number of the file; open until it ends
-_held: dict[tuple[int, int, int], TextIO] = {}
+_held: dict[tuple[int, int, int], io.FileIO] = {}
 
 
 def hold(run_dir: Path) -> None:
@@ -33,29 +37,46 @@ def hold(run_dir: Path) -> None:
         run_dir: `runs/<name>`; made where it is missing. The lock file stays in it.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it; or the lock file is a link, or holds what we did not write.
         OSError: the folder cannot be written.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / LOCK
-    if path.is_file() and _number(path.stat()) in _held:
+    if _is_ours(path):
         return  # opened and closed again, the file would lose its lock
-    file = path.open("a+", encoding="utf-8")
-    end = time.monotonic() + _PATIENCE_S
-    while not _locked(file, run_dir):
-        if time.monotonic() > end:
-            file.seek(0)
-            who = file.read().strip()
-            file.close()
-            raise ValueError(_taken(run_dir, who))
-        time.sleep(0.2)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    file = io.FileIO(open_in_place(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
+    try:
+        _wait(file, run_dir)
+        if not _is_text_of_ours(_said(file)):
+            raise ValueError(f"{path}: is no lock file of FaceVeil: it is left as it is; remove it")
+        file.truncate(0)
+        file.write(f"{_BEGINS}{os.getpid()} on {socket.gethostname()}\n".encode())
+    except BaseException:
+        file.close()
+        raise
     _held[_number(os.fstat(file.fileno()))] = file
 
 
-def _locked(file: TextIO, run_dir: Path) -> bool:
+def _wait(file: io.FileIO, run_dir: Path) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while not _locked(file, run_dir):
+        if time.monotonic() > end:
+            raise ValueError(_taken(run_dir, _said(file)))
+        time.sleep(0.2)
+
+
+def _said(file: io.FileIO) -> str:
+    """Return what a lock file says, or its beginning, where somebody else may have written it."""
+    file.seek(0)
+    return file.read(_LONGEST).decode("utf-8", "replace").strip()
+
+
+def _is_text_of_ours(text: str) -> bool:
+    """Return whether a lock file says what we write, whole or as a full disk left it."""
+    return (text.startswith(_BEGINS) or _BEGINS.startswith(text)) and len(text.splitlines()) < 2
+
+
+def _locked(file: io.FileIO, run_dir: Path) -> bool:
     """Lock a file, or tell that another process holds it; where there are no locks, say so and go on."""
     if sys.platform != "win32":
         try:
@@ -100,18 +121,19 @@ def check_free(run_dir: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.is_file() and _number(path.stat()) in _held
+    return not path.is_symlink() and path.is_file() and _number(path.stat()) in _held
 
 
 def _holder(path: Path) -> str | None:
     """Return what a lock file that another process holds says of it; not for one of this process, see `hold`."""
-    if not path.is_file() or sys.platform == "win32":
+    if path.is_symlink() or not path.is_file() or sys.platform == "win32":
         return None
-    with suppress(OSError), path.open("r+", encoding="utf-8") as file:
+    # a link or a folder is held by nobody of ours; `hold` refuses it
+    with suppress(OSError, ValueError), io.FileIO(open_in_place(path, os.O_RDWR), "r+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            return file.read().strip()
+            return _said(file)
     return None
 
 
@@ -122,6 +144,7 @@ def release(run_dir: Path) -> None:
         run_dir: `runs/<name>`.
     """
     path = run_dir / LOCK
-    if path.is_file() and (file := _held.pop(_number(path.stat()), None)) is not None:
+    if _is_ours(path):
+        file = _held.pop(_number(path.stat()))
         path.unlink()  # before the lock goes with the file
         file.close()

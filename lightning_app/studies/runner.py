@@ -19,7 +19,7 @@ from typing import IO, Any
 import yaml
 
 from lightning_app.cli.configs import CONFIGS, find_config
-from lightning_app.core.files import file_sha256, write_atomically
+from lightning_app.core.files import append_to, file_sha256, write_atomically
 from lightning_app.distributed.parent import bonded
 from lightning_app.report.tables import read_metrics
 from lightning_app.runs.folder import LAST, has_checkpoint
@@ -233,12 +233,16 @@ def call(args: Sequence[str], output: Path, group: str) -> bool:
 
 
 def _kept(output: Path, head: str) -> IO[str]:
-    """Open the file that keeps what a run prints, and begin it; nowhere, where the disk takes nothing."""
+    """Open the file that keeps what a run prints, and begin it; nowhere, where the disk takes nothing.
+
+    Raises:
+        ValueError: it is a link, or has a second name.
+    """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("a", encoding="utf-8") as begun:
+        with append_to(output) as begun:
             begun.write(head)
-        return output.open("a", encoding="utf-8")
+        return append_to(output)
     except OSError as error:
         log.warning(
             "%s cannot be written (%s): what this run prints is lost", output, error.strerror or error

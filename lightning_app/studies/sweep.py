@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.verification.readers import PairFaces
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import append_to, write_atomically
 from lightning_app.distributed.precision import Precision
 from lightning_app.evaluation.embed import Embedder, Shown, Tick, embed_images, rank_share
 from lightning_app.evaluation.judges.recogniser import embed_pixels
@@ -141,7 +141,7 @@ class Cells:
         """Keep a measurement."""
         self._cells[_key(cell)] = self.origin | cell | metrics
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with append_to(self.path) as file:
             file.write(json.dumps(self._cells[_key(cell)]) + "\n")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from lightning_app.core.files import write_atomically
+from lightning_app.core.files import append_to, cut_off, write_atomically
 
 
 class SearchJournal:
@@ -29,7 +29,7 @@ class SearchJournal:
 
     Raises:
         ValueError: the file is no journal, is damaged before its last line, or has another fingerprint; or is a
-            folder.
+            folder or a link.
     """
 
     def __init__(
@@ -75,9 +75,8 @@ class SearchJournal:
             self.sums, rest = {}, b""
             write_atomically(self.path, header)
         if rest:
-            with self.path.open("rb+") as file:
-                file.truncate(len(content) - len(rest))
-        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+            cut_off(self.path, len(content) - len(rest))
+        self._file = append_to(self.path)
 
     def _take(self, content: bytes, header: str) -> bytes:
         """Read the file's sums and return a last line that was cut short."""

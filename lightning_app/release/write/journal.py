@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_app.core.files import PRIVATE, make_private, write_atomically
+from lightning_app.core.files import PRIVATE, cut_off, make_private, open_in_place, write_atomically
 
 
 class Done(NamedTuple):
@@ -65,12 +65,16 @@ class Journal:
             self._check(first, header)
 
     def open(self) -> None:
-        """Make the file where it is new, cut off what a kill left of a line, and be ready to `add`."""
+        """Make the file where it is new, cut off what a kill left of a line, and be ready to `add`.
+
+        Raises:
+            ValueError: the file is a link, or has a second name.
+        """
         if self.is_new:
             write_atomically(self.path, self._header, mode=PRIVATE)  # messages name files of the set
         make_private(self.path)
-        os.truncate(self.path, _whole_lines(self.path))
-        self._file = self.path.open("ab", buffering=0)
+        cut_off(self.path, _whole_lines(self.path))
+        self._file = io.FileIO(open_in_place(self.path, os.O_WRONLY | os.O_APPEND), "ab")
 
     def _check(self, line: bytes, header: Mapping[str, object]) -> None:
         ours = json.loads(json.dumps(header))
