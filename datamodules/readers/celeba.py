@@ -13,6 +13,7 @@ import torch
 from datamodules.readers.base import FaceReader, OnBadImage, Pixels
 from datamodules.readers.class_folders import SplitName, check_split
 from datamodules.readers.decode import Crop, check_geometry, decode, read_bytes, stored
+from datamodules.readers.folder import read_within
 from datamodules.readers.lists import classes_of, find_file, rows_of, whole_number
 from datamodules.readers.not_read import is_read, kind_of, said
 from lightning_app.core.files import given_folder
@@ -80,6 +81,7 @@ class CelebAFaces(FaceReader):
         partition = _numbers(self._list("list_eval_partition", "partitions"))
         people_list = self._find("identity_CelebA")
         people = {} if people_list is None else _numbers(people_list)
+        self._top = os.path.realpath(self.root)
         self._folder, there = _images(self.root)
         wanted = _PARTITION[self.split]
         listed = [stem for stem in classes if partition.get(stem) == wanted]
@@ -118,11 +120,14 @@ class CelebAFaces(FaceReader):
     def read(self, index: int) -> Pixels:
         """Decode one image, see `FaceReader.read`."""
         path = self.name(index)
-        return decode(read_bytes(path), self.crop, self.size, path, self.strict, self.allow_lossy_webp)
+        return decode(self._bytes(path), self.crop, self.size, path, self.strict, self.allow_lossy_webp)
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of an image's file, see `FaceReader.encoded`."""
-        return read_bytes(self.name(index))
+        return self._bytes(self.name(index))
+
+    def _bytes(self, path: str) -> bytes:
+        return read_within(path, self._top) if self.strict else read_bytes(path)
 
     def name(self, index: int) -> str:
         """Return an image's path."""

@@ -66,6 +66,7 @@ class ClassFolders(FolderFaces):
         """List the split's folder, from the cache where it has not changed."""
         self.root = find_split(self.top, self.split)
         super().scan()
+        self._top = os.path.realpath(self.top)  # a split's folder may itself lead out of the set
 
     @property
     def _takes_all(self) -> bool:

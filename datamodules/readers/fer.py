@@ -17,6 +17,7 @@ from PIL import Image
 from datamodules.readers.base import FaceReader, OnBadImage, Pixels
 from datamodules.readers.class_folders import SplitName, check_split
 from datamodules.readers.decode import Crop, check_geometry, decode, fit, read_bytes, stored
+from datamodules.readers.folder import read_within
 from datamodules.readers.lists import classes_of, find_file, rows_of, whole_number
 from datamodules.readers.votes import COLUMNS, EMOTIONS, majority
 from lightning_app.core.files import given_folder
@@ -92,6 +93,7 @@ class FERFaces(FaceReader):
         """Read the lists, and the pixels where they stand in one."""
         if not self.root.is_dir():
             raise FileNotFoundError(f"root={self.root}: no such folder (looked for {' or '.join(PIXELS)})")
+        self._top = os.path.realpath(self.root)
         folders = (self.root, self.root / "fer2013")
         csv, votes = find_file(folders, PIXELS), find_file(folders, [VOTES])
         labels = self.root / _FOLDERS[self.split] / "label.csv"
@@ -160,12 +162,15 @@ class FERFaces(FaceReader):
             return fit(Image.fromarray(self._pixels[index]), self.crop, self.size, self.name(index))
         path = self._files[index]
         crop = self._boxes[index] if self.crop is None else self.crop
-        return decode(read_bytes(path), crop, self.size, path, self.strict, self.allow_lossy_webp)
+        return decode(self._read(path), crop, self.size, path, self.strict, self.allow_lossy_webp)
 
     def encoded(self, index: int) -> bytes | None:
         """Return the bytes of an image's file; None where it stands in a CSV."""
         _ = self.labels
-        return None if self._pixels is not None else read_bytes(self._files[index])
+        return None if self._pixels is not None else self._read(self._files[index])
+
+    def _read(self, path: str) -> bytes:
+        return read_within(path, self._top) if self.strict else read_bytes(path)
 
     def name(self, index: int) -> str:
         """Return an image's path, or its place in the CSV."""

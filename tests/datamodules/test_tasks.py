@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import CelebAFaces, ClassFolders, FERFaces
 from datamodules.readers import votes
+from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import whole
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.class_folders import SplitName
@@ -77,6 +78,34 @@ class TestFERFaces(OnDisk):
 class TestFERFolders(TestFERFaces):
     def write(self) -> None:
         write_fer_folders(self.folder / "set", FER)
+
+
+@pytest.mark.parametrize("whole_folder", [False, True])
+@pytest.mark.parametrize("case", [TestClassFolders, TestCelebAFaces, TestFERFolders])
+def test_a_release_follows_no_link_out_of_the_set(
+    case: type[OnDisk], whole_folder: bool, tmp_path: Path
+) -> None:
+    """A reader that is strict is one that `desensitize` reads by; `fit` follows links, people keep their sets so."""
+    cased = case()
+    cased.folder = tmp_path
+    cased.write()
+    reader = cased.make().open()
+    before = reader.read(0)
+    image = Path(reader.name(0))
+    folder = tmp_path / "set" / image.relative_to(tmp_path / "set").parts[0]
+    moved = folder if whole_folder else image
+    elsewhere = moved.rename(tmp_path / f"secret{moved.suffix}")
+    moved.symlink_to(elsewhere)
+    reader = cased.make()
+    assert (reader.read(0) == before).all()
+    assert reader.encoded(0) == image.read_bytes()
+    reader.strict = True
+    for read in (reader.read, reader.encoded):
+        with pytest.raises(BadImage, match=r"lies outside the tree, in .*secret"):
+            read(0)
+    moved.unlink()
+    moved.symlink_to(elsewhere.rename(tmp_path / "set" / elsewhere.name))
+    assert (reader.read(0) == before).all(), "a link within the set is followed"
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "val"])
