@@ -184,14 +184,25 @@ def _steps(work: Path) -> list[tuple[str, str, bool]]:
 @contextmanager
 def _work(folder: Path, name: str) -> Iterator[Path]:
     """Make a temporary folder that is this process's as long as it lives."""
-    work = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=".tmp"))
-    lock = _lock(work)
+    work, lock = _locked_folder(folder, name)
     try:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def _locked_folder(folder: Path, name: str) -> tuple[Path, int | None]:
+    while True:
+        work = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=".tmp"))
+        # before it is locked, another process (a rank that writes beside) may take it for one that a kill left
+        with suppress(FileNotFoundError):
+            lock = _lock(work, wait=True)
+            if work.is_dir():
+                return work, lock
+            if lock is not None:
+                os.close(lock)
 
 
 def _left(folder: Path, name: str) -> Iterator[Path]:
@@ -205,13 +216,13 @@ def _left(folder: Path, name: str) -> Iterator[Path]:
                 os.close(lock)
 
 
-def _lock(work: Path) -> int | None:
+def _lock(work: Path, wait: bool = False) -> int | None:
     """Lock a folder until the number that is given is closed; None where another process has it, or none can."""
     if sys.platform == "win32":
         return None
     handle = os.open(work, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(handle)
         return None

@@ -163,6 +163,25 @@ def test_what_another_process_is_making_is_left_alone(tmp_path: Path) -> None:
     assert content(out) == {"a": "1"}
 
 
+def test_a_folder_that_another_process_took_for_a_killed_ones_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks write beside each other: one may look for what is left as another has made its folder, not yet locked."""
+    made: list[str] = []
+    make = tempfile.mkdtemp
+
+    def looked_at(**more: Any) -> str:
+        made.append(make(**more))
+        if len(made) == 1:
+            recover(tmp_path / "x.a")
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", looked_at)
+    make_files(tmp_path, OLD)
+    assert len(made) == 2
+    assert content(tmp_path) == {NAMES[key]: text for key, text in OLD.items()}
+
+
 def test_an_export_looks_for_what_a_killed_one_has_left(tmp_path: Path) -> None:
     """Of an earlier version, or where names cannot be swapped: the earlier export lies in the temporary folder."""
     work = tmp_path / ".out.abcd_123.tmp"
