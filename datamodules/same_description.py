@@ -179,3 +179,14 @@ def summary(description: dict[str, Any]) -> str:
     if ratio is not None and digest:
         parts = [f"mask ratio {ratio:.4f}, hash {digest}"]
     return str(description["method"]) + (f" ({', '.join(parts)})" if parts else "")
+
+
+def but_keys(description: object) -> object:
+    """Return a description without the hashes of keys.
+
+    Args:
+        description: of a desensitizer, or a part of one.
+    """
+    if isinstance(description, dict):
+        return {name: but_keys(value) for name, value in description.items() if name != "key_hash"}
+    return [but_keys(one) for one in description] if isinstance(description, list | tuple) else description

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import Pixels
 from datamodules.readers.webp import is_lossy_webp
+from lightning_app.core.files import read_bounded
 from lightning_app.core.modes import grey_or_rgb
 from lightning_app.core.pixel_limit import check_pixels
 
@@ -59,15 +60,23 @@ def check_geometry(crop: Crop, size: int) -> None:
             )
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, most: int | None = None) -> bytes:
     """Read an image file.
 
+    Args:
+        path: of the file.
+        most: bytes that such a one has at most; None reads it whatever its size.
+
     Raises:
-        BadImage: it cannot be read.
+        BadImage: it cannot be read, or is larger.
     """
     try:
+        if most is not None:
+            return read_bounded(path, most)
         with open(path, "rb") as file:
             return file.read()
+    except ValueError as error:
+        raise BadImage(str(error), "cannot be read") from error
     except OSError as error:
         raise BadImage(f"{path}: cannot be read ({error.strerror})", "cannot be read") from error
 

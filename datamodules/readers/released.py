@@ -21,9 +21,9 @@ from datamodules.readers.decode import Crop, decode, read_bytes
 from datamodules.readers.folder import check_counts, select
 from datamodules.readers.index import Names
 from datamodules.readers.per_person import FilesPerPerson
-from datamodules.same_description import alone, check_same
+from datamodules.same_description import alone, but_keys, check_same
 from lightning_app.core.batch import Batch
-from lightning_app.core.files import given_folder
+from lightning_app.core.files import given_folder, read_bounded
 from lightning_app.core.plain import is_hash
 from lightning_app.core.progress import progress_bar
 from lightning_app.desensitize import Desensitizer
@@ -31,9 +31,10 @@ from lightning_app.masks import load_mask, mask_hash, mask_ratio
 from lightning_app.masks.bits import pack_masks
 from lightning_app.release.format.each_mask import code_file, mask_file, read_codes, read_mask
 from lightning_app.release.format.keyed import WithoutKey
-from lightning_app.release.format.manifest import Manifest
+from lightning_app.release.format.manifest import SMALL, Manifest
 from lightning_app.release.format.method import desensitizer_of, is_known, key_hashes
 from lightning_app.release.format.names import MANIFEST, MASK, SIGNATURE, is_image_file
+from lightning_app.release.format.png import most_bytes
 from lightning_app.release.format.shard_rows import ShardRows
 from lightning_app.release.format.signing import fingerprint, load_public_key, signature_holds
 from lightning_app.release.format.tensor_method import tensor_faults
@@ -142,7 +143,7 @@ class ReleasedFaces(FilesPerPerson):
             self.own_desensitizer.prepare((self.size, self.size))
             theirs, ours = self.manifest.method, self.own_desensitizer.describe()
             # the key may be another one: who has not the owner's draws noise of the same kind from his own
-            same = not keyed or _but_keys(theirs) == _but_keys(ours)
+            same = not keyed or but_keys(theirs) == but_keys(ours)
             if ours.get("method") != theirs["method"] or not same:
                 raise ValueError(
                     f"data.reader.init_args.own_desensitizer={type(self.own_desensitizer).__name__}: "
@@ -180,9 +181,11 @@ class ReleasedFaces(FilesPerPerson):
         self._name_classes()
         if self.few_masks:
             assert self.manifest.masks is not None
-            self._codes = pack_masks(
-                read_codes(lambda name: (self.root / name).read_bytes(), self.manifest.masks, self.size)
+            most = most_bytes(self.size)
+            codes = read_codes(
+                lambda name: read_bounded(self.root / name, most), self.manifest.masks, self.size
             )
+            self._codes = pack_masks(codes)
             self._code_of = {
                 self.manifest.files[code_file(number)]: number for number in range(self.manifest.masks.codes)
             }
@@ -220,7 +223,8 @@ class ReleasedFaces(FilesPerPerson):
     def _bits(self, name: str) -> NDArray[np.uint8]:
         try:
             assert self.manifest.masks is not None
-            return read_mask((self.root / name).read_bytes(), self.size, self.manifest.masks.shown, name)
+            data = read_bounded(self.root / name, most_bytes(self.size))
+            return read_mask(data, self.size, self.manifest.masks.shown, name)
         except (OSError, ValueError) as error:
             raise BadImage(f"{self.root}: {error}; see `python main.py audit {self.root}`") from error
 
@@ -300,7 +304,7 @@ class ReleasedFaces(FilesPerPerson):
             except OSError as error:
                 raise BadImage(str(error)) from error
         path = self.name(index)
-        return decode(read_bytes(path), None, self.size, path)
+        return decode(read_bytes(path, most_bytes(self.size)), None, self.size, path)
 
     def name(self, index: int) -> str:
         """Return an image's path; of a representation its shard, and its pseudonym."""
@@ -314,7 +318,9 @@ class ReleasedFaces(FilesPerPerson):
         if self.manifest.signer != fingerprint(key) or not signature.is_file():
             raise ValueError(f"{self.root} is not signed by the owner of {public_key}: refused")
         if not signature_holds(
-            (self.root / MANIFEST).read_bytes(), signature.read_text("ascii", "replace"), key
+            (self.root / MANIFEST).read_bytes(),
+            read_bounded(signature, SMALL).decode("ascii", "replace"),
+            key,
         ):
             raise ValueError(
                 f"{signature} does not hold: {MANIFEST} was changed after it was signed; refused"
@@ -389,10 +395,3 @@ class ReleasedFaces(FilesPerPerson):
             while part := file.read(_PART):  # a shard is large, and so many are hashed at a time
                 digest.update(part)
         return digest.hexdigest()
-
-
-def _but_keys(description: object) -> object:
-    """Return a description without the hashes of keys."""
-    if isinstance(description, dict):
-        return {name: _but_keys(value) for name, value in description.items() if name != "key_hash"}
-    return [_but_keys(one) for one in description] if isinstance(description, list | tuple) else description

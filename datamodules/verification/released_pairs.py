@@ -10,7 +10,8 @@ import torch
 
 from datamodules.readers.released import ReleasedFaces
 from datamodules.verification.pair_list import PairList, checked_pairs
-from lightning_app.release.format.pairs import read_pairs_text
+from lightning_app.core.files import read_bounded
+from lightning_app.release.format.pairs import LONGEST, read_pairs_text
 from lightning_app.release.format.tensors import PAIRS
 
 
@@ -65,8 +66,9 @@ class ReleasedPairs(ReleasedFaces):
         path = self.root / PAIRS
         names = [PurePath(name).stem for name in self.stable_names()]
         at = {name: index for index, name in enumerate(names)}
+        content = read_bounded(path, self.manifest.pairs * LONGEST)
         try:
-            found = read_pairs_text(path.read_bytes())
+            found = read_pairs_text(content)
             ends = [(at[pair.a], at[pair.b]) for pair in found]
         except (ValueError, KeyError) as error:
             what = "names an image that is not there" if isinstance(error, KeyError) else str(error)

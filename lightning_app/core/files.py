@@ -164,6 +164,27 @@ def open_in_place(path: str | Path, flags: int) -> int:
     return handle
 
 
+def read_bounded(path: str | Path, most: int) -> bytes:
+    """Read a file that somebody else may have made: no pipe is waited for, and a sparse file of terabytes is not read.
+
+    Args:
+        path: of the file.
+        most: bytes that such a one has at most.
+
+    Raises:
+        ValueError: it is larger, or no file.
+        OSError: it cannot be read.
+    """
+    with open(os.open(path, os.O_RDONLY | _NO_WAIT), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path}: is no file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        size = f"{most >> 20} MB" if most >> 20 else f"{most} bytes"
+        raise ValueError(f"{path}: is larger than {size}, which no such file of ours is")
+    return content
+
+
 def append_to(path: str | Path) -> TextIO:
     """Open a text file, UTF-8 with Unix's ends of lines, to add to it; made where it is missing.
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from lightning_app.core.files import read_bounded
+
 MOST_VALUES = 1_000_000  # with every alias written out
 DEEPEST = 64  # levels of lists and mappings
 _MOST_YAML, _MOST_JSON = 1 << 20, 16 << 20  # bytes of a file; YAML is parsed in Python, slowly
@@ -209,10 +211,7 @@ def _inside_node(one: yaml.Node) -> Iterable[object] | None:
 
 
 def _text(path: Path, most: int) -> str:
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path}: is larger than {most >> 20} MB, which no such file of ours is")
+    content = read_bounded(path, most)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from lightning_app.core.csv_text import read_csv_table
 from lightning_app.core.log_keys import accuracies
 from lightning_app.report.figures import rendered
-from lightning_app.runs.folder import logs_of
+from lightning_app.runs.folder import logs_of, read_log
 
 Curves = dict[str, dict[int, float]]  # log key → epoch, from 1 → value
 
@@ -32,8 +31,7 @@ def read_curves(run_dir: Path) -> Curves:
     """
     found: Curves = {}
     for path in logs_of(run_dir):
-        with path.open(newline="", encoding="utf-8") as file:
-            _add(found, read_csv_table(file))
+        _add(found, read_log(path))
     if "train/mean_loss" in found:
         found.pop("train/loss", None)
     return found

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_app.core.csv_text import csv_table, csv_text, read_csv_table
 from lightning_app.core.files import open_in_place, write_atomically
 from lightning_app.core.printing import counted
-from lightning_app.runs.folder import next_log
+from lightning_app.runs.folder import next_log, read_log
 
 log = logging.getLogger("faceveil")
 
@@ -141,17 +141,16 @@ def _rewound(path: Path, first: dict[str, Any]) -> list[str]:
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(read_csv_table(file))
+        rows = list(read_log(path))
     except (ValueError, csv.Error):  # not of ours: it is kept as it is, and a new one begins
         rows = [{}]
     kept = [row for row in rows if _is_before(row, first)]
     if len(kept) == len(rows) > 0:
         return sorted(rows[0])
-    write_atomically(next_log(path.parent), path.read_bytes())
     if not kept:
-        path.unlink()
+        path.rename(next_log(path.parent))
         return []
+    write_atomically(next_log(path.parent), path.read_bytes())
     keys = sorted(kept[0])
     write_atomically(path, csv_table(keys, kept, "\r\n").encode())
     return keys

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lightning_app.core.csv_text import read_csv_table
+from lightning_app.core.files import read_bounded
 from lightning_app.runs.checkpoint_bounds import archive_flaw, values_flaw
 from lightning_app.runs.lock import check_free, release
 from lightning_app.runs.state import STATE, read_state
@@ -19,6 +23,7 @@ log = logging.getLogger("faceveil")
 RECORD = "federation.json"  # what a federation is called, and what its result depends on
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")  # the one before, see callbacks.RunCheckpoint
+_MOST_LOG = 128 << 20  # bytes of a log that is read: some 500,000 rows
 _MARKS = ("config.yaml", "checkpoints", "metrics.json", "metrics.csv")  # what only a run leaves behind
 # all that a run leaves and a new one does not write over; W&B's folders stay, they may not be synced yet
 _REMAINS = ("checkpoints", "metrics.json", "metrics.*.json", "metrics.csv", "metrics.*.csv", "faces.png",
@@ -211,6 +216,21 @@ def logs_of(run_dir: Path) -> list[Path]:
         if (number := path.suffixes[0][1:]).isdecimal()
     )
     return [path for path in (*(path for _, path in earlier), run_dir / "metrics.csv") if path.is_file()]
+
+
+def read_log(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a run's log, which may have come from somebody else.
+
+    Args:
+        path: one of `logs_of`.
+
+    Raises:
+        ValueError: it is no file, larger than 128 MB, or no UTF-8.
+        csv.Error: it is no CSV.
+        OSError: it cannot be read.
+    """
+    content = read_bounded(path, _MOST_LOG)
+    yield from read_csv_table(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
 
 
 def clear_run(run_dir: Path) -> None:

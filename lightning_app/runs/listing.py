@@ -12,10 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from lightning_app.core.csv_text import read_csv_table
 from lightning_app.core.foreign import read_json
 from lightning_app.core.log_keys import accuracies
 from lightning_app.core.printing import printable
+from lightning_app.runs.folder import read_log
 from lightning_app.runs.state import STATE, State, read_state
 
 # what only a command leaves, and which one; of `fit` what stands first in the list
@@ -124,11 +124,10 @@ def _logged(path: Path) -> Mapping[str, Any]:
     """Return the last value of each metric that a run has logged which has not come to its end."""
     found: dict[str, Any] = {}
     try:
-        with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            for row in read_csv_table(file):
-                for key, text in row.items():
-                    with suppress(ValueError):  # an empty cell
-                        found[key] = float(text)
+        for row in read_log(path / "metrics.csv"):
+            for key, text in row.items():
+                with suppress(ValueError):  # an empty cell
+                    found[key] = float(text)
     except (OSError, ValueError, csv.Error):  # none, or damaged: other runs are still to be listed
         return {}
     return found

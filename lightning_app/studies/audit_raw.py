@@ -257,5 +257,8 @@ def _compare_pairs(root: Path, found: Audit, owner: OwnersSide) -> None:
         found.notes.append("its list of pairs was not compared: give --config, whose reader has one")
         return
     found.pairs_compared = True
-    if (root / PAIRS).read_bytes() != pairs_of_release(owner.reader, owner.pseudonyms).encode():
+    wanted = pairs_of_release(owner.reader, owner.pseudonyms).encode()
+    with (root / PAIRS).open("rb") as file:
+        same = file.read(len(wanted) + 1) == wanted
+    if not same:
         found.add(PAIRS, "is not the raw set's list of pairs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from lightning_app.core.key_file import write_secret
 from lightning_app.desensitize import Desensitizer
-from lightning_app.release.audit.against_raw import compare_images
-from lightning_app.release.audit.run import Compared, audit
+from lightning_app.release.audit.against_raw import compare_images, find_names
+from lightning_app.release.audit.run import Audit, Compared, audit
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.names import is_image_file
 from lightning_app.release.format.public import made_with
@@ -53,6 +54,20 @@ def test_a_name_of_the_raw_set_is_found_wherever_it_stands(
     set_times(spoilt)
     (what,) = found(run_main, spoilt)["manifest.json"]  # with the raw set or not
     assert what.startswith("refused has a reason that is none of FaceVeil's")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sparse files are POSIX's")
+def test_of_a_sparse_file_of_facts_no_more_is_read_than_such_a_one_has(spoilt: Path) -> None:
+    os.truncate(spoilt / "mask.json", 10**12)  # it takes no room on a disk
+    everything = Audit(manifest=Manifest.read(spoilt))
+    find_names(spoilt, everything, ["Drawn_00003"])
+    assert everything.findings == [], "whether it is the manifest's, its hash says"
+    facts = json.dumps({"seen_on": "Drawn_00003"}).encode()
+    (spoilt / "mask.json").write_bytes(facts + bytes(99))
+    os.truncate(spoilt / "mask.json", 10**12)
+    find_names(spoilt, everything, ["Drawn_00003"])
+    what = "holds the name of an identity or a file of the raw set"
+    assert [(one.file, one.what) for one in everything.findings] == [("mask.json", what)]
 
 
 def test_a_name_in_the_place_of_a_key_is_found(spoilt: Path, drawn_root: Path, run_main: RunMain) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules import Augment, FaceDataModule, FolderFaces, ReleasedFaces
+from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader, whole
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Desensitizer, GaussianBlur, Identity, MaskOut, Mosaic
 from lightning_app.masks import mask_hash
+from lightning_app.release.format import manifest as manifests
 from lightning_app.release.format.manifest import Manifest
 from lightning_app.release.format.pseudonyms import Pseudonyms
 from tests.command_line import RunMain, refused, write_config
@@ -231,6 +234,38 @@ def test_the_list_alone_is_compared_where_asked(spoilt: Path) -> None:
     remove_a_file(spoilt)
     with pytest.raises(ValueError, match=r"is missing; see `python main\.py audit"):
         FaceDataModule(ReleasedFaces(spoilt, verify="list")).setup("fit")
+
+
+def make_sparse(path: Path) -> None:
+    """It takes no room on a disk, and more than any memory once it is read."""
+    with path.open("r+b") as file:
+        file.truncate(10**12)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and sparse files are POSIX's")
+def test_no_more_is_read_of_a_file_than_such_a_one_has(spoilt: Path, tmp_path: Path) -> None:
+    reader = ReleasedFaces(spoilt, verify="list", on_bad_image="error").open()
+    image = Path(reader.name(3))
+    make_sparse(image)
+    with pytest.raises(
+        BadImage, match=rf"{image.name}: is larger than \d+ bytes, which no such file of ours is"
+    ):
+        reader.read(3)
+    manifest = spoilt / "manifest.json"
+    make_sparse(manifest)
+    with pytest.raises(
+        ValueError, match=r"manifest\.json: is larger than 1 MB, which no such file of ours is"
+    ):
+        ReleasedFaces(spoilt)
+    (manifest.rename(tmp_path / "pipe")).unlink()
+    os.mkfifo(manifest)
+    with pytest.raises(FileNotFoundError, match=r"has no manifest\.json"):
+        ReleasedFaces(spoilt)
+
+
+def test_a_long_manifest_of_many_files_is_read(spoilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "_ENOUGH", 100)
+    assert ReleasedFaces(spoilt).manifest.images == 48
 
 
 def test_a_signature_is_asked_for(made: Path, spoilt: Path, tmp_path: Path) -> None:

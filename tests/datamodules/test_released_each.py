@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from datamodules import ClassFolders, DrawnFaces, FaceDataModule, ReleasedFaces
 from datamodules.augment import Augment
 from datamodules.drawing.pairs import DrawnPairs
 from datamodules.evaluation_sets import with_classes
+from datamodules.readers.bad_images import BadImage
 from datamodules.readers.base import FaceReader
 from datamodules.readers.cached import CachedReader
 from datamodules.readers.subset import Subset
+from datamodules.verification.released_pairs import ReleasedPairs
 from lightning_app.core.batch import Batch, DrawKey
 from lightning_app.core.key_file import write_secret
 from lightning_app.core.png import encode_png
@@ -156,6 +159,28 @@ def test_a_mask_that_shows_more_than_the_manifest_says_is_not_trained_under(
         reader = ReleasedFaces(root, min_mask_ratio=0.7)
         with pytest.raises(ValueError, match=f"{what}, or some in part; the manifest says {shown}"):
             reader.masks(range(len(reader)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sparse files are POSIX's")
+def test_no_more_is_read_of_a_mask_or_a_list_than_such_a_one_has(home: Path, tmp_path: Path) -> None:
+    """A sparse file takes no room on a disk, and more than any memory once it is read."""
+    words = r": is larger than \d+ bytes, which no such file of ours is"
+
+    def sparse(name: str, which: str) -> Path:
+        root = Path(shutil.copytree(home / name, tmp_path / name))
+        (first, *_) = sorted(root.glob(which))
+        os.truncate(first, 10**12)
+        return root
+
+    reader = ReleasedFaces(sparse("core_first", "masks/*/*.png"), verify="list").open()
+    with pytest.raises(BadImage, match=words):
+        reader.masks(range(len(reader)))
+    coded = ReleasedFaces(sparse("codebook", "codebook/*.png"), verify="list")
+    with pytest.raises(ValueError, match=words):
+        coded.open()
+    pairs = ReleasedPairs(sparse("codebook pairs", "pairs.txt"), verify="list").open()
+    with pytest.raises(ValueError, match=words):
+        _ = pairs.pairs
 
 
 def learned_about(home: Path) -> dict[str, object]:

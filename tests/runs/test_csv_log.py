@@ -240,3 +240,14 @@ def test_another_log_is_replaced(tmp_path: Path) -> None:
     run_of(tmp_path, range(5))
     run_of(tmp_path, range(2), goes_on=False)
     assert [int(row["step"]) for row in rows_of(tmp_path / "metrics.csv")] == [0, 1]
+
+
+def test_a_sparse_log_that_came_with_a_run_is_put_aside(tmp_path: Path) -> None:
+    """It is not read into memory, and what it is nobody knows: it stays, and a new log begins."""
+    with (tmp_path / "metrics.csv").open("wb") as file:
+        file.truncate(10**12)
+    logger = CSVLog(tmp_path, goes_on=True)
+    logger.log_metrics({"train/loss": 0.25}, 2)
+    logger.save()
+    assert (tmp_path / "metrics.1.csv").stat().st_size == 10**12
+    assert rows_of(tmp_path / "metrics.csv") == [{"step": "2", "train/loss": "0.25"}]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from lightning_app.report.curves import curves_chart, read_curves
 from lightning_app.runs import lock
-from lightning_app.runs.folder import forget_start
+from lightning_app.runs.folder import forget_start, read_log
 from lightning_app.runs.listing import COLUMNS, list_runs, row_of
 from lightning_app.runs.state import STATE, read_state, write_state
 from tests.command_line import RunMain, refused
@@ -163,3 +164,45 @@ def test_a_run_that_was_stopped_shows_what_it_had_logged(tmp_path: Path) -> None
     (damaged / "metrics.csv").write_bytes(b"\xff\xfe\0")
     found = {run.name: run.accuracy for run in list_runs(tmp_path)}
     assert found == {"stopped": {"lfw": 0.7}, "damaged": {}}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and sparse files are POSIX's")
+@pytest.mark.parametrize("name", ["metrics.json", "metrics.csv", STATE])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_pipe_or_a_sparse_file_keeps_no_list_waiting(name: str, sparse: bool, tmp_path: Path) -> None:
+    def late(*_: object) -> None:
+        raise AssertionError("a pipe is waited for")
+
+    run_folder(tmp_path, "good", {"run/epochs": 3})
+    folder = run_folder(tmp_path, "evil")
+    (folder / name).unlink(missing_ok=True)
+    if sparse:
+        with (folder / name).open("wb") as file:
+            file.truncate(10**12)  # it takes no room on a disk
+    else:
+        os.mkfifo(folder / name)
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(10)
+    try:
+        found = {run.name: run for run in list_runs(tmp_path)}
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert found["good"].epochs == 3
+    assert (found["evil"].epochs, found["evil"].accuracy) == (None, {})
+
+
+def test_a_log_of_somebody_else_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"metrics\.csv: is no file"):
+        [*read_log(path)]
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(
+        ValueError, match=r"metrics\.csv: is larger than 128 MB, which no such file of ours is"
+    ):
+        [*read_log(path)]
+    path.write_text("step,train/loss\r\n1,0.5\r\n", newline="")
+    assert [*read_log(path)] == [{"step": "1", "train/loss": "0.5"}]

@@ -18,7 +18,7 @@ from lightning_app.core.printing import counted
 from lightning_app.desensitize import OURS
 from lightning_app.desensitize.blur import blur, gaussian_taps
 from lightning_app.metrics import dssim
-from lightning_app.release.audit.images import read_at_most
+from lightning_app.release.audit.images import read_at_most, read_small
 from lightning_app.release.audit.run import Audit, Compared, strings
 from lightning_app.release.format.each_mask import CODES, MASKS, is_code_file
 from lightning_app.release.format.entries import OTHER, REASONS, VERSION
@@ -81,7 +81,7 @@ def find_names(root: Path, audit: Audit, names: Iterable[str]) -> None:
     own = _OWN_WORDS | REASONS | made_with().keys()
     texts = {MANIFEST: [*strings(manifest.method), *manifest.refused, *strings(manifest.versions)]}
     if (root / MASK_FACTS).is_file():
-        data = (root / MASK_FACTS).read_bytes()
+        data = read_small(root / MASK_FACTS)
         try:
             texts[MASK_FACTS] = list(strings(strict_json(data)))
         except ValueError:  # no JSON, which has been said; a name may stand in it all the same

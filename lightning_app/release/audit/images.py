@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from lightning_app.distributed.parent import Bond, bond, end_with_parent
 from lightning_app.release.format.canonical import LEVELS, RUNS, Writing, byte_faults, is_written, writing_of
 from lightning_app.release.format.each_mask import mask_faults, mask_file
-from lightning_app.release.format.png import Png, read_png
+from lightning_app.release.format.manifest import SMALL
+from lightning_app.release.format.png import Png, most_bytes, read_png
 from lightning_app.release.format.traces import Traces
 
 _CHUNK = 64  # files per message between processes
@@ -136,7 +137,7 @@ def _own_mask(checks: Checks, name: str, expected: str) -> tuple[NDArray[np.uint
         return None, [Faulty(name, [f"cannot be read ({error.strerror})"], None)], 0
     digest = hashlib.sha256(data).hexdigest()
     faults = [] if digest == expected else ["its SHA-256 is not the manifest's"]
-    if len(data) > _most(checks.size):
+    if len(data) > most_bytes(checks.size):
         faults.append("is larger than a mask of this size can be; the rest of it was not read")
     said, mask = mask_faults(data, checks.size, checks.shown)
     faults += said
@@ -152,11 +153,17 @@ def read_at_most(path: Path, size: int) -> bytes:
         size: side of the image in pixels.
     """
     with open(path, "rb") as file:
-        return file.read(_most(size) + 1)
+        return file.read(most_bytes(size) + 1)
 
 
-def _most(size: int) -> int:
-    return 6 * size * size + (1 << 16)  # twice the pixels
+def read_small(path: Path) -> bytes:
+    """Read a small file, but no more of it than such a one has; what is cut off, its hash or form tells.
+
+    Args:
+        path: of the file.
+    """
+    with path.open("rb") as file:
+        return file.read(SMALL)
 
 
 def _faults(
@@ -164,7 +171,7 @@ def _faults(
 ) -> tuple[list[str], bool]:
     """Return what is wrong with an image, and whether it is sharp, see `Traces`."""
     pixels, faults = png.pixels, list(png.faults)
-    if length > _most(checks.size):
+    if length > most_bytes(checks.size):
         faults.append("is larger than an image of this size can be; the rest of it was not read")
     if pixels is None:
         return faults, False

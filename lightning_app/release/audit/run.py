@@ -28,12 +28,13 @@ from lightning_app.release.audit.images import (
     Listed,
     check_images,
     read_at_most,
+    read_small,
     useful_workers,
 )
 from lightning_app.release.audit.shards import Shards, check_pairs, check_shards
 from lightning_app.release.format.canonical import RUNS, mask_faults
 from lightning_app.release.format.each_mask import mask_file
-from lightning_app.release.format.manifest import Manifest
+from lightning_app.release.format.manifest import Manifest, most_bytes
 from lightning_app.release.format.method import is_known, margin_faults, method_faults, method_text, traces_of
 from lightning_app.release.format.names import MANIFEST, MASK, MASK_FACTS, SIGNATURE, is_image_file
 from lightning_app.release.format.png import read_png
@@ -42,12 +43,11 @@ from lightning_app.release.format.signing import fingerprint, signature_holds
 from lightning_app.release.format.strict_json import strict_json
 from lightning_app.release.format.tensor_method import tensor_faults
 from lightning_app.release.format.traces import Traces, too_many
-from lightning_app.release.format.tree import Tree, entries, walk_release
+from lightning_app.release.format.tree import Tree, walk_release
 from lightning_app.release.write.finish import mask_facts
 
 _SIGNED = re.compile(rb"[0-9a-f]{128}\n")
 _PLACE = re.compile(r"^(/|~|[A-Za-z]:[/\\])|(^|[/\\])\.\.([/\\]|$)")  # text that names a place on a disk
-_SMALL, _LINE = 1 << 20, 300  # bytes: more than small files of a release have; of a manifest's line
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,7 @@ def _manifest(root: Path, found: Audit) -> Manifest | None:
     if path.is_symlink() or not path.is_file():
         found.add(MANIFEST, "is missing: this is no finished release; nothing else was checked")
         return None
-    most = _SMALL + _LINE * sum(
-        1 for _ in entries(root)
-    )  # a sparse file of many gigabytes takes no room on a disk
+    most = most_bytes(root)  # a sparse file of many gigabytes takes no room on a disk
     if path.stat().st_size > most:
         found.add(MANIFEST, "is larger than a manifest of these files can be; nothing else was checked")
         return None
@@ -212,12 +210,6 @@ def _manifest(root: Path, found: Audit) -> Manifest | None:
     return manifest
 
 
-def _read(path: Path) -> bytes:
-    """Read a small file, but no more of it than such a one has; what is cut off, its hash or form tells."""
-    with path.open("rb") as file:
-        return file.read(_SMALL)
-
-
 def _signature(
     root: Path, manifest: Manifest, public_key: Ed25519PublicKey | None, tree: Tree, found: Audit
 ) -> None:
@@ -229,7 +221,7 @@ def _signature(
         return
     if SIGNATURE not in tree.files:
         return  # said already: it is missing
-    signature = _read(root / SIGNATURE)
+    signature = read_small(root / SIGNATURE)
     if not _SIGNED.fullmatch(signature):
         found.add(SIGNATURE, "is not 128 hexadecimal digits and a newline")
     elif public_key is None:
@@ -257,7 +249,7 @@ def _mask(root: Path, manifest: Manifest, tree: Tree, found: Audit) -> torch.Ten
         found.notes.append("the release has no mask: no pixel is hidden, and none is checked to be black")
         return None
     if MASK_FACTS in tree.files:
-        _mask_facts(_read(root / MASK_FACTS), manifest, found)
+        _mask_facts(read_small(root / MASK_FACTS), manifest, found)
     if MASK not in tree.files:
         found.notes.append(f"hidden pixels were not checked: {MASK} is missing")
         return None

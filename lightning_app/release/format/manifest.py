@@ -10,12 +10,15 @@ representations (version 3) holds `shards/NNNNNN.safetensors` in place of the im
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import Self
 
+from lightning_app.core.files import read_bounded
 from lightning_app.core.plain import is_count, short_json
 from lightning_app.release.format.classes import class_faults
 from lightning_app.release.format.each_mask import Masks
@@ -34,6 +37,29 @@ from lightning_app.release.format.names import MANIFEST
 from lightning_app.release.format.schema import check_method
 from lightning_app.release.format.strict_json import strict_json
 from lightning_app.release.format.tensors import Tensors, is_shard_file
+
+SMALL = 1 << 20  # bytes: more than small files of a release have
+_LINE = 300  # bytes of a manifest's line
+_ENOUGH = 64 << 20  # bytes: a smaller manifest is read before anything is counted
+
+
+def most_bytes(folder: str | Path) -> int:
+    """Return how many bytes the manifest of a folder can have: a line for each of its files, and some.
+
+    Args:
+        folder: of the release; its files are counted, no link is followed.
+    """
+    count, left = 0, [os.fspath(folder)]  # a stack: a tree may be deeper than Python's
+    while left:
+        with (
+            suppress(OSError),
+            os.scandir(left.pop()) as listed,
+        ):  # whoever walks through it says what is closed
+            for entry in listed:
+                count += 1
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+    return SMALL + _LINE * count
 
 
 @dataclass(frozen=True)
@@ -186,7 +212,8 @@ class Manifest:
                 f"{folder} has no {MANIFEST}: it is no release, or one whose `desensitize` was stopped; run that again "
                 "to finish it"
             )
-        return cls.parse(path.read_bytes(), path)
+        most = _ENOUGH if path.stat().st_size <= _ENOUGH else most_bytes(folder)
+        return cls.parse(read_bounded(path, most), path)
 
     @property
     def pairs(self) -> int:

@@ -35,6 +35,15 @@ class Png:
     faults: list[str] = field(default_factory=list)
 
 
+def most_bytes(size: int) -> int:
+    """Return how many bytes an image file can honestly take: twice those of its pixels.
+
+    Args:
+        size: side of the image in pixels.
+    """
+    return 6 * size * size + (1 << 16)
+
+
 def read_png(data: bytes) -> Png:
     """Decode a PNG and name all it holds beside its pixels.
 
