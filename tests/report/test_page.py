@@ -125,7 +125,7 @@ def test_page_json_and_csv_say_the_same() -> None:
     assert data["methods"][0]["figures"]["psnr"] is None, "strict JSON has no infinity"
     assert data["versions"] == {"commit": "0123456789ab"}
     assert data["judges"]["clean"] == {
-        "about": "runs/clean", "standing": "weak", "value": 0.8, "low": 0.78, "high": 0.82,
+        "about": "runs/clean", "standing": "weak", "contaminated": "", "value": 0.8, "low": 0.78, "high": 0.82,
     }  # fmt: skip
     lines = list(csv.DictReader(io.StringIO(csv_text(lines_of(page)))))
     assert len(lines) == 3 * 6
