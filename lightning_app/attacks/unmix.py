@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from lightning_app.attacks.base import Attack
+from lightning_app.attacks.trained import TrainedRestorer
 from lightning_app.core.batch import Batch
 from lightning_app.desensitize import Desensitizer
 
@@ -29,27 +32,48 @@ class UnMix(Attack):
     recognises two mixes of one face; see `AbsoluteValues` for its first step. It stops too where coefficients do not
     travel, as in a release of mixes that are labelled one by one.
 
+    Args:
+        then: checkpoint of a restorer that was trained on the method without its mixing, and goes on from what was
+            solved; it is mounted on that method alone. By default what was solved is looked at.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint cannot be used; the message says why.
+
     Source: Carlini et al., "Is private learning possible with instance encoding?", IEEE S&P 2021, for the setting.
     """
 
     needs_image = False
 
-    def __init__(self) -> None:
+    def __init__(self, then: Path | None = None) -> None:
         super().__init__()
         self._method: list[Desensitizer] = []
+        self.then = None if then is None else TrainedRestorer(then)
 
     def against(self, method: Desensitizer) -> UnMix | None:
-        """Return the attack on one method; None where it does not mix, or flips signs too."""
+        """Return the attack on one method; None where it does not mix, or flips signs too.
+
+        Nor is it mounted where the restorer that goes on was trained on something else than what is mixed there.
+        """
         if method.mixes < 2 or method.flips_signs:
             return None
+        if self.then is not None and self.then.restorer.desensitizer != type(method).for_one(
+            method.describe()
+        ):
+            return None
         made = UnMix()
-        made._method = [method]
+        made._method, made.then = [method], self.then
         return made
 
     def guess(self, released: Batch) -> Tensor:
-        """Solve for the images, and look at them as the method shows what it does not mix."""
+        """Solve for the images, and look at them as the method shows what it does not mix, or restore them."""
         image = self.solved(released)
+        if self.then is not None:
+            return self.then.guess({**released, "image": image})
         return self._method[0].look(image) if self._method else image
+
+    def describe(self) -> dict[str, object]:
+        """Return the attack, and the restorer that goes on where there is one."""
+        return super().describe() | ({} if self.then is None else {"then": self.then.describe()})
 
     def solved(self, released: Batch) -> Tensor:
         """Solve for what was mixed.

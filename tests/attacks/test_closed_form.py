@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules import DrawnFaces
-from lightning_app.attacks import AbsoluteValues, LeastSquares, UnMix, Unshuffle
+from lightning_app.attacks import AbsoluteValues, LeastSquares, TrainedRestorer, UnMix, Unshuffle
 from lightning_app.attacks.unmix import equations_known, mixing_matrix
 from lightning_app.core.batch import AS_TRAINED, Batch
 from lightning_app.desensitize import (
@@ -25,6 +25,7 @@ from lightning_app.desensitize import (
 from lightning_app.evaluation.judges.base import state_hash
 from lightning_app.metrics import psnr
 from tests.attacks.contract import AttackContract
+from tests.attacks.test_trained import checkpoint
 from tests.desensitize.test_mixing import key_file
 
 SIZE = 32
@@ -154,6 +155,34 @@ def test_mixes_whose_people_have_one_image_are_solved_beside_others() -> None:
     gained = psnr(solved.clamp(0, 1), faces) - psnr(mixes, faces)
     assert gained[[0, 1, 2, 5, 6, 7]].min() > 20  # circles of people with one image each
     assert gained.min() > -1
+
+
+def test_a_restorer_goes_on_from_what_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained on the method without its mixing, it sees what it knows; on another method it is not mounted."""
+    chain = Chain([FrequencyMask(upsample=1), MixUp(k=2)])
+    chain.prepare((SIZE, SIZE))
+    frequency = next(iter(chain.in_order))
+    file = checkpoint(tmp_path / "a.ckpt", False, FaceDataModule={"desensitizer": frequency.describe()})
+    shown: list[Tensor] = []
+
+    def guess(self: TrainedRestorer, released: Batch) -> Tensor:
+        shown.append(released["image"])
+        return released["image"].new_full((len(released["image"]), 3, SIZE, SIZE), 0.25)
+
+    monkeypatch.setattr(TrainedRestorer, "guess", guess)
+    attack = UnMix(file)
+    made = attack.against(chain)
+    assert made is not None
+    batch = attacked()
+    restored = made.restore(chain(batch, AS_TRAINED))
+    assert restored.shape == (6, 3, SIZE, SIZE)
+    assert (restored == 0.25).all()
+    torch.testing.assert_close(shown[0], frequency(batch)["image"], rtol=0, atol=1e-3)
+    assert made.checkpoints() == attack.checkpoints() == [file]
+    assert made.describe() == {"attack": "UnMix", "then": TrainedRestorer(file).describe()}
+    assert UnMix().describe() == {"attack": "UnMix"}
+    assert attack.against(MixUp(k=2)) is None
+    assert attack.against(Chain([FrequencyMask(upsample=1, stride=4), MixUp(k=2)])) is None
 
 
 def written_out(target: Tensor, weight: Tensor) -> Tensor:
