@@ -31,7 +31,7 @@ def run_of_seed(runs: Path, name: str, seed: int) -> Path:
         ValueError: the config of the run that is there is damaged.
     """
     there = saved_fit_settings(runs / name)
-    of_this = seed <= _FIRST if there is None else there["seed_everything"] == seed
+    of_this = seed <= _FIRST if there is None else there.get("seed_everything") == seed
     named = re.search(rf"(?<![a-z0-9])(?:s|seed_?){seed}(?![a-z0-9])", name)
     return runs / name if of_this or named else runs / f"{name}_s{seed}"
 
