@@ -23,7 +23,7 @@ from lightning_app.core.draws import hashed
 from lightning_app.core.files import write_atomically
 from lightning_app.evaluation.embed import Shown, Tick, embed_images, no_tick, rank_share
 from lightning_app.evaluation.judges.base import Judge, state_hash
-from lightning_app.evaluation.judges.holes import Holes, check_embeddings
+from lightning_app.evaluation.judges.holes import Holes, check_numbers
 from lightning_app.evaluation.pair_images import PairImages
 from lightning_app.metrics import dssim, psnr
 from lightning_app.metrics.lpips import LPIPS, SMALLEST, Missing, lpips_model, published
@@ -81,7 +81,7 @@ class Subjects(PairImages):
             by = {judge.description: judge}
             shown = ([Shown(self.clean(rows), by)] for rows in rank_share(len(self), self.batch_size))
             found = embed_images(shown, tick=tick)[judge.description]
-            self._clean[judge.description] = _scaled(check_embeddings(found, len(self)), judge)
+            self._clean[judge.description] = _scaled(check_numbers(found), judge)
         return self._clean[judge.description]
 
 
@@ -297,7 +297,8 @@ def measure(
         if holes.has(judge):
             continue
         with holes.beside(judge):
-            embedded, short, by = _scaled(found[judge.description], judge), short_hash(judge), judge.metric
+            embedded = _scaled(check_numbers(found[judge.description]), judge)
+            short, by = short_hash(judge), judge.metric
             made = {f"pairs/{short}": similarity(embedded[pairs.a], embedded[pairs.b], by)}
             if judge.description in wanted:
                 clean = subjects.embedded(judge)

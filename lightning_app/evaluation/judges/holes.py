@@ -74,15 +74,27 @@ def check_embeddings(found: Tensor, count: int, width: int = 0) -> Tensor:
         width: of the embeddings it gave before; 0 where there are none.
 
     Raises:
-        ValueError: it is not `[B,D]`, or not all of it is finite.
+        ValueError: it is not `[B,D]`.
     """
     if found.ndim != 2 or len(found) != count or not found.shape[1] or (width and found.shape[1] != width):
         raise ValueError(
             f"embed gave {list(found.shape)} for {count} faces; give [{count}, {width or 'D'}], a row for each"
         )
+    return found
+
+
+def check_numbers(found: Tensor) -> Tensor:
+    """Return embeddings as they are; refuse what is not finite. It waits for the device: once for all of them.
+
+    Args:
+        found: `[N,D]`.
+
+    Raises:
+        ValueError: some are NaN or infinite.
+    """
     faces = int((~found.isfinite().all(1)).sum())
     if faces:  # a rank or a mean of these would be one of nothing
-        raise ValueError(f"embed gave NaN or infinite values for {faces} of {count} faces")
+        raise ValueError(f"embed gave NaN or infinite values for {faces} of {len(found)} faces")
     return found
 
 

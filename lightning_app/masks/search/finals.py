@@ -80,8 +80,7 @@ class TrainedScorer:
             raise ValueError(
                 "model: has no backbone with a head that can be trained; give a recogniser's checkpoint"
             )
-        if not (math.isfinite(lr) and lr > 0):
-            raise ValueError(f"finalist_lr: {lr} is no learning rate; give one above 0, such as 0.01")
+        check_rate(lr)
         self._model = model
         self._scored = {"mean": mean, "std": std, "bf16": bf16, "seed": seed}
         self.device = next(model.parameters()).device if device is None else torch.device(device)
@@ -155,6 +154,19 @@ class TrainedScorer:
 
     def _scorer(self, model: nn.Module) -> MaskScorer:
         return MaskScorer(model, *self._held, device=self.device, **self._scored)  # type: ignore[arg-type]
+
+
+def check_rate(lr: float) -> None:
+    """Refuse what is no learning rate.
+
+    Args:
+        lr: to begin with.
+
+    Raises:
+        ValueError: it is not above 0, or not finite.
+    """
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"finalist_lr: {lr:g} is no learning rate; give one above 0, such as 0.01")
 
 
 def rounds_of(finalists: int) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from lightning_app.cli.configs import find_config
 from lightning_app.cli.fit_config import FitSettings, read_fit_settings
 from lightning_app.core.files import is_plain_name
 from lightning_app.evaluation import Judge
-from lightning_app.evaluation.judges.holes import check_embeddings, in_a_line
+from lightning_app.evaluation.judges.holes import check_embeddings, check_numbers, in_a_line
 from lightning_app.evaluation.judges.named import known_name
 from lightning_app.evaluation.privacy import check_perceptual
 from lightning_app.report.columns import RELEASED
@@ -182,7 +182,7 @@ def _check_embeds(judge: Judge, size: int, device: torch.device) -> None:
     drawn = DrawnFaces(2, 1, min(max(_SIDES[0], size), _SIDES[1])).__getitems__(range(2))["image"]
     faces = drawn.to(device).float() / 255
     try:
-        check_embeddings(judge(faces), len(faces))
+        check_numbers(check_embeddings(judge(faces), len(faces)))
     except Exception as error:
         raise ValueError(
             f"it cannot embed two drawn faces of {faces.shape[-1]} px ({in_a_line(error)}); mend it, or leave it out"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from datamodules.face import FaceDataModule
 from lightning_app.core.csv_text import csv_text
 from lightning_app.masks import Finalist, SearchResult, TrainedScorer, finals
-from lightning_app.masks.search.finals import rounds_of
+from lightning_app.masks.search.finals import check_rate, rounds_of
 from lightning_app.studies.faces import drawn_numbers, load_faces
 
 FINALS_JOURNAL = "finals.jsonl"
@@ -97,8 +97,7 @@ def check_finals(finalists: int, images: int, lr: float) -> None:
         rounds_of(finalists)
     if images < 2:
         raise ValueError(f"finalist_images: {images}; give at least 2, better some thousand")
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"finalist_lr: {lr:g} is no learning rate; give one above 0, such as 0.01")
+    check_rate(lr)
 
 
 def check_held_out(data: FaceDataModule) -> None:
