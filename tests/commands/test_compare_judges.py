@@ -94,12 +94,14 @@ import torch
 from lightning_app.evaluation import Judge
 
 class Raising(Judge):
-    "Somebody else's judge: it fails at more faces than two."
+    "Somebody else's judge: it fails at more faces than two; of fewer than none it gives no numbers."
     def __init__(self, at_most: int = 2) -> None:
         super().__init__()
         self.at_most = at_most
 
     def embed(self, images):
+        if self.at_most < 0:
+            return images.flatten(1) * float("nan")
         if len(images) > self.at_most:
             raise TypeError("no such faces")
         return images.flatten(1)
@@ -115,16 +117,23 @@ def raising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: int) -> di
     return {"class_path": "raising_judge.Raising", "init_args": {"at_most": at_most}}
 
 
-@pytest.mark.parametrize("kind", ["judges", "recognisers"])
+@pytest.mark.parametrize(
+    ("kind", "at_most", "why"),
+    [
+        ("judges", 0, "TypeError: no such faces"),
+        ("recognisers", 0, "TypeError: no such faces"),
+        ("judges", -1, "ValueError: embed gave NaN or infinite values for 2 of 2 faces"),
+    ],
+)
 def test_a_judge_that_cannot_embed_is_refused_before_the_first_run(
-    config: Callable[..., Path], run_main: RunMain, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    config: Callable[..., Path], run_main: RunMain, tmp_path: Path, kind: str, at_most: int, why: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(jobs, "call", lambda *rest: pytest.fail("nothing is to be run"))
-    who = {"clean": "none", "bad": raising(tmp_path, monkeypatch, 0)}
+    who = {"clean": "none", "bad": raising(tmp_path, monkeypatch, at_most)}
     path = config(attacks={}, **{kind: who})
     line = refused(capsys, lambda: run_main("compare", "--config", path))
-    assert f"{kind}.bad: it cannot embed two drawn faces of 32 px (TypeError: no such faces); mend it" in line
+    assert f"{kind}.bad: it cannot embed two drawn faces of 32 px ({why}); mend it" in line
     assert not Path("runs/both/metrics.json").exists()
 
 
